@@ -1,0 +1,1 @@
+"""What tokens cost and which of them to spend: scheduler, allocators, thinning, ledger."""

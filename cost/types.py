@@ -1,0 +1,95 @@
+"""The records that the cost room exchanges with the others.
+
+    Scheduler.draw -> Ticket -> (rollout) -> LengthReport -> Scheduler.observe
+                                                          -> Scheduler.select -> Selection -> (learner)
+
+Every record is frozen. A per-response array has one entry per response of the ticket's group, in
+the order in which the responses were generated; an empty group (a ticket that failed all its
+retries) has arrays of length zero.
+"""
+
+from dataclasses import dataclass
+from enum import IntEnum
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+BoolArray = npt.NDArray[np.bool_]
+
+
+class RewardStatus(IntEnum):
+    """How the scoring of one response ended; only `OK` carries a usable reward."""
+
+    OK = 0
+    TIMED_OUT = 1
+    CRASHED = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """An order to sample one prompt `num_samples` times.
+
+    Example: Ticket(ticket_id=17, prompt_index=3, num_samples=8, probability=0.0125, weight=0.625,
+    max_tokens=256) was drawn from N = 128 prompts: weight = 1 / (128 * 0.0125).
+    """
+
+    ticket_id: int
+    """Position in the draw order, counted from 0 over the whole run."""
+    prompt_index: int
+    """Index of the prompt in the task, in [0, N)."""
+    num_samples: int
+    """Responses to generate, at least 1."""
+    probability: float
+    """Per-draw probability in force when the ticket was drawn, in (0, 1]."""
+    weight: float
+    """Design weight that undoes the draw, positive; 1.0 exactly under uniform draws."""
+    max_tokens: int
+    """Largest number of tokens in one response."""
+
+
+@dataclass(frozen=True, slots=True)
+class LengthReport:
+    """What one finished ticket cost and earned; small enough to send to the scheduler."""
+
+    ticket_id: int
+    prompt_index: int
+    prompt_tokens: int
+    """Length of the prompt."""
+    prefill_tokens: int
+    """Prompt tokens the engine really computed for the whole group (cached ones excluded)."""
+    lengths: IntArray
+    """[n] tokens of each response."""
+    truncated: BoolArray
+    """[n] True where the response hit the length limit, so that its length is censored."""
+    rewards: FloatArray
+    """[n] reward; NaN where `status` is not OK."""
+    status: IntArray
+    """[n] RewardStatus."""
+    surprise: FloatArray
+    """[n] sum over the response's own tokens of (1 - probability)^2."""
+    engine_seconds: float
+    """Wall-clock seconds from submission to the last token of the group."""
+    version: int
+    """Oldest policy version that produced a token of the group."""
+
+    @property
+    def num_responses(self) -> int:
+        """Responses in the group; 0 for a ticket that failed."""
+        return len(self.lengths)
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Which responses of one group to train on, and how much each counts."""
+
+    ticket_id: int
+    keep: BoolArray
+    """[n] True for responses to train on."""
+    weight: FloatArray
+    """[n] ticket weight over keep probability; 0 where not kept."""
+    advantages: FloatArray
+    """[n] advantages from the full group, before thinning; 0 where the reward is not usable."""
+    factors: FloatArray
+    """[n] aggregation factor a of the estimator (1 / length for the sequence mean), tokens^-1."""

@@ -1,0 +1,1 @@
+"""Programs: train, evaluate, warm start, bench."""
