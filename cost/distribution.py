@@ -1,0 +1,62 @@
+"""The draw distribution at one moment, with the estimates it was made from."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from cost.allocators import Allocation
+from cost.config import SchedulerConfig
+from cost.pass_rates import PassRates
+from cost.prompts import PromptPool
+from cost.state import with_state
+from cost.types import FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class DrawDistribution:
+    """How likely each prompt is, and why."""
+
+    probabilities: FloatArray
+    """[N] per-draw probabilities, sums to 1."""
+    lengths: FloatArray
+    """[N] expected response length, tokens."""
+    pass_rates: FloatArray
+    """[N] expected pass rate, in [0, 1]."""
+    utilities: FloatArray
+    """[N] expected second moment of a ticket's gradient, up to one factor."""
+    costs: FloatArray
+    """[N] expected cost of a response."""
+
+    @property
+    def total_variation_from_uniform(self) -> float:
+        """Half the sum of |p_i - 1/N|, in [0, 1)."""
+        return float(np.abs(self.probabilities - 1.0 / len(self.probabilities)).sum() / 2)
+
+    @property
+    def expected_length_ratio(self) -> float:
+        """Expected response length of a draw over that of a uniform draw."""
+        return float(self.probabilities @ self.lengths / self.lengths.mean())
+
+
+def allocate_draws(
+    config: SchedulerConfig, states: Mapping[str, Any], pass_rates: PassRates, prompts: PromptPool
+) -> tuple[Allocation, DrawDistribution]:
+    """Estimate lengths, costs and utilities of all prompts and allocate draws to them; O(N)."""
+    lengths = with_state(config.length.estimate, states["length"])(prompts)
+    costs = with_state(config.price.price, states["price"])(prompts.prompt_tokens, lengths)
+    rates = pass_rates.estimate(states["pass_rates"], prompts)
+    utilities = with_state(config.utility.value, states["utility"])(
+        prompts, rates, config.group_size
+    )
+    allocation = with_state(config.allocator.allocate, states["allocator"])(
+        utilities, costs, rates, config.group_size
+    )
+    return allocation, DrawDistribution(
+        probabilities=allocation.probabilities,
+        lengths=lengths,
+        pass_rates=rates,
+        utilities=utilities,
+        costs=costs,
+    )

@@ -1,0 +1,181 @@
+"""Predictions for prompts from cheap features, so that prompts never visited have an estimate.
+
+    y_i ~ mean + x_i . w,    x_i = (1, tokens, log tokens, one-hot source), standardised
+    w = (sum x x^T + ridge I)^-1 sum x (y - mean)
+
+Online ridge regression with forgetting (textbook; its use here is ours). Only the sufficient
+statistics are kept, so an update costs O(F^2) and a prediction for all prompts O(N); the one-hot
+columns are never stored. Predictions are clipped to the range of the values seen.
+
+A predictor is a plug inside other plugs: `initial_state(prompts, initial)`,
+`update(state, prompts, indices, values)` and `predict(state, prompts)`.
+"""
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from cost.prompts import PromptPool
+from cost.types import FloatArray, IntArray
+
+MAX_SOURCE_COLUMNS = 32
+NUM_SHARED_COLUMNS = 3
+
+
+class Predictor(Protocol):
+    """Predicts one number per prompt from what was seen at other prompts."""
+
+    def initial_state(self, prompts: PromptPool, initial: float) -> Any:
+        """Return the state that predicts `initial` everywhere."""
+
+    def update(self, state: Any, prompts: PromptPool, indices: IntArray, values: FloatArray) -> Any:
+        """Take in values [V] seen at the prompts `indices` [V], oldest first."""
+
+    def predict(self, state: Any, prompts: PromptPool) -> FloatArray:
+        """Return [N] float64 predictions."""
+
+
+@dataclass(frozen=True, slots=True)
+class PoolMeanState:
+    """Discounted mean over all visits."""
+
+    initial: float
+    total: float
+    count: float
+
+
+@dataclass(frozen=True, slots=True)
+class PoolMeanPredictor:
+    """Predict the recent mean over all prompts visited, the same for every prompt."""
+
+    decay: float = 0.99
+    """What a visit counts after one more visit, in (0, 1]."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        _check_decay(self.decay)
+
+    def initial_state(self, prompts: PromptPool, initial: float) -> PoolMeanState:
+        """Return the state that predicts `initial` everywhere."""
+        return PoolMeanState(initial=initial, total=0.0, count=0.0)
+
+    def update(
+        self, state: PoolMeanState, prompts: PromptPool, indices: IntArray, values: FloatArray
+    ) -> PoolMeanState:
+        """Take in values [V] seen at the prompts `indices` [V], oldest first."""
+        total, count = state.total, state.count
+        for value in values.tolist():
+            total, count = self.decay * total + value, self.decay * count + 1.0
+        return PoolMeanState(initial=state.initial, total=total, count=count)
+
+    def predict(self, state: PoolMeanState, prompts: PromptPool) -> FloatArray:
+        """Return [N] float64, all equal."""
+        mean = state.total / state.count if state.count > 0 else state.initial
+        return np.full(prompts.num_prompts, mean)
+
+
+@dataclass(frozen=True, slots=True)
+class RidgeState:
+    """Sufficient statistics of the regression; F = 3 + number of source columns."""
+
+    initial: float
+    centre: FloatArray
+    """[2] mean of tokens and of log tokens over the prompts at the start of the run."""
+    scale: FloatArray
+    """[2] their standard deviations, 1 where zero."""
+    gram: FloatArray
+    """[F, F] discounted sum of x x^T."""
+    moment: FloatArray
+    """[F] discounted sum of x y."""
+    low: float
+    """Smallest value seen; infinity before the first."""
+    high: float
+    """Largest value seen; minus infinity before the first."""
+
+
+@dataclass(frozen=True, slots=True)
+class RidgePredictor:
+    """Predict from prompt length and source by ridge regression on all visits."""
+
+    ridge: float = 10.0
+    """Pull of the weights to zero, that is of predictions to the mean, in visits; positive."""
+    decay: float = 0.998
+    """What a visit counts after one more visit, in (0, 1]."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        _check_decay(self.decay)
+        if not self.ridge > 0:
+            raise ValueError(f"predictor.ridge must be positive, got {self.ridge!r}")
+
+    def initial_state(self, prompts: PromptPool, initial: float) -> RidgeState:
+        """Return the state that predicts `initial` everywhere."""
+        tokens = prompts.prompt_tokens.astype(np.float64)
+        columns = np.stack([tokens, np.log(tokens)])
+        deviation = columns.std(axis=1)
+        size = NUM_SHARED_COLUMNS + min(len(prompts.source_names), MAX_SOURCE_COLUMNS)
+        return RidgeState(
+            initial=initial,
+            centre=columns.mean(axis=1),
+            scale=np.where(deviation > 1e-9, deviation, 1.0),
+            gram=np.zeros((size, size)),
+            moment=np.zeros(size),
+            low=np.inf,
+            high=-np.inf,
+        )
+
+    def update(
+        self, state: RidgeState, prompts: PromptPool, indices: IntArray, values: FloatArray
+    ) -> RidgeState:
+        """Take in values [V] seen at the prompts `indices` [V], oldest first."""
+        if len(values) == 0:
+            return state
+        # Sources beyond the columns (rare ones, or ones added later) share the intercept.
+        num_columns = len(state.moment)
+        x_VF = np.zeros((len(values), num_columns))
+        x_VF[:, 0] = 1.0
+        x_VF[:, 1:3] = _shared_features(state, prompts.prompt_tokens[indices])
+        column = NUM_SHARED_COLUMNS + prompts.source_codes[indices]
+        known = column < num_columns
+        x_VF[np.flatnonzero(known), column[known]] = 1.0
+        age_V = self.decay ** np.arange(len(values) - 1, -1, -1, dtype=np.float64)
+        past = self.decay ** len(values)
+        weighted_VF = x_VF * age_V[:, None]
+        return RidgeState(
+            initial=state.initial,
+            centre=state.centre,
+            scale=state.scale,
+            gram=past * state.gram + weighted_VF.T @ x_VF,
+            moment=past * state.moment + weighted_VF.T @ values,
+            low=min(state.low, float(values.min())),
+            high=max(state.high, float(values.max())),
+        )
+
+    def predict(self, state: RidgeState, prompts: PromptPool) -> FloatArray:
+        """Return [N] float64, within the range of the values seen."""
+        count = state.gram[0, 0]
+        if count == 0:
+            return np.full(prompts.num_prompts, state.initial)
+        mean = state.moment[0] / count
+        weights = np.linalg.solve(
+            state.gram + self.ridge * np.eye(len(state.moment)),
+            state.moment - mean * state.gram[0],
+        )
+        source_weights = np.zeros(len(prompts.source_names))
+        known = min(len(source_weights), len(weights) - NUM_SHARED_COLUMNS)
+        source_weights[:known] = weights[NUM_SHARED_COLUMNS : NUM_SHARED_COLUMNS + known]
+        prediction = mean + weights[0] + source_weights[prompts.source_codes]
+        prediction += _shared_features(state, prompts.prompt_tokens) @ weights[1:3]
+        return np.asarray(np.clip(prediction, state.low, state.high), dtype=np.float64)
+
+
+def _shared_features(state: RidgeState, prompt_tokens: IntArray) -> FloatArray:
+    """Standardised tokens and log tokens, [..., 2]."""
+    tokens = prompt_tokens.astype(np.float64)
+    return (np.stack([tokens, np.log(tokens)], axis=-1) - state.centre) / state.scale
+
+
+def _check_decay(decay: float) -> None:
+    if not 0 < decay <= 1:
+        raise ValueError(f"predictor.decay must lie in (0, 1], got {decay!r}")

@@ -1,0 +1,93 @@
+"""What the scheduler knows of the prompts, and what one finished ticket teaches about its prompt.
+
+PromptPool + Visit, Visit, ... -> plug.update(state, prompts, visits)
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from cost.types import BoolArray, FloatArray, IntArray, LengthReport
+
+
+@dataclass(frozen=True, slots=True)
+class PromptPool:
+    """The N prompts of a task, as far as costs go."""
+
+    prompt_tokens: IntArray
+    """[N] length of each prompt, at least 1."""
+    source_codes: IntArray
+    """[N] index into `source_names`."""
+    source_names: tuple[str, ...]
+    """Names of the data sets or generators, in order of first appearance."""
+    max_tokens: int
+    """Largest number of tokens in one response."""
+
+    @property
+    def num_prompts(self) -> int:
+        """N."""
+        return len(self.prompt_tokens)
+
+    def extended(self, prompt_tokens: IntArray, sources: Sequence[str]) -> "PromptPool":
+        """Append prompts; indices of the present ones do not move.
+
+        Args:
+            prompt_tokens: [M] int, at least 1.
+            sources: M names; new ones are allowed.
+
+        Raises:
+            ValueError: If the lengths differ or a prompt has no tokens.
+        """
+        tokens = np.asarray(prompt_tokens, dtype=np.int64)
+        if tokens.ndim != 1 or len(tokens) != len(sources):
+            raise ValueError(
+                f"prompt_tokens must hold one number for each of the {len(sources)} sources, "
+                f"got shape {tokens.shape!r}"
+            )
+        if len(tokens) and tokens.min() < 1:
+            raise ValueError(f"prompt_tokens must be positive, got {int(tokens.min())!r}")
+        code_of = {name: code for code, name in enumerate(self.source_names)}
+        codes = np.fromiter(
+            (code_of.setdefault(name, len(code_of)) for name in sources), np.int64, len(sources)
+        )
+        return PromptPool(
+            prompt_tokens=np.concatenate([self.prompt_tokens, tokens]),
+            source_codes=np.concatenate([self.source_codes, codes]),
+            source_names=tuple(code_of),
+            max_tokens=self.max_tokens,
+        )
+
+
+def prompt_pool(prompt_tokens: IntArray, sources: Sequence[str], max_tokens: int) -> PromptPool:
+    """Build the pool of a task.
+
+    Args:
+        prompt_tokens: [N] int, at least 1.
+        sources: N names.
+        max_tokens: Largest number of tokens in one response, at least 1.
+
+    Raises:
+        ValueError: If there is no prompt, a prompt has no tokens or `max_tokens` is not positive.
+    """
+    if max_tokens < 1:
+        raise ValueError(f"max_tokens must be positive, got {max_tokens!r}")
+    if len(prompt_tokens) == 0:
+        raise ValueError(f"prompt_tokens must hold at least one prompt, got {len(prompt_tokens)!r}")
+    nothing = np.zeros(0, dtype=np.int64)
+    return PromptPool(nothing, nothing, (), max_tokens).extended(prompt_tokens, sources)
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """One observed, non-empty group with what was derived from it."""
+
+    report: LengthReport
+    weight: float
+    """The ticket's design weight 1 / (N p)."""
+    usable: BoolArray
+    """[n] True where the reward can be used."""
+    advantages: FloatArray
+    """[n] from the full group; 0 where not usable."""
+    length_exponent: float
+    """The loss weighs a response by length^exponent: -1 sequence mean, 0 token sums."""

@@ -1,0 +1,87 @@
+"""Checks on what the rollout side reports, before any statistic believes it."""
+
+from dataclasses import replace
+from hashlib import blake2b
+
+import numpy as np
+
+from cost.types import BoolArray, LengthReport, RewardStatus, Ticket
+
+
+def checked(report: LengthReport, ticket: Ticket) -> LengthReport:
+    """Return the report with the declared dtypes, and NaN rewards where not usable.
+
+    Args:
+        report: What a rollout actor sent.
+        ticket: The ticket it answers.
+
+    Raises:
+        ValueError: If a field cannot be true.
+    """
+    if report.prompt_index != ticket.prompt_index:
+        raise ValueError(
+            f"report.prompt_index must be {ticket.prompt_index} as on ticket {ticket.ticket_id}, "
+            f"got {report.prompt_index!r}"
+        )
+    count = len(report.lengths)
+    if count > ticket.num_samples:
+        raise ValueError(
+            f"report.lengths must hold at most the {ticket.num_samples} responses of ticket "
+            f"{ticket.ticket_id}, got {count!r}"
+        )
+    for name in ("lengths", "truncated", "rewards", "status", "surprise"):
+        shape = np.shape(getattr(report, name))
+        if shape != (count,):
+            raise ValueError(f"report.{name} must have shape {(count,)!r}, got {shape!r}")
+    if report.prompt_tokens < 1:
+        raise ValueError(f"report.prompt_tokens must be positive, got {report.prompt_tokens!r}")
+    for name in ("prefill_tokens", "engine_seconds", "version"):
+        value = getattr(report, name)
+        if not (np.isfinite(value) and value >= 0):
+            raise ValueError(f"report.{name} must be finite and not negative, got {value!r}")
+    for name in ("lengths", "surprise"):
+        values = np.asarray(getattr(report, name))
+        wrong = ~(np.isfinite(values) & (values >= 0))
+        if wrong.any():
+            raise ValueError(
+                f"report.{name} must be finite and not negative, got {values[wrong][0].item()!r}"
+            )
+    status = np.asarray(report.status, dtype=np.int64)
+    unknown = ~np.isin(status, [member.value for member in RewardStatus])
+    if unknown.any():
+        raise ValueError(f"report.status must be a RewardStatus, got {status[unknown][0].item()!r}")
+    rewards = np.where(status == RewardStatus.OK, report.rewards, np.nan).astype(np.float64)
+    missing = (status == RewardStatus.OK) & ~np.isfinite(rewards)
+    if missing.any():
+        raise ValueError(
+            f"report.rewards must be finite where the status is OK, got {rewards[missing][0].item()!r}"
+        )
+    return replace(
+        report,
+        lengths=np.asarray(report.lengths, dtype=np.int64),
+        truncated=np.asarray(report.truncated, dtype=np.bool_),
+        rewards=rewards,
+        status=status,
+        surprise=np.asarray(report.surprise, dtype=np.float64),
+    )
+
+
+def usable(report: LengthReport) -> BoolArray:
+    """Return [n] True where the reward can be used."""
+    return np.asarray(report.status == RewardStatus.OK, dtype=np.bool_)
+
+
+def digest(report: LengthReport) -> int:
+    """Return a 64-bit fingerprint of a checked report, to tell a resent one from another one."""
+    numbers = (
+        report.ticket_id,
+        report.prompt_index,
+        report.prompt_tokens,
+        report.prefill_tokens,
+        float(report.engine_seconds),
+        report.version,
+    )
+    content = blake2b(repr(numbers).encode(), digest_size=8)
+    for array in (report.lengths, report.truncated, report.rewards, report.status, report.surprise):
+        content.update(np.ascontiguousarray(array).tobytes())
+    return int.from_bytes(content.digest(), "little")

@@ -1,0 +1,95 @@
+"""From the reports of a batch to the responses to train on.
+
+reports -> advantages, factors (full groups) -> scores, costs -> thinning -> keep, weight
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from cost.config import SchedulerConfig
+from cost.ledger import weight_metrics
+from cost.reports import usable
+from cost.state import with_state
+from cost.thinning import Candidates, Thinning
+from cost.types import FloatArray, LengthReport, Selection, Ticket
+
+
+def group_advantages(
+    config: SchedulerConfig, states: Mapping[str, Any], report: LengthReport
+) -> FloatArray:
+    """Return [n] advantages of one group."""
+    method = with_state(config.advantage.advantages, states["advantage"])
+    return np.asarray(method(report.rewards, usable(report)), dtype=np.float64)
+
+
+def select_batch(
+    config: SchedulerConfig,
+    states: Mapping[str, Any],
+    tickets: Sequence[Ticket],
+    reports: Sequence[LengthReport],
+    earlier_tokens: float,
+    rng: np.random.Generator,
+) -> tuple[list[Selection], dict[str, float]]:
+    """Choose what to train on from P finished tickets.
+
+    Args:
+        config: The plugs.
+        states: What each plug has learned, by the name of its field.
+        tickets: P tickets in draw order.
+        reports: Their checked reports.
+        earlier_tokens: Mean response length of earlier batches.
+        rng: Stream of this batch's thinning.
+
+    Returns:
+        P selections, and metrics of the batch.
+    """
+    usables = [usable(report) for report in reports]
+    lengths = [report.lengths for report in reports]
+    advantages = [group_advantages(config, states, report) for report in reports]
+    factors = with_state(config.aggregation.factors, states["aggregation"])(
+        lengths, usables, earlier_tokens
+    )
+    sizes = np.array([len(group) for group in lengths])
+    weights = np.repeat([ticket.weight for ticket in tickets], sizes)
+    flat_lengths = np.concatenate(lengths)
+    flat_advantages = np.concatenate(advantages)
+    scores = with_state(config.proxy.score, states["proxy"])(
+        flat_advantages,
+        flat_lengths,
+        np.concatenate([report.surprise for report in reports]),
+        np.concatenate(factors),
+        weights / np.repeat(sizes, sizes),
+    )
+    prompt_tokens = np.repeat([report.prompt_tokens for report in reports], sizes)
+    candidates = Candidates(
+        scores=scores,
+        costs=with_state(config.price.price, states["price"])(prompt_tokens, flat_lengths),
+        advantages=flat_advantages,
+        usable=np.concatenate(usables),
+        groups=np.repeat(np.arange(len(reports)), sizes),
+    )
+    thinning = with_state(config.thinning.thin, states["thinning"])(candidates, rng)
+    kept_weights = _weights(candidates, thinning, weights)
+    ends = np.cumsum(sizes)
+    selections = [
+        Selection(
+            ticket_id=ticket.ticket_id,
+            keep=thinning.keep[start:end],
+            weight=kept_weights[start:end],
+            advantages=group_advantages_,
+            factors=group_factors,
+        )
+        for ticket, start, end, group_advantages_, group_factors in zip(
+            tickets, ends - sizes, ends, advantages, factors, strict=True
+        )
+    ]
+    return selections, thinning.metrics | weight_metrics(selections)
+
+
+def _weights(candidates: Candidates, thinning: Thinning, weights: FloatArray) -> FloatArray:
+    """Ticket weight over keep probability; exactly the ticket weight where that is 1."""
+    keep = thinning.keep
+    assert not (keep & ~candidates.usable).any(), "a thinning kept a response without a reward"
+    return np.divide(weights, thinning.probabilities, out=np.zeros(len(weights)), where=keep)

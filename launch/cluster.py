@@ -1,0 +1,144 @@
+"""Join or start a Ray cluster, and reserve what the run asks for before any actor starts."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from conf.schema import ResourcesConfig
+
+
+class PlacementError(ValueError):
+    """The cluster has less than the run asks for."""
+
+
+def connect(resources: ResourcesConfig) -> None:
+    """Join the cluster of `resources.address` or RAY_ADDRESS, or start one on this machine.
+
+    A cluster started here gets as many CPUs as the run asks for: its processes share the machine's
+    cores, and on a small one the sum may well exceed them.
+    """
+    os.environ.setdefault("RAY_DEDUP_LOGS", "1")
+    address = resources.address or os.environ.get("RAY_ADDRESS")
+    # Actors import the project from where this process does.
+    common: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
+    if address:
+        ray.init(address=address, **common)
+        return
+    asked = (
+        resources.num_engines * resources.engine_cpus
+        + resources.num_learners * resources.learner_cpus
+    )
+    ray.init(
+        address="local",
+        num_cpus=max(os.cpu_count() or 1, math.ceil(asked)),
+        include_dashboard=resources.dashboard,
+        **common,
+    )
+
+
+def use_gpu(resources: ResourcesConfig) -> bool:
+    """Whether the run places engines and learners on GPUs."""
+    if resources.use_gpu is not None:
+        return resources.use_gpu
+    return ray.cluster_resources().get("GPU", 0) >= 1
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Reserved bundles: one placement group per engine, one for the learners."""
+
+    engines: list[PlacementGroup]
+    learners: PlacementGroup | None
+    engine_gpus: int
+    learner_gpus: int
+
+    def engine_options(self, index: int, cpus: float) -> dict[str, Any]:
+        """Options of `ray.remote` for the engine with this index."""
+        return {
+            "num_cpus": cpus,
+            "num_gpus": self.engine_gpus,
+            "scheduling_strategy": PlacementGroupSchedulingStrategy(self.engines[index]),
+        }
+
+    def learner_options(self, rank: int, cpus: float) -> dict[str, Any]:
+        """Options of `ray.remote` for the learner with this rank."""
+        return {
+            "num_cpus": cpus,
+            "num_gpus": self.learner_gpus,
+            "scheduling_strategy": PlacementGroupSchedulingStrategy(
+                self.learners, placement_group_bundle_index=rank
+            ),
+        }
+
+    def release(self) -> None:
+        """Give everything back."""
+        for group in self.groups:
+            remove_placement_group(group)
+
+    @property
+    def groups(self) -> list[PlacementGroup]:
+        """All placement groups."""
+        return [*self.engines, *([self.learners] if self.learners else [])]
+
+
+def reserve(resources: ResourcesConfig, *, learners: bool = True) -> Placement:
+    """Reserve the run's placement groups.
+
+    Args:
+        resources: What the run asks for.
+        learners: False for an evaluation, which has none.
+
+    Raises:
+        PlacementError: If the cluster has less free than asked, with both numbers, or cannot place
+            it within the deadline.
+    """
+    on_gpu = use_gpu(resources)
+    num_learners = resources.num_learners if learners else 0
+    engine_gpus = resources.tensor_parallel_size if on_gpu else 0
+    learner_gpus = 1 if on_gpu else 0
+    asked = {
+        "CPU": resources.num_engines * resources.engine_cpus
+        + num_learners * resources.learner_cpus,
+        "GPU": resources.num_engines * engine_gpus + num_learners * learner_gpus,
+    }
+    free = ray.available_resources()
+    for kind, amount in asked.items():
+        if amount > free.get(kind, 0):
+            raise PlacementError(
+                f"resources: the run asks for {amount:g} {kind}s "
+                f"({resources.num_engines} engines, {num_learners} learners), "
+                f"the cluster has {free.get(kind, 0):g} free; lower resources.num_engines, "
+                "resources.num_learners or resources.tensor_parallel_size"
+            )
+
+    def bundle(cpus: float, gpus: int) -> dict[str, float]:
+        return {"CPU": cpus} | ({"GPU": gpus} if gpus else {})
+
+    placement = Placement(
+        engines=[
+            placement_group([bundle(resources.engine_cpus, engine_gpus)], strategy="PACK")
+            for _ in range(resources.num_engines)
+        ],
+        learners=placement_group(
+            [bundle(resources.learner_cpus, learner_gpus)] * num_learners, strategy="PACK"
+        )
+        if num_learners
+        else None,
+        engine_gpus=engine_gpus,
+        learner_gpus=learner_gpus,
+    )
+    for group in placement.groups:
+        if not group.wait(resources.placement_deadline_seconds):
+            placement.release()
+            raise PlacementError(
+                f"resources: no node could hold {group.bundle_specs} within "
+                f"{resources.placement_deadline_seconds:g} s, free is {ray.available_resources()}"
+            )
+    return placement

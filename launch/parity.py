@@ -1,0 +1,66 @@
+"""The parity guard: engine and learner must compute the same log-probabilities at the same version.
+
+Faults in weight transfer are silent: every later sample simply comes from another policy. So fresh
+probe responses, sampled wholly at one version, are scored by the learner at that version. In float32 a
+maximum is a test. Correct bfloat16 weights differ by 0.3 at times, so there mean and 99th percentile are
+compared with a baseline measured at start.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """Absolute difference of log-probabilities over the tokens of one probe, nats."""
+
+    mean: float
+    p99: float
+    maximum: float
+
+    @classmethod
+    def between(
+        cls, engine: Sequence[npt.NDArray[np.float32]], learner: Sequence[npt.NDArray[np.float32]]
+    ) -> "Difference":
+        """Compare per-response arrays; a non-finite value counts as an infinite difference."""
+        gap = np.abs(np.concatenate(list(engine)) - np.concatenate(list(learner)))
+        gap = np.where(np.isfinite(gap), gap, np.inf)
+        return cls(float(gap.mean()), float(np.quantile(gap, 0.99)), float(gap.max()))
+
+
+class ParityError(RuntimeError):
+    """Engine and learner disagree by more than rounding."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tolerance:
+    """What counts as rounding."""
+
+    max_difference: float | None
+    """float32: bound on the maximum; None compares with `baseline` instead."""
+    slack: float = 2.0
+    """Multiple of the baseline's mean and 99th percentile that is accepted."""
+    baseline: Difference | None = None
+
+    def check(self, version: int, found: Difference) -> None:
+        """Raise ParityError, naming version and difference, when `found` is not rounding."""
+        if self.max_difference is not None:
+            if found.maximum > self.max_difference:
+                raise ParityError(
+                    f"version {version}: engine and learner differ by {found.maximum:.3g} in one "
+                    f"log-probability, parity.max_difference is {self.max_difference:g}; the "
+                    "engine does not hold the published weights"
+                )
+            return
+        assert self.baseline is not None
+        for name in ("mean", "p99"):
+            allowed = self.slack * max(getattr(self.baseline, name), 1e-3)
+            if getattr(found, name) > allowed:
+                raise ParityError(
+                    f"version {version}: engine and learner log-probabilities differ by "
+                    f"{getattr(found, name):.3g} ({name}), {allowed:.3g} is allowed from the "
+                    "baseline at start; the engine does not hold the published weights"
+                )

@@ -1,0 +1,306 @@
+"""The running parts of one training run, put together: scheduler, engines, learners, weights between.
+
+    start:    placement -> actors side by side -> transfer group -> publish 0 -> parity self-test
+    publish:  learner rank 0 -> every engine -> parity probe
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import ray
+
+from conf.schema import ParityConfig, RunConfig
+from cost.actor import SchedulerActor
+from cost.types import LengthReport, Selection, Ticket
+from launch.cluster import Placement, reserve
+from launch.parity import Difference, ParityError, Tolerance
+from learner.team import LearnerTeam
+from rollout.actor import RolloutActor
+from rollout.config import RolloutConfig
+from rollout.engines.vllm_engine import engine_arguments
+from rollout.pool import RolloutPool
+from rollout.types import Prompt
+
+log = logging.getLogger(__name__)
+SCHEDULER_DEADLINE_SECONDS = 120.0
+
+
+class RemoteScheduler:
+    """The SchedulerActor with awaitable methods and a deadline on each."""
+
+    def __init__(self, handle: Any) -> None:
+        self.handle = handle
+
+    async def draw(self, num_tickets: int, folded_until: int) -> list[Ticket]:
+        """See `cost.scheduler.Scheduler.draw`."""
+        return await self.call("draw", num_tickets, folded_until)
+
+    async def select(self, reports: Sequence[LengthReport], epoch: int) -> list[Selection]:
+        """See `cost.scheduler.Scheduler.select`."""
+        return await self.call("select", list(reports), epoch)
+
+    async def call(self, method: str, *arguments: Any) -> Any:
+        """Call any method of the scheduler."""
+        reference = getattr(self.handle, method).remote(*arguments)
+        return await asyncio.wait_for(reference, SCHEDULER_DEADLINE_SECONDS)
+
+
+def make_pool(
+    *,
+    config: RolloutConfig,
+    run: Any,
+    placement: Placement,
+    scheduler: Any,
+    receives_weights: bool,
+) -> RolloutPool:
+    """Create the rollout actors of a run or an evaluation.
+
+    Args:
+        config: Rollout settings.
+        run: RunConfig or EvaluateConfig: model, plugs, resources and seed are read.
+        placement: Reserved bundles.
+        scheduler: Handle that reports go to; None to evaluate only.
+        receives_weights: True when a learner will publish to the engines.
+    """
+    on_gpu = placement.engine_gpus > 0
+
+    def make_actor(index: int) -> Any:
+        arguments = engine_arguments(
+            config.engine,
+            model_path=run.model.path,
+            dtype=run.model.dtype,
+            max_model_len=run.model.max_model_len,
+            tensor_parallel_size=run.resources.tensor_parallel_size,
+            on_gpu=on_gpu,
+            receives_weights=receives_weights,
+            seed=run.seed + index,
+        )
+        options = placement.engine_options(index, run.resources.engine_cpus)
+        # The engine runs hundreds of requests at once, each waiting in a coroutine of its own.
+        actor = ray.remote(RolloutActor).options(
+            name=f"rollout-{index}-{run.name}", max_concurrency=10_000, **options
+        )
+        return actor.remote(config, arguments, run.environment, run.reward, scheduler, run.seed)
+
+    return RolloutPool(make_actor, run.resources.num_engines, config, scheduler)
+
+
+class System:
+    """Everything that runs for one `RunConfig`; build it with `create`, end it with `close`."""
+
+    def __init__(self, config: RunConfig, prompts: Sequence[Prompt], placement: Placement) -> None:
+        self._config = config
+        self._placement = placement
+        self._parity = config.parity
+        self._publishing = asyncio.Lock()
+        self._probe_prompts = [p.token_ids for p in prompts[: config.parity.num_sequences]]
+        self._tolerance = Tolerance(
+            max_difference=config.parity.max_difference if config.model.dtype == "float32" else None,
+            slack=config.parity.slack,
+        )
+        self.version = 0
+        self.max_logprob_difference = 0.0
+        self.startup_seconds: dict[str, float] = {}
+        self.learners: LearnerTeam | None = None
+        scheduler = ray.remote(SchedulerActor).options(
+            name=f"scheduler-{config.name}", num_cpus=0
+        )
+        self.scheduler = RemoteScheduler(
+            scheduler.remote(
+                config.scheduler,
+                np.asarray([len(p.token_ids) for p in prompts], dtype=np.int64),
+                [p.source for p in prompts],
+                config.rollout.max_tokens,
+                config.seed,
+            )
+        )
+        self.rollouts = make_pool(
+            config=config.rollout,
+            run=config,
+            placement=placement,
+            scheduler=self.scheduler.handle,
+            receives_weights=True,
+        )
+        self.rollouts.on_replaced = self._republish
+
+    @classmethod
+    async def create(cls, config: RunConfig, prompts: Sequence[Prompt]) -> System:
+        """Reserve resources, start every part side by side, and publish version 0."""
+        system = cls(config, prompts, reserve(config.resources))
+        try:
+            clock = asyncio.get_running_loop().time
+            began = clock()
+            engines, learners = await asyncio.gather(
+                system.rollouts.start(), system._start_learners()
+            )
+            system.startup_seconds = {
+                **{f"engine_{part}": seconds for part, seconds in engines.items()},
+                "learner_total": learners,
+            }
+            started = clock()
+            await system._connect()
+            await system.learners.publish(0)
+            published = clock()
+            await system._self_test()
+            system.startup_seconds |= {
+                "side_by_side": started - began,
+                "first_publish": published - started,
+                "self_test": clock() - published,
+            }
+        except BaseException:
+            await system.close()
+            raise
+        return system
+
+    async def _start_learners(self) -> float:
+        config, began = self._config, time.monotonic()
+        self.learners = await LearnerTeam.start(
+            config.learner,
+            config.model.path,
+            config.objective,
+            temperature=config.rollout.temperature,
+            seed=config.seed,
+            actor_options=[
+                {"name": f"learner-{rank}-{config.name}"}
+                | self._placement.learner_options(rank, config.resources.learner_cpus)
+                for rank in range(config.resources.num_learners)
+            ],
+        )
+        return time.monotonic() - began
+
+    async def publish(self, version: int) -> dict[str, float]:
+        """Bring the learner's weights to every engine as `version` and check parity.
+
+        Raises:
+            ParityError: If engine and learner then disagree by more than rounding.
+        """
+        # Also what a replaced engine is given, should one die on the way.
+        self.version = version
+        try:
+            return await self._publish_and_check()
+        except ray.exceptions.RayError as error:
+            # A dead engine is replaced and then holds this version; anything else is raised again.
+            await self.rollouts.replace_dead(error)
+            return await self._publish_and_check()
+
+    async def _publish_and_check(self) -> dict[str, float]:
+        async with self._publishing:
+            metrics = await self.learners.publish(self.version)
+            if self._parity.every and self.version % self._parity.every == 0:
+                found = await self._probe()
+                self.max_logprob_difference = max(self.max_logprob_difference, found.maximum)
+                metrics |= {
+                    "parity/max_logprob_difference": found.maximum,
+                    "parity/mean_logprob_difference": found.mean,
+                }
+                self._tolerance.check(self.version, found)
+            return metrics
+
+    async def _connect(self) -> None:
+        await self.learners.connect_engines(
+            self.rollouts.handles,
+            workers_per_engine=self._config.resources.tensor_parallel_size,
+            deadline_seconds=self._config.loop.publish_deadline_seconds,
+        )
+
+    async def _republish(self) -> None:
+        """Give a replaced engine the weights in force: a new transfer group, the same version."""
+        async with self._publishing:
+            await self._connect()
+            await self.learners.publish(self.version)
+
+    async def _probe(self) -> Difference:
+        """Largest difference over one fresh probe on every engine."""
+        probes = await asyncio.gather(
+            *(
+                handle.generate_probe.remote(self._probe_prompts, self._parity.num_tokens)
+                for handle in self.rollouts.handles
+            )
+        )
+        rows = [row for probe in probes for row in probe]
+        learner = await self.learners.logprobs([(prompt, response) for prompt, response, _ in rows])
+        return Difference.between([logprobs for *_, logprobs in rows], learner)
+
+    async def _self_test(self) -> None:
+        """Check parity at version 0, and that engines follow a change of every weight.
+
+        Halving is exact in floating point, so doubling restores the weights bit for bit.
+        """
+        baseline = await self._probe()
+        if self._tolerance.max_difference is None:
+            self._tolerance = Tolerance(None, self._parity.slack, baseline)
+        self._tolerance.check(0, baseline)
+        self.max_logprob_difference = baseline.maximum
+        if not self._parity.self_test:
+            return
+        await self.learners.scale_weights(0.5)
+        await self.learners.publish(0)
+        halved = await self._probe()
+        await self.learners.scale_weights(2.0)
+        await self.learners.publish(0)
+        restored = await self._probe()
+        try:
+            self._tolerance.check(0, halved)
+            self._tolerance.check(0, restored)
+        except ParityError as error:
+            raise ParityError(f"start-up self-test with halved weights: {error}") from None
+
+    async def evaluate(
+        self, prompts: Sequence[Prompt], *, num_samples: int, temperature: float, max_tokens: int
+    ) -> list[LengthReport]:
+        """Sample and score held-out prompts with the engines' current weights."""
+        return await evaluate(
+            self.rollouts, prompts, num_samples=num_samples, temperature=temperature,
+            max_tokens=max_tokens,
+        )
+
+    async def close(self) -> None:
+        """End every actor and give the resources back."""
+        await self.rollouts.close()
+        if self.learners is not None:
+            self.learners.close()
+        ray.kill(self.scheduler.handle)
+        self._placement.release()
+
+
+async def evaluate(
+    rollouts: RolloutPool,
+    prompts: Sequence[Prompt],
+    *,
+    num_samples: int,
+    temperature: float,
+    max_tokens: int,
+) -> list[LengthReport]:
+    """Sample and score prompts outside any training; one report per prompt, in order.
+
+    Args:
+        rollouts: Started engines.
+        prompts: What to ask.
+        num_samples: Responses per prompt.
+        temperature: 0 is greedy.
+        max_tokens: Longest response.
+    """
+    # Ids from the top of the range keep evaluation seeds apart from those of training tickets.
+    first = 2**62 + (2**61 if temperature == 0 else 0)
+    tickets = [
+        Ticket(first + i, prompt.index, num_samples, 1.0, 1.0, max_tokens)
+        for i, prompt in enumerate(prompts)
+    ]
+    return await asyncio.gather(
+        *(
+            rollouts.evaluate(ticket, prompt, temperature)
+            for ticket, prompt in zip(tickets, prompts, strict=True)
+        )
+    )
+
+
+def finite(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Only the metrics that have a value."""
+    return {key: value for key, value in metrics.items() if not math.isnan(value)}

@@ -1,0 +1,217 @@
+"""The plug `tracker`: where a run's metrics go.
+
+    RunInfo -> open_all({console, jsonl, ...}) -> OpenTracker: log, samples, close
+
+A tracker is a frozen setting; `open` gives the thing that holds files and connections.
+"""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any, Protocol
+
+from launch.progress import Progress
+from launch.summary import json_ready
+
+
+@dataclass(frozen=True, slots=True)
+class RunInfo:
+    """What a tracker may know of the run."""
+
+    name: str
+    run_dir: Path
+    config: Mapping[str, Any]
+    """The resolved configuration."""
+    num_steps: int
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One response, to be read by a person."""
+
+    prompt: str
+    response: str
+    answer: str
+    """What the reward extracted, "" if none."""
+    expected: str
+    """What the reward compared it with."""
+    reward: float
+    length_tokens: int
+
+
+class OpenTracker(Protocol):
+    """A tracker at work."""
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Take the metrics of one step."""
+
+    def samples(self, step: int, rows: Sequence[Sample]) -> None:
+        """Take some responses of one step."""
+
+    def close(self, summary: Mapping[str, object]) -> None:
+        """Take the run's results and let go of everything; called once."""
+
+
+class Tracker(Protocol):
+    """The plug."""
+
+    def open(self, run: RunInfo) -> OpenTracker:
+        """Start tracking a run."""
+
+
+@dataclass(frozen=True, slots=True)
+class JsonlTracker:
+    """Writes `metrics.jsonl` and `samples.jsonl`, one object a line, into the run folder.
+
+    A line is on disk when `log` returns. What is not finite is written as null. A run that goes on
+    after a stop appends.
+    """
+
+    def open(self, run: RunInfo) -> OpenTracker:
+        """Open the files."""
+        run.run_dir.mkdir(parents=True, exist_ok=True)
+        return _OpenJsonl(run.run_dir)
+
+
+@dataclass(frozen=True, slots=True)
+class ConsoleTracker:
+    """Shows progress on the terminal, or prints a line a step where there is none."""
+
+    def open(self, run: RunInfo) -> OpenTracker:
+        """Start the display."""
+        return _OpenConsole(Progress(run.name, run.num_steps))
+
+
+@dataclass(frozen=True, slots=True)
+class WandbTracker:
+    """Sends metrics, samples and configuration to Weights & Biases.
+
+    Offline needs no account and no network; `wandb sync` on the folder `wandb` in the run folder
+    uploads it later. The account is wandb's own business: `wandb login` or WANDB_API_KEY.
+    """
+
+    project: str = "cost-aware-rl"
+    mode: str = "offline"
+    """"offline" or "online"."""
+
+    def __post_init__(self) -> None:
+        """Check the mode."""
+        if self.mode not in ("offline", "online"):
+            raise ValueError(f"tracker.wandb.mode must be offline or online, got {self.mode!r}")
+
+    def open(self, run: RunInfo) -> OpenTracker:
+        """Start a wandb run.
+
+        Raises:
+            ValueError: If the mode is online and wandb knows no account.
+        """
+        import wandb
+
+        if self.mode == "online" and not wandb.login(prompt=False):
+            raise ValueError(
+                "tracker.wandb.mode is online but no account is set: run `wandb login`, set "
+                f"WANDB_API_KEY, or use mode offline, got {self.mode!r}"
+            )
+        run.run_dir.mkdir(parents=True, exist_ok=True)
+        return _OpenWandb(
+            wandb.init(
+                project=self.project,
+                name=run.name,
+                dir=str(run.run_dir),
+                config=dict(run.config),
+                mode="online" if self.mode == "online" else "offline",
+                # wandb would read the terminal, the git remote and the list of packages.
+                settings=wandb.Settings(
+                    silent=True, console="off", disable_git=True, x_save_requirements=False
+                ),
+            )
+        )
+
+
+def open_all(trackers: Mapping[str, Tracker], run: RunInfo) -> OpenTracker:
+    """Open every tracker and hand each call to all of them, in order.
+
+    If one fails to open, those before it are closed; `close` closes all even if some fail, then
+    raises the error.
+    """
+    opened: list[OpenTracker] = []
+    with ExitStack() as stack:
+        for tracker in trackers.values():
+            opened.append(tracker.open(run))
+            stack.callback(opened[-1].close, {})
+        stack.pop_all()
+    return _All(opened)
+
+
+class _All:
+    def __init__(self, trackers: Sequence[OpenTracker]) -> None:
+        self._trackers = trackers
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        for tracker in self._trackers:
+            tracker.log(step, metrics)
+
+    def samples(self, step: int, rows: Sequence[Sample]) -> None:
+        for tracker in self._trackers:
+            tracker.samples(step, rows)
+
+    def close(self, summary: Mapping[str, object]) -> None:
+        with ExitStack() as stack:
+            for tracker in reversed(self._trackers):
+                stack.callback(tracker.close, summary)
+
+
+class _OpenJsonl:
+    def __init__(self, run_dir: Path) -> None:
+        # Line-buffered: a run that is killed leaves every finished line behind.
+        self._metrics = (run_dir / "metrics.jsonl").open("a", encoding="utf-8", buffering=1)
+        self._samples = (run_dir / "samples.jsonl").open("a", encoding="utf-8", buffering=1)
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        record = {"step": step, "time": time.time(), **metrics}
+        self._metrics.write(json.dumps(json_ready(record), allow_nan=False) + "\n")
+
+    def samples(self, step: int, rows: Sequence[Sample]) -> None:
+        for row in rows:
+            record = json_ready({"step": step, **asdict(row)})
+            self._samples.write(json.dumps(record, allow_nan=False) + "\n")
+
+    def close(self, summary: Mapping[str, object]) -> None:
+        self._metrics.close()
+        self._samples.close()
+
+
+class _OpenConsole:
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        self._progress.update(step, metrics)
+
+    def samples(self, step: int, rows: Sequence[Sample]) -> None:
+        """Responses are long; the files have them."""
+
+    def close(self, summary: Mapping[str, object]) -> None:
+        self._progress.close()
+
+
+class _OpenWandb:
+    def __init__(self, run: Any) -> None:
+        self._run = run
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        self._run.log(dict(metrics), step=step)
+
+    def samples(self, step: int, rows: Sequence[Sample]) -> None:
+        import wandb
+
+        columns: list[str | int] = [field.name for field in fields(Sample)]
+        table = wandb.Table(columns=columns, data=[list(asdict(row).values()) for row in rows])
+        self._run.log({"samples": table}, step=step)
+
+    def close(self, summary: Mapping[str, object]) -> None:
+        self._run.summary.update(json_ready(summary))
+        self._run.finish()

@@ -1,0 +1,82 @@
+"""How one learner rank makes its weights available to the engines.
+
+All ranks take part in every publish: under ZeRO-3 each weight is gathered from all of them. Rank 0
+sends. The transfer itself is vLLM's, see `rollout.weight_transfer`.
+"""
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from learner.deepspeed_engine import DeepSpeedEngine
+from rollout.weight_transfer import EngineClient, PolicySource, open_sender
+
+
+class Publisher:
+    """Sends one rank's share of every publish.
+
+    Args:
+        engine: The training engine, already built.
+    """
+
+    def __init__(self, engine: DeepSpeedEngine) -> None:
+        self._engine = engine
+        self._source = PolicySource(
+            engine.parameter_metadata(), engine.full_parameters, tied_head(engine.model)
+        )
+        self._sender: Any = None
+        self._client: EngineClient | None = None
+
+    def connect(
+        self,
+        handles: Sequence[Any],
+        *,
+        workers_per_engine: int,
+        master_address: str,
+        master_port: int,
+        deadline_seconds: float,
+    ) -> None:
+        """Join the engines into a transfer group, leaving an older one.
+
+        Args:
+            handles: RolloutActor handles.
+            workers_per_engine: Tensor parallel size of each engine.
+            master_address: Rank 0's host.
+            master_port: A free port there.
+            deadline_seconds: Limit of every call to an engine.
+        """
+        if self._sender is not None:
+            self._sender.shutdown()
+        self._client = EngineClient(handles, workers_per_engine, deadline_seconds)
+        self._sender = open_sender(
+            on_gpu=self._engine.device.type == "cuda",
+            rank=self._engine.rank,
+            master_address=master_address,
+            master_port=master_port,
+            num_receivers=len(handles) * workers_per_engine,
+            client=self._client,
+            source=self._source,
+        )
+
+    def publish(self, version: int) -> tuple[float, int]:
+        """Send all weights as `version`.
+
+        Returns:
+            Wall-clock seconds, and bytes sent to each receiver.
+        """
+        assert self._client is not None, "connect() comes first"
+        began = time.monotonic()
+        self._client.version = version
+        self._sender.send_weights()
+        return time.monotonic() - began, self._source.num_bytes
+
+
+def tied_head(model: torch.nn.Module) -> dict[str, str]:
+    """Name of the output head and of the embedding it is tied to; empty when untied."""
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    if head is None or head.weight is not embedding.weight:
+        return {}
+    names = {id(module): name for name, module in model.named_modules()}
+    return {f"{names[id(head)]}.weight": f"{names[id(embedding)]}.weight"}

@@ -1,0 +1,262 @@
+"""The learner as the driver sees it: L workers that act as one.
+
+    groups, selections --split, plan--> rows per rank --> workers --sums--> metrics
+
+The driver holds references only; each worker fetches the groups of which it has a response. All
+ranks go through the same number of rows, so that their collectives meet.
+"""
+
+import asyncio
+import time
+import zlib
+from collections import Counter
+from collections.abc import Awaitable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import ray
+
+from cost.types import Selection
+from learner.config import LearnerConfig
+from learner.objectives import Objective
+from learner.partition import MinibatchPlan, plan_rows, split_groups
+from learner.update import StepSums, merge_sums
+from learner.worker import LearnerWorker
+from rollout.types import GroupRef
+
+
+class DivergedError(RuntimeError):
+    """Too many steps in a row were not finite; the weights are those of the last good one."""
+
+
+class LearnerTeam:
+    """All learner workers."""
+
+    def __init__(self, workers: Sequence[Any], config: LearnerConfig, *, seed: int) -> None:
+        """Take over the Ray handles of connected workers, in rank order; `start` makes them."""
+        self.workers = tuple(workers)
+        self._config = config
+        self._seed = seed
+        self._skipped_in_a_row = 0
+
+    @classmethod
+    async def start(
+        cls,
+        config: LearnerConfig,
+        model_path: str,
+        objective: Objective,
+        *,
+        temperature: float,
+        seed: int,
+        actor_options: Sequence[Mapping[str, Any]],
+    ) -> "LearnerTeam":
+        """Start the workers and wait until the policy is loaded.
+
+        Args:
+            config: The learner's settings.
+            model_path: Folder with a Hugging Face checkpoint, on every node that gets a worker.
+            objective: Token losses.
+            temperature: Sampling temperature of the rollouts.
+            seed: Of the random cut into optimiser steps, among others.
+            actor_options: Ray options of each worker (CPUs, GPUs, placement), one per rank.
+
+        Raises:
+            ValueError: If there are not as many options as workers.
+            TimeoutError: If it takes longer than `learner.start_deadline_seconds`.
+        """
+        if len(actor_options) != config.num_workers:
+            raise ValueError(
+                f"actor_options must have one entry per learner, {config.num_workers}, "
+                f"got {len(actor_options)!r}"
+            )
+        actor = ray.remote(LearnerWorker)
+        workers: list[Any] = [
+            actor.options(**options).remote(
+                rank,
+                config.num_workers,
+                config,
+                model_path,
+                objective,
+                temperature=temperature,
+                seed=seed,
+            )
+            for rank, options in enumerate(actor_options)
+        ]
+        team = cls(workers, config, seed=seed)
+        try:
+            async with asyncio.timeout(config.start_deadline_seconds):
+                addresses = await asyncio.gather(*[worker.address.remote() for worker in workers])
+                host, port = addresses[0]
+                on_host = Counter(address for address, _ in addresses)
+                await asyncio.gather(
+                    *[
+                        worker.connect.remote(host, port, on_host[address])
+                        for worker, (address, _) in zip(workers, addresses, strict=True)
+                    ]
+                )
+        except BaseException:
+            team.close()
+            raise
+        return team
+
+    async def update(
+        self,
+        groups: Sequence[GroupRef],
+        selections: Sequence[Selection],
+        *,
+        step: int,
+        epoch: int = 0,
+    ) -> dict[str, float]:
+        """Run one pass over a batch: `num_minibatches` optimiser steps.
+
+        A part of the batch of which nothing was kept takes no step; it counts as an empty one.
+
+        Args:
+            groups: The batch, empty groups included.
+            selections: One per group, in the same order.
+            step: Number of the batch in the run.
+            epoch: Number of the pass over this batch; each has its own selections.
+
+        Returns:
+            Metrics under `learner/`.
+
+        Raises:
+            ValueError: If groups and selections do not match.
+            TimeoutError: If it takes longer than `learner.update_deadline_seconds`.
+            DivergedError: If too many steps in a row were not finite.
+        """
+        started = time.monotonic()
+        plans = self._plan(groups, selections, step=step, epoch=epoch)
+        busy = [ranks for ranks in plans if ranks[0].rows]
+        calls: list[Awaitable[list[StepSums]]] = []
+        for rank, worker in enumerate(self.workers):
+            mine = [ranks[rank] for ranks in busy]
+            needed = {k for plan in mine for row in plan.rows for k, _ in row}
+            # Inside a list Ray hands references over as they are.
+            refs = [group.data if k in needed else None for k, group in enumerate(groups)]
+            if busy:
+                calls.append(worker.update.remote(refs, list(selections), mine))
+        sums: list[list[StepSums]] = await self._wait(calls, "update")
+        steps = [list(ranks) for ranks in zip(*sums, strict=True)]
+        metrics = merge_sums(steps, row_tokens=self._config.row_tokens)
+        metrics["learner/empty_steps"] = float(len(plans) - len(busy))
+        metrics["learner/update_seconds"] = time.monotonic() - started
+        self._count_skipped(steps)
+        return metrics
+
+    def _plan(
+        self, groups: Sequence[GroupRef], selections: Sequence[Selection], *, step: int, epoch: int
+    ) -> list[list[MinibatchPlan]]:
+        """Per optimiser step, the plan of every rank."""
+        tickets = [group.report.ticket_id for group in groups]
+        if tickets != [selection.ticket_id for selection in selections]:
+            raise ValueError(
+                "selections must be the groups' own, in the same order, "
+                f"got {[selection.ticket_id for selection in selections]!r}"
+            )
+        stream = zlib.crc32(b"learner.partition")
+        rng = np.random.default_rng([self._seed, stream, step, epoch])
+        plans = []
+        for part in split_groups(len(groups), self._config.num_minibatches, rng):
+            kept = [
+                (int(k), int(j))
+                for k in part
+                for j in np.flatnonzero(selections[k].keep & (selections[k].weight > 0))
+            ]
+            lengths = [
+                groups[k].report.prompt_tokens + int(groups[k].report.lengths[j]) for k, j in kept
+            ]
+            per_rank = plan_rows(lengths, len(self.workers), self._config.row_tokens)
+            plans.append(
+                [
+                    MinibatchPlan(
+                        num_groups=len(part),
+                        rows=tuple(tuple(kept[item] for item in row) for row in rows),
+                    )
+                    for rows in per_rank
+                ]
+            )
+        return plans
+
+    def _count_skipped(self, steps: Sequence[Sequence[StepSums]]) -> None:
+        for ranks in steps:
+            applied = ranks[0].outcome.applied
+            self._skipped_in_a_row = 0 if applied else self._skipped_in_a_row + 1
+            if self._skipped_in_a_row >= self._config.max_skipped_steps:
+                raise DivergedError(
+                    f"the loss or its gradient was not finite in {self._skipped_in_a_row} "
+                    "optimiser steps in a row (learner.max_skipped_steps); lower learner.lr"
+                )
+
+    async def logprobs(
+        self, sequences: Sequence[tuple[npt.ArrayLike, npt.ArrayLike]]
+    ) -> list[npt.NDArray[np.float32]]:
+        """Score (prompt tokens, response tokens) pairs under the present weights; [T] each."""
+        calls = [worker.logprobs.remote(list(sequences)) for worker in self.workers]
+        scores: list[list[npt.NDArray[np.float32]]] = await self._wait(calls, "logprobs")
+        return scores[0]
+
+    async def connect_engines(
+        self, handles: Sequence[Any], *, workers_per_engine: int, deadline_seconds: float
+    ) -> None:
+        """Join learner and engines into one transfer group, in place of an older one.
+
+        Args:
+            handles: RolloutActor handles.
+            workers_per_engine: Tensor parallel size of each engine.
+            deadline_seconds: Limit of every later call to an engine.
+        """
+        address, port = await asyncio.wait_for(
+            self.workers[0].address.remote(), self._config.start_deadline_seconds
+        )
+        await self._wait(
+            [
+                worker.connect_engines.remote(
+                    list(handles),
+                    address,
+                    port,
+                    workers_per_engine=workers_per_engine,
+                    deadline_seconds=deadline_seconds,
+                )
+                for worker in self.workers
+            ],
+            "connect_engines",
+        )
+
+    async def publish(self, version: int) -> dict[str, float]:
+        """Send the weights to all engines as `version`.
+
+        Returns:
+            `publish/seconds`, `publish/bytes` (to each receiver) and `publish/bytes_per_second`.
+        """
+        sent = await self._wait([w.publish.remote(version) for w in self.workers], "publish")
+        seconds, num_bytes = sent[0]
+        return {
+            "publish/seconds": seconds,
+            "publish/bytes": float(num_bytes),
+            "publish/bytes_per_second": num_bytes / max(seconds, 1e-9),
+        }
+
+    async def scale_weights(self, factor: float) -> None:
+        """Multiply every weight by a power of two; for the start-up self-test."""
+        await self._wait([w.scale_weights.remote(factor) for w in self.workers], "scale_weights")
+
+    async def save(self, path: str, tokenizer_path: str | None = None) -> None:
+        """Write the policy as a Hugging Face checkpoint, with the tokenizer's files if given."""
+        await self._wait([w.save.remote(path, tokenizer_path) for w in self.workers], "save")
+
+    async def _wait(self, calls: Sequence[Awaitable[Any]], what: str) -> list[Any]:
+        """Wait for all ranks; the first error of any ends the wait."""
+        deadline = self._config.update_deadline_seconds
+        try:
+            return list(await asyncio.wait_for(asyncio.gather(*calls), deadline))
+        except TimeoutError as error:
+            raise TimeoutError(
+                f"learner {what} took longer than learner.update_deadline_seconds = {deadline}"
+            ) from error
+
+    def close(self) -> None:
+        """End the workers."""
+        for worker in self.workers:
+            ray.kill(worker)

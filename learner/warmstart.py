@@ -1,0 +1,230 @@
+"""The warm start: teach a made Llama of 0.6 M weights the chain task, from nothing.
+
+    Teacher -> worked solutions with mistakes -> supervised fine-tuning -> Hugging Face folder
+
+The run stops before the pupil has caught up with its teacher, and the teacher makes mistakes that a
+pupil copies; reinforcement learning then has two things to gain, skill and reliability. The
+curriculum is needed: without it no run learned the task. Two runs with one seed on one machine give
+the same bits, because everything counts steps, never seconds, on a fixed number of torch threads.
+"""
+
+import math
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rollout.tasks.chain import HELD_OUT_ONE_IN, NUM_STEPS, Teacher, draw_chain
+from rollout.tasks.prompts import is_held_out
+
+if TYPE_CHECKING:
+    import torch
+
+CHAT_TEMPLATE = (
+    "{% for m in messages %}{{ '<|' + m['role'] + '|>' + m['content'] + '<|end|>' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
+SPECIAL_TOKENS = ("<|pad|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>")
+_IGNORED = -100
+_POOL_EXAMPLES = 256
+
+
+@dataclass(kw_only=True, slots=True)
+class WarmStartConfig:
+    """Settings of `python -m launch.warmstart`."""
+
+    out: str = "models/chain"
+    """Folder that receives the checkpoint; refused when it exists."""
+    seed: int = 0
+    """Initial weights and examples."""
+    steps: int = 1400
+    """Optimiser steps."""
+    schedule_steps: int = 2250
+    """Steps that the curriculum and the cosine are laid out for; `steps` may stop before."""
+    batch_tokens: int = 2500
+    """Largest number of tokens in a batch, padding included."""
+    lr: float = 1e-3
+    """Peak learning rate of AdamW."""
+    warmup_steps: int = 50
+    """Steps over which the learning rate rises."""
+    weight_decay: float = 0.01
+    """Of AdamW."""
+    max_grad_norm: float = 1.0
+    """Gradients are clipped to this norm."""
+    threads: int = 1
+    """Torch threads; another number rounds differently."""
+    log_every: int = 50
+    """Steps between two printed lines."""
+    teacher: Teacher = field(default_factory=Teacher)
+    """Who writes the solutions."""
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range."""
+        for name in ("steps", "schedule_steps", "batch_tokens", "threads", "log_every"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)!r}")
+        if self.batch_tokens < 512:
+            raise ValueError(
+                "batch_tokens must be at least 512, the longest example with its padding, "
+                f"got {self.batch_tokens!r}"
+            )
+        if self.lr <= 0:
+            raise ValueError(f"lr must be positive, got {self.lr!r}")
+
+
+def build_tokenizer() -> Any:
+    """Make the byte-level tokenizer: five special tokens and 256 bytes, no merges."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocab = {token: i for i, token in enumerate((*SPECIAL_TOKENS, *alphabet))}
+    core = Tokenizer(models.BPE(vocab=vocab, merges=[]))
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    core.decoder = decoders.ByteLevel()
+    core.add_special_tokens(list(SPECIAL_TOKENS))
+    make: Any = PreTrainedTokenizerFast
+    return make(
+        tokenizer_object=core,
+        pad_token="<|pad|>",
+        eos_token="<|end|>",
+        additional_special_tokens=["<|user|>", "<|assistant|>", "<|system|>"],
+        chat_template=CHAT_TEMPLATE,
+        model_max_length=512,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def build_model(seed: int) -> Any:
+    """Make the untrained policy: a Llama of 624,128 float32 weights."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(seed)
+    make: Any = LlamaForCausalLM
+    return make(
+        LlamaConfig(
+            vocab_size=len(SPECIAL_TOKENS) + 256,
+            hidden_size=128,
+            intermediate_size=384,
+            num_hidden_layers=3,
+            num_attention_heads=4,
+            num_key_value_heads=2,
+            head_dim=32,
+            max_position_embeddings=512,
+            tie_word_embeddings=True,
+            pad_token_id=0,
+            bos_token_id=None,
+            eos_token_id=1,
+        )
+    )
+
+
+def longest_chain(step: int, schedule_steps: int) -> int:
+    """Give the curriculum's largest number of steps: 3 at first, all of them from half way on."""
+    progress = step / schedule_steps
+    if progress < 0.15:
+        return 3
+    return min(NUM_STEPS[-1], int(3 + (progress - 0.15) / 0.35 * 23))
+
+
+def learning_rate(config: WarmStartConfig, step: int) -> float:
+    """Give the learning rate of a step: warm-up, then cosine to 5%."""
+    rate = config.lr * min(1.0, (step + 1) / config.warmup_steps)
+    progress = min(1.0, step / config.schedule_steps)
+    rate *= 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * progress))
+    return rate
+
+
+def make_batches(
+    config: WarmStartConfig, tokenizer: Any
+) -> Iterator[tuple["torch.Tensor", "torch.Tensor"]]:
+    """Yield one batch a step: `token_ids` [B, T] int64 padded with 0, and `labels` [B, T].
+
+    Labels are -100 on the prompt and on padding; the end token is learned. Examples are fresh all
+    along, and those of one batch have similar lengths.
+    """
+    import torch
+
+    rng = random.Random(config.seed)
+    waiting: list[list[tuple[list[int], int]]] = []
+    for step in range(config.steps):
+        if not waiting:
+            longest = longest_chain(step, config.schedule_steps)
+            lengths = [k for k in NUM_STEPS if k <= longest]
+            pool = [
+                _example(rng, lengths, config.teacher, tokenizer) for _ in range(_POOL_EXAMPLES)
+            ]
+            waiting = _cut(pool, config.batch_tokens)
+            rng.shuffle(waiting)
+        batch = waiting.pop()
+        width = max(len(ids) for ids, _ in batch)
+        token_ids = torch.zeros(len(batch), width, dtype=torch.long)
+        labels = torch.full((len(batch), width), _IGNORED)
+        for row, (ids, prompt_tokens) in enumerate(batch):
+            token_ids[row, : len(ids)] = torch.tensor(ids)
+            labels[row, prompt_tokens : len(ids)] = torch.tensor(ids[prompt_tokens:])
+        yield token_ids, labels
+
+
+def _example(
+    rng: random.Random, lengths: list[int], teacher: Teacher, tokenizer: Any
+) -> tuple[list[int], int]:
+    chain = draw_chain(rng, lengths)
+    while is_held_out(chain.question, HELD_OUT_ONE_IN):
+        chain = draw_chain(rng, lengths)
+    prompt = tokenizer.encode(f"<|user|>{chain.question}<|end|><|assistant|>")
+    response = tokenizer.encode(f"{teacher.solve(chain, rng)}<|end|>")
+    return [*prompt, *response], len(prompt)
+
+
+def _cut(
+    examples: list[tuple[list[int], int]], batch_tokens: int
+) -> list[list[tuple[list[int], int]]]:
+    batches: list[list[tuple[list[int], int]]] = [[]]
+    for example in sorted(examples, key=lambda e: len(e[0])):
+        if (len(batches[-1]) + 1) * len(example[0]) > batch_tokens:
+            batches.append([])
+        batches[-1].append(example)
+    return batches
+
+
+def warm_start(config: WarmStartConfig) -> Path:
+    """Train the policy and save it with its tokenizer.
+
+    Returns:
+        The checkpoint folder.
+
+    Raises:
+        ValueError: If the folder exists already.
+    """
+    import torch
+
+    out = Path(config.out)
+    if out.exists():
+        raise ValueError(f"out must be a folder that does not exist yet, got {config.out!r}")
+    torch.set_num_threads(config.threads)
+    torch.use_deterministic_algorithms(True)
+    tokenizer = build_tokenizer()
+    model = build_model(config.seed)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=config.lr, betas=(0.9, 0.98), weight_decay=config.weight_decay
+    )
+    for step, (token_ids, labels) in enumerate(make_batches(config, tokenizer)):
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(config, step)
+        # Padding is on the right, where causal attention cannot see it, so that no mask is needed.
+        logits = model(input_ids=token_ids, use_cache=False).logits[:, :-1]
+        loss: Any = torch.nn.functional.cross_entropy(
+            logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=_IGNORED
+        )
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        if (step + 1) % config.log_every == 0 or step + 1 == config.steps:
+            print(f"step {step + 1}/{config.steps} loss {loss.item():.4f}", flush=True)
+    model.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    return out

@@ -1,0 +1,217 @@
+"""One learner process: fetches the groups it needs, packs them and trains on them.
+
+A plain class; whoever starts it makes a Ray actor of it. `update`, `logprobs` and `save` are
+collective: every rank must be asked, with the same number of rows, or the ranks wait for each
+other until the deadline.
+"""
+
+import os
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import ray
+import torch
+
+from cost.types import Selection
+from learner.batch import MicroBatch, Segment, collate, segment_of
+from learner.config import LearnerConfig
+from learner.deepspeed_engine import DeepSpeedEngine
+from learner.objectives import Objective
+from learner.partition import MinibatchPlan, Row, plan_rows
+from learner.update import StepSums, update_step
+from rollout.types import Group
+
+if TYPE_CHECKING:
+    from learner.publisher import Publisher
+
+
+class LearnerWorker:
+    """One rank of the learner."""
+
+    def __init__(
+        self,
+        rank: int,
+        world_size: int,
+        config: LearnerConfig,
+        model_path: str,
+        objective: Objective,
+        *,
+        temperature: float,
+        seed: int = 0,
+    ) -> None:
+        """Remember the settings; `connect` does the work.
+
+        Args:
+            rank: This worker's place, in [0, world_size).
+            world_size: Number of workers.
+            config: The learner's settings.
+            model_path: Local folder with a Hugging Face checkpoint.
+            objective: Token losses.
+            temperature: Sampling temperature of the rollouts.
+            seed: For whatever torch draws at random in training.
+        """
+        torch.set_num_threads(config.num_threads)
+        torch.manual_seed(seed)
+        self.rank = rank
+        self._world_size = world_size
+        self._config = config
+        self._model_path = model_path
+        self._objective = objective
+        self._temperature = temperature
+        self._engine: DeepSpeedEngine | None = None
+        self._publisher: Publisher | None = None
+
+    @property
+    def engine(self) -> DeepSpeedEngine:
+        """The training engine; only after `connect`."""
+        assert self._engine is not None, "connect() comes first"
+        return self._engine
+
+    def address(self) -> tuple[str, int]:
+        """This host's address and a free port on it, for the ranks to meet at rank 0."""
+        with socket.socket() as probe:
+            probe.bind(("", 0))
+            port = int(probe.getsockname()[1])
+        host: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
+        return host, port
+
+    def connect(self, master_address: str, master_port: int, local_size: int) -> None:
+        """Join the other ranks and load the policy; returns when all are ready.
+
+        Args:
+            master_address: Rank 0's host.
+            master_port: A free port there.
+            local_size: Ranks on this worker's host.
+        """
+        os.environ.update(
+            RANK=str(self.rank),
+            WORLD_SIZE=str(self._world_size),
+            # Ray shows each actor only its own GPU, which is then the first.
+            LOCAL_RANK="0",
+            LOCAL_SIZE=str(local_size),
+            MASTER_ADDR=master_address,
+            MASTER_PORT=str(master_port),
+        )
+        self._engine = DeepSpeedEngine(
+            self._config, self._model_path, temperature=self._temperature
+        )
+
+    def update(
+        self,
+        groups: Sequence["ray.ObjectRef[Group] | None"],
+        selections: Sequence[Selection],
+        plans: Sequence[MinibatchPlan],
+    ) -> list[StepSums]:
+        """Run one pass over a batch: one optimiser step per plan.
+
+        Args:
+            groups: A reference per group of the batch; None where this rank has nothing of it.
+            selections: One per group, in the same order.
+            plans: This rank's rows for each optimiser step.
+
+        Returns:
+            This rank's sums, one per plan.
+        """
+        return [self._update_step(groups, selections, plan) for plan in plans]
+
+    def _update_step(
+        self,
+        refs: Sequence["ray.ObjectRef[Group] | None"],
+        selections: Sequence[Selection],
+        plan: MinibatchPlan,
+    ) -> StepSums:
+        needed = sorted({k for row in plan.rows for k, _ in row})
+        fetched: list[Group] = ray.get(
+            [ref for k in needed if (ref := refs[k]) is not None],
+            timeout=self._config.update_deadline_seconds,
+        )
+        groups = dict(zip(needed, fetched, strict=True))
+
+        def pack(row: Row) -> MicroBatch:
+            return collate(
+                [
+                    segment_of(groups[k], selections[k], j, num_groups=plan.num_groups)
+                    for k, j in row
+                ]
+            )
+
+        return update_step(self.engine, [pack(row) for row in plan.rows], self._objective)
+
+    def logprobs(
+        self, sequences: Sequence[tuple[npt.ArrayLike, npt.ArrayLike]]
+    ) -> list[npt.NDArray[np.float32]]:
+        """Score responses under the present weights.
+
+        Args:
+            sequences: Prompt tokens [T_prompt] and response tokens [T] of each; the same on every
+                rank.
+
+        Returns:
+            [T] float32 log-probabilities per response, at the sampling temperature.
+        """
+        segments = [_unscored_segment(prompt, response) for prompt, response in sequences]
+        lengths = [len(segment.token_ids) for segment in segments]
+        row_tokens = max([self._config.row_tokens, *lengths])
+        scores: dict[int, npt.NDArray[np.float32]] = {}
+        for items in plan_rows(lengths, 1, row_tokens)[0]:
+            row = collate([segments[item] for item in items]).to(self.engine.device)
+            with torch.no_grad():
+                logprobs = self.engine.logprobs(row)[0].cpu().numpy()
+            ends = np.cumsum([lengths[item] for item in items])
+            for item, end in zip(items, ends, strict=True):
+                length = int(segments[item].loss_mask.sum())
+                scores[item] = logprobs[end - length : end]
+        return [scores[item] for item in range(len(segments))]
+
+    def connect_engines(
+        self,
+        handles: Sequence[Any],
+        master_address: str,
+        master_port: int,
+        *,
+        workers_per_engine: int,
+        deadline_seconds: float,
+    ) -> None:
+        """Join the rollout engines into a transfer group; see `Publisher.connect`."""
+        # Brings in vLLM, which the driver, who imports this module too, can do without.
+        from learner.publisher import Publisher
+
+        if self._publisher is None:
+            self._publisher = Publisher(self.engine)
+        self._publisher.connect(
+            handles,
+            workers_per_engine=workers_per_engine,
+            master_address=master_address,
+            master_port=master_port,
+            deadline_seconds=deadline_seconds,
+        )
+
+    def publish(self, version: int) -> tuple[float, int]:
+        """Send the weights to all engines; returns seconds and bytes per receiver."""
+        assert self._publisher is not None, "connect_engines() comes first"
+        return self._publisher.publish(version)
+
+    def scale_weights(self, factor: float) -> None:
+        """Multiply every weight by a power of two, which is exact; for the start-up self-test."""
+        self.engine.scale_weights(factor)
+
+    def save(self, path: str, tokenizer_path: str | None = None) -> None:
+        """Write the policy as a Hugging Face checkpoint, with the tokenizer's files if given."""
+        self.engine.save_pretrained(
+            Path(path), None if tokenizer_path is None else Path(tokenizer_path)
+        )
+
+
+def _unscored_segment(prompt: npt.ArrayLike, response: npt.ArrayLike) -> Segment:
+    token_ids = np.concatenate([np.asarray(prompt), np.asarray(response)]).astype(np.int64)
+    return Segment(
+        token_ids=token_ids,
+        loss_mask=np.arange(len(token_ids)) >= len(np.asarray(prompt)),
+        rollout_logprobs=np.zeros(len(token_ids), np.float32),
+        advantage=0.0,
+        loss_weight=0.0,
+    )

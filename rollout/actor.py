@@ -1,0 +1,250 @@
+"""The Ray actor that turns tickets into scored groups with one vLLM engine.
+
+    ticket, prompt -> environment x n (engine) -> reward processes -> Group, LengthReport -> scheduler
+
+The report reaches the scheduler before the group reaches the driver, so that when the driver holds a
+whole batch the scheduler can fold all of it. Ray, the engine and the tokenizer are imported on start.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from cost.types import LengthReport, RewardStatus, Ticket
+from rollout.config import RolloutConfig
+from rollout.rewards.pool import RewardPool
+from rollout.types import Completion, Group, Prompt, TokenArray, Trajectory
+
+
+def make_report(ticket: Ticket, prompt: Prompt, group: Group) -> LengthReport:
+    """Summarise a group for the scheduler; see `LengthReport` for every field."""
+    trajectories = group.trajectories
+    versions = [span.version for t in trajectories for span in t.version_spans]
+    return LengthReport(
+        ticket_id=ticket.ticket_id,
+        prompt_index=ticket.prompt_index,
+        prompt_tokens=len(prompt.token_ids),
+        prefill_tokens=sum(t.prefill_tokens for t in trajectories),
+        lengths=np.asarray([len(t.token_ids) for t in trajectories], dtype=np.int64),
+        truncated=np.asarray([t.truncated for t in trajectories], dtype=np.bool_),
+        rewards=group.rewards,
+        status=group.reward_status,
+        surprise=np.asarray([surprise(t) for t in trajectories], dtype=np.float64),
+        engine_seconds=group.seconds,
+        version=min(versions, default=0),
+    )
+
+
+def empty_report(ticket: Ticket, prompt: Prompt) -> LengthReport:
+    """What a ticket that failed all its retries hands over: counted, without a gradient."""
+    none = np.zeros(0)
+    return LengthReport(
+        ticket_id=ticket.ticket_id,
+        prompt_index=ticket.prompt_index,
+        prompt_tokens=len(prompt.token_ids),
+        prefill_tokens=0,
+        lengths=none.astype(np.int64),
+        truncated=none.astype(np.bool_),
+        rewards=none,
+        status=none.astype(np.int64),
+        surprise=none,
+        engine_seconds=0.0,
+        version=0,
+    )
+
+
+def permute_rewards(group: Group, seed: int) -> Group:
+    """Shuffle rewards and their status among the responses of one group, together."""
+    stream = np.random.default_rng([seed, group.ticket.ticket_id, len(group.rewards)])
+    order = stream.permutation(len(group.rewards))
+    return replace(
+        group, rewards=group.rewards[order], reward_status=group.reward_status[order]
+    )
+
+
+def surprise(trajectory: Trajectory) -> float:
+    """Sum over the policy's own tokens of (1 - probability)^2 (algorithms: ours, no source)."""
+    probabilities = np.exp(trajectory.rollout_logprobs[trajectory.loss_mask].astype(np.float64))
+    return float(np.sum((1.0 - probabilities) ** 2))
+
+
+class RolloutActor:
+    """One engine, its environment and its reward processes; wrap it with `ray.remote`.
+
+    Args:
+        config: Rollout settings.
+        engine_arguments: From `rollout.engines.vllm_engine.engine_arguments`.
+        environment: Plug that plays one trajectory.
+        reward: Plug that scores one response.
+        scheduler: Handle of the SchedulerActor, or None when only evaluating.
+        seed: Run seed; requests derive theirs from it.
+    """
+
+    def __init__(
+        self,
+        config: RolloutConfig,
+        engine_arguments: dict[str, Any],
+        environment: Any,
+        reward: Any,
+        scheduler: Any,
+        seed: int,
+    ) -> None:
+        self._config = config
+        self._engine_arguments = engine_arguments
+        self._environment = environment
+        self._reward = reward
+        self._scheduler = scheduler
+        self._seed = seed
+
+    async def start(self) -> dict[str, float]:
+        """Start engine, tokenizer and reward processes, and warm them up.
+
+        Returns:
+            Seconds by part: `engine`, `warm_up`, `total`.
+        """
+        began = time.monotonic()
+        self._rewards = RewardPool(
+            self._reward,
+            num_processes=self._config.reward_processes,
+            timeout_seconds=self._config.reward_timeout_seconds,
+        )
+        # Building blocks for tens of seconds; in a thread, calls to this actor stay answerable.
+        await asyncio.gather(asyncio.to_thread(self._build), self._rewards.start())
+        built = time.monotonic()
+        warm_up = np.arange(8, dtype=np.int32) % 8 + 1
+        await asyncio.gather(
+            *(self._engine.generate(warm_up, max_tokens=4, temperature=1.0, seed=i) for i in range(4))
+        )
+        done = time.monotonic()
+        return {"engine": built - began, "warm_up": done - built, "total": done - began}
+
+    def _build(self) -> None:
+        from transformers import AutoTokenizer
+
+        from rollout.engines.vllm_engine import VLLMEngine, stop_token_ids
+
+        path = self._engine_arguments["model"]
+        self._tokenizer = AutoTokenizer.from_pretrained(path)
+        self._engine = VLLMEngine(
+            self._engine_arguments,
+            num_threads=self._config.engine.num_threads,
+            stop_ids=stop_token_ids(path),
+        )
+
+    async def run(self, ticket: Ticket, prompt: Prompt) -> tuple[LengthReport, Group]:
+        """Make the group of one ticket and report it to the scheduler."""
+        group = await self._sample(ticket, prompt, self._config.temperature)
+        if self._config.permute_rewards:
+            group = permute_rewards(group, self._seed)
+        report = make_report(ticket, prompt, group)
+        await self._scheduler.observe.remote(report)
+        return report, group
+
+    async def evaluate(self, ticket: Ticket, prompt: Prompt, temperature: float) -> LengthReport:
+        """Make and score a group that nobody learns from; temperature 0 is greedy."""
+        group = await self._sample(ticket, prompt, temperature)
+        return make_report(ticket, prompt, group)
+
+    async def generate_probe(
+        self, token_ids: list[TokenArray], max_tokens: int
+    ) -> list[tuple[TokenArray, TokenArray, Any]]:
+        """Sample one short response per prompt for the parity guard.
+
+        Returns:
+            (prompt token ids, response token ids, rollout log-probabilities) per prompt.
+        """
+        completions = await asyncio.gather(
+            *(
+                self._engine.generate(
+                    ids, max_tokens=max_tokens, temperature=self._config.temperature, seed=i
+                )
+                for i, ids in enumerate(token_ids)
+            )
+        )
+        return [
+            (ids, c.token_ids, c.rollout_logprobs)
+            for ids, c in zip(token_ids, completions, strict=True)
+        ]
+
+    async def _sample(self, ticket: Ticket, prompt: Prompt, temperature: float) -> Group:
+        began = time.monotonic()
+        trajectories = await asyncio.gather(
+            *(self._play(ticket, prompt, temperature, j) for j in range(ticket.num_samples))
+        )
+        generated = time.monotonic()
+        texts = self._tokenizer.batch_decode(
+            [t.token_ids[t.loss_mask] for t in trajectories], skip_special_tokens=True
+        )
+        scored = await self._rewards.score(
+            [(prompt.text, text, prompt.answer) for text in texts]
+        )
+        ok = [s.status == RewardStatus.OK for s in scored]
+        names = sorted({name for s in scored if s.score for name in s.score.components})
+        return Group(
+            ticket=ticket,
+            prompt=prompt,
+            trajectories=tuple(trajectories),
+            rewards=np.asarray(
+                [s.score.reward if o else np.nan for s, o in zip(scored, ok, strict=True)],
+                dtype=np.float64,
+            ),
+            reward_components={
+                name: np.asarray(
+                    [s.score.components.get(name, np.nan) if s.score else np.nan for s in scored]
+                )
+                for name in names
+            },
+            reward_status=np.asarray([int(s.status) for s in scored], dtype=np.int64),
+            answers=tuple(s.score.extracted if s.score else "" for s in scored),
+            seconds=generated - began,
+        )
+
+    async def _play(
+        self, ticket: Ticket, prompt: Prompt, temperature: float, position: int
+    ) -> Trajectory:
+        seed = None
+        if self._config.seeded:
+            stream = np.random.SeedSequence([self._seed, ticket.ticket_id, position])
+            seed = int(stream.generate_state(1, np.uint32)[0])
+
+        async def generate(token_ids: TokenArray, max_tokens: int) -> Completion:
+            return await self._engine.generate(
+                token_ids, max_tokens=max_tokens, temperature=temperature, seed=seed
+            )
+
+        return await self._environment.play(generate, prompt, ticket.max_tokens)
+
+    async def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
+        """Let the engine's workers join the transfer group."""
+        await self._engine.init_weight_transfer(init_info)
+
+    async def start_weight_update(self) -> None:
+        """Pause generation as `rollout.update_mode` asks and open an update."""
+        await self._engine.start_weight_update(self._config.update_mode)
+
+    async def update_weights(self, update_info: Any) -> None:
+        """Receive and load new weights."""
+        await self._engine.update_weights(update_info)
+
+    async def finish_weight_update(self, version: int) -> None:
+        """Label tokens from now on with `version` and resume generation."""
+        await self._engine.finish_weight_update(version, self._config.update_mode)
+
+    async def check(self) -> None:
+        """Raise if the engine is dead."""
+        await self._engine.check()
+
+    async def close(self) -> None:
+        """End the engine and the reward processes."""
+        await self._engine.close()
+        self._rewards.close()
+
+    def process_id(self) -> int:
+        """Process id of this actor, for tests that kill it."""
+        return os.getpid()

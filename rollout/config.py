@@ -1,0 +1,102 @@
+"""Settings of the rollout room."""
+
+from dataclasses import dataclass, field
+
+UPDATE_MODES = ("recompute", "keep_kv", "drain")
+
+
+@dataclass(kw_only=True, slots=True)
+class EngineConfig:
+    """One vLLM engine; what it may use of the machine is in `resources`."""
+
+    max_num_seqs: int = 128
+    """Sequences that run at the same time."""
+    max_num_batched_tokens: int = 4096
+    """Tokens of one engine step, prompts included."""
+    kv_cache_gib: float | None = None
+    """Memory for keys and values; None lets vLLM take its share of the GPU."""
+    gpu_memory_utilization: float = 0.85
+    """Share of the GPU that vLLM may take when `kv_cache_gib` is None."""
+    enforce_eager: bool = False
+    """True skips graph capture and compilation: faster start, slower steps on GPUs."""
+    prefix_caching: bool = True
+    """Compute a prompt shared by several requests once, in whole cache blocks."""
+    num_threads: int = 1
+    """CPU threads of the engine worker; GPUs ignore it."""
+
+    def __post_init__(self) -> None:
+        for key in ("max_num_seqs", "max_num_batched_tokens", "num_threads"):
+            if getattr(self, key) < 1:
+                raise ValueError(
+                    f"rollout.engine.{key} must be at least 1, got {getattr(self, key)!r}"
+                )
+        if self.kv_cache_gib is not None and not self.kv_cache_gib > 0:
+            raise ValueError(
+                f"rollout.engine.kv_cache_gib must be positive or null, got {self.kv_cache_gib!r}"
+            )
+        if not 0 < self.gpu_memory_utilization <= 1:
+            raise ValueError(
+                "rollout.engine.gpu_memory_utilization must be in (0, 1], "
+                f"got {self.gpu_memory_utilization!r}"
+            )
+
+
+@dataclass(kw_only=True, slots=True)
+class RolloutConfig:
+    """How tickets become groups."""
+
+    max_tokens: int = 256
+    """Largest number of tokens in a response."""
+    temperature: float = 1.0
+    """Sampling temperature; the learner divides its logits by it too."""
+    top_p: float = 1.0
+    """Fixed at 1: see `__post_init__`."""
+    top_k: int = 0
+    """Fixed at 0 (off): see `__post_init__`."""
+    repetition_penalty: float = 1.0
+    """Fixed at 1: see `__post_init__`."""
+    seeded: bool = True
+    """Give every request a seed of its own, derived from the run's seed, ticket and position."""
+    permute_rewards: bool = False
+    """Control experiment: shuffle the rewards inside each group, so that nothing can be learned."""
+    update_mode: str = "recompute"
+    """What happens to running requests when new weights arrive: `recompute` preempts them and
+    recomputes keys and values, `keep_kv` keeps both, `drain` lets them finish first."""
+    reward_processes: int = 1
+    """Processes per actor that score responses."""
+    reward_timeout_seconds: float = 10.0
+    """Wall-clock limit for one score; the process is killed beyond it."""
+    ticket_deadline_seconds: float = 600.0
+    """A ticket not finished by then counts as failed and is retried."""
+    max_retries: int = 2
+    """Retries of one ticket, with the same ticket, after a crash or a missed deadline."""
+    start_deadline_seconds: float = 600.0
+    """Longest time for an engine to start."""
+    engine: EngineConfig = field(default_factory=EngineConfig)
+
+    def __post_init__(self) -> None:
+        if self.max_tokens < 1:
+            raise ValueError(f"rollout.max_tokens must be at least 1, got {self.max_tokens!r}")
+        if not self.temperature > 0:
+            raise ValueError(f"rollout.temperature must be positive, got {self.temperature!r}")
+        neutral = {"top_p": 1.0, "top_k": 0, "repetition_penalty": 1.0}
+        for key, value in neutral.items():
+            if getattr(self, key) != value:
+                raise ValueError(
+                    f"rollout.{key} must be {value} for training: the learner would compute other "
+                    f"log-probabilities than the ones sampled from, got {getattr(self, key)!r}"
+                )
+        if self.update_mode not in UPDATE_MODES:
+            raise ValueError(
+                f"rollout.update_mode must be one of {', '.join(UPDATE_MODES)}, "
+                f"got {self.update_mode!r}"
+            )
+        if self.reward_processes < 1:
+            raise ValueError(
+                f"rollout.reward_processes must be at least 1, got {self.reward_processes!r}"
+            )
+        if self.max_retries < 0:
+            raise ValueError(f"rollout.max_retries must not be negative, got {self.max_retries!r}")
+        for key in ("reward_timeout_seconds", "ticket_deadline_seconds", "start_deadline_seconds"):
+            if not getattr(self, key) > 0:
+                raise ValueError(f"rollout.{key} must be positive, got {getattr(self, key)!r}")

@@ -1,0 +1,197 @@
+"""One vLLM engine behind the few calls that rollout needs.
+
+The engine is vLLM's `AsyncLLM` on CPU and GPU alike. Log-probabilities are those of the distribution
+really sampled (`processed_logprobs`: after the temperature), and the model's own generation config is
+not applied, so nothing but the temperature shapes that distribution.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rollout.config import EngineConfig
+from rollout.types import Completion, TokenArray, VersionSpan
+
+
+def stop_token_ids(model_path: str) -> list[int]:
+    """Every end-of-sequence id that the model folder names in config.json or generation_config.json."""
+    found: set[int] = set()
+    for name in ("config.json", "generation_config.json"):
+        path = Path(model_path) / name
+        if path.is_file():
+            eos = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
+            found |= set(eos) if isinstance(eos, list) else ({eos} if eos is not None else set())
+    return sorted(found)
+
+
+def engine_arguments(
+    config: EngineConfig,
+    *,
+    model_path: str,
+    dtype: str,
+    max_model_len: int,
+    tensor_parallel_size: int,
+    on_gpu: bool,
+    receives_weights: bool,
+    seed: int,
+) -> dict[str, Any]:
+    """Arguments of vLLM's `AsyncEngineArgs` for one engine.
+
+    Args:
+        config: Engine settings.
+        model_path: Local Hugging Face folder.
+        dtype: "float32" or "bfloat16".
+        max_model_len: Longest prompt plus response, tokens.
+        tensor_parallel_size: GPUs that hold one copy of the model.
+        on_gpu: False selects the CPU's threads and settings.
+        receives_weights: True joins weight transfer; the head is then untied, and the engine's
+            output means nothing before the first publish.
+        seed: Seed of requests that carry none.
+    """
+    arguments: dict[str, Any] = {
+        "model": model_path,
+        "tokenizer": model_path,
+        "dtype": dtype,
+        "max_model_len": max_model_len,
+        "max_num_seqs": config.max_num_seqs,
+        "max_num_batched_tokens": max(config.max_num_batched_tokens, max_model_len),
+        "tensor_parallel_size": tensor_parallel_size,
+        "enforce_eager": config.enforce_eager,
+        "enable_prefix_caching": config.prefix_caching,
+        "logprobs_mode": "processed_logprobs",
+        "generation_config": "vllm",
+        "disable_log_stats": True,
+        "seed": seed,
+    }
+    if config.kv_cache_gib is not None:
+        arguments["kv_cache_memory_bytes"] = int(config.kv_cache_gib * 2**30)
+    if on_gpu:
+        arguments["gpu_memory_utilization"] = config.gpu_memory_utilization
+    else:
+        # A partly computed prompt of a request with a seed kills the CPU worker: vLLM then rewinds
+        # the request's random generator, which torch cannot do on CPU.
+        arguments["enable_chunked_prefill"] = False
+    if receives_weights:
+        arguments["weight_transfer_config"] = {"backend": "nccl" if on_gpu else "gloo"}
+        arguments["hf_overrides"] = {"tie_word_embeddings": False}
+    return arguments
+
+
+class VLLMEngine:
+    """A running `AsyncLLM`; build it inside the actor that owns it."""
+
+    def __init__(self, arguments: dict[str, Any], *, num_threads: int, stop_ids: Sequence[int]) -> None:
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+        os.environ["OMP_NUM_THREADS"] = str(num_threads)
+        from vllm.config import WeightTransferConfig
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        arguments = dict(arguments)
+        if "weight_transfer_config" in arguments:
+            arguments["weight_transfer_config"] = WeightTransferConfig(
+                **arguments["weight_transfer_config"]
+            )
+        self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+        self._stop_ids = list(stop_ids)
+        self._num_requests = 0
+        self._cache_salt: str | None = None
+
+    async def generate(
+        self, token_ids: TokenArray, *, max_tokens: int, temperature: float, seed: int | None
+    ) -> Completion:
+        """Complete one prompt.
+
+        Args:
+            token_ids: [T_prompt] int32.
+            max_tokens: Largest number of new tokens, at least 1.
+            temperature: 0 is greedy.
+            seed: Seed of this request; None takes the engine's stream.
+        """
+        from vllm import SamplingParams
+        from vllm.sampling_params import RequestOutputKind
+
+        self._num_requests += 1
+        parameters = SamplingParams(
+            temperature=temperature,
+            max_tokens=max_tokens,
+            seed=seed,
+            logprobs=0,
+            flat_logprobs=True,
+            detokenize=False,
+            stop_token_ids=self._stop_ids,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        prompt: dict[str, Any] = {"prompt_token_ids": token_ids.tolist()}
+        if self._cache_salt is not None:
+            prompt["cache_salt"] = self._cache_salt
+        final = None
+        async for output in self._llm.generate(prompt, parameters, str(self._num_requests)):
+            final = output
+        assert final is not None and final.finished
+        out = final.outputs[0]
+        num_tokens = len(out.token_ids)
+        return Completion(
+            token_ids=np.asarray(out.token_ids, dtype=np.int32),
+            # Position-wise the sampled token comes first; with logprobs=0 it is the only one.
+            rollout_logprobs=np.asarray(
+                [out.logprobs.logprobs[start] for start in out.logprobs.start_indices],
+                dtype=np.float32,
+            ),
+            finish_reason=out.finish_reason or "stop",
+            version_spans=_version_spans(out.weight_versions, num_tokens),
+            cached_tokens=final.num_cached_tokens or 0,
+        )
+
+    async def start_weight_update(self, mode: str) -> None:
+        """Stop scheduling as `mode` asks (see `RolloutConfig.update_mode`) and open an update."""
+        await self._llm.pause_generation(
+            mode="wait" if mode == "drain" else "keep", clear_cache=mode != "keep_kv"
+        )
+        await self._llm.start_weight_update()
+
+    async def init_weight_transfer(self, init_info: dict[str, Any]) -> None:
+        """Join the transfer group, leaving an older one first."""
+        from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
+
+        await self._llm.shutdown_weight_transfer_engine()
+        await self._llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info))
+
+    async def update_weights(self, update_info: Any) -> None:
+        """Receive and load."""
+        from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
+
+        await self._llm.update_weights(WeightTransferUpdateRequest(update_info))
+
+    async def finish_weight_update(self, version: int, mode: str) -> None:
+        """Close the update, label tokens from now on with `version`, and resume."""
+        await self._llm.finish_weight_update(str(version))
+        if mode == "keep_kv":
+            # Blocks cached under older weights must not serve new prompts.
+            self._cache_salt = str(version)
+        await self._llm.resume_generation()
+
+    async def check(self) -> None:
+        """Raise if the engine's processes are dead."""
+        await self._llm.check_health()
+
+    async def close(self) -> None:
+        """End the engine's processes."""
+        self._llm.shutdown()
+
+
+def _version_spans(spans: Sequence[Any] | None, num_tokens: int) -> tuple[VersionSpan, ...]:
+    """vLLM's spans with integer versions; an engine that never received weights is version 0."""
+    if not spans:
+        return (VersionSpan(0, num_tokens, 0),)
+    return tuple(
+        VersionSpan(s.start, s.end, 0 if s.version == "default" else int(s.version)) for s in spans
+    )

@@ -1,0 +1,53 @@
+"""Environments: what happens between a prompt and a finished trajectory.
+
+    prompt -> play: generate -> (environment's own tokens -> generate -> ...) -> Trajectory
+
+An environment sees tokens, never text that would have to be tokenised again: what the policy is
+trained on is exactly what it sampled.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from rollout.types import Completion, Prompt, TokenArray, Trajectory
+
+
+class Generate(Protocol):
+    """Continues a sequence with the policy."""
+
+    async def __call__(self, token_ids: TokenArray, max_tokens: int) -> Completion:
+        """Sample up to `max_tokens` tokens after `token_ids` [T] int32."""
+        ...
+
+
+class Environment(Protocol):
+    """The plug `environment`: plays one prompt once; plays of a group run at the same time."""
+
+    async def play(self, generate: Generate, prompt: Prompt, max_tokens: int) -> Trajectory:
+        """Call `generate` as often as the game asks for, and gather what came after the prompt.
+
+        Args:
+            generate: The policy.
+            prompt: Where the play begins.
+            max_tokens: Largest number of tokens in the trajectory, the environment's included.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SingleTurn:
+    """One question, one response."""
+
+    async def play(self, generate: Generate, prompt: Prompt, max_tokens: int) -> Trajectory:
+        """Generate once; every token is the policy's own."""
+        completion = await generate(prompt.token_ids, max_tokens)
+        return Trajectory(
+            token_ids=completion.token_ids,
+            loss_mask=np.ones(len(completion.token_ids), dtype=np.bool_),
+            rollout_logprobs=completion.rollout_logprobs,
+            version_spans=completion.version_spans,
+            truncated=completion.finish_reason == "length",
+            prefill_tokens=len(prompt.token_ids) - completion.cached_tokens,
+        )

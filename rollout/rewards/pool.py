@@ -1,0 +1,222 @@
+"""Scores responses in processes of their own, each response against the clock.
+
+    score(items) -> idle process -> reward.score -> ScoredResponse
+                        |
+                        +-- too late or dead: killed and replaced, the others go on
+
+The processes are plain children with a socket each, not a multiprocessing pool: they import the
+reward and nothing of the caller (a pool would import the caller's main module, in a Ray actor all
+of Ray), the reward runs in their main thread, and waiting never blocks the caller's event loop.
+"""
+
+import asyncio
+import json
+import os
+import pickle
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cost.types import RewardStatus
+from rollout.rewards.types import Reward, Score
+
+_START_SECONDS = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class ScoredResponse:
+    """How the scoring of one response ended."""
+
+    score: Score | None
+    """None unless `status` is OK."""
+    status: RewardStatus
+    error: str
+    """The reward's traceback or what became of its process; "" when OK."""
+
+
+class RewardPool:
+    """A fixed number of reward processes, shared by all calls of `score`.
+
+    Belongs to one event loop: start, use and close it in the thread of that loop.
+    """
+
+    def __init__(
+        self, reward: Reward, num_processes: int = 1, timeout_seconds: float = 10.0
+    ) -> None:
+        """Hold the settings; `start` starts the processes.
+
+        Args:
+            reward: Picklable, importable by the processes under the caller's `sys.path`.
+            num_processes: Responses scored at the same time, at least 1.
+            timeout_seconds: Wall-clock limit of one response, positive; waiting for a process
+                does not count.
+
+        Raises:
+            ValueError: If a number is out of range.
+        """
+        if num_processes < 1:
+            raise ValueError(f"num_processes must be at least 1, got {num_processes!r}")
+        if not timeout_seconds > 0:
+            raise ValueError(f"timeout_seconds must be positive, got {timeout_seconds!r}")
+        self._reward = pickle.dumps(reward)
+        self._timeout_seconds = timeout_seconds
+        self._num_processes = num_processes
+        # Free places: an idle process, or None where one has to be started.
+        self._places: asyncio.Queue[_Child | None] = asyncio.Queue()
+        for _ in range(num_processes):
+            self._places.put_nowait(None)
+        self._children: set[_Child] = set()
+        self._closed = False
+
+    async def start(self) -> None:
+        """Start all processes and wait until each has loaded the reward; again is harmless.
+
+        Raises:
+            RuntimeError: If a process cannot load the reward, with its traceback.
+        """
+        outcomes = await asyncio.gather(
+            *(self._fill_place() for _ in range(self._num_processes)), return_exceptions=True
+        )
+        for outcome in outcomes:
+            if outcome is not None:
+                raise outcome
+
+    async def score(self, items: Sequence[tuple[str, str, str]]) -> list[ScoredResponse]:
+        """Score responses, in order; a slow or failing one spoils no other.
+
+        Args:
+            items: (prompt_text, response_text, answer) of each, the arguments of `Reward.score`.
+
+        Raises:
+            RuntimeError: If the pool is closed, or a process cannot load the reward.
+        """
+        if self._closed:
+            raise RuntimeError("the reward pool is closed")
+        return list(await asyncio.gather(*(self._score_one(item) for item in items)))
+
+    def close(self) -> None:
+        """Kill all processes for good; calls under way fail."""
+        self._closed = True
+        for child in tuple(self._children):
+            self._discard(child)
+
+    async def _fill_place(self) -> None:
+        child = await self._places.get()
+        try:
+            child = child or await self._new_child()
+        finally:
+            self._places.put_nowait(child)
+
+    async def _score_one(self, item: tuple[str, str, str]) -> ScoredResponse:
+        child = await self._places.get()
+        healthy = False
+        try:
+            if child is None:
+                child = await self._new_child()
+            answer = await asyncio.wait_for(child.ask(item), self._timeout_seconds)
+            healthy = True
+        except TimeoutError:
+            message = f"scoring took longer than {self._timeout_seconds} seconds"
+            return ScoredResponse(None, RewardStatus.TIMED_OUT, message)
+        except (EOFError, ConnectionError):
+            assert child is not None
+            message = f"the reward process ended with exit code {await child.exit_code()}"
+            return ScoredResponse(None, RewardStatus.CRASHED, message)
+        finally:
+            if child is not None and not healthy:
+                self._discard(child)
+            self._places.put_nowait(child if healthy else None)
+        if "error" in answer:
+            return ScoredResponse(None, RewardStatus.CRASHED, answer["error"])
+        return ScoredResponse(Score(**answer["score"]), RewardStatus.OK, "")
+
+    async def _new_child(self) -> "_Child":
+        if self._closed:
+            raise RuntimeError("the reward pool is closed")
+        child = await _Child.start()
+        self._children.add(child)
+        try:
+            answer = await asyncio.wait_for(child.load(self._reward), _START_SECONDS)
+        except TimeoutError:
+            self._discard(child)
+            raise RuntimeError(
+                f"a reward process took longer than {_START_SECONDS} seconds to load the reward"
+            ) from None
+        except (EOFError, ConnectionError):
+            code = await child.exit_code()
+            self._discard(child)
+            raise RuntimeError(
+                f"a reward process ended with exit code {code} while it loaded the reward"
+            ) from None
+        except BaseException:
+            self._discard(child)
+            raise
+        if self._closed:
+            self._discard(child)
+            raise RuntimeError("the reward pool is closed")
+        if "error" in answer:
+            self._discard(child)
+            raise RuntimeError(f"a reward process cannot load the reward:\n{answer['error']}")
+        return child
+
+    def _discard(self, child: "_Child") -> None:
+        self._children.discard(child)
+        child.kill()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Child:
+    """A running `rollout.rewards.child` and the parent's end of its socket."""
+
+    process: subprocess.Popen[bytes]
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+    @classmethod
+    async def start(cls) -> "_Child":
+        ours, theirs = socket.socketpair()
+        with theirs:
+            descriptor = theirs.fileno()
+            arguments = [f"{__package__}.child", str(descriptor), str(os.getpid())]
+            import_path = os.pathsep.join(folder or os.getcwd() for folder in sys.path)
+            process = subprocess.Popen(
+                [sys.executable, "-m", *arguments],
+                pass_fds=[descriptor],
+                stdin=subprocess.DEVNULL,
+                env={**os.environ, "PYTHONPATH": import_path},
+                # Ctrl-C is the parent's to handle.
+                start_new_session=True,
+            )
+        ours.setblocking(False)
+        reader, writer = await asyncio.open_unix_connection(sock=ours)
+        return cls(process, reader, writer)
+
+    async def load(self, reward: bytes) -> dict[str, Any]:
+        return await self._exchange(reward)
+
+    async def ask(self, request: tuple[str, str, str]) -> dict[str, Any]:
+        return await self._exchange(json.dumps(request).encode())
+
+    async def _exchange(self, body: bytes) -> dict[str, Any]:
+        self.writer.write(len(body).to_bytes(4, "big") + body)
+        await self.writer.drain()
+        size = int.from_bytes(await self.reader.readexactly(4), "big")
+        answer: dict[str, Any] = json.loads(await self.reader.readexactly(size))
+        return answer
+
+    async def exit_code(self) -> int:
+        # Python closes the socket a moment before the process ends.
+        for _ in range(100):
+            if self.process.poll() is not None:
+                break
+            await asyncio.sleep(0.01)
+        self.kill()
+        return self.process.wait()
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+        self.writer.close()

@@ -1,0 +1,148 @@
+"""The chain task: generated digit arithmetic, small enough to learn on one core.
+
+    question   a3 b+4 c-2 d*3
+    verbose    b+4=7 c-2=5 d*3=5 #### 5
+    terse      b7 c5 d5 #### 5
+
+A chain starts at a digit and applies labelled steps modulo 10. The number of steps sets the length
+of a response and the share of products its difficulty, so that prompts differ widely in both.
+Questions whose CRC-32 is a multiple of 50 are held out and never trained on.
+"""
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rollout.tasks.prompts import Check, Item, is_held_out, make_prompts, require_split
+from rollout.types import Prompt
+
+NUM_STEPS = (2, 3, 4, 5, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 25)
+PRODUCT_SHARES = (0.0, 0.15, 0.4, 0.8)
+HELD_OUT_ONE_IN = 50
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """One question: a start digit and the steps that follow.
+
+    Example: Chain(start=3, steps=(("+", 4), ("*", 3))) asks "a3 b+4 c*3"; its answer is "1".
+    """
+
+    start: int
+    """First value, in [0, 10)."""
+    steps: tuple[tuple[str, int], ...]
+    """Operation ("+", "-", "*") and operand (2 to 9) of each step; at most 25, labelled b to z."""
+
+    @property
+    def question(self) -> str:
+        """The user's message."""
+        steps = (f"{_label(i)}{op}{operand}" for i, (op, operand) in enumerate(self.steps))
+        return " ".join((f"a{self.start}", *steps))
+
+    @property
+    def answer(self) -> str:
+        """The last result, one digit."""
+        value = self.start
+        for op, operand in self.steps:
+            value = apply_step(value, op, operand)
+        return str(value)
+
+
+@dataclass(slots=True, kw_only=True)
+class Teacher:
+    """Writes worked solutions with mistakes; the mistakes set how well a pupil samples."""
+
+    verbose_share: float = 0.7
+    """Share of solutions that repeat the operation in each step, in [0, 1]."""
+    plus_error: float = 0.02
+    """Chance that a sum is off by one, in [0, 1]."""
+    minus_error: float = 0.06
+    """Chance that a difference is off by one, in [0, 1]."""
+    times_error: float = 0.18
+    """Chance that a product is off by one, in [0, 1]."""
+
+    def __post_init__(self) -> None:
+        """Refuse what is not a probability."""
+        for name in ("verbose_share", "plus_error", "minus_error", "times_error"):
+            value = getattr(self, name)
+            if not 0.0 <= value <= 1.0:
+                raise ValueError(f"teacher.{name} must lie in [0, 1], got {value!r}")
+
+    def solve(self, chain: Chain, rng: random.Random) -> str:
+        """Write a solution; steps after a mistake continue from the wrong value."""
+        errors = {"+": self.plus_error, "-": self.minus_error, "*": self.times_error}
+        verbose = rng.random() < self.verbose_share
+        value = chain.start
+        words = []
+        for i, (op, operand) in enumerate(chain.steps):
+            value = apply_step(value, op, operand)
+            if rng.random() < errors[op]:
+                value = (value + rng.choice((-1, 1))) % 10
+            words.append(f"{_label(i)}{op}{operand}={value}" if verbose else f"{_label(i)}{value}")
+        return " ".join((*words, "####", str(value)))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ChainTask:
+    """A fixed set of chain questions, the same for the same seed."""
+
+    split: str = "train"
+    """"train" or "held_out"; the two never share a question."""
+    num_prompts: int = 192
+    """Questions in the set, at least 1."""
+    seed: int = 0
+    """Which set to draw."""
+    max_steps: int = 25
+    """Longest chain, 2 to 25; a response takes 3 or 6 tokens a step."""
+
+    def __post_init__(self) -> None:
+        """Refuse settings that name no set of questions."""
+        require_split(self.split)
+        if self.num_prompts < 1:
+            raise ValueError(f"task.num_prompts must be at least 1, got {self.num_prompts!r}")
+        if not NUM_STEPS[0] <= self.max_steps <= NUM_STEPS[-1]:
+            raise ValueError(f"task.max_steps must lie in [2, 25], got {self.max_steps!r}")
+
+    def prompts(
+        self, tokenizer: Any, *, max_tokens: int | None = None, check: Check | None = None
+    ) -> list[Prompt]:
+        """Draw the set and tokenise it; see `rollout.tasks.prompts.Task`."""
+        return make_prompts(self._items(), tokenizer, max_tokens=max_tokens, check=check)
+
+    def _items(self) -> Iterator[Item]:
+        rng = random.Random(f"{self.seed}/{self.split}")
+        lengths = [k for k in NUM_STEPS if k <= self.max_steps]
+        seen: set[str] = set()
+        held_out = self.split == "held_out"
+        while len(seen) < self.num_prompts:
+            chain = draw_chain(rng, lengths)
+            question = chain.question
+            if question in seen or is_held_out(question, HELD_OUT_ONE_IN) != held_out:
+                continue
+            seen.add(question)
+            yield Item(question, chain.answer, source="chain", place=f"chain {len(seen) - 1}")
+
+
+def draw_chain(rng: random.Random, lengths: Sequence[int] = NUM_STEPS) -> Chain:
+    """Draw a question: its number of steps from `lengths`, its share of products independently."""
+    num_steps = rng.choice(lengths)
+    product_share = rng.choice(PRODUCT_SHARES)
+    steps = tuple(
+        ("*" if rng.random() < product_share else rng.choice("+-"), rng.randint(2, 9))
+        for _ in range(num_steps)
+    )
+    return Chain(start=rng.randint(0, 9), steps=steps)
+
+
+def apply_step(value: int, op: str, operand: int) -> int:
+    """Apply one operation modulo 10."""
+    if op == "+":
+        return (value + operand) % 10
+    if op == "-":
+        return (value - operand) % 10
+    return (value * operand) % 10
+
+
+def _label(step: int) -> str:
+    return chr(ord("b") + step)

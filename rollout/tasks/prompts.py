@@ -1,0 +1,174 @@
+"""From questions to prompts: tokenise, then refuse or set aside what cannot be used.
+
+    task's questions -> Item -> make_prompts -> Prompt
+
+Every task ends here, so that duplicates and prompts that are too long are treated alike. What is
+left out is counted and logged, never dropped in silence.
+"""
+
+import logging
+import zlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from rollout.types import Prompt
+
+_log = logging.getLogger(__name__)
+
+Check = Callable[[str], None]
+"""Raises ValueError for an answer that a reward cannot use; see `rollout.rewards.types.Reward`."""
+
+
+class Task(Protocol):
+    """The plug `task`: where prompts come from."""
+
+    def prompts(
+        self, tokenizer: Any, *, max_tokens: int | None = None, check: Check | None = None
+    ) -> list[Prompt]:
+        """Make the prompts of the split that the task's settings name.
+
+        Args:
+            tokenizer: The policy's Hugging Face tokenizer.
+            max_tokens: Longest prompt that leaves room for a response; None sets no limit.
+            check: The reward's check of an answer; None accepts every answer.
+
+        Raises:
+            ValueError: If a prompt or an answer cannot be used.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One question before it is tokenised."""
+
+    text: str
+    """The user's message."""
+    answer: str
+    """What the reward compares a response with."""
+    source: str
+    """Name of the data set or generator."""
+    place: str
+    """Where it comes from, for error messages, such as "data.jsonl:12"."""
+    messages: tuple[dict[str, str], ...] | None = None
+    """The conversation, when it is more than the user's message alone."""
+
+
+def make_prompts(
+    items: Iterable[Item],
+    tokenizer: Any,
+    *,
+    max_tokens: int | None = None,
+    long_prompts: str = "refuse",
+    duplicates: str = "refuse",
+    check: Check | None = None,
+    chat: bool = True,
+) -> list[Prompt]:
+    """Tokenise questions and number the ones that can be used.
+
+    Args:
+        items: The task's questions, in order.
+        tokenizer: The policy's Hugging Face tokenizer.
+        max_tokens: Longest prompt in tokens, template included; None sets no limit.
+        long_prompts: "refuse" stops at the first prompt that is too long, "skip" leaves it out.
+        duplicates: "refuse" stops at the first repeated prompt, "skip" keeps the first of its kind.
+        check: Raises ValueError for an answer that the reward cannot use.
+        chat: Wrap the question in the chat template; False tokenises the bare text.
+
+    Raises:
+        ValueError: If a prompt is refused, if an answer fails the check, if the tokenizer has no
+            chat template, or if nothing is left.
+    """
+    require_policy("task.long_prompts", long_prompts)
+    require_policy("task.duplicates", duplicates)
+    prompts: list[Prompt] = []
+    first_place: dict[bytes, str] = {}
+    num_long = num_repeated = 0
+    for item in items:
+        if check is not None:
+            _check_answer(item, check)
+        token_ids = np.asarray(_encode(item, tokenizer, chat=chat), dtype=np.int32)
+        if max_tokens is not None and len(token_ids) > max_tokens:
+            if long_prompts == "refuse":
+                raise ValueError(
+                    f"{item.place} is longer than the {max_tokens} tokens left for a prompt; raise "
+                    "model.max_model_len, lower rollout.max_tokens or set task.long_prompts=skip, "
+                    f"got {len(token_ids)} tokens"
+                )
+            num_long += 1
+            continue
+        key = token_ids.tobytes()
+        if key in first_place:
+            if duplicates == "refuse":
+                raise ValueError(
+                    f"{item.place} repeats the prompt of {first_place[key]}; remove one or set "
+                    f"task.duplicates=skip, got {item.text[:80]!r}"
+                )
+            num_repeated += 1
+            continue
+        first_place[key] = item.place
+        prompts.append(Prompt(len(prompts), token_ids, item.answer, item.source, item.text))
+    if num_long or num_repeated:
+        _log.warning(
+            "left out %d prompts over %s tokens and %d repeated ones; %d remain",
+            num_long,
+            max_tokens,
+            num_repeated,
+            len(prompts),
+        )
+    if not prompts:
+        raise ValueError(
+            f"the task has no prompts: {num_long} were over {max_tokens} tokens and {num_repeated} "
+            "were repeated; raise model.max_model_len, choose another split or add prompts, got 0"
+        )
+    return prompts
+
+
+def require_policy(key: str, value: str) -> None:
+    """Refuse anything but "refuse" and "skip" as what to do about a prompt."""
+    if value not in ("refuse", "skip"):
+        raise ValueError(f"{key} must be refuse or skip, got {value!r}")
+
+
+def require_split(value: str, *others: str) -> None:
+    """Refuse anything but the splits there are: "train", "held_out" and `others`."""
+    names = ("train", "held_out", *others)
+    if value not in names:
+        raise ValueError(f"task.split must be one of {', '.join(names)}, got {value!r}")
+
+
+def is_held_out(text: str, one_in: int) -> bool:
+    """Whether a question belongs to the held-out split, by its own text.
+
+    The text decides, so that no seed and no size of either split can make the two overlap.
+
+    Args:
+        text: The question.
+        one_in: How many questions share one place in the held-out split, at least 1.
+    """
+    return zlib.crc32(text.encode()) % one_in == 0
+
+
+def _check_answer(item: Item, check: Check) -> None:
+    try:
+        check(item.answer)
+    except ValueError as error:
+        raise ValueError(f"{item.place} has an answer that the reward refuses: {error}") from error
+
+
+def _encode(item: Item, tokenizer: Any, *, chat: bool) -> list[int]:
+    if not chat:
+        return list(tokenizer.encode(item.text))
+    if not tokenizer.chat_template:
+        raise ValueError(
+            f"the tokenizer in {tokenizer.name_or_path or 'memory'} has no chat template; choose a "
+            "model with one, save one with its tokenizer, or set task.chat=false in a jsonl task "
+            f"of plain prompts, got chat_template={tokenizer.chat_template!r}"
+        )
+    messages = item.messages or ({"role": "user", "content": item.text},)
+    text = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+    # The template writes the special tokens itself; adding them again would double the first.
+    return list(tokenizer.encode(text, add_special_tokens=False))

@@ -1,0 +1,145 @@
+"""Questions from reasoning-gym's public generators, made on this machine.
+
+Only generators on the list below are offered. Each was tried on 25 questions: its scorer gives full
+marks to its own answer without any metadata, and less than 0.99 to wrong words, to the answer with
+a digit appended and to an unrelated number. Others reward wrong answers or fail on their own.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from rollout.tasks.prompts import (
+    Check,
+    Item,
+    is_held_out,
+    make_prompts,
+    require_policy,
+    require_split,
+)
+from rollout.types import Prompt
+
+DATASETS = frozenset(
+    {
+        "aiw",
+        "base_conversion",
+        "basic_arithmetic",
+        "chain_sum",
+        "count_bits",
+        "count_primes",
+        "decimal_chain_sum",
+        "dice",
+        "family_relationships",
+        "gcd",
+        "gsm_symbolic",
+        "isomorphic_strings",
+        "largest_island",
+        "lcm",
+        "leg_counting",
+        "letter_counting",
+        "needle_haystack",
+        "number_filtering",
+        "number_sequence",
+        "polynomial_multiplication",
+        "products",
+        "rectangle_count",
+        "simple_equations",
+        "simple_geometry",
+        "string_manipulation",
+        "syllogism",
+    }
+)
+_TRIES_PER_PROMPT = 200
+_LARGEST_INDEX = 1 << 30
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReasoningGymTask:
+    """A fixed set of different questions from one generator.
+
+    Questions whose CRC-32 is a multiple of `held_out_one_in` are the held-out split, so that the
+    two splits never share a question, however few the generator has.
+    """
+
+    dataset: str
+    """Name of the generator."""
+    split: str = "train"
+    """"train" or "held_out"."""
+    num_prompts: int = 256
+    """Questions in the set, at least 1."""
+    seed: int = 0
+    """Which set to draw; the same seed serves both splits."""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """Settings of the generator, such as `max_terms: 2`."""
+    instruction: str = "Put the final answer between <answer> and </answer>."
+    """Sentence added after the question; "" adds none."""
+    held_out_one_in: int = 10
+    """One question in this many is held out, at least 2."""
+    long_prompts: str = "refuse"
+    """What to do about prompts that are too long: "refuse" or "skip"."""
+
+    def __post_init__(self) -> None:
+        """Refuse generators off the list and settings that name no set."""
+        if self.dataset not in DATASETS:
+            raise ValueError(
+                f"task.dataset must be one of {', '.join(sorted(DATASETS))}, got {self.dataset!r}"
+            )
+        require_split(self.split)
+        require_policy("task.long_prompts", self.long_prompts)
+        if self.num_prompts < 1:
+            raise ValueError(f"task.num_prompts must be at least 1, got {self.num_prompts!r}")
+        if self.held_out_one_in < 2:
+            raise ValueError(
+                f"task.held_out_one_in must be at least 2, got {self.held_out_one_in!r}"
+            )
+
+    def prompts(
+        self, tokenizer: Any, *, max_tokens: int | None = None, check: Check | None = None
+    ) -> list[Prompt]:
+        """Draw the set and tokenise it; see `rollout.tasks.prompts.Task`."""
+        return make_prompts(
+            self._items(),
+            tokenizer,
+            max_tokens=max_tokens,
+            long_prompts=self.long_prompts,
+            check=check,
+        )
+
+    def _items(self) -> Iterator[Item]:
+        generator = open_dataset(self.dataset, self.seed, self.config)
+        held_out = self.split == "held_out"
+        seen: set[str] = set()
+        for index in range(self.num_prompts * _TRIES_PER_PROMPT):
+            if len(seen) == self.num_prompts:
+                return
+            entry = generator[index]
+            question = entry["question"].strip()
+            if question in seen or is_held_out(question, self.held_out_one_in) != held_out:
+                continue
+            seen.add(question)
+            text = f"{question} {self.instruction}".strip()
+            place = f"{self.dataset} {index}"
+            yield Item(text, entry["answer"].strip(), source=self.dataset, place=place)
+        if len(seen) < self.num_prompts:
+            raise ValueError(
+                f"task.num_prompts is more than {self.dataset} offers in the {self.split} split: "
+                f"{len(seen)} different questions in {self.num_prompts * _TRIES_PER_PROMPT} draws; "
+                f"ask for fewer or widen task.config, got {self.num_prompts!r}"
+            )
+
+
+def open_dataset(name: str, seed: int, config: Mapping[str, Any]) -> Any:
+    """Open a generator; its entries are made when they are asked for.
+
+    Raises:
+        ValueError: If the generator refuses its settings.
+    """
+    import reasoning_gym
+
+    try:
+        return reasoning_gym.create_dataset(name, size=_LARGEST_INDEX, seed=seed, **config)
+    except (TypeError, AssertionError, ValueError) as error:
+        raise ValueError(
+            f"task.config does not fit {name}: {error}; see the generator's settings, "
+            f"got {dict(config)!r}"
+        ) from error

@@ -1,0 +1,48 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from cost.reports import checked, digest, usable
+from cost.types import Ticket
+
+TICKET = Ticket(
+    ticket_id=3, prompt_index=2, num_samples=4, probability=0.5, weight=1.0, max_tokens=128
+)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"prompt_index": 1}, r"report\.prompt_index must be 2"),
+        ({"lengths": np.array([1, 2, 3])}, r"report\.truncated must have shape \(3,\)"),
+        ({"lengths": np.array([1, 2, 3, -1])}, r"report\.lengths must be .* got .*-1"),
+        ({"lengths": np.arange(5)}, r"report\.lengths must hold at most the 4 responses"),
+        ({"surprise": np.array([1, 2, np.nan, 1])}, r"report\.surprise must be finite .*nan"),
+        ({"rewards": np.array([1, 2, np.nan, 1])}, r"report\.rewards must be finite where .*nan"),
+        ({"rewards": np.zeros(3)}, r"report\.rewards must have shape"),
+        ({"status": np.array([0, 0, 7, 0])}, r"report\.status must be a RewardStatus, got .*7"),
+        ({"prefill_tokens": -1}, r"report\.prefill_tokens must be .* got -1"),
+        ({"engine_seconds": float("nan")}, r"report\.engine_seconds must be .* got nan"),
+        ({"prompt_tokens": 0}, r"report\.prompt_tokens must be positive, got 0"),
+    ],
+)
+def test_refuses(make_report, changes, message):
+    with pytest.raises(ValueError, match=message):
+        checked(make_report(TICKET, **changes), TICKET)
+
+
+def test_unusable_rewards_become_nan(make_report):
+    status, rewards = np.array([0, 1, 2, 0]), np.array([1.0, 5.0, np.nan, 0.0])
+    report = checked(make_report(TICKET, status=status, rewards=rewards), TICKET)
+    np.testing.assert_array_equal(report.rewards, [1, np.nan, np.nan, 0])
+    assert usable(report).tolist() == [True, False, False, True]
+
+
+def test_digest_sees_every_field(make_report):
+    report = checked(make_report(TICKET), TICKET)
+    assert digest(checked(make_report(TICKET), TICKET)) == digest(report)
+    for name in report.__slots__:
+        value = getattr(report, name)
+        changed = ~value if name == "truncated" else value + 1
+        assert digest(replace(report, **{name: changed})) != digest(report), name

@@ -1,0 +1,43 @@
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from cost.lengths import PoolShrunkLength
+from cost.prices import TokenPrice
+from cost.state import NoState, from_plain, initial_state, to_plain, updated, with_state
+
+
+def test_round_trip_of_nested_states(pool, make_visit):
+    plug = PoolShrunkLength()
+    state = updated(plug, initial_state(plug, pool), pool, [make_visit(0, [10, 20])])
+    plain = to_plain(state)
+    assert isinstance(plain["prior"]["gram"], np.ndarray)
+    restored = from_plain(initial_state(plug, pool), plain)
+    np.testing.assert_array_equal(
+        plug.estimate(pool, state=restored), plug.estimate(pool, state=state)
+    )
+
+
+def test_plugs_that_do_not_learn_have_no_state(pool):
+    assert initial_state(TokenPrice(), pool) is None
+    assert updated(TokenPrice(), None, pool, []) is None
+    assert to_plain(None) is None and from_plain(None, None) is None
+    assert from_plain(NoState(), to_plain(NoState())) == NoState()
+
+
+def test_method_takes_state_only_where_there_is_one():
+    @dataclass(frozen=True, slots=True)
+    class Scaled:
+        def price(self, tokens: int, *, state: int) -> int:
+            return tokens * state
+
+    assert with_state(Scaled().price, 3)(5) == 15
+    assert with_state(abs, None)(-5) == 5
+
+
+def test_refuses_the_state_of_another_plug(pool):
+    with pytest.raises(ValueError, match=r"state must have the fields .* got"):
+        from_plain(initial_state(PoolShrunkLength(), pool), {"masses": np.zeros(4)})
+    with pytest.raises(ValueError, match="state must have the fields"):
+        from_plain(None, {"masses": np.zeros(4)})

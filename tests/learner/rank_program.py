@@ -1,0 +1,74 @@
+"""Run by test_deepspeed_engine.py once per rank: `python rank_program.py FOLDER`.
+
+Reads FOLDER/task.pt, takes three optimiser steps in every ZeRO stage (one good, one that the last
+rank spoils, one good), and leaves what it saw in FOLDER/rank{rank}.pt.
+"""
+
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from deepspeed.utils import safe_get_full_grad
+
+from learner.config import LearnerConfig
+from learner.deepspeed_engine import DeepSpeedEngine
+from learner.objectives import ClippedSurrogate
+from learner.update import update_step
+
+
+class WatchedEngine(DeepSpeedEngine):
+    """Keeps the gradient that a step is about to use."""
+
+    def step(self):
+        self.gradients = {
+            name: safe_get_full_grad(parameter).cpu().clone()
+            for name, parameter in self.model.named_parameters()
+        }
+        return super().step()
+
+
+def main(folder: Path) -> None:
+    """Train and write the results."""
+    task = torch.load(folder / "task.pt", weights_only=False)
+    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    rows = task["rows"][rank]
+    spoilt = rows
+    if rank == world_size - 1:
+        spoilt = [replace(rows[0], loss_weights=rows[0].loss_weights * torch.nan), *rows[1:]]
+    results = {}
+    for stage, tied, dtype, checkpointing in task["runs"]:
+        config = LearnerConfig(
+            num_workers=world_size,
+            zero_stage=stage,
+            dtype=dtype,
+            lr=1e-3,
+            adam_eps=1e-4,
+            weight_decay=0.01,
+            gradient_checkpointing=checkpointing,
+        )
+        engine = WatchedEngine(config, task["models"][tied], temperature=0.9)
+        gradients, outcomes, losses, weights = [], [], [], []
+        for step_rows in (rows, spoilt, rows):
+            sums = update_step(engine, step_rows, ClippedSurrogate())
+            gradients.append(engine.gradients)
+            outcomes.append(sums.outcome)
+            losses.append(sums.loss)
+            weights.append({n: t.float().clone() for n, t in engine.full_parameters()})
+        path = folder / f"checkpoint-{stage}-{tied}-{dtype}"
+        engine.save_pretrained(path, task["tokenizer"])
+        results[stage, tied, dtype, checkpointing] = {
+            "gradients": gradients,
+            "outcomes": outcomes,
+            "losses": losses,
+            "weights": weights,
+            "metadata": engine.parameter_metadata(),
+            "checkpoint": str(path),
+        }
+    torch.save(results, folder / f"rank{rank}.pt")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main(Path(sys.argv[1]))

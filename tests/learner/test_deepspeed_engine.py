@@ -1,0 +1,149 @@
+"""DeepSpeed on two ranks in every ZeRO stage, against one rank of plain torch.
+
+One pair of processes goes through all stages, since starting them is what takes time.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from learner.batch import collate
+from learner.objectives import ClippedSurrogate
+from learner.update import update_step
+
+pytestmark = pytest.mark.system
+
+RUNS = [
+    (0, False, "float32", False),
+    (1, False, "float32", False),
+    (2, False, "float32", False),
+    (3, False, "float32", False),
+    (3, True, "float32", True),
+    (2, True, "bfloat16", False),
+]
+EXACT = RUNS[:4]
+
+
+def rank_environment(rank: int, world_size: int, port: int) -> dict[str, str]:
+    return os.environ | {
+        "RANK": str(rank),
+        "WORLD_SIZE": str(world_size),
+        "LOCAL_RANK": "0",
+        "LOCAL_SIZE": str(world_size),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "DS_ACCELERATOR": "cpu",
+        "CUDA_VISIBLE_DEVICES": "",
+    }
+
+
+@pytest.fixture(scope="module")
+def rows(pack, batch):
+    """Two ranks' rows, split unevenly: the first has more responses, the second ends in padding."""
+    [every] = pack(*batch, row_tokens=48)
+    half = len(every) // 2 + 1
+    ranks = every[:half], every[half:] + [collate([])] * (2 * half - len(every))
+    assert ranks[1][-1].is_padding
+    return ranks
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory, model_paths, rows):
+    """Per rank, what rank_program.py saw in every run."""
+    folder = tmp_path_factory.mktemp("ranks")
+    tokenizer = folder / "tokenizer"
+    tokenizer.mkdir()
+    (tokenizer / "tokenizer.json").write_text("{}")
+    task = {
+        "rows": rows,
+        "runs": RUNS,
+        "models": {tied: str(path) for tied, path in model_paths.items()},
+        "tokenizer": tokenizer,
+    }
+    torch.save(task, folder / "task.pt")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    program = Path(__file__).with_name("rank_program.py")
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, str(program), str(folder)],
+            env=rank_environment(rank, 2, port),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    try:
+        outputs = [process.communicate(timeout=240)[0] for process in ranks]
+    finally:
+        for process in ranks:
+            process.kill()
+    for process, output in zip(ranks, outputs, strict=True):
+        assert process.returncode == 0, output[-4000:]
+    return [torch.load(folder / f"rank{rank}.pt", weights_only=False) for rank in range(2)]
+
+
+@pytest.fixture(scope="module")
+def reference(plain_engine, rows):
+    """What the two good steps look like in plain torch, all rows on one rank."""
+    engine = plain_engine(temperature=0.9)
+    all_rows = [row for rank_rows in rows for row in rank_rows]
+    steps = []
+    for _ in range(2):
+        sums = update_step(engine, all_rows, ClippedSurrogate())
+        weights = {n: p.detach().clone() for n, p in engine.model.named_parameters()}
+        steps.append((sums, engine.gradients, weights))
+    return steps
+
+
+def difference(ours, theirs):
+    assert ours.keys() == theirs.keys()
+    return max((ours[name] - theirs[name]).abs().max().item() for name in ours)
+
+
+@pytest.mark.parametrize("run", EXACT)
+def test_every_stage_takes_the_gradient_and_the_step_of_one_plain_rank(results, reference, run):
+    for step, index in ((0, 0), (1, 2)):
+        sums, gradients, weights = reference[step]
+        assert difference(results[0][run]["gradients"][index], gradients) < 2e-6
+        assert difference(results[0][run]["weights"][index], weights) < 1e-5
+        loss = sum(rank[run]["losses"][index] for rank in results)
+        assert loss == pytest.approx(sums.loss, abs=1e-6)
+        norm = results[0][run]["outcomes"][index].grad_norm
+        assert norm == pytest.approx(sums.outcome.grad_norm, rel=1e-5)
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_a_spoilt_step_is_skipped_by_all_ranks_and_the_next_is_not(results, run):
+    for rank in results:
+        assert [outcome.applied for outcome in rank[run]["outcomes"]] == [True, False, True]
+        first, spoilt, last = rank[run]["weights"]
+        assert difference(first, spoilt) == 0.0
+        assert difference(spoilt, last) > 1e-4
+        assert not torch.isfinite(torch.tensor(rank[run]["outcomes"][1].grad_norm))
+    assert difference(results[0][run]["weights"][2], results[1][run]["weights"][2]) == 0.0
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_the_checkpoint_holds_the_trained_weights(results, run, model_paths):
+    state = results[0][run]
+    model = AutoModelForCausalLM.from_pretrained(state["checkpoint"], dtype=torch.float32)
+    loaded = {name: parameter.detach() for name, parameter in model.named_parameters()}
+    assert difference(loaded, state["weights"][2]) == 0.0
+    assert (Path(state["checkpoint"]) / "tokenizer.json").exists()
+    stored = AutoModelForCausalLM.from_pretrained(model_paths[run[1]])
+    expected = [
+        (name, getattr(torch, run[2]), tuple(parameter.shape))
+        for name, parameter in stored.named_parameters()
+    ]
+    assert state["metadata"] == expected

@@ -1,0 +1,223 @@
+"""The driver's side: first with hand-written workers, then with real ones."""
+
+import asyncio
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from cost.types import LengthReport
+from learner.config import LearnerConfig
+from learner.objectives import ClippedSurrogate
+from learner.team import DivergedError, LearnerTeam
+from learner.update import StepOutcome, StepSums, update_step
+from rollout.types import GroupRef
+
+
+def reference_to(group, data):
+    n = len(group.trajectories)
+    report = LengthReport(
+        ticket_id=group.ticket.ticket_id,
+        prompt_index=group.ticket.prompt_index,
+        prompt_tokens=len(group.prompt.token_ids),
+        prefill_tokens=0,
+        lengths=np.array([len(trajectory.token_ids) for trajectory in group.trajectories], int),
+        truncated=np.zeros(n, bool),
+        rewards=np.zeros(n),
+        status=np.zeros(n, int),
+        surprise=np.zeros(n),
+        engine_seconds=0.0,
+        version=0,
+    )
+    return GroupRef(report=report, num_tokens=0, data=data if n else None)
+
+
+def nothing_kept(selection):
+    none = np.zeros(len(selection.keep))
+    return replace(selection, keep=none.astype(bool), weight=none)
+
+
+class FakeCall:
+    """An actor's method: `remote(...)` gives something to await."""
+
+    def __init__(self, function):
+        self._function = function
+
+    def remote(self, *args):
+        return self._function(*args)
+
+
+class FakeWorker:
+    """Records what it is asked to train on; every step ends with `outcome`."""
+
+    def __init__(self, outcome=StepOutcome(True, 1.0, 1e-6), seconds=0.0):  # noqa: B008
+        self.calls = []
+        self.update = FakeCall(self._update)
+        self._outcome, self._seconds = outcome, seconds
+
+    async def _update(self, groups, selections, plans):
+        self.calls.append((groups, plans))
+        await asyncio.sleep(self._seconds)
+        return [StepSums(0.0, 1, 1, len(p.rows), {}, 0.0, self._outcome) for p in plans]
+
+
+def test_each_kept_response_is_trained_on_once_and_refs_go_where_they_are_needed(batch):
+    groups, selections = batch
+    keep = np.array([True, False, True, True])
+    selections = [replace(selections[0], keep=keep, weight=keep * 1.5), *selections[1:]]
+    refs = [reference_to(group, f"data {k}") for k, group in enumerate(groups)]
+    workers = [FakeWorker(), FakeWorker()]
+    config = LearnerConfig(num_workers=2, row_tokens=48, num_minibatches=2)
+    team = LearnerTeam(workers, config, seed=1)
+    metrics = asyncio.run(team.update(refs, selections, step=4))
+    trained, parts = [], []
+    for worker in workers:
+        [(given, plans)] = worker.calls
+        mine = {k for plan in plans for row in plan.rows for k, _ in row}
+        assert given == [f"data {k}" if k in mine else None for k in range(5)]
+        trained += [response for plan in plans for row in plan.rows for response in row]
+        parts.append([(plan.num_groups, len(plan.rows)) for plan in plans])
+    kept = [(k, int(j)) for k in range(5) for j in np.flatnonzero(selections[k].keep)]
+    assert sorted(trained) == kept
+    assert parts[0] == parts[1]
+    assert sorted(num_groups for num_groups, _ in parts[0]) == [2, 3]
+    assert metrics["learner/optimizer_steps"] == 2
+
+
+def test_the_cut_into_steps_ignores_the_thinning_and_changes_every_step(batch):
+    groups, selections = batch
+    refs = [reference_to(group, k) for k, group in enumerate(groups)]
+    one_left = [*map(nothing_kept, selections[:-1]), selections[-1]]
+
+    def step_of_group_4(selections, step, epoch=0):
+        worker = FakeWorker()
+        team = LearnerTeam([worker], LearnerConfig(num_minibatches=2), seed=1)
+        metrics = asyncio.run(team.update(refs, selections, step=step, epoch=epoch))
+        plans = worker.calls[0][1]
+        return metrics, [p.num_groups for p in plans if any(k == 4 for r in p.rows for k, _ in r)]
+
+    for step in range(8):
+        metrics, alone = step_of_group_4(one_left, step)
+        assert alone == step_of_group_4(selections, step)[1]
+        assert metrics["learner/empty_steps"] == 1 and metrics["learner/optimizer_steps"] == 1
+    sizes = [step_of_group_4(selections, s, e)[1] for s in range(6) for e in range(2)]
+    assert [2] in sizes and [3] in sizes
+
+
+def test_a_batch_of_which_nothing_was_kept_reaches_no_worker(batch):
+    groups, selections = batch
+    refs = [reference_to(group, k) for k, group in enumerate(groups)]
+    worker = FakeWorker()
+    team = LearnerTeam([worker], LearnerConfig(), seed=1)
+    metrics = asyncio.run(team.update(refs, [nothing_kept(s) for s in selections], step=0))
+    assert not worker.calls
+    assert metrics["learner/empty_steps"] == 1
+    assert metrics["learner/optimizer_steps"] == metrics["learner/skipped_steps"] == 0
+
+
+def test_too_many_steps_that_are_not_finite_end_the_run(batch):
+    groups, selections = batch
+    refs = [reference_to(group, k) for k, group in enumerate(groups)]
+    worker = FakeWorker(StepOutcome(False, float("nan"), 1e-6))
+    team = LearnerTeam([worker], LearnerConfig(max_skipped_steps=2), seed=1)
+    metrics = asyncio.run(team.update(refs, selections, step=0))
+    assert metrics["learner/skipped_steps"] == 1
+    with pytest.raises(DivergedError, match=r"2 optimiser steps in a row .*max_skipped_steps"):
+        asyncio.run(team.update(refs, selections, step=1))
+
+
+def test_waiting_has_a_deadline(batch):
+    groups, selections = batch
+    refs = [reference_to(group, k) for k, group in enumerate(groups)]
+    team = LearnerTeam([FakeWorker(seconds=5)], LearnerConfig(update_deadline_seconds=0.05), seed=1)
+    with pytest.raises(TimeoutError, match=r"learner\.update_deadline_seconds = 0\.05"):
+        asyncio.run(team.update(refs, selections, step=0))
+
+
+def test_selections_of_other_groups_are_refused(batch):
+    groups, selections = batch
+    refs = [reference_to(group, k) for k, group in enumerate(groups)]
+    team = LearnerTeam([FakeWorker()], LearnerConfig(), seed=1)
+    with pytest.raises(ValueError, match=r"^selections must be .* got \[4, 3, 2, 1, 0\]$"):
+        asyncio.run(team.update(refs, selections[::-1], step=0))
+
+
+@pytest.mark.system
+def test_two_real_workers_train_like_one_plain_engine(
+    batch, pack, plain_engine, model_paths, tmp_path
+):
+    ray = pytest.importorskip("ray")
+    groups, selections = batch
+    root = str(Path(__file__).parents[2])
+    variables = {"PYTHONPATH": root, "DS_ACCELERATOR": "cpu"}
+    ray.init(
+        num_cpus=2,
+        include_dashboard=False,
+        configure_logging=False,
+        log_to_driver=False,
+        runtime_env={"env_vars": variables},
+    )
+    config = LearnerConfig(
+        num_workers=2, zero_stage=2, lr=1e-3, adam_eps=1e-4, weight_decay=0.01, row_tokens=48
+    )
+
+    async def train():
+        team = await LearnerTeam.start(
+            config,
+            str(model_paths[False]),
+            ClippedSurrogate(),
+            temperature=0.9,
+            seed=0,
+            actor_options=[{"num_cpus": 0.5}] * 2,
+        )
+        refs = [reference_to(group, ray.put(group)) for group in groups]
+        metrics = await team.update(refs, selections, step=0)
+        empty = await team.update(refs, [nothing_kept(s) for s in selections], step=1)
+        sequences = [
+            (group.prompt.token_ids, trajectory.token_ids)
+            for group in groups
+            for trajectory in group.trajectories
+        ]
+        scores = await team.logprobs(sequences)
+        await team.save(str(tmp_path / "trained"))
+        # A group that is not what its report says fails on one rank; the other must not hang us.
+        other = replace(groups[3], ticket=replace(groups[3].ticket, ticket_id=99))
+        refs[3] = replace(refs[3], data=ray.put(other))
+        started = time.monotonic()
+        with pytest.raises(ValueError, match=r"selection\.ticket_id must be the group's 99") as e:
+            await team.update(refs, selections, step=2)
+        assert "segment_of" in str(e.value), "the worker's own traceback"
+        team.close()
+        return metrics, empty, scores, time.monotonic() - started
+
+    try:
+        metrics, empty, scores, seconds = asyncio.run(train())
+    finally:
+        ray.shutdown()
+    assert seconds < 30
+
+    engine = plain_engine(temperature=0.9)
+    [rows] = pack(groups, selections)
+    sums = update_step(engine, rows, ClippedSurrogate())
+    assert metrics["learner/loss"] == pytest.approx(sums.loss, abs=1e-6)
+    assert metrics["learner/grad_norm"] == pytest.approx(sums.outcome.grad_norm, rel=1e-5)
+    assert metrics["learner/tokens"] == sums.num_tokens == 146
+    for name, total in sums.token_sums.items():
+        assert metrics[f"learner/{name}"] == pytest.approx(total / 146, abs=1e-5)
+    assert empty["learner/optimizer_steps"] == 0
+    saved = AutoModelForCausalLM.from_pretrained(tmp_path / "trained")
+    for ours, theirs in zip(saved.parameters(), engine.model.parameters(), strict=True):
+        assert (ours - theirs).abs().max() < 1e-5
+    trajectories = [(g, t) for g in groups for t in g.trajectories]
+    for (group, trajectory), score in zip(trajectories, scores, strict=True):
+        token_ids = np.concatenate([group.prompt.token_ids, trajectory.token_ids])
+        with torch.no_grad():
+            logits = saved(torch.from_numpy(token_ids).long()[None]).logits[0] / 0.9
+        logprobs = logits.log_softmax(-1)[np.arange(len(token_ids) - 1), token_ids[1:]].numpy()
+        assert np.abs(logprobs[-len(trajectory.token_ids) :] - score).max() < 1e-5
+    assert os.environ.get("RANK") is None

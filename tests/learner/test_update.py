@@ -1,0 +1,187 @@
+"""One optimiser step: the estimator's loss, however it is cut up, and what is skipped."""
+
+import itertools
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pytest
+import torch
+
+from learner.batch import collate, segment_of
+from learner.objectives import ClippedSurrogate, ObjectiveOutput
+from learner.update import StepOutcome, StepSums, merge_sums, update_step
+
+OBJECTIVE = ClippedSurrogate(clip_low=0.2, clip_high=0.28)
+
+
+def flat(gradients):
+    return torch.cat([gradient.flatten() for gradient in gradients.values()])
+
+
+@pytest.mark.parametrize("row_tokens", [64, 39])
+def test_weights_of_one_are_bitwise_plain_grpo(plain_engine, pack, batch, row_tokens):
+    groups, selections = batch
+    [rows] = pack(groups, selections, row_tokens=row_tokens)
+    engine = plain_engine()
+    sums = update_step(engine, rows, OBJECTIVE)
+
+    # GRPO as its paper writes it, without any weight: mean over the tokens of a response, over a
+    # group's responses, over groups. Only the forward pass is shared.
+    reference = plain_engine()
+    owner = {
+        tuple(trajectory.token_ids.tolist()): (k, j)
+        for k, group in enumerate(groups)
+        for j, trajectory in enumerate(group.trajectories)
+    }
+    total = 0.0
+    for row in rows:
+        logprobs, _ = reference.logprobs(row)
+        advantage, scale = torch.zeros_like(logprobs), torch.zeros_like(logprobs)
+        for segment in row.segment_ids.unique():
+            here = (row.segment_ids == segment) & row.loss_mask
+            k, j = owner[tuple(row.token_ids[here].tolist())]
+            advantage[here] = float(selections[k].advantages[j])
+            scale[here] = 1 / len(groups[k].trajectories[j].token_ids) / (len(groups) * 4)
+        ratio = torch.exp(logprobs - row.rollout_logprobs)
+        surrogate = torch.minimum(ratio * advantage, ratio.clamp(0.8, 1.28) * advantage)
+        loss = -(scale * surrogate).sum()
+        loss.backward()
+        total += loss.item()
+    assert sums.loss == total
+    for name, parameter in reference.model.named_parameters():
+        assert torch.equal(engine.gradients[name], parameter.grad), name
+
+
+def test_the_cut_into_rows_does_not_change_the_gradient(plain_engine, pack, batch):
+    groups, selections = batch
+    gradients = []
+    for row_tokens in (39, 64, 300):
+        [rows] = pack(groups, selections, row_tokens=row_tokens)
+        engine = plain_engine()
+        update_step(engine, [*rows, collate([])], OBJECTIVE)
+        gradients.append(flat(engine.gradients))
+    assert len(gradients[0]) > 10_000
+    for other in gradients[1:]:
+        assert (other - gradients[0]).abs().max() < 1e-6
+
+
+def self_normalised(selection):
+    total = selection.weight.sum()
+    return replace(selection, weight=selection.weight * len(selection.weight) / max(total, 1e-9))
+
+
+def divided_by_survivors(selection):
+    kept = max(int(selection.keep.sum()), 1)
+    weight = selection.keep * len(selection.keep) / kept
+    return replace(selection, weight=weight)
+
+
+def unweighted(selection):
+    return replace(selection, weight=selection.keep.astype(float))
+
+
+def test_thinning_is_unbiased_and_other_divisors_are_not(plain_engine, batch):
+    """Average over every way in which the thinning can turn out, exactly."""
+    groups, selections = batch
+    groups, selections = [groups[0], groups[4]], [selections[0], selections[4]]
+    probabilities = np.array([[0.9, 0.3, 1.0, 0.5], [0.4, 1.0, 0.8, 0.25]])
+    engine = plain_engine(lr=1e-12)
+    # The loss is linear in loss_weights, so each response's gradient is taken once.
+    gradients = np.zeros((2, 4), dtype=object)
+    for k, j in np.ndindex(2, 4):
+        segment = segment_of(groups[k], selections[k], j, num_groups=2)
+        update_step(engine, [collate([segment])], OBJECTIVE)
+        gradients[k, j] = flat(engine.gradients).double().numpy() / segment.loss_weight
+    full = sum(
+        gradients[k, j] * segment_of(groups[k], selections[k], j, num_groups=2).loss_weight
+        for k, j in np.ndindex(2, 4)
+    )
+
+    def expectation(variant):
+        mean = np.zeros((2, 4))
+        for k in range(2):
+            for pattern in itertools.product([False, True], repeat=4):
+                keep = np.array(pattern)
+                chance = np.where(keep, probabilities[k], 1 - probabilities[k]).prod()
+                weight = np.where(keep, 1 / probabilities[k], 0.0)
+                thinned = variant(replace(selections[k], keep=keep, weight=weight))
+                for j in np.flatnonzero(keep):
+                    segment = segment_of(groups[k], thinned, int(j), num_groups=2)
+                    mean[k, j] += chance * segment.loss_weight
+        estimate = sum(mean[k, j] * gradients[k, j] for k, j in np.ndindex(2, 4))
+        return np.linalg.norm(estimate - full) / np.linalg.norm(full)
+
+    assert expectation(lambda selection: selection) < 1e-9
+    for variant in (self_normalised, divided_by_survivors, unweighted):
+        assert expectation(variant) > 0.05, variant.__name__
+
+
+@dataclass(frozen=True)
+class LossWithoutGradient:
+    """A loss of infinity whose gradient is zero: only the loss itself gives it away."""
+
+    def token_losses(self, learner_logprobs, rollout_logprobs, advantages, segment_ids, loss_mask):
+        return ObjectiveOutput(token_losses=learner_logprobs * 0 + torch.inf, metrics={})
+
+
+@pytest.mark.parametrize("kind", ["infinite loss", "nan weight", "nan weight before padding"])
+def test_a_non_finite_loss_changes_nothing_and_the_next_step_works(plain_engine, pack, batch, kind):
+    [rows] = pack(*batch)
+    engine, fresh = plain_engine(), plain_engine()
+    before = {name: value.clone() for name, value in engine.model.state_dict().items()}
+    if kind == "infinite loss":
+        sums = update_step(engine, rows, LossWithoutGradient())
+    else:
+        bad = [replace(rows[0], loss_weights=rows[0].loss_weights * torch.nan), *rows[1:]]
+        bad += [collate([])] * (kind == "nan weight before padding")
+        sums = update_step(engine, bad, OBJECTIVE)
+    assert not sums.outcome.applied
+    after = engine.model.state_dict()
+    assert all(torch.equal(value, before[name]) for name, value in after.items())
+    update_step(engine, rows, OBJECTIVE)
+    update_step(fresh, rows, OBJECTIVE)
+    for a, b in zip(engine.model.parameters(), fresh.model.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_sums_leave_padding_out(plain_engine, pack, batch):
+    [rows] = pack(*batch)
+    padded = update_step(plain_engine(), [*rows, collate([])], OBJECTIVE)
+    plain = update_step(plain_engine(), rows, OBJECTIVE)
+    assert padded.num_tokens == plain.num_tokens == 146
+    assert padded.num_rows == plain.num_rows == len(rows)
+    assert padded.num_row_tokens == plain.num_row_tokens
+    assert padded.token_sums == plain.token_sums
+    assert padded.max_logprob_difference == plain.max_logprob_difference
+
+
+def test_no_rows_are_refused(plain_engine):
+    with pytest.raises(ValueError, match=r"^rows must not be empty, got \[\]$"):
+        update_step(plain_engine(), [], OBJECTIVE)
+
+
+def test_metrics_divide_by_the_tokens_of_all_ranks():
+    def sums(loss, num_tokens, row_tokens, ratio, difference, outcome):
+        return StepSums(loss, num_tokens, row_tokens, 1, {"ratio": ratio}, difference, outcome)
+
+    applied, skipped = StepOutcome(True, 2.0, 1e-4), StepOutcome(False, float("inf"), 2e-4)
+    metrics = merge_sums(
+        [
+            [sums(1.0, 10, 30, 11.0, 0.1, applied), sums(0.5, 30, 60, 31.0, 0.4, applied)],
+            [sums(np.nan, 5, 20, 4.0, 0.2, skipped), sums(3.0, 5, 20, 6.0, 0.3, skipped)],
+        ],
+        row_tokens=100,
+    )
+    assert metrics["learner/loss"] == 1.5
+    assert metrics["learner/grad_norm"] == 2.0
+    assert metrics["learner/ratio"] == 52 / 50
+    assert metrics["learner/lr"] == 2e-4
+    assert metrics["learner/tokens"] == 50
+    assert metrics["learner/rows"] == 4
+    assert metrics["learner/row_fill"] == 130 / 400
+    assert metrics["learner/rank_balance"] == 130 / (2 * 60 + 2 * 20)
+    assert metrics["learner/max_logprob_difference"] == 0.4
+    assert metrics["learner/optimizer_steps"] == 1
+    assert metrics["learner/skipped_steps"] == 1
+    nothing = merge_sums([], row_tokens=100)
+    assert nothing["learner/optimizer_steps"] == 0 and np.isnan(nothing["learner/loss"])

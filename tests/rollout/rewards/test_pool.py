@@ -1,0 +1,220 @@
+import asyncio
+import importlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from cost.types import RewardStatus
+from rollout.rewards.pool import RewardPool
+
+ROOT = Path(__file__).parents[3]
+
+
+@pytest.fixture(scope="module")
+def rewards():
+    # Under a name of its own, so that the pool's processes can import it too.
+    sys.path.insert(0, str(Path(__file__).parent))
+    yield importlib.import_module("rewards_that_fail")
+    sys.path.remove(str(Path(__file__).parent))
+
+
+def run(reward, use, **settings):
+    async def main():
+        pool = RewardPool(reward, **settings)
+        try:
+            return await asyncio.wait_for(use(pool), 60)
+        finally:
+            pool.close()
+
+    return asyncio.run(main())
+
+
+def items(*responses):
+    return [("question", response, "answer") for response in responses]
+
+
+def test_scores_come_back_in_order_from_warm_processes(rewards):
+    async def use(pool):
+        await pool.start()
+        return await pool.score(items(*(f"response {i}" for i in range(20))))
+
+    scored = run(rewards.Obedient(), use, num_processes=2)
+    assert [s.score.extracted for s in scored] == [f"response {i}" for i in range(20)]
+    assert {s.status for s in scored} == {RewardStatus.OK}
+    assert {s.error for s in scored} == {""}
+    assert len({s.score.components["pid"] for s in scored}) == 2
+
+
+def test_rewards_run_in_the_main_thread_of_a_light_process(rewards):
+    scored = run(rewards.Obedient(), lambda pool: pool.score(items("any")))[0]
+    assert scored.score.components["main_thread"] == 1.0
+    assert scored.score.components["torch"] == 0.0
+    assert scored.score.components["pid"] != os.getpid()
+
+
+@pytest.mark.parametrize("response", ["sleep", "spin in C", "ignore signals"])
+def test_a_hanging_reward_is_killed_and_the_others_go_on(rewards, response):
+    async def use(pool):
+        await pool.start()
+        before = time.monotonic()
+        scored = await pool.score(items("one", response, "two", "three"))
+        return scored, time.monotonic() - before, await pool.score(items("four", "five"))
+
+    scored, seconds, later = run(rewards.Obedient(), use, num_processes=2, timeout_seconds=0.5)
+    assert [s.status for s in scored] == [
+        RewardStatus.OK,
+        RewardStatus.TIMED_OUT,
+        RewardStatus.OK,
+        RewardStatus.OK,
+    ]
+    assert scored[1].score is None
+    assert scored[1].error == "scoring took longer than 0.5 seconds"
+    assert 0.5 <= seconds < 5
+    assert {s.status for s in later} == {RewardStatus.OK}
+
+
+def test_killed_processes_are_gone(rewards):
+    async def use(pool):
+        first = (await pool.score(items("any")))[0].score.components["pid"]
+        await pool.score(items("sleep"))
+        second = (await pool.score(items("any")))[0].score.components["pid"]
+        return int(first), int(second)
+
+    first, second = run(rewards.Obedient(), use, timeout_seconds=0.3)
+    assert first != second
+    for pid in (first, second):
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+
+def test_an_exception_is_a_crash_with_its_traceback(rewards):
+    scored = run(rewards.Obedient(), lambda pool: pool.score(items("raise", "fine")))
+    assert scored[0].status == RewardStatus.CRASHED
+    assert scored[0].score is None
+    assert "rewards_that_fail.py" in scored[0].error
+    assert scored[0].error.endswith("KeyError: 'lost'\n")
+    assert scored[1].status == RewardStatus.OK
+
+
+@pytest.mark.parametrize(
+    ("response", "code"), [("exit", 3), ("sys.exit", 4), ("segfault", -signal.SIGSEGV)]
+)
+def test_a_process_that_dies_is_a_crash_and_is_replaced(rewards, response, code):
+    scored = run(rewards.Obedient(), lambda pool: pool.score(items("one", response, "two")))
+    assert [s.status for s in scored] == [RewardStatus.OK, RewardStatus.CRASHED, RewardStatus.OK]
+    assert scored[1].error == f"the reward process ended with exit code {code}"
+
+
+def test_a_score_that_is_not_finite_is_a_crash(rewards):
+    scored = run(rewards.Obedient(), lambda pool: pool.score(items("not a number")))[0]
+    assert scored.status == RewardStatus.CRASHED
+    assert "a score's reward must be finite, got nan" in scored.error
+
+
+def test_printing_does_not_disturb(rewards):
+    scored = run(rewards.Obedient(), lambda pool: pool.score(items("print", "fine")))
+    assert {s.status for s in scored} == {RewardStatus.OK}
+
+
+def test_waiting_for_a_process_does_not_count(rewards):
+    scored = run(rewards.Obedient(), lambda p: p.score(items(*["nap"] * 4)), timeout_seconds=0.8)
+    assert {s.status for s in scored} == {RewardStatus.OK}
+
+
+def test_the_event_loop_stays_free(rewards):
+    async def use(pool):
+        await pool.start()
+        scoring = asyncio.create_task(pool.score(items("sleep", "nap", "nap")))
+        ticks, longest, last = 0, 0.0, time.monotonic()
+        while not scoring.done():
+            await asyncio.sleep(0.005)
+            now = time.monotonic()
+            longest, last, ticks = max(longest, now - last), now, ticks + 1
+        return ticks, longest
+
+    ticks, longest = run(rewards.Obedient(), use, num_processes=2, timeout_seconds=1.0)
+    assert ticks > 50
+    assert longest < 0.3
+
+
+def test_long_responses_pass(rewards):
+    text = "\N{SNOWMAN}" * 300_000
+    scored = run(rewards.Obedient(), lambda pool: pool.score(items(text)))[0]
+    assert scored.score.extracted == text
+
+
+def test_a_cancelled_call_leaves_the_pool_usable(rewards):
+    async def use(pool):
+        await pool.start()
+        scoring = asyncio.create_task(pool.score(items("sleep")))
+        await asyncio.sleep(0.2)
+        scoring.cancel()
+        await asyncio.gather(scoring, return_exceptions=True)
+        return await pool.score(items("fine"))
+
+    assert run(rewards.Obedient(), use)[0].score.extracted == "fine"
+
+
+def test_a_reward_that_cannot_be_loaded_is_an_error_with_its_traceback(rewards):
+    for use in (lambda pool: pool.start(), lambda pool: pool.score(items("any"))):
+        with pytest.raises(RuntimeError, match=r"(?s)cannot load the reward.*invalid literal"):
+            run(rewards.Unloadable(), use)
+
+
+def test_a_closed_pool_says_so(rewards):
+    async def use(pool):
+        await pool.start()
+        pool.close()
+        return await pool.score(items("any"))
+
+    with pytest.raises(RuntimeError, match=r"the reward pool is closed"):
+        run(rewards.Obedient(), use)
+
+
+def test_processes_die_with_their_parent():
+    program = (
+        "import asyncio, os, signal, sys\n"
+        "from rollout.rewards.pool import RewardPool\n"
+        "from rewards_that_fail import Obedient\n"
+        "async def main():\n"
+        "    pool = RewardPool(Obedient())\n"
+        "    pid = (await pool.score([('', 'any', '')]))[0].score.components['pid']\n"
+        "    print(int(pid), flush=True)\n"
+        "    asyncio.create_task(pool.score([('', 'spin in C', '')]))\n"
+        "    await asyncio.sleep(0.3)\n"
+        "    os.kill(os.getpid(), signal.SIGKILL)\n"
+        "asyncio.run(main())\n"
+    )
+    path = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
+    result = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    pid = int(result.stdout)
+    deadline = time.monotonic() + 10
+    while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
+        # An orphan that nobody reaps stays in the table as a zombie.
+        if Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] == "Z":
+            return
+        time.sleep(0.05)
+    assert not Path(f"/proc/{pid}").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"num_processes": 0}, "num_processes must be at least 1, got 0"),
+        ({"timeout_seconds": 0.0}, "timeout_seconds must be positive, got 0.0"),
+    ],
+)
+def test_settings_out_of_range_are_refused(rewards, settings, message):
+    with pytest.raises(ValueError, match=message):
+        RewardPool(rewards.Obedient(), **settings)
