@@ -1,9 +1,9 @@
 """The typed shape of every program's configuration.
 
-YAML in this folder fills these dataclasses; hydra refuses an unknown key or a wrong type at composition,
-and `hydra.utils.instantiate(cfg, _convert_="object")` turns the result into a `RunConfig`, building each
-plug from its `_target_`. Range checks sit in `__post_init__` and begin with the key. What concerns
-several rooms at once is checked in `RunConfig.__post_init__`.
+YAML in this folder fills these dataclasses; hydra refuses an unknown key or a wrong type at
+composition, and `hydra.utils.instantiate(cfg, _convert_="object")` turns the result into a
+`RunConfig`, building each plug from its `_target_`. Range checks sit in `__post_init__` and begin
+with the key. What concerns several rooms at once is checked in `RunConfig.__post_init__`.
 """
 
 import math
@@ -89,7 +89,9 @@ class ParityConfig:
     def __post_init__(self) -> None:
         _require(self.every >= 0, "parity.every must not be negative", self.every)
         for key in ("num_sequences", "num_tokens"):
-            _require(getattr(self, key) >= 1, f"parity.{key} must be at least 1", getattr(self, key))
+            _require(
+                getattr(self, key) >= 1, f"parity.{key} must be at least 1", getattr(self, key)
+            )
         _require(
             self.max_difference > 0, "parity.max_difference must be positive", self.max_difference
         )
@@ -114,9 +116,7 @@ class EvaluationConfig:
         _require(
             self.num_samples >= 1, "evaluation.num_samples must be at least 1", self.num_samples
         )
-        _require(
-            self.temperature > 0, "evaluation.temperature must be positive", self.temperature
-        )
+        _require(self.temperature > 0, "evaluation.temperature must be positive", self.temperature)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -148,7 +148,9 @@ class ResourcesConfig:
                 getattr(self, key) >= 1, f"resources.{key} must be at least 1", getattr(self, key)
             )
         for key in ("engine_cpus", "learner_cpus", "placement_deadline_seconds"):
-            _require(getattr(self, key) > 0, f"resources.{key} must be positive", getattr(self, key))
+            _require(
+                getattr(self, key) > 0, f"resources.{key} must be positive", getattr(self, key)
+            )
 
 
 @dataclass(kw_only=True, slots=True)
@@ -190,6 +192,12 @@ class RunConfig:
             f"learner.row_tokens must be at least model.max_model_len = {longest}, so that every "
             "response fits a row",
             self.learner.row_tokens,
+        )
+        _require(
+            self.model.dtype == "float32" or self.learner.zero_stage > 0,
+            "learner.zero_stage must be 1, 2 or 3 when model.dtype is bfloat16, to keep float32 "
+            "master weights",
+            self.learner.zero_stage,
         )
         _require(
             self.learner.num_minibatches <= self.scheduler.tickets_per_step,

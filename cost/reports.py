@@ -49,13 +49,13 @@ def checked(report: LengthReport, ticket: Ticket) -> LengthReport:
     status = np.asarray(report.status, dtype=np.int64)
     unknown = ~np.isin(status, [member.value for member in RewardStatus])
     if unknown.any():
-        raise ValueError(f"report.status must be a RewardStatus, got {status[unknown][0].item()!r}")
+        first = status[unknown][0].item()
+        raise ValueError(f"report.status must be a RewardStatus, got {first!r}")
     rewards = np.where(status == RewardStatus.OK, report.rewards, np.nan).astype(np.float64)
     missing = (status == RewardStatus.OK) & ~np.isfinite(rewards)
     if missing.any():
-        raise ValueError(
-            f"report.rewards must be finite where the status is OK, got {rewards[missing][0].item()!r}"
-        )
+        first = rewards[missing][0].item()
+        raise ValueError(f"report.rewards must be finite where the status is OK, got {first!r}")
     return replace(
         report,
         lengths=np.asarray(report.lengths, dtype=np.int64),

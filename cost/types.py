@@ -1,7 +1,7 @@
 """The records that the cost room exchanges with the others.
 
     Scheduler.draw -> Ticket -> (rollout) -> LengthReport -> Scheduler.observe
-                                                          -> Scheduler.select -> Selection -> (learner)
+    Scheduler.select -> Selection -> (learner)
 
 Every record is frozen. A per-response array has one entry per response of the ticket's group, in
 the order in which the responses were generated; an empty group (a ticket that failed all its

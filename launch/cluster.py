@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import ray
+from ray.exceptions import RayError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from conf.schema import ResourcesConfig
+from launch.compose import RunError, UserError
+from launch.parity import ParityError
+from rollout.pool import EngineError, ray_logs
 
 
-class PlacementError(ValueError):
+class PlacementError(UserError):
     """The cluster has less than the run asks for."""
 
 
@@ -43,11 +49,31 @@ def connect(resources: ResourcesConfig) -> None:
     )
 
 
+@contextmanager
+def cluster(resources: ResourcesConfig) -> Iterator[None]:
+    """Be connected to a cluster, and turn what fails on it into a message with the way to its logs.
+
+    Raises:
+        RunError: If an actor, an engine or the parity guard failed, or a deadline passed.
+    """
+    connect(resources)
+    try:
+        yield
+    except (RayError, EngineError, ParityError, TimeoutError) as error:
+        what = (
+            str(error)
+            or "a deadline passed; see rollout.*_seconds, learner.*_seconds, loop.*_seconds"
+        )
+        raise RunError(f"{what}\nlogs of all actors on this node: {ray_logs()}") from error
+    finally:
+        ray.shutdown()
+
+
 def use_gpu(resources: ResourcesConfig) -> bool:
     """Whether the run places engines and learners on GPUs."""
     if resources.use_gpu is not None:
         return resources.use_gpu
-    return ray.cluster_resources().get("GPU", 0) >= 1
+    return bool(ray.cluster_resources().get("GPU", 0) >= 1)  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +95,7 @@ class Placement:
 
     def learner_options(self, rank: int, cpus: float) -> dict[str, Any]:
         """Options of `ray.remote` for the learner with this rank."""
+        assert self.learners is not None
         return {
             "num_cpus": cpus,
             "num_gpus": self.learner_gpus,
@@ -108,7 +135,7 @@ def reserve(resources: ResourcesConfig, *, learners: bool = True) -> Placement:
         + num_learners * resources.learner_cpus,
         "GPU": resources.num_engines * engine_gpus + num_learners * learner_gpus,
     }
-    free = ray.available_resources()
+    free = ray.available_resources()  # type: ignore[no-untyped-call]
     for kind, amount in asked.items():
         if amount > free.get(kind, 0):
             raise PlacementError(
@@ -139,6 +166,6 @@ def reserve(resources: ResourcesConfig, *, learners: bool = True) -> Placement:
             placement.release()
             raise PlacementError(
                 f"resources: no node could hold {group.bundle_specs} within "
-                f"{resources.placement_deadline_seconds:g} s, free is {ray.available_resources()}"
+                f"{resources.placement_deadline_seconds:g} s, free was {free}"
             )
     return placement

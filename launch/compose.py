@@ -14,7 +14,11 @@ from omegaconf.errors import OmegaConfBaseException
 
 
 class UserError(Exception):
-    """Something the user asked for cannot be done; the message is one sentence on what to change."""
+    """Something asked for cannot be done; the message is one sentence on what to change."""
+
+
+class RunError(Exception):
+    """A running part failed; the message has the first failure and where its logs are."""
 
 
 def build(config: DictConfig) -> Any:
@@ -61,4 +65,7 @@ def run_program(main: Callable[[], None]) -> NoReturn:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except RunError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
     sys.exit(0)

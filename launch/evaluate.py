@@ -7,18 +7,23 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hydra
 from omegaconf import DictConfig
 
 from conf.schema import EvaluateConfig, register
-from launch.compose import UserError, build, prepare_run_dir, run_program
+from launch.compose import build, prepare_run_dir, run_program
 from launch.inputs import load_prompts, load_tokenizer, resolve_model
+from rollout.types import Prompt
+
+if TYPE_CHECKING:
+    from launch.summary import EvaluationResult
 
 register()
 
 
-async def run(config: EvaluateConfig, held_out: list) -> dict[str, object]:
+async def run(config: EvaluateConfig, held_out: list[Prompt]) -> dict[str, EvaluationResult]:
     """Evaluate on a connected cluster."""
     from launch.cluster import reserve
     from launch.summary import evaluate_statistics
@@ -26,20 +31,29 @@ async def run(config: EvaluateConfig, held_out: list) -> dict[str, object]:
 
     placement = reserve(config.resources, learners=False)
     pool = make_pool(
-        config=config.rollout, run=config, placement=placement, scheduler=None,
+        config=config.rollout,
+        run=config,
+        placement=placement,
+        scheduler=None,
         receives_weights=False,
     )
     settings = config.evaluation
     try:
         await pool.start()
         sampled = await evaluate(
-            pool, held_out, num_samples=settings.num_samples, temperature=settings.temperature,
+            pool,
+            held_out,
+            num_samples=settings.num_samples,
+            temperature=settings.temperature,
             max_tokens=config.rollout.max_tokens,
         )
         result = {"sampled": evaluate_statistics(sampled, k=settings.num_samples)}
         if settings.greedy:
             greedy = await evaluate(
-                pool, held_out, num_samples=1, temperature=0.0,
+                pool,
+                held_out,
+                num_samples=1,
+                temperature=0.0,
                 max_tokens=config.rollout.max_tokens,
             )
             result["greedy"] = evaluate_statistics(greedy, k=1)
@@ -54,7 +68,7 @@ def main(composed: DictConfig) -> None:
     """Evaluate as configured; prints a table and writes `evaluation.json`."""
 
     def program() -> None:
-        from launch.cluster import PlacementError, connect
+        from launch.cluster import cluster
         from launch.progress import print_evaluation
         from launch.summary import evaluation_summary, write_json
 
@@ -62,15 +76,10 @@ def main(composed: DictConfig) -> None:
         composed.run_dir = str(Path(composed.run_dir).resolve())
         config: EvaluateConfig = build(composed)
         tokenizer = load_tokenizer(config.model.path)
-        held_out = load_prompts(
-            config.held_out, tokenizer, config.reward, config.max_prompt_tokens
-        )
+        held_out = load_prompts(config.held_out, tokenizer, config.reward, config.max_prompt_tokens)
         run_dir = prepare_run_dir(Path(config.run_dir), composed)
-        connect(config.resources)
-        try:
+        with cluster(config.resources):
             result = asyncio.run(run(config, held_out))
-        except PlacementError as error:
-            raise UserError(str(error)) from error
         write_json(run_dir / "evaluation.json", evaluation_summary(result))
         print_evaluation(evaluation_summary(result), run_dir)
 

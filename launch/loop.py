@@ -5,11 +5,11 @@
     report: rollout actors -> scheduler.observe                                    not through here
 
 draw waits in `buffer.admit`, woken by `buffer.advance`; learn waits in `buffer.take`, woken by the
-rollouts that draw started. `max_staleness = 0` makes them take turns; there is no other loop. An error
-in either ends both with that error.
+rollouts that draw started. `max_staleness = 0` makes them take turns; there is no other loop. An
+error in either ends both with that error.
 
-Reproducibility: batch b is drawn from statistics folded exactly up to batch b - max_staleness, whatever
-has been reported by then.
+Reproducibility: batch b is drawn from statistics folded exactly up to batch b - max_staleness,
+whatever has been reported by then.
 """
 
 import asyncio
@@ -73,11 +73,16 @@ class StepResult:
 
     step: int
     """Batches learned so far, from 1; equals the published version."""
-    reports: list[LengthReport]
+    groups: list[GroupRef]
     selections: list[Selection]
     """Of the last pass."""
     metrics: Metrics
     """From the learners and the publish, with `loop/..._seconds`."""
+
+    @property
+    def reports(self) -> list[LengthReport]:
+        """The groups' reports, in draw order."""
+        return [group.report for group in self.groups]
 
 
 async def train(
@@ -140,15 +145,14 @@ async def train(
                 "loop/generate_seconds": generation.take(),
                 "loop/staleness": _staleness(batch, groups),
             }
-            reports = [group.report for group in groups]
-            await on_step(StepResult(batch + 1, reports, selections, metrics))
+            await on_step(StepResult(batch + 1, groups, selections, metrics))
 
     try:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(draw())
             tasks.create_task(learn())
     except BaseExceptionGroup as errors:
-        raise _first(errors) from None
+        raise first_error(errors) from None
 
 
 class Laps:
@@ -197,7 +201,7 @@ def _staleness(version: int, groups: Sequence[GroupRef]) -> float:
     return float(max((version - g.report.version for g in groups if g.data is not None), default=0))
 
 
-def _first(errors: BaseExceptionGroup[BaseException]) -> BaseException:
+def first_error(errors: BaseExceptionGroup[BaseException]) -> BaseException:
     """The first error that is not a group."""
     error: BaseException = errors
     while isinstance(error, BaseExceptionGroup):

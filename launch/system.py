@@ -1,26 +1,25 @@
-"""The running parts of one training run, put together: scheduler, engines, learners, weights between.
+"""The running parts of one training run: scheduler, engines, learners, weights between them.
 
-    start:    placement -> actors side by side -> transfer group -> publish 0 -> parity self-test
-    publish:  learner rank 0 -> every engine -> parity probe
+start:    placement -> actors side by side -> transfer group -> publish 0 -> parity self-test
+publish:  learner rank 0 -> every engine -> parity probe
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
-import math
-import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Coroutine, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import ray
 
-from conf.schema import ParityConfig, RunConfig
+from conf.schema import RunConfig
 from cost.actor import SchedulerActor
 from cost.types import LengthReport, Selection, Ticket
 from launch.cluster import Placement, reserve
+from launch.loop import Laps, first_error
 from launch.parity import Difference, ParityError, Tolerance
+from launch.progress import Startup
 from learner.team import LearnerTeam
 from rollout.actor import RolloutActor
 from rollout.config import RolloutConfig
@@ -28,7 +27,7 @@ from rollout.engines.vllm_engine import engine_arguments
 from rollout.pool import RolloutPool
 from rollout.types import Prompt
 
-log = logging.getLogger(__name__)
+Result = TypeVar("Result")
 SCHEDULER_DEADLINE_SECONDS = 120.0
 
 
@@ -40,11 +39,13 @@ class RemoteScheduler:
 
     async def draw(self, num_tickets: int, folded_until: int) -> list[Ticket]:
         """See `cost.scheduler.Scheduler.draw`."""
-        return await self.call("draw", num_tickets, folded_until)
+        tickets: list[Ticket] = await self.call("draw", num_tickets, folded_until)
+        return tickets
 
     async def select(self, reports: Sequence[LengthReport], epoch: int) -> list[Selection]:
         """See `cost.scheduler.Scheduler.select`."""
-        return await self.call("select", list(reports), epoch)
+        selections: list[Selection] = await self.call("select", list(reports), epoch)
+        return selections
 
     async def call(self, method: str, *arguments: Any) -> Any:
         """Call any method of the scheduler."""
@@ -92,88 +93,132 @@ def make_pool(
     return RolloutPool(make_actor, run.resources.num_engines, config, scheduler)
 
 
-class System:
-    """Everything that runs for one `RunConfig`; build it with `create`, end it with `close`."""
+def start_scheduler(config: RunConfig, prompts: Sequence[Prompt]) -> RemoteScheduler:
+    """Create the run's scheduler actor."""
+    actor = ray.remote(SchedulerActor).options(name=f"scheduler-{config.name}", num_cpus=0)
+    return RemoteScheduler(
+        actor.remote(
+            config.scheduler,
+            np.asarray([len(p.token_ids) for p in prompts], dtype=np.int64),
+            [p.source for p in prompts],
+            config.rollout.max_tokens,
+            config.seed,
+        )
+    )
 
-    def __init__(self, config: RunConfig, prompts: Sequence[Prompt], placement: Placement) -> None:
+
+async def start_learners(config: RunConfig, placement: Placement) -> LearnerTeam:
+    """Start the run's learner workers and load the policy."""
+    return await LearnerTeam.start(
+        config.learner,
+        config.model.path,
+        config.objective,
+        dtype=config.model.dtype,
+        temperature=config.rollout.temperature,
+        seed=config.seed,
+        actor_options=[
+            {"name": f"learner-{rank}-{config.name}"}
+            | placement.learner_options(rank, config.resources.learner_cpus)
+            for rank in range(config.resources.num_learners)
+        ],
+    )
+
+
+async def _timed(
+    starting: Coroutine[Any, Any, Result], startup: Startup, name: str
+) -> tuple[Result, float]:
+    clock = Laps()
+    with startup.part(name):
+        return await starting, clock.lap()
+
+
+class System:
+    """Everything that runs for one `RunConfig`; `create` starts it, `close` ends it.
+
+    Args:
+        config: The run.
+        placement: Reserved bundles.
+        scheduler: The scheduler actor.
+        rollouts: Started engines.
+        learners: Started learners.
+        probe_prompts: Prompts of the parity guard.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        placement: Placement,
+        scheduler: RemoteScheduler,
+        rollouts: RolloutPool,
+        learners: LearnerTeam,
+        probe_prompts: Sequence[Prompt],
+    ) -> None:
         self._config = config
         self._placement = placement
         self._parity = config.parity
         self._publishing = asyncio.Lock()
-        self._probe_prompts = [p.token_ids for p in prompts[: config.parity.num_sequences]]
+        self._probe_prompts = [prompt.token_ids for prompt in probe_prompts]
         self._tolerance = Tolerance(
-            max_difference=config.parity.max_difference if config.model.dtype == "float32" else None,
+            max_difference=config.parity.max_difference
+            if config.model.dtype == "float32"
+            else None,
             slack=config.parity.slack,
         )
+        self.scheduler = scheduler
+        self.rollouts = rollouts
+        self.learners = learners
         self.version = 0
         self.max_logprob_difference = 0.0
         self.startup_seconds: dict[str, float] = {}
-        self.learners: LearnerTeam | None = None
-        scheduler = ray.remote(SchedulerActor).options(
-            name=f"scheduler-{config.name}", num_cpus=0
-        )
-        self.scheduler = RemoteScheduler(
-            scheduler.remote(
-                config.scheduler,
-                np.asarray([len(p.token_ids) for p in prompts], dtype=np.int64),
-                [p.source for p in prompts],
-                config.rollout.max_tokens,
-                config.seed,
-            )
-        )
-        self.rollouts = make_pool(
+        rollouts.on_replaced = self._republish
+
+    @classmethod
+    async def create(cls, config: RunConfig, prompts: Sequence[Prompt], startup: Startup) -> System:
+        """Reserve resources, start every part side by side, and publish version 0.
+
+        Raises:
+            PlacementError: If the cluster has too little.
+            ParityError: If an engine does not follow the learner.
+        """
+        placement = reserve(config.resources)
+        scheduler = start_scheduler(config, prompts)
+        rollouts = make_pool(
             config=config.rollout,
             run=config,
             placement=placement,
-            scheduler=self.scheduler.handle,
+            scheduler=scheduler.handle,
             receives_weights=True,
         )
-        self.rollouts.on_replaced = self._republish
-
-    @classmethod
-    async def create(cls, config: RunConfig, prompts: Sequence[Prompt]) -> System:
-        """Reserve resources, start every part side by side, and publish version 0."""
-        system = cls(config, prompts, reserve(config.resources))
+        clock = Laps()
         try:
-            clock = asyncio.get_running_loop().time
-            began = clock()
-            engines, learners = await asyncio.gather(
-                system.rollouts.start(), system._start_learners()
-            )
-            system.startup_seconds = {
-                **{f"engine_{part}": seconds for part, seconds in engines.items()},
-                "learner_total": learners,
-            }
-            started = clock()
-            await system._connect()
-            await system.learners.publish(0)
-            published = clock()
-            await system._self_test()
-            system.startup_seconds |= {
-                "side_by_side": started - began,
-                "first_publish": published - started,
-                "self_test": clock() - published,
-            }
+            async with asyncio.TaskGroup() as tasks:
+                engines = tasks.create_task(_timed(rollouts.start(), startup, "engines"))
+                learning = tasks.create_task(
+                    _timed(start_learners(config, placement), startup, "learners")
+                )
+        except BaseExceptionGroup as errors:
+            await rollouts.close()
+            raise first_error(errors) from None
+        (engine_seconds, _), (learners, learner_seconds) = engines.result(), learning.result()
+        probes = prompts[: config.parity.num_sequences]
+        system = cls(config, placement, scheduler, rollouts, learners, probes)
+        system.startup_seconds = {
+            **{f"engine_{part}": seconds for part, seconds in engine_seconds.items()},
+            "learner": learner_seconds,
+            "side_by_side": clock.lap(),
+        }
+        try:
+            with startup.part("first publish"):
+                await system._connect()
+                await learners.publish(0)
+            system.startup_seconds["first_publish"] = clock.lap()
+            with startup.part("self test"):
+                await system._self_test()
+            system.startup_seconds["self_test"] = clock.lap()
         except BaseException:
             await system.close()
             raise
         return system
-
-    async def _start_learners(self) -> float:
-        config, began = self._config, time.monotonic()
-        self.learners = await LearnerTeam.start(
-            config.learner,
-            config.model.path,
-            config.objective,
-            temperature=config.rollout.temperature,
-            seed=config.seed,
-            actor_options=[
-                {"name": f"learner-{rank}-{config.name}"}
-                | self._placement.learner_options(rank, config.resources.learner_cpus)
-                for rank in range(config.resources.num_learners)
-            ],
-        )
-        return time.monotonic() - began
 
     async def publish(self, version: int) -> dict[str, float]:
         """Bring the learner's weights to every engine as `version` and check parity.
@@ -252,20 +297,10 @@ class System:
         except ParityError as error:
             raise ParityError(f"start-up self-test with halved weights: {error}") from None
 
-    async def evaluate(
-        self, prompts: Sequence[Prompt], *, num_samples: int, temperature: float, max_tokens: int
-    ) -> list[LengthReport]:
-        """Sample and score held-out prompts with the engines' current weights."""
-        return await evaluate(
-            self.rollouts, prompts, num_samples=num_samples, temperature=temperature,
-            max_tokens=max_tokens,
-        )
-
     async def close(self) -> None:
         """End every actor and give the resources back."""
         await self.rollouts.close()
-        if self.learners is not None:
-            self.learners.close()
+        self.learners.close()
         ray.kill(self.scheduler.handle)
         self._placement.release()
 
@@ -299,8 +334,3 @@ async def evaluate(
             for ticket, prompt in zip(tickets, prompts, strict=True)
         )
     )
-
-
-def finite(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Only the metrics that have a value."""
-    return {key: value for key, value in metrics.items() if not math.isnan(value)}

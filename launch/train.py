@@ -1,19 +1,19 @@
 """Train a policy: `python -m launch.train experiment=quickstart`.
 
-    config -> prompts -> plan printed -> cluster -> system -> evaluate -> loop -> evaluate -> run folder
+    config -> prompts -> plan -> cluster -> system -> evaluate -> loop -> evaluate -> run folder
 
-Everything that can be refused is refused before an actor starts. The run folder holds `config.yaml`,
-`metrics.jsonl`, `summary.json`, `run.png` and the trained policy under `policy/`.
+Everything that can be refused is refused before an actor starts. The run folder holds
+`config.yaml`, `metrics.jsonl`, `samples.jsonl`, `summary.json`, `run.png` and the trained policy
+under `policy/`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
-from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import hydra
 from omegaconf import DictConfig, OmegaConf
@@ -21,45 +21,35 @@ from omegaconf import DictConfig, OmegaConf
 from conf.schema import RunConfig, register
 from launch.compose import UserError, build, prepare_run_dir, run_program
 from launch.inputs import load_prompts, load_tokenizer, resolve_model
+from rollout.types import Prompt
+
+if TYPE_CHECKING:
+    from launch.loop import StepResult
+    from launch.summary import EvaluationResult
+    from launch.system import System
 
 PROCESS_START = time.time()
+SAMPLES_EVERY = 10
 register()
 
 
-def derived_plan(config: RunConfig, num_prompts: int, num_held_out: int) -> dict[str, object]:
-    """What follows from the configuration, as shown before any actor starts."""
-    resources, scheduler, learner = config.resources, config.scheduler, config.learner
-    tokens = config.responses_per_step * config.model.max_model_len
-    return {
-        "objective": _objective_of(config),
-        "prompts": f"{num_prompts} to train on, {num_held_out} held out",
-        "one step": f"{scheduler.tickets_per_step} tickets x {scheduler.group_size} responses = "
-        f"{config.responses_per_step} responses, at most {tokens:,} tokens",
-        "learning": f"{learner.num_epochs} pass(es) of {learner.num_minibatches} optimiser step(s), "
-        f"at most {config.num_rows_at_most} rows of {learner.row_tokens} tokens per learner",
-        "run": f"{config.loop.num_steps} steps, staleness at most {config.loop.max_staleness}",
-        "placement": f"{resources.num_engines} engine(s) of {resources.tensor_parallel_size} "
-        f"worker(s), {resources.num_learners} learner(s), ZeRO {learner.zero_stage}",
-        "run folder": config.run_dir,
-    }
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What a run starts from, checked."""
+
+    config: RunConfig
+    resolved: dict[str, Any]
+    """The configuration as plain values, as in `config.yaml`."""
+    tokenizer: Any
+    prompts: list[Prompt]
+    held_out: list[Prompt]
 
 
-def _objective_of(config: RunConfig) -> str:
-    """Name which objective the run optimises (uniform over prompts, or a reweighted one)."""
-    plugs = ("allocator", "thinning", "aggregation")
-    biased = [
-        name for name in plugs if not getattr(config.scheduler, name).objective_preserving
-    ]
-    if biased:
-        return f"reweighted: {', '.join(biased)} changes the uniform objective"
-    return "uniform over prompts: every draw and thinning is weighted by its inverse probability"
+def prepare(composed: DictConfig) -> Inputs:
+    """Check everything that can be checked without a cluster, then make the run folder.
 
-
-def prepare(composed: DictConfig) -> tuple[RunConfig, list[Any], list[Any]]:
-    """Check everything that can be checked without a cluster.
-
-    Returns:
-        The configuration, training prompts and held-out prompts.
+    Raises:
+        UserError: With one sentence on what to change.
     """
     composed.model.path = resolve_model(composed.model.path)
     composed.run_dir = str(Path(composed.run_dir).resolve())
@@ -68,107 +58,196 @@ def prepare(composed: DictConfig) -> tuple[RunConfig, list[Any], list[Any]]:
     prompts = load_prompts(config.task, tokenizer, config.reward, config.max_prompt_tokens)
     held_out = load_prompts(config.held_out, tokenizer, config.reward, config.max_prompt_tokens)
     prepare_run_dir(Path(config.run_dir), composed)
-    return config, prompts, held_out
+    resolved: Any = OmegaConf.to_container(composed, resolve=True)
+    return Inputs(config, resolved, tokenizer, prompts, held_out)
 
 
-async def run(config: RunConfig, composed: DictConfig, prompts: Any, held_out: Any) -> None:
-    """Train on a connected cluster and leave a complete run folder."""
-    from launch.loop import Plan, StepResult, train
-    from launch.metrics import step_metrics
-    from launch.progress import print_result
-    from launch.summary import RunSummary, evaluate_statistics, write_json
-    from launch.system import System
-    from launch.tracking import RunInfo, open_all
-    from learner.team import DivergedError
+def derived_plan(inputs: Inputs) -> dict[str, object]:
+    """What follows from the configuration, as shown before any actor starts."""
+    config = inputs.config
+    resources, scheduler, learner = config.resources, config.scheduler, config.learner
+    tokens = config.responses_per_step * config.model.max_model_len
+    return {
+        "objective": "uniform over prompts: draws and thinning are undone by weights"
+        if scheduler.objective_preserving
+        else "reweighted: the draws, thinning or aggregation chosen change the uniform objective",
+        "prompts": f"{len(inputs.prompts)} to train on, {len(inputs.held_out)} held out",
+        "one step": f"{scheduler.tickets_per_step} tickets x {scheduler.group_size} responses = "
+        f"{config.responses_per_step} responses, at most {tokens:,} tokens",
+        "learning": f"{learner.num_epochs} pass(es) of {learner.num_minibatches} optimiser "
+        f"step(s), at most {config.num_rows_at_most} rows of {learner.row_tokens} tokens a learner",
+        "run": f"{config.loop.num_steps} steps, staleness at most {config.loop.max_staleness}",
+        "placement": f"{resources.num_engines} engine(s) of {resources.tensor_parallel_size} "
+        f"worker(s), {resources.num_learners} learner(s), ZeRO {learner.zero_stage}, "
+        f"{config.model.dtype}",
+        "run folder": config.run_dir,
+    }
 
-    run_dir = Path(config.run_dir)
-    info = RunInfo(
-        name=config.name,
-        run_dir=run_dir,
-        config=OmegaConf.to_container(composed, resolve=True),  # type: ignore[arg-type]
-        num_steps=config.loop.num_steps,
-    )
-    system = await System.create(config, prompts)
-    summary = RunSummary(k=config.evaluation.num_samples)
-    summary.startup(time.time() - PROCESS_START, system.startup_seconds)
-    tracker = open_all(config.tracker, info)
-    diverged: DivergedError | None = None
-    try:
 
-        async def evaluate(when: str) -> None:
-            began = time.monotonic()
-            settings = config.evaluation
-            reports = await system.evaluate(
-                held_out, num_samples=settings.num_samples, temperature=settings.temperature,
-                max_tokens=config.rollout.max_tokens,
-            )
-            greedy = None
-            if settings.greedy:
-                greedy = evaluate_statistics(
-                    await system.evaluate(
-                        held_out, num_samples=1, temperature=0.0,
-                        max_tokens=config.rollout.max_tokens,
-                    ),
-                    k=1,
-                )
-            summary.evaluation(
-                when, evaluate_statistics(reports, k=settings.num_samples), greedy,
-                seconds=time.monotonic() - began,
-            )
+class TrainingRun:
+    """One run on a started system: what happens around the loop.
 
-        async def on_step(result: StepResult) -> None:
-            metrics = (
-                step_metrics(result)
-                | result.metrics
-                | await system.scheduler.call("metrics")
-            )
-            summary.step(metrics)
-            tracker.log(result.step, metrics)
-            every = config.loop.save_every
-            if every and result.step % every == 0:
-                await system.learners.save(
-                    str(run_dir / f"policy-{result.step}"), config.model.path
-                )
+    Args:
+        inputs: What the run starts from.
+        system: Its running parts.
+    """
 
-        if config.evaluation.before:
-            await evaluate("before")
-        try:
-            await train(
-                Plan(
-                    num_steps=config.loop.num_steps,
-                    tickets_per_step=config.scheduler.tickets_per_step,
-                    num_epochs=config.learner.num_epochs,
-                    max_staleness=config.loop.max_staleness,
-                    batch_deadline_seconds=config.loop.batch_deadline_seconds,
-                ),
-                prompts=prompts,
-                scheduler=system.scheduler,
-                rollouts=system.rollouts,
-                learners=system.learners,
-                publish=system.publish,
-                on_step=on_step,
-            )
-        except DivergedError as error:
-            diverged = error
-        await system.learners.save(str(run_dir / "policy"), config.model.path)
-        if config.evaluation.after and diverged is None:
-            await evaluate("after")
-        distribution: Mapping[str, Any] = await system.scheduler.call("distribution")
-    finally:
-        finished = summary.finish(
-            total_seconds=time.time() - PROCESS_START,
-            parity_max_logprob_difference=system.max_logprob_difference,
-            versions_published=system.version + 1,
+    def __init__(self, inputs: Inputs, system: System) -> None:
+        from launch.summary import RunSummary
+        from launch.tracking import RunInfo, open_all
+
+        config = inputs.config
+        self._inputs = inputs
+        self._config = config
+        self._system = system
+        self._run_dir = Path(config.run_dir)
+        self._summary = RunSummary(k=config.evaluation.num_samples)
+        self._summary.startup(time.time() - PROCESS_START, system.startup_seconds)
+        info = RunInfo(
+            name=config.name,
+            run_dir=self._run_dir,
+            config=inputs.resolved,
+            num_steps=config.loop.num_steps,
         )
-        write_json(run_dir / "summary.json", finished)
-        tracker.close(finished)
-        await system.close()
-    from launch.picture import draw_picture
+        self._tracker = open_all(config.tracker, info)
 
-    draw_picture(run_dir / "metrics.jsonl", distribution, run_dir / "run.png", summary=finished)
-    print_result(finished, run_dir)
-    if diverged is not None:
-        raise UserError(f"{diverged}; the last good weights are in {run_dir / 'policy'}")
+    async def run(self) -> None:
+        """Evaluate, train, save, evaluate; the run folder is complete whatever happens.
+
+        Raises:
+            UserError: If the loss stayed non-finite; the last good weights are saved.
+        """
+        from launch.picture import draw_picture
+        from launch.progress import print_result
+        from launch.summary import write_json
+        from learner.team import DivergedError
+
+        distribution = None
+        try:
+            if self._config.evaluation.before:
+                await self._evaluate("before")
+            try:
+                await self._loop()
+            except DivergedError as error:
+                path = await self._save("policy")
+                raise UserError(f"{error}; the last good weights are in {path}") from error
+            await self._save("policy")
+            if self._config.evaluation.after:
+                await self._evaluate("after")
+            distribution = await self._system.scheduler.call("distribution")
+        finally:
+            finished = self._summary.finish(
+                total_seconds=time.time() - PROCESS_START,
+                parity_max_logprob_difference=self._system.max_logprob_difference,
+                versions_published=self._system.version + 1,
+            )
+            write_json(self._run_dir / "summary.json", finished)
+            self._tracker.close(finished)
+        picture = self._run_dir / "run.png"
+        draw_picture(
+            self._run_dir / "metrics.jsonl",
+            distribution,
+            picture,
+            summary=finished,
+            title=self._config.name,
+        )
+        print_result(finished, self._run_dir)
+
+    async def _loop(self) -> None:
+        from launch.loop import Plan, train
+
+        config = self._config
+        await train(
+            Plan(
+                num_steps=config.loop.num_steps,
+                tickets_per_step=config.scheduler.tickets_per_step,
+                num_epochs=config.learner.num_epochs,
+                max_staleness=config.loop.max_staleness,
+                batch_deadline_seconds=config.loop.batch_deadline_seconds,
+            ),
+            prompts=self._inputs.prompts,
+            scheduler=self._system.scheduler,
+            rollouts=self._system.rollouts,
+            learners=self._system.learners,
+            publish=self._system.publish,
+            on_step=self._on_step,
+        )
+
+    async def _on_step(self, result: StepResult) -> None:
+        from launch.metrics import step_metrics
+
+        metrics = await self._system.scheduler.call("metrics")
+        metrics = metrics | step_metrics(result) | result.metrics
+        self._summary.step(metrics)
+        self._tracker.log(result.step, metrics)
+        if result.step % SAMPLES_EVERY == 1:
+            await self._log_samples(result)
+        every = self._config.loop.save_every
+        if every and result.step % every == 0:
+            await self._save(f"policy-{result.step}")
+
+    async def _log_samples(self, result: StepResult) -> None:
+        """Show one group of the step to people."""
+        from launch.tracking import Sample
+
+        reference = next((group.data for group in result.groups if group.data is not None), None)
+        if reference is None:
+            return
+        group = await reference
+        texts = self._inputs.tokenizer.batch_decode(
+            [t.token_ids for t in group.trajectories], skip_special_tokens=True
+        )
+        self._tracker.samples(
+            result.step,
+            [
+                Sample(group.prompt.text, text, answer, group.prompt.answer, float(reward), length)
+                for text, answer, reward, length in zip(
+                    texts,
+                    group.answers,
+                    group.rewards,
+                    [len(t.token_ids) for t in group.trajectories],
+                    strict=True,
+                )
+            ],
+        )
+
+    async def _save(self, name: str) -> Path:
+        path = self._run_dir / name
+        await self._system.learners.save(str(path), self._config.model.path)
+        return path
+
+    async def _evaluate(self, when: str) -> None:
+        began = time.monotonic()
+        settings = self._config.evaluation
+        sampled = await self._measure(settings.num_samples, settings.temperature)
+        greedy = await self._measure(1, 0.0) if settings.greedy else None
+        seconds = time.monotonic() - began
+        self._summary.evaluation(when, sampled, greedy, seconds=seconds)
+
+    async def _measure(self, num_samples: int, temperature: float) -> EvaluationResult:
+        from launch.summary import evaluate_statistics
+        from launch.system import evaluate
+
+        reports = await evaluate(
+            self._system.rollouts,
+            self._inputs.held_out,
+            num_samples=num_samples,
+            temperature=temperature,
+            max_tokens=self._config.rollout.max_tokens,
+        )
+        return evaluate_statistics(reports, k=num_samples)
+
+
+async def train(inputs: Inputs) -> None:
+    """Train on a connected cluster."""
+    from launch.progress import Startup
+    from launch.system import System
+
+    system = await System.create(inputs.config, inputs.prompts, Startup())
+    try:
+        await TrainingRun(inputs, system).run()
+    finally:
+        await system.close()
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="train")
@@ -176,17 +255,13 @@ def main(composed: DictConfig) -> None:
     """Train as configured."""
 
     def program() -> None:
-        from launch.cluster import PlacementError, connect
+        from launch.cluster import cluster
         from launch.progress import print_plan
 
-        config, prompts, held_out = prepare(composed)
-        print_plan(derived_plan(config, len(prompts), len(held_out)))
-        logging.getLogger().setLevel(logging.WARNING)
-        connect(config.resources)
-        try:
-            asyncio.run(run(config, composed, prompts, held_out))
-        except PlacementError as error:
-            raise UserError(str(error)) from error
+        inputs = prepare(composed)
+        print_plan(derived_plan(inputs))
+        with cluster(inputs.config.resources):
+            asyncio.run(train(inputs))
 
     run_program(program)
 

@@ -2,8 +2,6 @@
 
 from dataclasses import dataclass, field
 
-_DTYPES = ("float32", "bfloat16")
-
 
 @dataclass(kw_only=True, slots=True)
 class LearnerConfig:
@@ -13,13 +11,9 @@ class LearnerConfig:
         ValueError: If a number is outside its range, or two settings contradict each other.
     """
 
-    num_workers: int = 1
-    """Learner processes (ranks), at least 1."""
     zero_stage: int = 0
     """DeepSpeed ZeRO stage, 0 to 3: what the ranks share out (nothing, optimiser state,
     gradients, weights)."""
-    dtype: str = "float32"
-    """"float32" or "bfloat16"; bfloat16 needs a ZeRO stage that keeps float32 masters, 1 to 3."""
     lr: float = 1e-6
     """Learning rate after warm-up, positive."""
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
@@ -52,7 +46,7 @@ class LearnerConfig:
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""
-        for key in ("num_workers", "row_tokens", "num_minibatches", "num_epochs", "num_threads",
+        for key in ("row_tokens", "num_minibatches", "num_epochs", "num_threads",
                     "max_skipped_steps"):  # fmt: skip
             if getattr(self, key) < 1:
                 raise ValueError(f"learner.{key} must be at least 1, got {getattr(self, key)!r}")
@@ -65,12 +59,5 @@ class LearnerConfig:
                 raise ValueError(f"learner.{key} must not be negative, got {getattr(self, key)!r}")
         if self.zero_stage not in (0, 1, 2, 3):
             raise ValueError(f"learner.zero_stage must be 0, 1, 2 or 3, got {self.zero_stage!r}")
-        if self.dtype not in _DTYPES:
-            raise ValueError(f"learner.dtype must be one of {_DTYPES}, got {self.dtype!r}")
-        if self.dtype == "bfloat16" and self.zero_stage == 0:
-            raise ValueError(
-                "learner.dtype bfloat16 needs learner.zero_stage 1, 2 or 3, which keep float32 "
-                f"master weights, got {self.zero_stage!r}"
-            )
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"learner.betas must be two numbers in [0, 1), got {self.betas!r}")

@@ -31,12 +31,15 @@ class DeepSpeedEngine:
     ranks build it at the same time, and call its methods in the same order.
     """
 
-    def __init__(self, config: LearnerConfig, model_path: str, *, temperature: float) -> None:
+    def __init__(
+        self, config: LearnerConfig, model_path: str, *, dtype: str, temperature: float
+    ) -> None:
         """Join the other ranks and load the policy.
 
         Args:
             config: The learner's settings.
             model_path: Local folder with a Hugging Face checkpoint.
+            dtype: "float32", or "bfloat16" with a ZeRO stage of at least 1.
             temperature: Sampling temperature of the rollouts.
         """
         on_gpu = torch.cuda.is_available()
@@ -55,7 +58,7 @@ class DeepSpeedEngine:
         self._deepspeed = deepspeed
         self._config = config
         self._applied_steps = 0
-        self._model = load_policy(model_path, config)
+        self._model = load_policy(model_path, config, dtype)
         policy = PackedPolicy(self._model, temperature)
         optimizer = torch.optim.AdamW(
             policy.parameters(),
@@ -67,7 +70,7 @@ class DeepSpeedEngine:
         self._engine, *_ = deepspeed.initialize(
             model=policy,
             optimizer=optimizer,
-            config=deepspeed_settings(config),
+            config=deepspeed_settings(config, dtype),
             dist_init_required=False,
         )
 
@@ -173,7 +176,7 @@ class DeepSpeedEngine:
         self.agree(True)
 
 
-def load_policy(model_path: str, config: LearnerConfig) -> "PreTrainedModel":
+def load_policy(model_path: str, config: LearnerConfig, dtype: str) -> "PreTrainedModel":
     """Load a causal language model for training: no dropout, checkpointing as configured."""
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
@@ -181,7 +184,7 @@ def load_policy(model_path: str, config: LearnerConfig) -> "PreTrainedModel":
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     model = AutoModelForCausalLM.from_pretrained(
         model_path,
-        dtype=getattr(torch, config.dtype),
+        dtype=getattr(torch, dtype),
         attn_implementation="sdpa",
         local_files_only=True,
     )
@@ -197,7 +200,7 @@ def load_policy(model_path: str, config: LearnerConfig) -> "PreTrainedModel":
     return model
 
 
-def deepspeed_settings(config: LearnerConfig) -> dict[str, Any]:
+def deepspeed_settings(config: LearnerConfig, dtype: str) -> dict[str, Any]:
     """DeepSpeed's configuration for ours.
 
     `gradient_accumulation_steps` is 1 whatever the number of rows: the rows of a step vary, and
@@ -211,7 +214,7 @@ def deepspeed_settings(config: LearnerConfig) -> dict[str, Any]:
         "zero_allow_untested_optimizer": True,
         "steps_per_print": None,
     }
-    if config.dtype == "bfloat16":
+    if dtype == "bfloat16":
         settings["bf16"] = {"enabled": True}
         settings["data_types"] = {"grad_accum_dtype": "fp32"}
     return settings

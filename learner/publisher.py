@@ -6,12 +6,13 @@ sends. The transfer itself is vLLM's, see `rollout.weight_transfer`.
 
 import time
 from collections.abc import Sequence
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from learner.deepspeed_engine import DeepSpeedEngine
 from rollout.weight_transfer import EngineClient, PolicySource, open_sender
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class Publisher:
@@ -73,9 +74,10 @@ class Publisher:
         return time.monotonic() - began, self._source.num_bytes
 
 
-def tied_head(model: torch.nn.Module) -> dict[str, str]:
+def tied_head(model: "PreTrainedModel") -> dict[str, str]:
     """Name of the output head and of the embedding it is tied to; empty when untied."""
-    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    head: Any = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    embedding: Any = model.get_input_embeddings()
     if head is None or head.weight is not embedding.weight:
         return {}
     names = {id(module): name for name, module in model.named_modules()}

@@ -47,6 +47,7 @@ class LearnerTeam:
         model_path: str,
         objective: Objective,
         *,
+        dtype: str,
         temperature: float,
         seed: int,
         actor_options: Sequence[Mapping[str, Any]],
@@ -57,27 +58,23 @@ class LearnerTeam:
             config: The learner's settings.
             model_path: Folder with a Hugging Face checkpoint, on every node that gets a worker.
             objective: Token losses.
+            dtype: Precision of the weights, "float32" or "bfloat16".
             temperature: Sampling temperature of the rollouts.
             seed: Of the random cut into optimiser steps, among others.
-            actor_options: Ray options of each worker (CPUs, GPUs, placement), one per rank.
+            actor_options: Ray options (CPUs, GPUs, placement), one entry per worker to start.
 
         Raises:
-            ValueError: If there are not as many options as workers.
             TimeoutError: If it takes longer than `learner.start_deadline_seconds`.
         """
-        if len(actor_options) != config.num_workers:
-            raise ValueError(
-                f"actor_options must have one entry per learner, {config.num_workers}, "
-                f"got {len(actor_options)!r}"
-            )
         actor = ray.remote(LearnerWorker)
         workers: list[Any] = [
             actor.options(**options).remote(
                 rank,
-                config.num_workers,
+                len(actor_options),
                 config,
                 model_path,
                 objective,
+                dtype=dtype,
                 temperature=temperature,
                 seed=seed,
             )

@@ -40,6 +40,7 @@ class LearnerWorker:
         model_path: str,
         objective: Objective,
         *,
+        dtype: str,
         temperature: float,
         seed: int = 0,
     ) -> None:
@@ -51,6 +52,7 @@ class LearnerWorker:
             config: The learner's settings.
             model_path: Local folder with a Hugging Face checkpoint.
             objective: Token losses.
+            dtype: Precision of the weights, "float32" or "bfloat16".
             temperature: Sampling temperature of the rollouts.
             seed: For whatever torch draws at random in training.
         """
@@ -61,6 +63,7 @@ class LearnerWorker:
         self._config = config
         self._model_path = model_path
         self._objective = objective
+        self._dtype = dtype
         self._temperature = temperature
         self._engine: DeepSpeedEngine | None = None
         self._publisher: Publisher | None = None
@@ -97,7 +100,7 @@ class LearnerWorker:
             MASTER_PORT=str(master_port),
         )
         self._engine = DeepSpeedEngine(
-            self._config, self._model_path, temperature=self._temperature
+            self._config, self._model_path, dtype=self._dtype, temperature=self._temperature
         )
 
     def update(

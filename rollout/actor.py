@@ -1,9 +1,11 @@
 """The Ray actor that turns tickets into scored groups with one vLLM engine.
 
-    ticket, prompt -> environment x n (engine) -> reward processes -> Group, LengthReport -> scheduler
+    ticket, prompt -> environment x n (engine) -> reward processes -> Group
+                                                                   -> LengthReport -> scheduler
 
-The report reaches the scheduler before the group reaches the driver, so that when the driver holds a
-whole batch the scheduler can fold all of it. Ray, the engine and the tokenizer are imported on start.
+The report reaches the scheduler before the group reaches the driver, so that when the driver holds
+a whole batch the scheduler can fold all of it. Ray, the engine and the tokenizer are imported on
+start.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from cost.types import LengthReport, RewardStatus, Ticket
+from cost.types import LengthReport, Ticket
 from rollout.config import RolloutConfig
 from rollout.rewards.pool import RewardPool
 from rollout.types import Completion, Group, Prompt, TokenArray, Trajectory
@@ -63,9 +65,7 @@ def permute_rewards(group: Group, seed: int) -> Group:
     """Shuffle rewards and their status among the responses of one group, together."""
     stream = np.random.default_rng([seed, group.ticket.ticket_id, len(group.rewards)])
     order = stream.permutation(len(group.rewards))
-    return replace(
-        group, rewards=group.rewards[order], reward_status=group.reward_status[order]
-    )
+    return replace(group, rewards=group.rewards[order], reward_status=group.reward_status[order])
 
 
 def surprise(trajectory: Trajectory) -> float:
@@ -119,7 +119,10 @@ class RolloutActor:
         built = time.monotonic()
         warm_up = np.arange(8, dtype=np.int32) % 8 + 1
         await asyncio.gather(
-            *(self._engine.generate(warm_up, max_tokens=4, temperature=1.0, seed=i) for i in range(4))
+            *(
+                self._engine.generate(warm_up, max_tokens=4, temperature=1.0, seed=i)
+                for i in range(4)
+            )
         )
         done = time.monotonic()
         return {"engine": built - began, "warm_up": done - built, "total": done - began}
@@ -179,21 +182,15 @@ class RolloutActor:
         )
         generated = time.monotonic()
         texts = self._tokenizer.batch_decode(
-            [t.token_ids[t.loss_mask] for t in trajectories], skip_special_tokens=True
+            [t.token_ids[t.loss_mask].tolist() for t in trajectories], skip_special_tokens=True
         )
-        scored = await self._rewards.score(
-            [(prompt.text, text, prompt.answer) for text in texts]
-        )
-        ok = [s.status == RewardStatus.OK for s in scored]
+        scored = await self._rewards.score([(prompt.text, text, prompt.answer) for text in texts])
         names = sorted({name for s in scored if s.score for name in s.score.components})
         return Group(
             ticket=ticket,
             prompt=prompt,
             trajectories=tuple(trajectories),
-            rewards=np.asarray(
-                [s.score.reward if o else np.nan for s, o in zip(scored, ok, strict=True)],
-                dtype=np.float64,
-            ),
+            rewards=np.asarray([s.score.reward if s.score else np.nan for s in scored]),
             reward_components={
                 name: np.asarray(
                     [s.score.components.get(name, np.nan) if s.score else np.nan for s in scored]
@@ -218,7 +215,8 @@ class RolloutActor:
                 token_ids, max_tokens=max_tokens, temperature=temperature, seed=seed
             )
 
-        return await self._environment.play(generate, prompt, ticket.max_tokens)
+        played: Trajectory = await self._environment.play(generate, prompt, ticket.max_tokens)
+        return played
 
     async def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
         """Let the engine's workers join the transfer group."""

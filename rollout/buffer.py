@@ -1,13 +1,14 @@
 """The ordered hand-over between the two coroutines of the loop.
 
-    draw:  await admit(batch) ... put(ticket_id, group)      waits while the batch would be too stale
-    learn: await take(num) ... advance()                     waits for the next `num` in draw order
+    draw:  await admit(batch) ... put(ticket_id, group)   waits while the batch would be too stale
+    learn: await take(num) ... advance()                  waits for the next `num` in draw order
 
 Groups leave in draw order whatever order they finish in: taking the first to finish would favour
 short responses, and a scheduler that learns from lengths would chase that bias.
 
-Staleness is bounded at admission. Batch b is admitted once version >= b - max_staleness, and learning
-it makes version b + 1, so a token of batch b is at most max_staleness versions old when learned.
+Staleness is bounded at admission. Batch b is admitted once version >= b - max_staleness, and
+learning it makes version b + 1, so a token of batch b is at most max_staleness versions old when
+learned.
 """
 
 import asyncio

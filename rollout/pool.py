@@ -1,8 +1,8 @@
 """The driver's side of R rollout actors: place tickets, watch deadlines, replace what dies.
 
-A ticket that crashes or misses its deadline is retried as it is, with its probability and its place in
-the order; a fresh draw in its stead would favour prompts that finish. An actor that died, or whose
-engine died, is replaced, and gets the current weights before it gets a ticket.
+A ticket that crashes or misses its deadline is retried as it is, with its probability and its place
+in the order; a fresh draw in its stead would favour prompts that finish. An actor that died, or
+whose engine died, is replaced, and gets the current weights before it gets a ticket.
 """
 
 from __future__ import annotations
@@ -38,7 +38,11 @@ class RolloutPool:
     """
 
     def __init__(
-        self, make_actor: Callable[[int], Any], num_actors: int, config: RolloutConfig, scheduler: Any
+        self,
+        make_actor: Callable[[int], Any],
+        num_actors: int,
+        config: RolloutConfig,
+        scheduler: Any,
     ) -> None:
         self._make_actor = make_actor
         self._config = config
@@ -71,7 +75,7 @@ class RolloutPool:
             tokens = found.prompt_tokens * found.num_responses + int(found.lengths.sum())
             return GroupRef(report=found, num_tokens=tokens, data=data)
 
-        group = await self._retry(ticket, attempt)
+        group: GroupRef | None = await self._retry(ticket, attempt)
         if group is None:
             report = empty_report(ticket, prompt)
             await self._scheduler.observe.remote(report)
@@ -82,9 +86,12 @@ class RolloutPool:
         """Score one prompt's responses without anyone learning from them."""
 
         async def attempt(handle: Any) -> LengthReport:
-            return await self._in_time(handle.evaluate.remote(ticket, prompt, temperature))
+            found: LengthReport = await self._in_time(
+                handle.evaluate.remote(ticket, prompt, temperature)
+            )
+            return found
 
-        report = await self._retry(ticket, attempt)
+        report: LengthReport | None = await self._retry(ticket, attempt)
         return report if report is not None else empty_report(ticket, prompt)
 
     async def _in_time(self, reference: Any) -> Any:
@@ -106,7 +113,9 @@ class RolloutPool:
             except TimeoutError:
                 log.warning(
                     "ticket %d missed its deadline of %g s on rollout actor %d",
-                    ticket.ticket_id, self._config.ticket_deadline_seconds, index,
+                    ticket.ticket_id,
+                    self._config.ticket_deadline_seconds,
+                    index,
                 )
             except RayActorError as error:
                 self._replace(index, error)

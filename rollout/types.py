@@ -1,6 +1,6 @@
 """The records that rollout makes: prompts in, scored groups out.
 
-    Task -> Prompt -> engine -> Completion -> environment -> Trajectory -> reward -> Group
+Task -> Prompt -> engine -> Completion -> environment -> Trajectory -> reward -> Group
 """
 
 from dataclasses import dataclass

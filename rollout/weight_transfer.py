@@ -1,12 +1,13 @@
 """Weights from the learner's rank 0 to every engine worker, through vLLM's weight-transfer API.
 
     LearnerWorker rank 0                        RolloutActor x R (each with its engine workers)
-      open_sender -> TrainerWeightTransferEngine --- EngineClient: init / start / update / finish --->
+      open_sender -> TrainerWeightTransferEngine -- EngineClient: init/start/update/finish -->
                      send_weights  ============ tensors: NCCL or gloo broadcast ============>  load
 
-On GPUs both ends are vLLM's own NCCL classes. vLLM has no backend for CPUs, so this module registers
-"gloo" in both of vLLM's factories; engine workers load it through the `vllm.general_plugins` entry
-point in pyproject.toml, which is why the project must be installed where engines run.
+On GPUs both ends are vLLM's own NCCL classes. vLLM has no backend for CPUs, so this module
+registers "gloo" in both of vLLM's factories; engine workers load it through the
+`vllm.general_plugins` entry point in pyproject.toml, which is why the project must be installed
+where engines run.
 
 Tied embeddings: vLLM's layerwise reload leaves a tied head stale without an error, so engines run
 untied and `PolicySource` sends the head as an alias of the embedding.
@@ -21,7 +22,7 @@ from datetime import timedelta
 from typing import Any, ClassVar, Self
 
 import torch
-from torch.distributed import ProcessGroupGloo, TCPStore
+from torch.distributed import ProcessGroupGloo, TCPStore  # type: ignore[attr-defined]
 from vllm.distributed.weight_transfer.base import (
     ParamMeta,
     TrainerInitInfo,
@@ -83,13 +84,15 @@ class PolicySource(WeightSource):
 
 
 class EngineClient:
-    """vLLM's four-method client protocol over our RolloutActor handles, with a deadline on each call.
+    """vLLM's four-method client protocol over RolloutActor handles, with a deadline per call.
 
     Every engine counts its own workers from 0, so the client shifts `rank_offset` per engine; and
     since vLLM's senders finish an update without naming it, the client adds `version`.
     """
 
-    def __init__(self, handles: Sequence[Any], workers_per_engine: int, timeout_seconds: float) -> None:
+    def __init__(
+        self, handles: Sequence[Any], workers_per_engine: int, timeout_seconds: float
+    ) -> None:
         self._handles = list(handles)
         self._workers_per_engine = workers_per_engine
         self._timeout_seconds = timeout_seconds
@@ -129,14 +132,18 @@ class EngineClient:
 def _join(master_address: str, master_port: int, rank: int, world_size: int) -> ProcessGroupGloo:
     timeout = timedelta(seconds=TIMEOUT_SECONDS)
     store = TCPStore(
-        master_address, master_port, world_size, is_master=rank == 0, timeout=timeout,
+        master_address,
+        master_port,
+        world_size,
+        is_master=rank == 0,
+        timeout=timeout,
         wait_for_workers=False,
     )
     return ProcessGroupGloo(store, rank, world_size, timeout)
 
 
 def _broadcast(group: ProcessGroupGloo, tensor: torch.Tensor) -> None:
-    group.broadcast(tensor, 0).wait()
+    group.broadcast(tensor, 0).wait()  # type: ignore[attr-defined]
 
 
 @dataclass(kw_only=True)
@@ -201,13 +208,13 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
                 yield name, tensor
 
         for name, tensor in stream():
-            self.model.load_weights([(name, tensor)])
+            self.model.load_weights([(name, tensor)])  # type: ignore[operator]
 
     def finish_weight_update(self) -> None:
         """Close the layerwise reload."""
         from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
 
-        finalize_layerwise_reload(self.model, self.model_config)
+        finalize_layerwise_reload(self.model, self.model_config)  # type: ignore[no-untyped-call]
 
     def shutdown(self) -> None:
         """Leave the group."""

@@ -1,8 +1,8 @@
 """One vLLM engine behind the few calls that rollout needs.
 
-The engine is vLLM's `AsyncLLM` on CPU and GPU alike. Log-probabilities are those of the distribution
-really sampled (`processed_logprobs`: after the temperature), and the model's own generation config is
-not applied, so nothing but the temperature shapes that distribution.
+The engine is vLLM's `AsyncLLM` on CPU and GPU alike. Log-probabilities are those of the
+distribution really sampled (`processed_logprobs`: after the temperature), and the model's own
+generation config is not applied, so nothing but the temperature shapes that distribution.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from rollout.types import Completion, TokenArray, VersionSpan
 
 
 def stop_token_ids(model_path: str) -> list[int]:
-    """Every end-of-sequence id that the model folder names in config.json or generation_config.json."""
+    """Every end-of-sequence id in the model folder's config.json or generation_config.json."""
     found: set[int] = set()
     for name in ("config.json", "generation_config.json"):
         path = Path(model_path) / name
@@ -86,7 +86,9 @@ def engine_arguments(
 class VLLMEngine:
     """A running `AsyncLLM`; build it inside the actor that owns it."""
 
-    def __init__(self, arguments: dict[str, Any], *, num_threads: int, stop_ids: Sequence[int]) -> None:
+    def __init__(
+        self, arguments: dict[str, Any], *, num_threads: int, stop_ids: Sequence[int]
+    ) -> None:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
@@ -116,7 +118,8 @@ class VLLMEngine:
             temperature: 0 is greedy.
             seed: Seed of this request; None takes the engine's stream.
         """
-        from vllm import SamplingParams
+        from vllm import SamplingParams, TokensPrompt
+        from vllm.logprobs import FlatLogprobs
         from vllm.sampling_params import RequestOutputKind
 
         self._num_requests += 1
@@ -130,7 +133,7 @@ class VLLMEngine:
             stop_token_ids=self._stop_ids,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
-        prompt: dict[str, Any] = {"prompt_token_ids": token_ids.tolist()}
+        prompt = TokensPrompt(prompt_token_ids=token_ids.tolist())
         if self._cache_salt is not None:
             prompt["cache_salt"] = self._cache_salt
         final = None
@@ -139,6 +142,7 @@ class VLLMEngine:
         assert final is not None and final.finished
         out = final.outputs[0]
         num_tokens = len(out.token_ids)
+        assert isinstance(out.logprobs, FlatLogprobs)
         return Completion(
             token_ids=np.asarray(out.token_ids, dtype=np.int32),
             # Position-wise the sampled token comes first; with logprobs=0 it is the only one.
@@ -189,7 +193,7 @@ class VLLMEngine:
 
 
 def _version_spans(spans: Sequence[Any] | None, num_tokens: int) -> tuple[VersionSpan, ...]:
-    """vLLM's spans with integer versions; an engine that never received weights is version 0."""
+    """VLLM's spans with integer versions; an engine that never received weights is version 0."""
     if not spans:
         return (VersionSpan(0, num_tokens, 0),)
     return tuple(

@@ -71,4 +71,4 @@ class ReasoningGymReward:
 def _scorer(dataset: str) -> Any:
     from rollout.tasks.reasoning_gym import open_dataset
 
-    return open_dataset(dataset, seed=0, config={})
+    return open_dataset(dataset, seed=0, config={}, num_entries=1)

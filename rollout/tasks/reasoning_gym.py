@@ -50,7 +50,6 @@ DATASETS = frozenset(
     }
 )
 _TRIES_PER_PROMPT = 200
-_LARGEST_INDEX = 1 << 30
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,10 +105,11 @@ class ReasoningGymTask:
         )
 
     def _items(self) -> Iterator[Item]:
-        generator = open_dataset(self.dataset, self.seed, self.config)
+        num_tries = self.num_prompts * _TRIES_PER_PROMPT
+        generator = open_dataset(self.dataset, self.seed, self.config, num_tries)
         held_out = self.split == "held_out"
         seen: set[str] = set()
-        for index in range(self.num_prompts * _TRIES_PER_PROMPT):
+        for index in range(num_tries):
             if len(seen) == self.num_prompts:
                 return
             entry = generator[index]
@@ -123,13 +123,19 @@ class ReasoningGymTask:
         if len(seen) < self.num_prompts:
             raise ValueError(
                 f"task.num_prompts is more than {self.dataset} offers in the {self.split} split: "
-                f"{len(seen)} different questions in {self.num_prompts * _TRIES_PER_PROMPT} draws; "
+                f"{len(seen)} different questions in {num_tries} draws; "
                 f"ask for fewer or widen task.config, got {self.num_prompts!r}"
             )
 
 
-def open_dataset(name: str, seed: int, config: Mapping[str, Any]) -> Any:
+def open_dataset(name: str, seed: int, config: Mapping[str, Any], num_entries: int) -> Any:
     """Open a generator; its entries are made when they are asked for.
+
+    Args:
+        name: One of `DATASETS`.
+        seed: Which entries.
+        config: The generator's own settings.
+        num_entries: Entries to index; some generators take time and memory for each at once.
 
     Raises:
         ValueError: If the generator refuses its settings.
@@ -137,7 +143,7 @@ def open_dataset(name: str, seed: int, config: Mapping[str, Any]) -> Any:
     import reasoning_gym
 
     try:
-        return reasoning_gym.create_dataset(name, size=_LARGEST_INDEX, seed=seed, **config)
+        return reasoning_gym.create_dataset(name, size=num_entries, seed=seed, **config)
     except (TypeError, AssertionError, ValueError) as error:
         raise ValueError(
             f"task.config does not fit {name}: {error}; see the generator's settings, "

@@ -107,6 +107,13 @@ def test_certain_is_always_kept_and_zero_never():
         assert keep[3:].sum() == 1  # the expected number is 1
 
 
+def test_any_two_can_be_kept_together():
+    """In a fixed order neighbours of probability 1/2 would exclude each other in every batch."""
+    q = np.full(4, 0.5)
+    kept = np.array([systematic_sample(q, np.random.default_rng(seed)) for seed in range(200)])
+    assert ((kept.T.astype(int) @ kept) > 0).all()
+
+
 def test_keep_all_keeps_zero_advantages_with_probability_exactly_one():
     batch = candidates()
     thinning = KeepAll().thin(batch, np.random.default_rng(0))

@@ -50,8 +50,17 @@ class FakeRollouts:
         self.events.append(("done", ticket.ticket_id))
         lengths = np.array([3, 4])
         report = LengthReport(
-            ticket.ticket_id, ticket.prompt_index, 3, 6, lengths, lengths < 0, np.ones(2),
-            np.zeros(2, np.int64), np.ones(2), 0.1, version,
+            ticket.ticket_id,
+            ticket.prompt_index,
+            3,
+            6,
+            lengths,
+            lengths < 0,
+            np.ones(2),
+            np.zeros(2, np.int64),
+            np.ones(2),
+            0.1,
+            version,
         )
         return GroupRef(report, 13, data="reference")
 
@@ -69,8 +78,14 @@ class FakeLearners:
         return {"learner/loss": 0.0}
 
 
-def run(num_steps=4, num_epochs=1, max_staleness=0, failing_ticket=None, failing_step=None,
-        batch_deadline_seconds=5.0):
+def run(
+    num_steps=4,
+    num_epochs=1,
+    max_staleness=0,
+    failing_ticket=None,
+    failing_step=None,
+    batch_deadline_seconds=5.0,
+):
     events, clock, steps = [], {"version": 0}, []
     scheduler = FakeScheduler(events)
 
@@ -83,7 +98,10 @@ def run(num_steps=4, num_epochs=1, max_staleness=0, failing_ticket=None, failing
         steps.append(result)
 
     plan = Plan(
-        num_steps=num_steps, tickets_per_step=P, num_epochs=num_epochs, max_staleness=max_staleness,
+        num_steps=num_steps,
+        tickets_per_step=P,
+        num_epochs=num_epochs,
+        max_staleness=max_staleness,
         batch_deadline_seconds=batch_deadline_seconds,
     )
     asyncio.run(
@@ -114,9 +132,7 @@ def test_batches_are_selected_in_draw_order_whatever_finishes_first(max_stalenes
 def test_without_staleness_generation_and_learning_take_turns():
     events, scheduler, steps = run(max_staleness=0)
     order = [e[:2] for e in events if e[0] in ("draw", "update", "publish")]
-    expected = [
-        e for b in range(4) for e in (("draw", b), ("update", b), ("publish", b + 1))
-    ]
+    expected = [e for b in range(4) for e in (("draw", b), ("update", b), ("publish", b + 1))]
     assert order == expected
     assert scheduler.folded_until == [0, P, 2 * P, 3 * P]
     assert all(s.metrics["loop/staleness"] == 0 for s in steps)

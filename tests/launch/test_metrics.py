@@ -11,6 +11,7 @@ from cost.ledger import METRICS as LEDGER_METRICS
 from cost.types import LengthReport, RewardStatus, Selection
 from launch.loop import StepResult
 from launch.metrics import METRICS, step_metrics, successes
+from rollout.types import GroupRef
 
 PACKAGES = "rollout|cost|learner|loop|publish|parity"
 ROOMS = ("cost", "rollout", "learner", "launch")
@@ -58,7 +59,7 @@ def result():
         selection([True, True, False], [0.0, 0.0, 0.0]),
         selection([], []),
     ]
-    return StepResult(1, reports, selections, {})
+    return StepResult(1, [GroupRef(r, 0, None) for r in reports], selections, {})
 
 
 def test_rollout_metrics_by_hand(result):
@@ -88,7 +89,11 @@ def test_token_metrics_by_hand(result):
 
 @pytest.mark.parametrize("reports", [[], [report([], [])]], ids=["empty", "all failed"])
 def test_a_step_without_responses_gives_nan_means_and_zero_counts(reports):
-    metrics = step_metrics(StepResult(1, reports, [selection([], []) for _ in reports], {}))
+    metrics = step_metrics(
+        StepResult(
+            1, [GroupRef(r, 0, None) for r in reports], [selection([], []) for _ in reports], {}
+        )
+    )
     assert math.isnan(metrics["rollout/reward_mean"])
     assert math.isnan(metrics["rollout/length_p95_tokens"])
     assert math.isnan(metrics["cost/step_saved_share"])

@@ -40,15 +40,13 @@ def main(folder: Path) -> None:
     results = {}
     for stage, tied, dtype, checkpointing in task["runs"]:
         config = LearnerConfig(
-            num_workers=world_size,
             zero_stage=stage,
-            dtype=dtype,
             lr=1e-3,
             adam_eps=1e-4,
             weight_decay=0.01,
             gradient_checkpointing=checkpointing,
         )
-        engine = WatchedEngine(config, task["models"][tied], temperature=0.9)
+        engine = WatchedEngine(config, task["models"][tied], dtype=dtype, temperature=0.9)
         gradients, outcomes, losses, weights = [], [], [], []
         for step_rows in (rows, spoilt, rows):
             sums = update_step(engine, step_rows, ClippedSurrogate())

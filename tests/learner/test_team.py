@@ -72,7 +72,7 @@ def test_each_kept_response_is_trained_on_once_and_refs_go_where_they_are_needed
     selections = [replace(selections[0], keep=keep, weight=keep * 1.5), *selections[1:]]
     refs = [reference_to(group, f"data {k}") for k, group in enumerate(groups)]
     workers = [FakeWorker(), FakeWorker()]
-    config = LearnerConfig(num_workers=2, row_tokens=48, num_minibatches=2)
+    config = LearnerConfig(row_tokens=48, num_minibatches=2)
     team = LearnerTeam(workers, config, seed=1)
     metrics = asyncio.run(team.update(refs, selections, step=4))
     trained, parts = [], []
@@ -162,15 +162,14 @@ def test_two_real_workers_train_like_one_plain_engine(
         log_to_driver=False,
         runtime_env={"env_vars": variables},
     )
-    config = LearnerConfig(
-        num_workers=2, zero_stage=2, lr=1e-3, adam_eps=1e-4, weight_decay=0.01, row_tokens=48
-    )
+    config = LearnerConfig(zero_stage=2, lr=1e-3, adam_eps=1e-4, weight_decay=0.01, row_tokens=48)
 
     async def train():
         team = await LearnerTeam.start(
             config,
             str(model_paths[False]),
             ClippedSurrogate(),
+            dtype="float32",
             temperature=0.9,
             seed=0,
             actor_options=[{"num_cpus": 0.5}] * 2,

@@ -1,4 +1,4 @@
-"""The gloo backend without an engine: registration, source, client, and a transfer between threads."""
+"""The gloo backend without an engine: registration, source, client, transfer between threads."""
 
 import threading
 from dataclasses import asdict
@@ -89,8 +89,13 @@ def test_every_receiver_gets_every_weight_bit_for_bit(free_port):
     receivers = [FakeReceiver(), FakeReceiver()]
     client = FakeClient(receivers)
     sender = wt.open_sender(
-        on_gpu=False, rank=0, master_address="127.0.0.1", master_port=free_port, num_receivers=2,
-        client=client, source=source,
+        on_gpu=False,
+        rank=0,
+        master_address="127.0.0.1",
+        master_port=free_port,
+        num_receivers=2,
+        client=client,
+        source=source,
     )
     for version in (0, 1):
         weights["norm.weight"] += 0.1
@@ -106,8 +111,13 @@ def test_a_source_that_disagrees_with_its_metadata_is_an_error(free_port):
     source, weights = make_source({})
     receivers = [FakeReceiver()]
     sender = wt.open_sender(
-        on_gpu=False, rank=0, master_address="127.0.0.1", master_port=free_port, num_receivers=1,
-        client=FakeClient(receivers), source=source,
+        on_gpu=False,
+        rank=0,
+        master_address="127.0.0.1",
+        master_port=free_port,
+        num_receivers=1,
+        client=FakeClient(receivers),
+        source=source,
     )
     weights["embed.weight"] = torch.zeros(5)
     with pytest.raises(ValueError, match=r"declared embed\.weight"):
@@ -123,8 +133,13 @@ def test_ranks_other_than_0_only_help_to_gather():
 
     source = wt.PolicySource([("w", torch.float32, (1,))], parameters, {})
     sender = wt.open_sender(
-        on_gpu=False, rank=1, master_address="unused", master_port=1, num_receivers=1,
-        client=None, source=source,
+        on_gpu=False,
+        rank=1,
+        master_address="unused",
+        master_port=1,
+        num_receivers=1,
+        client=None,
+        source=source,
     )
     sender.send_weights()
     assert gathered == [True]

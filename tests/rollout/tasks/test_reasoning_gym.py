@@ -48,7 +48,7 @@ def test_the_instruction_follows_the_question(tokenizer):
 @pytest.mark.parametrize("dataset", sorted(DATASETS))
 def test_every_offered_generator_scores_as_promised(dataset):
     reward = ReasoningGymReward(dataset)
-    generator = open_dataset(dataset, seed=3, config={})
+    generator = open_dataset(dataset, seed=3, config={}, num_entries=5)
     for index in range(5):
         entry = generator[index]
         answer = entry["answer"].strip()

@@ -1,0 +1,59 @@
+"""How contestants take turns, and what is said about their repetitions.
+
+    warm-ups, then A B A B A B ...
+
+Machines are shared, and their speed drifts by more than what is measured. Only figures taken in turns
+within one run are compared.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One repetition of one contestant."""
+
+    repetition: int
+    """Counted from 0 over warm-ups and measured repetitions alike."""
+    contestant: str
+    measured: bool
+    """False for a warm-up, whose time is thrown away."""
+
+
+def turns(contestants: Sequence[str], *, repetitions: int, warm_ups: int) -> Iterator[Turn]:
+    """Yield the turns of all contestants, each in the given order within a repetition.
+
+    Example: turns(["a", "b"], repetitions=2, warm_ups=0) yields a, b, a, b.
+    """
+    for repetition in range(warm_ups + repetitions):
+        for contestant in contestants:
+            yield Turn(repetition, contestant, repetition >= warm_ups)
+
+
+def ratio_of_medians(over: Sequence[float], under: Sequence[float]) -> dict[str, float]:
+    """Divide one contestant's median by the other's.
+
+    Args:
+        over: Measurements of the contestant in the numerator, in the order of the repetitions.
+        under: Those of the other, of the same repetitions.
+
+    Returns:
+        `ratio`, and the smallest and largest ratio within one repetition: what a reader may
+        think of it.
+    """
+    within = [a / b for a, b in zip(over, under, strict=True)]
+    return {
+        "ratio": statistics.median(over) / statistics.median(under),
+        "ratio_smallest": min(within),
+        "ratio_largest": max(within),
+    }
+
+
+def load_average() -> list[float]:
+    """Processes that wanted a CPU, averaged over 1, 5 and 15 minutes."""
+    return [round(value, 2) for value in os.getloadavg()]
