@@ -3,6 +3,7 @@
 reports -> advantages, factors (full groups) -> scores, costs -> thinning -> keep, weight
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -85,7 +86,24 @@ def select_batch(
             tickets, ends - sizes, ends, advantages, factors, strict=True
         )
     ]
-    return selections, thinning.metrics | weight_metrics(selections)
+    metrics = thinning.metrics | weight_metrics(selections)
+    metrics["cost/reward_mean_uniform"] = uniform_reward_mean(tickets, reports)
+    return selections, metrics
+
+
+def uniform_reward_mean(tickets: Sequence[Ticket], reports: Sequence[LengthReport]) -> float:
+    """Estimate the mean reward under uniform draws from a batch drawn otherwise.
+
+    The ratio estimate sum_k w_k r_k / sum_k w_k over tickets with a usable reward, r_k their mean
+    reward: for people to watch, where its small bias matters less than its calm. NaN for none.
+    """
+    pairs = [
+        (ticket.weight, float(report.rewards[usable(report)].mean()))
+        for ticket, report in zip(tickets, reports, strict=True)
+        if usable(report).any()
+    ]
+    total = sum(weight for weight, _ in pairs)
+    return sum(weight * reward for weight, reward in pairs) / total if total else math.nan
 
 
 def _weights(candidates: Candidates, thinning: Thinning, weights: FloatArray) -> FloatArray:

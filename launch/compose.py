@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any, NoReturn
 from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
 
 
 class UserError(Exception):
@@ -30,16 +31,45 @@ def build(config: DictConfig) -> Any:
     try:
         return instantiate(config, _convert_="object")
     except InstantiationException as error:
-        raise UserError(_sentence(error)) from error
-    except (ValueError, TypeError, OmegaConfBaseException) as error:
-        raise UserError(_sentence(error)) from error
+        raise UserError(_plug_sentence(error, config)) from error
+    except OmegaConfBaseException as error:
+        raise UserError(_key_sentence(error)) from error
+    except (ValueError, TypeError) as error:
+        raise UserError(" ".join(str(error).split())) from error
 
 
-def _sentence(error: BaseException) -> str:
-    """The innermost message, without hydra's wrapping."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return " ".join(str(error).split())
+def _plug_sentence(error: InstantiationException, config: DictConfig) -> str:
+    """What hydra's wrapping hides: the plug's own complaint, under the key the user wrote.
+
+    A plug speaks of its settings under the name of its kind ("task.num_prompts"); which key holds
+    it ("held_out") only hydra knows.
+    """
+    found = re.search(r"^full_key: (.+)$", str(error), flags=re.MULTILINE)
+    key = found[1] if found else ""
+    plug: Any = OmegaConf.select(config, key) or {}
+    cause: BaseException = error
+    while cause.__cause__ is not None:
+        cause = cause.__cause__
+    reason = " ".join(str(cause).split())
+    if not isinstance(cause, ValueError):
+        settings = {name: value for name, value in plug.items() if name != "_target_"}
+        return f"{key}: {plug.get('_target_')} does not fit ({reason}), got {settings!r}"
+    setting = re.match(r"\w+\.(\w+)", reason)
+    if reason.startswith(f"{key}."):
+        return reason
+    if setting and setting[1] in plug:
+        return f"{key}.{setting[1]}{reason[setting.end() :]}"
+    return f"{key}: {reason}"
+
+
+def _key_sentence(error: OmegaConfBaseException) -> str:
+    key = error.full_key
+    if isinstance(error, MissingMandatoryValue):
+        return f"{key} must be set, got ???"
+    reason = str(error).splitlines()[0]
+    if isinstance(error, InterpolationKeyError):
+        reason += "; set it, or choose groups that go together"
+    return f"{key}: {reason}" if key else reason
 
 
 def prepare_run_dir(path: Path, config: DictConfig) -> Path:
@@ -59,11 +89,17 @@ def prepare_run_dir(path: Path, config: DictConfig) -> Path:
 
 
 def run_program(main: Callable[[], None]) -> NoReturn:
-    """Run a program's main; a UserError or ValueError becomes one line and exit status 2."""
+    """Run a program's main and exit: 2 for what the user can change, 1 for a part that failed.
+
+    Either is one line on stderr. Any other exception is a bug and keeps its traceback.
+    """
     try:
         main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except OmegaConfBaseException as error:
+        print(f"error: {_key_sentence(error)}", file=sys.stderr)
         sys.exit(2)
     except RunError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -9,16 +9,22 @@ from launch.compose import UserError
 from rollout.types import Prompt
 
 PROJECT = Path(__file__).resolve().parents[1]
+WEIGHT_FILES = ("safetensors", "bin")
 
 
 def resolve_model(path: str) -> str:
     """Make a model folder absolute: relative to here, or to the project for the model it ships.
 
     Raises:
-        UserError: If neither has a config.json.
+        UserError: If neither is a folder with a config.json and weights.
     """
     for folder in (Path(path), PROJECT / path):
         if (folder / "config.json").is_file():
+            if not any(next(folder.glob(f"*.{kind}"), None) for kind in WEIGHT_FILES):
+                raise UserError(
+                    "model.path must hold weights as *.safetensors or *.bin beside its "
+                    f"config.json, got {str(folder)!r}"
+                )
             return str(folder.resolve())
     raise UserError(
         f"model.path must be a Hugging Face folder with a config.json, got {path!r}; make one with "
@@ -36,12 +42,25 @@ def load_tokenizer(path: str) -> Any:
 
     try:
         return AutoTokenizer.from_pretrained(path, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise UserError(f"model.path has no tokenizer that loads, got {path!r}: {error}") from error
+    except (OSError, ValueError, KeyError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            "model.path must hold a tokenizer that loads; save one there with its "
+            f"save_pretrained ({reason:.200}), got {path!r}"
+        ) from error
 
 
-def load_prompts(task: Any, tokenizer: Any, reward: Any, max_prompt_tokens: int) -> list[Prompt]:
+def load_prompts(
+    task: Any, tokenizer: Any, reward: Any, max_prompt_tokens: int, key: str = "task"
+) -> list[Prompt]:
     """Make a task's prompts and check that the reward can use every answer.
+
+    Args:
+        task: The plug.
+        tokenizer: The policy's tokenizer.
+        reward: The plug that will score the responses.
+        max_prompt_tokens: Longest prompt that leaves room for a response.
+        key: Where the configuration holds the task: "task" or "held_out".
 
     Raises:
         UserError: With the place of the first prompt or answer that cannot be used.
@@ -49,4 +68,6 @@ def load_prompts(task: Any, tokenizer: Any, reward: Any, max_prompt_tokens: int)
     try:
         return list(task.prompts(tokenizer, max_tokens=max_prompt_tokens, check=reward.check))
     except (ValueError, OSError) as error:
-        raise UserError(" ".join(str(error).split())) from error
+        # Tasks call themselves "task", wherever the configuration holds them.
+        reason = " ".join(str(error).split()).replace("task.", f"{key}.")
+        raise UserError(reason if reason.startswith(key) else f"{key}: {reason}") from error

@@ -128,8 +128,8 @@ def _quality_panel(
     axes.set_title("Reward and pass rate")
     steps = metrics["step"]
     for key, label, colour in (
-        ("rollout/reward_mean", "reward", ORANGE),
-        ("rollout/pass_rate", "pass rate", BLUE),
+        ("rollout/reward_mean", "reward, as drawn", ORANGE),
+        ("cost/reward_mean_uniform", "reward, as under uniform draws", BLUE),
     ):
         if key in metrics:
             axes.plot(steps, metrics[key], color=colour, alpha=0.25, linewidth=1)

@@ -100,6 +100,11 @@ class Progress:
         saved = share_text(value("cost/step_saved_share"))
         return [
             ("reward", number_text(value("rollout/reward_mean")), "rollout/reward_mean"),
+            (
+                "as uniform",
+                number_text(value("cost/reward_mean_uniform")),
+                "cost/reward_mean_uniform",
+            ),
             ("pass rate", share_text(value("rollout/pass_rate")), "rollout/pass_rate"),
             ("length", f"{length} (p95 {p95}, cut {cut})", "rollout/length_mean_tokens"),
             ("generated", generated, "cost/step_generated_tokens"),

@@ -239,7 +239,7 @@ class System:
         async with self._publishing:
             metrics = await self.learners.publish(self.version)
             if self._parity.every and self.version % self._parity.every == 0:
-                found = await self._probe()
+                found = await self.probe()
                 self.max_logprob_difference = max(self.max_logprob_difference, found.maximum)
                 metrics |= {
                     "parity/max_logprob_difference": found.maximum,
@@ -261,7 +261,7 @@ class System:
             await self._connect()
             await self.learners.publish(self.version)
 
-    async def _probe(self) -> Difference:
+    async def probe(self) -> Difference:
         """Largest difference over one fresh probe on every engine."""
         probes = await asyncio.gather(
             *(
@@ -278,7 +278,7 @@ class System:
 
         Halving is exact in floating point, so doubling restores the weights bit for bit.
         """
-        baseline = await self._probe()
+        baseline = await self.probe()
         if self._tolerance.max_difference is None:
             self._tolerance = Tolerance(None, self._parity.slack, baseline)
         self._tolerance.check(0, baseline)
@@ -287,10 +287,10 @@ class System:
             return
         await self.learners.scale_weights(0.5)
         await self.learners.publish(0)
-        halved = await self._probe()
+        halved = await self.probe()
         await self.learners.scale_weights(2.0)
         await self.learners.publish(0)
-        restored = await self._probe()
+        restored = await self.probe()
         try:
             self._tolerance.check(0, halved)
             self._tolerance.check(0, restored)

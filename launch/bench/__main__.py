@@ -1,5 +1,7 @@
 """Measure this machine: `python -m launch.bench [rollout|update|publish|startup|all] [overrides]`.
 
+    one started system:  startup, rollout, publish        this process, afterwards:  update
+
 One JSON object on stdout, everything else on stderr. The configuration is that of
 `launch.train experiment=quickstart`; overrides are hydra's, e.g. `learner.row_tokens=2048`.
 """
@@ -10,7 +12,6 @@ import argparse
 import asyncio
 import contextlib
 import json
-import logging
 import os
 import sys
 import time
@@ -26,22 +27,25 @@ from launch.bench import PROCESS_START
 from launch.bench.timing import load_average
 from launch.compose import UserError, build, run_program
 from launch.inputs import load_prompts, load_tokenizer, resolve_model
+from rollout.types import Prompt
 
-BENCHES = ("rollout", "update", "publish", "startup")
 ON_SYSTEM = ("rollout", "publish", "startup")
-"""Benches that run on one started system; `update` runs in this process when that is closed."""
+BENCHES = (*ON_SYSTEM, "update", "all")
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """Read the command line."""
+    """Read the command line: `bench`, `overrides`, `repetitions`, `warm_ups`."""
     parser = argparse.ArgumentParser(
-        prog="python -m launch.bench", description=__doc__.splitlines()[0]
+        prog="python -m launch.bench",
+        description="Measure this machine; prints one JSON object on stdout.",
     )
-    parser.add_argument("bench", nargs="?", default="all", choices=(*BENCHES, "all"))
-    parser.add_argument("overrides", nargs="*", help="of the training configuration, as key=value")
-    parser.add_argument("--repetitions", type=int, default=5, help="measured turns of each contestant")
-    parser.add_argument("--warm-ups", type=int, default=1, help="turns that do not count")
-    parsed = parser.parse_args(arguments)
+    parser.add_argument("bench", nargs="?", default="all", choices=BENCHES)
+    parser.add_argument("overrides", nargs="*", help="of conf/train.yaml, as key=value")
+    parser.add_argument(
+        "--repetitions", type=int, default=9, help="measured turns of each contestant"
+    )
+    parser.add_argument("--warm-ups", type=int, default=2, help="turns that do not count")
+    parsed = parser.parse_intermixed_args(arguments)
     if parsed.repetitions < 1:
         parser.error(f"--repetitions must be at least 1, got {parsed.repetitions}")
     if parsed.warm_ups < 0:
@@ -70,39 +74,15 @@ def load_config(overrides: Sequence[str]) -> RunConfig:
 
 @contextlib.contextmanager
 def only_ours_on_stdout() -> Iterator[TextIO]:
-    """Send what this process and its children write to stdout to stderr, and yield the real one."""
+    """Send what this process and its children write to stdout to stderr; yield the real stdout."""
     sys.stdout.flush()
-    ours = os.dup(1)
-    os.dup2(2, 1)
-    with os.fdopen(ours, "w", encoding="utf-8") as stdout:
+    with os.fdopen(os.dup(1), "w", encoding="utf-8") as stdout:
+        os.dup2(2, 1)
         try:
-            yield stdout
+            with contextlib.redirect_stdout(sys.stderr):
+                yield stdout
         finally:
-            sys.stdout.flush()
-            os.dup2(ours, 1)
-
-
-async def measure_system(config: RunConfig, parsed: argparse.Namespace) -> dict[str, Any]:
-    """Start a system once and run the benches asked for on it."""
-    from launch.bench.publish import bench_publish
-    from launch.bench.rollout import bench_rollout
-    from launch.bench.running import start_system
-
-    counts = {"repetitions": parsed.repetitions, "warm_ups": parsed.warm_ups}
-    tokenizer = load_tokenizer(config.model.path)
-    prompts = load_prompts(config.task, tokenizer, config.reward, config.max_prompt_tokens)
-    system, startup = await start_system(
-        config, prompts, prepared_seconds=time.time() - PROCESS_START
-    )
-    found: dict[str, Any] = {"startup": {"seconds": startup}}
-    try:
-        if parsed.bench in ("rollout", "all"):
-            found["rollout"] = await bench_rollout(config, system, prompts, **counts)
-        if parsed.bench in ("publish", "all"):
-            found["publish"] = await bench_publish(system, **counts)
-    finally:
-        await system.close()
-    return found
+            os.dup2(stdout.fileno(), 1)
 
 
 def measure(parsed: argparse.Namespace) -> dict[str, Any]:
@@ -114,13 +94,8 @@ def measure(parsed: argparse.Namespace) -> dict[str, Any]:
         "model": config.model.path,
         "machine": {"cpus": os.cpu_count(), "load_average_before": load_average()},
     }
-    if parsed.bench == "all" or parsed.bench in ON_SYSTEM:
-        from launch.cluster import PlacementError
-
-        try:
-            result |= asyncio.run(measure_system(config, parsed))
-        except PlacementError as error:
-            raise UserError(str(error)) from error
+    if parsed.bench in (*ON_SYSTEM, "all"):
+        result |= measure_on_system(config, parsed)
     if parsed.bench in ("update", "all"):
         from launch.bench.update import Workload, bench_update
 
@@ -131,12 +106,57 @@ def measure(parsed: argparse.Namespace) -> dict[str, Any]:
     return result
 
 
+def measure_on_system(config: RunConfig, parsed: argparse.Namespace) -> dict[str, Any]:
+    """Start a cluster and a system on it, and run the benches that need one."""
+    from launch.cluster import cluster
+
+    # The system's heavy imports belong to the imports of a start.
+    from launch.system import System  # noqa: F401
+
+    seconds = {"imports_and_config": time.time() - PROCESS_START}
+    began = time.time()
+    tokenizer = load_tokenizer(config.model.path)
+    prompts = load_prompts(config.task, tokenizer, config.reward, config.max_prompt_tokens)
+    seconds["tokenizer_and_prompts"] = time.time() - began
+    began = time.time()
+    with cluster(config.resources):
+        seconds["ray"] = time.time() - began
+        return asyncio.run(_measure_on_cluster(config, prompts, parsed, seconds))
+
+
+async def _measure_on_cluster(
+    config: RunConfig,
+    prompts: Sequence[Prompt],
+    parsed: argparse.Namespace,
+    seconds: dict[str, float],
+) -> dict[str, Any]:
+    from rich.console import Console
+
+    from launch.bench.publish import bench_publish
+    from launch.bench.rollout import bench_rollout
+    from launch.progress import Startup
+    from launch.system import System
+
+    counts = {"repetitions": parsed.repetitions, "warm_ups": parsed.warm_ups}
+    system = await System.create(config, prompts, Startup(console=Console(stderr=True)))
+    # engine_* and learner run side by side, within side_by_side; all others follow each other.
+    seconds |= system.startup_seconds | {"total": time.time() - PROCESS_START}
+    found: dict[str, Any] = {"startup": {"seconds": seconds}}
+    try:
+        if parsed.bench in ("rollout", "all"):
+            found["rollout"] = await bench_rollout(config, system, prompts, **counts)
+        if parsed.bench in ("publish", "all"):
+            found["publish"] = await bench_publish(system, **counts)
+    finally:
+        await system.close()
+    return found
+
+
 def main() -> None:
     """Measure as the command line says."""
     parsed = parse(sys.argv[1:])
 
     def program() -> None:
-        logging.getLogger().setLevel(logging.WARNING)
         with only_ours_on_stdout() as stdout:
             print(json.dumps(measure(parsed), indent=2), file=stdout)
 

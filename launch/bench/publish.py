@@ -1,35 +1,70 @@
-"""Seconds and bytes per second of bringing the weights from the learner to the engines."""
+"""Seconds and bytes per second of bringing the weights from the learner to the engines.
+
+Before each publish every weight is halved, or doubled again, which is exact: the engines receive
+something that they do not hold, and the parity guard would notice if they kept what they had.
+"""
 
 from __future__ import annotations
 
 import statistics
 import time
-from typing import Any
+from typing import Any, Protocol
 
 from launch.bench.timing import turns
-from launch.system import System
+
+FACTORS = {"halved": 0.5, "restored": 2.0}
 
 
-async def bench_publish(system: System, *, repetitions: int, warm_ups: int) -> dict[str, Any]:
-    """Publish again and again, with the parity guard after each as configured.
+class Learners(Protocol):
+    """What is used of `learner.team.LearnerTeam`."""
 
-    `seconds` is the publish alone: pausing the engines, sending, loading, resuming.
-    `seconds_with_parity` is what the loop waits for, probe included.
+    async def scale_weights(self, factor: float) -> None:
+        """Multiply every weight by a power of two."""
+
+
+class Publishing(Protocol):
+    """What is used of `launch.system.System`."""
+
+    version: int
+
+    @property
+    def learners(self) -> Learners:
+        """All learner workers."""
+
+    async def publish(self, version: int) -> dict[str, float]:
+        """Bring the learner's weights to every engine and check parity."""
+
+
+async def bench_publish(system: Publishing, *, repetitions: int, warm_ups: int) -> dict[str, Any]:
+    """Publish halved and restored weights in turns, with the parity guard as configured.
+
+    Returns:
+        In each row `seconds` is the publish alone: pause the engines, send, load, resume.
+        `seconds_with_parity` is what the loop waits for, probe included.
     """
-    measured: list[dict[str, float]] = []
-    for turn in turns(["publish"], repetitions=repetitions, warm_ups=warm_ups):
+    measured: list[dict[str, Any]] = []
+    for turn in turns(list(FACTORS), repetitions=repetitions, warm_ups=warm_ups):
+        await system.learners.scale_weights(FACTORS[turn.contestant])
         began = time.monotonic()
         metrics = await system.publish(system.version + 1)
         waited = time.monotonic() - began
         if turn.measured:
-            row = {"seconds": metrics["publish/seconds"], "seconds_with_parity": waited}
-            row["bytes_per_second"] = metrics["publish/bytes_per_second"]
-            if "parity/max_logprob_difference" in metrics:
-                row["max_logprob_difference"] = metrics["parity/max_logprob_difference"]
-            measured.append(row)
+            measured.append(
+                {
+                    "weights": turn.contestant,
+                    "seconds": metrics["publish/seconds"],
+                    "seconds_with_parity": waited,
+                    "bytes_per_second": metrics["publish/bytes_per_second"],
+                    "max_logprob_difference": metrics.get("parity/max_logprob_difference"),
+                }
+            )
+    differences = [row["max_logprob_difference"] for row in measured]
     return {
         "bytes": int(metrics["publish/bytes"]),
-        "median": {key: statistics.median(row[key] for row in measured) for key in measured[0]},
-        "max_logprob_difference": system.max_logprob_difference,
+        "median": {
+            key: statistics.median(row[key] for row in measured)
+            for key in ("seconds", "seconds_with_parity", "bytes_per_second")
+        },
+        "max_logprob_difference": max(differences) if None not in differences else None,
         "repetitions": measured,
     }

@@ -1,6 +1,7 @@
 """Tokens per second of the whole actor path against vLLM's own `LLM.generate`.
 
-    actor path:  RolloutPool.run per ticket -> engine x n -> rewards -> report -> scheduler -> driver
+    actor path:  RolloutPool.run per ticket -> engine x n -> rewards -> report -> driver
+                                                                           +-> scheduler
     LLM:         LLM.generate(prompts, n=8) in an actor of its own
 
 Both engines are up all the time and only one is busy. They get the same prompts, arguments, threads
@@ -12,6 +13,7 @@ In ours: the actor path takes no text from the engine, LLM does as by default.
 from __future__ import annotations
 
 import asyncio
+import os
 import statistics
 import time
 from collections.abc import Sequence
@@ -32,9 +34,9 @@ CONTESTANTS = ("actor_path", "llm")
 class PlainLLM:
     """vLLM's blocking `LLM`, as its documentation shows it; wrap it with `ray.remote`."""
 
-    def __init__(self, arguments: dict[str, Any], sampling: dict[str, Any], num_threads: int) -> None:
-        import os
-
+    def __init__(
+        self, arguments: dict[str, Any], sampling: dict[str, Any], num_threads: int
+    ) -> None:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
@@ -46,7 +48,7 @@ class PlainLLM:
 
     def generate(self, prompts: Sequence[TokenArray]) -> tuple[int, float]:
         """Sample all responses; returns their tokens and the seconds of the call."""
-        inputs = [{"prompt_token_ids": ids.tolist()} for ids in prompts]
+        inputs: Any = [{"prompt_token_ids": ids.tolist()} for ids in prompts]
         began = time.monotonic()
         outputs = self._llm.generate(inputs, self._parameters, use_tqdm=False)
         seconds = time.monotonic() - began
@@ -54,7 +56,7 @@ class PlainLLM:
 
 
 class Batches:
-    """Batches of tickets from the system's own scheduler, kept so that both can run the same one."""
+    """Batches of tickets from the system's own scheduler, one after the other."""
 
     def __init__(self, system: System, prompts: Sequence[Prompt], num_tickets: int) -> None:
         self._system = system
@@ -122,9 +124,7 @@ async def bench_rollout(
                 )
     finally:
         ray.kill(llm)
-    speeds = {
-        name: [row["tokens_per_second"] for row in measured[name]] for name in CONTESTANTS
-    }
+    speeds = {name: [row["tokens_per_second"] for row in measured[name]] for name in CONTESTANTS}
     return {
         "median_tokens_per_second": {
             name: statistics.median(values) for name, values in speeds.items()
@@ -157,11 +157,10 @@ async def _start_llm(config: RunConfig, sampling: dict[str, Any]) -> tuple[dict[
     )
     # It shares the cores that the run reserved for its engine, which is idle meanwhile.
     num_gpus = config.resources.tensor_parallel_size if on_gpu else 0
-    llm = (
-        ray.remote(PlainLLM)
-        .options(name=f"llm-{config.name}", num_cpus=0, num_gpus=num_gpus)
-        .remote(arguments, sampling, config.rollout.engine.num_threads)
+    actor: Any = ray.remote(PlainLLM).options(
+        name=f"llm-{config.name}", num_cpus=0, num_gpus=num_gpus
     )
+    llm = actor.remote(arguments, sampling, config.rollout.engine.num_threads)
     try:
         await asyncio.wait_for(llm.generate.remote([]), config.rollout.start_deadline_seconds)
     except BaseException:

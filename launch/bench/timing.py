@@ -2,8 +2,8 @@
 
     warm-ups, then A B A B A B ...
 
-Machines are shared, and their speed drifts by more than what is measured. Only figures taken in turns
-within one run are compared.
+Machines are shared, and their speed drifts by more than what is measured. Only figures taken in
+turns within one run are compared.
 """
 
 from __future__ import annotations

@@ -166,7 +166,7 @@ class GradientEngine:
 
 
 class Contest:
-    """The same responses, laid out in both ways, and one model for both."""
+    """The same responses laid out in both ways, and the same weights for both."""
 
     def __init__(
         self,
@@ -181,11 +181,15 @@ class Contest:
         seed: int,
     ) -> None:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        model = load_policy(model_path, config, dtype).to(device)
-        policy = PackedPolicy(model, temperature)
-        self.objective = objective
-        self.engine = GradientEngine(policy, device)
-        self._model, self._temperature = model, temperature
+        policies: list[PackedPolicy] = []
+        for _ in CONTESTANTS:
+            model: Any = load_policy(model_path, config, dtype)
+            policies.append(PackedPolicy(model.to(device), temperature))
+        # However the learner attends in packed rows, padded ones are left to torch's own kernel.
+        model.set_attn_implementation("sdpa")
+        self._padded_model, self._temperature = model, temperature
+        self._objective = objective
+        self.engine, self._padded_engine = (GradientEngine(p, device) for p in policies)
         segments = workload.segments(
             vocabulary=model.config.vocab_size, max_tokens=max_tokens, seed=seed
         )
@@ -209,14 +213,14 @@ class Contest:
 
     def packed(self) -> Tensor:
         """Run the learner's own step over the packed rows; returns the gradient."""
-        update_step(self.engine, self.rows, self.objective)
+        update_step(self.engine, self.rows, self._objective)
         return self.engine.gradient
 
     def padded(self) -> Tensor:
         """Run the same step over the padded batches; returns the gradient."""
         for index, batch in enumerate(self.batches):
-            logprobs = padded_logprobs(self._model, batch, self._temperature)
-            output = self.objective.token_losses(
+            logprobs = padded_logprobs(self._padded_model, batch, self._temperature)
+            output = self._objective.token_losses(
                 logprobs.flatten(),
                 batch.rollout_logprobs.flatten(),
                 batch.advantages.flatten(),
@@ -224,9 +228,9 @@ class Contest:
                 batch.loss_mask.flatten(),
             )
             loss = (batch.loss_weights.flatten() * output.token_losses).sum()
-            self.engine.backward(loss, boundary=index == len(self.batches) - 1)
-        self.engine.step()
-        return self.engine.gradient
+            self._padded_engine.backward(loss, boundary=index == len(self.batches) - 1)
+        self._padded_engine.step()
+        return self._padded_engine.gradient
 
 
 def bench_update(

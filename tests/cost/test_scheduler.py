@@ -11,7 +11,9 @@ from cost.aggregations import ConstantLength
 from cost.allocators import SquareRoot, Uniform
 from cost.draws import EpochDraws, IndependentDraws
 from cost.ledger import METRICS
+from cost.selection import uniform_reward_mean
 from cost.thinning import CostAware, KeepAll
+from cost.types import Ticket
 from cost.utilities import PassRateVariance
 
 ALLOCATORS = [SquareRoot(), Uniform(draws=EpochDraws()), Uniform(draws=IndependentDraws())]
@@ -245,3 +247,13 @@ def test_metrics_are_described_and_finite(make_scheduler, make_report):
 def test_refuses_to_draw_nothing(make_scheduler, count):
     with pytest.raises(ValueError, match="num_tickets must be positive, got"):
         make_scheduler().draw(count, 0)
+
+
+def test_the_reward_shown_undoes_the_draw_and_skips_what_has_none(make_report, empty_report):
+    tickets = [Ticket(i, 0, 2, 0.5, weight, 8) for i, weight in enumerate((0.5, 2.0, 9.0))]
+    reports = [
+        make_report(tickets[0], rewards=np.array([1.0, 1.0])),
+        make_report(tickets[1], rewards=np.array([0.0, 1.0])),
+        empty_report(tickets[2]),
+    ]
+    assert uniform_reward_mean(tickets, reports) == pytest.approx((0.5 * 1 + 2 * 0.5) / 2.5)

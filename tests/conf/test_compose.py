@@ -1,0 +1,121 @@
+"""Every YAML of conf/ composes, builds and travels; the quickstart's defaults do not drift unseen."""
+
+import difflib
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.errors import ConfigCompositionException
+from omegaconf import DictConfig, OmegaConf
+
+from conf.schema import EvaluateConfig, RunConfig, register
+from launch.compose import build
+
+register()
+CONF = Path(__file__).resolve().parents[2] / "conf"
+RESOLVED = Path(__file__).parent / "quickstart_resolved.yaml"
+REGENERATE = (
+    "python -m launch.train experiment=quickstart run_dir=runs/quickstart --cfg job --resolve "
+    "> tests/conf/quickstart_resolved.yaml"
+)
+EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
+NOT_SET = {"jsonl": ["task.path=questions.jsonl"], "reasoning_gym": ["task.dataset=gcd"]}
+"""What a task asks of the user."""
+
+
+def composed(program: str, *overrides: str) -> DictConfig:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose(program, [*overrides])
+
+
+def groups(program: str) -> dict[str, str]:
+    """Group to the override that picks its member, from the program's defaults list."""
+    entries = [
+        key
+        for entry in OmegaConf.load(CONF / f"{program}.yaml").defaults
+        if isinstance(entry, DictConfig)
+        for key in entry
+        if key != "experiment"
+    ]
+    return {key.split("@")[0]: key for key in entries if key != "task@held_out"}
+
+
+def overrides_for(group: str, name: str) -> list[str]:
+    """What picks a member, with whatever it needs beside it."""
+    if group == "task":
+        train = name.removesuffix("_held_out")
+        held_out = f"task@held_out={train}_held_out"
+        return [f"task={train}", held_out, *NOT_SET.get(train, [])]
+    if (group, name) == ("reward", "reasoning_gym"):
+        return ["reward=reasoning_gym", *overrides_for("task", "reasoning_gym_arithmetic")]
+    return [f"{groups('train')[group]}={name}"]
+
+
+def members() -> list[Any]:
+    names = {path.relative_to(CONF).with_suffix("") for path in CONF.glob("*/*.yaml")}
+    return [
+        pytest.param(name.parent.as_posix(), name.name, id=name.as_posix())
+        for name in sorted(names)
+        if name.parent.name != "experiment"
+    ]
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_every_experiment_trains(name):
+    config = build(composed("train", f"experiment={name}", "model.path=model"))
+    assert isinstance(config, RunConfig)
+    assert pickle.loads(pickle.dumps(config)) == config
+
+
+@pytest.mark.parametrize("name", ["quickstart_check", "quickstart_engine"])
+def test_an_experiment_without_training_settings_evaluates(name):
+    config = build(composed("evaluate", f"experiment={name}"))
+    assert isinstance(config, EvaluateConfig)
+    assert pickle.loads(pickle.dumps(config)) == config
+
+
+@pytest.mark.parametrize(("group", "name"), members())
+def test_every_member_of_every_group_builds_and_travels(group, name):
+    config = build(composed("train", "experiment=quickstart", *overrides_for(group, name)))
+    assert isinstance(config, RunConfig)
+    assert pickle.loads(pickle.dumps(config)) == config
+
+
+def test_a_group_member_is_the_class_its_yaml_names():
+    """The override must reach the plug; a silent miss would build the default again."""
+    for group, name in (("task", "jsonl"), ("length", "pool_mean"), ("objective", "cispo")):
+        path = CONF / group / f"{name}.yaml"
+        if not path.exists():
+            continue
+        config = composed("train", "experiment=quickstart", *overrides_for(group, name))
+        key = groups("train")[group].split("@")[-1]
+        assert OmegaConf.select(config, key)._target_ == OmegaConf.load(path)._target_
+
+
+def test_every_experiment_names_a_model_or_leaves_it_to_the_user():
+    for name in EXPERIMENTS:
+        config = composed("train", f"experiment={name}")
+        assert OmegaConf.is_missing(config.model, "path") == (name == "jsonl_math")
+
+
+def test_the_schema_refuses_an_unknown_key():
+    with pytest.raises(ConfigCompositionException, match=r"learner\.lrr"):
+        composed("train", "experiment=quickstart", "learner.lrr=1")
+
+
+def test_smollm2_learns_in_bfloat16_with_float32_master_weights():
+    config = build(composed("train", "experiment=smollm2_arithmetic"))
+    assert config.model.dtype == "bfloat16"
+    assert config.learner.zero_stage >= 1
+    assert config.reward.dataset == config.task.dataset == config.held_out.dataset
+    assert config.reward.extract == "last_number"
+
+
+def test_the_quickstart_resolves_to_the_stored_file():
+    config = composed("train", "experiment=quickstart", "run_dir=runs/quickstart")
+    ours = OmegaConf.to_yaml(config, resolve=True, sort_keys=True).splitlines()
+    stored = OmegaConf.to_yaml(OmegaConf.load(RESOLVED), sort_keys=True).splitlines()
+    changes = "\n".join(difflib.unified_diff(stored, ours, "stored", "now", lineterm="", n=2))
+    assert ours == stored, f"the quickstart changed; if meant so, run\n  {REGENERATE}\n{changes}"

@@ -1,0 +1,287 @@
+"""Shapes, orders and equal losses of the benches; nothing about speed."""
+
+import asyncio
+import json
+import os
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from cost.types import LengthReport, Ticket
+from launch.bench.__main__ import load_config, measure, only_ours_on_stdout, parse
+from launch.bench.publish import bench_publish
+from launch.bench.rollout import Batches
+from launch.bench.timing import ratio_of_medians, turns
+from launch.bench.update import Workload, bench_update, pad, padded_logprobs
+from launch.compose import UserError
+from learner.batch import collate
+from learner.logprobs import PackedPolicy
+from rollout.types import GroupRef, Prompt
+
+SMALL = Workload(num_responses=6, group_size=2, mean_tokens=9.0, prompt_tokens=(3, 5), batch_rows=4)
+
+
+@pytest.fixture(scope="module")
+def model_path(tmp_path_factory: pytest.TempPathFactory) -> str:
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(3)
+    config = LlamaConfig(
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        vocab_size=61,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+    )
+    path = tmp_path_factory.mktemp("model")
+    LlamaForCausalLM(config).save_pretrained(path)
+    return str(path)
+
+
+def small_config(model_path: str, *overrides: str):
+    return load_config([f"model.path={model_path}", "rollout.max_tokens=32", *overrides])
+
+
+def test_contestants_take_turns_and_warm_ups_come_first() -> None:
+    found = [(t.contestant, t.measured) for t in turns(["a", "b"], repetitions=2, warm_ups=1)]
+    assert found == [
+        ("a", False), ("b", False), ("a", True), ("b", True), ("a", True), ("b", True),
+    ]  # fmt: skip
+
+
+def test_the_two_sides_of_a_repetition_share_its_number() -> None:
+    numbers = [turn.repetition for turn in turns(["a", "b"], repetitions=1, warm_ups=1)]
+    assert numbers == [0, 0, 1, 1]
+
+
+def test_ratio_is_that_of_medians_with_the_extremes_within_one_repetition() -> None:
+    found = ratio_of_medians([2.0, 6.0, 4.0], [2.0, 1.0, 4.0])
+    assert found == {"ratio": 2.0, "ratio_smallest": 1.0, "ratio_largest": 6.0}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        ([], ("all", [])),
+        (["rollout"], ("rollout", [])),
+        (["update", "seed=3"], ("update", ["seed=3"])),
+        (["update", "--repetitions", "2", "seed=3"], ("update", ["seed=3"])),
+    ],
+)
+def test_command_line(arguments: list[str], expected: tuple[str, list[str]]) -> None:
+    parsed = parse(arguments)
+    assert (parsed.bench, parsed.overrides) == expected
+
+
+def test_at_least_five_repetitions_unless_told_otherwise() -> None:
+    assert parse([]).repetitions >= 5
+    assert parse(["--repetitions", "2"]).repetitions == 2
+
+
+@pytest.mark.parametrize(
+    "arguments", [["speed"], ["all", "--repetitions", "0"], ["all", "--warm-ups", "-1"]]
+)
+def test_command_line_refusals(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ending:
+        parse(arguments)
+    assert ending.value.code == 2
+    assert arguments[-1] in capsys.readouterr().err
+
+
+def test_the_configuration_is_the_quickstarts_unless_an_experiment_is_named(
+    model_path: str,
+) -> None:
+    assert load_config([]).rollout.engine.enforce_eager
+    chosen = small_config(model_path, "experiment=quickstart", "learner.row_tokens=512")
+    assert (chosen.learner.row_tokens, chosen.name) == (512, "bench")
+
+
+def test_a_misspelt_override_is_a_user_error() -> None:
+    with pytest.raises(UserError, match="row_token"):
+        load_config(["learner.row_token=512"])
+
+
+def test_only_the_result_reaches_stdout(capfd: pytest.CaptureFixture[str]) -> None:
+    with only_ours_on_stdout() as stdout:
+        print("chatter")
+        os.write(1, b"of a child\n")
+        print("result", file=stdout)
+    os.write(1, b"later\n")
+    captured = capfd.readouterr()
+    assert (captured.out, captured.err) == ("result\nlater\n", "chatter\nof a child\n")
+
+
+def test_workload_has_the_lengths_it_says() -> None:
+    segments = Workload(num_responses=4000).segments(vocabulary=50, max_tokens=100_000, seed=0)
+    lengths = np.array([segment.loss_mask.sum() for segment in segments])
+    # Four standard errors of a lognormal's mean and of its logarithm's deviation.
+    assert abs(lengths.mean() - 74) < 4 * lengths.std() / np.sqrt(4000)
+    assert abs(np.log(lengths).std() - 0.6) < 4 * 0.6 / np.sqrt(8000)
+    prompts = np.array([(~segment.loss_mask).sum() for segment in segments]).reshape(-1, 8)
+    assert (prompts == prompts[:, :1]).all()
+    assert (prompts.min(), prompts.max()) == (20, 40)
+
+
+def test_workload_cuts_long_responses_and_repeats_with_its_seed() -> None:
+    first, second = (Workload().segments(vocabulary=50, max_tokens=60, seed=1) for _ in range(2))
+    assert max(int(segment.loss_mask.sum()) for segment in first) == 60
+    for one, other in zip(first, second, strict=True):
+        np.testing.assert_array_equal(one.token_ids, other.token_ids)
+        assert one.loss_weight == other.loss_weight == pytest.approx(1 / (64 * one.loss_mask.sum()))
+
+
+def test_padding_counts_for_nothing() -> None:
+    segments = SMALL.segments(vocabulary=50, max_tokens=32, seed=0)
+    batch = pad(segments, torch.device("cpu"))
+    lengths = [len(segment.token_ids) for segment in segments]
+    assert batch.token_ids.shape == (6, max(lengths))
+    assert batch.attention_mask.sum(dim=1).tolist() == lengths
+    outside = batch.attention_mask == 0
+    assert outside.any()
+    assert not batch.loss_mask[outside].any()
+    assert not batch.loss_weights[outside].any()
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_padded_rows_have_the_packed_log_probabilities(model_path: str, temperature: float) -> None:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32)
+    segments = SMALL.segments(vocabulary=61, max_tokens=32, seed=0)
+    batch = pad(segments, torch.device("cpu"))
+    row = collate(segments)
+    with torch.no_grad():
+        padded = padded_logprobs(model, batch, temperature)
+        packed, _ = PackedPolicy(model, temperature)(row.token_ids, row.position_ids, row.loss_mask)
+    torch.testing.assert_close(padded[batch.loss_mask], packed[row.loss_mask])
+    assert not padded[~batch.loss_mask].any()
+
+
+def test_update_bench_compares_equal_gradients(model_path: str) -> None:
+    found = bench_update(small_config(model_path), SMALL, repetitions=2, warm_ups=0)
+    assert found["gradients_agree"] and found["gradient_norm"] > 0
+    assert {name: len(times) for name, times in found["repetitions_seconds"].items()} == {
+        "packed": 2,
+        "padded": 2,
+    }
+    lengths = np.add(found["prompt_lengths"], found["response_lengths"])
+    assert found["tokens"] == lengths.sum()
+    assert found["padded_tokens"] == 4 * lengths[:4].max() + 2 * lengths[4:].max()
+    assert 0 < found["padding_share"] < 1
+
+
+def test_update_bench_would_notice_another_loss(
+    model_path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "launch.bench.update.padded_logprobs",
+        lambda model, batch, temperature: 1.01 * padded_logprobs(model, batch, temperature),
+    )
+    found = bench_update(small_config(model_path), SMALL, repetitions=1, warm_ups=0)
+    assert not found["gradients_agree"]
+
+
+def test_the_update_result_is_json(model_path: str) -> None:
+    arguments = ["update", f"model.path={model_path}", "--repetitions", "2", "--warm-ups", "0"]
+    found = json.loads(json.dumps(measure(parse(arguments)), allow_nan=False))
+    assert found["bench"] == "update"
+    assert set(found) == {"bench", "overrides", "model", "machine", "update"}
+    assert set(found["machine"]) == {"cpus", "load_average_before", "load_average_after"}
+    assert set(found["update"]["median_seconds"]) == {"packed", "padded"}
+
+
+class FakeScheduler:
+    """Draws prompts 0, 1, 2, ... in turn."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, object]] = []
+        self._next = 0
+
+    async def draw(self, num_tickets: int, folded_until: int) -> list[Ticket]:
+        self.events.append(("draw", folded_until))
+        ids = range(self._next, self._next + num_tickets)
+        self._next += num_tickets
+        return [Ticket(i, i % 3, 2, 1.0, 1.0, 16) for i in ids]
+
+    async def select(self, reports: list[LengthReport], epoch: int) -> list[object]:
+        self.events.append(("select", [report.ticket_id for report in reports]))
+        return []
+
+
+class FakeRollouts:
+    """Answers each ticket with responses of 5 and 7 tokens."""
+
+    async def run(self, ticket: Ticket, prompt: Prompt) -> GroupRef:
+        assert prompt.index == ticket.prompt_index
+        report = LengthReport(
+            ticket_id=ticket.ticket_id,
+            prompt_index=prompt.index,
+            prompt_tokens=1,
+            prefill_tokens=2,
+            lengths=np.array([5, 7]),
+            truncated=np.zeros(2, np.bool_),
+            rewards=np.zeros(2),
+            status=np.zeros(2, np.int64),
+            surprise=np.zeros(2),
+            engine_seconds=0.1,
+            version=0,
+        )
+        return GroupRef(report=report, num_tokens=14, data=None)
+
+
+def test_batches_go_through_the_scheduler_in_order() -> None:
+    prompts = [Prompt(i, np.array([i], np.int32), "", "test", "") for i in range(3)]
+    scheduler = FakeScheduler()
+    system = SimpleNamespace(scheduler=scheduler, rollouts=FakeRollouts())
+    batches = Batches(system, prompts, num_tickets=4)  # type: ignore[arg-type]
+
+    async def twice() -> list[tuple[list[Prompt], int, float]]:
+        return [await batches.run(), await batches.run()]
+
+    (first, tokens, seconds), (second, _, _) = asyncio.run(twice())
+    assert [prompt.index for prompt in first + second] == [0, 1, 2, 0, 1, 2, 0, 1]
+    assert tokens == 4 * 12 and seconds > 0
+    assert scheduler.events == [
+        ("draw", 0),
+        ("select", [0, 1, 2, 3]),
+        ("draw", 4),
+        ("select", [4, 5, 6, 7]),
+    ]
+
+
+class FakeSystem:
+    """Records what is published."""
+
+    def __init__(self) -> None:
+        self.version = 0
+        self.scale = 1.0
+        self.published: list[tuple[int, float]] = []
+        self.learners = self
+
+    async def scale_weights(self, factor: float) -> None:
+        self.scale *= factor
+
+    async def publish(self, version: int) -> dict[str, float]:
+        self.version = version
+        self.published.append((version, self.scale))
+        return {
+            "publish/seconds": float(version),
+            "publish/bytes": 8.0,
+            "publish/bytes_per_second": 8.0 / version,
+            "parity/max_logprob_difference": version * 1e-7,
+        }
+
+
+def test_every_publish_carries_weights_the_engines_do_not_hold() -> None:
+    system = FakeSystem()
+    found = asyncio.run(bench_publish(system, repetitions=2, warm_ups=1))
+    assert system.published == [(1, 0.5), (2, 1.0), (3, 0.5), (4, 1.0), (5, 0.5), (6, 1.0)]
+    assert [row["seconds"] for row in found["repetitions"]] == [3.0, 4.0, 5.0, 6.0]
+    assert found["median"]["seconds"] == 4.5
+    assert (found["bytes"], found["max_logprob_difference"]) == (8, pytest.approx(6e-7))

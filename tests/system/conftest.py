@@ -1,0 +1,81 @@
+"""Real runs on a Ray cluster of their own, as `python -m launch.train` makes them."""
+
+import asyncio
+import os
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_module
+
+from conf.schema import register
+
+
+@pytest.fixture
+def prepared(tmp_path):
+    """Compose and check a configuration; returns `launch.train.Inputs`."""
+    from launch.train import prepare
+
+    register()
+
+    def build(*overrides):
+        with initialize_config_module("conf", version_base="1.3"):
+            composed = compose(
+                "train",
+                overrides=[
+                    "experiment=quickstart",
+                    f"run_dir={tmp_path / 'run'}",
+                    "task.num_prompts=24",
+                    "held_out.num_prompts=8",
+                    "rollout.max_tokens=64",
+                    "model.max_model_len=256",
+                    "evaluation.num_samples=2",
+                    "scheduler.tickets_per_step=4",
+                    "scheduler.group_size=4",
+                    *overrides,
+                ],
+            )
+        return prepare(composed)
+
+    return build
+
+
+@pytest.fixture
+def on_cluster():
+    """Run a coroutine function on a cluster started for it."""
+    from launch.cluster import cluster
+
+    @contextmanager
+    def threads():
+        before = os.environ.get("OMP_NUM_THREADS")
+        os.environ["OMP_NUM_THREADS"] = "1"
+        yield
+        if before is None:
+            del os.environ["OMP_NUM_THREADS"]
+
+    def run(resources, main):
+        with threads(), cluster(resources):
+            return asyncio.run(main())
+
+    return run
+
+
+@pytest.fixture
+def untied_model(tmp_path):
+    """The shipped model with an output head of its own, different from the embedding."""
+    import shutil
+
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    source = Path(__file__).parents[2] / "rollout" / "tasks" / "chain_model"
+    path = tmp_path / "untied"
+    shutil.copytree(source, path)
+    config = AutoConfig.from_pretrained(path)
+    config.tie_word_embeddings = False
+    model = AutoModelForCausalLM.from_pretrained(path, config=config, dtype=torch.float32)
+    embedding = AutoModelForCausalLM.from_pretrained(source).get_input_embeddings().weight
+    with torch.no_grad():
+        model.get_output_embeddings().weight.copy_(embedding * 1.125)
+    model.save_pretrained(path)
+    return path

@@ -1,0 +1,104 @@
+"""Who may import whom, and where the heavy packages live.
+
+    launch -> conf -> learner -> rollout -> cost        an arrow may import, never back
+"""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).resolve().parents[1]
+ROOMS = ("cost", "rollout", "learner", "conf", "launch")
+FILES = [
+    path.relative_to(PROJECT).as_posix()
+    for room in ROOMS
+    for path in sorted((PROJECT / room).rglob("*.py"))
+]
+HEAVY = {"ray", "vllm", "deepspeed", "wandb", "torch"}
+SHELLS = {
+    "rollout/pool.py": {"ray"},
+    "rollout/weight_transfer.py": {"ray", "torch", "vllm"},
+    "rollout/engines/vllm_engine.py": {"vllm"},
+    "learner/deepspeed_engine.py": {"deepspeed"},
+    "learner/worker.py": {"ray"},
+    "learner/team.py": {"ray"},
+    "launch/cluster.py": {"ray"},
+    "launch/system.py": {"ray"},
+    "launch/tracking.py": {"wandb"},
+    "launch/smollm2.py": {"torch"},
+    "launch/bench/rollout.py": {"ray", "vllm"},
+    "launch/bench/update.py": {"torch"},
+}
+"""Every file that may import a heavy package, and which; the learner is free to import torch."""
+
+
+def imports_of(path: str) -> Iterator[tuple[int, str]]:
+    """Line and full name of every import, those inside functions and for type checks included."""
+    for node in ast.walk(ast.parse((PROJECT / path).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield node.lineno, alias.name
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno} is a relative import; name the room"
+            assert node.module is not None
+            yield node.lineno, node.module
+
+
+def heavy_in(path: str) -> set[str]:
+    free = {"torch"} if path.startswith("learner/") else set()
+    return {name.split(".")[0] for _, name in imports_of(path)} & HEAVY - free
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_imports_follow_the_arrows(path):
+    room = path.split("/")[0]
+    allowed = ROOMS[: ROOMS.index(room) + 1]
+    against = [
+        f"{path}:{line} imports {name}"
+        for line, name in imports_of(path)
+        if name.split(".")[0] in (*ROOMS, "tests") and name.split(".")[0] not in allowed
+    ]
+    assert not against
+
+
+@pytest.mark.parametrize("path", FILES)
+def test_heavy_packages_stay_in_the_shells(path):
+    assert heavy_in(path) == SHELLS.get(path, set())
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "cost.scheduler", "rollout.types", "rollout.buffer", "rollout.rewards.pool",
+        "rollout.tasks.jsonl", "learner.config", "conf.schema", "launch.loop", "launch.inputs",
+        "launch.train", "launch.evaluate",
+    ],
+)  # fmt: skip
+def test_cores_and_programs_import_without_heavy_packages(module):
+    """Programs too: a typo on the command line is answered at once, not after torch has loaded."""
+    code = f"import sys, {module}; print(*{HEAVY | {'transformers'}!r} & set(sys.modules))"
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, timeout=60
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split() == []
+
+
+def test_the_plugs_of_the_driver_import_without_heavy_packages():
+    """What conf/ names is built on the driver, which never builds an engine."""
+    code = (
+        "import sys; from pathlib import Path; from hydra.utils import get_class;"
+        "from omegaconf import OmegaConf;"
+        "nodes = [OmegaConf.load(p) for p in Path('conf').glob('*/*.yaml')];"
+        "[get_class(n._target_) for n in nodes if '_target_' in n and 'learner' not in n._target_];"
+        f"print(*{HEAVY!r} & set(sys.modules))"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", code], cwd=PROJECT, capture_output=True, text=True, timeout=60
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.split() == []
