@@ -28,7 +28,9 @@ class Difference:
         """Compare per-response arrays; a non-finite value counts as an infinite difference."""
         gap = np.abs(np.concatenate(list(engine)) - np.concatenate(list(learner)))
         gap = np.where(np.isfinite(gap), gap, np.inf)
-        return cls(float(gap.mean()), float(np.quantile(gap, 0.99)), float(gap.max()))
+        return cls(
+            float(gap.mean()), float(np.quantile(gap, 0.99, method="higher")), float(gap.max())
+        )
 
 
 class ParityError(RuntimeError):

@@ -1,6 +1,6 @@
 """Who may import whom, and where the heavy packages live.
 
-    launch -> conf -> learner -> rollout -> cost        an arrow may import, never back
+launch -> conf -> learner -> rollout -> cost        an arrow may import, never back
 """
 
 import ast
@@ -68,6 +68,10 @@ def test_imports_follow_the_arrows(path):
 @pytest.mark.parametrize("path", FILES)
 def test_heavy_packages_stay_in_the_shells(path):
     assert heavy_in(path) == SHELLS.get(path, set())
+
+
+def test_every_shell_exists():
+    assert set(SHELLS) <= set(FILES)
 
 
 @pytest.mark.parametrize(

@@ -61,8 +61,12 @@ def test_the_two_sides_of_a_repetition_share_its_number() -> None:
 
 
 def test_ratio_is_that_of_medians_with_the_extremes_within_one_repetition() -> None:
-    found = ratio_of_medians([2.0, 6.0, 4.0], [2.0, 1.0, 4.0])
-    assert found == {"ratio": 2.0, "ratio_smallest": 1.0, "ratio_largest": 6.0}
+    assert ratio_of_medians([2.0, 6.0, 4.0], [2.0, 1.0, 4.0]) == {
+        "ratio": 2.0,
+        "paired_ratio_median": 1.0,
+        "paired_ratio_smallest": 1.0,
+        "paired_ratio_largest": 6.0,
+    }
 
 
 @pytest.mark.parametrize(

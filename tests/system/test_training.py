@@ -68,7 +68,9 @@ def test_a_run_with_two_learners_survives_the_death_of_its_engine(prepared, on_c
     assert (run_dir / "run.png").stat().st_size > 10_000
     assert "run_dir" in (run_dir / "config.yaml").read_text()
 
-    assert_checkpoint_holds_the_policy(run_dir / "policy", inputs.config.model.path, probe, logprobs)
+    assert_checkpoint_holds_the_policy(
+        run_dir / "policy", inputs.config.model.path, probe, logprobs
+    )
 
 
 def assert_checkpoint_holds_the_policy(path, start, probe, logprobs):
@@ -76,7 +78,9 @@ def assert_checkpoint_holds_the_policy(path, start, probe, logprobs):
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    saved, first = (AutoModelForCausalLM.from_pretrained(p, dtype=torch.float32) for p in (path, start))
+    saved, first = (
+        AutoModelForCausalLM.from_pretrained(p, dtype=torch.float32) for p in (path, start)
+    )
     assert AutoTokenizer.from_pretrained(path).chat_template
     changed = False
     for (prompt, response), expected in zip(probe, logprobs, strict=True):

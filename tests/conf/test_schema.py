@@ -1,0 +1,88 @@
+import re
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from conf.schema import (
+    EvaluationConfig,
+    LoopConfig,
+    ModelConfig,
+    ParityConfig,
+    ResourcesConfig,
+    RunConfig,
+    register,
+)
+from launch.compose import UserError, build
+
+register()
+CONF = Path(__file__).resolve().parents[2] / "conf"
+
+
+def run_config(*overrides: str) -> RunConfig:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        config: RunConfig = build(compose("train", ["experiment=quickstart", *overrides]))
+    return config
+
+
+@pytest.mark.parametrize(
+    ("kind", "room", "key", "value"),
+    [
+        (ModelConfig, "model", "dtype", "float16"),
+        (ModelConfig, "model", "max_model_len", 1),
+        (LoopConfig, "loop", "num_steps", 0),
+        (LoopConfig, "loop", "max_staleness", -1),
+        (LoopConfig, "loop", "save_every", -1),
+        (LoopConfig, "loop", "batch_deadline_seconds", 0.0),
+        (LoopConfig, "loop", "publish_deadline_seconds", float("nan")),
+        (ParityConfig, "parity", "every", -1),
+        (ParityConfig, "parity", "num_sequences", 0),
+        (ParityConfig, "parity", "num_tokens", 0),
+        (ParityConfig, "parity", "max_difference", 0.0),
+        (ParityConfig, "parity", "slack", 0.5),
+        (EvaluationConfig, "evaluation", "num_samples", 0),
+        (EvaluationConfig, "evaluation", "temperature", 0.0),
+        (ResourcesConfig, "resources", "num_engines", 0),
+        (ResourcesConfig, "resources", "tensor_parallel_size", 0),
+        (ResourcesConfig, "resources", "num_learners", 0),
+        (ResourcesConfig, "resources", "engine_cpus", 0.0),
+        (ResourcesConfig, "resources", "learner_cpus", -1.0),
+        (ResourcesConfig, "resources", "placement_deadline_seconds", 0.0),
+    ],
+)
+def test_a_range_check_names_key_and_value(kind, room, key, value):
+    required = {"path": "model"} if kind is ModelConfig else {}
+    with pytest.raises(ValueError, match=rf"^{room}\.{key} .*, got {re.escape(repr(value))}$"):
+        kind(**required, **{key: value})
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["rollout.max_tokens=512"], r"^rollout\.max_tokens .*model\.max_model_len = 512, got 512"),
+        (["learner.row_tokens=511"], r"^learner\.row_tokens .*model\.max_model_len = 512.*got 511"),
+        (
+            ["learner.num_minibatches=17"],
+            r"^learner\.num_minibatches .*scheduler\.tickets_per_step = 16.*got 17",
+        ),
+        (["model.dtype=bfloat16"], r"^learner\.zero_stage .*model\.dtype is bfloat16.*got 0"),
+    ],
+)
+def test_settings_of_several_rooms_must_agree(overrides, message):
+    with pytest.raises(UserError, match=message):
+        run_config(*overrides)
+
+
+def test_settings_at_the_edge_of_agreement_are_accepted():
+    config = run_config(
+        "rollout.max_tokens=511", "learner.row_tokens=512", "learner.num_minibatches=16"
+    )
+    assert config.max_prompt_tokens == 1
+
+
+def test_derived_quantities():
+    config = run_config()
+    assert config.max_prompt_tokens == 512 - 256
+    assert config.responses_per_step == 16 * 8
+    assert config.num_rows_at_most == 16 * 8 * 512 / 1024
+    assert run_config("resources.num_learners=2").num_rows_at_most == 16 * 8 * 512 / 1024 / 2

@@ -1,0 +1,118 @@
+"""What happens around the loop, with a hand-written system in place of a cluster."""
+
+import asyncio
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_module
+
+from conf.schema import register
+from cost.distribution import DrawDistribution
+from cost.types import LengthReport, Selection, Ticket
+from launch.compose import UserError
+from launch.train import TrainingRun, prepare
+from learner.team import DivergedError
+from rollout.types import GroupRef
+
+NUM_PROMPTS = 6
+
+
+class FakeScheduler:
+    next_ticket = 0
+
+    async def draw(self, num_tickets, folded_until):
+        first, self.next_ticket = self.next_ticket, self.next_ticket + num_tickets
+        return [Ticket(first + i, i % NUM_PROMPTS, 2, 0.1, 1.0, 8) for i in range(num_tickets)]
+
+    async def select(self, reports, epoch):
+        one = np.ones(2)
+        return [Selection(r.ticket_id, one > 0, one, one, one) for r in reports]
+
+    async def call(self, method):
+        if method == "metrics":
+            return {"cost/generated_tokens": 10.0}
+        assert method == "distribution"
+        even = np.full(NUM_PROMPTS, 1 / NUM_PROMPTS)
+        return DrawDistribution(even, even, even, even, even)
+
+
+class FakeRollouts:
+    def report(self, ticket):
+        n = ticket.num_samples
+        return LengthReport(
+            ticket.ticket_id, ticket.prompt_index, 3, 3, np.full(n, 4), np.zeros(n, bool),
+            np.arange(n) % 2.0, np.zeros(n, np.int64), np.ones(n), 0.1, 0,
+        )  # fmt: skip
+
+    async def run(self, ticket, prompt):
+        return GroupRef(self.report(ticket), 14, None)
+
+    async def evaluate(self, ticket, prompt, temperature):
+        return self.report(ticket)
+
+
+class FakeLearners:
+    def __init__(self, diverges_at):
+        self.saved, self.diverges_at = [], diverges_at
+
+    async def update(self, groups, selections, *, step, epoch):
+        if step == self.diverges_at:
+            raise DivergedError("the loss was not finite in 3 optimiser steps in a row")
+        return {"learner/loss": 0.1, "learner/skipped_steps": 0.0}
+
+    async def save(self, path, tokenizer_path):
+        self.saved.append(path)
+
+
+@pytest.fixture
+def make_run(tmp_path):
+    register()
+
+    def build(*overrides, diverges_at=None):
+        with initialize_config_module("conf", version_base="1.3"):
+            composed = compose(
+                "train",
+                [
+                    "experiment=quickstart",
+                    f"run_dir={tmp_path / 'run'}",
+                    f"task.num_prompts={NUM_PROMPTS}",
+                    "held_out.num_prompts=4",
+                    "loop.num_steps=3",
+                    *overrides,
+                ],
+            )
+        inputs = prepare(composed)
+
+        async def publish(version):
+            system.version = version
+            return {"publish/seconds": 0.1}
+
+        system = SimpleNamespace(
+            scheduler=FakeScheduler(), rollouts=FakeRollouts(), learners=FakeLearners(diverges_at),
+            publish=publish, version=0, max_logprob_difference=1e-6, startup_seconds={},
+        )  # fmt: skip
+        return TrainingRun(inputs, system), system, tmp_path / "run"
+
+    return build
+
+
+def test_a_run_leaves_a_complete_folder(make_run):
+    run, system, folder = make_run("loop.save_every=2")
+    asyncio.run(run.run())
+    assert system.learners.saved == [str(folder / "policy-2"), str(folder / "policy")]
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["num_steps"] == 3 and summary["versions_published"] == 4
+    assert summary["pass_rate_before"] == summary["pass_rate_after"] == 0.5
+    steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").open()]
+    assert steps == [1, 2, 3]
+    assert (folder / "run.png").is_file() and (folder / "config.yaml").is_file()
+
+
+def test_a_loss_that_stays_infinite_ends_the_run_with_the_last_good_weights_saved(make_run):
+    run, system, folder = make_run(diverges_at=1)
+    with pytest.raises(UserError, match=r"not finite in 3 .*last good weights are in .*policy"):
+        asyncio.run(run.run())
+    assert system.learners.saved == [str(folder / "policy")]
+    assert json.loads((folder / "summary.json").read_text())["num_steps"] == 1

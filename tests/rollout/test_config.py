@@ -1,0 +1,50 @@
+import pytest
+
+from rollout.config import EngineConfig, RolloutConfig
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("top_p", 0.9),
+        ("top_k", 20),
+        ("repetition_penalty", 1.1),
+    ],
+)
+def test_sampling_that_would_falsify_logprobs_is_refused(key, value):
+    with pytest.raises(
+        ValueError, match=rf"^rollout\.{key} must be .*log-probabilities.*got {value}"
+    ):
+        RolloutConfig(**{key: value})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("max_tokens", 0),
+        ("temperature", 0.0),
+        ("temperature", float("nan")),
+        ("update_mode", "sometimes"),
+        ("reward_processes", 0),
+        ("reward_timeout_seconds", 0.0),
+        ("ticket_deadline_seconds", -1.0),
+        ("max_retries", -1),
+    ],
+)
+def test_a_value_outside_its_range_is_refused_by_name(key, value):
+    with pytest.raises(ValueError, match=rf"^rollout\.{key} .*got "):
+        RolloutConfig(**{key: value})
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("max_num_seqs", 0),
+        ("kv_cache_gib", 0.0),
+        ("gpu_memory_utilization", 1.5),
+        ("num_threads", 0),
+    ],
+)
+def test_an_engine_value_outside_its_range_is_refused_by_name(key, value):
+    with pytest.raises(ValueError, match=rf"^rollout\.engine\.{key} .*got "):
+        EngineConfig(**{key: value})
