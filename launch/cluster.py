@@ -20,6 +20,9 @@ from launch.parity import ParityError
 from rollout.pool import EngineError, ray_logs
 
 
+START_TRIES = 3
+
+
 class PlacementError(UserError):
     """The cluster has less than the run asks for."""
 
@@ -30,7 +33,6 @@ def connect(resources: ResourcesConfig) -> None:
     A cluster started here gets as many CPUs as the run asks for: its processes share the machine's
     cores, and on a small one the sum may well exceed them.
     """
-    os.environ.setdefault("RAY_DEDUP_LOGS", "1")
     address = resources.address or os.environ.get("RAY_ADDRESS")
     # Actors import the project from where this process does.
     common: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
@@ -41,12 +43,21 @@ def connect(resources: ResourcesConfig) -> None:
         resources.num_engines * resources.engine_cpus
         + resources.num_learners * resources.learner_cpus
     )
-    ray.init(
-        address="local",
-        num_cpus=max(os.cpu_count() or 1, math.ceil(asked)),
-        include_dashboard=resources.dashboard,
-        **common,
-    )
+    for tries_left in reversed(range(START_TRIES)):
+        try:
+            ray.init(
+                address="local",
+                num_cpus=max(os.cpu_count() or 1, math.ceil(asked)),
+                include_dashboard=resources.dashboard,
+                **common,
+            )
+            return
+        except Exception as error:
+            # Ray gives its own processes a fixed 30 s to start, too little on a busy machine, and
+            # says so with a bare Exception.
+            if "timed out during startup" not in str(error) or not tries_left:
+                raise
+            ray.shutdown()
 
 
 @contextmanager

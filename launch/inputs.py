@@ -65,8 +65,15 @@ def load_prompts(
     Raises:
         UserError: With the place of the first prompt or answer that cannot be used.
     """
+    from jinja2 import TemplateError
+
     try:
         return list(task.prompts(tokenizer, max_tokens=max_prompt_tokens, check=reward.check))
+    except TemplateError as error:
+        raise UserError(
+            f"{key}: the chat template of model.path refuses a conversation; change the messages "
+            f"or choose another model, got {str(error)!r}"
+        ) from error
     except (ValueError, OSError) as error:
         # Tasks call themselves "task", wherever the configuration holds them.
         reason = " ".join(str(error).split()).replace("task.", f"{key}.")

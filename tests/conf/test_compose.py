@@ -1,4 +1,4 @@
-"""Every YAML of conf/ composes, builds and travels; the quickstart's defaults do not drift unseen."""
+"""Every YAML of conf/ composes, builds and travels; the quickstart does not drift unseen."""
 
 import difflib
 import pickle
