@@ -67,6 +67,11 @@ def load_prompts(
     """
     from jinja2 import TemplateError
 
+    if max_prompt_tokens < 1:
+        raise UserError(
+            "rollout.max_tokens must leave room for a prompt in model.max_model_len, "
+            f"got {max_prompt_tokens} tokens for prompts"
+        )
     try:
         return list(task.prompts(tokenizer, max_tokens=max_prompt_tokens, check=reward.check))
     except TemplateError as error:

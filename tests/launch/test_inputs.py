@@ -92,3 +92,11 @@ def test_a_template_that_refuses_is_told_as_such(task, model):
     one = task('{"prompt": "a1 b+2", "answer": "3"}')
     with pytest.raises(UserError, match=r"chat template of model\.path .*'no system messages'"):
         load_prompts(one, load_tokenizer(str(model)), ChainReward(), 100)
+
+
+def test_responses_that_leave_no_room_for_prompts_are_refused(task, tokenizer):
+    one = task('{"prompt": "a1 b+2", "answer": "3"}')
+    with pytest.raises(
+        UserError, match=r"^rollout\.max_tokens .*model\.max_model_len, got -88 tok"
+    ):
+        load_prompts(one, tokenizer, ChainReward(), -88)

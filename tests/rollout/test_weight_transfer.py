@@ -161,3 +161,32 @@ def test_client_gives_every_engine_ranks_of_its_own(monkeypatch):
     info = wt.GlooInitInfo(master_address="a", master_port=1, rank_offset=1, world_size=7)
     client.init_weight_transfer_engine(asdict(info))
     assert calls == [(0, 1), (1, 3), (2, 5)]
+
+
+def test_on_gpus_vllms_own_nccl_classes_are_used(monkeypatch):
+    """What can be said without a GPU: the request that reaches vLLM's factory."""
+    from vllm.distributed.weight_transfer.nccl_engine import (
+        NCCLTrainerInitInfo,
+        NCCLTrainerWeightTransferEngine,
+    )
+
+    made = []
+    monkeypatch.setattr(
+        NCCLTrainerWeightTransferEngine,
+        "trainer_init",
+        classmethod(
+            lambda cls, init_info, client, source: made.append((init_info, client, source))
+        ),
+    )
+    source, _ = make_source({})
+    wt.open_sender(
+        on_gpu=True,
+        rank=0,
+        master_address="10.0.0.1",
+        master_port=4711,
+        num_receivers=6,
+        client="client",
+        source=source,
+    )
+    info = NCCLTrainerInitInfo("10.0.0.1", 4711, 7, rank=0)
+    assert made == [(info, "client", source)]

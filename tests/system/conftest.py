@@ -41,6 +41,29 @@ def prepared(tmp_path):
 
 
 @pytest.fixture
+def evaluate_config(tmp_path):
+    """Compose an EvaluateConfig that fits what `prepared` trains."""
+    from launch.compose import build
+
+    def make(*overrides):
+        with initialize_config_module("conf", version_base="1.3"):
+            composed = compose(
+                "evaluate",
+                overrides=[
+                    "experiment=quickstart_engine",
+                    f"run_dir={tmp_path / 'evaluation'}",
+                    "rollout.max_tokens=64",
+                    "model.max_model_len=256",
+                    "evaluation.num_samples=2",
+                    *overrides,
+                ],
+            )
+        return build(composed)
+
+    return make
+
+
+@pytest.fixture
 def on_cluster():
     """Run a coroutine function on a cluster started for it."""
     from launch.cluster import cluster

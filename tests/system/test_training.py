@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+import launch.evaluate
+
 pytestmark = pytest.mark.system
 
 
@@ -16,7 +18,9 @@ def load(path):
     return json.loads(Path(path).read_text())
 
 
-def test_a_run_with_two_learners_survives_the_death_of_its_engine(prepared, on_cluster):
+def test_a_run_with_two_learners_survives_the_death_of_its_engine(
+    prepared, evaluate_config, on_cluster
+):
     """Tied model, ZeRO 2 over two ranks, staleness 1, keys and values kept over updates."""
     from launch.progress import Startup
     from launch.system import System
@@ -50,7 +54,15 @@ def test_a_run_with_two_learners_survives_the_death_of_its_engine(prepared, on_c
             await asyncio.sleep(0.05)
         os.kill(await system.rollouts.handles[0].process_id.remote(), signal.SIGKILL)
 
-    num_replaced, probe, logprobs = on_cluster(inputs.config.resources, main)
+    async def main_and_evaluate():
+        """vLLM loads what the run saved, from disk and without a learner."""
+        found = await main()
+        return *found, await launch.evaluate.run(evaluation, inputs.held_out)
+
+    evaluation = evaluate_config(f"model.path={run_dir / 'policy'}")
+    num_replaced, probe, logprobs, evaluated = on_cluster(
+        inputs.config.resources, main_and_evaluate
+    )
     assert num_replaced == 1
 
     metrics = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
@@ -68,6 +80,8 @@ def test_a_run_with_two_learners_survives_the_death_of_its_engine(prepared, on_c
     assert (run_dir / "run.png").stat().st_size > 10_000
     assert "run_dir" in (run_dir / "config.yaml").read_text()
 
+    # Greedy responses of engines that hold the same weights earn the same.
+    assert evaluated["greedy"].pass_rate == summary["greedy_after"]
     assert_checkpoint_holds_the_policy(
         run_dir / "policy", inputs.config.model.path, probe, logprobs
     )
