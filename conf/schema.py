@@ -22,6 +22,19 @@ def _require(condition: bool, message: str, value: object) -> None:
         raise ValueError(f"{message}, got {value!r}")
 
 
+_PLUGS = {
+    "task": "prompts",
+    "held_out": "prompts",
+    "reward": "score",
+    "environment": "play",
+    "objective": "token_losses",
+}
+
+
+def _require_plug(key: str, plug: object, method: str) -> None:
+    _require(hasattr(plug, method), f"{key} must be a plug with the method {method}", plug)
+
+
 @dataclass(kw_only=True, slots=True)
 class ModelConfig:
     """The policy to start from."""
@@ -181,6 +194,11 @@ class RunConfig:
     """Plugs by name: where metrics go."""
 
     def __post_init__(self) -> None:
+        for key, method in _PLUGS.items():
+            _require_plug(key, getattr(self, key), method)
+        trackers = dict(self.tracker)
+        for name, plug in trackers.items():
+            _require_plug(f"tracker.{name}", plug, "open")
         longest = self.model.max_model_len
         _require(
             self.rollout.max_tokens < longest,

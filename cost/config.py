@@ -7,6 +7,17 @@ protocols as field types; each names the plug point whose contract its module st
 from dataclasses import dataclass
 from typing import Any
 
+_METHODS = {
+    "length": "estimate",
+    "price": "price",
+    "utility": "value",
+    "allocator": "allocate",
+    "thinning": "thin",
+    "proxy": "score",
+    "advantage": "advantages",
+    "aggregation": "factors",
+}
+
 
 @dataclass(kw_only=True, slots=True)
 class SchedulerConfig:
@@ -31,7 +42,7 @@ class SchedulerConfig:
     tickets_per_step: int = 16
     """P: groups in one learned batch."""
     group_size: int = 8
-    """Responses per ticket, at least 1; where the allocator varies it, the average."""
+    """Responses per ticket, at least 2; where the allocator varies it, the average."""
     pass_rate_decay: float = 0.9
     """What a visit counts in a prompt's pass rate after one more visit of it, in [0, 1]."""
     pass_rate_prior_responses: float = 8.0
@@ -39,7 +50,18 @@ class SchedulerConfig:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        for key in ("tickets_per_step", "group_size", "pass_rate_prior_responses"):
+        for key, method in _METHODS.items():
+            if not hasattr(getattr(self, key), method):
+                raise ValueError(
+                    f"scheduler.{key} must be a plug with the method {method}, "
+                    f"got {getattr(self, key)!r}"
+                )
+        if self.group_size < 2:
+            raise ValueError(
+                "scheduler.group_size must be at least 2, since advantages compare the responses "
+                f"of a group, got {self.group_size!r}"
+            )
+        for key in ("tickets_per_step", "pass_rate_prior_responses"):
             value = getattr(self, key)
             if not value > 0:
                 raise ValueError(f"scheduler.{key} must be positive, got {value!r}")

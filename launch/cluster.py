@@ -19,7 +19,6 @@ from launch.compose import RunError, UserError
 from launch.parity import ParityError
 from rollout.pool import EngineError, ray_logs
 
-
 START_TRIES = 3
 
 
@@ -33,11 +32,19 @@ def connect(resources: ResourcesConfig) -> None:
     A cluster started here gets as many CPUs as the run asks for: its processes share the machine's
     cores, and on a small one the sum may well exceed them.
     """
+    # Ray starts its workers at nice 15, where engines and learners lose to any other process.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     address = resources.address or os.environ.get("RAY_ADDRESS")
     # Actors import the project from where this process does.
     common: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
     if address:
-        ray.init(address=address, **common)
+        try:
+            ray.init(address=address, **common)
+        except (ConnectionError, RayError) as error:
+            raise UserError(
+                f"no Ray cluster can be joined at {address!r} (resources.address or RAY_ADDRESS): "
+                f"{' '.join(str(error).split())}"
+            ) from error
         return
     asked = (
         resources.num_engines * resources.engine_cpus

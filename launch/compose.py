@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
-from hydra.errors import InstantiationException
+from hydra.errors import HydraException, InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
@@ -86,6 +87,25 @@ def prepare_run_dir(path: Path, config: DictConfig) -> Path:
     except OSError as error:
         raise UserError(f"run_dir must be writable, got {str(path)!r}: {error.strerror}") from error
     return path
+
+
+def start(main: Callable[[], None]) -> NoReturn:
+    """Call a program decorated with `hydra.main`, and put hydra's own refusals into one line.
+
+    Hydra prints several lines for a key or group it does not know, and hides the traceback of
+    bugs; asked for full errors it raises, and both can be done better here.
+    """
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    try:
+        main()
+    except (HydraException, OmegaConfBaseException) as error:
+        chain = [error, *([error.__cause__] if error.__cause__ else [])]
+        lines = [line.strip() for part in chain for line in str(part).splitlines()]
+        noise = ("object_type", "reference_type")
+        facts = dict.fromkeys(line for line in lines if line and not line.startswith(noise))
+        print(f"error: {'; '.join(facts)}", file=sys.stderr)
+        sys.exit(2)
+    sys.exit(0)
 
 
 def run_program(main: Callable[[], None]) -> NoReturn:

@@ -13,7 +13,7 @@ import hydra
 from omegaconf import DictConfig
 
 from conf.schema import EvaluateConfig, register
-from launch.compose import build, prepare_run_dir, run_program
+from launch.compose import build, prepare_run_dir, run_program, start
 from launch.inputs import load_prompts, load_tokenizer, resolve_model
 from rollout.types import Prompt
 
@@ -76,7 +76,9 @@ def main(composed: DictConfig) -> None:
         composed.run_dir = str(Path(composed.run_dir).resolve())
         config: EvaluateConfig = build(composed)
         tokenizer = load_tokenizer(config.model.path)
-        held_out = load_prompts(config.held_out, tokenizer, config.reward, config.max_prompt_tokens)
+        held_out = load_prompts(
+            config.held_out, tokenizer, config.reward, config.max_prompt_tokens, key="held_out"
+        )
         run_dir = prepare_run_dir(Path(config.run_dir), composed)
         with cluster(config.resources):
             result = asyncio.run(run(config, held_out))
@@ -87,4 +89,4 @@ def main(composed: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -9,7 +9,6 @@ from launch.compose import UserError
 from rollout.types import Prompt
 
 PROJECT = Path(__file__).resolve().parents[1]
-WEIGHT_FILES = ("safetensors", "bin")
 
 
 def resolve_model(path: str) -> str:
@@ -20,10 +19,11 @@ def resolve_model(path: str) -> str:
     """
     for folder in (Path(path), PROJECT / path):
         if (folder / "config.json").is_file():
-            if not any(next(folder.glob(f"*.{kind}"), None) for kind in WEIGHT_FILES):
+            # Other weight files are pickles, which could run code of whoever wrote them.
+            if not any(folder.glob("*.safetensors")):
                 raise UserError(
-                    "model.path must hold weights as *.safetensors or *.bin beside its "
-                    f"config.json, got {str(folder)!r}"
+                    "model.path must hold weights as *.safetensors beside its config.json, "
+                    f"got {str(folder)!r}"
                 )
             return str(folder.resolve())
     raise UserError(

@@ -32,6 +32,13 @@ class Difference:
             float(gap.mean()), float(np.quantile(gap, 0.99, method="higher")), float(gap.max())
         )
 
+    @classmethod
+    def largest(cls, found: Sequence["Difference"]) -> "Difference":
+        """The largest of each figure over several probes."""
+        return cls(
+            max(d.mean for d in found), max(d.p99 for d in found), max(d.maximum for d in found)
+        )
+
 
 class ParityError(RuntimeError):
     """Engine and learner disagree by more than rounding."""

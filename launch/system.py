@@ -29,6 +29,8 @@ from rollout.types import Prompt
 
 Result = TypeVar("Result")
 SCHEDULER_DEADLINE_SECONDS = 120.0
+BASELINE_PROBES = 4
+"""Probes whose largest rounding differences are the baseline in bfloat16."""
 
 
 class RemoteScheduler:
@@ -167,6 +169,7 @@ class System:
         self.scheduler = scheduler
         self.rollouts = rollouts
         self.learners = learners
+        self._num_probes = 0
         self.version = 0
         self.max_logprob_difference = 0.0
         self.startup_seconds: dict[str, float] = {}
@@ -262,10 +265,13 @@ class System:
             await self.learners.publish(self.version)
 
     async def probe(self) -> Difference:
-        """Largest difference over one fresh probe on every engine."""
+        """Compare every engine with the learners on fresh responses."""
+        self._num_probes += 1
         probes = await asyncio.gather(
             *(
-                handle.generate_probe.remote(self._probe_prompts, self._parity.num_tokens)
+                handle.generate_probe.remote(
+                    self._probe_prompts, self._parity.num_tokens, self._num_probes
+                )
                 for handle in self.rollouts.handles
             )
         )
@@ -280,6 +286,8 @@ class System:
         """
         baseline = await self.probe()
         if self._tolerance.max_difference is None:
+            more = [await self.probe() for _ in range(BASELINE_PROBES - 1)]
+            baseline = Difference.largest([baseline, *more])
             self._tolerance = Tolerance(None, self._parity.slack, baseline)
         self._tolerance.check(0, baseline)
         self.max_logprob_difference = baseline.maximum

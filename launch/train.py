@@ -19,7 +19,7 @@ import hydra
 from omegaconf import DictConfig, OmegaConf
 
 from conf.schema import RunConfig, register
-from launch.compose import UserError, build, prepare_run_dir, run_program
+from launch.compose import UserError, build, prepare_run_dir, run_program, start
 from launch.inputs import load_prompts, load_tokenizer, resolve_model
 from rollout.types import Prompt
 
@@ -56,7 +56,9 @@ def prepare(composed: DictConfig) -> Inputs:
     config: RunConfig = build(composed)
     tokenizer = load_tokenizer(config.model.path)
     prompts = load_prompts(config.task, tokenizer, config.reward, config.max_prompt_tokens)
-    held_out = load_prompts(config.held_out, tokenizer, config.reward, config.max_prompt_tokens)
+    held_out = load_prompts(
+        config.held_out, tokenizer, config.reward, config.max_prompt_tokens, key="held_out"
+    )
     prepare_run_dir(Path(config.run_dir), composed)
     resolved: Any = OmegaConf.to_container(composed, resolve=True)
     return Inputs(config, resolved, tokenizer, prompts, held_out)
@@ -267,4 +269,4 @@ def main(composed: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

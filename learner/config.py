@@ -27,7 +27,7 @@ class LearnerConfig:
     max_grad_norm: float = 1.0
     """The gradient's norm is clipped to this, positive."""
     row_tokens: int = 2048
-    """Largest number of tokens in one packed row. On CPUs attention takes memory by its square."""
+    """Largest number of tokens in one packed row; activations take memory in proportion."""
     num_minibatches: int = 1
     """Optimiser steps in one pass over a batch; each takes a random part of the groups."""
     num_epochs: int = 1

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from learner import attention
 from learner.batch import MicroBatch
 from learner.checkpoint import save_checkpoint
 from learner.config import LearnerConfig
@@ -185,8 +186,9 @@ def load_policy(model_path: str, config: LearnerConfig, dtype: str) -> "PreTrain
     model = AutoModelForCausalLM.from_pretrained(
         model_path,
         dtype=getattr(torch, dtype),
-        attn_implementation="sdpa",
+        attn_implementation=attention.register(),
         local_files_only=True,
+        use_safetensors=True,
     )
     model.train()
     # The rollout engine drops nothing; a learner that did would differ from it at ratio 1.

@@ -3,8 +3,9 @@
     token_ids, position_ids [T] --decoder--> hidden [T, H] --head, loss tokens only--> logits [K, V]
                                 --log-softmax at the next token--> logprobs [T]
 
-No attention mask is passed: transformers (5.x, `sdpa` and `eager`) sees from the restarts of
-`position_ids` where segments begin and lets none look into another. Logits are float32 and
+No attention mask is passed: attention sees from the restarts of `position_ids` where segments begin
+and lets none look into another (`learner.attention`, as also `sdpa` and `eager` of transformers 5).
+Logits are float32 and
 divided by the sampling temperature, as the engine's are. They exist only for positions that
 predict a loss token, so prompts cost no vocabulary-sized memory.
 """

@@ -155,9 +155,9 @@ class RolloutActor:
         return make_report(ticket, prompt, group)
 
     async def generate_probe(
-        self, token_ids: list[TokenArray], max_tokens: int
+        self, token_ids: list[TokenArray], max_tokens: int, seed: int
     ) -> list[tuple[TokenArray, TokenArray, Any]]:
-        """Sample one short response per prompt for the parity guard.
+        """Sample one short response per prompt for the parity guard, anew for every seed.
 
         Returns:
             (prompt token ids, response token ids, rollout log-probabilities) per prompt.
@@ -165,7 +165,10 @@ class RolloutActor:
         completions = await asyncio.gather(
             *(
                 self._engine.generate(
-                    ids, max_tokens=max_tokens, temperature=self._config.temperature, seed=i
+                    ids,
+                    max_tokens=max_tokens,
+                    temperature=self._config.temperature,
+                    seed=seed * len(token_ids) + i,
                 )
                 for i, ids in enumerate(token_ids)
             )

@@ -204,7 +204,8 @@ async def _settle(reference: Any) -> None:
 
 def ray_logs() -> str:
     """Folder with the logs of all actors on this node."""
-    return f"{ray.worker.global_worker.node.get_session_dir_path()}/logs"
+    node: Any = ray._private.worker.global_worker.node
+    return f"{node.get_session_dir_path()}/logs"
 
 
 def _is_engine_death(error: RayTaskError) -> bool:

@@ -58,6 +58,7 @@ def engine_arguments(
         "model": model_path,
         "tokenizer": model_path,
         "dtype": dtype,
+        "load_format": "safetensors",
         "max_model_len": max_model_len,
         "max_num_seqs": config.max_num_seqs,
         "max_num_batched_tokens": max(config.max_num_batched_tokens, max_model_len),

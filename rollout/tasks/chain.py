@@ -20,6 +20,8 @@ from rollout.types import Prompt
 NUM_STEPS = (2, 3, 4, 5, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 25)
 PRODUCT_SHARES = (0.0, 0.15, 0.4, 0.8)
 HELD_OUT_ONE_IN = 50
+MAX_MISSES = 100_000
+"""Draws in a row without a new question after which there is none left."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,11 +117,19 @@ class ChainTask:
         lengths = [k for k in NUM_STEPS if k <= self.max_steps]
         seen: set[str] = set()
         held_out = self.split == "held_out"
+        misses = 0
         while len(seen) < self.num_prompts:
+            if misses > MAX_MISSES:
+                raise ValueError(
+                    f"task.num_prompts must not exceed the {self.split} questions there are with "
+                    f"task.max_steps={self.max_steps}, about {len(seen)}, got {self.num_prompts!r}"
+                )
+            misses += 1
             chain = draw_chain(rng, lengths)
             question = chain.question
             if question in seen or is_held_out(question, HELD_OUT_ONE_IN) != held_out:
                 continue
+            misses = 0
             seen.add(question)
             yield Item(question, chain.answer, source="chain", place=f"chain {len(seen) - 1}")
 

@@ -8,7 +8,7 @@ from cost.allocators import SquareRoot, Uniform
     ("key", "value", "message"),
     [
         ("tickets_per_step", 0, "scheduler.tickets_per_step must be positive, got 0"),
-        ("group_size", -1, "scheduler.group_size must be positive, got -1"),
+        ("group_size", 1, "scheduler.group_size must be at least 2, since"),
         ("pass_rate_prior_responses", 0.0, "scheduler.pass_rate_prior_responses must be positive"),
         ("pass_rate_decay", 1.5, "scheduler.pass_rate_decay must lie in"),
     ],

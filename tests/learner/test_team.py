@@ -156,6 +156,7 @@ def test_two_real_workers_train_like_one_plain_engine(
     root = str(Path(__file__).parents[2])
     variables = {"PYTHONPATH": root, "DS_ACCELERATOR": "cpu"}
     ray.init(
+        address="local",
         num_cpus=2,
         include_dashboard=False,
         configure_logging=False,
