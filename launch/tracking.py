@@ -6,6 +6,7 @@ A tracker is a frozen setting; `open` gives the thing that holds files and conne
 """
 
 import json
+import os
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -108,6 +109,8 @@ class WandbTracker:
         Raises:
             ValueError: If the mode is online and wandb knows no account.
         """
+        # wandb would advertise another product on every start.
+        os.environ.setdefault("WANDB_DISABLE_WEAVE", "true")
         import wandb
 
         if self.mode == "online" and not wandb.login(prompt=False):

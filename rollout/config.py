@@ -14,7 +14,7 @@ class EngineConfig:
     max_num_batched_tokens: int = 4096
     """Tokens of one engine step, prompts included."""
     kv_cache_gib: float | None = None
-    """Memory for keys and values; None lets vLLM take its share of the GPU."""
+    """Memory for keys and values; None is vLLM's share of the GPU, or 4 GiB on CPUs."""
     gpu_memory_utilization: float = 0.85
     """Share of the GPU that vLLM may take when `kv_cache_gib` is None."""
     enforce_eager: bool = False

@@ -18,6 +18,9 @@ import numpy as np
 from rollout.config import EngineConfig
 from rollout.types import Completion, TokenArray, VersionSpan
 
+CPU_KV_CACHE_GIB = 4.0
+"""Keys and values on CPUs when nothing is set; vLLM would take nearly all of the memory."""
+
 
 def stop_token_ids(model_path: str) -> list[int]:
     """Every end-of-sequence id in the model folder's config.json or generation_config.json."""
@@ -70,8 +73,9 @@ def engine_arguments(
         "disable_log_stats": True,
         "seed": seed,
     }
-    if config.kv_cache_gib is not None:
-        arguments["kv_cache_memory_bytes"] = int(config.kv_cache_gib * 2**30)
+    kv_cache_gib = config.kv_cache_gib or (None if on_gpu else CPU_KV_CACHE_GIB)
+    if kv_cache_gib is not None:
+        arguments["kv_cache_memory_bytes"] = int(kv_cache_gib * 2**30)
     if on_gpu:
         arguments["gpu_memory_utilization"] = config.gpu_memory_utilization
     else:
