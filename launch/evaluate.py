@@ -26,8 +26,8 @@ register()
 async def run(config: EvaluateConfig, held_out: list[Prompt]) -> dict[str, EvaluationResult]:
     """Evaluate on a connected cluster."""
     from launch.cluster import reserve
+    from launch.engines import evaluate, make_pool
     from launch.summary import evaluate_statistics
-    from launch.system import evaluate, make_pool
 
     placement = reserve(config.resources, learners=False)
     pool = make_pool(

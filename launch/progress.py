@@ -101,7 +101,7 @@ class Progress:
         return [
             ("reward", number_text(value("rollout/reward_mean")), "rollout/reward_mean"),
             (
-                "as uniform",
+                "uniform",
                 number_text(value("cost/reward_mean_uniform")),
                 "cost/reward_mean_uniform",
             ),

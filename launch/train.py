@@ -21,12 +21,14 @@ from omegaconf import DictConfig, OmegaConf
 from conf.schema import RunConfig, register
 from launch.compose import UserError, build, prepare_run_dir, run_program, start
 from launch.inputs import load_prompts, load_tokenizer, resolve_model
-from rollout.types import Prompt
+from rollout.types import Group, Prompt
 
 if TYPE_CHECKING:
     from launch.loop import StepResult
+    from launch.progress import Startup
     from launch.summary import EvaluationResult
     from launch.system import System
+    from launch.tracking import OpenTracker, Sample
 
 PROCESS_START = time.time()
 SAMPLES_EVERY = 10
@@ -96,24 +98,16 @@ class TrainingRun:
 
     def __init__(self, inputs: Inputs, system: System) -> None:
         from launch.summary import RunSummary
-        from launch.tracking import RunInfo, open_all
 
-        config = inputs.config
         self._inputs = inputs
-        self._config = config
+        self._config = inputs.config
         self._system = system
-        self._run_dir = Path(config.run_dir)
-        self._summary = RunSummary(k=config.evaluation.num_samples)
+        self._run_dir = Path(self._config.run_dir)
+        self._summary = RunSummary(k=self._config.evaluation.num_samples)
         self._summary.startup(time.time() - PROCESS_START, system.startup_seconds)
-        info = RunInfo(
-            name=config.name,
-            run_dir=self._run_dir,
-            config=inputs.resolved,
-            num_steps=config.loop.num_steps,
-        )
-        self._tracker = open_all(config.tracker, info)
+        self._tracker: OpenTracker | None = None
 
-    async def run(self) -> None:
+    async def run(self, startup: Startup) -> None:
         """Evaluate, train, save, evaluate; the run folder is complete whatever happens.
 
         Raises:
@@ -122,19 +116,23 @@ class TrainingRun:
         from launch.picture import draw_picture
         from launch.progress import print_result
         from launch.summary import write_json
+        from launch.tracking import RunInfo, open_all
         from learner.team import DivergedError
 
-        distribution = None
+        config, distribution = self._config, None
         try:
-            if self._config.evaluation.before:
-                await self._evaluate("before")
+            if config.evaluation.before:
+                with startup.part("held-out evaluation"):
+                    await self._evaluate("before")
+            info = RunInfo(config.name, self._run_dir, self._inputs.resolved, config.loop.num_steps)
+            self._tracker = open_all(config.tracker, info)
             try:
                 await self._loop()
             except DivergedError as error:
                 path = await self._save("policy")
                 raise UserError(f"{error}; the last good weights are in {path}") from error
             await self._save("policy")
-            if self._config.evaluation.after:
+            if config.evaluation.after:
                 await self._evaluate("after")
             distribution = await self._system.scheduler.call("distribution")
         finally:
@@ -144,14 +142,14 @@ class TrainingRun:
                 versions_published=self._system.version + 1,
             )
             write_json(self._run_dir / "summary.json", finished)
-            self._tracker.close(finished)
-        picture = self._run_dir / "run.png"
+            if self._tracker is not None:
+                self._tracker.close(finished)
         draw_picture(
             self._run_dir / "metrics.jsonl",
             distribution,
-            picture,
+            self._run_dir / "run.png",
             summary=finished,
-            title=self._config.name,
+            title=config.name,
         )
         print_result(finished, self._run_dir)
 
@@ -181,37 +179,37 @@ class TrainingRun:
         metrics = await self._system.scheduler.call("metrics")
         metrics = metrics | step_metrics(result) | result.metrics
         self._summary.step(metrics)
+        assert self._tracker is not None
         self._tracker.log(result.step, metrics)
         if result.step % SAMPLES_EVERY == 1:
-            await self._log_samples(result)
+            self._tracker.samples(result.step, await self._read_samples(result))
         every = self._config.loop.save_every
         if every and result.step % every == 0:
             await self._save(f"policy-{result.step}")
 
-    async def _log_samples(self, result: StepResult) -> None:
-        """Show one group of the step to people."""
+    async def _read_samples(self, result: StepResult) -> list[Sample]:
+        """One group of the step, for people to read."""
         from launch.tracking import Sample
 
         reference = next((group.data for group in result.groups if group.data is not None), None)
         if reference is None:
-            return
-        group = await reference
+            return []
+        group: Group = await reference
         texts = self._inputs.tokenizer.batch_decode(
             [t.token_ids for t in group.trajectories], skip_special_tokens=True
         )
-        self._tracker.samples(
-            result.step,
-            [
-                Sample(group.prompt.text, text, answer, group.prompt.answer, float(reward), length)
-                for text, answer, reward, length in zip(
-                    texts,
-                    group.answers,
-                    group.rewards,
-                    [len(t.token_ids) for t in group.trajectories],
-                    strict=True,
-                )
-            ],
-        )
+        answers = zip(group.answers, group.rewards, group.trajectories, strict=True)
+        return [
+            Sample(
+                prompt=group.prompt.text,
+                response=text,
+                answer=answer,
+                expected=group.prompt.answer,
+                reward=float(reward),
+                length_tokens=len(trajectory.token_ids),
+            )
+            for text, (answer, reward, trajectory) in zip(texts, answers, strict=True)
+        ]
 
     async def _save(self, name: str) -> Path:
         path = self._run_dir / name
@@ -227,8 +225,8 @@ class TrainingRun:
         self._summary.evaluation(when, sampled, greedy, seconds=seconds)
 
     async def _measure(self, num_samples: int, temperature: float) -> EvaluationResult:
+        from launch.engines import evaluate
         from launch.summary import evaluate_statistics
-        from launch.system import evaluate
 
         reports = await evaluate(
             self._system.rollouts,
@@ -245,9 +243,10 @@ async def train(inputs: Inputs) -> None:
     from launch.progress import Startup
     from launch.system import System
 
-    system = await System.create(inputs.config, inputs.prompts, Startup())
+    startup = Startup()
+    system = await System.create(inputs.config, inputs.prompts, startup)
     try:
-        await TrainingRun(inputs, system).run()
+        await TrainingRun(inputs, system).run(startup)
     finally:
         await system.close()
 

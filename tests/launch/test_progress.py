@@ -57,17 +57,17 @@ def test_a_file_gets_one_whole_line_a_step():
     progress.close()
     first, second = text_of(console).splitlines()
     assert first == (
-        "step  1/20  reward 0.412  as uniform -  pass rate 38.1%  length 142 (p95 256, cut 3.0%)  "
+        "step  1/20  reward 0.412  uniform -  pass rate 38.1%  length 142 (p95 256, cut 3.0%)  "
         "generated 18.2k  trained 9.0k (saved 50.0%)  staleness 1  "
         "step 10.0s (update 5.5, publish 0.5, wait 4.0)  left 3m10s"
     )
-    assert second.startswith("step  2/20  reward -  as uniform -  pass rate 38.1%")
+    assert second.startswith("step  2/20  reward -  uniform -  pass rate 38.1%")
 
 
 def test_a_step_without_metrics_still_prints():
     console = plain()
     Progress("run", 2, console=console).update(1, {})
-    assert text_of(console).startswith("step 1/2  reward -  as uniform -  pass rate -")
+    assert text_of(console).startswith("step 1/2  reward -  uniform -  pass rate -")
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])

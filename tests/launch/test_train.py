@@ -12,6 +12,7 @@ from conf.schema import register
 from cost.distribution import DrawDistribution
 from cost.types import LengthReport, Selection, Ticket
 from launch.compose import UserError
+from launch.progress import Startup
 from launch.train import TrainingRun, prepare
 from learner.team import DivergedError
 from rollout.types import GroupRef
@@ -100,7 +101,7 @@ def make_run(tmp_path):
 
 def test_a_run_leaves_a_complete_folder(make_run):
     run, system, folder = make_run("loop.save_every=2")
-    asyncio.run(run.run())
+    asyncio.run(run.run(Startup()))
     assert system.learners.saved == [str(folder / "policy-2"), str(folder / "policy")]
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["num_steps"] == 3 and summary["versions_published"] == 4
@@ -113,6 +114,6 @@ def test_a_run_leaves_a_complete_folder(make_run):
 def test_a_loss_that_stays_infinite_ends_the_run_with_the_last_good_weights_saved(make_run):
     run, system, folder = make_run(diverges_at=1)
     with pytest.raises(UserError, match=r"not finite in 3 .*last good weights are in .*policy"):
-        asyncio.run(run.run())
+        asyncio.run(run.run(Startup()))
     assert system.learners.saved == [str(folder / "policy")]
     assert json.loads((folder / "summary.json").read_text())["num_steps"] == 1

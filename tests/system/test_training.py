@@ -42,7 +42,7 @@ def test_a_run_with_two_learners_survives_the_death_of_its_engine(
         try:
             run = TrainingRun(inputs, system)
             killed = asyncio.create_task(kill_engine_after(system, step=2))
-            await run.run()
+            await run.run(Startup())
             await killed
             probe = [(p.token_ids, p.token_ids[:5]) for p in inputs.prompts[:3]]
             return system.rollouts.num_replaced, probe, await system.learners.logprobs(probe)
@@ -134,7 +134,7 @@ def test_two_engines_follow_an_untied_policy_and_the_guard_sees_a_fault(
     async def main():
         system = await System.create(inputs.config, inputs.prompts, Startup())
         try:
-            await TrainingRun(inputs, system).run()
+            await TrainingRun(inputs, system).run(Startup())
             # Weights that were changed but not published, as after a transfer that lost some.
             await system.learners.scale_weights(0.5)
             return system.version, await system.probe()
