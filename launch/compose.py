@@ -73,8 +73,28 @@ def _key_sentence(error: OmegaConfBaseException) -> str:
     return f"{key}: {reason}" if key else reason
 
 
-def prepare_run_dir(path: Path, config: DictConfig) -> Path:
+HEADER = """\
+# Run again: python -m launch.{program} --config-path {path} --config-name config run_dir=NEW
+defaults:
+  - {program}_schema
+  - override hydra/job_logging: stdout
+  - _self_
+hydra:
+  output_subdir: null
+  run:
+    dir: .
+"""
+
+
+def prepare_run_dir(path: Path, config: DictConfig, program: str) -> Path:
     """Create the run folder and write the resolved configuration into it.
+
+    `config.yaml` is a configuration of its own: the program runs from it alone.
+
+    Args:
+        path: The folder.
+        config: As composed.
+        program: "train" or "evaluate".
 
     Raises:
         UserError: If the folder cannot be written or already holds something.
@@ -83,7 +103,8 @@ def prepare_run_dir(path: Path, config: DictConfig) -> Path:
         path.mkdir(parents=True, exist_ok=True)
         if any(path.iterdir()):
             raise UserError(f"run_dir must be new or empty, got {str(path)!r}; choose another")
-        (path / "config.yaml").write_text(OmegaConf.to_yaml(config, resolve=True), encoding="utf-8")
+        text = HEADER.format(program=program, path=path) + OmegaConf.to_yaml(config, resolve=True)
+        (path / "config.yaml").write_text(text, encoding="utf-8")
     except OSError as error:
         raise UserError(f"run_dir must be writable, got {str(path)!r}: {error.strerror}") from error
     return path

@@ -79,7 +79,7 @@ def main(composed: DictConfig) -> None:
         held_out = load_prompts(
             config.held_out, tokenizer, config.reward, config.max_prompt_tokens, key="held_out"
         )
-        run_dir = prepare_run_dir(Path(config.run_dir), composed)
+        run_dir = prepare_run_dir(Path(config.run_dir), composed, "evaluate")
         with cluster(config.resources):
             result = asyncio.run(run(config, held_out))
         write_json(run_dir / "evaluation.json", evaluation_summary(result))

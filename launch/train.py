@@ -61,7 +61,7 @@ def prepare(composed: DictConfig) -> Inputs:
     held_out = load_prompts(
         config.held_out, tokenizer, config.reward, config.max_prompt_tokens, key="held_out"
     )
-    prepare_run_dir(Path(config.run_dir), composed)
+    prepare_run_dir(Path(config.run_dir), composed, "train")
     resolved: Any = OmegaConf.to_container(composed, resolve=True)
     return Inputs(config, resolved, tokenizer, prompts, held_out)
 

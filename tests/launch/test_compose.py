@@ -67,19 +67,21 @@ def test_a_wrong_type_is_shown_with_its_value():
 
 def test_the_run_folder_holds_the_resolved_configuration(tmp_path):
     config = OmegaConf.create({"one": 1, "two": "${one}"})
-    folder = prepare_run_dir(tmp_path / "a" / "run", config)
-    assert OmegaConf.load(folder / "config.yaml") == {"one": 1, "two": 1}
+    folder = prepare_run_dir(tmp_path / "a" / "run", config, "train")
+    written = OmegaConf.load(folder / "config.yaml")
+    assert written.one == written.two == 1
+    assert written.defaults[0] == "train_schema"
 
 
 def test_an_empty_run_folder_is_taken(tmp_path):
-    prepare_run_dir(tmp_path, OmegaConf.create())
+    prepare_run_dir(tmp_path, OmegaConf.create(), "train")
     assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
 
 
 def test_a_used_run_folder_is_refused_and_left_alone(tmp_path):
     (tmp_path / "config.yaml").write_text("mine")
     with pytest.raises(UserError, match=r"run_dir must be new or empty, got '.*'; choose another"):
-        prepare_run_dir(tmp_path, OmegaConf.create())
+        prepare_run_dir(tmp_path, OmegaConf.create(), "train")
     assert (tmp_path / "config.yaml").read_text() == "mine"
 
 
@@ -88,7 +90,7 @@ def test_a_run_folder_that_cannot_be_made_is_refused(tmp_path):
     file.write_text("mine")
     for path in (file, file / "run"):
         with pytest.raises(UserError, match=r"run_dir must be writable, got '.*file.*': \w+"):
-            prepare_run_dir(path, OmegaConf.create())
+            prepare_run_dir(path, OmegaConf.create(), "train")
     assert file.read_text() == "mine"
 
 

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hydra import compose, initialize_config_module
+from hydra import compose, initialize_config_dir, initialize_config_module
 
 from conf.schema import register
 from cost.distribution import DrawDistribution
@@ -117,3 +117,14 @@ def test_a_loss_that_stays_infinite_ends_the_run_with_the_last_good_weights_save
         asyncio.run(run.run(Startup()))
     assert system.learners.saved == [str(folder / "policy")]
     assert json.loads((folder / "summary.json").read_text())["num_steps"] == 1
+
+
+def test_the_configuration_in_the_run_folder_makes_the_same_run_again(make_run, tmp_path):
+    make_run("learner.lr=3e-5")
+    with initialize_config_dir(str(tmp_path / "run"), version_base="1.3"):
+        again = prepare(compose("config", [f"run_dir={tmp_path / 'again'}"]))
+    with initialize_config_dir(str(tmp_path / "again"), version_base="1.3"):
+        once_more = prepare(compose("config", [f"run_dir={tmp_path / 'once_more'}"]))
+    assert again.config.learner.lr == once_more.config.learner.lr == 3e-5
+    assert again.config.scheduler == once_more.config.scheduler
+    assert [p.text for p in again.prompts] == [p.text for p in once_more.prompts]
