@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +21,8 @@ from launch.parity import ParityError
 from rollout.pool import EngineError, ray_logs
 
 START_TRIES = 3
+RELEASE_SECONDS = 15.0
+"""A run that has just ended takes a moment to give its resources back."""
 
 
 class PlacementError(UserError):
@@ -133,6 +136,21 @@ class Placement:
         return [*self.engines, *([self.learners] if self.learners else [])]
 
 
+def _free_when_enough(asked: dict[str, float]) -> dict[str, float]:
+    """What is free, after a moment's wait while what is asked is only being given back."""
+    total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    patience = 0.0
+    if all(amount <= total.get(kind, 0) for kind, amount in asked.items()):
+        patience = RELEASE_SECONDS
+    deadline = time.monotonic() + patience
+    while True:
+        free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
+        enough = all(amount <= free.get(kind, 0) for kind, amount in asked.items())
+        if enough or time.monotonic() >= deadline:
+            return free
+        time.sleep(0.2)
+
+
 def reserve(resources: ResourcesConfig, *, learners: bool = True) -> Placement:
     """Reserve the run's placement groups.
 
@@ -153,7 +171,7 @@ def reserve(resources: ResourcesConfig, *, learners: bool = True) -> Placement:
         + num_learners * resources.learner_cpus,
         "GPU": resources.num_engines * engine_gpus + num_learners * learner_gpus,
     }
-    free = ray.available_resources()  # type: ignore[no-untyped-call]
+    free = _free_when_enough(asked)
     for kind, amount in asked.items():
         if amount > free.get(kind, 0):
             raise PlacementError(

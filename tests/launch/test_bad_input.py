@@ -180,6 +180,7 @@ def test_a_used_run_folder_is_refused_and_left_as_it_is(prepared, tmp_path):
 def test_more_than_the_cluster_has_is_refused_with_both_numbers(prepared, monkeypatch):
     resources = prepared("resources.num_engines=3", "resources.use_gpu=true").config.resources
     monkeypatch.setattr("ray.available_resources", lambda: {"CPU": 16.0, "GPU": 2.0})
+    monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 16.0, "GPU": 2.0})
     with pytest.raises(PlacementError) as refusal:
         reserve(resources)
     message = str(refusal.value)
