@@ -21,6 +21,8 @@ from rollout.config import RolloutConfig
 from rollout.types import GroupRef, Prompt
 
 log = logging.getLogger(__name__)
+CHECK_SECONDS = 60.0
+"""An actor that does not say within this time whether it is well counts as dead."""
 
 
 class EngineError(RuntimeError):
@@ -105,9 +107,10 @@ class RolloutPool:
         """Try on the least loaded usable actor; None when every try failed."""
         for _ in range(self._config.max_retries + 1):
             index = await self._least_loaded()
+            handle = self.handles[index]
             self._load[index] += ticket.num_samples
             try:
-                result = await attempt(self.handles[index])
+                result = await attempt(handle)
                 self._deaths_in_a_row = 0
                 return result
             except TimeoutError:
@@ -118,11 +121,11 @@ class RolloutPool:
                     index,
                 )
             except RayActorError as error:
-                self._replace(index, error)
+                self._replace(index, handle, error)
             except RayTaskError as error:
                 if not _is_engine_death(error):
                     raise
-                self._replace(index, error)
+                self._replace(index, handle, error)
             finally:
                 self._load[index] -= ticket.num_samples
             self.num_retries += 1
@@ -131,9 +134,11 @@ class RolloutPool:
 
     async def _least_loaded(self) -> int:
         """Index of a usable actor; waits for a replacement when there is none."""
-        while not any(event.is_set() for event in self._usable):
+        while True:
             if failed := [t for t in self._replacing.values() if t.done() and t.exception()]:
                 failed[0].result()
+            if any(event.is_set() for event in self._usable):
+                break
             waits = [asyncio.ensure_future(event.wait()) for event in self._usable]
             pending = [t for t in self._replacing.values() if not t.done()]
             await asyncio.wait([*waits, *pending], return_when=asyncio.FIRST_COMPLETED)
@@ -142,9 +147,9 @@ class RolloutPool:
         usable = [i for i, event in enumerate(self._usable) if event.is_set()]
         return min(usable, key=lambda i: self._load[i])
 
-    def _replace(self, index: int, error: Exception) -> None:
-        """Start a replacement once per death, however many tickets noticed it."""
-        if not self._usable[index].is_set():
+    def _replace(self, index: int, handle: Any, error: Exception) -> None:
+        """Start a replacement once per death, however many tickets noticed it, and however late."""
+        if handle is not self.handles[index] or not self._usable[index].is_set():
             return
         self._usable[index].clear()
         self._deaths_in_a_row += 1
@@ -174,14 +179,16 @@ class RolloutPool:
         Args:
             error: What made the caller look; raised again if every actor answers.
         """
+        handles = list(self.handles)
         answers = await asyncio.gather(
-            *(handle.check.remote() for handle in self.handles), return_exceptions=True
+            *(asyncio.wait_for(handle.check.remote(), CHECK_SECONDS) for handle in handles),
+            return_exceptions=True,
         )
         dead = [i for i, answer in enumerate(answers) if isinstance(answer, Exception)]
         if not dead and not self._replacing:
             raise error
         for index in dead:
-            self._replace(index, error)
+            self._replace(index, handles[index], error)
         await asyncio.gather(*self._replacing.values())
 
     async def close(self) -> None:

@@ -169,3 +169,27 @@ def test_looking_for_the_dead_replaces_them():
         assert (await made.pool.run(ticket(1), PROMPT)).data == "group 1"
 
     asyncio.run(scenario())
+
+
+def test_news_of_a_death_that_come_late_do_not_kill_the_replacement():
+    async def scenario():
+        made = make_pool("die", "work")
+        await made.pool.start()
+        first = made.pool.handles[0]
+        slow = first._run
+
+        def late(ticket, prompt):
+            answer, data = slow(ticket, prompt)
+
+            async def after():
+                await asyncio.sleep(0.2 if ticket.ticket_id == 1 else 0)
+                return await answer
+
+            return after(), data
+
+        first.run = Call(late)
+        groups = await asyncio.gather(*(made.pool.run(ticket(i), PROMPT) for i in range(2)))
+        assert [g.data for g in groups] == ["group 0", "group 1"]
+        assert made.made == [0, 0]
+
+    asyncio.run(scenario())
