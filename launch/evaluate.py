@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 
 from conf.schema import EvaluateConfig, register
 from launch.compose import build, prepare_run_dir, run_program, start
-from launch.inputs import load_prompts, load_tokenizer, resolve_model
+from launch.inputs import check_context, load_prompts, load_tokenizer, resolve_model
 from rollout.types import Prompt
 
 if TYPE_CHECKING:
@@ -75,6 +75,7 @@ def main(composed: DictConfig) -> None:
         composed.model.path = resolve_model(composed.model.path)
         composed.run_dir = str(Path(composed.run_dir).resolve())
         config: EvaluateConfig = build(composed)
+        check_context(config.model.path, config.model.max_model_len)
         tokenizer = load_tokenizer(config.model.path)
         held_out = load_prompts(
             config.held_out, tokenizer, config.reward, config.max_prompt_tokens, key="held_out"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,21 @@ def resolve_model(path: str) -> str:
         f"model.path must be a Hugging Face folder with a config.json, got {path!r}; make one with "
         "`python -m launch.warmstart` or `python -m launch.smollm2`"
     )
+
+
+def check_context(path: str, max_model_len: int) -> None:
+    """Compare the configured context with the one the model was made for.
+
+    Raises:
+        UserError: If the model's is shorter.
+    """
+    settings = json.loads((Path(path) / "config.json").read_text(encoding="utf-8"))
+    longest = settings.get("max_position_embeddings")
+    if longest is not None and max_model_len > longest:
+        raise UserError(
+            f"model.max_model_len must not exceed the {longest} positions of the model in "
+            f"model.path, got {max_model_len}"
+        )
 
 
 def load_tokenizer(path: str) -> Any:

@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from conf.schema import RunConfig, register
 from launch.compose import UserError, build, prepare_run_dir, run_program, start
-from launch.inputs import load_prompts, load_tokenizer, resolve_model
+from launch.inputs import check_context, load_prompts, load_tokenizer, resolve_model
 from rollout.types import Group, Prompt
 
 if TYPE_CHECKING:
@@ -56,6 +56,7 @@ def prepare(composed: DictConfig) -> Inputs:
     composed.model.path = resolve_model(composed.model.path)
     composed.run_dir = str(Path(composed.run_dir).resolve())
     config: RunConfig = build(composed)
+    check_context(config.model.path, config.model.max_model_len)
     tokenizer = load_tokenizer(config.model.path)
     prompts = load_prompts(config.task, tokenizer, config.reward, config.max_prompt_tokens)
     held_out = load_prompts(

@@ -4,7 +4,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from launch.compose import UserError
-from launch.inputs import PROJECT, load_prompts, load_tokenizer, resolve_model
+from launch.inputs import PROJECT, check_context, load_prompts, load_tokenizer, resolve_model
 from rollout.rewards.chain import ChainReward
 from rollout.tasks.jsonl import JsonlTask
 
@@ -100,3 +100,12 @@ def test_responses_that_leave_no_room_for_prompts_are_refused(task, tokenizer):
         UserError, match=r"^rollout\.max_tokens .*model\.max_model_len, got -88 tok"
     ):
         load_prompts(one, tokenizer, ChainReward(), -88)
+
+
+def test_a_context_longer_than_the_models_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text('{"max_position_embeddings": 512}')
+    check_context(str(tmp_path), 512)
+    with pytest.raises(UserError, match=r"^model\.max_model_len .* 512 positions .*, got 513$"):
+        check_context(str(tmp_path), 513)
+    (tmp_path / "config.json").write_text("{}")
+    check_context(str(tmp_path), 10**6)
