@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import socket
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from launch.compose import RunError, UserError
 from launch.parity import ParityError
 from rollout.pool import EngineError, ray_logs
 
+CONNECT_SECONDS = 10.0
 START_TRIES = 3
 RELEASE_SECONDS = 15.0
 """A run that has just ended takes a moment to give its resources back."""
@@ -41,6 +43,7 @@ def connect(resources: ResourcesConfig) -> None:
     # Actors import the project from where this process does.
     common: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
     if address:
+        _require_answer(address)
         try:
             ray.init(address=address, **common)
         except (ConnectionError, RayError) as error:
@@ -68,6 +71,20 @@ def connect(resources: ResourcesConfig) -> None:
             if "timed out during startup" not in str(error) or not tries_left:
                 raise
             ray.shutdown()
+
+
+def _require_answer(address: str) -> None:
+    """Refuse a "host:port" where nobody listens; Ray itself would try for minutes."""
+    host, separator, port = address.removeprefix("ray://").rpartition(":")
+    if not separator:
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"no Ray cluster answers at {address!r} (resources.address or RAY_ADDRESS): {error}; "
+            "start one with `ray start --head`, or unset it to start one here"
+        ) from error
 
 
 @contextmanager

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
-from launch.cluster import PlacementError, reserve
+from conf.schema import ResourcesConfig
+from launch.cluster import PlacementError, connect, reserve
 from launch.compose import UserError
 from launch.train import prepare
 
@@ -187,6 +188,13 @@ def test_more_than_the_cluster_has_is_refused_with_both_numbers(prepared, monkey
     assert "asks for 4 GPUs (3 engines, 1 learners), the cluster has 2 free" in message
     assert "lower resources.num_engines" in message
     assert isinstance(refusal.value, UserError)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:{}", "ray://127.0.0.1:{}", "127.0.0.1:port"])
+def test_a_cluster_that_does_not_answer_is_named(address, free_port):
+    address = address.format(free_port)
+    with pytest.raises(UserError, match=r"^no Ray cluster answers at '.*RAY_ADDRESS"):
+        connect(ResourcesConfig(address=address))
 
 
 def run_program(module, *arguments, cwd):
