@@ -31,6 +31,8 @@ METRICS: dict[str, str] = LEDGER_METRICS | {
     "rollout/mixed_group_share": "Share of the step's groups in which some advantage is not zero.",
     "rollout/reward_timed_out": "Responses whose scoring ran out of time; they get weight 0.",
     "rollout/reward_crashed": "Responses whose scoring crashed; they get weight 0.",
+    "rollout/retries": "Tries of tickets that failed and were repeated, since the start.",
+    "rollout/replaced_actors": "Rollout actors replaced after a death, since the start.",
     "rollout/failed_tickets": "Tickets that failed all their retries; their gradient is zero.",
     "cost/step_generated_tokens": "Tokens computed by engines: prompts not cached, and responses.",
     "cost/step_selectable_tokens": "Tokens of all usable responses, each with its prompt.",

@@ -179,6 +179,10 @@ class TrainingRun:
 
         metrics = await self._system.scheduler.call("metrics")
         metrics = metrics | step_metrics(result) | result.metrics
+        metrics |= {
+            "rollout/retries": float(self._system.rollouts.num_retries),
+            "rollout/replaced_actors": float(self._system.rollouts.num_replaced),
+        }
         self._summary.step(metrics)
         assert self._tracker is not None
         self._tracker.log(result.step, metrics)

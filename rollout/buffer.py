@@ -35,11 +35,6 @@ class OrderedBuffer(Generic[Item]):
         self._items: dict[int, Item] = {}
         self._changed = asyncio.Condition()
 
-    @property
-    def num_waiting(self) -> int:
-        """Finished groups that have not been taken."""
-        return len(self._items)
-
     async def admit(self, batch: int) -> None:
         """Wait until batch number `batch` may be drawn."""
         async with self._changed:

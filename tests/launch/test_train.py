@@ -40,6 +40,8 @@ class FakeScheduler:
 
 
 class FakeRollouts:
+    num_retries, num_replaced = 2, 1
+
     def report(self, ticket):
         n = ticket.num_samples
         return LengthReport(
@@ -106,8 +108,9 @@ def test_a_run_leaves_a_complete_folder(make_run):
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["num_steps"] == 3 and summary["versions_published"] == 4
     assert summary["pass_rate_before"] == summary["pass_rate_after"] == 0.5
-    steps = [json.loads(line)["step"] for line in (folder / "metrics.jsonl").open()]
-    assert steps == [1, 2, 3]
+    logged = [json.loads(line) for line in (folder / "metrics.jsonl").open()]
+    assert [metrics["step"] for metrics in logged] == [1, 2, 3]
+    assert logged[0]["rollout/retries"] == 2 and logged[0]["rollout/replaced_actors"] == 1
     assert (folder / "run.png").is_file() and (folder / "config.yaml").is_file()
 
 

@@ -15,7 +15,8 @@ def test_take_waits_for_the_next_in_order():
         assert not taken.done()
         await buffer.put(0, "a")
         assert await taken == ["a", "b"]
-        assert buffer.num_waiting == 1
+        await buffer.put(3, "d")
+        assert await buffer.take(2) == ["c", "d"]
 
     asyncio.run(scenario())
 
