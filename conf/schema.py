@@ -7,6 +7,7 @@ with the key. What concerns several rooms at once is checked in `RunConfig.__pos
 """
 
 import math
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -65,17 +66,27 @@ class LoopConfig:
     """Batches to learn, one published version each."""
     max_staleness: int = 0
     """Versions a batch may be behind when it is learned; 0 generates and learns in turn."""
+    max_generated_tokens: int | None = None
+    """Draw no further batch once those drawn are expected to take so many tokens of the engines,
+    pilots and filtered groups included; None learns `num_steps` batches."""
     batch_deadline_seconds: float = 1800.0
-    """Longest wait for a whole batch of groups."""
+    """Longest wait for a whole batch of groups, or for each of its rounds."""
     publish_deadline_seconds: float = 600.0
     """Longest time to bring one version of the weights to every engine."""
     save_every: int = 0
     """Save the policy after every so many steps; 0 saves at the end only."""
+    save_final: bool = True
+    """Save the policy at the end."""
 
     def __post_init__(self) -> None:
         _require(self.num_steps >= 1, "loop.num_steps must be at least 1", self.num_steps)
         _require(
             self.max_staleness >= 0, "loop.max_staleness must not be negative", self.max_staleness
+        )
+        _require(
+            self.max_generated_tokens is None or self.max_generated_tokens > 0,
+            "loop.max_generated_tokens must be positive or null",
+            self.max_generated_tokens,
         )
         _require(self.save_every >= 0, "loop.save_every must not be negative", self.save_every)
         for key in ("batch_deadline_seconds", "publish_deadline_seconds"):
@@ -262,8 +273,44 @@ class EvaluateConfig:
         return self.model.max_model_len - self.rollout.max_tokens
 
 
+@dataclass(kw_only=True, slots=True)
+class CompareConfig:
+    """What a comparison runs; every run is one of `conf/train.yaml`."""
+
+    name: str
+    run_dir: str
+    """Folder of all runs. Started again with the same folder, a comparison goes on where it
+    stopped."""
+    base: list[str]
+    """Overrides of conf/train.yaml that all arms share."""
+    arms: dict[str, list[str]]
+    """Overrides of each arm on top; the first arm is the baseline."""
+    seeds: list[int]
+    """Every arm runs once with each."""
+    max_generated_tokens: int
+    """Budget of every run: tokens that engines compute, pilots and filtered groups included."""
+    max_steps: int = 100_000
+    """Batches at which a run ends whatever it has generated."""
+
+    def __post_init__(self) -> None:
+        _require(len(self.arms) >= 1, "arms must name at least one arm", self.arms)
+        for arm in self.arms:
+            _require(
+                re.fullmatch(r"[A-Za-z0-9_.-]+", arm) is not None,
+                "arms must have names of letters, digits, '_', '.' and '-'",
+                arm,
+            )
+        _require(len(self.seeds) >= 1, "seeds must name at least one seed", self.seeds)
+        _require(
+            len(set(self.seeds)) == len(self.seeds), "seeds must differ from each other", self.seeds
+        )
+        for key in ("max_generated_tokens", "max_steps"):
+            _require(getattr(self, key) > 0, f"{key} must be positive", getattr(self, key))
+
+
 def register() -> None:
     """Put the schemas where the YAML's defaults lists find them."""
     store = ConfigStore.instance()
     store.store(name="train_schema", node=RunConfig)
     store.store(name="evaluate_schema", node=EvaluateConfig)
+    store.store(name="compare_schema", node=CompareConfig)

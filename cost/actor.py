@@ -15,7 +15,7 @@ from typing import Any
 from cost.config import SchedulerConfig
 from cost.distribution import DrawDistribution
 from cost.scheduler import Scheduler
-from cost.types import IntArray, LengthReport, Selection, Ticket
+from cost.types import Draw, FloatArray, IntArray, LengthReport, Selection, Ticket
 
 
 class SchedulerActor:
@@ -28,25 +28,41 @@ class SchedulerActor:
         sources: Sequence[str],
         max_tokens: int,
         seed: int,
+        *,
+        max_staleness: int = 0,
+        num_batches: int = 1,
+        max_generated_tokens: int | None = None,
         report_timeout_seconds: float = 60.0,
     ) -> None:
         """Build the scheduler.
 
         Args:
-            config: As for `Scheduler`, like the three that follow.
+            config: As for `Scheduler`, like all but the last.
             prompt_tokens: [N] int.
             sources: N names.
             max_tokens: Response limit.
             seed: The run's seed.
+            max_staleness: Versions a group may be behind.
+            num_batches: Batches the run will learn at most.
+            max_generated_tokens: Tokens at which it ends.
             report_timeout_seconds: How long a draw waits for reports that it needs, positive.
         """
-        self._scheduler = Scheduler(config, prompt_tokens, sources, max_tokens, seed)
+        self._scheduler = Scheduler(
+            config,
+            prompt_tokens,
+            sources,
+            max_tokens,
+            seed,
+            max_staleness=max_staleness,
+            num_batches=num_batches,
+            max_generated_tokens=max_generated_tokens,
+        )
         self._report_timeout_seconds = report_timeout_seconds
         self._arrived = asyncio.Condition()
         self._observe_error: Exception | None = None
 
-    async def draw(self, num_tickets: int, folded_until: int) -> list[Ticket]:
-        """Draw tickets, once every ticket before `folded_until` has been observed.
+    async def draw(self, batch: int, folded_batches: int) -> Draw:
+        """Draw the next round of a batch, once every ticket it builds on has been observed.
 
         Raises:
             TimeoutError: If a report does not arrive in time.
@@ -56,16 +72,17 @@ class SchedulerActor:
         async with self._arrived:
             try:
                 await asyncio.wait_for(
-                    self._arrived.wait_for(lambda: self._complete(folded_until)),
+                    self._arrived.wait_for(lambda: self._complete(batch, folded_batches)),
                     self._report_timeout_seconds,
                 )
             except TimeoutError:
+                awaited = self._scheduler.awaited(batch, folded_batches)
                 raise TimeoutError(
-                    f"no report for tickets {self._scheduler.missing(folded_until)[:10]!r} within "
+                    f"no report for tickets {awaited[:10]!r} within "
                     f"{self._report_timeout_seconds} seconds"
                 ) from None
             self._raise_observe_error()
-            return self._scheduler.draw(num_tickets, folded_until)
+            return self._scheduler.draw(batch, folded_batches)
 
     async def observe(self, report: LengthReport) -> None:
         """Take in a report; an error is raised here and by the next draw or selection."""
@@ -78,13 +95,32 @@ class SchedulerActor:
             finally:
                 self._arrived.notify_all()
 
-    async def select(self, reports: Sequence[LengthReport], epoch: int = 0) -> list[Selection]:
+    async def observe_gradient_norms(self, norms: Mapping[int, FloatArray]) -> None:
+        """Take in the gradient norms that a round asked for."""
+        self._scheduler.observe_gradient_norms(norms)
+
+    async def select(
+        self, batch: int, reports: Sequence[LengthReport], epoch: int = 0
+    ) -> list[Selection]:
         """Choose what to train on from one batch, which counts as observed from then on."""
         async with self._arrived:
             self._raise_observe_error()
-            selections = self._scheduler.select(reports, epoch)
+            selections = self._scheduler.select(batch, reports, epoch)
             self._arrived.notify_all()
             return selections
+
+    async def calibrate(
+        self,
+        reports: Sequence[LengthReport],
+        selections: Sequence[Selection],
+        norms: Sequence[FloatArray],
+    ) -> None:
+        """Fit the proxy's exponents to measured gradient norms."""
+        self._scheduler.calibrate(reports, selections, norms)
+
+    async def spend(self, batch: int, engine_seconds: float, learner_seconds: float) -> None:
+        """Take in the seconds that a learned batch took."""
+        self._scheduler.spend(batch, engine_seconds, learner_seconds)
 
     async def reissue(self, first_ticket_id: int) -> list[Ticket]:
         """Return the tickets from one on, to be run again."""
@@ -110,11 +146,14 @@ class SchedulerActor:
         """Continue from `state_dict`."""
         self._scheduler.load_state_dict(state)
 
-    def _complete(self, until: int) -> bool:
-        """Whether a draw need not wait; an impossible `until` is left to the scheduler."""
-        impossible = until > self._scheduler.next_ticket_id
-        failed = self._observe_error is not None
-        return impossible or failed or not self._scheduler.missing(until)
+    def _complete(self, batch: int, folded_batches: int) -> bool:
+        """Whether a draw need not wait; an impossible one is left to the scheduler to refuse."""
+        if self._observe_error is not None:
+            return True
+        try:
+            return not self._scheduler.awaited(batch, folded_batches)
+        except ValueError:
+            return True
 
     def _raise_observe_error(self) -> None:
         if self._observe_error is not None:

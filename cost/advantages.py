@@ -6,7 +6,7 @@ ones, gets exact zeros: it carries no gradient, and rounding must not invent one
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 
@@ -15,6 +15,9 @@ from cost.types import BoolArray, FloatArray
 
 class Advantage(Protocol):
     """Turns the rewards of one group into advantages."""
+
+    size_free: ClassVar[bool]
+    """Whether the expected group gradient is the same for groups of every size from two on."""
 
     def advantages(self, rewards: FloatArray, usable: BoolArray) -> FloatArray:
         """Return [n] float64 advantages.
@@ -31,6 +34,8 @@ class GroupStandardised:
 
     epsilon: float = 1e-6
     """Added to the deviation, in units of reward, not negative."""
+
+    size_free: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -49,7 +54,12 @@ class GroupStandardised:
 
 @dataclass(frozen=True, slots=True)
 class GroupMean:
-    """R - mean: Dr. GRPO (Liu et al. 2025, 2503.20783); no bias to easy and hard prompts."""
+    """R - mean: Dr. GRPO (Liu et al. 2025, 2503.20783); no bias to easy and hard prompts.
+
+    A group of n has (n - 1) / n of the expected gradient.
+    """
+
+    size_free: ClassVar[bool] = False
 
     def advantages(self, rewards: FloatArray, usable: BoolArray) -> FloatArray:
         """Return [n] float64 with mean 0 over the usable."""
@@ -59,6 +69,8 @@ class GroupMean:
 @dataclass(frozen=True, slots=True)
 class LeaveOneOut:
     """R - mean of the others, n / (n - 1) of `GroupMean`: RLOO (Ahmadian et al., 2402.14740)."""
+
+    size_free: ClassVar[bool] = True
 
     def advantages(self, rewards: FloatArray, usable: BoolArray) -> FloatArray:
         """Return [n] float64 with mean 0 over the usable."""

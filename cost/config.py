@@ -4,14 +4,15 @@ A hydra structured config, therefore not frozen. Plug fields are `Any` because h
 protocols as field types; each names the plug point whose contract its module states.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
 _METHODS = {
     "length": "estimate",
-    "price": "price",
+    "price": "of_training",
     "utility": "value",
-    "allocator": "allocate",
+    "allocator": "next_round",
     "thinning": "thin",
     "proxy": "score",
     "advantage": "advantages",
@@ -40,13 +41,24 @@ class SchedulerConfig:
     aggregation: Any
     """Factor of each response in the loss (cost/aggregations.py)."""
     tickets_per_step: int = 16
-    """P: groups in one learned batch."""
+    """P: groups in one learned batch, unless the allocator says otherwise."""
     group_size: int = 8
     """Responses per ticket, at least 2; where the allocator varies it, the average."""
     pass_rate_decay: float = 0.9
     """What a visit counts in a prompt's pass rate after one more visit of it, in [0, 1]."""
     pass_rate_prior_responses: float = 8.0
     """Responses at which a prompt's own pass rate and the prediction count the same, positive."""
+    gradient_norm_layer: str = "lm_head"
+    """Layer whose gradient is measured per response, for pilots that ask for it and calibrations:
+    "lm_head" (no backward pass) or "embedding" (one a packed row)."""
+    calibrate_every: int = 0
+    """Measure gradient norms of every so many batches and fit the proxy's exponents to them; 0
+    never."""
+    calibrated_proxy: bool = False
+    """Whether the proxy takes over the fitted exponents from the next batch on."""
+    accelerator_hour_price: float | None = None
+    """What an hour of one accelerator costs, in any currency, for the metric `cost/spent_currency`;
+    None leaves that out."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -65,9 +77,32 @@ class SchedulerConfig:
             value = getattr(self, key)
             if not value > 0:
                 raise ValueError(f"scheduler.{key} must be positive, got {value!r}")
+        if self.gradient_norm_layer not in ("lm_head", "embedding"):
+            raise ValueError(
+                "scheduler.gradient_norm_layer must be lm_head or embedding, "
+                f"got {self.gradient_norm_layer!r}"
+            )
+        if self.calibrate_every < 0:
+            raise ValueError(
+                f"scheduler.calibrate_every must not be negative, got {self.calibrate_every!r}"
+            )
+        if self.calibrated_proxy and not (
+            self.calibrate_every and hasattr(self.proxy, "with_exponents")
+        ):
+            raise ValueError(
+                "scheduler.calibrated_proxy needs scheduler.calibrate_every and a proxy with "
+                f"exponents for surprise, got {self.calibrate_every!r} and {self.proxy!r}"
+            )
         if not 0 <= self.pass_rate_decay <= 1:
             raise ValueError(
                 f"scheduler.pass_rate_decay must lie in [0, 1], got {self.pass_rate_decay!r}"
+            )
+
+        price = self.accelerator_hour_price
+        if price is not None and not 0 < price < math.inf:
+            raise ValueError(
+                "scheduler.accelerator_hour_price must be finite and positive, or null, "
+                f"got {price!r}"
             )
 
     @property
@@ -75,4 +110,6 @@ class SchedulerConfig:
         """Whether the expected gradient is that of uniform draws without thinning."""
         draws_keep_it = bool(self.allocator.objective_preserving)
         factors_keep_it = bool(self.aggregation.objective_preserving or self.allocator.uniform)
-        return draws_keep_it and factors_keep_it and bool(self.thinning.objective_preserving)
+        sizes_keep_it = bool(self.advantage.size_free or not self.allocator.varies_group_sizes)
+        thinning_keeps_it = bool(self.thinning.objective_preserving)
+        return draws_keep_it and factors_keep_it and sizes_keep_it and thinning_keeps_it

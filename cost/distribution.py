@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from cost.allocators import Allocation
+from cost.allocators.types import Estimates, Snapshot
 from cost.config import SchedulerConfig
 from cost.pass_rates import PassRates
 from cost.prompts import PromptPool
@@ -29,6 +29,18 @@ class DrawDistribution:
     costs: FloatArray
     """[N] expected cost of a response."""
 
+    @classmethod
+    def of(cls, snapshot: Snapshot) -> "DrawDistribution":
+        """Describe a snapshot; the arrays are shared."""
+        estimates = snapshot.estimates
+        return cls(
+            probabilities=snapshot.allocation.probabilities,
+            lengths=estimates.lengths,
+            pass_rates=estimates.pass_rates,
+            utilities=estimates.utilities,
+            costs=estimates.costs,
+        )
+
     @property
     def total_variation_from_uniform(self) -> float:
         """Half the sum of |p_i - 1/N|, in [0, 1)."""
@@ -40,23 +52,25 @@ class DrawDistribution:
         return float(self.probabilities @ self.lengths / self.lengths.mean())
 
 
-def allocate_draws(
-    config: SchedulerConfig, states: Mapping[str, Any], pass_rates: PassRates, prompts: PromptPool
-) -> tuple[Allocation, DrawDistribution]:
+def take_snapshot(
+    config: SchedulerConfig,
+    states: Mapping[str, Any],
+    pass_rates: PassRates,
+    prompts: PromptPool,
+    rng: np.random.Generator,
+) -> Snapshot:
     """Estimate lengths, costs and utilities of all prompts and allocate draws to them; O(N)."""
     lengths = with_state(config.length.estimate, states["length"])(prompts)
-    costs = with_state(config.price.price, states["price"])(prompts.prompt_tokens, lengths)
     rates = pass_rates.estimate(states["pass_rates"], prompts)
-    utilities = with_state(config.utility.value, states["utility"])(
-        prompts, rates, config.group_size
-    )
-    allocation = with_state(config.allocator.allocate, states["allocator"])(
-        utilities, costs, rates, config.group_size
-    )
-    return allocation, DrawDistribution(
-        probabilities=allocation.probabilities,
+    estimates = Estimates(
         lengths=lengths,
+        costs=with_state(config.price.of_drawing, states["price"])(
+            prompts.prompt_tokens, lengths, config.group_size
+        ),
         pass_rates=rates,
-        utilities=utilities,
-        costs=costs,
+        utilities=with_state(config.utility.value, states["utility"])(
+            prompts, rates, config.group_size
+        ),
     )
+    allocation = config.allocator.allocate(estimates, states["allocator"])
+    return Snapshot(estimates, allocation, config.allocator.prepare(allocation, rng))

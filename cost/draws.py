@@ -1,16 +1,16 @@
-"""How prompts are drawn, given their probabilities: the `draws` field of every allocator.
+"""How prompts are drawn, given their probabilities: the `draws` field of many allocators.
 
-Contract: `initial_state(num_prompts)` and `draw(state, probabilities, num_draws, rng) -> (indices,
-state)`. For every position k of the answer P(indices[k] = i) = p_i, given what was known before the
-draw; this alone makes weights 1 / (N p_i) unbiased. `any_probabilities` is False for a member that
-can only draw uniformly.
+Contract: `initial_state(num_prompts)`, `prepare(probabilities, rng) -> prepared` once a snapshot,
+and `draw(state, prepared, num_draws, rng) -> (indices, state)`. For every position k of the answer
+P(indices[k] = i) = p_i, given what was known before the draw; this alone makes weights 1 / (N p_i)
+unbiased. `any_probabilities` is False for a member that can only draw uniformly.
 
-Systematic sampling lays the expected counts m p_i end to end in random order on [0, m) and takes
-the prompts under the points u, u + 1, ..., u + m - 1 with one u uniform on [0, 1). An interval of
-length m p_i holds m p_i such points on average, hence E (1/m) sum_k g_{i_k} / (N p_{i_k}) = (1/m)
-sum_i (m p_i) g_i / (N p_i) = mean of g. Counts are within 1 of expectation, so the batch varies
-less than under independent draws. The result is shuffled, so each position alone has probability
-p_i.
+Systematic sampling lays the probabilities end to end in random order on [0, 1) and takes the
+prompts under the points (u + k) / m, k < m, with one u uniform on [0, 1). An interval of length p_i
+holds m p_i such points on average, hence E (1/m) sum_k g_{i_k} / (N p_{i_k}) = (1/m) sum_i (m p_i)
+g_i / (N p_i) = mean of g. Counts are within 1 of expectation, so the batch varies less than under
+independent draws. The result is shuffled, so each position alone has probability p_i. The order is
+drawn once for all batches of a snapshot and u for each, so each batch keeps these laws.
 """
 
 from dataclasses import dataclass
@@ -30,14 +30,22 @@ class Draws(Protocol):
     def initial_state(self, num_prompts: int) -> Any:
         """Return the state before the first draw."""
 
+    def prepare(self, probabilities: FloatArray, rng: np.random.Generator) -> Any:
+        """Do what takes O(N) once for all draws with these probabilities.
+
+        Args:
+            probabilities: [N] float64, positive, sums to 1.
+            rng: Used for nothing else.
+        """
+
     def draw(
-        self, state: Any, probabilities: FloatArray, num_draws: int, rng: np.random.Generator
+        self, state: Any, prepared: Any, num_draws: int, rng: np.random.Generator
     ) -> tuple[IntArray, Any]:
         """Draw prompts.
 
         Args:
             state: State after the last draw.
-            probabilities: [N] float64, positive, sums to 1.
+            prepared: Answer of `prepare`.
             num_draws: m.
             rng: Used for nothing else.
 
@@ -56,13 +64,25 @@ class IndependentDraws:
         """Return the empty state."""
         return NoState()
 
+    def prepare(self, probabilities: FloatArray, rng: np.random.Generator) -> FloatArray:
+        """Cumulate the probabilities."""
+        return np.cumsum(probabilities)
+
     def draw(
-        self, state: NoState, probabilities: FloatArray, num_draws: int, rng: np.random.Generator
+        self, state: NoState, prepared: FloatArray, num_draws: int, rng: np.random.Generator
     ) -> tuple[IntArray, NoState]:
         """Draw by inversion of the cumulated probabilities."""
-        edges = np.cumsum(probabilities)
-        indices = np.searchsorted(edges, rng.random(num_draws) * edges[-1], side="right")
-        return np.minimum(indices, len(edges) - 1), state
+        return _under(prepared, rng.random(num_draws)), state
+
+
+@dataclass(frozen=True, slots=True)
+class LaidOut:
+    """Prompts in random order with the right ends of their intervals; 16 bytes a prompt."""
+
+    order: IntArray
+    """[N] permutation."""
+    edges: FloatArray
+    """[N] cumulated probabilities in that order."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,14 +95,25 @@ class SystematicDraws:
         """Return the empty state."""
         return NoState()
 
+    def prepare(self, probabilities: FloatArray, rng: np.random.Generator) -> LaidOut:
+        """Lay the prompts out in random order."""
+        order = rng.permutation(len(probabilities))
+        return LaidOut(order=order, edges=np.cumsum(probabilities[order]))
+
     def draw(
-        self, state: NoState, probabilities: FloatArray, num_draws: int, rng: np.random.Generator
+        self, state: NoState, prepared: LaidOut, num_draws: int, rng: np.random.Generator
     ) -> tuple[IntArray, NoState]:
         """Draw with expected counts m p_i, in shuffled order."""
-        order = rng.permutation(len(probabilities))
-        expected = probabilities[order] * (num_draws / probabilities.sum())
-        counts = systematic_counts(expected, rng.random(), total=num_draws)
-        return rng.permutation(np.repeat(order, counts)), state
+        points = (rng.random() + np.arange(num_draws)) / max(num_draws, 1)
+        return rng.permutation(prepared.order[_under(prepared.edges, points)]), state
+
+
+def _under(edges: FloatArray, points: FloatArray) -> IntArray:
+    """Return the interval that holds each point of [0, 1), the edges scaled to end at 1."""
+    # A point that rounds to 1 belongs to the last interval that is not empty.
+    inside = np.minimum(points * edges[-1], np.nextafter(edges[-1], 0.0))
+    found: IntArray = np.searchsorted(edges, inside, side="right")
+    return found
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,10 +139,8 @@ class EpochDraws:
         """Return the state that starts a pass at the next draw."""
         return EpochState(permutation=np.arange(num_prompts, dtype=np.int64), cursor=num_prompts)
 
-    def draw(
-        self, state: EpochState, probabilities: FloatArray, num_draws: int, rng: np.random.Generator
-    ) -> tuple[IntArray, EpochState]:
-        """Take the next prompts of the pass.
+    def prepare(self, probabilities: FloatArray, rng: np.random.Generator) -> int:
+        """Return N.
 
         Raises:
             ValueError: If the probabilities are not uniform.
@@ -122,6 +151,13 @@ class EpochDraws:
                 "allocator.draws: EpochDraws needs uniform probabilities, "
                 f"got a largest of {float(probabilities.max() * size)!r} times uniform"
             )
+        return size
+
+    def draw(
+        self, state: EpochState, prepared: int, num_draws: int, rng: np.random.Generator
+    ) -> tuple[IntArray, EpochState]:
+        """Take the next prompts of the pass."""
+        size = prepared
         permutation, cursor = state.permutation, state.cursor
         if size > len(permutation) > cursor:
             rest = np.concatenate([permutation[cursor:], np.arange(len(permutation), size)])

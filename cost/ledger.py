@@ -13,10 +13,14 @@ from typing import Any
 import numpy as np
 
 from cost.reports import usable
-from cost.types import LengthReport, RewardStatus, Selection
+from cost.types import BatchSpending, LengthReport, RewardStatus, Selection
 
 METRICS = {
     "cost/tickets": "reports of tickets that came back",
+    "cost/pilot_tickets": "of these, pilots and profiles; never trained on",
+    "cost/pilot_tokens": "generated tokens of these",
+    "cost/filtered_tickets": "tickets that an allocator generated and then left out of every batch",
+    "cost/filtered_tokens": "generated tokens of these",
     "cost/failed_tickets": "of these, tickets that failed all retries (empty groups)",
     "cost/responses": "responses generated",
     "cost/truncated_responses": "responses that hit the length limit, so that lengths are censored",
@@ -30,6 +34,13 @@ METRICS = {
     "cost/trained_responses": "responses kept for training, once per epoch over a batch",
     "cost/trained_tokens": "their tokens, the prompt repeated with each response",
     "cost/trained_response_tokens": "their response tokens",
+    "cost/engine_seconds": "seconds with a ticket in generation, times the number of engines",
+    "cost/learner_seconds": "seconds of updating, times the number of learners",
+    "cost/uniform_generated_tokens_estimated": "tokens that uniform draws would have generated for "
+    "the learned batches at the same variance: theirs over 1 - draw_saving_estimated",
+    "cost/uniform_trained_tokens_estimated": "tokens that uniform thinning would have trained on "
+    "at the same variance, the draws as they are: trained over 1 - thinning_saving_estimated",
+    "cost/spent_currency": "accelerator_hour_price times engine and learner hours; waits are free",
     "cost/trained_share": "trained over selectable tokens, since the start of the run",
     "cost/weight_ess_share": "last batch: (sum w)^2 / sum w^2 over the number of responses kept",
     "cost/weight_max": "last batch: largest weight of a kept response",
@@ -38,6 +49,19 @@ METRICS = {
     "cost/thinning_realised_share": "last batch: realised over expected cost of what was kept",
     "cost/thinning_capped_share": "last batch: share of candidates kept for certain",
     "cost/thinning_floored_share": "last batch: share of candidates at or below the floor",
+    "cost/thinning_saving_estimated": "last batch: share of cost saved over keeping each candidate "
+    "with one probability, for the same variance if the proxy is right; negative for a loss",
+    "cost/draw_saving_estimated": "share of cost saved over uniform draws of prompts, for the same "
+    "variance if utilities and lengths are right; negative for a loss, 0 where biased by design",
+    "cost/draw_floored_share": "share of prompts within 1% of the least draw probability",
+    "cost/price_overhead_seconds": "fitted engine seconds of a response beside its tokens",
+    "cost/price_prefill_seconds_per_token": "fitted engine seconds of a prefilled token",
+    "cost/price_decode_seconds_per_token": "fitted engine seconds of a response token",
+    "cost/price_update_overhead_seconds": "fitted learner seconds of a response beside its tokens",
+    "cost/price_update_seconds_per_token": "fitted learner seconds of a token, prompts repeated",
+    "cost/price_trained_share": "fitted passes of the learner over a generated response",
+    "cost/price_error_share": "last fold: |predicted - measured| over measured seconds, both kinds "
+    "of machines, predicted before the batch was seen",
     "cost/total_variation": "distance of the draw probabilities from uniform, in [0, 1]",
     "cost/expected_length_ratio": "expected length of a draw over that of a uniform draw",
     "cost/length_error_share": "last fold: mean |estimate - seen| over mean seen group-mean length",
@@ -51,6 +75,10 @@ class Ledger:
     """Counters since the start of the run; a new ledger for every entry."""
 
     tickets: int = 0
+    pilot_tickets: int = 0
+    pilot_tokens: int = 0
+    filtered_tickets: int = 0
+    filtered_tokens: int = 0
     failed_tickets: int = 0
     responses: int = 0
     truncated_responses: int = 0
@@ -64,13 +92,20 @@ class Ledger:
     trained_responses: int = 0
     trained_tokens: int = 0
     trained_response_tokens: int = 0
+    engine_seconds: float = 0.0
+    learner_seconds: float = 0.0
+    uniform_generated_tokens_estimated: float = 0.0
+    uniform_trained_tokens_estimated: float = 0.0
 
-    def with_report(self, report: LengthReport) -> "Ledger":
+    def with_report(self, report: LengthReport, *, trainable: bool = True) -> "Ledger":
         """Enter one finished ticket."""
         response_tokens = int(report.lengths.sum())
+        pilot_tokens = 0 if trainable else report.generated_tokens
         return replace(
             self,
             tickets=self.tickets + 1,
+            pilot_tickets=self.pilot_tickets + (not trainable),
+            pilot_tokens=self.pilot_tokens + pilot_tokens,
             failed_tickets=self.failed_tickets + (report.num_responses == 0),
             responses=self.responses + report.num_responses,
             truncated_responses=self.truncated_responses + int(report.truncated.sum()),
@@ -78,14 +113,45 @@ class Ledger:
             + int((report.status == RewardStatus.TIMED_OUT).sum()),
             crashed_rewards=self.crashed_rewards
             + int((report.status == RewardStatus.CRASHED).sum()),
-            generated_tokens=self.generated_tokens + int(report.prefill_tokens) + response_tokens,
+            generated_tokens=self.generated_tokens + report.generated_tokens,
             generated_response_tokens=self.generated_response_tokens + response_tokens,
         )
 
+    def with_filtered(self, reports: Sequence[LengthReport]) -> "Ledger":
+        """Enter finished tickets that no batch will learn from."""
+        return replace(
+            self,
+            filtered_tickets=self.filtered_tickets + len(reports),
+            filtered_tokens=self.filtered_tokens
+            + sum(report.generated_tokens for report in reports),
+        )
+
+    def with_spending(self, spending: BatchSpending) -> "Ledger":
+        """Enter the seconds that one batch took."""
+        return replace(
+            self,
+            engine_seconds=self.engine_seconds + spending.engine_seconds,
+            learner_seconds=self.learner_seconds + spending.learner_seconds,
+        )
+
     def with_selection(
-        self, reports: Sequence[LengthReport], selections: Sequence[Selection]
+        self,
+        reports: Sequence[LengthReport],
+        selections: Sequence[Selection],
+        *,
+        first_pass: bool = True,
+        draw_saving: float = 0.0,
+        thinning_saving: float = 0.0,
     ) -> "Ledger":
-        """Enter one pass of the learner over a batch; the sequences are aligned."""
+        """Enter one pass of the learner over a batch.
+
+        Args:
+            reports: Of the batch's members.
+            selections: One a report, in the same order.
+            first_pass: Whether the batch was not entered before.
+            draw_saving: Of `cost.savings`, for the draws of the batch, less than 1.
+            thinning_saving: Of `cost.savings`, for this pass, less than 1.
+        """
         selectable, trained = np.zeros(3, dtype=np.int64), np.zeros(3, dtype=np.int64)
         for report, selection in zip(reports, selections, strict=True):
             selectable += _spent(report, usable(report))
@@ -98,14 +164,21 @@ class Ledger:
             trained_responses=self.trained_responses + int(trained[0]),
             trained_tokens=self.trained_tokens + int(trained[1]),
             trained_response_tokens=self.trained_response_tokens + int(trained[2]),
+            uniform_generated_tokens_estimated=self.uniform_generated_tokens_estimated
+            + first_pass * sum(report.generated_tokens for report in reports) / (1 - draw_saving),
+            uniform_trained_tokens_estimated=self.uniform_trained_tokens_estimated
+            + int(trained[1]) / (1 - thinning_saving),
         )
 
-    def metrics(self) -> dict[str, float]:
-        """Return all counters under their metric keys."""
+    def metrics(self, accelerator_hour_price: float | None = None) -> dict[str, float]:
+        """Return all counters under their metric keys; the money spent if a price is given."""
         counters = {
             f"cost/{field.name}": float(getattr(self, field.name)) for field in fields(self)
         }
         share = self.trained_tokens / self.selectable_tokens if self.selectable_tokens else 1.0
+        if accelerator_hour_price is not None:
+            hours = (self.engine_seconds + self.learner_seconds) / 3600
+            counters["cost/spent_currency"] = accelerator_hour_price * hours
         return counters | {"cost/trained_share": share}
 
     def state_dict(self) -> dict[str, Any]:

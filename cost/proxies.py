@@ -12,6 +12,9 @@ import numpy as np
 
 from cost.types import FloatArray, IntArray
 
+LEAST_EXPONENT = 0.1
+"""A fitted exponent of |A| is no smaller: a response's worth grows with its advantage."""
+
 
 class Proxy(Protocol):
     """Guesses gradient norms."""
@@ -51,12 +54,7 @@ class AdvantageProxy:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        if not self.advantage_exponent > 0:
-            raise ValueError(
-                f"proxy.advantage_exponent must be positive, got {self.advantage_exponent!r}"
-            )
-        if not np.isfinite(self.length_exponent):
-            raise ValueError(f"proxy.length_exponent must be finite, got {self.length_exponent!r}")
+        _check_exponents(self.advantage_exponent, self.length_exponent)
 
     def score(
         self,
@@ -73,11 +71,37 @@ class AdvantageProxy:
 
 @dataclass(frozen=True, slots=True)
 class SurpriseProxy:
-    """|A| sqrt(S) times aggregation factor times ticket weight; ours, not the paper's.
+    """|A|^b S^e L^d times aggregation factor times ticket weight; ours, not the paper's.
 
     The surprise S predicts the squared norm of a response's summed score with r = .96, length with
-    .90 (SmolLM2-135M).
+    .90 (SmolLM2-135M). On-policy the summed score is a sum of martingale differences, whose squares
+    add up: hence the default e = 1/2, and d = 0 beyond what the factor says. A calibration on
+    measured gradients may put fitted exponents here.
     """
+
+    advantage_exponent: float = 1.0
+    """b, positive."""
+    surprise_exponent: float = 0.5
+    """e, not negative; 0 leaves the surprise out."""
+    length_exponent: float = 0.0
+    """d, beside the length in the aggregation factor."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        _check_exponents(self.advantage_exponent, self.length_exponent)
+        if not (self.surprise_exponent >= 0 and np.isfinite(self.surprise_exponent)):
+            raise ValueError(
+                "proxy.surprise_exponent must be finite and not negative, "
+                f"got {self.surprise_exponent!r}"
+            )
+
+    def with_exponents(self, advantage: float, surprise: float, length: float) -> "SurpriseProxy":
+        """Return the proxy with fitted exponents, those out of range moved to its edge."""
+        return SurpriseProxy(
+            advantage_exponent=max(advantage, LEAST_EXPONENT),
+            surprise_exponent=max(surprise, 0.0),
+            length_exponent=length,
+        )
 
     def score(
         self,
@@ -87,6 +111,22 @@ class SurpriseProxy:
         factors: FloatArray,
         ticket_weights: FloatArray,
     ) -> FloatArray:
-        """Return [M] float64; lengths enter through factors and surprise only."""
-        norms: FloatArray = np.abs(advantages) * np.sqrt(surprise) * factors * ticket_weights
+        """Return [M] float64; an empty response counts as one token."""
+        scale = np.maximum(lengths, 1).astype(np.float64) ** self.length_exponent
+        norms: FloatArray = (
+            np.abs(advantages) ** self.advantage_exponent
+            * surprise**self.surprise_exponent
+            * scale
+            * factors
+            * ticket_weights
+        )
         return norms
+
+
+def _check_exponents(advantage_exponent: float, length_exponent: float) -> None:
+    if not (advantage_exponent > 0 and np.isfinite(advantage_exponent)):
+        raise ValueError(
+            f"proxy.advantage_exponent must be positive and finite, got {advantage_exponent!r}"
+        )
+    if not np.isfinite(length_exponent):
+        raise ValueError(f"proxy.length_exponent must be finite, got {length_exponent!r}")

@@ -5,7 +5,7 @@ from hashlib import blake2b
 
 import numpy as np
 
-from cost.types import BoolArray, LengthReport, RewardStatus, Ticket
+from cost.types import BoolArray, FloatArray, LengthReport, RewardStatus, Ticket
 
 
 def checked(report: LengthReport, ticket: Ticket) -> LengthReport:
@@ -64,6 +64,27 @@ def checked(report: LengthReport, ticket: Ticket) -> LengthReport:
         status=status,
         surprise=np.asarray(report.surprise, dtype=np.float64),
     )
+
+
+def checked_norms(norms: FloatArray, ticket: Ticket) -> FloatArray:
+    """Return the gradient norms of a ticket's responses as [n] float64.
+
+    Raises:
+        ValueError: If there are too many, or one is negative or not finite.
+    """
+    values = np.asarray(norms, dtype=np.float64)
+    if values.ndim != 1 or len(values) > ticket.num_samples:
+        raise ValueError(
+            f"gradient norms must hold at most the {ticket.num_samples} responses of ticket "
+            f"{ticket.ticket_id}, got shape {values.shape!r}"
+        )
+    wrong = ~(np.isfinite(values) & (values >= 0))
+    if wrong.any():
+        raise ValueError(
+            f"gradient norms must be finite and not negative, got {values[wrong][0].item()!r} for "
+            f"ticket {ticket.ticket_id}"
+        )
+    return values
 
 
 def usable(report: LengthReport) -> BoolArray:

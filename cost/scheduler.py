@@ -2,7 +2,9 @@
 
     draw -> tickets -> (rollout) -> observe            any order, any time
                                  -> select             per batch, in draw order
-    draw(folded_until) folds observed reports, in ticket order, into every plug's state first
+                                 -> spend              per batch, when learned
+    draw(batch, folded_batches) folds observed reports, batch by batch in ticket order, into every
+    plug's state first
 
 One owner of all statistics and random streams. Whatever order reports arrive in, the same calls of
 `draw` and `select` give the same tickets and selections: reports wait until a batch boundary and
@@ -13,23 +15,27 @@ batch's factors are fixed, so no batch's divisor depends on the batch itself.
 """
 
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from cost.allocators import Allocation
+from cost import calibration
+from cost.allocators.types import BatchSoFar, Complete, Round, Snapshot
+from cost.batches import Batches
 from cost.config import SchedulerConfig
-from cost.distribution import DrawDistribution, allocate_draws
+from cost.distribution import DrawDistribution, take_snapshot
 from cost.ledger import Ledger
 from cost.pass_rates import PassRates
 from cost.prompts import Visit, prompt_pool
-from cost.reports import checked, usable
+from cost.proxies import Proxy
+from cost.reports import checked, checked_norms, usable
+from cost.savings import draw_saving, floored_share
 from cost.selection import group_advantages, select_batch
+from cost.spending import Spendings
 from cost.state import from_plain, initial_state, to_plain, updated
 from cost.streams import generator_for
 from cost.ticket_book import TicketBook
-from cost.types import IntArray, LengthReport, Selection, Ticket
+from cost.types import Draw, FloatArray, IntArray, LengthReport, Selection, Ticket
 
 PLUGS = ("length", "price", "utility", "allocator", "thinning", "proxy", "advantage", "aggregation")
 EARLIER_DECAY = 0.9
@@ -46,6 +52,10 @@ class Scheduler:
         sources: Sequence[str],
         max_tokens: int,
         seed: int,
+        *,
+        max_staleness: int = 0,
+        num_batches: int = 1,
+        max_generated_tokens: int | None = None,
     ) -> None:
         """Start with no visit.
 
@@ -55,67 +65,76 @@ class Scheduler:
             sources: N names of data sets or generators.
             max_tokens: Largest number of tokens in one response, at least 1.
             seed: The run's seed.
+            max_staleness: Versions a group may be behind when learned, not negative.
+            num_batches: Batches the run will learn at most, for schedules, at least 1.
+            max_generated_tokens: Tokens at which the run ends, if that comes first.
 
         Raises:
             ValueError: If there is no prompt or a number is out of range.
         """
         self._config = config
         self._seed = seed
+        self._max_staleness = max_staleness
+        self._num_batches = num_batches
+        self._max_generated_tokens = max_generated_tokens
+        self._learned_tokens = 0
         self._prompts = prompt_pool(prompt_tokens, sources, max_tokens)
         self._pass_rates = PassRates(config.pass_rate_decay, config.pass_rate_prior_responses)
         self._book = TicketBook()
+        self._batches = Batches()
+        self._spendings = Spendings()
         self._ledger = Ledger()
         self._states = {name: initial_state(getattr(config, name), self._prompts) for name in PLUGS}
         self._states["pass_rates"] = self._pass_rates.initial_state(self._prompts)
-        self._states["draws"] = config.allocator.draws.initial_state(self._prompts.num_prompts)
-        self._batch_first = -1
+        self._states["calibration"] = calibration.CalibrationState()
+        self._folded_batches = 0
+        self._selected_batch = -1
         # Sum of weighted tokens and of weights: of the batches before the present one, and with it.
         self._earlier = (0.0, 0.0)
         self._earlier_next = (0.0, 0.0)
         self._fold_metrics: dict[str, float] = {}
         self._batch_metrics: dict[str, float] = {}
-        self._snapshot: tuple[Allocation, DrawDistribution] | None = None
+        self._snapshot: Snapshot | None = None
 
     @property
     def next_ticket_id(self) -> int:
         """Id of the next ticket to be drawn; also the number of tickets drawn so far."""
         return self._book.next_ticket_id
 
-    def draw(self, num_tickets: int, folded_until: int) -> list[Ticket]:
-        """Draw tickets from what is known of all tickets before `folded_until`.
+    def draw(self, batch: int, folded_batches: int) -> Draw:
+        """Draw one round of a batch's tickets from what is known of earlier batches.
 
         Args:
-            num_tickets: How many, at least 1.
-            folded_until: Reports of all tickets with a smaller id are folded first; the caller
-                picks it by batch boundaries, never by what happens to have arrived.
+            batch: Number of the batch, from 0; the one after the last complete one, or the one
+                whose rounds are not over.
+            folded_batches: Reports of the first so many batches are folded first; the caller picks
+                it by the staleness it allows, never by what happens to have arrived.
 
         Raises:
-            ValueError: If one of those tickets has not been observed; nothing has changed then.
+            ValueError: If a ticket that is needed has not been observed, or a gradient norm asked
+                for was not given; nothing has changed then.
         """
-        if num_tickets < 1:
-            raise ValueError(f"num_tickets must be positive, got {num_tickets!r}")
-        self._fold(folded_until)
-        allocation, _ = self._current()
-        first = self._book.next_ticket_id
-        indices, self._states["draws"] = self._config.allocator.draws.draw(
-            self._states["draws"],
-            allocation.probabilities,
-            num_tickets,
-            generator_for(self._seed, "draws", first),
-        )
-        tickets = [
-            Ticket(
-                ticket_id=first + offset,
-                prompt_index=index,
-                num_samples=int(allocation.group_sizes[index]),
-                probability=float(allocation.probabilities[index]),
-                weight=float(allocation.weights[index]),
-                max_tokens=self._prompts.max_tokens,
+        missing = self.awaited(batch, folded_batches)
+        if missing:
+            raise ValueError(
+                f"batch {batch} must not be drawn before {len(missing)} tickets are reported: "
+                f"{missing[:10]!r}"
             )
-            for offset, index in enumerate(indices.tolist())
-        ]
-        self._book.issue(tickets)
-        return tickets
+        if self._batches.drawn or batch != self._batches.batch:
+            end = self._batches.end_of(folded_batches)
+            self._batches.open(batch, self._book.next_ticket_id)
+            self._fold(folded_batches, end)
+        return self._next_round()
+
+    def awaited(self, batch: int, folded_batches: int) -> list[int]:
+        """Return the tickets whose reports the next round of a batch needs and has not.
+
+        Raises:
+            ValueError: If that batch, or a batch to fold, is not there.
+        """
+        if not self._batches.drawn and batch == self._batches.batch:
+            return self._book.missing(self._book.next_ticket_id, self._batches.first_ticket)
+        return self._book.missing(self._batches.end_of(folded_batches))
 
     def observe(self, report: LengthReport) -> None:
         """Take in the report of a finished ticket; a repeated one is ignored.
@@ -126,48 +145,123 @@ class Scheduler:
         """
         recorded = self._book.record(report)
         if recorded is not None:
-            self._ledger = self._ledger.with_report(recorded)
+            trainable = self._book.ticket(report.ticket_id).trainable
+            self._ledger = self._ledger.with_report(recorded, trainable=trainable)
 
-    def missing(self, until: int) -> list[int]:
-        """Return the tickets before `until` that have not been observed."""
-        return self._book.missing(until)
+    def observe_gradient_norms(self, norms: Mapping[int, FloatArray]) -> None:
+        """Take in what a round with `gradient_norms` asked for.
 
-    def select(self, reports: Sequence[LengthReport], epoch: int = 0) -> list[Selection]:
+        Args:
+            norms: By ticket id, [n] norm of each response's summed score, finite, not negative.
+
+        Raises:
+            ValueError: If a ticket is unknown or its norms cannot be true.
+        """
+        for ticket_id, values in norms.items():
+            ticket = self._book.ticket(ticket_id)
+            self._batches.gradient_norms[ticket_id] = checked_norms(values, ticket)
+
+    def select(
+        self, batch: int, reports: Sequence[LengthReport], epoch: int = 0
+    ) -> list[Selection]:
         """Choose what to train on from one batch of finished tickets.
 
         Args:
-            reports: The batch in draw order, empty groups included. Those not observed yet are.
+            batch: Number of the batch, complete.
+            reports: Those of its members in draw order, empty groups included. Those not observed
+                yet are.
             epoch: Passes the learner made over this batch before; each thins anew.
 
         Returns:
             One selection a report, in the same order.
 
         Raises:
-            ValueError: If the reports are not in ticket order, go back behind the last batch, or
-                cannot be true.
+            ValueError: If the reports are not those of the batch in ticket order, the batch is not
+                there any more, or reports cannot be true.
         """
-        if not reports:
-            return []
-        ids = [report.ticket_id for report in reports]
-        if any(later <= earlier for earlier, later in pairwise(ids)):
-            raise ValueError(f"reports must be in ticket order, each once, got {ids!r}")
-        if ids[0] < self._batch_first:
+        ids = tuple(report.ticket_id for report in reports)
+        if batch < self._selected_batch or batch not in self._batches.members:
             raise ValueError(
-                f"reports must not start before ticket {self._batch_first} of the last batch, "
-                f"got {ids[0]!r}"
+                f"batch must be complete and not before {max(self._selected_batch, 0)}, the last "
+                f"one selected, got {batch!r}"
+            )
+        if ids != self._batches.members[batch]:
+            raise ValueError(
+                f"reports must be in ticket order, those of batch {batch} and no other: "
+                f"{list(self._batches.members[batch])!r}, got {list(ids)!r}"
             )
         for report in reports:
             self.observe(report)
         tickets = [self._book.ticket(ticket_id) for ticket_id in ids]
         reports = [checked(report, ticket) for report, ticket in zip(reports, tickets, strict=True)]
-        if ids[0] != self._batch_first:
-            self._enter_batch(tickets, reports)
+        if batch > self._selected_batch:
+            self._enter_batch(batch, tickets, reports)
+        if not reports:
+            return []
         rng = generator_for(self._seed, "thinning", ids[0], epoch)
         selections, self._batch_metrics = select_batch(
-            self._config, self._states, tickets, reports, self._earlier_tokens, rng
+            self._config,
+            self._proxy(),
+            self._states,
+            tickets,
+            reports,
+            earlier_tokens=self._earlier_tokens,
+            progress=self._progress(batch),
+            rng=rng,
         )
-        self._ledger = self._ledger.with_selection(reports, selections)
+        self._ledger = self._ledger.with_selection(
+            reports,
+            selections,
+            first_pass=epoch == 0,
+            draw_saving=self._draw_saving(),
+            thinning_saving=self._batch_metrics.get("cost/thinning_saving_estimated", 0.0),
+        )
+        self._spendings.trained(batch, reports, selections)
         return selections
+
+    def calibrate(
+        self,
+        reports: Sequence[LengthReport],
+        selections: Sequence[Selection],
+        norms: Sequence[FloatArray],
+    ) -> None:
+        """Fit the proxy's exponents to measured gradient norms; later batches may use them.
+
+        Args:
+            reports: Those of a selected batch.
+            selections: Its selections, aligned.
+            norms: [n] norm of each response's summed score, aligned.
+
+        Raises:
+            ValueError: If the norms cannot be true.
+        """
+        state = calibration.updated(
+            self._states["calibration"],
+            np.concatenate([np.zeros(0), *norms]),
+            np.concatenate([np.zeros(0), *(selection.advantages for selection in selections)]),
+            np.concatenate([np.zeros(0, int), *(report.lengths for report in reports)]),
+            np.concatenate([np.zeros(0), *(report.surprise for report in reports)]),
+            np.concatenate([np.zeros(0), *(selection.factors for selection in selections)]),
+        )
+        self._states["calibration"] = state
+
+    def spend(self, batch: int, engine_seconds: float, learner_seconds: float) -> None:
+        """Take in the seconds that a learned batch took; to be told before it is folded.
+
+        Args:
+            batch: Number of the batch.
+            engine_seconds: Seconds with a ticket in generation, times the number of engines.
+            learner_seconds: Seconds of updating, times the number of learners.
+
+        Raises:
+            ValueError: If seconds are negative or not finite, or the batch was folded.
+        """
+        if batch < self._folded_batches or batch not in self._batches.ranges:
+            raise ValueError(f"batch must be complete and not folded yet, got {batch!r}")
+        reports = self._book.reports(*self._batches.ranges[batch])
+        spending = self._spendings.enter(batch, reports, engine_seconds, learner_seconds)
+        self._ledger = self._ledger.with_spending(spending)
+        self._learned_tokens += sum(report.generated_tokens for report in reports)
 
     def reissue(self, first_ticket_id: int) -> list[Ticket]:
         """Return all tickets from one on, to be run again after their groups were lost.
@@ -187,16 +281,21 @@ class Scheduler:
 
     def distribution(self) -> DrawDistribution:
         """Return the draw distribution that the next draw would use, nothing more folded."""
-        return self._current()[1]
+        return DrawDistribution.of(self._current())
 
     def metrics(self) -> dict[str, float]:
         """Return the metrics of `cost.ledger.METRICS`."""
         distribution = self.distribution()
+        price = self._config.price
         return (
-            self._ledger.metrics()
+            self._ledger.metrics(self._config.accelerator_hour_price)
             | self._fold_metrics
             | self._batch_metrics
+            | self._calibration_metrics()
+            | (price.metrics(self._states["price"]) if hasattr(price, "metrics") else {})
             | {
+                "cost/draw_saving_estimated": self._draw_saving(),
+                "cost/draw_floored_share": floored_share(distribution.probabilities),
                 "cost/total_variation": distribution.total_variation_from_uniform,
                 "cost/expected_length_ratio": distribution.expected_length_ratio,
                 "cost/earlier_tokens": self._earlier_tokens,
@@ -210,8 +309,12 @@ class Scheduler:
             "num_prompts": self._prompts.num_prompts,
             "states": {name: to_plain(state) for name, state in self._states.items()},
             "book": self._book.state_dict(),
+            "batches": self._batches.state_dict(),
+            "spendings": self._spendings.state_dict(),
             "ledger": self._ledger.state_dict(),
-            "batch_first": self._batch_first,
+            "folded_batches": self._folded_batches,
+            "selected_batch": self._selected_batch,
+            "learned_tokens": self._learned_tokens,
             "earlier": list(self._earlier),
             "earlier_next": list(self._earlier_next),
             "fold_metrics": dict(self._fold_metrics),
@@ -232,8 +335,12 @@ class Scheduler:
             for name, template in self._states.items()
         }
         self._book.load_state_dict(state["book"])
+        self._batches.load_state_dict(state["batches"])
+        self._spendings.load_state_dict(state["spendings"])
         self._ledger = Ledger(**state["ledger"])
-        self._batch_first = state["batch_first"]
+        self._folded_batches = state["folded_batches"]
+        self._selected_batch = state["selected_batch"]
+        self._learned_tokens = state["learned_tokens"]
         self._earlier = tuple(state["earlier"])
         self._earlier_next = tuple(state["earlier_next"])
         self._fold_metrics = dict(state["fold_metrics"])
@@ -245,9 +352,126 @@ class Scheduler:
         total, weight = self._earlier
         return total / weight if total > 0 else float(self._prompts.max_tokens)
 
-    def _fold(self, until: int) -> None:
-        """Fold the reports of all tickets before `until` into every state, in ticket order."""
-        pairs = self._book.take(until)
+    def _progress(self, batch: int) -> float:
+        """Share of the run that is over before a batch, by whichever bound ends it first."""
+        shares = [batch / self._num_batches]
+        if self._max_generated_tokens is not None:
+            shares.append(self._learned_tokens / self._max_generated_tokens)
+        return min(max(shares), 1.0)
+
+    def _calibration_metrics(self) -> dict[str, float]:
+        if not self._config.calibrate_every:
+            return {}
+        return calibration.exponents(self._states["calibration"]).metrics()
+
+    def _proxy(self) -> Proxy:
+        """Return the proxy, with the exponents fitted so far where configured."""
+        proxy: Proxy = self._config.proxy
+        state = self._states["calibration"]
+        if not self._config.calibrated_proxy or state.num_responses == 0:
+            return proxy
+        fitted = calibration.exponents(state)
+        changed: Proxy = self._config.proxy.with_exponents(
+            fitted.advantage_exponent, fitted.surprise_exponent, fitted.length_exponent
+        )
+        return changed
+
+    def _next_round(self) -> Draw:
+        """Ask the allocator for the next round of the open batch, and issue its tickets."""
+        so_far = self._so_far()
+        lacking = [key for key in self._batches.norms_of if key not in so_far.gradient_norms]
+        if lacking:
+            raise ValueError(
+                f"gradient norms must be given before the next round, of tickets {lacking[:10]!r}"
+            )
+        # With the batch: after a round that only completes, no ticket was added.
+        rng = generator_for(self._seed, "draws", self._batches.batch, self._book.next_ticket_id)
+        answer, self._states["allocator"] = self._config.allocator.next_round(
+            so_far, self._current(), rng, self._states["allocator"]
+        )
+        if isinstance(answer, Complete):
+            self._complete(answer)
+            tickets = []
+        else:
+            tickets = self._issue(answer)
+        batch = self._batches
+        return Draw(
+            tickets=tickets,
+            members=batch.members[batch.batch] if batch.drawn else None,
+            carried=tuple(ticket.ticket_id for ticket, _ in batch.carried),
+            gradient_norms=bool(batch.norms_of),
+        )
+
+    def _so_far(self) -> BatchSoFar:
+        first, end = self._batches.first_ticket, self._book.next_ticket_id
+        return BatchSoFar(
+            num_groups=self._config.tickets_per_step,
+            group_size=self._config.group_size,
+            tickets=[self._book.ticket(key) for key in range(first, end)],
+            reports=self._book.reports(first, end),
+            gradient_norms=self._batches.gradient_norms,
+            carried=tuple(ticket.ticket_id for ticket, _ in self._batches.carried),
+        )
+
+    def _issue(self, drawn: Round) -> list[Ticket]:
+        first = self._book.next_ticket_id
+        assert len(drawn.indices) > 0 or drawn.final, "a round without tickets must be final"
+        assert drawn.trainable or not drawn.final, "a final round must not be of pilots"
+        columns = (drawn.indices, drawn.group_sizes, drawn.probabilities, drawn.weights)
+        tickets = [
+            Ticket(
+                ticket_id=ticket_id,
+                prompt_index=index,
+                num_samples=size,
+                probability=probability,
+                weight=weight,
+                max_tokens=self._prompts.max_tokens,
+                trainable=drawn.trainable,
+            )
+            for ticket_id, (index, size, probability, weight) in enumerate(
+                zip(*(column.tolist() for column in columns), strict=True), first
+            )
+        ]
+        self._book.issue(tickets)
+        ids = tuple(ticket.ticket_id for ticket in tickets)
+        self._batches.norms_of = ids if drawn.gradient_norms else ()
+        if drawn.final:
+            members = [*self._batches.carried, *((ticket, None) for ticket in tickets)]
+            end = self._book.next_ticket_id
+            earlier = self._book.reports(self._batches.first_ticket, first)
+            left_out = [r for r in earlier if self._book.ticket(r.ticket_id).trainable]
+            self._ledger = self._ledger.with_filtered(left_out)
+            self._batches.complete(members, end, len(members), self._max_staleness)
+        return tickets
+
+    def _complete(self, answer: Complete) -> None:
+        """End the open batch with the tickets its allocator accepted."""
+        before = self._batches.carried
+        first, end = self._batches.first_ticket, self._book.next_ticket_id
+        known = {ticket.ticket_id: (ticket, report) for ticket, report in before}
+        for report in self._book.reports(first, end):
+            known[report.ticket_id] = (self._book.ticket(report.ticket_id), report)
+        accepted = [known[ticket_id] for ticket_id in answer.accepted]
+        assert all(ticket.trainable for ticket, _ in accepted), "pilots are never trained on"
+        assert list(answer.accepted) == sorted({*answer.accepted}), "accepted must be in draw order"
+        self._batches.complete(accepted, end, self._config.tickets_per_step, self._max_staleness)
+        used = {*self._batches.members[self._batches.batch]}
+        used |= {ticket.ticket_id for ticket, _ in self._batches.carried}
+        left_out = [r for t, r in known.values() if t.trainable and t.ticket_id not in used]
+        self._ledger = self._ledger.with_filtered(left_out)
+
+    def _fold(self, folded_batches: int, end: int) -> None:
+        """Fold the reports of all tickets of some batches into every state, in ticket order.
+
+        Batch by batch, so that a plug which moves once a batch sees the same whatever the caller's
+        steps.
+        """
+        for batch in range(self._folded_batches, folded_batches):
+            self._fold_batch(batch, min(self._batches.end_of(batch + 1), end))
+        self._folded_batches = max(self._folded_batches, folded_batches)
+        self._batches.release(self._folded_batches, self._selected_batch)
+
+    def _fold_batch(self, batch: int, end: int) -> None:
         visits = [
             Visit(
                 report=report,
@@ -256,39 +480,56 @@ class Scheduler:
                 advantages=group_advantages(self._config, self._states, report),
                 length_exponent=self._config.aggregation.length_exponent,
             )
-            for ticket, report in pairs
+            for ticket, report in self._book.take(end)
             if report.num_responses > 0
         ]
-        if not visits:
-            return
-        self._fold_metrics = self._length_error(visits)
-        for name in PLUGS:
-            plug = getattr(self._config, name)
-            self._states[name] = updated(plug, self._states[name], self._prompts, visits)
-        self._states["pass_rates"] = self._pass_rates.update(
-            self._states["pass_rates"], self._prompts, visits
-        )
+        spending = self._spendings.take(batch)
+        if visits:
+            self._fold_metrics = self._length_error(visits)
+            for name in PLUGS:
+                plug = getattr(self._config, name)
+                self._states[name] = updated(plug, self._states[name], self._prompts, visits)
+            self._states["pass_rates"] = self._pass_rates.update(
+                self._states["pass_rates"], self._prompts, visits
+            )
+        price = self._config.price
+        if spending is not None and hasattr(price, "update_spending"):
+            self._states["price"] = price.update_spending(self._states["price"], spending)
         self._snapshot = None
 
+    def _draw_saving(self) -> float:
+        """What the present snapshot's draws save; 0 where weights do not undo them."""
+        if not self._config.allocator.objective_preserving:
+            return 0.0
+        now = self.distribution()
+        return draw_saving(now.probabilities, now.costs, now.utilities)
+
     def _length_error(self, visits: Sequence[Visit]) -> dict[str, float]:
-        estimates = self._current()[1].lengths
+        estimates = self._current().estimates.lengths
         seen = np.array([visit.report.lengths.mean() for visit in visits])
         expected = estimates[[visit.report.prompt_index for visit in visits]]
         error = float(np.abs(expected - seen).mean() / max(float(seen.mean()), 1.0))
         return {"cost/length_error_share": error}
 
-    def _current(self) -> tuple[Allocation, DrawDistribution]:
+    def _current(self) -> Snapshot:
         """Return the snapshot of probabilities, made anew after a fold."""
         if self._snapshot is None:
-            self._snapshot = allocate_draws(
-                self._config, self._states, self._pass_rates, self._prompts
+            self._snapshot = take_snapshot(
+                self._config,
+                self._states,
+                self._pass_rates,
+                self._prompts,
+                generator_for(self._seed, "snapshot", self._folded_batches),
             )
         return self._snapshot
 
-    def _enter_batch(self, tickets: Sequence[Ticket], reports: Sequence[LengthReport]) -> None:
+    def _enter_batch(
+        self, batch: int, tickets: Sequence[Ticket], reports: Sequence[LengthReport]
+    ) -> None:
         """Move on to a batch: what came before it is now earlier."""
-        self._batch_first = tickets[0].ticket_id
-        self._book.release(self._batch_first)
+        self._selected_batch = batch
+        if tickets:
+            self._book.release(tickets[0].ticket_id)
         self._earlier = self._earlier_next
         total, weight = (EARLIER_DECAY * value for value in self._earlier)
         for ticket, report in zip(tickets, reports, strict=True):

@@ -11,7 +11,9 @@ import numpy as np
 
 from cost.config import SchedulerConfig
 from cost.ledger import weight_metrics
+from cost.proxies import Proxy
 from cost.reports import usable
+from cost.savings import thinning_saving
 from cost.state import with_state
 from cost.thinning import Candidates, Thinning
 from cost.types import FloatArray, LengthReport, Selection, Ticket
@@ -27,20 +29,24 @@ def group_advantages(
 
 def select_batch(
     config: SchedulerConfig,
+    proxy: Proxy,
     states: Mapping[str, Any],
     tickets: Sequence[Ticket],
     reports: Sequence[LengthReport],
     earlier_tokens: float,
+    progress: float,
     rng: np.random.Generator,
 ) -> tuple[list[Selection], dict[str, float]]:
     """Choose what to train on from P finished tickets.
 
     Args:
         config: The plugs.
+        proxy: Guess of gradient norms, the configured one or with fitted exponents.
         states: What each plug has learned, by the name of its field.
         tickets: P tickets in draw order.
         reports: Their checked reports.
         earlier_tokens: Mean response length of earlier batches.
+        progress: Share of the run's batches learned before this one, in [0, 1].
         rng: Stream of this batch's thinning.
 
     Returns:
@@ -56,7 +62,7 @@ def select_batch(
     weights = np.repeat([ticket.weight for ticket in tickets], sizes)
     flat_lengths = np.concatenate(lengths)
     flat_advantages = np.concatenate(advantages)
-    scores = with_state(config.proxy.score, states["proxy"])(
+    scores = with_state(proxy.score, states["proxy"])(
         flat_advantages,
         flat_lengths,
         np.concatenate([report.surprise for report in reports]),
@@ -66,28 +72,37 @@ def select_batch(
     prompt_tokens = np.repeat([report.prompt_tokens for report in reports], sizes)
     candidates = Candidates(
         scores=scores,
-        costs=with_state(config.price.price, states["price"])(prompt_tokens, flat_lengths),
+        costs=with_state(config.price.of_training, states["price"])(prompt_tokens, flat_lengths),
         advantages=flat_advantages,
+        rewards=np.concatenate([report.rewards for report in reports]),
         usable=np.concatenate(usables),
         groups=np.repeat(np.arange(len(reports)), sizes),
+        progress=progress,
     )
     thinning = with_state(config.thinning.thin, states["thinning"])(candidates, rng)
     kept_weights = _weights(candidates, thinning, weights)
+    if thinning.advantages is not None:
+        flat_advantages = thinning.advantages
     ends = np.cumsum(sizes)
     selections = [
         Selection(
             ticket_id=ticket.ticket_id,
             keep=thinning.keep[start:end],
             weight=kept_weights[start:end],
-            advantages=group_advantages_,
+            advantages=flat_advantages[start:end],
             factors=group_factors,
+            token_share=thinning.token_share,
         )
-        for ticket, start, end, group_advantages_, group_factors in zip(
-            tickets, ends - sizes, ends, advantages, factors, strict=True
+        for ticket, start, end, group_factors in zip(
+            tickets, ends - sizes, ends, factors, strict=True
         )
     ]
     metrics = thinning.metrics | weight_metrics(selections)
     metrics["cost/reward_mean_uniform"] = uniform_reward_mean(tickets, reports)
+    if config.thinning.objective_preserving:
+        metrics["cost/thinning_saving_estimated"] = thinning_saving(
+            candidates.scores, candidates.costs, thinning.probabilities
+        )
     return selections, metrics
 
 

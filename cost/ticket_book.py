@@ -73,9 +73,24 @@ class TicketBook:
         self._reports[report.ticket_id] = report
         return report
 
-    def missing(self, until: int) -> list[int]:
-        """Return the tickets before `until` that have no report yet."""
-        return [key for key in range(self.taken_until, until) if key not in self._reports]
+    def missing(self, until: int, first: int = 0) -> list[int]:
+        """Return the tickets from `first` to before `until` that have no report yet."""
+        start = max(first, self.taken_until)
+        return [key for key in range(start, until) if key not in self._reports]
+
+    def reports(self, first: int, end: int) -> list[LengthReport]:
+        """Return the reports of tickets first to end - 1, none of which was taken.
+
+        Raises:
+            ValueError: If one has no report.
+        """
+        missing = [key for key in range(first, end) if key not in self._reports]
+        if missing:
+            raise ValueError(
+                f"tickets {first} to {end - 1} must all have been reported, "
+                f"{len(missing)} are missing: {missing[:10]!r}"
+            )
+        return [self._reports[key] for key in range(first, end)]
 
     def take(self, until: int) -> list[tuple[Ticket, LengthReport]]:
         """Hand over the reports of all tickets before `until`, in ticket order, once.

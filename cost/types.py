@@ -1,7 +1,7 @@
 """The records that the cost room exchanges with the others.
 
-    Scheduler.draw -> Ticket -> (rollout) -> LengthReport -> Scheduler.observe
-    Scheduler.select -> Selection -> (learner)
+    Scheduler.draw -> Draw of Tickets -> (rollout) -> LengthReport -> Scheduler.observe
+    Scheduler.select -> Selection -> (learner) -> BatchSpending -> Scheduler.spend
 
 Every record is frozen. A per-response array has one entry per response of the ticket's group, in
 the order in which the responses were generated; an empty group (a ticket that failed all its
@@ -47,6 +47,23 @@ class Ticket:
     """Design weight that undoes the draw, positive; 1.0 exactly under uniform draws."""
     max_tokens: int
     """Largest number of tokens in one response."""
+    trainable: bool = True
+    """False for a pilot, whose responses inform the allocation and are never trained on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """One round of a batch's tickets."""
+
+    tickets: list[Ticket]
+    """To be run now, in draw order."""
+    members: tuple[int, ...] | None
+    """Ids of the tickets that make the batch, in draw order; None while rounds are to follow, of
+    which the next may be drawn when all tickets of this one were reported."""
+    carried: tuple[int, ...]
+    """Ids of tickets whose groups a later batch may learn from."""
+    gradient_norms: bool
+    """Whether the next round needs gradient norms of this one's responses."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +96,11 @@ class LengthReport:
         """Responses in the group; 0 for a ticket that failed."""
         return len(self.lengths)
 
+    @property
+    def generated_tokens(self) -> int:
+        """Tokens the engines computed for the ticket: prefilled and response tokens."""
+        return int(self.prefill_tokens) + int(self.lengths.sum())
+
 
 @dataclass(frozen=True, slots=True)
 class Selection:
@@ -93,3 +115,28 @@ class Selection:
     """[n] advantages from the full group, before thinning; 0 where the reward is not usable."""
     factors: FloatArray
     """[n] aggregation factor a of the estimator (1 / length for the sequence mean), tokens^-1."""
+    token_share: float = 1.0
+    """Share of the optimiser step's tokens to train on, largest |advantage| x entropy first; in
+    (0, 1], 1 trains on all."""
+
+
+@dataclass(frozen=True, slots=True)
+class BatchSpending:
+    """What one batch took of the machines and what they did for it; all passes together."""
+
+    responses: int
+    """Generated, pilots and filtered groups included."""
+    prefill_tokens: int
+    """Prompt tokens that engines computed."""
+    response_tokens: int
+    """Response tokens that engines computed."""
+    engine_seconds: float
+    """Seconds with a ticket in generation, times the number of engines."""
+    trained_responses: int
+    """Kept responses, once per pass."""
+    trained_prompt_tokens: int
+    """Prompts of the kept responses, repeated with each."""
+    trained_response_tokens: int
+    """Tokens of the kept responses."""
+    learner_seconds: float
+    """Seconds of updating, times the number of learners."""

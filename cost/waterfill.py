@@ -7,9 +7,12 @@ The rule p ~ G / sqrt(c) is the paper's (Mohri et al. 2026, 2604.28020); the inc
 budget, a floor and the cap at 1 is ours (KKT conditions).
 
 The budget spent is piecewise linear and increasing in s with breakpoints floor / r_i and 1 / r_i,
-r = G / sqrt(c). It is evaluated at all breakpoints with prefix sums over sorted r; on the piece
-that holds the budget, s solves one linear equation. Exact, O(n log n).
+r = G / sqrt(c). With prefix sums over sorted r it is known at any s after two look-ups, so the
+piece that holds the budget is found by bisection; on it, s solves one linear equation. Exact,
+O(n log n) for the sort.
 """
+
+from bisect import bisect_left
 
 import numpy as np
 
@@ -66,23 +69,31 @@ def _interior(scores: FloatArray, costs: FloatArray, budget: float, floor: float
     """Solve where all scores are positive and floor * sum(costs) < budget < sum(costs)."""
     ratio = scores / np.sqrt(costs)
     ratio = ratio / ratio.max()
-    order = np.argsort(-ratio, kind="stable")
+    order = np.argsort(-ratio)
     r, c = ratio[order], costs[order]
     # The scale s at which an item leaves the floor, and at which it reaches 1; both ascend.
     leaves_floor, reaches_one = floor / r, 1.0 / r
-
     cost_before = np.concatenate([[0.0], np.cumsum(c)])
     slope_before = np.concatenate([[0.0], np.cumsum(c * r)])
-    scales = np.unique(np.concatenate([[0.0], leaves_floor, reaches_one]))
-    num_capped = np.searchsorted(reaches_one, scales, side="right")
-    num_above_floor = np.searchsorted(leaves_floor, scales, side="left")
-    spent = (
-        cost_before[num_capped]
-        + scales * (slope_before[num_above_floor] - slope_before[num_capped])
-        + floor * (cost_before[-1] - cost_before[num_above_floor])
-    )
-    piece = min(max(int(np.searchsorted(spent, budget, side="left")), 1), len(scales) - 1)
-    low, high = scales[piece - 1], scales[piece]
+
+    def spent(scale: float) -> float:
+        num_capped = np.searchsorted(reaches_one, scale, side="right")
+        num_above_floor = np.searchsorted(leaves_floor, scale, side="left")
+        return float(
+            cost_before[num_capped]
+            + scale * (slope_before[num_above_floor] - slope_before[num_capped])
+            + floor * (cost_before[-1] - cost_before[num_above_floor])
+        )
+
+    # The piece that holds the budget lies between the last breakpoint that spends less and the
+    # first that does not.
+    low, high = 0.0, float(reaches_one[-1])
+    for breakpoints in (leaves_floor, reaches_one):
+        index = bisect_left(breakpoints, budget, key=spent)
+        if index > 0:
+            low = max(low, float(breakpoints[index - 1]))
+        if index < len(breakpoints):
+            high = min(high, float(breakpoints[index]))
 
     capped, floored = reaches_one <= low, leaves_floor >= high
     free = ~(capped | floored)
@@ -90,9 +101,10 @@ def _interior(scores: FloatArray, costs: FloatArray, budget: float, floor: float
     spent_elsewhere = float(c[capped].sum() + floor * c[floored].sum())
     scale = (budget - spent_elsewhere) / slope if slope > 0 else low
     probabilities = np.empty(len(r))
-    probabilities[order] = np.clip(np.clip(scale, low, high) * r, floor, 1.0)
-    probabilities[order[capped]] = 1.0
-    probabilities[order[floored]] = floor
+    in_order = np.clip(np.clip(scale, low, high) * r, floor, 1.0)
+    in_order[capped] = 1.0
+    in_order[floored] = floor
+    probabilities[order] = in_order
     return probabilities
 
 

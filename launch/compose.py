@@ -63,6 +63,15 @@ def _plug_sentence(error: InstantiationException, config: DictConfig) -> str:
     return f"{key}: {reason}"
 
 
+def one_line(error: Exception) -> str:
+    """What hydra says over several lines, in one, without the lines that name its own types."""
+    chain: list[BaseException] = [error, *([error.__cause__] if error.__cause__ else [])]
+    lines = [line.strip() for part in chain for line in str(part).splitlines()]
+    noise = ("object_type", "reference_type")
+    facts = dict.fromkeys(line for line in lines if line and not line.startswith(noise))
+    return "; ".join(facts)
+
+
 def _key_sentence(error: OmegaConfBaseException) -> str:
     key = error.full_key
     if isinstance(error, MissingMandatoryValue):
@@ -120,11 +129,7 @@ def start(main: Callable[[], None]) -> NoReturn:
     try:
         main()
     except (HydraException, OmegaConfBaseException) as error:
-        chain = [error, *([error.__cause__] if error.__cause__ else [])]
-        lines = [line.strip() for part in chain for line in str(part).splitlines()]
-        noise = ("object_type", "reference_type")
-        facts = dict.fromkeys(line for line in lines if line and not line.startswith(noise))
-        print(f"error: {'; '.join(facts)}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         sys.exit(2)
     sys.exit(0)
 

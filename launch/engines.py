@@ -36,7 +36,7 @@ def make_pool(
     """
     on_gpu = placement.engine_gpus > 0
 
-    def make_actor(index: int) -> Any:
+    def make_actor(index: int, scheduler: Any, seed: int) -> Any:
         arguments = engine_arguments(
             config.engine,
             model_path=run.model.path,
@@ -45,16 +45,16 @@ def make_pool(
             tensor_parallel_size=run.resources.tensor_parallel_size,
             on_gpu=on_gpu,
             receives_weights=receives_weights,
-            seed=run.seed + index,
+            seed=seed + index,
         )
         options = placement.engine_options(index, run.resources.engine_cpus)
         # The engine runs hundreds of requests at once, each waiting in a coroutine of its own.
         actor = ray.remote(RolloutActor).options(
             name=f"rollout-{index}-{run.name}", max_concurrency=10_000, **options
         )
-        return actor.remote(config, arguments, run.environment, run.reward, scheduler, run.seed)
+        return actor.remote(config, arguments, run.environment, run.reward, scheduler, seed)
 
-    return RolloutPool(make_actor, run.resources.num_engines, config, scheduler)
+    return RolloutPool(make_actor, run.resources.num_engines, config, scheduler, run.seed)
 
 
 async def evaluate(

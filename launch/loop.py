@@ -1,6 +1,6 @@
 """The one training loop: two coroutines and an ordered buffer.
 
-    draw:   scheduler.draw(P) -> rollouts.run(ticket) ------------------> buffer   waits: staleness
+    draw:   scheduler.draw(b) -> rollouts.run(ticket) ------------------> buffer   waits: staleness
     learn:  buffer.take -> scheduler.select -> learners.update -> publish -> buffer.advance
     report: rollout actors -> scheduler.observe                                    not through here
 
@@ -8,17 +8,20 @@ draw waits in `buffer.admit`, woken by `buffer.advance`; learn waits in `buffer.
 rollouts that draw started. `max_staleness = 0` makes them take turns; there is no other loop. An
 error in either ends both with that error.
 
+A batch may take several rounds of drawing, each after the reports of the one before. All its
+tickets pass through the buffer; the learners get those that the scheduler names as its members.
+
 Reproducibility: batch b is drawn from statistics folded exactly up to batch b - max_staleness,
 whatever has been reported by then.
 """
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
-from cost.types import LengthReport, Selection, Ticket
+from cost.types import Draw, FloatArray, LengthReport, Selection, Ticket
 from rollout.buffer import OrderedBuffer
 from rollout.types import GroupRef, Prompt
 
@@ -28,11 +31,27 @@ Metrics = dict[str, float]
 class Scheduler(Protocol):
     """The scheduler as the loop sees it; see `cost.scheduler.Scheduler`."""
 
-    async def draw(self, num_tickets: int, folded_until: int) -> list[Ticket]:
-        """Fold every report of a ticket below `folded_until`, then draw."""
+    async def draw(self, batch: int, folded_batches: int) -> Draw:
+        """Fold the first so many batches, then draw the next round of a batch."""
 
-    async def select(self, reports: Sequence[LengthReport], epoch: int) -> list[Selection]:
+    async def observe_gradient_norms(self, norms: Mapping[int, FloatArray]) -> None:
+        """Take in gradient norms [n] by ticket id."""
+
+    async def select(
+        self, batch: int, reports: Sequence[LengthReport], epoch: int
+    ) -> list[Selection]:
         """Choose and weigh the responses to train on."""
+
+    async def calibrate(
+        self,
+        reports: Sequence[LengthReport],
+        selections: Sequence[Selection],
+        norms: Sequence[FloatArray],
+    ) -> None:
+        """Take in gradient norms of a selected batch's responses."""
+
+    async def spend(self, batch: int, engine_seconds: float, learner_seconds: float) -> None:
+        """Take in the seconds that a learned batch took."""
 
 
 class Rollouts(Protocol):
@@ -50,6 +69,9 @@ class Learners(Protocol):
     ) -> Metrics:
         """Take one pass over a batch; raises when the loss stays non-finite."""
 
+    async def gradient_norms(self, groups: Sequence[GroupRef], *, layer: str) -> list[FloatArray]:
+        """Norm of each response's summed score, one array a group."""
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -57,14 +79,23 @@ class Plan:
 
     num_steps: int
     """Batches to learn."""
-    tickets_per_step: int
-    """P."""
     num_epochs: int
     """Passes over each batch."""
     max_staleness: int
     """Versions a batch may be behind when learned."""
     batch_deadline_seconds: float
-    """Longest wait for one batch."""
+    """Longest wait for one round of a batch."""
+    num_engines: int = 1
+    """Engines at work while a ticket is in generation."""
+    num_learners: int = 1
+    """Learners at work during an update."""
+    gradient_norm_layer: str = "lm_head"
+    """Layer whose gradient is measured per response."""
+    calibrate_every: int = 0
+    """Batches between measurements for the scheduler's calibration; 0 for none."""
+    max_generated_tokens: int | None = None
+    """No batch is drawn once those before it are expected to take so many tokens of the engines;
+    None for no such bound."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +105,7 @@ class StepResult:
     step: int
     """Batches learned so far, from 1; equals the published version."""
     groups: list[GroupRef]
+    """The members of the batch, in draw order."""
     selections: list[Selection]
     """Of the last pass."""
     metrics: Metrics
@@ -83,6 +115,15 @@ class StepResult:
     def reports(self) -> list[LengthReport]:
         """The groups' reports, in draw order."""
         return [group.report for group in self.groups]
+
+
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """A batch that is drawn: all its tickets, and which of them and of earlier ones to use."""
+
+    num_tickets: int
+    members: tuple[int, ...]
+    carried: tuple[int, ...]
 
 
 async def train(
@@ -109,40 +150,76 @@ async def train(
     Raises:
         TimeoutError: If a batch misses its deadline.
     """
-    num_tickets = plan.tickets_per_step
     buffer: OrderedBuffer[GroupRef] = OrderedBuffer(plan.max_staleness)
+    batches: asyncio.Queue[_Batch | None] = asyncio.Queue()
     generation = Stopwatch()
+    learned_tokens = [0]
 
-    async def roll(ticket: Ticket) -> None:
+    async def roll(ticket: Ticket) -> GroupRef:
         with generation:
             group = await rollouts.run(ticket, prompts[ticket.prompt_index])
-        await buffer.put(ticket.ticket_id, group)
+        # Nobody learns from a pilot: once measured, its responses need not be held any longer.
+        kept = group if ticket.trainable else replace(group, data=None)
+        await buffer.put(ticket.ticket_id, kept)
+        return group
 
     async def draw() -> None:
         for batch in range(plan.num_steps):
             await buffer.admit(batch)
-            folded_until = num_tickets * max(0, batch - plan.max_staleness)
-            for ticket in await scheduler.draw(num_tickets, folded_until):
-                tasks.create_task(roll(ticket))
+            if _spent(plan, batch, learned_tokens):
+                break
+            await batches.put(await draw_batch(batch))
+        await batches.put(None)
+
+    async def draw_batch(batch: int) -> _Batch:
+        folded_batches = max(0, batch - plan.max_staleness)
+        num_tickets = 0
+        while True:
+            drawn = await scheduler.draw(batch, folded_batches)
+            running = [tasks.create_task(roll(ticket)) for ticket in drawn.tickets]
+            num_tickets += len(running)
+            if drawn.members is not None:
+                return _Batch(num_tickets, drawn.members, drawn.carried)
+            async with asyncio.timeout(plan.batch_deadline_seconds):
+                groups = await asyncio.gather(*running)
+                if drawn.gradient_norms:
+                    norms = await learners.gradient_norms(groups, layer=plan.gradient_norm_layer)
+                    ids = [ticket.ticket_id for ticket in drawn.tickets]
+                    await scheduler.observe_gradient_norms(dict(zip(ids, norms, strict=True)))
 
     async def learn() -> None:
+        held: dict[int, GroupRef] = {}
         for batch in range(plan.num_steps):
             clock = Laps()
+            # Each round of drawing has a deadline of its own, and there may be many.
+            drawn = await batches.get()
+            if drawn is None:
+                return
             async with asyncio.timeout(plan.batch_deadline_seconds):
-                groups = await buffer.take(num_tickets)
+                fresh = await buffer.take(drawn.num_tickets)
             wait = clock.lap()
+            held |= {group.report.ticket_id: group for group in fresh}
+            groups = [held[ticket_id] for ticket_id in drawn.members]
+            held = {ticket_id: held[ticket_id] for ticket_id in drawn.carried}
             metrics: Metrics = {}
+            selections: list[Selection] = []
             for epoch in range(plan.num_epochs):
-                selections = await scheduler.select([group.report for group in groups], epoch)
+                selections = await scheduler.select(batch, [g.report for g in groups], epoch)
+                if epoch == 0 and plan.calibrate_every and batch % plan.calibrate_every == 0:
+                    norms = await learners.gradient_norms(groups, layer=plan.gradient_norm_layer)
+                    await scheduler.calibrate([g.report for g in groups], selections, norms)
                 metrics |= await learners.update(groups, selections, step=batch, epoch=epoch)
-            update = clock.lap()
+            update, generate = clock.lap(), generation.take()
+            await scheduler.spend(batch, generate * plan.num_engines, update * plan.num_learners)
             metrics |= await publish(batch + 1)
+            tokens = sum(group.report.generated_tokens for group in fresh)
+            learned_tokens.append(learned_tokens[-1] + tokens)
             await buffer.advance()
             metrics |= {
                 "loop/wait_seconds": wait,
                 "loop/update_seconds": update,
                 "loop/publish_seconds": clock.lap(),
-                "loop/generate_seconds": generation.take(),
+                "loop/generate_seconds": generate,
                 "loop/staleness": _staleness(batch, groups),
             }
             await on_step(StepResult(batch + 1, groups, selections, metrics))
@@ -153,6 +230,23 @@ async def train(
             tasks.create_task(learn())
     except BaseExceptionGroup as errors:
         raise first_error(errors) from None
+
+
+def _spent(plan: Plan, batch: int, learned_tokens: Sequence[int]) -> bool:
+    """Whether the batches before this one use up the tokens there are.
+
+    Batches in flight count as much as those learned by now did on average. What was learned is
+    looked up as of `max_staleness` batches ago, so that the answer does not depend on timing.
+
+    Args:
+        plan: The loop's numbers.
+        batch: The next to be drawn.
+        learned_tokens: Tokens generated for the first b batches, at position b.
+    """
+    num_learned = batch - plan.max_staleness
+    if plan.max_generated_tokens is None or num_learned < 1:
+        return False
+    return learned_tokens[num_learned] * batch / num_learned >= plan.max_generated_tokens
 
 
 class Laps:

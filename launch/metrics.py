@@ -16,12 +16,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from cost.calibration import METRICS as CALIBRATION_METRICS
 from cost.ledger import METRICS as LEDGER_METRICS
 from cost.reports import usable
 from cost.types import BoolArray, FloatArray, IntArray, LengthReport, RewardStatus, Selection
 from launch.loop import StepResult
 
-METRICS: dict[str, str] = LEDGER_METRICS | {
+_COST_METRICS = LEDGER_METRICS | CALIBRATION_METRICS
+METRICS: dict[str, str] = _COST_METRICS | {
     "rollout/reward_mean": "Mean reward of the step's usable responses.",
     "rollout/pass_rate": "Share of usable responses with a reward of 1.",
     "rollout/length_mean_tokens": "Mean response length; a response cut at the limit counts as is.",

@@ -184,8 +184,8 @@ class Startup:
         with startup.part("engines"): ...
     """
 
-    def __init__(self, *, console: Console | None = None) -> None:
-        self._console = console or Console()
+    def __init__(self, *, console: Console | None = None, quiet: bool = False) -> None:
+        self._console = console or Console(quiet=quiet)
         self._open: list[str] = []
         spinner = "line" if self._console.options.ascii_only else "dots"
         self._status = Status("", console=self._console, spinner=spinner)
@@ -248,7 +248,13 @@ def print_result(
     }
     lines |= {f"{kind} tokens": summary[f"{kind}_tokens"] for kind in TOKENS}
     lines["saved in learning"] = share_text(_number(summary["saved_share"]))
+    for kind in ("generated", "trained"):
+        lines[f"{kind} if uniform"] = f"{summary[f'uniform_{kind}_tokens_estimated']:,} (estimated)"
     lines |= {f"{phase} time": seconds_text(_number(value)) for phase, value in seconds.items()}
+    for machine in ("engine", "learner"):
+        lines[f"{machine} seconds"] = number_text(_number(summary[f"{machine}_seconds"]), 1)
+    if summary["spent_currency"] is not None:
+        lines["spent"] = number_text(_number(summary["spent_currency"]), 2)
     _print_pairs("run", lines | {"files": run_dir}, out)
 
 

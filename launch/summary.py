@@ -27,6 +27,7 @@ TOKEN_KINDS = tuple(
     for unit in ("tokens", "response_tokens")
     for kind in ("generated", "trained", "selectable")
 )
+UNIFORM_TOKENS = tuple(f"uniform_{kind}_tokens_estimated" for kind in ("generated", "trained"))
 PHASES = ("generate", "update", "publish", "wait")
 
 
@@ -165,17 +166,21 @@ class RunSummary:
         total_seconds: float,
         parity_max_logprob_difference: float,
         versions_published: int,
+        completed: bool = True,
+        loop_seconds: float = math.nan,
     ) -> dict[str, object]:
         """Return the content of `summary.json`; what was not measured is None or NaN.
 
         Token counts are the ledger's, every pass over a batch counted. `generate_tokens_per_second`
         is response tokens over the seconds in which anything was generated. How far the draws were
-        from uniform is a mean over the steps. Lengths are those of the sampled evaluations.
+        from uniform, and what draws and thinning are believed to save, are means over the steps.
+        Lengths are those of the sampled evaluations.
         """
         seconds = {phase: self._total(f"loop/{phase}_seconds") for phase in PHASES}
         tokens = {kind: int(self._last.get(f"cost/{kind}", 0)) for kind in TOKEN_KINDS}
         startup, parts = self._startup
         return {
+            "completed": completed,
             **self._evaluations,
             "num_steps": self._num_steps,
             "versions_published": versions_published,
@@ -184,6 +189,12 @@ class RunSummary:
             "reward_timed_out": int(self._total("rollout/reward_timed_out")),
             "reward_crashed": int(self._total("rollout/reward_crashed")),
             **tokens,
+            **{key: int(self._last.get(f"cost/{key}", 0)) for key in UNIFORM_TOKENS},
+            "draw_saving_estimated": self._mean("cost/draw_saving_estimated"),
+            "thinning_saving_estimated": self._mean("cost/thinning_saving_estimated"),
+            "engine_seconds": self._last.get("cost/engine_seconds", 0.0),
+            "learner_seconds": self._last.get("cost/learner_seconds", 0.0),
+            "spent_currency": self._last.get("cost/spent_currency"),
             "saved_share": 1 - _ratio(tokens["trained_tokens"], tokens["selectable_tokens"]),
             "generate_tokens_per_second": _ratio(
                 tokens["generated_response_tokens"], seconds["generate"]
@@ -192,7 +203,12 @@ class RunSummary:
             "total_variation_from_uniform": self._mean("cost/total_variation"),
             "expected_length_ratio": self._mean("cost/expected_length_ratio"),
             "seconds": seconds
-            | {"startup": startup, "evaluate": self._evaluate_seconds, "total": total_seconds},
+            | {
+                "loop": loop_seconds,
+                "startup": startup,
+                "evaluate": self._evaluate_seconds,
+                "total": total_seconds,
+            },
             "startup_seconds": parts,
         }
 

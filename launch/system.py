@@ -7,7 +7,7 @@ publish:  learner rank 0 -> every engine -> parity probe
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
@@ -15,7 +15,7 @@ import ray
 
 from conf.schema import RunConfig
 from cost.actor import SchedulerActor
-from cost.types import LengthReport, Selection, Ticket
+from cost.types import Draw, FloatArray, LengthReport, Selection
 from launch.cluster import Placement, reserve
 from launch.engines import make_pool
 from launch.loop import Laps, first_error
@@ -37,15 +37,34 @@ class RemoteScheduler:
     def __init__(self, handle: Any) -> None:
         self.handle = handle
 
-    async def draw(self, num_tickets: int, folded_until: int) -> list[Ticket]:
+    async def draw(self, batch: int, folded_batches: int) -> Draw:
         """See `cost.scheduler.Scheduler.draw`."""
-        tickets: list[Ticket] = await self.call("draw", num_tickets, folded_until)
-        return tickets
+        drawn: Draw = await self.call("draw", batch, folded_batches)
+        return drawn
 
-    async def select(self, reports: Sequence[LengthReport], epoch: int) -> list[Selection]:
+    async def observe_gradient_norms(self, norms: Mapping[int, FloatArray]) -> None:
+        """See `cost.scheduler.Scheduler.observe_gradient_norms`."""
+        await self.call("observe_gradient_norms", dict(norms))
+
+    async def select(
+        self, batch: int, reports: Sequence[LengthReport], epoch: int
+    ) -> list[Selection]:
         """See `cost.scheduler.Scheduler.select`."""
-        selections: list[Selection] = await self.call("select", list(reports), epoch)
+        selections: list[Selection] = await self.call("select", batch, list(reports), epoch)
         return selections
+
+    async def calibrate(
+        self,
+        reports: Sequence[LengthReport],
+        selections: Sequence[Selection],
+        norms: Sequence[FloatArray],
+    ) -> None:
+        """See `cost.scheduler.Scheduler.calibrate`."""
+        await self.call("calibrate", list(reports), list(selections), list(norms))
+
+    async def spend(self, batch: int, engine_seconds: float, learner_seconds: float) -> None:
+        """See `cost.scheduler.Scheduler.spend`."""
+        await self.call("spend", batch, engine_seconds, learner_seconds)
 
     async def call(self, method: str, *arguments: Any) -> Any:
         """Call any method of the scheduler."""
@@ -63,6 +82,9 @@ def start_scheduler(config: RunConfig, prompts: Sequence[Prompt]) -> RemoteSched
             [p.source for p in prompts],
             config.rollout.max_tokens,
             config.seed,
+            max_staleness=config.loop.max_staleness,
+            num_batches=config.loop.num_steps,
+            max_generated_tokens=config.loop.max_generated_tokens,
         )
     )
 
@@ -180,6 +202,27 @@ class System:
             await system.close()
             raise
         return system
+
+    async def reset(self, config: RunConfig, prompts: Sequence[Prompt]) -> None:
+        """Begin another run on the same engines and learners, as if they were new.
+
+        Args:
+            config: The run; it must share `model`, `rollout`, `environment`, `reward` and
+                `resources` with the one before.
+            prompts: Its training prompts.
+        """
+        ray.kill(self.scheduler.handle)
+        self._config = config
+        self.scheduler = start_scheduler(config, prompts)
+        await self.rollouts.attach(self.scheduler.handle, config.seed)
+        await self.learners.restart(config.learner, config.objective, seed=config.seed)
+        self.version, self._num_probes = 0, 0
+        self.startup_seconds = {}
+        await self._connect()
+        await self.learners.publish(0)
+        baseline = await self.probe()
+        self._tolerance.check(0, baseline)
+        self.max_logprob_difference = baseline.maximum
 
     async def publish(self, version: int) -> dict[str, float]:
         """Bring the learner's weights to every engine as `version` and check parity.

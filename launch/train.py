@@ -10,6 +10,7 @@ under `policy/`.
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -95,17 +96,30 @@ class TrainingRun:
     Args:
         inputs: What the run starts from.
         system: Its running parts.
+        began: When it began, seconds since the epoch.
+        quiet: Whether to leave the results to the caller.
     """
 
-    def __init__(self, inputs: Inputs, system: System) -> None:
+    def __init__(
+        self,
+        inputs: Inputs,
+        system: System,
+        *,
+        began: float = PROCESS_START,
+        quiet: bool = False,
+    ) -> None:
         from launch.summary import RunSummary
+
+        self._began = began
+        self._quiet = quiet
+        self._loop_seconds = math.nan
 
         self._inputs = inputs
         self._config = inputs.config
         self._system = system
         self._run_dir = Path(self._config.run_dir)
         self._summary = RunSummary(k=self._config.evaluation.num_samples)
-        self._summary.startup(time.time() - PROCESS_START, system.startup_seconds)
+        self._summary.startup(time.time() - began, system.startup_seconds)
         self._tracker: OpenTracker | None = None
 
     async def run(self, startup: Startup) -> None:
@@ -120,7 +134,7 @@ class TrainingRun:
         from launch.tracking import RunInfo, open_all
         from learner.team import DivergedError
 
-        config, distribution = self._config, None
+        config, distribution, completed = self._config, None, False
         try:
             if config.evaluation.before:
                 with startup.part("held-out evaluation"):
@@ -132,15 +146,19 @@ class TrainingRun:
             except DivergedError as error:
                 path = await self._save("policy")
                 raise UserError(f"{error}; the last good weights are in {path}") from error
-            await self._save("policy")
+            if config.loop.save_final:
+                await self._save("policy")
             if config.evaluation.after:
                 await self._evaluate("after")
             distribution = await self._system.scheduler.call("distribution")
+            completed = True
         finally:
             finished = self._summary.finish(
-                total_seconds=time.time() - PROCESS_START,
+                total_seconds=time.time() - self._began,
                 parity_max_logprob_difference=self._system.max_logprob_difference,
                 versions_published=self._system.version + 1,
+                completed=completed,
+                loop_seconds=self._loop_seconds,
             )
             write_json(self._run_dir / "summary.json", finished)
             if self._tracker is not None:
@@ -152,19 +170,24 @@ class TrainingRun:
             summary=finished,
             title=config.name,
         )
-        print_result(finished, self._run_dir)
+        if not self._quiet:
+            print_result(finished, self._run_dir)
 
     async def _loop(self) -> None:
         from launch.loop import Plan, train
 
-        config = self._config
+        config, began = self._config, time.monotonic()
         await train(
             Plan(
                 num_steps=config.loop.num_steps,
-                tickets_per_step=config.scheduler.tickets_per_step,
                 num_epochs=config.learner.num_epochs,
                 max_staleness=config.loop.max_staleness,
                 batch_deadline_seconds=config.loop.batch_deadline_seconds,
+                num_engines=config.resources.num_engines,
+                num_learners=config.resources.num_learners,
+                gradient_norm_layer=config.scheduler.gradient_norm_layer,
+                calibrate_every=config.scheduler.calibrate_every,
+                max_generated_tokens=config.loop.max_generated_tokens,
             ),
             prompts=self._inputs.prompts,
             scheduler=self._system.scheduler,
@@ -173,6 +196,7 @@ class TrainingRun:
             publish=self._system.publish,
             on_step=self._on_step,
         )
+        self._loop_seconds = time.monotonic() - began
 
     async def _on_step(self, result: StepResult) -> None:
         from launch.metrics import step_metrics

@@ -18,6 +18,7 @@ from learner import attention
 from learner.batch import MicroBatch
 from learner.checkpoint import save_checkpoint
 from learner.config import LearnerConfig
+from learner.gradient_norms import gradient_norms
 from learner.logprobs import PackedPolicy
 from learner.update import StepOutcome
 
@@ -100,11 +101,33 @@ class DeepSpeedEngine:
         logprobs, entropies = self._engine(row.token_ids, row.position_ids, row.loss_mask)
         return logprobs, entropies
 
+    def gradient_norms(self, row: MicroBatch, layer: str) -> torch.Tensor:
+        """Norms [S] float64 of the row's responses' scores; see `learner.gradient_norms`."""
+        # Past the engine's forward, which prepares its output for a training backward pass.
+        norms = gradient_norms(self._engine.module, row, layer)
+        if self._config.zero_stage == 3:
+            # A training backward pass ends by giving the gathered weights up; this one does not.
+            self._engine.optimizer.empty_partition_cache()
+        return norms
+
     def agree(self, value: bool) -> bool:
         """True if the value is true on every rank; every rank must ask."""
         flag = torch.tensor([int(value)], device=self.device)
         torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MIN)
         return bool(flag.item())
+
+    def gather(self, values: torch.Tensor) -> torch.Tensor:
+        """Join the [n] values of all ranks in rank order, n may differ; every rank must ask."""
+        mine = torch.tensor([len(values)], device=self.device)
+        counts = [torch.zeros_like(mine) for _ in range(self.num_ranks)]
+        torch.distributed.all_gather(counts, mine)
+        longest = max(int(count.item()) for count in counts)
+        padded = torch.nn.functional.pad(values, (0, longest - len(values)))
+        parts = [torch.zeros_like(padded) for _ in range(self.num_ranks)]
+        torch.distributed.all_gather(parts, padded)
+        return torch.cat(
+            [part[: int(count.item())] for part, count in zip(parts, counts, strict=True)]
+        )
 
     def backward(self, loss: torch.Tensor, *, boundary: bool) -> None:
         """Add a loss's gradient; `boundary` marks the last one before `step`."""

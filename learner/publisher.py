@@ -61,6 +61,11 @@ class Publisher:
             source=self._source,
         )
 
+    def close(self) -> None:
+        """Leave the transfer group."""
+        if self._sender is not None:
+            self._sender.shutdown()
+
     def publish(self, version: int) -> tuple[float, int]:
         """Send all weights as `version`.
 

@@ -19,8 +19,9 @@ import ray
 
 from cost.types import Selection
 from learner.config import LearnerConfig
+from learner.gradient_norms import check_layer
 from learner.objectives import Objective
-from learner.partition import MinibatchPlan, plan_rows, split_groups
+from learner.partition import MinibatchPlan, Row, plan_rows, split_groups
 from learner.update import StepSums, merge_sums
 from learner.worker import LearnerWorker
 from rollout.types import GroupRef
@@ -97,6 +98,17 @@ class LearnerTeam:
             raise
         return team
 
+    async def restart(self, config: LearnerConfig, objective: Objective, *, seed: int) -> None:
+        """Begin another run in the same processes; arguments as for `start`.
+
+        Engines must be connected anew.
+        """
+        self._config, self._seed, self._skipped_in_a_row = config, seed, 0
+        async with asyncio.timeout(config.start_deadline_seconds):
+            await asyncio.gather(
+                *[worker.restart.remote(config, objective, seed) for worker in self.workers]
+            )
+
     async def update(
         self,
         groups: Sequence[GroupRef],
@@ -129,15 +141,13 @@ class LearnerTeam:
         calls: list[Awaitable[list[StepSums]]] = []
         for rank, worker in enumerate(self.workers):
             mine = [ranks[rank] for ranks in busy]
-            needed = {k for plan in mine for row in plan.rows for k, _ in row}
-            # Inside a list Ray hands references over as they are.
-            refs = [group.data if k in needed else None for k, group in enumerate(groups)]
+            refs = _needed(groups, [row for plan in mine for row in plan.rows])
             if busy:
                 calls.append(worker.update.remote(refs, list(selections), mine))
         sums: list[list[StepSums]] = await self._wait(calls, "update")
         steps = [list(ranks) for ranks in zip(*sums, strict=True)]
         metrics = merge_sums(steps, row_tokens=self._config.row_tokens)
-        metrics["learner/empty_steps"] = float(len(plans) - len(busy))
+        metrics["learner/empty_steps"] = float(self._config.num_minibatches - len(busy))
         metrics["learner/update_seconds"] = time.monotonic() - started
         self._count_skipped(steps)
         return metrics
@@ -155,7 +165,9 @@ class LearnerTeam:
         stream = zlib.crc32(b"learner.partition")
         rng = np.random.default_rng([self._seed, stream, step, epoch])
         plans = []
-        for part in split_groups(len(groups), self._config.num_minibatches, rng):
+        # A batch that was filtered may have fewer groups than there are optimiser steps, or none.
+        num_parts = min(self._config.num_minibatches, len(groups))
+        for part in split_groups(len(groups), num_parts, rng) if num_parts else []:
             kept = [
                 (int(k), int(j))
                 for k in part
@@ -185,6 +197,50 @@ class LearnerTeam:
                     f"the loss or its gradient was not finite in {self._skipped_in_a_row} "
                     "optimiser steps in a row (learner.max_skipped_steps); lower learner.lr"
                 )
+
+    async def gradient_norms(
+        self, groups: Sequence[GroupRef], *, layer: str = "lm_head"
+    ) -> list[npt.NDArray[np.float64]]:
+        """Norms of single responses' scores under the present weights, with respect to one layer.
+
+        A score is the gradient of a response's summed log-probability; see
+        `learner.gradient_norms`. Nothing is learned.
+
+        Args:
+            groups: Any groups, empty ones included.
+            layer: `lm_head` (no backward pass) or `embedding` (one per packed row; GVM's default).
+
+        Returns:
+            One [n] array per group, in order; an empty one for an empty group.
+
+        Raises:
+            ValueError: If the layer is another, or the model's cannot be had.
+            TimeoutError: If it takes longer than `learner.update_deadline_seconds`.
+        """
+        check_layer(layer)
+        responses = [
+            (k, j) for k, group in enumerate(groups) for j in range(group.report.num_responses)
+        ]
+        norms = [np.zeros(group.report.num_responses) for group in groups]
+        if not responses:
+            return norms
+        lengths = [
+            groups[k].report.prompt_tokens + int(groups[k].report.lengths[j]) for k, j in responses
+        ]
+        plans = [
+            [tuple(responses[item] for item in row) for row in rows]
+            for rows in plan_rows(lengths, len(self.workers), self._config.row_tokens)
+        ]
+        calls: list[Awaitable[list[npt.NDArray[np.float64]]]] = [
+            worker.gradient_norms.remote(_needed(groups, rows), rows, layer)
+            for worker, rows in zip(self.workers, plans, strict=True)
+        ]
+        found: list[list[npt.NDArray[np.float64]]] = await self._wait(calls, "gradient_norms")
+        for rows, per_row in zip(plans, found, strict=True):
+            for row, values in zip(rows, per_row, strict=True):
+                for (k, j), value in zip(row, values, strict=True):
+                    norms[k][j] = value
+        return norms
 
     async def logprobs(
         self, sequences: Sequence[tuple[npt.ArrayLike, npt.ArrayLike]]
@@ -257,3 +313,12 @@ class LearnerTeam:
         """End the workers."""
         for worker in self.workers:
             ray.kill(worker)
+
+
+def _needed(groups: Sequence[GroupRef], rows: Sequence[Row]) -> list[Any]:
+    """Reference of each group, None where the rows have nothing of it.
+
+    Inside a list Ray hands references over as they are.
+    """
+    needed = {k for row in rows for k, _ in row}
+    return [group.data if k in needed else None for k, group in enumerate(groups)]

@@ -8,17 +8,29 @@ ranks, so each row's loss is multiplied by the number of ranks before it is diff
 A step in which any rank met a non-finite loss must be skipped by all of them. The ranks agree
 before the last backward pass, and if one objects, all make their gradients NaN: from there on the
 engine's own check for non-finite gradients discards everything, the same way in every ZeRO stage.
+
+Token-level thinning (D3S, 2509.22115) trains on the top K percent of the step's loss tokens by
+|advantage| x entropy. A first pass without gradient finds the entropies, the ranks exchange them,
+and one threshold holds for the whole step, so neither rows nor ranks decide what is kept. With w_t
+the loss weights, l_t the token losses and T the kept tokens
+
+    loss = (sum_t w_t / sum_{t in T} w_t) * sum_{t in T} w_t l_t
+
+which is the weighted mean of the losses of the kept tokens, times the total weight that the loss
+has without token-level thinning: the learning rate keeps its meaning, tokens that count the same
+give the paper's plain mean over kept tokens, and K = 100% is the plain loss. The divisor depends on
+what is kept, so this is biased, as D3S is by design.
 """
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from learner.batch import MicroBatch
+from learner.batch import PADDING_SEGMENT, MicroBatch
 from learner.objectives import Objective
 
 
@@ -55,6 +67,10 @@ class Engine(Protocol):
         """True if the value is true on every rank; every rank must ask."""
         ...
 
+    def gather(self, values: Tensor) -> Tensor:
+        """Join the [n] values of all ranks in rank order, n may differ; every rank must ask."""
+        ...
+
     def backward(self, loss: Tensor, *, boundary: bool) -> None:
         """Add a loss's gradient; `boundary` marks the last one before `step`."""
         ...
@@ -83,19 +99,27 @@ class StepSums:
     outcome: StepOutcome
 
 
-def update_step(engine: Engine, rows: Sequence[MicroBatch], objective: Objective) -> StepSums:
+def update_step(
+    engine: Engine, rows: Sequence[MicroBatch], objective: Objective, *, token_share: float = 1.0
+) -> StepSums:
     """Run one optimiser step over this rank's rows.
 
     Args:
         engine: The training engine; its ranks all call this with the same number of rows.
         rows: At least one; padding rows count.
         objective: Token losses.
+        token_share: Share of the step's loss tokens to train on, in (0, 1], the same on all ranks;
+            at 1 there is no pass to find entropies.
 
     Raises:
-        ValueError: If there are no rows.
+        ValueError: If there are no rows, or the share is out of range.
     """
     if not rows:
         raise ValueError(f"rows must not be empty, got {rows!r}")
+    if not 0 < token_share <= 1:
+        raise ValueError(f"token_share must lie in (0, 1], got {token_share!r}")
+    if token_share < 1:
+        rows = _with_top_tokens(engine, rows, token_share)
     loss_sum = 0.0
     token_sums: dict[str, float] = {}
     max_difference = 0.0
@@ -138,6 +162,52 @@ def update_step(engine: Engine, rows: Sequence[MicroBatch], objective: Objective
         max_logprob_difference=max_difference,
         outcome=engine.step(),
     )
+
+
+def top_tokens(scores: Tensor, loss_weights: Tensor, share: float) -> tuple[float, float]:
+    """Decide which of an optimiser step's loss tokens to train on.
+
+    Args:
+        scores: [n] |advantage| x entropy of the loss tokens of all ranks.
+        loss_weights: [n] their weights in the loss.
+        share: Tokens to keep, in (0, 1]; n times it is rounded up.
+
+    Returns:
+        The least score to keep, and the factor of the kept tokens' weights. Tokens of exactly the
+        least score are all kept. A threshold that is not a number keeps nothing, and the factor is
+        not finite then, so that the step is skipped.
+    """
+    num_tokens = len(scores)
+    if num_tokens == 0:
+        return -math.inf, 1.0
+    # Not one token more because 0.1 * 30 is a little above 3.
+    num_kept = min(max(math.ceil(share * num_tokens - 1e-9), 1), num_tokens)
+    threshold = scores.kthvalue(num_tokens - num_kept + 1).values
+    weights = loss_weights.double()
+    factor = weights.sum() / weights[scores >= threshold].sum()
+    return threshold.item(), factor.item()
+
+
+def _with_top_tokens(engine: Engine, rows: Sequence[MicroBatch], share: float) -> list[MicroBatch]:
+    """Give the rows the loss weights of token-level thinning; every rank must call this."""
+    row_scores = []
+    for row in rows:
+        with torch.no_grad():
+            _, entropies = engine.logprobs(row.to(engine.device))
+        row_scores.append(row.advantages.abs() * entropies.to(row.advantages.device))
+    masks = [row.loss_mask & (row.segment_ids != PADDING_SEGMENT) for row in rows]
+
+    def everyone(values: Sequence[Tensor]) -> Tensor:
+        mine = torch.cat([value[mask] for value, mask in zip(values, masks, strict=True)])
+        return engine.gather(mine.to(engine.device))
+
+    threshold, factor = top_tokens(
+        everyone(row_scores), everyone([row.loss_weights for row in rows]), share
+    )
+    return [
+        replace(row, loss_weights=torch.where(scores >= threshold, row.loss_weights * factor, 0.0))
+        for row, scores in zip(rows, row_scores, strict=True)
+    ]
 
 
 def merge_sums(steps: Sequence[Sequence[StepSums]], *, row_tokens: int) -> dict[str, float]:

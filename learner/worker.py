@@ -1,10 +1,11 @@
 """One learner process: fetches the groups it needs, packs them and trains on them.
 
-A plain class; whoever starts it makes a Ray actor of it. `update`, `logprobs` and `save` are
-collective: every rank must be asked, with the same number of rows, or the ranks wait for each
-other until the deadline.
+A plain class; whoever starts it makes a Ray actor of it. `update`, `gradient_norms`, `logprobs`
+and `save` are collective: every rank must be asked, with the same number of rows, or the ranks wait
+for each other until the deadline.
 """
 
+import gc
 import os
 import socket
 from collections.abc import Sequence
@@ -99,6 +100,25 @@ class LearnerWorker:
             MASTER_ADDR=master_address,
             MASTER_PORT=str(master_port),
         )
+        self._load()
+
+    def restart(self, config: LearnerConfig, objective: Objective, seed: int) -> None:
+        """Begin another run in this process: the starting policy, a new optimiser.
+
+        The ranks stay joined; engines must be connected anew.
+        """
+        if self._publisher is not None:
+            self._publisher.close()
+        self._publisher = self._engine = None
+        # The old engine's hooks refer to it in cycles, and its memory is needed.
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        torch.manual_seed(seed)
+        self._config, self._objective = config, objective
+        self._load()
+
+    def _load(self) -> None:
         self._engine = DeepSpeedEngine(
             self._config, self._model_path, dtype=self._dtype, temperature=self._temperature
         )
@@ -127,12 +147,7 @@ class LearnerWorker:
         selections: Sequence[Selection],
         plan: MinibatchPlan,
     ) -> StepSums:
-        needed = sorted({k for row in plan.rows for k, _ in row})
-        fetched: list[Group] = ray.get(
-            [ref for k in needed if (ref := refs[k]) is not None],
-            timeout=self._config.update_deadline_seconds,
-        )
-        groups = dict(zip(needed, fetched, strict=True))
+        groups = self._fetch(refs, plan.rows)
 
         def pack(row: Row) -> MicroBatch:
             return collate(
@@ -142,7 +157,54 @@ class LearnerWorker:
                 ]
             )
 
-        return update_step(self.engine, [pack(row) for row in plan.rows], self._objective)
+        return update_step(
+            self.engine,
+            [pack(row) for row in plan.rows],
+            self._objective,
+            # One for the whole batch, so the same on every rank.
+            token_share=min(selection.token_share for selection in selections),
+        )
+
+    def gradient_norms(
+        self,
+        groups: Sequence["ray.ObjectRef[Group] | None"],
+        rows: Sequence[Row],
+        layer: str,
+    ) -> list[npt.NDArray[np.float64]]:
+        """Norms of responses' scores under the present weights; see `learner.gradient_norms`.
+
+        Args:
+            groups: A reference per group; None where this rank has nothing of it.
+            rows: This rank's rows.
+            layer: One of `learner.gradient_norms.LAYERS`.
+
+        Returns:
+            Per row [S] float64, its responses' norms in order.
+        """
+        fetched = self._fetch(groups, rows)
+
+        def segment(k: int, j: int) -> Segment:
+            group, trajectory = fetched[k], fetched[k].trajectories[j]
+            return _unscored_segment(
+                group.prompt.token_ids, trajectory.token_ids, trajectory.loss_mask
+            )
+
+        norms: list[npt.NDArray[np.float64]] = []
+        for items in rows:
+            row = collate([segment(k, j) for k, j in items]).to(self.engine.device)
+            norms.append(self.engine.gradient_norms(row, layer).numpy())
+        return norms
+
+    def _fetch(
+        self, refs: Sequence["ray.ObjectRef[Group] | None"], rows: Sequence[Row]
+    ) -> dict[int, Group]:
+        """Get the groups that the rows name, by their positions."""
+        needed = sorted({k for row in rows for k, _ in row})
+        fetched: list[Group] = ray.get(
+            [ref for k in needed if (ref := refs[k]) is not None],
+            timeout=self._config.update_deadline_seconds,
+        )
+        return dict(zip(needed, fetched, strict=True))
 
     def logprobs(
         self, sequences: Sequence[tuple[npt.ArrayLike, npt.ArrayLike]]
@@ -156,7 +218,10 @@ class LearnerWorker:
         Returns:
             [T] float32 log-probabilities per response, at the sampling temperature.
         """
-        segments = [_unscored_segment(prompt, response) for prompt, response in sequences]
+        segments = [
+            _unscored_segment(prompt, response, np.ones(len(np.asarray(response)), np.bool_))
+            for prompt, response in sequences
+        ]
         lengths = [len(segment.token_ids) for segment in segments]
         row_tokens = max([self._config.row_tokens, *lengths])
         scores: dict[int, npt.NDArray[np.float32]] = {}
@@ -209,11 +274,15 @@ class LearnerWorker:
         )
 
 
-def _unscored_segment(prompt: npt.ArrayLike, response: npt.ArrayLike) -> Segment:
+def _unscored_segment(
+    prompt: npt.ArrayLike, response: npt.ArrayLike, loss_mask: npt.NDArray[np.bool_]
+) -> Segment:
+    """Lay a response [T] out behind its prompt; the mask [T] is the response's."""
     token_ids = np.concatenate([np.asarray(prompt), np.asarray(response)]).astype(np.int64)
+    num_prompt_tokens = len(token_ids) - len(loss_mask)
     return Segment(
         token_ids=token_ids,
-        loss_mask=np.arange(len(token_ids)) >= len(np.asarray(prompt)),
+        loss_mask=np.concatenate([np.zeros(num_prompt_tokens, np.bool_), loss_mask]),
         rollout_logprobs=np.zeros(len(token_ids), np.float32),
         advantage=0.0,
         loss_weight=0.0,

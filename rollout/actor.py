@@ -140,6 +140,11 @@ class RolloutActor:
             stop_ids=stop_token_ids(path),
         )
 
+    def attach(self, scheduler: Any, seed: int) -> None:
+        """Work for another run from now on: report to its scheduler, derive seeds from its seed."""
+        self._scheduler = scheduler
+        self._seed = seed
+
     async def run(self, ticket: Ticket, prompt: Prompt) -> tuple[LengthReport, Group]:
         """Make the group of one ticket and report it to the scheduler."""
         group = await self._sample(ticket, prompt, self._config.temperature)

@@ -36,20 +36,23 @@ class RolloutPool:
         make_actor: Creates the actor with the given index; called again to replace it.
         num_actors: R.
         config: Deadlines and retries.
-        scheduler: Handle of the SchedulerActor, told about tickets that failed; None to evaluate.
+        scheduler: Handle of the SchedulerActor that reports go to; None to evaluate.
+        seed: The run's seed; requests derive theirs from it.
     """
 
     def __init__(
         self,
-        make_actor: Callable[[int], Any],
+        make_actor: Callable[[int, Any, int], Any],
         num_actors: int,
         config: RolloutConfig,
         scheduler: Any,
+        seed: int,
     ) -> None:
         self._make_actor = make_actor
         self._config = config
         self._scheduler = scheduler
-        self.handles = [make_actor(i) for i in range(num_actors)]
+        self._seed = seed
+        self.handles = [make_actor(i, scheduler, seed) for i in range(num_actors)]
         self._load = [0] * num_actors
         self._usable = [asyncio.Event() for _ in range(num_actors)]
         self._replacing: dict[int, asyncio.Task[None]] = {}
@@ -67,6 +70,15 @@ class RolloutPool:
         for event in self._usable:
             event.set()
         return max(times, key=lambda t: t["total"])
+
+    async def attach(self, scheduler: Any, seed: int) -> None:
+        """Let all actors work for another run; none of the last one's tickets may be left."""
+        self._scheduler, self._seed = scheduler, seed
+        self.num_retries = self.num_replaced = 0
+        await asyncio.wait_for(
+            asyncio.gather(*(handle.attach.remote(scheduler, seed) for handle in self.handles)),
+            CHECK_SECONDS,
+        )
 
     async def run(self, ticket: Ticket, prompt: Prompt) -> GroupRef:
         """Turn one ticket into a group; an empty one after the last failed retry."""
@@ -163,7 +175,7 @@ class RolloutPool:
 
     async def _start_replacement(self, index: int) -> None:
         ray.kill(self.handles[index])
-        self.handles[index] = self._make_actor(index)
+        self.handles[index] = self._make_actor(index, self._scheduler, self._seed)
         await asyncio.wait_for(
             self.handles[index].start.remote(), self._config.start_deadline_seconds
         )

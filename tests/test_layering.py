@@ -32,6 +32,7 @@ SHELLS = {
     "launch/tracking.py": {"wandb"},
     "launch/smollm2.py": {"torch"},
     "launch/bench/rollout.py": {"ray", "vllm"},
+    "launch/bench/gradient_norms.py": {"torch"},
     "launch/bench/update.py": {"torch"},
 }
 """Every file that may import a heavy package, and which; the learner is free to import torch."""
@@ -96,10 +97,10 @@ def test_cores_and_programs_import_without_heavy_packages(module):
 def test_the_plugs_of_the_driver_import_without_heavy_packages():
     """What conf/ names is built on the driver, which never builds an engine."""
     code = (
-        "import sys; from pathlib import Path; from hydra.utils import get_class;"
+        "import sys; from pathlib import Path; from hydra.utils import get_object;"
         "from omegaconf import OmegaConf;"
         "nodes = [OmegaConf.load(p) for p in Path('conf').glob('*/*.yaml')];"
-        "[get_class(n._target_) for n in nodes if '_target_' in n and 'learner' not in n._target_];"
+        "[get_object(n._target_) for n in nodes if '_target_' in n and 'learner' not in n._target_];"
         f"print(*{HEAVY!r} & set(sys.modules))"
     )
     result = subprocess.run(

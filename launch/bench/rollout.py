@@ -58,11 +58,10 @@ class PlainLLM:
 class Batches:
     """Batches of tickets from the system's own scheduler, one after the other."""
 
-    def __init__(self, system: System, prompts: Sequence[Prompt], num_tickets: int) -> None:
+    def __init__(self, system: System, prompts: Sequence[Prompt]) -> None:
         self._system = system
         self._prompts = prompts
-        self._num_tickets = num_tickets
-        self._num_drawn = 0
+        self._num_batches = 0
 
     async def run(self) -> tuple[list[Prompt], int, float]:
         """Draw a batch, roll it out and let the scheduler select; only the rollout is timed.
@@ -71,8 +70,9 @@ class Batches:
             The prompts drawn, response tokens and seconds.
         """
         scheduler = self._system.scheduler
-        tickets = await scheduler.draw(self._num_tickets, self._num_drawn)
-        self._num_drawn += len(tickets)
+        batch = self._num_batches
+        self._num_batches += 1
+        tickets = (await scheduler.draw(batch, batch)).tickets
         prompts = [self._prompts[ticket.prompt_index] for ticket in tickets]
         began = time.monotonic()
         groups = await asyncio.gather(
@@ -83,7 +83,7 @@ class Batches:
         )
         seconds = time.monotonic() - began
         reports = [group.report for group in groups]
-        await scheduler.select(reports, 0)
+        await scheduler.select(batch, reports, 0)
         return prompts, sum(int(report.lengths.sum()) for report in reports), seconds
 
 
@@ -105,7 +105,7 @@ async def bench_rollout(
         "stop_token_ids": stop_token_ids(config.model.path),
     }
     arguments, llm = await _start_llm(config, sampling)
-    batches = Batches(system, prompts, config.scheduler.tickets_per_step)
+    batches = Batches(system, prompts)
     measured: dict[str, list[dict[str, float]]] = {name: [] for name in CONTESTANTS}
     drawn: list[Prompt] = []
     try:

@@ -152,6 +152,10 @@ class GradientEngine:
         """See `learner.update.Engine`."""
         return value
 
+    def gather(self, values: Tensor) -> Tensor:
+        """See `learner.update.Engine`."""
+        return values
+
     def backward(self, loss: Tensor, *, boundary: bool) -> None:
         """See `learner.update.Engine`."""
         torch.autograd.backward(loss)

@@ -6,6 +6,8 @@
 
 A chain starts at a digit and applies labelled steps modulo 10. The number of steps sets the length
 of a response and the share of products its difficulty, so that prompts differ widely in both.
+A chain that starts at two digits is computed modulo 100, which the shipped model never saw: it
+makes the hard end of a mix with two ends, and short sums make the easy end.
 Questions whose CRC-32 is a multiple of 50 are held out and never trained on.
 """
 
@@ -19,6 +21,12 @@ from rollout.types import Prompt
 
 NUM_STEPS = (2, 3, 4, 5, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 25)
 PRODUCT_SHARES = (0.0, 0.15, 0.4, 0.8)
+EASY_STEPS = (2, 3, 3, 3, 3, 3, 3, 3, 3)
+"""Steps of an easy chain: there are eight times as many sums of three steps as of two, so that all
+are equally likely and the held-out split does not run out of the shorter ones."""
+HARD_STEPS = (14, 16, 18, 20, 22, 24, 25)
+HARD_PRODUCT_SHARE = 0.4
+GOLDEN_RATIO = 0.6180339887498949
 HELD_OUT_ONE_IN = 50
 MAX_MISSES = 100_000
 """Draws in a row without a new question after which there is none left."""
@@ -32,7 +40,7 @@ class Chain:
     """
 
     start: int
-    """First value, in [0, 10)."""
+    """First value, in [0, 100); from 10 on every result is taken modulo 100 instead of 10."""
     steps: tuple[tuple[str, int], ...]
     """Operation ("+", "-", "*") and operand (2 to 9) of each step; at most 25, labelled b to z."""
 
@@ -43,11 +51,16 @@ class Chain:
         return " ".join((f"a{self.start}", *steps))
 
     @property
+    def modulus(self) -> int:
+        """10 for a start of one digit, 100 for a start of two."""
+        return 10 if self.start < 10 else 100
+
+    @property
     def answer(self) -> str:
-        """The last result, one digit."""
+        """The last result, in [0, modulus)."""
         value = self.start
         for op, operand in self.steps:
-            value = apply_step(value, op, operand)
+            value = apply_step(value, op, operand, self.modulus)
         return str(value)
 
 
@@ -78,9 +91,9 @@ class Teacher:
         value = chain.start
         words = []
         for i, (op, operand) in enumerate(chain.steps):
-            value = apply_step(value, op, operand)
+            value = apply_step(value, op, operand, chain.modulus)
             if rng.random() < errors[op]:
-                value = (value + rng.choice((-1, 1))) % 10
+                value = (value + rng.choice((-1, 1))) % chain.modulus
             words.append(f"{_label(i)}{op}{operand}={value}" if verbose else f"{_label(i)}{value}")
         return " ".join((*words, "####", str(value)))
 
@@ -97,6 +110,10 @@ class ChainTask:
     """Which set to draw."""
     max_steps: int = 25
     """Longest chain, 2 to 25; a response takes 3 or 6 tokens a step."""
+    easy_share: float = 0.0
+    """Share of the questions that are sums of two or three steps, in [0, 1]."""
+    hard_share: float = 0.0
+    """Share of long chains modulo 100, in [0, 1]; what the shares leave is `draw_chain`'s mix."""
 
     def __post_init__(self) -> None:
         """Refuse settings that name no set of questions."""
@@ -105,6 +122,20 @@ class ChainTask:
             raise ValueError(f"task.num_prompts must be at least 1, got {self.num_prompts!r}")
         if not NUM_STEPS[0] <= self.max_steps <= NUM_STEPS[-1]:
             raise ValueError(f"task.max_steps must lie in [2, 25], got {self.max_steps!r}")
+        for name in ("easy_share", "hard_share"):
+            share = getattr(self, name)
+            if not 0.0 <= share <= 1.0:
+                raise ValueError(f"task.{name} must lie in [0, 1], got {share!r}")
+        if self.easy_share + self.hard_share > 1.0:
+            raise ValueError(
+                "task.easy_share and task.hard_share must not exceed 1 together, got "
+                f"{self.easy_share!r} and {self.hard_share!r}"
+            )
+        if self.hard_share > 0 and self.max_steps < HARD_STEPS[0]:
+            raise ValueError(
+                f"task.max_steps must be at least {HARD_STEPS[0]} for hard chains; raise it or set "
+                f"task.hard_share=0, got {self.max_steps!r}"
+            )
 
     def prompts(
         self, tokenizer: Any, *, max_tokens: int | None = None, check: Check | None = None
@@ -114,7 +145,6 @@ class ChainTask:
 
     def _items(self) -> Iterator[Item]:
         rng = random.Random(f"{self.seed}/{self.split}")
-        lengths = [k for k in NUM_STEPS if k <= self.max_steps]
         seen: set[str] = set()
         held_out = self.split == "held_out"
         misses = 0
@@ -122,16 +152,27 @@ class ChainTask:
             if misses > MAX_MISSES:
                 raise ValueError(
                     f"task.num_prompts must not exceed the {self.split} questions there are with "
-                    f"task.max_steps={self.max_steps}, about {len(seen)}, got {self.num_prompts!r}"
+                    f"task.max_steps={self.max_steps} and these shares, about {len(seen)}, got "
+                    f"{self.num_prompts!r}"
                 )
             misses += 1
-            chain = draw_chain(rng, lengths)
+            chain = self._draw(rng, len(seen))
             question = chain.question
             if question in seen or is_held_out(question, HELD_OUT_ONE_IN) != held_out:
                 continue
             misses = 0
             seen.add(question)
             yield Item(question, chain.answer, source="chain", place=f"chain {len(seen) - 1}")
+
+    def _draw(self, rng: random.Random, index: int) -> Chain:
+        # The index decides on the part, not chance: both splits and every prefix of a set keep the
+        # shares, and a part with few questions is not thinned out by repeats.
+        place = index * GOLDEN_RATIO % 1.0
+        if place < self.easy_share:
+            return draw_easy_chain(rng, [k for k in EASY_STEPS if k <= self.max_steps])
+        if place >= 1.0 - self.hard_share:
+            return draw_hard_chain(rng, [k for k in HARD_STEPS if k <= self.max_steps])
+        return draw_chain(rng, [k for k in NUM_STEPS if k <= self.max_steps])
 
 
 def draw_chain(rng: random.Random, lengths: Sequence[int] = NUM_STEPS) -> Chain:
@@ -145,13 +186,31 @@ def draw_chain(rng: random.Random, lengths: Sequence[int] = NUM_STEPS) -> Chain:
     return Chain(start=rng.randint(0, 9), steps=steps)
 
 
-def apply_step(value: int, op: str, operand: int) -> int:
-    """Apply one operation modulo 10."""
+def draw_easy_chain(rng: random.Random, lengths: Sequence[int] = EASY_STEPS) -> Chain:
+    """Draw a short chain of sums only."""
+    steps = tuple(("+", rng.randint(2, 9)) for _ in range(rng.choice(lengths)))
+    return Chain(start=rng.randint(0, 9), steps=steps)
+
+
+def draw_hard_chain(rng: random.Random, lengths: Sequence[int] = HARD_STEPS) -> Chain:
+    """Draw a long chain modulo 100 whose answer has two digits, so that no single digit hits it."""
+    while True:
+        steps = tuple(
+            ("*" if rng.random() < HARD_PRODUCT_SHARE else rng.choice("+-"), rng.randint(2, 9))
+            for _ in range(rng.choice(lengths))
+        )
+        chain = Chain(start=rng.randint(10, 99), steps=steps)
+        if len(chain.answer) == 2:
+            return chain
+
+
+def apply_step(value: int, op: str, operand: int, modulus: int = 10) -> int:
+    """Apply one operation and take the result modulo `modulus`."""
     if op == "+":
-        return (value + operand) % 10
+        return (value + operand) % modulus
     if op == "-":
-        return (value - operand) % 10
-    return (value * operand) % 10
+        return (value - operand) % modulus
+    return (value * operand) % modulus
 
 
 def _label(step: int) -> str:

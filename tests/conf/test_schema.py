@@ -5,6 +5,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from conf.schema import (
+    CompareConfig,
     EvaluationConfig,
     LoopConfig,
     ModelConfig,
@@ -32,6 +33,8 @@ def run_config(*overrides: str) -> RunConfig:
         (ModelConfig, "model", "max_model_len", 1),
         (LoopConfig, "loop", "num_steps", 0),
         (LoopConfig, "loop", "max_staleness", -1),
+        (LoopConfig, "loop", "max_generated_tokens", 0),
+        (LoopConfig, "loop", "max_generated_tokens", -5),
         (LoopConfig, "loop", "save_every", -1),
         (LoopConfig, "loop", "batch_deadline_seconds", 0.0),
         (LoopConfig, "loop", "publish_deadline_seconds", float("nan")),
@@ -86,3 +89,24 @@ def test_derived_quantities():
     assert config.responses_per_step == 16 * 8
     assert config.num_rows_at_most == 16 * 8 * 512 / 1024
     assert run_config("resources.num_learners=2").num_rows_at_most == 16 * 8 * 512 / 1024 / 2
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("arms", {}),
+        ("arms", {"a/b": []}),
+        ("seeds", []),
+        ("seeds", [1, 2, 1]),
+        ("max_generated_tokens", 0),
+        ("max_steps", 0),
+    ],
+)
+def test_a_comparison_refuses(key, value):
+    settings = {
+        "name": "x", "run_dir": "y", "base": [], "arms": {"one": []}, "seeds": [0],
+        "max_generated_tokens": 100,
+    }  # fmt: skip
+    CompareConfig(**settings)
+    with pytest.raises(ValueError, match=rf"^{key} must .*, got "):
+        CompareConfig(**(settings | {key: value}))

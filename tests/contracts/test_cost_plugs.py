@@ -1,6 +1,7 @@
 """Laws that every cost plug in conf/ obeys; a new YAML is tested by being there."""
 
 import pickle
+from copy import deepcopy
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
+from cost.allocators.types import BatchSoFar, Complete, Estimates, Snapshot
 from cost.config import SchedulerConfig
+from cost.ledger import METRICS
 from cost.prompts import PromptPool, Visit, prompt_pool
 from cost.reports import usable
 from cost.scheduler import PLUGS, Scheduler
 from cost.state import from_plain, initial_state, learns, to_plain, updated, with_state
 from cost.thinning import Candidates
-from cost.types import LengthReport
+from cost.types import BatchSpending, Draw, LengthReport, Selection, Ticket
 
 CONF = Path(__file__).parents[2] / "conf"
 DEFAULTS = {
@@ -37,18 +40,29 @@ def members(group: str) -> list[Any]:
     return [pytest.param(build(group, name), id=name) for name in names(group)]
 
 
+def load(group: str, name: str) -> Any:
+    """A member's YAML, with what it takes from the rest of a run's configuration filled in."""
+    run = {
+        "model": {"path": str(CONF.parent / "rollout" / "tasks" / "chain_model")},
+        "rollout": {"engine": {"prefix_caching": True}},
+        "learner": {"gradient_checkpointing": False},
+    }
+    whole = OmegaConf.merge(run, {"plug": OmegaConf.load(CONF / group / f"{name}.yaml")})
+    return OmegaConf.create(OmegaConf.to_container(whole.plug, resolve=True))
+
+
 def build(group: str, name: str) -> Any:
-    return instantiate(OmegaConf.load(CONF / group / f"{name}.yaml"), _convert_="object")
+    return instantiate(load(group, name), _convert_="object")
 
 
 def config(**choices: str) -> SchedulerConfig:
     """Compose as hydra does: YAMLs merged into the structured schema, then instantiated."""
-    picked = {
-        group: OmegaConf.load(CONF / group / f"{name}.yaml")
-        for group, name in (DEFAULTS | choices).items()
-    }
+    picked = {group: load(group, name) for group, name in (DEFAULTS | choices).items()}
     schema = OmegaConf.structured(SchedulerConfig)
-    composed: SchedulerConfig = instantiate(OmegaConf.merge(schema, picked), _convert_="object")
+    small = {"tickets_per_step": 6}
+    composed: SchedulerConfig = instantiate(
+        OmegaConf.merge(schema, picked, small), _convert_="object"
+    )
     return composed
 
 
@@ -82,9 +96,87 @@ def random_candidates(rng: np.random.Generator, size: int) -> Candidates:
         scores=np.abs(advantages) * rng.lognormal(0, 2, size),
         costs=rng.uniform(1, 500, size),
         advantages=advantages,
+        rewards=np.where(status_ok, rng.choice([0.0, 0.5, 1.0], size), np.nan),
         usable=status_ok,
         groups=np.sort(rng.integers(0, 3, size)),
     )
+
+
+def start(composed: SchedulerConfig) -> Scheduler:
+    sources = ["a", "b", "c"] * 4
+    return Scheduler(composed, np.arange(1, 13), sources, 500, seed=0, max_staleness=2)
+
+
+def play_ticket(ticket: Ticket, version: int = 0) -> LengthReport:
+    """Prompt 0 never passes, prompt 1 always, the others in between; a few tickets fail."""
+    rng = np.random.default_rng([7, ticket.ticket_id])
+    size = 0 if rng.random() < 0.05 else ticket.num_samples
+    rate = ticket.prompt_index / 10 if ticket.prompt_index != 1 else 1.0
+    lengths = rng.integers(0, 501, size)
+    return LengthReport(
+        ticket.ticket_id, ticket.prompt_index, 5, 5, lengths, lengths == 500,
+        (rng.random(size) < rate).astype(float), np.zeros(size, int), rng.random(size) * 5, 1.0,
+        version,
+    )  # fmt: skip
+
+
+def play_norms(ticket: Ticket, num_responses: int) -> np.ndarray:
+    return np.random.default_rng([8, ticket.ticket_id]).uniform(0, 2, num_responses)
+
+
+class Play:
+    """Plays batches one after the other against a scheduler, round by round."""
+
+    def __init__(self, scheduler: Scheduler, batch: int = 0) -> None:
+        self.scheduler, self.batch = scheduler, batch
+        self.tickets: dict[int, Ticket] = {}
+        self.reports: dict[int, LengthReport] = {}
+        self.draws: list[Draw] = []
+
+    def round(self) -> Draw:
+        """Draw a round, report its tickets and give the norms it asks for."""
+        drawn = self.scheduler.draw(self.batch, self.batch)
+        assert drawn.tickets or drawn.members is not None
+        for ticket in drawn.tickets:
+            assert ticket.num_samples >= 1 and 0 < ticket.probability <= 1
+            assert np.isfinite(ticket.weight) and ticket.weight > 0
+            self.tickets[ticket.ticket_id] = ticket
+            report = play_ticket(ticket, self.batch)
+            self.reports[ticket.ticket_id] = report
+            self.scheduler.observe(report)
+        if drawn.gradient_norms:
+            self.scheduler.observe_gradient_norms(
+                {
+                    ticket.ticket_id: play_norms(
+                        ticket, self.reports[ticket.ticket_id].num_responses
+                    )
+                    for ticket in drawn.tickets
+                }
+            )
+        self.draws.append(drawn)
+        return drawn
+
+    def draw_batch(self) -> tuple[int, ...]:
+        """Draw all rounds of the batch; return its members."""
+        for _ in range(100):
+            drawn = self.round()
+            if drawn.members is not None:
+                assert list(drawn.members) == sorted(set(drawn.members))
+                assert not set(drawn.members) & set(drawn.carried)
+                for key in (*drawn.members, *drawn.carried):
+                    assert self.tickets[key].trainable
+                return drawn.members
+        raise AssertionError("the batch does not end")
+
+    def learn(self) -> list[Selection]:
+        """Select the batch that was drawn, pay for it and go on to the next."""
+        members = self.draws[-1].members
+        assert members is not None
+        selections = self.scheduler.select(self.batch, [self.reports[key] for key in members])
+        assert [selection.ticket_id for selection in selections] == list(members)
+        self.scheduler.spend(self.batch, 3.0, 2.0)
+        self.batch += 1
+        return selections
 
 
 @pytest.mark.parametrize("group", PLUGS)
@@ -101,23 +193,14 @@ def test_every_member_composes_pickles_and_runs(group, name):
     assert plug == build(group, name)
     assert pickle.loads(pickle.dumps(plug)) == plug
     assert type(plug).__dataclass_params__.frozen and not hasattr(plug, "__dict__")
-    scheduler = Scheduler(composed, np.arange(1, 13), ["a", "b", "c"] * 4, 500, seed=0)
-    for seed in range(3):
-        rng = np.random.default_rng(seed)
-        tickets = scheduler.draw(6, scheduler.next_ticket_id)
-        reports = [
-            LengthReport(
-                ticket.ticket_id, ticket.prompt_index, 5, 5, rng.integers(0, 500, 8),
-                np.zeros(8, bool), rng.integers(0, 2, 8).astype(float), np.zeros(8, int),
-                rng.random(8), 1.0, 0,
-            )
-            for ticket in tickets
-        ]  # fmt: skip
-        for selection in scheduler.select(reports):
+    play = Play(start(composed))
+    for _ in range(4):
+        play.draw_batch()
+        for selection in play.learn():
             assert np.isfinite(selection.weight).all() and (selection.weight >= 0).all()
             assert ((selection.weight > 0) == selection.keep).all()
             assert np.isfinite(selection.factors).all() and (selection.factors > 0).all()
-    assert all(np.isfinite(value) for value in scheduler.metrics().values())
+    assert all(np.isfinite(value) for value in play.scheduler.metrics().values())
 
 
 @pytest.mark.parametrize("group", ["length", "utility"])
@@ -169,14 +252,57 @@ def test_prompt_statistics(group, seed, size, count):
             )
 
 
+COUNTS = st.integers(0, 10**6)
+SECONDS = st.floats(0, 1e6)
+SPENDINGS = st.lists(
+    st.builds(
+        BatchSpending, responses=COUNTS, prefill_tokens=COUNTS, response_tokens=COUNTS,
+        engine_seconds=SECONDS, trained_responses=COUNTS, trained_prompt_tokens=COUNTS,
+        trained_response_tokens=COUNTS, learner_seconds=SECONDS,
+    ),
+    max_size=5,
+)  # fmt: skip
+
+
 @pytest.mark.parametrize("plug", members("price"))
-@given(st.lists(st.tuples(st.integers(1, 10**5), st.integers(0, 10**5)), min_size=1))
+@given(
+    rows=st.lists(st.tuples(st.integers(1, 10**5), st.integers(0, 10**5)), min_size=1),
+    spendings=SPENDINGS,
+    group_size=st.integers(1, 64),
+)
 @quick
-def test_price(plug, rows):
+def test_price(plug, rows, spendings, group_size):
+    """Positive, finite, not decreasing in the length, elementwise, restorable."""
+    state = fresh = initial_state(plug, random_pool(np.random.default_rng(0), 3))
+    for spending in spendings:
+        if hasattr(plug, "update_spending"):
+            state = plug.update_spending(state, spending)
+            assert set(plug.metrics(state)) <= set(METRICS)
+            assert np.isfinite([*plug.metrics(state).values()]).all()
     tokens, lengths = np.array(rows).T
-    cost = plug.price(tokens, lengths)
-    assert cost.dtype == np.float64 and (cost > 0).all()
-    assert (plug.price(tokens, lengths + 1) >= cost).all()
+    restored = from_plain(fresh, to_plain(state))
+    for method, size in ((plug.of_drawing, [group_size]), (plug.of_training, [])):
+        price = with_state(method, state)
+        cost = price(tokens, lengths, *size)
+        assert cost.dtype == np.float64 and cost.shape == lengths.shape
+        assert (cost > 0).all() and np.isfinite(cost).all()
+        assert (price(tokens, lengths + 1, *size) >= cost).all()
+        alone = [price(tokens[[i]], lengths[[i]], *size)[0] for i in range(len(rows))]
+        np.testing.assert_allclose(alone, cost, rtol=1e-12)
+        np.testing.assert_array_equal(with_state(method, restored)(tokens, lengths, *size), cost)
+
+
+def random_estimates(rng: np.random.Generator, size: int, spread: int) -> Estimates:
+    utilities = rng.lognormal(0, spread, size)
+    utilities[rng.random(size) < 0.3] = 0.0
+    return Estimates(
+        lengths=rng.uniform(1, 500, size), costs=rng.lognormal(0, min(spread, 3), size),
+        pass_rates=rng.random(size), utilities=utilities,
+    )  # fmt: skip
+
+
+def reordered(estimates: Estimates, order: np.ndarray) -> Estimates:
+    return Estimates(*(getattr(estimates, name)[order] for name in Estimates.__slots__))
 
 
 @pytest.mark.parametrize("plug", members("allocator"))
@@ -184,40 +310,129 @@ def test_price(plug, rows):
 @quick
 def test_allocator(plug, seed, size, spread):
     rng = np.random.default_rng(seed)
-    utilities, costs = rng.lognormal(0, spread, size), rng.lognormal(0, min(spread, 3), size)
-    utilities[rng.random(size) < 0.3] = 0.0
-    rates = rng.random(size)
-    allocation = plug.allocate(utilities, costs, rates, 8)
-    p = allocation.probabilities
-    assert p.sum() == pytest.approx(1, abs=1e-9) and (p > 0).all()
-    assert allocation.group_sizes.dtype == np.int64 and (allocation.group_sizes >= 1).all()
+    estimates, pool = random_estimates(rng, size, spread), random_pool(rng, size)
+    state = plug.initial_state(pool)
+    allocation = plug.allocate(estimates, state)
+    p, weights = allocation.probabilities, allocation.weights
+    assert p.shape == weights.shape == (size,) and p.dtype == weights.dtype == np.float64
+    assert p.sum() == pytest.approx(1, abs=1e-9) and (p >= 0).all()
+    assert np.isfinite(weights).all() and (weights >= 0).all()
     if plug.objective_preserving:
-        np.testing.assert_allclose(p * allocation.weights, 1 / size, rtol=1e-9)
+        assert (p > 0).all()
+        np.testing.assert_allclose(p * weights, 1 / size, rtol=1e-9)
     assert np.ptp(p) == 0 or not plug.uniform
     order = rng.permutation(size)
-    other = plug.allocate(utilities[order], costs[order], rates[order], 8)
+    shuffled = PromptPool(
+        pool.prompt_tokens[order], pool.source_codes[order], pool.source_names, pool.max_tokens
+    )
+    other = plug.allocate(reordered(estimates, order), plug.initial_state(shuffled))
     np.testing.assert_allclose(other.probabilities, p[order], rtol=1e-9)
-    indices, _ = plug.draws.draw(plug.draws.initial_state(size), p, 7, rng)
-    assert indices.shape == (7,) and indices.min() >= 0 and indices.max() < size
+
+    prepared = plug.prepare(allocation, np.random.default_rng(seed))
+    so_far = BatchSoFar(5, 8, [], [], {}, ())
+    drawn, after = plug.next_round(so_far, Snapshot(estimates, allocation, prepared), rng, state)
+    # A round moves no probability: a state taken between rounds gives the same snapshot again.
+    again = plug.allocate(estimates, after)
+    np.testing.assert_array_equal(again.probabilities, p)
+    np.testing.assert_array_equal(again.weights, weights)
+    if isinstance(drawn, Complete):
+        return
+    count = len(drawn.indices)
+    for values in (drawn.indices, drawn.group_sizes, drawn.probabilities, drawn.weights):
+        assert values.shape == (count,)
+    assert count > 0 or drawn.final
+    assert ((drawn.indices >= 0) & (drawn.indices < size)).all()
+    assert (drawn.group_sizes >= 1).all() and (p[drawn.indices] > 0).all()
+    assert ((drawn.probabilities > 0) & (drawn.probabilities <= 1 + 1e-9)).all()
+    assert np.isfinite(drawn.weights).all() and (drawn.weights > 0).all()
+
+
+@pytest.mark.parametrize("name", names("allocator"))
+@pytest.mark.parametrize("num_rounds", [1, 2, 3, 7])
+def test_allocator_goes_on_from_a_state_taken_after_any_round(name, num_rounds):
+    play = Play(start(config(allocator=name)))
+    for _ in range(num_rounds):
+        if play.draws and play.draws[-1].members is not None:
+            play.learn()
+        play.round()
+    other = deepcopy(play)
+    other.scheduler = start(config(allocator=name))
+    other.scheduler.load_state_dict(deepcopy(play.scheduler.state_dict()))
+    for one in (play, other):
+        if one.draws[-1].members is None:
+            one.draw_batch()
+        one.learn()
+        for _ in range(2):
+            one.draw_batch()
+            one.learn()
+    assert other.draws == play.draws
+    assert len(play.draws) > num_rounds
+
+
+def members_of_batch(plug, pool, snapshot, rates, seed, num_groups=3):
+    """Draw one batch from the start, with responses that pass at the rates of their prompts.
+
+    Returns: Tickets of the members, and the rewards of each.
+    """
+    tickets: list[Ticket] = []
+    reports: list[LengthReport] = []
+    norms: dict[int, np.ndarray] = {}
+    state = plug.initial_state(pool)
+    rng, world = np.random.default_rng([1, seed]), np.random.default_rng([2, seed])
+    while True:
+        so_far = BatchSoFar(num_groups, 4, tickets, reports, norms, ())
+        answer, state = plug.next_round(so_far, snapshot, rng, state)
+        if isinstance(answer, Complete):
+            chosen = [tickets[key] for key in answer.accepted[:num_groups]]
+            break
+        first = len(tickets)
+        for index, size, p, weight in zip(
+            answer.indices.tolist(), answer.group_sizes.tolist(),
+            answer.probabilities.tolist(), answer.weights.tolist(), strict=True,
+        ):  # fmt: skip
+            key = len(tickets)
+            tickets.append(Ticket(key, index, size, p, weight, 500, answer.trainable))
+            rewards = (world.random(size) < rates[index]).astype(float)
+            reports.append(
+                LengthReport(
+                    key, index, 9, 9, np.full(size, 20), np.zeros(size, bool), rewards,
+                    np.zeros(size, int), 1.0 + rewards, 1.0, 0,
+                )
+            )  # fmt: skip
+            norms[key] = 1.0 + rewards * index
+        if answer.final:
+            chosen = tickets[first:]
+            break
+    return chosen, [reports[ticket.ticket_id].rewards for ticket in chosen]
 
 
 @pytest.mark.parametrize("plug", members("allocator"))
 def test_allocator_draws_are_unbiased(plug):
-    """Mean of the weighted batch over many independent batches, within 5 standard errors."""
-    rng = np.random.default_rng(0)
-    size, values = 7, np.arange(7.0)
-    allocation = plug.allocate(rng.random(size), rng.uniform(1, 9, size), rng.random(size), 8)
+    """Mean of the weighted batch over many independent batches, within 5 standard errors.
+
+    A response's gradient is its prompt's value plus its reward's deviation from the pass rate, so
+    that choices made by what was seen in the same batch would show.
+    """
     if not plug.objective_preserving:
         pytest.skip("re-weights on purpose")
-    estimates = []
+    rng = np.random.default_rng(0)
+    size, values = 7, np.arange(7.0)
+    rates = np.linspace(0.02, 0.7, size)
+    estimates = Estimates(np.full(size, 20.0), rng.uniform(1, 9, size), rates, rng.random(size))
+    pool = random_pool(rng, size)
+    allocation = plug.allocate(estimates, plug.initial_state(pool))
+    means = []
     for seed in range(3000):
-        state = plug.draws.initial_state(size)
-        draws, _ = plug.draws.draw(
-            state, allocation.probabilities, 3, np.random.default_rng([1, seed])
-        )
-        estimates.append((allocation.weights * values)[draws].mean())
-    error = np.mean(estimates) - values.mean()
-    assert abs(error) < 5 * np.std(estimates) / np.sqrt(len(estimates)) + 1e-12
+        prepared = plug.prepare(allocation, np.random.default_rng([3, seed]))
+        snapshot = Snapshot(estimates, allocation, prepared)
+        tickets, rewards = members_of_batch(plug, pool, snapshot, rates, seed)
+        gradients = [
+            ticket.weight * (values[ticket.prompt_index] + (r - rates[ticket.prompt_index]).mean())
+            for ticket, r in zip(tickets, rewards, strict=True)
+        ]
+        means.append(np.mean(gradients))
+    error = np.mean(means) - values.mean()
+    assert abs(error) < 5 * np.std(means) / np.sqrt(len(means)) + 1e-12
 
 
 @pytest.mark.parametrize("plug", members("proxy"))
@@ -248,6 +463,13 @@ def test_thinning(plug, seed, size):
     assert (q[thinning.keep] > 0).all() and not (thinning.keep & ~candidates.usable).any()
     if plug.objective_preserving:
         assert (q[candidates.usable & (candidates.advantages != 0)] > 0).all()
+        assert thinning.advantages is None and thinning.token_share == 1
+    if plug.keeps_zero_advantage:
+        assert (q[candidates.usable] > 0).all()
+    if thinning.advantages is not None:
+        assert np.isfinite(thinning.advantages).all()
+        assert (thinning.advantages[~candidates.usable] == 0).all()
+    assert 0 < thinning.token_share <= 1
     again = plug.thin(candidates, np.random.default_rng(seed))
     assert (again.keep == thinning.keep).all()
 

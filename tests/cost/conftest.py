@@ -7,7 +7,7 @@ import pytest
 
 from cost.advantages import GroupStandardised
 from cost.aggregations import SequenceMean
-from cost.allocators import SquareRoot
+from cost.allocators.square_root import SquareRoot
 from cost.config import SchedulerConfig
 from cost.lengths import PoolShrunkLength
 from cost.prices import TokenPrice
@@ -32,6 +32,7 @@ def make_config() -> Callable[..., SchedulerConfig]:
             "proxy": SurpriseProxy(),
             "advantage": GroupStandardised(),
             "aggregation": SequenceMean(),
+            "tickets_per_step": 8,
             "group_size": 4,
         }
         return SchedulerConfig(**(plugs | changes))  # type: ignore[arg-type]
@@ -41,10 +42,25 @@ def make_config() -> Callable[..., SchedulerConfig]:
 
 @pytest.fixture
 def make_scheduler(make_config: Callable[..., SchedulerConfig]) -> Callable[..., Scheduler]:
-    def build(num_prompts: int = 20, seed: int = 0, **changes: object) -> Scheduler:
-        tokens = 10 + np.arange(num_prompts) % 7
-        sources = [f"source{index % 3}" for index in range(num_prompts)]
-        return Scheduler(make_config(**changes), tokens, sources, max_tokens=128, seed=seed)
+    def build(
+        num_prompts: int = 20,
+        seed: int = 0,
+        *,
+        max_staleness: int = 0,
+        num_batches: int = 1,
+        max_generated_tokens: int | None = None,
+        **changes: object,
+    ) -> Scheduler:
+        return Scheduler(
+            make_config(**changes),
+            10 + np.arange(num_prompts) % 7,
+            [f"source{index % 3}" for index in range(num_prompts)],
+            max_tokens=128,
+            seed=seed,
+            max_staleness=max_staleness,
+            num_batches=num_batches,
+            max_generated_tokens=max_generated_tokens,
+        )
 
     return build
 

@@ -1,16 +1,23 @@
 import pytest
 
 from cost.aggregations import BatchTokenMean
-from cost.allocators import SquareRoot, Uniform
+from cost.allocators.square_root import SquareRoot
+from cost.allocators.uniform import Uniform
 
 
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
         ("tickets_per_step", 0, "scheduler.tickets_per_step must be positive, got 0"),
+        ("tickets_per_step", -1, "scheduler.tickets_per_step must be positive, got -1"),
         ("group_size", 1, "scheduler.group_size must be at least 2, since"),
         ("pass_rate_prior_responses", 0.0, "scheduler.pass_rate_prior_responses must be positive"),
         ("pass_rate_decay", 1.5, "scheduler.pass_rate_decay must lie in"),
+        ("gradient_norm_layer", "head", "scheduler.gradient_norm_layer must be .* got 'head'"),
+        ("calibrate_every", -1, "scheduler.calibrate_every must not be negative, got -1"),
+        ("calibrated_proxy", True, "scheduler.calibrated_proxy needs scheduler.calibrate_every"),
+        ("accelerator_hour_price", 0.0, "scheduler.accelerator_hour_price must be .* got 0.0"),
+        ("accelerator_hour_price", float("inf"), "scheduler.accelerator_hour_price must be"),
     ],
 )
 def test_refuses(make_config, key, value, message):
@@ -24,3 +31,12 @@ def test_says_which_objective_is_optimised(make_config):
     assert not make_config(
         aggregation=BatchTokenMean(), allocator=SquareRoot()
     ).objective_preserving
+
+
+PLUGS = ["length", "price", "utility", "allocator", "thinning", "proxy", "advantage", "aggregation"]
+
+
+@pytest.mark.parametrize("key", PLUGS)
+def test_refuses_what_is_not_a_plug(make_config, key):
+    with pytest.raises(ValueError, match=rf"scheduler\.{key} must be a plug with the method"):
+        make_config(**{key: object()})

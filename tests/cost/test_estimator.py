@@ -1,5 +1,6 @@
 """The whole estimator: two stages, by enumeration, and the ways to get it wrong."""
 
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -7,7 +8,8 @@ import pytest
 
 from cost.advantages import GroupMean
 from cost.aggregations import BatchTokenMean, ConstantLength
-from cost.allocators import SquareRoot
+from cost.allocators.square_root import SquareRoot
+from cost.allocators.types import Estimates
 
 N, GROUP = 4, 3
 
@@ -16,10 +18,11 @@ N, GROUP = 4, 3
 def task():
     """Costs, responses' gradients, lengths and keep probabilities of N prompts."""
     rng = np.random.default_rng(0)
-    allocation = SquareRoot(floor=0.2).allocate(
-        utilities=rng.uniform(0.1, 1, N), costs=np.array([10.0, 30, 90, 270]),
-        pass_rates=np.full(N, 0.5), group_size=GROUP,
+    estimates = Estimates(
+        lengths=np.full(N, 50.0), costs=np.array([10.0, 30, 90, 270]),
+        pass_rates=np.full(N, 0.5), utilities=rng.uniform(0.1, 1, N),
     )  # fmt: skip
+    allocation = SquareRoot(floor=0.2).allocate(estimates, None)
     lengths = np.array([[8, 12, 10], [25, 35, 30], [80, 100, 90], [250, 290, 270]])
     return allocation, lengths, rng.normal(1, 1, (N, GROUP)), rng.uniform(0.2, 1, (N, GROUP))
 
@@ -70,9 +73,9 @@ def test_a_divisor_that_depends_on_the_draws_is_biased(task):
     """Batch token mean under cost-aware draws differs from its own value under uniform draws."""
     allocation, lengths, gradients, _ = task
     aware = expected_gradient(task, allocation.weights, BatchTokenMean(), thinned=False)
-    uniform_allocation = type(allocation)(np.full(N, 1 / N), np.ones(N), allocation.group_sizes)
+    even = type(allocation)(np.full(N, 1 / N), np.ones(N))
     uniform = expected_gradient(
-        (uniform_allocation, lengths, gradients, None), np.ones(N), BatchTokenMean(), thinned=False
+        (even, lengths, gradients, None), np.ones(N), BatchTokenMean(), thinned=False
     )
     assert abs(aware / uniform - 1) > 0.05
     assert not BatchTokenMean.objective_preserving
@@ -80,17 +83,18 @@ def test_a_divisor_that_depends_on_the_draws_is_biased(task):
 
 def test_probabilities_read_again_after_the_draw_are_caught(make_scheduler, make_report):
     """Tickets carry the probability of their draw; the one in force later gives another answer."""
-    scheduler = make_scheduler(num_prompts=6)
-    warm = scheduler.draw(24, 0)
-    for ticket in warm:
+    scheduler = make_scheduler(num_prompts=6, tickets_per_step=400)
+    for ticket in scheduler.draw(0, 0).tickets:
         scheduler.observe(make_report(ticket))
-    drawn = scheduler.draw(400, 24)
+    drawn = scheduler.draw(1, 1).tickets
     at_draw = scheduler.distribution().probabilities
     for ticket in drawn:
         assert ticket.probability == at_draw[ticket.prompt_index]
         assert ticket.weight == pytest.approx(1 / (6 * ticket.probability), rel=1e-12)
-        scheduler.observe(make_report(ticket))
-    scheduler.draw(1, drawn[-1].ticket_id + 1)
+    reports = [drifted(make_report(ticket)) for ticket in drawn]
+    for report in reports:
+        scheduler.observe(report)
+    scheduler.draw(2, 2)
     later = scheduler.distribution().probabilities
 
     gradients = np.arange(1.0, 7.0)
@@ -100,10 +104,15 @@ def test_probabilities_read_again_after_the_draw_are_caught(make_scheduler, make
     assert dispatched == pytest.approx(gradients.mean(), rel=1e-12)
     assert abs(read_again / gradients.mean() - 1) > 1e-3
 
-    selections = scheduler.select([make_report(ticket) for ticket in drawn])
+    selections = scheduler.select(1, reports)
     for ticket, selection in zip(drawn, selections, strict=True):
         kept = selection.weight[selection.keep]
         assert (kept >= ticket.weight * (1 - 1e-12)).all()
+
+
+def drifted(report):
+    """The report of a policy that answers every second prompt at three times the length."""
+    return replace(report, lengths=report.lengths * (3 if report.prompt_index % 2 else 1))
 
 
 def test_advantages_after_thinning_are_biased():
@@ -131,6 +140,6 @@ def test_a_batch_in_completion_order_is_short():
 
 def test_select_refuses_completion_order(make_scheduler, make_report):
     scheduler = make_scheduler()
-    reports = [make_report(ticket) for ticket in scheduler.draw(4, 0)]
+    reports = [make_report(ticket) for ticket in scheduler.draw(0, 0).tickets]
     with pytest.raises(ValueError, match="reports must be in ticket order"):
-        scheduler.select([reports[1], reports[0], *reports[2:]])
+        scheduler.select(0, [reports[1], reports[0], *reports[2:]])

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from cost.ledger import METRICS, Ledger, weight_metrics
-from cost.types import Selection, Ticket
+from cost.types import BatchSpending, Selection, Ticket
 
 TICKET = Ticket(
     ticket_id=0, prompt_index=0, num_samples=4, probability=0.5, weight=1.0, max_tokens=128
@@ -33,8 +33,34 @@ def test_counts_with_and_without_the_prompt(report, empty_report):
         crashed_rewards=1, generated_tokens=156, generated_response_tokens=146,
         selectable_responses=2, selectable_tokens=153, selectable_response_tokens=133,
         trained_responses=1, trained_tokens=138, trained_response_tokens=128,
+        uniform_generated_tokens_estimated=156.0, uniform_trained_tokens_estimated=138.0,
     )  # fmt: skip
     assert ledger.metrics()["cost/trained_share"] == pytest.approx(138 / 153)
+
+
+def test_pilots_are_counted_beside_the_rest(report):
+    ledger = Ledger().with_report(report).with_report(report, trainable=False)
+    assert (ledger.tickets, ledger.responses, ledger.generated_tokens) == (2, 8, 312)
+    assert (ledger.pilot_tickets, ledger.pilot_tokens) == (1, 156)
+    assert ledger.filtered_tickets == ledger.filtered_tokens == 0
+
+
+def test_filtered_tickets_were_reported_before(report, empty_report):
+    ledger = Ledger().with_report(report).with_filtered([report, empty_report(TICKET)])
+    assert (ledger.filtered_tickets, ledger.filtered_tokens) == (2, 156)
+    assert (ledger.tickets, ledger.generated_tokens, ledger.pilot_tickets) == (1, 156, 0)
+    assert ledger.with_filtered([]) == ledger
+
+
+def test_seconds_add_up():
+    spending = BatchSpending(1, 2, 3, 4.5, 5, 6, 7, 8.5)
+    ledger = Ledger().with_spending(spending).with_spending(spending)
+    assert ledger == Ledger(engine_seconds=9.0, learner_seconds=17.0)
+
+
+def test_round_trip(report):
+    ledger = Ledger().with_report(report, trainable=False).with_filtered([report])
+    assert Ledger(**ledger.state_dict()) == ledger
 
 
 def test_weight_metrics():
@@ -44,5 +70,30 @@ def test_weight_metrics():
     assert weight_metrics([])["cost/weight_max"] == 0.0
 
 
+def test_what_uniform_sampling_would_have_cost(report):
+    """Generation counts once a batch, training once a pass; each by its own saving."""
+    chosen = [selection([False, False, False, True], [0, 0, 0, 2.0])]
+    ledger = Ledger().with_selection([report], chosen, draw_saving=0.25, thinning_saving=0.5)
+    assert ledger.uniform_generated_tokens_estimated == pytest.approx(156 / 0.75)
+    assert ledger.uniform_trained_tokens_estimated == pytest.approx(138 / 0.5)
+    ledger = ledger.with_selection(
+        [report], chosen, first_pass=False, draw_saving=0.9, thinning_saving=-1.0
+    )
+    assert ledger.uniform_generated_tokens_estimated == pytest.approx(156 / 0.75)
+    assert ledger.uniform_trained_tokens_estimated == pytest.approx(138 / 0.5 + 138 / 2)
+
+
+def test_seconds_become_money_if_an_hour_has_a_price():
+    spending = BatchSpending(
+        responses=1, prefill_tokens=1, response_tokens=1, engine_seconds=1800.0,
+        trained_responses=1, trained_prompt_tokens=1, trained_response_tokens=1,
+        learner_seconds=5400.0,
+    )  # fmt: skip
+    ledger = Ledger().with_spending(spending).with_spending(spending)
+    assert ledger.metrics(2.5)["cost/spent_currency"] == pytest.approx(10.0)
+    assert ledger.metrics()["cost/engine_seconds"] == 3600.0
+    assert "cost/spent_currency" not in ledger.metrics()
+
+
 def test_every_counter_is_described():
-    assert set(Ledger().metrics()) <= set(METRICS)
+    assert set(Ledger().metrics(1.0)) <= set(METRICS)

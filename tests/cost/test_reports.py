@@ -3,7 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cost.reports import checked, digest, usable
+from cost.reports import checked, checked_norms, digest, usable
 from cost.types import Ticket
 
 TICKET = Ticket(
@@ -37,6 +37,33 @@ def test_unusable_rewards_become_nan(make_report):
     report = checked(make_report(TICKET, status=status, rewards=rewards), TICKET)
     np.testing.assert_array_equal(report.rewards, [1, np.nan, np.nan, 0])
     assert usable(report).tolist() == [True, False, False, True]
+
+
+def test_gradient_norms_become_float64():
+    norms = checked_norms([1, 2, 0], TICKET)
+    assert norms.dtype == np.float64 and norms.tolist() == [1, 2, 0]
+    assert checked_norms(np.zeros(0), TICKET).shape == (0,)
+
+
+@pytest.mark.parametrize(
+    ("norms", "message"),
+    [
+        ([1.0] * 5, r"at most the 4 responses of ticket 3, got shape \(5,\)"),
+        ([[1.0]], r"at most the 4 responses of ticket 3, got shape \(1, 1\)"),
+        ([1.0, -0.5], r"finite and not negative, got -0\.5 for ticket 3"),
+        ([float("nan")], r"finite and not negative, got nan for ticket 3"),
+        ([1.0, float("inf")], r"finite and not negative, got inf for ticket 3"),
+    ],
+)
+def test_refuses_gradient_norms(norms, message):
+    with pytest.raises(ValueError, match=message):
+        checked_norms(np.array(norms), TICKET)
+
+
+def test_generated_tokens_are_prefilled_and_response_tokens(make_report, empty_report):
+    report = make_report(TICKET, prefill_tokens=7, lengths=np.array([1, 2, 3, 4]))
+    assert report.generated_tokens == 17
+    assert empty_report(TICKET).generated_tokens == 0
 
 
 def test_digest_sees_every_field(make_report):

@@ -7,7 +7,7 @@ from cost.types import Ticket
 @pytest.fixture
 def book():
     book = TicketBook()
-    book.issue(Ticket(k, k % 3, 4, 0.25, 1.0, 128) for k in range(6))
+    book.issue(Ticket(k, k % 3, 4, 0.25, 1.0, 128, trainable=k != 5) for k in range(6))
     return book
 
 
@@ -20,6 +20,18 @@ def test_reports_are_taken_in_ticket_order_once(book, make_report):
     with pytest.raises(ValueError, match=r"folded_until .* got 6 while 2 are missing: \[3, 5\]"):
         book.take(6)
     assert book.taken_until == 3
+
+
+def test_reports_are_read_before_they_are_taken(book, make_report):
+    for key in (3, 2, 4):
+        book.record(make_report(book.ticket(key)))
+    assert [report.ticket_id for report in book.reports(2, 5)] == [2, 3, 4]
+    assert book.reports(1, 1) == []
+    assert book.missing(6, 2) == [5] and book.missing(6) == [0, 1, 5]
+    assert book.missing(2, 3) == []
+    with pytest.raises(ValueError, match=r"tickets 1 to 5 must all .* 2 are missing: \[1, 5\]"):
+        book.reports(1, 6)
+    assert [report.ticket_id for report in book.reports(2, 5)] == [2, 3, 4]
 
 
 def test_repeated_reports(book, make_report):
@@ -73,7 +85,8 @@ def test_round_trip(book, make_report):
     book.release(1)
     other = TicketBook()
     other.load_state_dict(book.state_dict())
-    assert other.ticket(5) == book.ticket(5)
+    assert [other.ticket(key) for key in range(1, 6)] == [book.ticket(key) for key in range(1, 6)]
+    assert not other.ticket(5).trainable and other.ticket(4).trainable is True
     assert other.record(make_report(book.ticket(3))) is None
     assert other.missing(6) == [2, 4, 5]
     assert (other.next_ticket_id, other.taken_until, other.released_until) == (6, 1, 1)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from cost.types import LengthReport, Ticket
+from cost.types import Draw, LengthReport, Ticket
 from launch.bench.__main__ import load_config, measure, only_ours_on_stdout, parse
 from launch.bench.publish import bench_publish
 from launch.bench.rollout import Batches
@@ -204,17 +204,17 @@ class FakeScheduler:
     """Draws prompts 0, 1, 2, ... in turn."""
 
     def __init__(self) -> None:
-        self.events: list[tuple[str, object]] = []
+        self.events: list[tuple[str, int, object]] = []
         self._next = 0
 
-    async def draw(self, num_tickets: int, folded_until: int) -> list[Ticket]:
-        self.events.append(("draw", folded_until))
-        ids = range(self._next, self._next + num_tickets)
-        self._next += num_tickets
-        return [Ticket(i, i % 3, 2, 1.0, 1.0, 16) for i in ids]
+    async def draw(self, batch: int, folded_batches: int) -> Draw:
+        self.events.append(("draw", batch, folded_batches))
+        ids = tuple(range(self._next, self._next + 4))
+        self._next += 4
+        return Draw([Ticket(i, i % 3, 2, 1.0, 1.0, 16) for i in ids], ids, (), False)
 
-    async def select(self, reports: list[LengthReport], epoch: int) -> list[object]:
-        self.events.append(("select", [report.ticket_id for report in reports]))
+    async def select(self, batch: int, reports: list[LengthReport], epoch: int) -> list[object]:
+        self.events.append(("select", batch, [report.ticket_id for report in reports]))
         return []
 
 
@@ -243,7 +243,7 @@ def test_batches_go_through_the_scheduler_in_order() -> None:
     prompts = [Prompt(i, np.array([i], np.int32), "", "test", "") for i in range(3)]
     scheduler = FakeScheduler()
     system = SimpleNamespace(scheduler=scheduler, rollouts=FakeRollouts())
-    batches = Batches(system, prompts, num_tickets=4)  # type: ignore[arg-type]
+    batches = Batches(system, prompts)  # type: ignore[arg-type]
 
     async def twice() -> list[tuple[list[Prompt], int, float]]:
         return [await batches.run(), await batches.run()]
@@ -252,10 +252,10 @@ def test_batches_go_through_the_scheduler_in_order() -> None:
     assert [prompt.index for prompt in first + second] == [0, 1, 2, 0, 1, 2, 0, 1]
     assert tokens == 4 * 12 and seconds > 0
     assert scheduler.events == [
-        ("draw", 0),
-        ("select", [0, 1, 2, 3]),
-        ("draw", 4),
-        ("select", [4, 5, 6, 7]),
+        ("draw", 0, 0),
+        ("select", 0, [0, 1, 2, 3]),
+        ("draw", 1, 1),
+        ("select", 1, [4, 5, 6, 7]),
     ]
 
 

@@ -1,15 +1,18 @@
-"""The real loop with hand-written fakes: order, staleness, errors."""
+"""The real loop with hand-written fakes: order, rounds, staleness, errors."""
 
 import asyncio
+import weakref
 
 import numpy as np
 import pytest
 
-from cost.types import LengthReport, Selection, Ticket
+from cost.types import Draw, LengthReport, Selection, Ticket
 from launch.loop import Plan, StepResult, train
 from rollout.types import GroupRef, Prompt
 
 P = 4
+TOKENS = P * 13
+"""Generated tokens of P tickets."""
 
 
 def make_prompt(index):
@@ -17,22 +20,68 @@ def make_prompt(index):
 
 
 class FakeScheduler:
-    def __init__(self, events):
+    """Draws `num_rounds` rounds of P tickets a batch; the last P, carried ones first, are members.
+
+    With `num_carried`, so many tickets beside the members are carried, and the rest are dropped.
+    """
+
+    def __init__(self, events, *, num_rounds=1, num_carried=0, norms=False, empty_batches=()):
         self.events = events
-        self.next_ticket = 0
-        self.folded_until = []
+        self.num_rounds, self.num_carried, self.norms = num_rounds, num_carried, norms
+        self.empty_batches = empty_batches
+        self.next_ticket = self.round = 0
+        self.folded_batches = []
+        self.drawn: list[int] = []
+        self.carried: tuple[int, ...] = ()
+        self.members = {}
+        self.spendings = {}
 
-    async def draw(self, num_tickets, folded_until):
-        self.events.append(("draw", self.next_ticket // P))
-        self.folded_until.append(folded_until)
-        tickets = [Ticket(self.next_ticket + i, i, 2, 0.25, 1.0, 8) for i in range(num_tickets)]
-        self.next_ticket += num_tickets
-        return tickets
+    async def draw(self, batch, folded_batches):
+        self.events.append(("draw", batch, self.round))
+        if self.round == 0:
+            self.folded_batches.append(folded_batches)
+            self.drawn = []
+        else:
+            # What the round before asked for is there.
+            assert all(("done", ticket_id) in self.events for ticket_id in self.drawn)
+        tickets = []
+        if self.round < self.num_rounds:
+            tickets = [Ticket(self.next_ticket + i, i, 2, 0.25, 1.0, 8) for i in range(P)]
+            self.next_ticket += P
+            self.drawn += [ticket.ticket_id for ticket in tickets]
+        one_round = self.num_rounds == 1 and not self.norms
+        self.round += 1
+        if not (one_round or self.round > self.num_rounds):
+            return Draw(tickets, None, self.carried, self.norms)
+        self.round = 0
+        accepted = [*self.carried, *self.drawn]
+        chosen = () if batch in self.empty_batches else tuple(accepted[:P])
+        self.members[batch] = chosen
+        self.carried = tuple(accepted[P : P + self.num_carried])
+        return Draw(tickets, chosen, self.carried, False)
 
-    async def select(self, reports, epoch):
-        self.events.append(("select", [r.ticket_id for r in reports], epoch))
+    async def observe_gradient_norms(self, norms):
+        self.events.append(("norms", {key: values.tolist() for key, values in norms.items()}))
+
+    async def select(self, batch, reports, epoch):
+        ids = [r.ticket_id for r in reports]
+        assert tuple(ids) == self.members[batch]
+        self.events.append(("select", ids, epoch))
         one = np.ones(2)
         return [Selection(r.ticket_id, one > 0, one, one, one) for r in reports]
+
+    async def calibrate(self, reports, selections, norms):
+        assert len(reports) == len(selections) == len(norms)
+        self.events.append(("calibrate", [r.ticket_id for r in reports]))
+
+    async def spend(self, batch, engine_seconds, learner_seconds):
+        assert batch not in self.spendings
+        self.events.append(("spend", batch))
+        self.spendings[batch] = (engine_seconds, learner_seconds)
+
+
+class Payload:
+    """Stands in for a Ray reference to a group's data."""
 
 
 class FakeRollouts:
@@ -40,10 +89,13 @@ class FakeRollouts:
 
     def __init__(self, events, clock, failing_ticket=None):
         self.events, self.clock, self.failing_ticket = events, clock, failing_ticket
+        self.started: list[int] = []
+        self.payloads = weakref.WeakValueDictionary()
 
     async def run(self, ticket, prompt):
         assert prompt.index == ticket.prompt_index
         version = self.clock["version"]
+        self.started.append(ticket.ticket_id)
         await asyncio.sleep(0.002 * (P - ticket.ticket_id % P))
         if ticket.ticket_id == self.failing_ticket:
             raise RuntimeError("engine on fire")
@@ -62,20 +114,44 @@ class FakeRollouts:
             0.1,
             version,
         )
-        return GroupRef(report, 13, data="reference")
+        self.payloads[ticket.ticket_id] = payload = Payload()
+        return GroupRef(report, 13, data=payload)
 
 
 class FakeLearners:
-    def __init__(self, events, failing_step=None):
-        self.events, self.failing_step = events, failing_step
+    def __init__(self, events, rollouts, failing_step=None, norms_seconds=0.0):
+        self.events, self.rollouts = events, rollouts
+        self.failing_step, self.norms_seconds = failing_step, norms_seconds
+        self.alive = {}
 
     async def update(self, groups, selections, *, step, epoch):
         if step == self.failing_step:
             raise RuntimeError("learner on fire")
         assert [g.report.ticket_id for g in groups] == [s.ticket_id for s in selections]
         self.events.append(("update", step, epoch))
+        self.alive[step] = set(self.rollouts.payloads)
         await asyncio.sleep(0.01)
         return {"learner/loss": 0.0}
+
+    async def gradient_norms(self, groups, *, layer):
+        assert all(group.data is not None for group in groups)
+        ids = [group.report.ticket_id for group in groups]
+        self.events.append(("gradient_norms", ids, layer))
+        await asyncio.sleep(self.norms_seconds)
+        return [np.full(2, float(key)) for key in ids]
+
+
+class Outcome:
+    """What a run left behind."""
+
+    def __init__(self, **scheduler):
+        self.events, self.steps = [], []
+        self.clock = {"version": 0}
+        self.scheduler = FakeScheduler(self.events, **scheduler)
+        self.still_running = None
+
+    def of(self, *kinds):
+        return [event for event in self.events if event[0] in kinds]
 
 
 def run(
@@ -85,9 +161,20 @@ def run(
     failing_ticket=None,
     failing_step=None,
     batch_deadline_seconds=5.0,
+    norms_seconds=0.0,
+    num_rounds=1,
+    num_carried=0,
+    norms=False,
+    empty_batches=(),
+    outcome=None,
+    **plan,
 ):
-    events, clock, steps = [], {"version": 0}, []
-    scheduler = FakeScheduler(events)
+    outcome = outcome or Outcome(
+        num_rounds=num_rounds, num_carried=num_carried, norms=norms, empty_batches=empty_batches
+    )
+    events, clock = outcome.events, outcome.clock
+    outcome.rollouts = FakeRollouts(events, clock, failing_ticket)
+    outcome.learners = FakeLearners(events, outcome.rollouts, failing_step, norms_seconds)
 
     async def publish(version):
         events.append(("publish", version))
@@ -95,76 +182,223 @@ def run(
         return {}
 
     async def on_step(result: StepResult):
-        steps.append(result)
+        # Without the data, so that only the loop keeps it alive.
+        groups = [GroupRef(g.report, g.num_tokens, None) for g in result.groups]
+        outcome.steps.append(StepResult(result.step, groups, result.selections, result.metrics))
 
-    plan = Plan(
-        num_steps=num_steps,
-        tickets_per_step=P,
-        num_epochs=num_epochs,
-        max_staleness=max_staleness,
-        batch_deadline_seconds=batch_deadline_seconds,
-    )
-    asyncio.run(
-        train(
-            plan,
-            prompts=[make_prompt(i) for i in range(P)],
-            scheduler=scheduler,
-            rollouts=FakeRollouts(events, clock, failing_ticket),
-            learners=FakeLearners(events, failing_step),
-            publish=publish,
-            on_step=on_step,
-        )
-    )
-    return events, scheduler, steps
+    async def whole():
+        try:
+            await train(
+                Plan(
+                    num_steps=num_steps,
+                    num_epochs=num_epochs,
+                    max_staleness=max_staleness,
+                    batch_deadline_seconds=batch_deadline_seconds,
+                    **plan,
+                ),
+                prompts=[make_prompt(i) for i in range(P)],
+                scheduler=outcome.scheduler,
+                rollouts=outcome.rollouts,
+                learners=outcome.learners,
+                publish=publish,
+                on_step=on_step,
+            )
+        finally:
+            outcome.still_running = len(asyncio.all_tasks()) - 1
+
+    asyncio.run(whole())
+    return outcome
 
 
 @pytest.mark.parametrize("max_staleness", [0, 1, 3])
 def test_batches_are_selected_in_draw_order_whatever_finishes_first(max_staleness):
-    events, _, steps = run(max_staleness=max_staleness)
-    done = [e[1] for e in events if e[0] == "done"]
+    outcome = run(max_staleness=max_staleness)
+    done = [e[1] for e in outcome.of("done")]
     assert done != sorted(done)
-    selected = [ticket for e in events if e[0] == "select" for ticket in e[1]]
+    selected = [ticket for e in outcome.of("select") for ticket in e[1]]
     assert selected == list(range(4 * P))
-    assert [s.step for s in steps] == [1, 2, 3, 4]
-    assert [e[1] for e in events if e[0] == "publish"] == [1, 2, 3, 4]
+    assert [s.step for s in outcome.steps] == [1, 2, 3, 4]
+    assert [e[1] for e in outcome.of("publish")] == [1, 2, 3, 4]
+    assert outcome.still_running == 0
 
 
-def test_without_staleness_generation_and_learning_take_turns():
-    events, scheduler, steps = run(max_staleness=0)
-    order = [e[:2] for e in events if e[0] in ("draw", "update", "publish")]
-    expected = [e for b in range(4) for e in (("draw", b), ("update", b), ("publish", b + 1))]
+@pytest.mark.parametrize("num_rounds", [1, 3])
+def test_without_staleness_generation_and_learning_take_turns(num_rounds):
+    outcome = run(max_staleness=0, num_rounds=num_rounds)
+    calls = num_rounds if num_rounds == 1 else num_rounds + 1
+    order = [e[:2] for e in outcome.of("draw", "update", "publish")]
+    expected = [
+        e for b in range(4) for e in (*[("draw", b)] * calls, ("update", b), ("publish", b + 1))
+    ]
     assert order == expected
-    assert scheduler.folded_until == [0, P, 2 * P, 3 * P]
-    assert all(s.metrics["loop/staleness"] == 0 for s in steps)
+    assert outcome.scheduler.folded_batches == [0, 1, 2, 3]
+    assert all(s.metrics["loop/staleness"] == 0 for s in outcome.steps)
 
 
+@pytest.mark.parametrize("num_rounds", [1, 2])
 @pytest.mark.parametrize("max_staleness", [1, 2])
-def test_staleness_reaches_but_never_passes_its_bound(max_staleness):
-    events, scheduler, steps = run(num_steps=6, max_staleness=max_staleness)
-    staleness = [s.metrics["loop/staleness"] for s in steps]
-    assert max(staleness) == max_staleness
-    drawn_before_publish = [e for e in events if e[0] in ("draw", "publish")]
+def test_staleness_reaches_but_never_passes_its_bound(max_staleness, num_rounds):
+    outcome = run(num_steps=6, max_staleness=max_staleness, num_rounds=num_rounds)
+    staleness = [s.metrics["loop/staleness"] for s in outcome.steps]
+    assert max(staleness) <= max_staleness
+    if num_rounds == 1:
+        assert max(staleness) == max_staleness
     published = 0
-    for kind, number in drawn_before_publish:
+    for kind, number, *_ in outcome.of("draw", "publish"):
         if kind == "publish":
             published = number
         else:
             assert number - published <= max_staleness
-    assert scheduler.folded_until == [P * max(0, b - max_staleness) for b in range(6)]
+    assert outcome.scheduler.folded_batches == [max(0, b - max_staleness) for b in range(6)]
 
 
 def test_every_epoch_selects_anew():
-    events, _, _ = run(num_steps=1, num_epochs=3)
-    assert [e[2] for e in events if e[0] == "select"] == [0, 1, 2]
-    assert [e[1:] for e in events if e[0] == "update"] == [(0, 0), (0, 1), (0, 2)]
+    outcome = run(num_steps=1, num_epochs=3)
+    assert [e[2] for e in outcome.of("select")] == [0, 1, 2]
+    assert [e[1:] for e in outcome.of("update")] == [(0, 0), (0, 1), (0, 2)]
 
 
-@pytest.mark.parametrize("failure", [{"failing_ticket": 5}, {"failing_step": 1}])
+@pytest.mark.parametrize("max_staleness", [0, 1, 2])
+def test_a_round_is_drawn_when_the_one_before_has_come_back(max_staleness):
+    outcome = run(num_rounds=3, max_staleness=max_staleness)
+    drawn = [e[1:] for e in outcome.of("draw")]
+    assert drawn == [(batch, number) for batch in range(4) for number in range(4)]
+    # Three rounds of P tickets each; only the first P of a batch are learned.
+    assert outcome.rollouts.started == list(range(4 * 3 * P))
+    selected = [e[1] for e in outcome.of("select")]
+    assert selected == [list(range(b * 3 * P, b * 3 * P + P)) for b in range(4)]
+    assert not outcome.of("gradient_norms", "norms")
+
+
+@pytest.mark.parametrize("max_staleness", [0, 1])
+@pytest.mark.parametrize("num_rounds", [1, 2])
+def test_gradient_norms_are_those_of_the_round_that_asked(num_rounds, max_staleness):
+    outcome = run(
+        num_steps=2, num_rounds=num_rounds, norms=True, max_staleness=max_staleness,
+        gradient_norm_layer="embedding",
+    )  # fmt: skip
+    rounds = [list(range(k * P, k * P + P)) for k in range(2 * num_rounds)]
+    assert [e[1:] for e in outcome.of("gradient_norms")] == [(ids, "embedding") for ids in rounds]
+    told = [{key: [float(key)] * 2 for key in ids} for ids in rounds]
+    assert [e[1] for e in outcome.of("norms")] == told
+
+
+@pytest.mark.parametrize("max_staleness", [0, 1, 2])
+def test_carried_groups_are_learned_later(max_staleness):
+    outcome = run(num_rounds=2, num_carried=2, max_staleness=max_staleness)
+    selected = [e[1] for e in outcome.of("select")]
+    assert selected == [[0, 1, 2, 3], [4, 5, 8, 9], [10, 11, 16, 17], [18, 19, 24, 25]]
+    assert [[g.report.ticket_id for g in s.groups] for s in outcome.steps] == selected
+    assert outcome.still_running == 0
+
+
+def test_only_members_and_carried_groups_are_held():
+    outcome = run(num_rounds=2, num_carried=2, max_staleness=0)
+    fresh = [set(range(b * 2 * P, (b + 1) * 2 * P)) for b in range(4)]
+    carried = [set(), {4, 5}, {10, 11}, {18, 19}]
+    for batch in range(4):
+        assert outcome.learners.alive[batch] == fresh[batch] | carried[batch]
+
+
+def test_a_batch_without_members_is_learned_as_an_empty_one():
+    outcome = run(empty_batches={0, 2}, num_rounds=2)
+    assert [len(e[1]) for e in outcome.of("select")] == [0, P, 0, P]
+    assert [e[1] for e in outcome.of("update")] == [0, 1, 2, 3]
+    assert [len(s.groups) for s in outcome.steps] == [0, P, 0, P]
+    assert [e[1] for e in outcome.of("publish")] == [1, 2, 3, 4]
+    assert outcome.steps[0].metrics["loop/staleness"] == 0
+
+
+@pytest.mark.parametrize("max_staleness", [0, 1])
+def test_a_batch_is_paid_for_once_before_the_next_may_fold_it(max_staleness):
+    outcome = run(num_epochs=2, max_staleness=max_staleness, num_engines=2, num_learners=3)
+    order = [e[:2] for e in outcome.of("update", "spend", "publish")]
+    expected = [
+        e
+        for b in range(4)
+        for e in (("update", b), ("update", b), ("spend", b), ("publish", b + 1))
+    ]
+    assert order == expected
+    drawn = outcome.of("draw", "spend")
+    for batch, folded_batches in enumerate(outcome.scheduler.folded_batches):
+        before = drawn[: drawn.index(("draw", batch, 0))]
+        paid = [e[1] for e in before if e[0] == "spend"]
+        assert paid[:folded_batches] == list(range(folded_batches))
+    for batch, step in enumerate(outcome.steps):
+        engine, learner = outcome.scheduler.spendings[batch]
+        assert engine == 2 * step.metrics["loop/generate_seconds"]
+        assert learner == 3 * step.metrics["loop/update_seconds"] >= 3 * 0.02
+    assert sum(engine for engine, _ in outcome.scheduler.spendings.values()) > 0
+
+
+def test_calibration_measures_members_before_they_are_learned():
+    outcome = run(calibrate_every=2, num_epochs=2, num_rounds=2)
+    measured = [e[1:] for e in outcome.of("gradient_norms")]
+    assert measured == [([0, 1, 2, 3], "lm_head"), ([16, 17, 18, 19], "lm_head")]
+    order = [e[0] for e in outcome.of("calibrate", "update")]
+    assert order == ["calibrate", "update", "update", "update", "update"] * 2
+    assert not run().of("gradient_norms", "calibrate")
+
+
+@pytest.mark.parametrize(
+    ("max_generated_tokens", "max_staleness", "num_steps"),
+    [
+        (1, 0, 1),
+        (2 * TOKENS, 0, 2),
+        (2 * TOKENS + 1, 0, 3),
+        (100 * TOKENS, 0, 9),
+        (2 * TOKENS, 1, 2),
+        (2 * TOKENS + 1, 1, 3),
+        (4 * TOKENS + 1, 2, 5),
+        # The first batches are in flight before anything is known.
+        (1, 1, 2),
+        (1, 3, 4),
+    ],
+)
+def test_the_run_ends_with_the_batch_that_uses_up_the_tokens(
+    max_generated_tokens, max_staleness, num_steps
+):
+    outcome = run(
+        num_steps=9, max_staleness=max_staleness, max_generated_tokens=max_generated_tokens
+    )
+    assert [s.step for s in outcome.steps] == list(range(1, num_steps + 1))
+    assert [e[1] for e in outcome.of("publish")] == list(range(1, num_steps + 1))
+    # Nothing was started that was not learned, and nothing goes on.
+    done = {e[1] for e in outcome.of("done")}
+    assert done == {*outcome.rollouts.started} == set(range(num_steps * P))
+    assert outcome.still_running == 0
+
+
+@pytest.mark.parametrize("max_staleness", [0, 1])
+def test_tokens_of_groups_that_are_not_learned_count(max_staleness):
+    limit = {"max_generated_tokens": 4 * TOKENS, "max_staleness": max_staleness}
+    outcome = run(num_steps=9, num_rounds=2, **limit)
+    assert len(outcome.steps) == 2 and outcome.still_running == 0
+    assert outcome.rollouts.started == list(range(4 * P))
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        {"failing_ticket": 5},
+        {"failing_step": 1},
+        {"failing_ticket": 5, "num_rounds": 3},
+        {"failing_step": 1, "num_rounds": 3},
+    ],
+)
 def test_an_error_in_either_coroutine_ends_both_with_that_error(failure):
+    outcome = Outcome(num_rounds=failure.pop("num_rounds", 1))
     with pytest.raises(RuntimeError, match="on fire"):
-        run(num_steps=50, max_staleness=1, **failure)
+        run(num_steps=50, max_staleness=1, outcome=outcome, **failure)
+    assert outcome.still_running == 0
 
 
-def test_a_batch_that_never_completes_misses_its_deadline():
+@pytest.mark.parametrize("num_rounds", [1, 2])
+def test_a_batch_that_never_completes_misses_its_deadline(num_rounds):
     with pytest.raises(TimeoutError):
-        run(batch_deadline_seconds=0.001)
+        run(batch_deadline_seconds=0.001, num_rounds=num_rounds)
+
+
+def test_norms_that_never_come_miss_the_deadline():
+    with pytest.raises(TimeoutError):
+        run(batch_deadline_seconds=0.1, norms=True, norms_seconds=30.0)

@@ -153,7 +153,15 @@ def test_result_shows_before_after_and_change():
     summary = RunSummary(k=8)
     summary.evaluation("before", evaluation(0.2), seconds=1.0)
     summary.evaluation("after", evaluation(0.5), evaluation(0.6), seconds=1.0)
-    summary.step({"cost/trained_tokens": 1_234_567.0, "loop/update_seconds": 61.0})
+    summary.step(
+        {
+            "cost/trained_tokens": 1_234_567.0,
+            "cost/uniform_generated_tokens_estimated": 7_654_321.0,
+            "cost/engine_seconds": 98.76,
+            "cost/spent_currency": 12.345,
+            "loop/update_seconds": 61.0,
+        }
+    )
     finished = summary.finish(
         total_seconds=3720.0, parity_max_logprob_difference=0.0, versions_published=2
     )
@@ -165,6 +173,9 @@ def test_result_shows_before_after_and_change():
         "0.500 +- 0.020",
         "+0.300",
         "1,234,567",
+        "7,654,321 (estimated)",
+        "98.8",
+        "12.35",
         "1m01s",
         "1h02m",
         "runs/x",

@@ -133,6 +133,12 @@ def step(number: int) -> dict[str, float]:
         "cost/generated_response_tokens": 900.0 * number,
         "cost/trained_response_tokens": 200.0 * number,
         "cost/selectable_response_tokens": 900.0 * number,
+        "cost/uniform_generated_tokens_estimated": 1500.5 * number,
+        "cost/uniform_trained_tokens_estimated": 400.0 * number,
+        "cost/draw_saving_estimated": 0.1 * number,
+        "cost/thinning_saving_estimated": 0.25,
+        "cost/engine_seconds": 3.0 * number,
+        "cost/learner_seconds": 2.0 * number,
         "cost/total_variation": 0.1 * number,
         "cost/expected_length_ratio": 0.8,
         "learner/skipped_steps": float(number == 2),
@@ -146,7 +152,10 @@ def step(number: int) -> dict[str, float]:
 
 def finish(summary: RunSummary) -> dict[str, object]:
     return summary.finish(
-        total_seconds=60.0, parity_max_logprob_difference=1e-5, versions_published=4
+        total_seconds=60.0,
+        parity_max_logprob_difference=1e-5,
+        versions_published=4,
+        loop_seconds=30.0,
     )
 
 
@@ -178,6 +187,12 @@ def test_summary_of_a_run():
         "generated_response_tokens": 2700,
         "trained_response_tokens": 600,
         "selectable_response_tokens": 2700,
+        "uniform_generated_tokens_estimated": 4501,
+        "uniform_trained_tokens_estimated": 1200,
+        "draw_saving_estimated": 0.2,
+        "thinning_saving_estimated": 0.25,
+        "engine_seconds": 9.0,
+        "learner_seconds": 6.0,
         "saved_share": 0.75,
         "generate_tokens_per_second": 300.0,
         "parity_max_logprob_difference": 1e-5,
@@ -185,16 +200,21 @@ def test_summary_of_a_run():
         "expected_length_ratio": 0.8,
     }
     assert {key: out[key] for key in expected} == pytest.approx(expected)
+    assert out["completed"] is True
     assert out["seconds"] == {
         "generate": 9.0,
         "update": 6.0,
         "publish": 1.5,
         "wait": 3.0,
+        "loop": 30.0,
         "startup": 20.0,
         "evaluate": 11.0,
         "total": 60.0,
     }
     assert out["startup_seconds"] == {"engine_load": 12.0}
+    assert out["spent_currency"] is None
+    summary.step(step(4) | {"cost/spent_currency": 1.5})
+    assert finish(summary)["spent_currency"] == 1.5
 
 
 def test_summary_of_a_run_that_ended_before_its_first_step_has_the_same_keys(tmp_path: Path):

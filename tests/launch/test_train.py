@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir, initialize_config_module
 
 from conf.schema import register
 from cost.distribution import DrawDistribution
-from cost.types import LengthReport, Selection, Ticket
+from cost.types import Draw, LengthReport, Selection, Ticket
 from launch.compose import UserError
 from launch.progress import Startup
 from launch.train import TrainingRun, prepare
@@ -21,13 +21,18 @@ NUM_PROMPTS = 6
 
 
 class FakeScheduler:
-    next_ticket = 0
+    """Draws 16 tickets a batch, of two responses each."""
 
-    async def draw(self, num_tickets, folded_until):
-        first, self.next_ticket = self.next_ticket, self.next_ticket + num_tickets
-        return [Ticket(first + i, i % NUM_PROMPTS, 2, 0.1, 1.0, 8) for i in range(num_tickets)]
+    async def draw(self, batch, folded_batches):
+        ids = tuple(range(16 * batch, 16 * batch + 16))
+        tickets = [Ticket(i, i % NUM_PROMPTS, 2, 0.1, 1.0, 8) for i in ids]
+        return Draw(tickets, ids, (), False)
 
-    async def select(self, reports, epoch):
+    async def spend(self, batch, engine_seconds, learner_seconds):
+        assert engine_seconds >= 0 and learner_seconds >= 0
+
+    async def select(self, batch, reports, epoch):
+        assert [r.ticket_id // 16 for r in reports] == [batch] * 16
         one = np.ones(2)
         return [Selection(r.ticket_id, one > 0, one, one, one) for r in reports]
 

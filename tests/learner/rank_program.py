@@ -12,14 +12,35 @@ from pathlib import Path
 import torch
 from deepspeed.utils import safe_get_full_grad
 
+from learner import deepspeed_engine
 from learner.config import LearnerConfig
-from learner.deepspeed_engine import DeepSpeedEngine
+from learner.deepspeed_engine import DeepSpeedEngine, deepspeed_settings
+from learner.gradient_norms import LAYERS
 from learner.objectives import ClippedSurrogate
 from learner.update import update_step
 
 
 class WatchedEngine(DeepSpeedEngine):
-    """Keeps the gradient that a step is about to use."""
+    """Keeps the gradient that a step is about to use.
+
+    Asks for gradient norms while a step's gradient is half accumulated, in the first step.
+    """
+
+    def __init__(self, *args, **settings):
+        super().__init__(*args, **settings)
+        self.norms, self.gathered = [], set()
+
+    def logprobs(self, row):
+        self.row = row
+        return super().logprobs(row)
+
+    def backward(self, loss, *, boundary):
+        super().backward(loss, boundary=boundary)
+        if not hasattr(self, "gradients"):
+            self.norms.append({layer: self.gradient_norms(self.row, layer) for layer in LAYERS})
+            self.gathered |= {
+                str(getattr(parameter, "ds_status", None)) for parameter in self.model.parameters()
+            }
 
     def step(self):
         self.gradients = {
@@ -29,8 +50,16 @@ class WatchedEngine(DeepSpeedEngine):
         return super().step()
 
 
+def shared_out(config, dtype):
+    """Our settings, but ZeRO-3 shares out even weights as small as the test model's."""
+    settings = deepspeed_settings(config, dtype)
+    settings["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+    return settings
+
+
 def main(folder: Path) -> None:
     """Train and write the results."""
+    deepspeed_engine.deepspeed_settings = shared_out
     task = torch.load(folder / "task.pt", weights_only=False)
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     rows = task["rows"][rank]
@@ -59,6 +88,8 @@ def main(folder: Path) -> None:
         results[stage, tied, dtype, checkpointing] = {
             "gradients": gradients,
             "outcomes": outcomes,
+            "norms": engine.norms,
+            "gathered": engine.gathered,
             "losses": losses,
             "weights": weights,
             "metadata": engine.parameter_metadata(),

@@ -14,6 +14,8 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from learner.batch import collate
+from learner.gradient_norms import LAYERS, gradient_norms
+from learner.logprobs import PackedPolicy
 from learner.objectives import ClippedSurrogate
 from learner.update import update_step
 
@@ -121,6 +123,21 @@ def test_every_stage_takes_the_gradient_and_the_step_of_one_plain_rank(results, 
         assert loss == pytest.approx(sums.loss, abs=1e-6)
         norm = results[0][run]["outcomes"][index].grad_norm
         assert norm == pytest.approx(sums.outcome.grad_norm, rel=1e-5)
+
+
+@pytest.mark.parametrize("run", RUNS)
+@pytest.mark.parametrize("layer", LAYERS)
+def test_gradient_norms_in_every_stage(results, rows, model_paths, run, layer):
+    stage, tied, dtype, _ = run
+    model = AutoModelForCausalLM.from_pretrained(model_paths[tied], dtype=torch.float32)
+    for rank, rank_rows in zip(results, rows, strict=True):
+        for norms, row in zip(rank[run]["norms"], rank_rows, strict=True):
+            expected = gradient_norms(PackedPolicy(model, 0.9), row, layer)
+            torch.testing.assert_close(
+                norms[layer], expected, rtol=0.05 if dtype == "bfloat16" else 1e-5, atol=0
+            )
+        weights = "ZeroParamStatus.NOT_AVAILABLE" if stage == 3 else "None"
+        assert rank[run]["gathered"] == {weights}, "no rank keeps the others' share"
 
 
 @pytest.mark.parametrize("run", RUNS)

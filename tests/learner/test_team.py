@@ -12,7 +12,10 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from cost.types import LengthReport
+from learner.batch import collate, segment_of
 from learner.config import LearnerConfig
+from learner.gradient_norms import LAYERS, gradient_norms
+from learner.logprobs import PackedPolicy
 from learner.objectives import ClippedSurrogate
 from learner.team import DivergedError, LearnerTeam
 from learner.update import StepOutcome, StepSums, update_step
@@ -58,12 +61,18 @@ class FakeWorker:
     def __init__(self, outcome=StepOutcome(True, 1.0, 1e-6), seconds=0.0):  # noqa: B008
         self.calls = []
         self.update = FakeCall(self._update)
+        self.gradient_norms = FakeCall(self._gradient_norms)
         self._outcome, self._seconds = outcome, seconds
 
     async def _update(self, groups, selections, plans):
         self.calls.append((groups, plans))
         await asyncio.sleep(self._seconds)
         return [StepSums(0.0, 1, 1, len(p.rows), {}, 0.0, self._outcome) for p in plans]
+
+    async def _gradient_norms(self, groups, rows, layer):
+        self.calls.append((groups, rows))
+        await asyncio.sleep(self._seconds)
+        return [np.array([10.0 * k + j for k, j in row]) for row in rows]
 
 
 def test_each_kept_response_is_trained_on_once_and_refs_go_where_they_are_needed(batch):
@@ -147,6 +156,45 @@ def test_selections_of_other_groups_are_refused(batch):
         asyncio.run(team.update(refs, selections[::-1], step=0))
 
 
+@pytest.mark.parametrize("num_workers", [1, 2, 3])
+def test_gradient_norms_come_back_to_their_groups(batch, num_workers):
+    groups, _ = batch
+    refs = [reference_to(group, f"data {k}") for k, group in enumerate(groups)]
+    workers = [FakeWorker() for _ in range(num_workers)]
+    team = LearnerTeam(workers, LearnerConfig(row_tokens=48), seed=1)
+    norms = asyncio.run(team.gradient_norms(refs))
+    assert [n.tolist() for n in norms] == [
+        [10.0 * k + j for j in range(len(group.trajectories))] for k, group in enumerate(groups)
+    ]
+    assert all(n.dtype == np.float64 for n in norms)
+    rows = []
+    for worker in workers:
+        [(given, mine)] = worker.calls
+        needed = {k for row in mine for k, _ in row}
+        assert given == [f"data {k}" if k in needed else None for k in range(5)]
+        rows.append(len(mine))
+    assert len(set(rows)) == 1, "the ranks' collectives must meet"
+
+
+def test_gradient_norms_of_nothing_reach_no_worker(batch):
+    groups, _ = batch
+    worker = FakeWorker()
+    team = LearnerTeam([worker], LearnerConfig(), seed=1)
+    assert asyncio.run(team.gradient_norms([])) == []
+    [empty] = asyncio.run(team.gradient_norms([reference_to(groups[2], None)]))
+    assert empty.shape == (0,) and empty.dtype == np.float64
+    assert not worker.calls
+
+
+def test_gradient_norms_have_a_deadline_and_a_known_layer(batch):
+    refs = [reference_to(batch[0][0], 0)]
+    team = LearnerTeam([FakeWorker(seconds=5)], LearnerConfig(update_deadline_seconds=0.05), seed=1)
+    with pytest.raises(TimeoutError, match=r"gradient_norms .*update_deadline_seconds = 0\.05"):
+        asyncio.run(team.gradient_norms(refs))
+    with pytest.raises(ValueError, match=r"^layer must be one of embedding, lm_head, got 'head'$"):
+        asyncio.run(team.gradient_norms(refs, layer="head"))
+
+
 @pytest.mark.system
 def test_two_real_workers_train_like_one_plain_engine(
     batch, pack, plain_engine, model_paths, tmp_path
@@ -184,6 +232,7 @@ def test_two_real_workers_train_like_one_plain_engine(
             for trajectory in group.trajectories
         ]
         scores = await team.logprobs(sequences)
+        norms = {layer: await team.gradient_norms(refs, layer=layer) for layer in LAYERS}
         await team.save(str(tmp_path / "trained"))
         # A group that is not what its report says fails on one rank; the other must not hang us.
         other = replace(groups[3], ticket=replace(groups[3].ticket, ticket_id=99))
@@ -193,10 +242,10 @@ def test_two_real_workers_train_like_one_plain_engine(
             await team.update(refs, selections, step=2)
         assert "segment_of" in str(e.value), "the worker's own traceback"
         team.close()
-        return metrics, empty, scores, time.monotonic() - started
+        return metrics, empty, scores, norms, time.monotonic() - started
 
     try:
-        metrics, empty, scores, seconds = asyncio.run(train())
+        metrics, empty, scores, norms, seconds = asyncio.run(train())
     finally:
         ray.shutdown()
     assert seconds < 30
@@ -220,4 +269,15 @@ def test_two_real_workers_train_like_one_plain_engine(
             logits = saved(torch.from_numpy(token_ids).long()[None]).logits[0] / 0.9
         logprobs = logits.log_softmax(-1)[np.arange(len(token_ids) - 1), token_ids[1:]].numpy()
         assert np.abs(logprobs[-len(trajectory.token_ids) :] - score).max() < 1e-5
+    in_order = collate(
+        [
+            segment_of(group, selection, j, num_groups=5)
+            for group, selection in zip(groups, selections, strict=True)
+            for j in range(len(group.trajectories))
+        ]
+    )
+    for layer in LAYERS:
+        expected = gradient_norms(PackedPolicy(saved, 0.9), in_order, layer)
+        np.testing.assert_allclose(np.concatenate(norms[layer]), expected, rtol=1e-4)
+        assert [len(n) for n in norms[layer]] == [len(group.trajectories) for group in groups]
     assert os.environ.get("RANK") is None

@@ -1,6 +1,9 @@
 """One optimiser step: the estimator's loss, however it is cut up, and what is skipped."""
 
 import itertools
+import math
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -9,7 +12,7 @@ import torch
 
 from learner.batch import collate, segment_of
 from learner.objectives import ClippedSurrogate, ObjectiveOutput
-from learner.update import StepOutcome, StepSums, merge_sums, update_step
+from learner.update import StepOutcome, StepSums, merge_sums, top_tokens, update_step
 
 OBJECTIVE = ClippedSurrogate(clip_low=0.2, clip_high=0.28)
 
@@ -153,6 +156,157 @@ def test_sums_leave_padding_out(plain_engine, pack, batch):
     assert padded.num_row_tokens == plain.num_row_tokens
     assert padded.token_sums == plain.token_sums
     assert padded.max_logprob_difference == plain.max_logprob_difference
+
+
+class Ranks:
+    """Several PlainEngines in threads that gather from each other, as ranks do."""
+
+    def __init__(self, build, num_ranks):
+        self._barrier = threading.Barrier(num_ranks, timeout=60)
+        self._values = [None] * num_ranks
+        self.engines = [build() for _ in range(num_ranks)]
+        self.num_gathers = 0
+        for rank, engine in enumerate(self.engines):
+            engine.num_ranks = num_ranks
+            engine.gather = lambda values, rank=rank: torch.cat(self._exchange(rank, values))
+            engine.agree = lambda value, rank=rank: all(self._exchange(rank, value))
+
+    def _exchange(self, rank, value):
+        self.num_gathers += rank == 0 and isinstance(value, torch.Tensor)
+        self._values[rank] = value
+        self._barrier.wait()
+        everyone = list(self._values)
+        self._barrier.wait()
+        return everyone
+
+    def update(self, rows_of_ranks, **settings):
+        """One step; the sums of every rank, and the gradient averaged over ranks."""
+        with ThreadPoolExecutor(len(self.engines)) as pool:
+            calls = [
+                pool.submit(update_step, engine, rows, OBJECTIVE, **settings)
+                for engine, rows in zip(self.engines, rows_of_ranks, strict=True)
+            ]
+            sums = [call.result() for call in calls]
+        return sums, torch.stack([flat(e.gradients) for e in self.engines]).mean(dim=0)
+
+
+def test_all_tokens_are_bitwise_the_plain_step_for_one_forward_a_row(plain_engine, pack, batch):
+    [rows] = pack(*batch)
+    plain, sharing = plain_engine(), plain_engine()
+    expected = update_step(plain, rows, OBJECTIVE)
+    sharing.gather = None  # nobody may ask
+    found = update_step(sharing, rows, OBJECTIVE, token_share=1.0)
+    assert found == expected
+    assert torch.equal(flat(sharing.gradients), flat(plain.gradients))
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 0.99])
+def test_the_top_tokens_by_advantage_times_entropy_and_no_others(plain_engine, batch, share):
+    """Against the definition, token by token, in plain loops over the responses."""
+    groups, selections = batch
+    segments = [
+        segment_of(group, selection, j, num_groups=5)
+        for group, selection in zip(groups, selections, strict=True)
+        for j in range(len(group.trajectories))
+    ]
+    ranks = Ranks(plain_engine, 1)
+    [sums], gradient = ranks.update([[collate([s]) for s in segments]], token_share=share)
+
+    reference = plain_engine()
+    tokens = []
+    for segment in segments:
+        row = collate([segment])
+        logprobs, entropies = reference.logprobs(row)
+        losses = OBJECTIVE.token_losses(
+            logprobs, row.rollout_logprobs, row.advantages, row.segment_ids, row.loss_mask
+        ).token_losses
+        for t in np.flatnonzero(segment.loss_mask):
+            score = abs(segment.advantage) * entropies[t].item()
+            tokens.append((score, segment.loss_weight, losses[t]))
+    kept = sorted(tokens, key=lambda token: -token[0])[: math.ceil(share * len(tokens))]
+    assert len(kept) < len(tokens)
+    scale = sum(weight for _, weight, _ in tokens) / sum(weight for _, weight, _ in kept)
+    loss = scale * sum(weight * token_loss for _, weight, token_loss in kept)
+    loss.backward()
+    expected = flat({name: p.grad for name, p in reference.model.named_parameters()})
+    assert sums.loss == pytest.approx(loss.item(), rel=1e-5)
+    assert (gradient - expected).abs().max() < 1e-5 * expected.abs().max()
+    assert sums.num_tokens == len(tokens)
+
+
+@pytest.mark.parametrize("num_ranks", [2, 3])
+def test_ranks_and_rows_do_not_decide_which_tokens_are_kept(plain_engine, pack, batch, num_ranks):
+    groups, selections = batch
+    alone = Ranks(plain_engine, 1)
+    [whole], expected = alone.update(pack(groups, selections, 1, 300), token_share=0.3)
+    ranks = Ranks(plain_engine, num_ranks)
+    sums, gradient = ranks.update(pack(groups, selections, num_ranks), token_share=0.3)
+    assert ranks.num_gathers == 2
+    assert (gradient - expected).abs().max() < 1e-5 * expected.abs().max()
+    assert sum(rank.loss for rank in sums) == pytest.approx(whole.loss, rel=1e-5)
+
+
+def test_a_rank_with_nothing_but_padding_takes_part(plain_engine, pack, batch):
+    groups, selections = batch
+    [rows] = pack(groups, selections)
+    alone, two = Ranks(plain_engine, 1), Ranks(plain_engine, 2)
+    _, expected = alone.update([rows], token_share=0.3)
+    _, gradient = two.update([rows, [collate([])] * len(rows)], token_share=0.3)
+    assert (gradient - expected).abs().max() < 1e-6
+
+
+def test_tokens_that_count_the_same_give_the_mean_over_the_kept(plain_engine, batch):
+    """With one weight for all tokens that adds up to 1, D3S's own plain mean."""
+    groups, selections = batch
+    segments = [
+        segment_of(groups[k], replace(selections[k], factors=np.full(4, 20 / 88)), j, num_groups=5)
+        for k in (0, 1)
+        for j in range(4)
+    ]
+    num_tokens = sum(int(segment.loss_mask.sum()) for segment in segments)
+    row = collate([replace(s, loss_weight=1 / num_tokens) for s in segments])
+    [sums], _ = Ranks(plain_engine, 1).update([[row]], token_share=0.25)
+    logprobs, entropies = plain_engine().logprobs(row)
+    losses = OBJECTIVE.token_losses(
+        logprobs, row.rollout_logprobs, row.advantages, row.segment_ids, row.loss_mask
+    ).token_losses[row.loss_mask]
+    scores = (row.advantages.abs() * entropies)[row.loss_mask]
+    best = scores.topk(math.ceil(0.25 * num_tokens)).indices
+    assert sums.loss == pytest.approx(losses[best].mean().item(), abs=1e-6)
+
+
+def test_top_tokens():
+    ones = torch.ones(30)
+    scores = torch.arange(30.0)
+    assert top_tokens(scores, ones, 0.1) == (27.0, 10.0)
+    assert top_tokens(scores, ones, 1e-9) == (29.0, 30.0)
+    assert top_tokens(scores, ones, 1.0) == (0.0, 1.0)
+    assert top_tokens(torch.zeros(4), torch.ones(4), 0.5) == (0.0, 1.0)
+    assert top_tokens(torch.tensor([1.0, 3.0]), torch.tensor([0.75, 0.25]), 0.5) == (3.0, 4.0)
+    assert top_tokens(torch.zeros(0), torch.zeros(0), 0.5) == (-math.inf, 1.0)
+    _, factor = top_tokens(torch.tensor([math.nan, 1.0]), torch.ones(2), 0.5)
+    assert not math.isfinite(factor)
+
+
+def test_an_entropy_that_is_not_a_number_skips_the_step(plain_engine, pack, batch):
+    [rows] = pack(*batch)
+    ranks = Ranks(plain_engine, 1)
+    [engine] = ranks.engines
+    before = {name: value.clone() for name, value in engine.model.state_dict().items()}
+    with torch.no_grad():
+        engine.model.lm_head.weight[0] = torch.nan
+        before["lm_head.weight"][0] = torch.nan
+    [sums], _ = ranks.update([rows], token_share=0.3)
+    assert not sums.outcome.applied
+    for name, value in engine.model.state_dict().items():
+        assert torch.equal(value.nan_to_num(), before[name].nan_to_num()), name
+
+
+@pytest.mark.parametrize("share", [0.0, 1.5, float("nan")])
+def test_a_token_share_out_of_range_is_refused(plain_engine, pack, batch, share):
+    [rows] = pack(*batch)
+    with pytest.raises(ValueError, match=r"^token_share must lie in \(0, 1\], got"):
+        update_step(plain_engine(), rows, OBJECTIVE, token_share=share)
 
 
 def test_no_rows_are_refused(plain_engine):

@@ -76,13 +76,13 @@ def make_pool(*behaviours, **settings):
     """Actors by order of creation; the last behaviour repeats."""
     log, made = [], []
 
-    def make_actor(index):
+    def make_actor(index, *_):
         behaviour = behaviours[min(len(made), len(behaviours) - 1)]
         made.append(index)
         return FakeActor(index, log, behaviour)
 
     scheduler = FakeScheduler()
-    pool = RolloutPool(make_actor, 1, RolloutConfig(**settings), scheduler)
+    pool = RolloutPool(make_actor, 1, RolloutConfig(**settings), scheduler, seed=0)
     return SimpleNamespace(pool=pool, log=log, made=made, scheduler=scheduler)
 
 
@@ -93,7 +93,9 @@ def ticket(ticket_id, num_samples=4):
 def test_tickets_go_to_the_least_loaded_actor():
     async def scenario():
         made = make_pool("work")
-        pool = RolloutPool(lambda i: FakeActor(i, made.log, "work"), 2, RolloutConfig(), None)
+        pool = RolloutPool(
+            lambda i, *_: FakeActor(i, made.log, "work"), 2, RolloutConfig(), None, seed=0
+        )
         started = await pool.start()
         assert started == {"total": 1.0}
         groups = await asyncio.gather(*(pool.run(ticket(i), PROMPT) for i in range(4)))

@@ -1,17 +1,30 @@
+import hashlib
 import random
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from transformers import AutoTokenizer
 
 import rollout.tasks.chain
 from rollout.rewards.chain import ChainReward
-from rollout.tasks.chain import HELD_OUT_ONE_IN, Chain, ChainTask, Teacher, apply_step, draw_chain
+from rollout.tasks.chain import (
+    HARD_STEPS,
+    HELD_OUT_ONE_IN,
+    Chain,
+    ChainTask,
+    Teacher,
+    apply_step,
+    draw_chain,
+    draw_easy_chain,
+    draw_hard_chain,
+)
 from rollout.tasks.prompts import is_held_out
 
 MODEL = Path(rollout.tasks.chain.__file__).parent / "chain_model"
+CONF = Path(__file__).parents[3] / "conf" / "task"
 EXACT = Teacher(plus_error=0.0, minus_error=0.0, times_error=0.0)
 
 
@@ -44,6 +57,97 @@ def test_the_first_training_question_does_not_change(tokenizer):
     # Published figures belong to these very questions.
     prompts = ChainTask(num_prompts=1).prompts(tokenizer)
     assert (prompts[0].text, prompts[0].answer) == ("a3 b-3 c-2 d-9 e-8 f-3", "8")
+
+
+@pytest.mark.parametrize(
+    ("settings", "digest"),
+    [
+        ({"num_prompts": 192}, "49efd54b9c1a5120"),
+        ({"split": "held_out", "num_prompts": 200}, "5aef18d0be24d768"),
+        ({"seed": 3, "max_steps": 6, "num_prompts": 100}, "60ae7eafe51d49fd"),
+    ],
+)
+def test_without_shares_the_questions_do_not_change(tokenizer, settings, digest):
+    prompts = ChainTask(**settings).prompts(tokenizer)
+    lines = "\n".join(f"{p.text}={p.answer}@chain {p.index}" for p in prompts)
+    assert hashlib.sha256(lines.encode()).hexdigest()[:16] == digest
+
+
+def test_two_digits_at_the_start_make_a_chain_modulo_100():
+    chain = Chain(start=37, steps=(("*", 4), ("-", 9), ("+", 8)))
+    assert chain.question == "a37 b*4 c-9 d+8"
+    assert chain.answer == "47"
+    assert Chain(start=37, steps=(("*", 9), ("*", 3), ("+", 2))).answer == "1"
+    verbose = Teacher(verbose_share=1.0, plus_error=0.0, minus_error=0.0, times_error=0.0)
+    assert verbose.solve(chain, random.Random(0)) == "b*4=48 c-9=39 d+8=47 #### 47"
+
+
+def part(text):
+    """Which end a question belongs to, by its text alone."""
+    start, *steps = text.split()
+    if len(start) == 3:
+        return "hard"
+    return "easy" if len(steps) <= 3 and all(step[1] == "+" for step in steps) else "rest"
+
+
+@pytest.mark.parametrize("split", ["train", "held_out"])
+@pytest.mark.parametrize(
+    ("easy", "hard"), [(0.65, 0.3), (0.0, 0.5), (0.5, 0.0), (0.3, 0.7), (0.7, 0.3), (0.0, 1.0)]
+)
+def test_every_prefix_of_a_mix_has_its_shares(tokenizer, split, easy, hard):
+    task = ChainTask(split=split, num_prompts=120, easy_share=easy, hard_share=hard)
+    parts = [part(p.text) for p in task.prompts(tokenizer)]
+    for n in range(1, 121):
+        # draw_chain makes a short sum about once in 50 questions, so "easy" may hold a few more.
+        assert -3 <= parts[:n].count("easy") - easy * n <= 3 + 0.1 * (1 - easy - hard) * n
+        assert abs(parts[:n].count("hard") - hard * n) <= 3
+
+
+def test_the_shipped_mix_can_be_drawn_and_its_splits_follow_it_alike(tokenizer):
+    settings = {}
+    for name in ("chain_two_ends", "chain_two_ends_held_out"):
+        settings[name] = yaml.safe_load((CONF / f"{name}.yaml").read_text())
+        assert settings[name].pop("_target_") == "rollout.tasks.chain.ChainTask"
+    train = ChainTask(**settings["chain_two_ends"])
+    held_out = ChainTask(**settings["chain_two_ends_held_out"])
+    assert (train.split, held_out.split) == ("train", "held_out")
+    assert train.easy_share == held_out.easy_share
+    assert train.hard_share == held_out.hard_share
+    trained = [p.text for p in train.prompts(tokenizer)]
+    held = [p.text for p in held_out.prompts(tokenizer)]
+    assert trained == [p.text for p in train.prompts(tokenizer)]
+    assert len(set(trained)) == train.num_prompts
+    assert len(set(held)) == held_out.num_prompts
+    assert not any(is_held_out(text, HELD_OUT_ONE_IN) for text in trained)
+    assert all(is_held_out(text, HELD_OUT_ONE_IN) for text in held)
+    other = ChainTask(**settings["chain_two_ends"] | {"seed": 1}).prompts(tokenizer)
+    assert trained != [p.text for p in other]
+
+
+def test_easy_chains_are_short_sums_and_hard_ones_long_with_two_digits():
+    rng = random.Random(0)
+    for _ in range(300):
+        easy, hard = draw_easy_chain(rng), draw_hard_chain(rng)
+        assert len(easy.steps) in (2, 3)
+        assert {op for op, _ in easy.steps} == {"+"}
+        assert easy.modulus == 10
+        assert len(hard.steps) >= HARD_STEPS[0]
+        assert hard.modulus == 100
+        assert 10 <= int(hard.answer) <= 99
+        for chain in (easy, hard):
+            solution = EXACT.solve(chain, rng)
+            assert ChainReward().score(chain.question, solution, chain.answer).reward == 1.0
+
+
+def test_max_steps_bounds_both_ends(tokenizer):
+    task = ChainTask(num_prompts=60, max_steps=16, easy_share=0.4, hard_share=0.4)
+    assert max(len(p.text.split()) - 1 for p in task.prompts(tokenizer)) == 16
+
+
+def test_a_mix_larger_than_its_questions_is_refused(tokenizer):
+    task = ChainTask(split="held_out", num_prompts=400, easy_share=1.0)
+    with pytest.raises(ValueError, match=r"task.num_prompts must not exceed .* got 400"):
+        task.prompts(tokenizer)
 
 
 def test_splits_share_no_question_and_repeat_none(tokenizer):
@@ -102,6 +206,10 @@ def test_the_teacher_errs_as_often_as_it_should():
         ({"num_prompts": 0}, "task.num_prompts .* got 0"),
         ({"max_steps": 1}, "task.max_steps .* got 1"),
         ({"max_steps": 26}, "task.max_steps .* got 26"),
+        ({"easy_share": -0.1}, "task.easy_share must lie .* got -0.1"),
+        ({"hard_share": float("nan")}, "task.hard_share must lie .* got nan"),
+        ({"easy_share": 0.7, "hard_share": 0.4}, "task.easy_share and .* got 0.7 and 0.4"),
+        ({"hard_share": 0.1, "max_steps": 13}, "task.max_steps must be at least 14 .* got 13"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, message):

@@ -1,16 +1,18 @@
 import numpy as np
 import pytest
 
-from cost.allocators import SquareRoot, Uniform
+from cost.allocators.square_root import SquareRoot
+from cost.allocators.types import Estimates
 from cost.draws import EpochDraws
 
 
 def allocate(allocator, utilities, costs):
     utilities, costs = np.array(utilities, float), np.array(costs, float)
-    return allocator.allocate(utilities, costs, np.full(len(costs), 0.5), 8)
+    even = np.full(len(costs), 0.5)
+    return allocator.allocate(Estimates(costs, costs, even, utilities), None)
 
 
-def test_square_root_closed_form():
+def test_closed_form():
     """G = (1, 1), c = (1, 4): p = (2/3, 1/3), expected cost 2, second moment 4.5."""
     allocation = allocate(SquareRoot(floor=1e-12), [1, 1], [1, 4])
     p = allocation.probabilities
@@ -20,7 +22,7 @@ def test_square_root_closed_form():
     np.testing.assert_allclose(allocation.weights, 1 / (2 * p), rtol=1e-15)
 
 
-def test_square_root_has_the_least_cost_times_second_moment():
+def test_has_the_least_cost_times_second_moment():
     rng = np.random.default_rng(0)
     utilities, costs = rng.lognormal(0, 1, 30), rng.lognormal(0, 1, 30)
 
@@ -43,10 +45,12 @@ def test_no_utility_anywhere_is_uniform():
     np.testing.assert_allclose(allocate(SquareRoot(), [0, 0], [1, 9]).probabilities, 0.5)
 
 
-def test_uniform_weights_are_exactly_one():
-    allocation = allocate(Uniform(), [3, 1, 2], [1, 7, 9])
-    assert allocation.weights.tolist() == [1.0, 1.0, 1.0]
-    assert allocation.group_sizes.tolist() == [8, 8, 8]
+def test_one_round_of_groups_of_one_size_is_the_batch(make_scheduler, run_batches, make_report):
+    for played in run_batches(make_scheduler(allocator=SquareRoot()), make_report, 3):
+        (drawn,) = played.rounds
+        assert drawn.members == tuple(ticket.ticket_id for ticket in drawn.tickets)
+        assert len(drawn.tickets) == 8 and drawn.carried == ()
+        assert {(ticket.num_samples, ticket.trainable) for ticket in drawn.tickets} == {(4, True)}
 
 
 @pytest.mark.parametrize("floor", [0.0, -0.1, 1.1])

@@ -1,0 +1,1 @@
+"""The theory of cost-aware sampling held against measurement: `python -m launch.theory`."""

@@ -1,0 +1,177 @@
+"""Per-response gradients over all parameters, exact: one backward pass a response.
+
+For measurements, not for training: what a thinning rule adds to the variance follows from the norms
+of these gradients (`launch.variance`). A policy of its own in float32, on one process.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from learner.logprobs import PackedPolicy
+from learner.update import top_tokens
+
+Tokens = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenScores:
+    """A response's tokens under the policy."""
+
+    logprobs: npt.NDArray[np.float64]
+    """[T] of the sampled tokens."""
+    entropies: npt.NDArray[np.float64]
+    """[T] of the distributions they were sampled from, nats."""
+
+
+class ProbePolicy:
+    """A policy to sample from and to differentiate."""
+
+    def __init__(
+        self, model_path: str, *, temperature: float, stop_token_ids: Sequence[int]
+    ) -> None:
+        """Load the weights in float32.
+
+        Args:
+            model_path: Local folder with a Hugging Face checkpoint.
+            temperature: Sampling temperature, positive.
+            stop_token_ids: Tokens that end a response, beside those the model names.
+        """
+        from transformers import AutoModelForCausalLM
+        from transformers.utils import logging
+
+        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        # Any: its stubs let no caller generate.
+        self._model: Any = AutoModelForCausalLM.from_pretrained(
+            model_path, dtype=torch.float32, local_files_only=True, use_safetensors=True
+        )
+        # No dropout.
+        self._model.train(False)
+        self._policy = PackedPolicy(self._model, temperature)
+        self._temperature = temperature
+        named = self._model.generation_config.eos_token_id
+        named = [] if named is None else named if isinstance(named, list) else [named]
+        self._stop_token_ids = sorted({*named, *stop_token_ids})
+
+    @property
+    def num_parameters(self) -> int:
+        """Length of a gradient; tied weights count once."""
+        return sum(parameter.numel() for parameter in self._model.parameters())
+
+    @torch.no_grad()
+    def sample(
+        self, prompts: Sequence[npt.ArrayLike], *, num_samples: int, max_tokens: int, seed: int
+    ) -> list[list[Tokens]]:
+        """Sample responses to each prompt, the stop token included.
+
+        Args:
+            prompts: [T_prompt] token ids of each.
+            num_samples: Responses to each.
+            max_tokens: Longest response.
+            seed: Decides all of them.
+
+        Returns:
+            Per prompt `num_samples` arrays [T].
+        """
+        from transformers import GenerationConfig
+
+        rows = [torch.as_tensor(np.asarray(prompt, dtype=np.int64)) for prompt in prompts]
+        width = max(len(row) for row in rows)
+        token_ids = torch.zeros(len(rows), width, dtype=torch.int64)
+        attention = torch.zeros(len(rows), width, dtype=torch.int64)
+        for index, row in enumerate(rows):
+            token_ids[index, width - len(row) :] = row
+            attention[index, width - len(row) :] = 1
+        torch.manual_seed(seed)
+        # Nothing but the temperature: the model's own generation settings may cut the distribution.
+        settings = GenerationConfig(  # type: ignore[no-untyped-call]
+            do_sample=True,
+            temperature=self._temperature,
+            top_k=0,
+            top_p=1.0,
+            num_return_sequences=num_samples,
+            max_new_tokens=max_tokens,
+            eos_token_id=self._stop_token_ids or None,
+            pad_token_id=0,
+        )
+        generated = self._model.generate(
+            token_ids, attention_mask=attention, generation_config=settings
+        )
+        responses = [self._cut(row) for row in generated[:, width:].numpy()]
+        return [
+            responses[start : start + num_samples]
+            for start in range(0, len(responses), num_samples)
+        ]
+
+    def _cut(self, row: Tokens) -> Tokens:
+        """Leave out what follows the first stop token."""
+        stops = np.flatnonzero(np.isin(row, self._stop_token_ids))
+        return row[: stops[0] + 1] if len(stops) else row
+
+    @torch.no_grad()
+    def token_scores(self, prompt: npt.ArrayLike, response: Tokens) -> TokenScores:
+        """Score a response's tokens."""
+        logprobs, entropies = self._forward(prompt, response)
+        return TokenScores(logprobs.double().numpy(), entropies.double().numpy())
+
+    def gradient(
+        self, prompt: npt.ArrayLike, response: Tokens, token_weights: npt.ArrayLike | None = None
+    ) -> Tensor:
+        """Differentiate a response's log-probability.
+
+        Args:
+            prompt: [T_prompt]
+            response: [T]
+            token_weights: [T] factors of the tokens' log-probabilities; None for ones.
+
+        Returns:
+            [num_parameters] float32.
+        """
+        logprobs, _ = self._forward(prompt, response)
+        weights = (
+            torch.ones_like(logprobs)
+            if token_weights is None
+            else torch.as_tensor(np.asarray(token_weights, dtype=np.float32))
+        )
+        parameters = [p for p in self._model.parameters() if p.requires_grad]
+        parts = torch.autograd.grad((weights * logprobs).sum(), parameters, allow_unused=True)
+        return torch.cat(
+            [
+                torch.zeros(parameter.numel()) if part is None else part.flatten()
+                for parameter, part in zip(parameters, parts, strict=True)
+            ]
+        )
+
+    def zeros(self) -> Tensor:
+        """A gradient of zero, to add others to."""
+        return torch.zeros(self.num_parameters)
+
+    def _forward(self, prompt: npt.ArrayLike, response: Tokens) -> tuple[Tensor, Tensor]:
+        """Log-probabilities and entropies [T] of a response's tokens."""
+        num_prompt_tokens = len(np.asarray(prompt))
+        token_ids = torch.as_tensor(np.concatenate([np.asarray(prompt), response]).astype(np.int64))
+        positions = torch.arange(len(token_ids))
+        logprobs, entropies = self._policy(token_ids, positions, positions >= num_prompt_tokens)
+        return logprobs[num_prompt_tokens:], entropies[num_prompt_tokens:]
+
+
+def top_token_factors(
+    scores: npt.NDArray[np.float64], loss_weights: npt.NDArray[np.float64], share: float
+) -> npt.NDArray[np.float64]:
+    """What token-level thinning multiplies each token's loss weight with (`learner.update`).
+
+    Args:
+        scores: [T] |advantage| x entropy of all loss tokens of an optimiser step.
+        loss_weights: [T]
+        share: Tokens to keep, in (0, 1].
+
+    Returns:
+        [T] 0 where left out, one common factor elsewhere.
+    """
+    threshold, factor = top_tokens(torch.from_numpy(scores), torch.from_numpy(loss_weights), share)
+    return np.where(scores >= threshold, factor, 0.0)
