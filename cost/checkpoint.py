@@ -32,14 +32,14 @@ def save_state(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
     """
     arrays: list[np.ndarray] = []
     skeleton = json.dumps(_plain(state, arrays, "state")).encode()
-    entries = {str(position): array for position, array in enumerate(arrays)}
+    entries: dict[str, Any] = {str(position): array for position, array in enumerate(arrays)}
     entries[_SKELETON] = np.frombuffer(skeleton, dtype=np.uint8)
     target = Path(path)
     # Renamed at the end, because a rename happens as a whole or not at all.
     partial = target.with_name(f".{target.name}.{uuid4().hex[:8]}.partial")
     try:
         with partial.open("wb") as file:
-            np.savez(file, **entries)
+            np.savez(file, allow_pickle=False, **entries)
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)

@@ -55,7 +55,7 @@ class SchedulerConfig:
     """Measure gradient norms of every so many batches and fit the proxy's exponents to them; 0
     never."""
     calibrated_proxy: bool = False
-    """Whether the proxy takes over the fitted exponents from the next batch on."""
+    """Whether the proxy takes over the fitted exponents from the next selection on."""
     accelerator_hour_price: float | None = None
     """What an hour of one accelerator costs, in any currency, for the metric `cost/spent_currency`;
     None leaves that out."""

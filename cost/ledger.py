@@ -34,7 +34,7 @@ METRICS = {
     "cost/trained_responses": "responses kept for training, once per epoch over a batch",
     "cost/trained_tokens": "their tokens, the prompt repeated with each response",
     "cost/trained_response_tokens": "their response tokens",
-    "cost/engine_seconds": "seconds with a ticket in generation, times the number of engines",
+    "cost/engine_seconds": "seconds with a ticket in generation, times the engines' accelerators",
     "cost/learner_seconds": "seconds of updating, times the number of learners",
     "cost/uniform_generated_tokens_estimated": "tokens that uniform draws would have generated for "
     "the learned batches at the same variance: theirs over 1 - draw_saving_estimated",

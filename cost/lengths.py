@@ -14,7 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from cost.predictors import PoolMeanPredictor, RidgePredictor
-from cost.prompts import PromptPool, Visit
+from cost.prompts import PromptPool, Visit, visit_means
 from cost.shrinkage import Readings, ShrunkMean, ShrunkMeanState
 from cost.types import FloatArray
 
@@ -67,7 +67,8 @@ class PoolShrunkLength:
 
     def estimate(self, prompts: PromptPool, state: ShrunkMeanState) -> FloatArray:
         """Return [N] float64 expected tokens of one response, at least 1."""
-        return np.maximum(self._mean.estimate(state, prompts), 1.0)
+        lengths = self._mean.estimate(state, prompts)
+        return np.maximum(lengths, 1.0, out=lengths)
 
     @property
     def _mean(self) -> ShrunkMean:
@@ -109,7 +110,9 @@ class PoolMeanLength:
 
 def _mean_lengths(visits: Sequence[Visit]) -> FloatArray:
     """Mean response length of each visit, [V]."""
-    return np.array([visit.report.lengths.mean() for visit in visits], dtype=np.float64)
+    if not visits:
+        return np.zeros(0)
+    return visit_means(visits, np.concatenate([visit.report.lengths for visit in visits]))[1]
 
 
 def _initial_tokens(initial_tokens: float | None, prompts: PromptPool) -> float:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cost.predictors import RidgePredictor
-from cost.prompts import PromptPool, Visit
+from cost.prompts import PromptPool, Visit, visit_means
 from cost.shrinkage import Readings, ShrunkMean, ShrunkMeanState
 from cost.types import FloatArray
 
@@ -35,19 +35,26 @@ class PassRates:
         self, state: ShrunkMeanState, prompts: PromptPool, visits: Sequence[Visit]
     ) -> ShrunkMeanState:
         """Take in visits, oldest first; responses without a usable reward are left out."""
-        scored = [visit for visit in visits if visit.usable.any()]
-        rates = [np.clip(visit.report.rewards[visit.usable], 0, 1).mean() for visit in scored]
+        if not visits:
+            return state
+        counts, rates = visit_means(
+            visits,
+            np.clip(np.concatenate([visit.report.rewards for visit in visits]), 0, 1),
+            np.concatenate([visit.usable for visit in visits]),
+        )
+        scored = counts > 0
         readings = Readings(
-            indices=np.array([visit.report.prompt_index for visit in scored], dtype=np.int64),
-            values=np.array(rates, dtype=np.float64),
-            masses=np.array([visit.usable.sum() for visit in scored], dtype=np.float64),
-            weights=np.array([visit.weight for visit in scored], dtype=np.float64),
+            indices=np.array([visit.report.prompt_index for visit in visits])[scored],
+            values=rates[scored],
+            masses=counts[scored].astype(np.float64),
+            weights=np.array([visit.weight for visit in visits], dtype=np.float64)[scored],
         )
         return self._mean.update(state, prompts, readings)
 
     def estimate(self, state: ShrunkMeanState, prompts: PromptPool) -> FloatArray:
         """Return [N] float64 in [0, 1]."""
-        return np.clip(self._mean.estimate(state, prompts), 0.0, 1.0)
+        rates = self._mean.estimate(state, prompts)
+        return np.clip(rates, 0.0, 1.0, out=rates)
 
     @property
     def _mean(self) -> ShrunkMean:

@@ -33,7 +33,7 @@ class Predictor(Protocol):
         """Take in values [V] seen at the prompts `indices` [V], oldest first."""
 
     def predict(self, state: Any, prompts: PromptPool) -> FloatArray:
-        """Return [N] float64 predictions."""
+        """Return [N] float64 predictions, a new array."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,10 +64,12 @@ class PoolMeanPredictor:
         self, state: PoolMeanState, prompts: PromptPool, indices: IntArray, values: FloatArray
     ) -> PoolMeanState:
         """Take in values [V] seen at the prompts `indices` [V], oldest first."""
-        total, count = state.total, state.count
-        for value in values.tolist():
-            total, count = self.decay * total + value, self.decay * count + 1.0
-        return PoolMeanState(initial=state.initial, total=total, count=count)
+        past, age_V = _ages(self.decay, len(values))
+        return PoolMeanState(
+            initial=state.initial,
+            total=past * state.total + float(age_V @ values),
+            count=past * state.count + float(age_V.sum()),
+        )
 
     def predict(self, state: PoolMeanState, prompts: PromptPool) -> FloatArray:
         """Return [N] float64, all equal."""
@@ -139,8 +141,7 @@ class RidgePredictor:
         column = NUM_SHARED_COLUMNS + prompts.source_codes[indices]
         known = column < num_columns
         x_VF[np.flatnonzero(known), column[known]] = 1.0
-        age_V = self.decay ** np.arange(len(values) - 1, -1, -1, dtype=np.float64)
-        past = self.decay ** len(values)
+        past, age_V = _ages(self.decay, len(values))
         weighted_VF = x_VF * age_V[:, None]
         return RidgeState(
             initial=state.initial,
@@ -162,18 +163,30 @@ class RidgePredictor:
             state.gram + self.ridge * np.eye(len(state.moment)),
             state.moment - mean * state.gram[0],
         )
-        source_weights = np.zeros(len(prompts.source_names))
-        known = min(len(source_weights), len(weights) - NUM_SHARED_COLUMNS)
-        source_weights[:known] = weights[NUM_SHARED_COLUMNS : NUM_SHARED_COLUMNS + known]
-        prediction = mean + weights[0] + source_weights[prompts.source_codes]
-        prediction += _shared_features(state, prompts.prompt_tokens) @ weights[1:3]
-        return np.asarray(np.clip(prediction, state.low, state.high), dtype=np.float64)
+        of_tokens, of_log = weights[1:3] / state.scale
+        offset = mean + weights[0] - of_tokens * state.centre[0] - of_log * state.centre[1]
+        of_source = np.full(len(prompts.source_names), offset)
+        known = min(len(of_source), len(weights) - NUM_SHARED_COLUMNS)
+        of_source[:known] += weights[NUM_SHARED_COLUMNS : NUM_SHARED_COLUMNS + known]
+        # In place, for no more than three arrays of N numbers at a time.
+        prediction: FloatArray = of_source[prompts.source_codes]
+        tokens = prompts.prompt_tokens.astype(np.float64)
+        prediction += of_tokens * tokens
+        np.log(tokens, out=tokens)
+        tokens *= of_log
+        prediction += tokens
+        return np.clip(prediction, state.low, state.high, out=prediction)
 
 
 def _shared_features(state: RidgeState, prompt_tokens: IntArray) -> FloatArray:
     """Standardised tokens and log tokens, [..., 2]."""
     tokens = prompt_tokens.astype(np.float64)
     return (np.stack([tokens, np.log(tokens)], axis=-1) - state.centre) / state.scale
+
+
+def _ages(decay: float, count: int) -> tuple[float, FloatArray]:
+    """What everything earlier, and each of V values [V], counts after those values."""
+    return decay**count, decay ** np.arange(count - 1, -1, -1, dtype=np.float64)
 
 
 def _check_decay(decay: float) -> None:

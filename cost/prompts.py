@@ -91,3 +91,25 @@ class Visit:
     """[n] from the full group; 0 where not usable."""
     length_exponent: float
     """The loss weighs a response by length^exponent: -1 sequence mean, 0 token sums."""
+
+
+def visit_means(
+    visits: Sequence[Visit], values: FloatArray, counted: BoolArray | None = None
+) -> tuple[IntArray, FloatArray]:
+    """Average one value per response over each visit's responses.
+
+    Args:
+        visits: V visits, at least one.
+        values: [R] of all visits' responses, end to end.
+        counted: [R] True for responses to count; None for all.
+
+    Returns:
+        [V] int64 responses counted, and [V] float64 their mean, 0 where there is none.
+    """
+    sizes = np.array([visit.report.num_responses for visit in visits])
+    starts = np.cumsum(sizes) - sizes
+    counts = sizes
+    if counted is not None:
+        counts = np.add.reduceat(counted.astype(np.int64), starts)
+        values = np.where(counted, values, 0.0)
+    return counts, np.add.reduceat(values, starts, dtype=np.float64) / np.maximum(counts, 1)

@@ -1,11 +1,16 @@
 """Checks on what the rollout side reports, before any statistic believes it."""
 
+import math
 from dataclasses import replace
 from hashlib import blake2b
 
 import numpy as np
 
 from cost.types import BoolArray, FloatArray, LengthReport, RewardStatus, Ticket
+
+# Plain numbers: numpy compares with a member of an enum ten times slower. Statuses count from 0.
+_OK = int(RewardStatus.OK)
+_NUM_STATUSES = len(RewardStatus)
 
 
 def checked(report: LengthReport, ticket: Ticket) -> LengthReport:
@@ -37,22 +42,23 @@ def checked(report: LengthReport, ticket: Ticket) -> LengthReport:
         raise ValueError(f"report.prompt_tokens must be positive, got {report.prompt_tokens!r}")
     for name in ("prefill_tokens", "engine_seconds", "version"):
         value = getattr(report, name)
-        if not (np.isfinite(value) and value >= 0):
+        if not 0 <= value < math.inf:
             raise ValueError(f"report.{name} must be finite and not negative, got {value!r}")
     for name in ("lengths", "surprise"):
         values = np.asarray(getattr(report, name))
-        wrong = ~(np.isfinite(values) & (values >= 0))
+        wrong = ~((values >= 0) & (values < np.inf))
         if wrong.any():
             raise ValueError(
                 f"report.{name} must be finite and not negative, got {values[wrong][0].item()!r}"
             )
     status = np.asarray(report.status, dtype=np.int64)
-    unknown = ~np.isin(status, [member.value for member in RewardStatus])
+    unknown = (status < 0) | (status >= _NUM_STATUSES)
     if unknown.any():
         first = status[unknown][0].item()
         raise ValueError(f"report.status must be a RewardStatus, got {first!r}")
-    rewards = np.where(status == RewardStatus.OK, report.rewards, np.nan).astype(np.float64)
-    missing = (status == RewardStatus.OK) & ~np.isfinite(rewards)
+    ok = status == _OK
+    rewards = np.where(ok, report.rewards, np.nan).astype(np.float64, copy=False)
+    missing = ok & ~np.isfinite(rewards)
     if missing.any():
         first = rewards[missing][0].item()
         raise ValueError(f"report.rewards must be finite where the status is OK, got {first!r}")
@@ -89,7 +95,7 @@ def checked_norms(norms: FloatArray, ticket: Ticket) -> FloatArray:
 
 def usable(report: LengthReport) -> BoolArray:
     """Return [n] True where the reward can be used."""
-    return np.asarray(report.status == RewardStatus.OK, dtype=np.bool_)
+    return np.asarray(report.status == _OK, dtype=np.bool_)
 
 
 def digest(report: LengthReport) -> int:

@@ -32,7 +32,7 @@ from cost.reports import checked, checked_norms, usable
 from cost.savings import draw_saving, floored_share
 from cost.selection import group_advantages, select_batch
 from cost.spending import Spendings
-from cost.state import from_plain, initial_state, to_plain, updated
+from cost.state import from_plain, initial_state, to_plain, updated, with_state
 from cost.streams import generator_for
 from cost.ticket_book import TicketBook
 from cost.types import Draw, FloatArray, IntArray, LengthReport, Selection, Ticket
@@ -250,7 +250,7 @@ class Scheduler:
 
         Args:
             batch: Number of the batch.
-            engine_seconds: Seconds with a ticket in generation, times the number of engines.
+            engine_seconds: Seconds with a ticket in generation, times the engines' accelerators.
             learner_seconds: Seconds of updating, times the number of learners.
 
         Raises:
@@ -466,12 +466,19 @@ class Scheduler:
         Batch by batch, so that a plug which moves once a batch sees the same whatever the caller's
         steps.
         """
+        visits: Sequence[Visit] = ()
         for batch in range(self._folded_batches, folded_batches):
-            self._fold_batch(batch, min(self._batches.end_of(batch + 1), end))
+            before = self._states["length"]
+            now = self._fold_batch(batch, min(self._batches.end_of(batch + 1), end))
+            if now:
+                visits, believed = now, before
+        # Of the last batch alone: an estimate takes O(N).
+        if visits:
+            self._fold_metrics = self._length_error(visits, believed)
         self._folded_batches = max(self._folded_batches, folded_batches)
         self._batches.release(self._folded_batches, self._selected_batch)
 
-    def _fold_batch(self, batch: int, end: int) -> None:
+    def _fold_batch(self, batch: int, end: int) -> list[Visit]:
         visits = [
             Visit(
                 report=report,
@@ -484,8 +491,9 @@ class Scheduler:
             if report.num_responses > 0
         ]
         spending = self._spendings.take(batch)
+        # Before the states are copied: a snapshot is the largest thing there is.
+        self._snapshot = None
         if visits:
-            self._fold_metrics = self._length_error(visits)
             for name in PLUGS:
                 plug = getattr(self._config, name)
                 self._states[name] = updated(plug, self._states[name], self._prompts, visits)
@@ -495,7 +503,7 @@ class Scheduler:
         price = self._config.price
         if spending is not None and hasattr(price, "update_spending"):
             self._states["price"] = price.update_spending(self._states["price"], spending)
-        self._snapshot = None
+        return visits
 
     def _draw_saving(self) -> float:
         """What the present snapshot's draws save; 0 where weights do not undo them."""
@@ -504,8 +512,9 @@ class Scheduler:
         now = self.distribution()
         return draw_saving(now.probabilities, now.costs, now.utilities)
 
-    def _length_error(self, visits: Sequence[Visit]) -> dict[str, float]:
-        estimates = self._current().estimates.lengths
+    def _length_error(self, visits: Sequence[Visit], state: Any) -> dict[str, float]:
+        """Compare what was seen with what a state of the length plug expected."""
+        estimates = with_state(self._config.length.estimate, state)(self._prompts)
         seen = np.array([visit.report.lengths.mean() for visit in visits])
         expected = estimates[[visit.report.prompt_index for visit in visits]]
         error = float(np.abs(expected - seen).mean() / max(float(seen.mean()), 1.0))

@@ -112,13 +112,19 @@ def uniform_reward_mean(tickets: Sequence[Ticket], reports: Sequence[LengthRepor
     The ratio estimate sum_k w_k r_k / sum_k w_k over tickets with a usable reward, r_k their mean
     reward: for people to watch, where its small bias matters less than its calm. NaN for none.
     """
-    pairs = [
-        (ticket.weight, float(report.rewards[usable(report)].mean()))
+    scored = [
+        (ticket.weight, rewards)
         for ticket, report in zip(tickets, reports, strict=True)
-        if usable(report).any()
+        if len(rewards := report.rewards[usable(report)])
     ]
-    total = sum(weight for weight, _ in pairs)
-    return sum(weight * reward for weight, reward in pairs) / total if total else math.nan
+    if not scored:
+        return math.nan
+    weights = np.array([weight for weight, _ in scored])
+    sizes = np.array([len(rewards) for _, rewards in scored])
+    sums = np.add.reduceat(
+        np.concatenate([rewards for _, rewards in scored]), np.cumsum(sizes) - sizes
+    )
+    return float(weights @ (sums / sizes) / weights.sum())
 
 
 def _weights(candidates: Candidates, thinning: Thinning, weights: FloatArray) -> FloatArray:

@@ -12,6 +12,7 @@ warm-up, the first 1 / (1 - pool_decay), share one reference: the pool mean at t
 """
 
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -85,37 +86,37 @@ class ShrunkMean:
         self, state: ShrunkMeanState, prompts: PromptPool, readings: Readings
     ) -> ShrunkMeanState:
         """Take in readings; one call with all or one call for each give the same state."""
-        masses, totals, references = _grown(state, prompts.num_prompts)
-        pool_total, pool_weight = state.pool_total, state.pool_weight
-        num_readings, warm_reference = state.num_readings, state.warm_reference
-        for index, value, mass, weight in zip(
-            readings.indices.tolist(),
-            readings.values.tolist(),
-            readings.masses.tolist(),
-            readings.weights.tolist(),
-            strict=True,
-        ):
-            in_warm_up = np.isnan(warm_reference)
-            pool_total = self.pool_decay * pool_total + weight * value
-            pool_weight = self.pool_decay * pool_weight + weight
-            pool_mean = pool_total / pool_weight
-            num_readings += 1
-            if in_warm_up and num_readings * (1 - self.pool_decay) >= 1 - 1e-9:
-                warm_reference = pool_mean
-            drift = 1.0
-            if self.follow_drift and not in_warm_up:
-                old = references[index] if not np.isnan(references[index]) else warm_reference
-                drift = pool_mean / old if old > 0 else 1.0
-            totals[index] = self.decay * totals[index] * drift + mass * value
-            masses[index] = self.decay * masses[index] + mass
-            references[index] = np.nan if in_warm_up else pool_mean
+        masses, totals, references = (
+            column.copy() for column in _grown(state, prompts.num_prompts)
+        )
+        pool_totals, pool_weights = self._pool(state, readings)
+        pool_means = pool_totals[1:] / pool_weights[1:]
+        warm_reference = state.warm_reference
+        count = state.num_readings + 1 + np.arange(len(pool_means))
+        in_warm_up = np.full(len(pool_means), bool(np.isnan(warm_reference)))
+        ends = np.flatnonzero(in_warm_up & (count * (1 - self.pool_decay) >= 1 - 1e-9))
+        if len(ends):
+            # The reading that ends the warm-up still belongs to it.
+            in_warm_up[ends[0] + 1 :] = False
+            warm_reference = float(pool_means[ends[0]])
+        for turn in _turns(readings.indices):
+            prompt, pool_mean, warm = readings.indices[turn], pool_means[turn], in_warm_up[turn]
+            drift = np.ones(len(turn))
+            if self.follow_drift:
+                old = references[prompt]
+                old = np.where(np.isnan(old), warm_reference, old)
+                np.divide(pool_mean, old, out=drift, where=~warm & (old > 0))
+            mass = readings.masses[turn]
+            totals[prompt] = self.decay * totals[prompt] * drift + mass * readings.values[turn]
+            masses[prompt] = self.decay * masses[prompt] + mass
+            references[prompt] = np.where(warm, np.nan, pool_mean)
         return ShrunkMeanState(
             masses=masses,
             totals=totals,
             references=references,
-            pool_total=pool_total,
-            pool_weight=pool_weight,
-            num_readings=num_readings,
+            pool_total=float(pool_totals[-1]),
+            pool_weight=float(pool_weights[-1]),
+            num_readings=state.num_readings + len(pool_means),
             warm_reference=warm_reference,
             prior=self.prior.update(state.prior, prompts, readings.indices, readings.values),
         )
@@ -123,21 +124,50 @@ class ShrunkMean:
     def estimate(self, state: ShrunkMeanState, prompts: PromptPool) -> FloatArray:
         """Return [N] float64 estimates; the prediction alone where a prompt was never visited."""
         masses, totals, references = _grown(state, prompts.num_prompts)
-        prior = self.prior.predict(state.prior, prompts)
+        estimates = self.prior.predict(state.prior, prompts)
+        own = self.prior_count * estimates
         if self.follow_drift and not np.isnan(state.warm_reference) and state.pool_weight > 0:
-            pool_mean = state.pool_total / state.pool_weight
             reference = np.where(np.isnan(references), state.warm_reference, references)
-            totals *= np.divide(pool_mean, reference, out=np.ones_like(totals), where=reference > 0)
+            drift = np.ones(len(totals))
+            np.divide(
+                state.pool_total / state.pool_weight, reference, out=drift, where=reference > 0
+            )
+            drift *= totals
+            own += drift
+        else:
+            own += totals
         weight = masses + self.prior_count
         # A mass of zero (never visited, no shrinkage) leaves the prediction.
-        return np.divide(
-            totals + self.prior_count * prior, weight, out=prior.copy(), where=weight > 0
-        )
+        return np.divide(own, weight, out=estimates, where=weight > 0)
+
+    def _pool(self, state: ShrunkMeanState, readings: Readings) -> tuple[FloatArray, FloatArray]:
+        """Return [V + 1] totals and [V + 1] weights of the pool, before and after each reading."""
+        weighted = (readings.weights * readings.values).tolist()
+        totals, weights = [
+            list(accumulate(added, lambda sum_, new: self.pool_decay * sum_ + new, initial=start))
+            for added, start in (
+                (weighted, state.pool_total),
+                (readings.weights.tolist(), state.pool_weight),
+            )
+        ]
+        return np.array(totals), np.array(weights)
+
+
+def _turns(indices: IntArray) -> list[IntArray]:
+    """Split [V] positions into parts in which no prompt occurs twice, a prompt's earlier first."""
+    order = np.argsort(indices, kind="stable")
+    _, starts, counts = np.unique(indices[order], return_index=True, return_counts=True)
+    turn = np.empty(len(indices), dtype=np.int64)
+    turn[order] = np.arange(len(indices)) - np.repeat(starts, counts)
+    ends = np.cumsum(np.bincount(turn))
+    return np.split(np.argsort(turn, kind="stable"), ends[:-1]) if len(indices) else []
 
 
 def _grown(state: ShrunkMeanState, size: int) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Copy the per-prompt arrays, with room for prompts added since."""
+    """Return the per-prompt arrays, with room for prompts added since; not to be written to."""
     missing = size - len(state.masses)
+    if missing == 0:
+        return state.masses, state.totals, state.references
     return (
         np.pad(state.masses, (0, missing)),
         np.pad(state.totals, (0, missing)),

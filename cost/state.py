@@ -10,7 +10,7 @@ state is None. A state is a frozen dataclass of arrays, numbers and other such d
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from functools import partial
 from typing import Any, ParamSpec, TypeVar
 
@@ -46,8 +46,13 @@ def with_state(method: Callable[Arguments, Result], state: Any) -> Callable[Argu
 
 
 def to_plain(state: Any) -> dict[str, Any] | None:
-    """Copy a state into dicts of arrays and numbers."""
-    return None if state is None else asdict(state)
+    """Turn a state into dicts of arrays and numbers; the arrays are shared, not to be written."""
+    if state is None:
+        return None
+    values = {field.name: getattr(state, field.name) for field in fields(state)}
+    return {
+        name: to_plain(value) if is_dataclass(value) else value for name, value in values.items()
+    }
 
 
 def from_plain(template: Any, plain: Mapping[str, Any] | None) -> Any:

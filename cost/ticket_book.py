@@ -6,14 +6,16 @@ A ticket is held until its report was folded into the statistics and its batch w
 that a report for it can only be a resent one and is ignored.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from cost.reports import checked, digest
 from cost.types import LengthReport, Ticket
+
+_PER_RESPONSE = ("lengths", "truncated", "rewards", "status", "surprise")
+_PER_REPORT = tuple(name for name in LengthReport.__dataclass_fields__ if name not in _PER_RESPONSE)
 
 
 class TicketBook:
@@ -147,7 +149,7 @@ class TicketBook:
                 name: np.array([getattr(ticket, name) for ticket in tickets])
                 for name in Ticket.__dataclass_fields__
             },
-            "reports": {str(key): asdict(report) for key, report in self._reports.items()},
+            "reports": _columns(list(self._reports.values())),
             "digests": {str(key): value for key, value in self._digests.items()},
         }
 
@@ -162,7 +164,28 @@ class TicketBook:
         self.taken_until = state["taken_until"]
         self._tickets = {ticket.ticket_id: ticket for ticket in rows}
         self.released_until = min(self._tickets, default=self.next_ticket_id)
-        self._reports = {
-            int(key): LengthReport(**report) for key, report in state["reports"].items()
-        }
+        self._reports = {report.ticket_id: report for report in _rows(state["reports"])}
         self._digests = {int(key): value for key, value in state["digests"].items()}
+
+
+def _columns(reports: Sequence[LengthReport]) -> dict[str, np.ndarray]:
+    """Lay checked reports end to end, for few arrays however many there are."""
+    columns = {
+        name: np.array([getattr(report, name) for report in reports]) for name in _PER_REPORT
+    }
+    for name in _PER_RESPONSE if reports else ():
+        columns[name] = np.concatenate([getattr(report, name) for report in reports])
+    return columns | {"num_responses": np.array([report.num_responses for report in reports])}
+
+
+def _rows(columns: Mapping[str, np.ndarray]) -> list[LengthReport]:
+    """Take the reports of `_columns` apart again."""
+    if len(columns["num_responses"]) == 0:
+        return []
+    ends = np.cumsum(columns["num_responses"])[:-1]
+    fields = {name: columns[name].tolist() for name in _PER_REPORT}
+    fields |= {name: np.split(columns[name], ends) for name in _PER_RESPONSE}
+    return [
+        LengthReport(**dict(zip(fields, row, strict=True)))
+        for row in zip(*fields.values(), strict=True)
+    ]

@@ -131,7 +131,7 @@ class BatchSpending:
     response_tokens: int
     """Response tokens that engines computed."""
     engine_seconds: float
-    """Seconds with a ticket in generation, times the number of engines."""
+    """Seconds with a ticket in generation, times the accelerators of all engines."""
     trained_responses: int
     """Kept responses, once per pass."""
     trained_prompt_tokens: int

@@ -16,9 +16,9 @@ from typing import Any, Protocol
 import numpy as np
 
 from cost.predictors import RidgePredictor
-from cost.prompts import PromptPool, Visit
+from cost.prompts import PromptPool, Visit, visit_means
 from cost.shrinkage import Readings, ShrunkMean, ShrunkMeanState
-from cost.types import FloatArray
+from cost.types import FloatArray, IntArray
 
 
 class Utility(Protocol):
@@ -84,12 +84,15 @@ class GroupSurprise:
         self, state: ShrunkMeanState, prompts: PromptPool, visits: Sequence[Visit]
     ) -> ShrunkMeanState:
         """Take in visits, oldest first; groups without a usable reward are left out."""
-        scored = [visit for visit in visits if visit.usable.any()]
+        if not visits:
+            return state
+        counts, moments = _second_moments(visits)
+        scored = counts > 0
         readings = Readings(
-            indices=np.array([visit.report.prompt_index for visit in scored], dtype=np.int64),
-            values=np.array([_second_moment(visit) for visit in scored], dtype=np.float64),
-            masses=np.ones(len(scored)),
-            weights=np.array([visit.weight for visit in scored], dtype=np.float64),
+            indices=np.array([visit.report.prompt_index for visit in visits])[scored],
+            values=moments[scored],
+            masses=np.ones(int(scored.sum())),
+            weights=np.array([visit.weight for visit in visits], dtype=np.float64)[scored],
         )
         return self._mean.update(state, prompts, readings)
 
@@ -101,7 +104,8 @@ class GroupSurprise:
         state: ShrunkMeanState,
     ) -> FloatArray:
         """Return [N] float64, not negative."""
-        return np.maximum(self._mean.estimate(state, prompts), 0.0)
+        values = self._mean.estimate(state, prompts)
+        return np.maximum(values, 0.0, out=values)
 
     @property
     def _mean(self) -> ShrunkMean:
@@ -119,8 +123,14 @@ class ConstantUtility:
         return np.ones(prompts.num_prompts)
 
 
-def _second_moment(visit: Visit) -> float:
-    """Mean over usable responses of (a A)^2 S."""
-    lengths = np.maximum(visit.report.lengths, 1).astype(np.float64)
-    norms = lengths ** (2 * visit.length_exponent) * visit.advantages**2 * visit.report.surprise
-    return float(norms[visit.usable].mean())
+def _second_moments(visits: Sequence[Visit]) -> tuple[IntArray, FloatArray]:
+    """Of each visit the number of usable responses, and their mean of (a A)^2 S: [V], [V]."""
+    sizes = [visit.report.num_responses for visit in visits]
+    exponents = np.repeat([2 * visit.length_exponent for visit in visits], sizes)
+    lengths = np.maximum(np.concatenate([visit.report.lengths for visit in visits]), 1)
+    norms = (
+        lengths.astype(np.float64) ** exponents
+        * np.concatenate([visit.advantages for visit in visits]) ** 2
+        * np.concatenate([visit.report.surprise for visit in visits])
+    )
+    return visit_means(visits, norms, np.concatenate([visit.usable for visit in visits]))

@@ -16,12 +16,12 @@ whatever has been reported by then.
 """
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from cost.types import Draw, FloatArray, LengthReport, Selection, Ticket
+from launch.clocks import GenerationClock, Laps
 from rollout.buffer import OrderedBuffer
 from rollout.types import GroupRef, Prompt
 
@@ -85,8 +85,8 @@ class Plan:
     """Versions a batch may be behind when learned."""
     batch_deadline_seconds: float
     """Longest wait for one round of a batch."""
-    num_engines: int = 1
-    """Engines at work while a ticket is in generation."""
+    num_engine_accelerators: int = 1
+    """Accelerators of all engines together."""
     num_learners: int = 1
     """Learners at work during an update."""
     gradient_norm_layer: str = "lm_head"
@@ -122,8 +122,24 @@ class _Batch:
     """A batch that is drawn: all its tickets, and which of them and of earlier ones to use."""
 
     num_tickets: int
+    pilots: frozenset[int]
     members: tuple[int, ...]
     carried: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class _Tokens:
+    """What engines computed for some batches."""
+
+    total: int
+    trainable: int
+    """Without pilots."""
+
+    def with_batch(self, groups: Sequence[GroupRef], pilots: frozenset[int]) -> "_Tokens":
+        """Add a batch's groups."""
+        tokens = {group.report.ticket_id: group.report.generated_tokens for group in groups}
+        trainable = sum(count for ticket_id, count in tokens.items() if ticket_id not in pilots)
+        return _Tokens(self.total + sum(tokens.values()), self.trainable + trainable)
 
 
 async def train(
@@ -152,11 +168,11 @@ async def train(
     """
     buffer: OrderedBuffer[GroupRef] = OrderedBuffer(plan.max_staleness)
     batches: asyncio.Queue[_Batch | None] = asyncio.Queue()
-    generation = Stopwatch()
-    learned_tokens = [0]
+    generation = GenerationClock()
+    spent = [_Tokens(0, 0)]
 
-    async def roll(ticket: Ticket) -> GroupRef:
-        with generation:
+    async def roll(batch: int, ticket: Ticket) -> GroupRef:
+        with generation.running(batch):
             group = await rollouts.run(ticket, prompts[ticket.prompt_index])
         # Nobody learns from a pilot: once measured, its responses need not be held any longer.
         kept = group if ticket.trainable else replace(group, data=None)
@@ -166,7 +182,7 @@ async def train(
     async def draw() -> None:
         for batch in range(plan.num_steps):
             await buffer.admit(batch)
-            if _spent(plan, batch, learned_tokens):
+            if _used_up(plan, batch, spent):
                 break
             await batches.put(await draw_batch(batch))
         await batches.put(None)
@@ -174,12 +190,14 @@ async def train(
     async def draw_batch(batch: int) -> _Batch:
         folded_batches = max(0, batch - plan.max_staleness)
         num_tickets = 0
+        pilots: set[int] = set()
         while True:
             drawn = await scheduler.draw(batch, folded_batches)
-            running = [tasks.create_task(roll(ticket)) for ticket in drawn.tickets]
+            running = [tasks.create_task(roll(batch, ticket)) for ticket in drawn.tickets]
             num_tickets += len(running)
+            pilots |= {ticket.ticket_id for ticket in drawn.tickets if not ticket.trainable}
             if drawn.members is not None:
-                return _Batch(num_tickets, drawn.members, drawn.carried)
+                return _Batch(num_tickets, frozenset(pilots), drawn.members, drawn.carried)
             async with asyncio.timeout(plan.batch_deadline_seconds):
                 groups = await asyncio.gather(*running)
                 if drawn.gradient_norms:
@@ -203,23 +221,29 @@ async def train(
             held = {ticket_id: held[ticket_id] for ticket_id in drawn.carried}
             metrics: Metrics = {}
             selections: list[Selection] = []
+            learner_seconds = 0.0
             for epoch in range(plan.num_epochs):
                 selections = await scheduler.select(batch, [g.report for g in groups], epoch)
                 if epoch == 0 and plan.calibrate_every and batch % plan.calibrate_every == 0:
                     norms = await learners.gradient_norms(groups, layer=plan.gradient_norm_layer)
                     await scheduler.calibrate([g.report for g in groups], selections, norms)
+                updating = Laps()
                 metrics |= await learners.update(groups, selections, step=batch, epoch=epoch)
-            update, generate = clock.lap(), generation.take()
-            await scheduler.spend(batch, generate * plan.num_engines, update * plan.num_learners)
+                learner_seconds += updating.lap()
+            update = clock.lap()
+            await scheduler.spend(
+                batch,
+                generation.take(batch) * plan.num_engine_accelerators,
+                learner_seconds * plan.num_learners,
+            )
             metrics |= await publish(batch + 1)
-            tokens = sum(group.report.generated_tokens for group in fresh)
-            learned_tokens.append(learned_tokens[-1] + tokens)
+            spent.append(spent[-1].with_batch(fresh, drawn.pilots))
             await buffer.advance()
             metrics |= {
                 "loop/wait_seconds": wait,
                 "loop/update_seconds": update,
                 "loop/publish_seconds": clock.lap(),
-                "loop/generate_seconds": generate,
+                "loop/generate_seconds": generation.take_total(),
                 "loop/staleness": _staleness(batch, groups),
             }
             await on_step(StepResult(batch + 1, groups, selections, metrics))
@@ -232,62 +256,24 @@ async def train(
         raise first_error(errors) from None
 
 
-def _spent(plan: Plan, batch: int, learned_tokens: Sequence[int]) -> bool:
+def _used_up(plan: Plan, batch: int, spent: Sequence[_Tokens]) -> bool:
     """Whether the batches before this one use up the tokens there are.
 
-    Batches in flight count as much as those learned by now did on average. What was learned is
-    looked up as of `max_staleness` batches ago, so that the answer does not depend on timing.
+    Batches in flight are taken to cost what those learned by now did on average, pilots left out: a
+    profile comes once. What was learned is looked up as of `max_staleness` batches ago, so that the
+    answer does not depend on timing.
 
     Args:
         plan: The loop's numbers.
         batch: The next to be drawn.
-        learned_tokens: Tokens generated for the first b batches, at position b.
+        spent: Tokens generated for the first b batches, at position b.
     """
     num_learned = batch - plan.max_staleness
     if plan.max_generated_tokens is None or num_learned < 1:
         return False
-    return learned_tokens[num_learned] * batch / num_learned >= plan.max_generated_tokens
-
-
-class Laps:
-    """Seconds between calls."""
-
-    def __init__(self) -> None:
-        self._last = time.monotonic()
-
-    def lap(self) -> float:
-        """Seconds since the last lap, or since the start."""
-        now = time.monotonic()
-        elapsed, self._last = now - self._last, now
-        return elapsed
-
-
-class Stopwatch:
-    """Wall-clock seconds during which at least one `with` block was open."""
-
-    def __init__(self) -> None:
-        self._open = 0
-        self._since = 0.0
-        self._total = 0.0
-
-    def __enter__(self) -> None:
-        if self._open == 0:
-            self._since = time.monotonic()
-        self._open += 1
-
-    def __exit__(self, *_: object) -> None:
-        self._open -= 1
-        if self._open == 0:
-            self._total += time.monotonic() - self._since
-
-    def take(self) -> float:
-        """Seconds since the last call."""
-        now = time.monotonic()
-        if self._open:
-            self._total += now - self._since
-            self._since = now
-        total, self._total = self._total, 0.0
-        return total
+    learned = spent[num_learned]
+    in_flight = learned.trainable * plan.max_staleness / num_learned
+    return learned.total + in_flight >= plan.max_generated_tokens
 
 
 def _staleness(version: int, groups: Sequence[GroupRef]) -> float:

@@ -16,9 +16,10 @@ import ray
 from conf.schema import RunConfig
 from cost.actor import SchedulerActor
 from cost.types import Draw, FloatArray, LengthReport, Selection
+from launch.clocks import Laps
 from launch.cluster import Placement, reserve
 from launch.engines import make_pool
-from launch.loop import Laps, first_error
+from launch.loop import first_error
 from launch.parity import Difference, ParityError, Tolerance
 from launch.progress import Startup
 from learner.team import LearnerTeam

@@ -183,7 +183,8 @@ class TrainingRun:
                 num_epochs=config.learner.num_epochs,
                 max_staleness=config.loop.max_staleness,
                 batch_deadline_seconds=config.loop.batch_deadline_seconds,
-                num_engines=config.resources.num_engines,
+                num_engine_accelerators=config.resources.num_engines
+                * config.resources.tensor_parallel_size,
                 num_learners=config.resources.num_learners,
                 gradient_norm_layer=config.scheduler.gradient_norm_layer,
                 calibrate_every=config.scheduler.calibrate_every,

@@ -20,7 +20,7 @@ import ray
 from cost.types import Selection
 from learner.config import LearnerConfig
 from learner.gradient_norms import check_layer
-from learner.objectives import Objective
+from learner.objectives.types import Objective
 from learner.partition import MinibatchPlan, Row, plan_rows, split_groups
 from learner.update import StepSums, merge_sums
 from learner.worker import LearnerWorker

@@ -21,7 +21,7 @@ from cost.types import Selection
 from learner.batch import MicroBatch, Segment, collate, segment_of
 from learner.config import LearnerConfig
 from learner.deepspeed_engine import DeepSpeedEngine
-from learner.objectives import Objective
+from learner.objectives.types import Objective
 from learner.partition import MinibatchPlan, Row, plan_rows
 from learner.update import StepSums, update_step
 from rollout.types import Group

@@ -1,6 +1,8 @@
-"""Measure this machine: `python -m launch.bench [rollout|update|publish|startup|all] [overrides]`.
+"""Measure this machine: `python -m launch.bench [BENCH] [overrides]`.
 
-    one started system:  startup, rollout, publish        this process, afterwards:  update
+    one started system:        startup, rollout, publish
+    this process, afterwards:  update, gradient_norms, cost
+    all of them:               all, which is what is measured when no bench is named
 
 One JSON object on stdout, everything else on stderr. The configuration is that of
 `launch.train experiment=quickstart`; overrides are hydra's, e.g. `learner.row_tokens=2048`.
@@ -30,7 +32,7 @@ from launch.inputs import load_prompts, load_tokenizer, resolve_model
 from rollout.types import Prompt
 
 ON_SYSTEM = ("rollout", "publish", "startup")
-BENCHES = (*ON_SYSTEM, "update", "all")
+BENCHES = (*ON_SYSTEM, "update", "gradient_norms", "cost", "all")
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -88,6 +90,7 @@ def only_ours_on_stdout() -> Iterator[TextIO]:
 def measure(parsed: argparse.Namespace) -> dict[str, Any]:
     """Run the benches asked for, in an order in which none disturbs another."""
     config = load_config(parsed.overrides)
+    counts = {"repetitions": parsed.repetitions, "warm_ups": parsed.warm_ups}
     result: dict[str, Any] = {
         "bench": parsed.bench,
         "overrides": parsed.overrides,
@@ -99,9 +102,22 @@ def measure(parsed: argparse.Namespace) -> dict[str, Any]:
     if parsed.bench in ("update", "all"):
         from launch.bench.update import Workload, bench_update
 
-        result["update"] = bench_update(
-            config, Workload(), repetitions=parsed.repetitions, warm_ups=parsed.warm_ups
-        )
+        result["update"] = bench_update(config, Workload(), **counts)
+    if parsed.bench in ("gradient_norms", "all"):
+        from launch.bench.gradient_norms import bench_gradient_norms
+        from launch.bench.update import Workload
+
+        result["gradient_norms"] = bench_gradient_norms(config, Workload(), **counts)
+    if parsed.bench in ("cost", "all"):
+        from launch.bench.cost import POOL_ALLOCATORS, bench_cost
+
+        pools = {
+            name: load_config(
+                [*parsed.overrides, f"allocator@scheduler.allocator={name}"]
+            ).scheduler
+            for name in POOL_ALLOCATORS
+        }
+        result["cost"] = bench_cost(config.scheduler, pools, **counts)
     result["machine"]["load_average_after"] = load_average()
     return result
 

@@ -6,19 +6,21 @@
 No model, no engine, no Ray: reports are made up, and the time for making them does not count. The
 plugs are those of the configuration. Targets are for the largest N; each says whether it is met.
 
-Everything runs in one thread but for linear algebra, which OMP_NUM_THREADS=1 keeps in it too; the
-CPU seconds per second of a measurement are part of the result.
+Everything runs in one thread but for linear algebra, which OMP_NUM_THREADS=1 keeps in it too. CPU
+seconds, of all threads, stand beside the seconds: where other processes want the same cores they
+are what an idle machine would have taken. Targets are held against seconds.
 """
 
 from __future__ import annotations
 
 import gc
-import statistics
+import itertools
 import tempfile
 import time
 import tracemalloc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +30,7 @@ from cost.checkpoint import load_state, save_state
 from cost.config import SchedulerConfig
 from cost.scheduler import PLUGS, Scheduler
 from cost.thinning import Candidates
-from cost.types import LengthReport, Ticket
+from cost.types import FloatArray, LengthReport, Ticket
 
 NUM_PROMPTS = (10_000, 100_000, 1_000_000)
 NUM_TICKETS = 1024
@@ -54,7 +56,7 @@ TARGETS = {
 
 
 class Run:
-    """A scheduler at work; every method returns the seconds that the scheduler took."""
+    """A scheduler at work; its methods return what the scheduler took: [2] seconds, CPU seconds."""
 
     def __init__(self, config: SchedulerConfig, num_prompts: int, seed: int) -> None:
         """Make prompts up, between 20 and 400 tokens long, and a scheduler for them."""
@@ -64,15 +66,22 @@ class Run:
         self._drawn: list[list[LengthReport]] = []
         self._num_observed = self._num_selected = self._num_folded = 0
         self.prompt_tokens, self._sources = self._prompts(num_prompts)
-        self.scheduler = self._new_scheduler()
+        self.scheduler = self.new_scheduler()
 
-    def draw(self) -> float:
+    def new_scheduler(self) -> Scheduler:
+        """Build a scheduler for the present prompts that has seen nothing."""
+        return Scheduler(
+            self._config, self.prompt_tokens, self._sources, MAX_TOKENS, self._seed,
+            num_batches=1_000_000,
+        )  # fmt: skip
+
+    def draw(self) -> FloatArray:
         """Draw the next batch, nothing folded."""
-        batch, seconds = len(self._drawn), 0.0
+        batch, seconds = len(self._drawn), np.zeros(2)
         reports: list[LengthReport] = []
         members = None
         while members is None:
-            took, draw = timed(lambda: self.scheduler.draw(batch, self._num_folded))
+            took, draw = timed(partial(self.scheduler.draw, batch, self._num_folded))
             seconds += took
             reports += [self._report(ticket) for ticket in draw.tickets]
             members = draw.members
@@ -88,63 +97,57 @@ class Run:
         self._drawn.append([known[ticket_id] for ticket_id in members])
         return seconds
 
-    def observe(self) -> float:
+    def observe(self) -> FloatArray:
         """Report every batch that was not reported yet."""
         reports = [report for batch in self._drawn[self._num_observed :] for report in batch]
         self._num_observed = len(self._drawn)
-        began = time.perf_counter()
+        began = clocks()
         for report in reports:
             self.scheduler.observe(report)
-        return time.perf_counter() - began
+        return clocks() - began
 
-    def select(self) -> float:
+    def select(self) -> FloatArray:
         """Select from every batch that was reported."""
-        seconds = 0.0
+        seconds = np.zeros(2)
         for batch in range(self._num_selected, self._num_observed):
-            seconds += timed(lambda: self.scheduler.select(batch, self._drawn[batch]))[0]  # noqa: B023
-            self._drawn[batch] = []
+            reports, self._drawn[batch] = self._drawn[batch], []
+            seconds += timed(partial(self.scheduler.select, batch, reports))[0]
         self._num_selected = self._num_observed
         return seconds
 
-    def fold_and_draw(self) -> float:
+    def fold_and_draw(self) -> FloatArray:
         """Draw the next batch from what all batches before it taught."""
         self._num_folded = len(self._drawn)
         return self.draw()
 
-    def step(self) -> float:
+    def step(self) -> FloatArray:
         """Do all of one training step: report, select, fold, refresh, draw."""
         return self.observe() + self.select() + self.fold_and_draw()
 
-    def refresh(self) -> float:
+    def refresh(self) -> FloatArray:
         """Make the snapshot anew; a restored scheduler has none."""
         self.scheduler.load_state_dict(self.scheduler.state_dict())
         return timed(self.scheduler.distribution)[0]
 
-    def save_and_restore(self) -> float:
+    def save_and_restore(self) -> FloatArray:
         """Write the state to a file and continue from it with another scheduler."""
-        self.scheduler, old = self._new_scheduler(), self.scheduler
+        self.scheduler, old = self.new_scheduler(), self.scheduler
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "state.npz"
             saving, _ = timed(lambda: save_state(path, old.state_dict()))
             restoring, _ = timed(lambda: self.scheduler.load_state_dict(load_state(path)))
         return saving + restoring
 
-    def add_prompts(self, num_added: int) -> float:
+    def add_prompts(self, num_added: int) -> FloatArray:
         """Append prompts."""
         tokens, sources = self._prompts(num_added)
         self.prompt_tokens = np.concatenate([self.prompt_tokens, tokens])
         self._sources += sources
-        return timed(lambda: self.scheduler.add_prompts(tokens, sources))[0]
+        return timed(partial(self.scheduler.add_prompts, tokens, sources))[0]
 
     def _prompts(self, count: int) -> tuple[Any, list[str]]:
         codes = self._rng.integers(0, len(SOURCES), count).tolist()
         return self._rng.integers(20, 401, count), [SOURCES[code] for code in codes]
-
-    def _new_scheduler(self) -> Scheduler:
-        return Scheduler(
-            self._config, self.prompt_tokens, self._sources, MAX_TOKENS, self._seed,
-            num_batches=1_000_000,
-        )  # fmt: skip
 
     def _report(self, ticket: Ticket) -> LengthReport:
         """Play a ticket: longer prompts get longer responses, half of which are right."""
@@ -187,22 +190,22 @@ def bench_cost(
         repetitions: Measured turns, of which medians are reported.
         warm_ups: Turns that do not count.
         seed: Of prompts, reports and schedulers.
-        num_prompts: Sizes of the task, ascending.
+        num_prompts: Sizes of the task, at least two, ascending.
         num_tickets: Tickets of a batch.
         num_candidates: Responses to thin.
         num_added: Prompts appended while the run goes on.
         num_pool: Groups of a batch for `pool_configs`.
 
     Returns:
-        By N medians in seconds, held and peak bytes; the factor by which each grows from one N to
-        the next; targets with what was measured.
+        Targets with what was measured; by N medians, and the factor by which CPU seconds grow
+        from one N to the next; bytes held between steps and the most needed within one, as traced
+        by tracemalloc, per prompt over the last increase of N.
     """
     counts = {"repetitions": repetitions, "warm_ups": warm_ups}
     sized = replace(config, tickets_per_step=num_tickets)
-    cpu, wall = time.process_time(), time.perf_counter()
     by_size = {size: _measure_size(sized, size, num_added, seed, **counts) for size in num_prompts}
     memory = {size: _memory(sized, size, seed) for size in num_prompts}
-    for before, size in zip(num_prompts[:-1], num_prompts[1:], strict=True):
+    for before, size in itertools.pairwise(num_prompts):
         for kind in ("held", "peak"):
             more = memory[size][f"{kind}_bytes"] - memory[before][f"{kind}_bytes"]
             memory[size][f"{kind}_bytes_per_prompt"] = more / (size - before)
@@ -211,40 +214,56 @@ def bench_cost(
         name: _pool(replace(pool, tickets_per_step=num_pool), num_prompts[0], seed, **counts)
         for name, pool in pool_configs.items()
     }
-    cores = (time.process_time() - cpu) / (time.perf_counter() - wall)
-    largest = by_size[num_prompts[-1]] | {
-        "bytes_per_prompt": memory[num_prompts[-1]].get("peak_bytes_per_prompt", float("nan")),
-        "thinning_seconds": thinning["thinning_seconds"],
+    largest = num_prompts[-1]
+    found = by_size[largest] | thinning
+    measured = {name: float(found[name][0]) for name in TARGETS if name in found}
+    measured["bytes_per_prompt"] = memory[largest]["peak_bytes_per_prompt"]
+    targets = {
+        name: {"target": target, "measured": measured[name], "met": measured[name] <= target}
+        for name, target in TARGETS.items()
     }
     return {
         "plugs": {name: type(getattr(config, name)).__name__ for name in PLUGS},
         "tickets": num_tickets,
         "group_size": config.group_size,
         "reports": NUM_BATCHES * num_tickets,
-        "median_seconds": {str(size): found for size, found in by_size.items()},
-        "growth": {
-            f"{before} to {size}": {
-                name: by_size[size][name] / by_size[before][name] for name in by_size[size]
-            }
-            for before, size in zip(num_prompts[:-1], num_prompts[1:], strict=True)
-        },
-        "memory": {str(size): found for size, found in memory.items()},
-        "thinning": thinning,
-        "pool_allocators": pools,
         "added_prompts": num_added,
-        "cpu_seconds_per_second": cores,
-        "targets": {
-            name: {"target": target, "measured": largest[name], "met": largest[name] <= target}
-            for name, target in TARGETS.items()
+        "targets": targets,
+        "median": {str(size): _named(taken) for size, taken in by_size.items()},
+        "growth_of_cpu_seconds": {
+            f"{before} to {size}": {
+                name: by_size[size][name][1] / by_size[before][name][1] for name in by_size[size]
+            }
+            for before, size in itertools.pairwise(num_prompts)
+        },
+        "memory": {str(size): taken for size, taken in memory.items()},
+        "thinning": {"candidates": num_candidates, **_named(thinning)},
+        "pool_allocators": {
+            name: {"candidates": num_pool, "prompts": num_prompts[0], **_named(taken)}
+            for name, taken in pools.items()
         },
     }
 
 
-def timed(function: Callable[[], Any]) -> tuple[float, Any]:
-    """Call a function: the seconds it took, and what it returned."""
-    began = time.perf_counter()
+def _named(taken: Mapping[str, FloatArray]) -> dict[str, dict[str, float]]:
+    return {name: {"wall": float(wall), "cpu": float(cpu)} for name, (wall, cpu) in taken.items()}
+
+
+def clocks() -> FloatArray:
+    """Read the clocks: [2] seconds, and CPU seconds of this process."""
+    return np.array([time.perf_counter(), time.process_time()])
+
+
+def timed(function: Callable[[], Any]) -> tuple[FloatArray, Any]:
+    """Call a function: [2] seconds and CPU seconds that it took, and what it returned."""
+    began = clocks()
     result = function()
-    return time.perf_counter() - began, result
+    return clocks() - began, result
+
+
+def medians(taken: Sequence[FloatArray]) -> FloatArray:
+    """[2] medians of seconds and of CPU seconds."""
+    return np.asarray(np.median(taken, axis=0), dtype=np.float64)
 
 
 def _measure_size(
@@ -255,11 +274,11 @@ def _measure_size(
     *,
     repetitions: int,
     warm_ups: int,
-) -> dict[str, float]:
+) -> dict[str, FloatArray]:
     """Medians for one number of prompts."""
     run = Run(config, num_prompts, seed)
     run.draw()
-    seconds: dict[str, list[float]] = {}
+    taken: dict[str, list[FloatArray]] = {}
     for repetition in range(warm_ups + repetitions):
         # The last turn left one batch.
         draws = [run.draw() for _ in range(NUM_BATCHES - 1)]
@@ -268,7 +287,7 @@ def _measure_size(
         # One refresh and one draw are part of it, though targets of their own.
         folding = run.fold_and_draw()
         found = {
-            "draw_seconds": statistics.median(draws),
+            "draw_seconds": medians(draws),
             "refresh_seconds": run.refresh(),
             "observe_reports_seconds": observing,
             "reports_seconds": observing + folding,
@@ -280,12 +299,12 @@ def _measure_size(
         run.scheduler.distribution()
         if repetition >= warm_ups:
             for name, value in found.items():
-                seconds.setdefault(name, []).append(value)
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
+                taken.setdefault(name, []).append(value)
+    result = {name: medians(values) for name, values in taken.items()}
     # Once, since the number of prompts is another one afterwards.
-    medians["add_prompts_seconds"] = run.add_prompts(num_added)
-    medians["step_with_added_prompts_seconds"] = run.step()
-    return medians
+    result["add_prompts_seconds"] = run.add_prompts(num_added)
+    result["step_with_added_prompts_seconds"] = run.step()
+    return result
 
 
 def _memory(config: SchedulerConfig, num_prompts: int, seed: int) -> dict[str, float]:
@@ -295,7 +314,7 @@ def _memory(config: SchedulerConfig, num_prompts: int, seed: int) -> dict[str, f
     gc.collect()
     tracemalloc.start()
     try:
-        run.scheduler = run._new_scheduler()
+        run.scheduler = run.new_scheduler()
         run.draw()
         run.step()
         gc.collect()
@@ -309,7 +328,7 @@ def _memory(config: SchedulerConfig, num_prompts: int, seed: int) -> dict[str, f
 
 def _thinning(
     config: SchedulerConfig, num_candidates: int, seed: int, *, repetitions: int, warm_ups: int
-) -> dict[str, float]:
+) -> dict[str, FloatArray]:
     """Medians of thinning many responses, by the rule alone and within a selection."""
     rng = np.random.default_rng(seed)
     num_groups = num_candidates // config.group_size
@@ -330,24 +349,19 @@ def _thinning(
         run.draw()
         run.observe()
         selecting.append(run.select())
+    found = medians(selecting[warm_ups:])
     return {
-        "candidates": num_candidates,
-        "thinning_seconds": statistics.median(alone[warm_ups:]),
-        "select_seconds": statistics.median(selecting[warm_ups:]),
-        "select_seconds_per_response": statistics.median(selecting[warm_ups:]) / num_candidates,
+        "thinning_seconds": medians(alone[warm_ups:]),
+        "select_seconds": found,
+        "select_seconds_per_response": found / num_candidates,
     }
 
 
 def _pool(
     config: SchedulerConfig, num_prompts: int, seed: int, *, repetitions: int, warm_ups: int
-) -> dict[str, float]:
+) -> dict[str, FloatArray]:
     """Median of all rounds of one batch's draw, for an allocator that acts on a pool."""
     run = Run(config, num_prompts, seed)
     run.draw()
     run.step()
-    seconds = [run.draw() for _ in range(warm_ups + repetitions)][warm_ups:]
-    return {
-        "candidates": config.tickets_per_step,
-        "prompts": num_prompts,
-        "draw_seconds": statistics.median(seconds),
-    }
+    return {"draw_seconds": medians([run.draw() for _ in range(warm_ups + repetitions)][warm_ups:])}

@@ -26,7 +26,7 @@ from learner.batch import MicroBatch, Segment, collate
 from learner.config import LearnerConfig
 from learner.deepspeed_engine import load_policy
 from learner.logprobs import PackedPolicy
-from learner.objectives import Objective
+from learner.objectives.types import Objective
 from learner.partition import plan_rows
 from learner.update import StepOutcome, update_step
 

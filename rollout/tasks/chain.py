@@ -7,7 +7,8 @@
 A chain starts at a digit and applies labelled steps modulo 10. The number of steps sets the length
 of a response and the share of products its difficulty, so that prompts differ widely in both.
 A chain that starts at two digits is computed modulo 100, which the shipped model never saw: it
-makes the hard end of a mix with two ends, and short sums make the easy end.
+makes the hard end of a mix with two ends, and short sums make the easy end. The easy end is clear
+only when sampling below temperature 1, where the model slips on short sums too.
 Questions whose CRC-32 is a multiple of 50 are held out and never trained on.
 """
 

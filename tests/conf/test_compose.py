@@ -60,7 +60,7 @@ def members() -> list[Any]:
     return [
         pytest.param(name.parent.as_posix(), name.name, id=name.as_posix())
         for name in sorted(names)
-        if name.parent.name != "experiment"
+        if name.parent.name not in ("experiment", "comparison", "recipe")
     ]
 
 

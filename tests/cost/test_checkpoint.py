@@ -107,7 +107,7 @@ def test_refuses_other_files(tmp_path):
     path = tmp_path / "state"
     for content in (b"", b"text", b"PK\x03\x04broken"):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match="path must be a file of save_state, got .*state"):
+        with pytest.raises(ValueError, match=r"path must be a file of save_state, got .*state"):
             load_state(path)
     np.savez(tmp_path / "other.npz", a=np.zeros(3))
     with pytest.raises(ValueError, match="path must be a file of save_state"):

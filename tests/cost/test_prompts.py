@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from cost.prompts import prompt_pool
+from cost.prompts import prompt_pool, visit_means
 
 
 def test_sources_are_coded_by_first_appearance():
@@ -25,3 +25,13 @@ def test_sources_are_coded_by_first_appearance():
 def test_refuses(tokens, sources, limit, message):
     with pytest.raises(ValueError, match=message):
         prompt_pool(np.array(tokens, dtype=int), sources, limit)
+
+
+def test_visit_means_count_what_they_are_told(make_visit):
+    visits = [make_visit(0, [4, 6]), make_visit(1, [9]), make_visit(0, [1, 2, 6])]
+    values = np.array([4, 6, 9, 1, 2, 6])
+    counts, means = visit_means(visits, values)
+    assert counts.tolist() == [2, 1, 3] and means.tolist() == [5, 9, 3]
+    counted = np.array([False, True, False, True, True, False])
+    counts, means = visit_means(visits, np.where(counted, values, np.nan), counted)
+    assert counts.tolist() == [1, 0, 2] and means.tolist() == [6, 0, 1.5]

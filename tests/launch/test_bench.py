@@ -11,6 +11,7 @@ import torch
 
 from cost.types import Draw, LengthReport, Ticket
 from launch.bench.__main__ import load_config, measure, only_ours_on_stdout, parse
+from launch.bench.cost import POOL_ALLOCATORS, TARGETS, Run, bench_cost
 from launch.bench.publish import bench_publish
 from launch.bench.rollout import Batches
 from launch.bench.timing import ratio_of_medians, turns
@@ -74,6 +75,8 @@ def test_ratio_is_that_of_medians_with_the_extremes_within_one_repetition() -> N
     [
         ([], ("all", [])),
         (["rollout"], ("rollout", [])),
+        (["cost"], ("cost", [])),
+        (["gradient_norms", "seed=3"], ("gradient_norms", ["seed=3"])),
         (["update", "seed=3"], ("update", ["seed=3"])),
         (["update", "--repetitions", "2", "seed=3"], ("update", ["seed=3"])),
     ],
@@ -198,6 +201,64 @@ def test_the_update_result_is_json(model_path: str) -> None:
     assert set(found) == {"bench", "overrides", "model", "machine", "update"}
     assert set(found["machine"]) == {"cpus", "load_average_before", "load_average_after"}
     assert set(found["update"]["median_seconds"]) == {"packed", "padded"}
+
+
+@pytest.fixture(scope="module")
+def cost_found() -> dict[str, object]:
+    pools = {
+        name: load_config([f"allocator@scheduler.allocator={name}"]).scheduler
+        for name in POOL_ALLOCATORS
+    }
+    return bench_cost(
+        load_config([]).scheduler, pools, repetitions=2, warm_ups=0, num_prompts=(50, 500, 2000),
+        num_tickets=16, num_candidates=64, num_added=30, num_pool=8,
+    )  # fmt: skip
+
+
+def test_the_cost_bench_measures_every_size_and_target(cost_found) -> None:
+    found = json.loads(json.dumps(cost_found, allow_nan=False))
+    assert set(found["targets"]) == set(TARGETS)
+    for target in found["targets"].values():
+        assert target["met"] == (target["measured"] <= target["target"])
+    assert set(found["median"]) == {"50", "500", "2000"}
+    for taken in found["median"].values():
+        assert set(taken) == set(found["median"]["50"])
+        assert all(clocks["wall"] > 0 for clocks in taken.values())
+    assert set(found["growth_of_cpu_seconds"]) == {"50 to 500", "500 to 2000"}
+    assert (
+        found["targets"]["draw_seconds"]["measured"]
+        == (found["median"]["2000"]["draw_seconds"]["wall"])
+    )
+    assert {name: pool["candidates"] for name, pool in found["pool_allocators"].items()} == (
+        dict.fromkeys(POOL_ALLOCATORS, 8)
+    )
+    assert found["plugs"]["allocator"] == "SquareRoot" and found["reports"] == 160
+
+
+def test_the_cost_bench_counts_the_bytes_of_prompts(cost_found) -> None:
+    """At least the pool's 16, three running means of 24, estimates and probabilities."""
+    sizes = cost_found["memory"]
+    assert sizes["2000"]["held_bytes_per_prompt"] >= 16 + 3 * 24 + 4 * 8 + 16
+    assert sizes["2000"]["peak_bytes_per_prompt"] >= 0
+    assert sizes["2000"]["held_bytes"] <= sizes["2000"]["peak_bytes"]
+
+
+def test_the_cost_bench_saves_and_restores_what_it_goes_on_with() -> None:
+    config = load_config([]).scheduler
+    run, other = Run(config, 40, 0), Run(config, 40, 0)
+    for one in (run, other):
+        one.draw()
+        one.step()
+    before = run.scheduler
+    run.save_and_restore()
+    assert run.scheduler is not before
+    for one in (run, other):
+        one.add_prompts(5)
+        one.step()
+    np.testing.assert_array_equal(
+        run.scheduler.distribution().probabilities, other.scheduler.distribution().probabilities
+    )
+    assert len(run.scheduler.distribution().probabilities) == 45
 
 
 class FakeScheduler:

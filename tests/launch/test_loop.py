@@ -311,7 +311,9 @@ def test_a_batch_without_members_is_learned_as_an_empty_one():
 
 @pytest.mark.parametrize("max_staleness", [0, 1])
 def test_a_batch_is_paid_for_once_before_the_next_may_fold_it(max_staleness):
-    outcome = run(num_epochs=2, max_staleness=max_staleness, num_engines=2, num_learners=3)
+    outcome = run(
+        num_epochs=2, max_staleness=max_staleness, num_engine_accelerators=2, num_learners=3
+    )
     order = [e[:2] for e in outcome.of("update", "spend", "publish")]
     expected = [
         e
@@ -326,9 +328,12 @@ def test_a_batch_is_paid_for_once_before_the_next_may_fold_it(max_staleness):
         assert paid[:folded_batches] == list(range(folded_batches))
     for batch, step in enumerate(outcome.steps):
         engine, learner = outcome.scheduler.spendings[batch]
-        assert engine == 2 * step.metrics["loop/generate_seconds"]
-        assert learner == 3 * step.metrics["loop/update_seconds"] >= 3 * 0.02
-    assert sum(engine for engine, _ in outcome.scheduler.spendings.values()) > 0
+        assert engine > 0
+        # Selecting is part of the phase, not of what the learners are paid for.
+        assert 3 * 0.02 <= learner <= 3 * step.metrics["loop/update_seconds"]
+    paid_seconds = sum(engine for engine, _ in outcome.scheduler.spendings.values())
+    total = sum(step.metrics["loop/generate_seconds"] for step in outcome.steps)
+    assert paid_seconds == pytest.approx(2 * total, rel=1e-2, abs=1e-3)
 
 
 def test_calibration_measures_members_before_they_are_learned():

@@ -16,7 +16,7 @@ from learner import deepspeed_engine
 from learner.config import LearnerConfig
 from learner.deepspeed_engine import DeepSpeedEngine, deepspeed_settings
 from learner.gradient_norms import LAYERS
-from learner.objectives import ClippedSurrogate
+from learner.objectives.clipped_surrogate import ClippedSurrogate
 from learner.update import update_step
 
 

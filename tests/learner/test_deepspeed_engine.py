@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 from learner.batch import collate
 from learner.gradient_norms import LAYERS, gradient_norms
 from learner.logprobs import PackedPolicy
-from learner.objectives import ClippedSurrogate
+from learner.objectives.clipped_surrogate import ClippedSurrogate
 from learner.update import update_step
 
 pytestmark = pytest.mark.system

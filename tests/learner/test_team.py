@@ -16,7 +16,7 @@ from learner.batch import collate, segment_of
 from learner.config import LearnerConfig
 from learner.gradient_norms import LAYERS, gradient_norms
 from learner.logprobs import PackedPolicy
-from learner.objectives import ClippedSurrogate
+from learner.objectives.clipped_surrogate import ClippedSurrogate
 from learner.team import DivergedError, LearnerTeam
 from learner.update import StepOutcome, StepSums, update_step
 from rollout.types import GroupRef

@@ -92,7 +92,7 @@ def part(text):
 
 @pytest.mark.parametrize("split", ["train", "held_out"])
 @pytest.mark.parametrize(
-    ("easy", "hard"), [(0.65, 0.3), (0.0, 0.5), (0.5, 0.0), (0.3, 0.7), (0.7, 0.3), (0.0, 1.0)]
+    ("easy", "hard"), [(0.15, 0.2), (0.0, 0.5), (0.5, 0.0), (0.3, 0.7), (0.7, 0.3), (0.0, 1.0)]
 )
 def test_every_prefix_of_a_mix_has_its_shares(tokenizer, split, easy, hard):
     task = ChainTask(split=split, num_prompts=120, easy_share=easy, hard_share=hard)
@@ -111,8 +111,9 @@ def test_the_shipped_mix_can_be_drawn_and_its_splits_follow_it_alike(tokenizer):
     train = ChainTask(**settings["chain_two_ends"])
     held_out = ChainTask(**settings["chain_two_ends_held_out"])
     assert (train.split, held_out.split) == ("train", "held_out")
-    assert train.easy_share == held_out.easy_share
-    assert train.hard_share == held_out.hard_share
+    assert (train.easy_share, train.hard_share) == (0.15, 0.2)
+    assert (held_out.easy_share, held_out.hard_share) == (0.15, 0.2)
+    assert train.max_steps == held_out.max_steps
     trained = [p.text for p in train.prompts(tokenizer)]
     held = [p.text for p in held_out.prompts(tokenizer)]
     assert trained == [p.text for p in train.prompts(tokenizer)]

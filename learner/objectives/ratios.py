@@ -1,0 +1,79 @@
+"""Ratios of learner to rollout probability: of tokens, and of whole runs of tokens."""
+
+import torch
+from torch import Tensor
+
+MAX_LOG_RATIO = 20.0
+
+
+def token_ratios(learner_logprobs: Tensor, rollout_logprobs: Tensor) -> Tensor:
+    """Return [T] r = learner / rollout probability, with gradient.
+
+    Beyond e^20 a ratio says nothing any more, and its exponential would overflow: the logarithm is
+    clamped to [-20, 20], without gradient outside.
+    """
+    return _log_ratios(learner_logprobs, rollout_logprobs).exp()
+
+
+def segment_ratios(
+    learner_logprobs: Tensor, rollout_logprobs: Tensor, segment_ids: Tensor, loss_mask: Tensor
+) -> Tensor:
+    """Return [T] the geometric mean ratio of each token's response, with the token's own gradient.
+
+    The value is s = exp(mean over the response's loss tokens of the log-ratio), the same for all of
+    them. The gradient with respect to the log-probability of token t is s at place t and 0 at all
+    other places: sg(s) * pi_t / sg(pi_t), "GSPO-token" of arXiv:2507.18071 (read second-hand).
+    """
+    # Padding has the id -1.
+    return _run_ratios(learner_logprobs, rollout_logprobs, segment_ids + 1, loss_mask)
+
+
+def turn_ratios(
+    learner_logprobs: Tensor, rollout_logprobs: Tensor, segment_ids: Tensor, loss_mask: Tensor
+) -> Tensor:
+    """Return [T] as `segment_ratios`, of each token's turn in place of its response.
+
+    A turn is a longest run of loss tokens within a segment: what the policy wrote between two
+    messages of the environment.
+    """
+    turn_ids = turns(segment_ids, loss_mask)
+    return _run_ratios(learner_logprobs, rollout_logprobs, turn_ids, loss_mask)
+
+
+def turns(segment_ids: Tensor, loss_mask: Tensor) -> Tensor:
+    """Number the turns of a row: [T] int64, 1, 2, ... on loss tokens, of no meaning elsewhere."""
+    goes_on = torch.zeros_like(loss_mask)
+    goes_on[1:] = loss_mask[:-1] & (segment_ids[1:] == segment_ids[:-1])
+    return (loss_mask & ~goes_on).cumsum(0)
+
+
+def own_gradient(learner_logprobs: Tensor) -> Tensor:
+    """Return [T] exactly 1, whose gradient with respect to a token's log-probability is 1."""
+    return (learner_logprobs - learner_logprobs.detach()).exp()
+
+
+def run_means(values: Tensor, run_ids: Tensor, mask: Tensor) -> Tensor:
+    """Return [T] for each token the mean over the masked tokens of its run, 0 if it has none.
+
+    Args:
+        values: [T] float, without gradient.
+        run_ids: [T] int64 in [0, T].
+        mask: [T] bool, which tokens count.
+    """
+    # In float64 the order of addition, which a GPU does not fix, does not reach the float32 result.
+    sums = torch.zeros(len(values) + 1, dtype=torch.float64, device=values.device)
+    counts = torch.zeros_like(sums)
+    sums.index_add_(0, run_ids, torch.where(mask, values, 0.0).double())
+    counts.index_add_(0, run_ids, mask.double())
+    return (sums / counts.clamp(min=1))[run_ids].to(values.dtype)
+
+
+def _log_ratios(learner_logprobs: Tensor, rollout_logprobs: Tensor) -> Tensor:
+    return (learner_logprobs - rollout_logprobs).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+
+
+def _run_ratios(
+    learner_logprobs: Tensor, rollout_logprobs: Tensor, run_ids: Tensor, loss_mask: Tensor
+) -> Tensor:
+    log_ratios = _log_ratios(learner_logprobs.detach(), rollout_logprobs)
+    return run_means(log_ratios, run_ids, loss_mask).exp() * own_gradient(learner_logprobs)

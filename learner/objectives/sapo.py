@@ -1,0 +1,54 @@
+"""SAPO: a soft gate in place of a clip."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from learner.objectives.ratios import token_ratios
+from learner.objectives.types import ObjectiveOutput
+
+
+@dataclass(frozen=True, slots=True)
+class Sapo:
+    """Tokens fade as their ratio leaves 1; none is cut off.
+
+        loss = -f(r) A,    f(r) = (4 / tau) sigmoid(tau (r - 1)),    F = r sech^2(tau (r - 1) / 2)
+
+    with tau = `tau_positive` where A > 0 and `tau_negative` elsewhere. The paper averages over the
+    tokens of a response, then over responses: aggregation `sequence_mean`.
+
+    Source: arXiv:2511.20347.
+
+    Raises:
+        ValueError: If a temperature is not positive.
+    """
+
+    tau_positive: float = 1.0
+    """Sharpness of the gate where the advantage is positive, positive."""
+    tau_negative: float = 1.05
+    """Sharpness elsewhere, positive; larger than `tau_positive` fades sooner."""
+
+    def __post_init__(self) -> None:
+        """Refuse temperatures outside their range."""
+        for key in ("tau_positive", "tau_negative"):
+            if not getattr(self, key) > 0:
+                raise ValueError(f"objective.{key} must be positive, got {getattr(self, key)!r}")
+
+    def token_losses(
+        self,
+        learner_logprobs: Tensor,
+        rollout_logprobs: Tensor,
+        advantages: Tensor,
+        segment_ids: Tensor,
+        loss_mask: Tensor,
+    ) -> ObjectiveOutput:
+        """Compute the loss of every token; see `Objective`. The segments play no part here."""
+        ratios = token_ratios(learner_logprobs, rollout_logprobs)
+        tau = torch.full_like(advantages, self.tau_negative)
+        tau[advantages > 0] = self.tau_positive
+        gated = 4 / tau * (tau * (ratios - 1)).sigmoid()
+        return ObjectiveOutput(
+            token_losses=torch.where(loss_mask, -gated * advantages, 0.0),
+            metrics={"ratio": ratios.detach()},
+        )

@@ -1,0 +1,62 @@
+"""Plug `objective`: what one token contributes to the loss.
+
+An objective sees no design weight: `Selection.weight` multiplies its output, so it stays outside
+ratio and clip, and a clip never changes the weight of a draw. It sees no divisor either; summing
+and dividing is the estimator's part (`learner.batch`):
+
+    loss = sum_t loss_weight_t * token_loss_t,    loss_weight = weight * a / (P * n)
+
+Contract: `token_losses(learner_logprobs, rollout_logprobs, advantages, segment_ids, loss_mask)`.
+The loss of a token has a gradient with respect to that token's own log-probability only, so that a
+token's loss weight decides on that token's gradient and on no other's (D3S leaves out tokens). What
+else a member reads of the row, as the mean ratio of a whole response, it takes without gradient. A
+response's losses depend on that response alone, never on what else is packed into its row.
+
+With r = learner / rollout probability, a member is known by its gradient factor
+
+    F(r, A) = -(d token_loss / d learner_logprob) / A
+
+which is 1 at r = 1, the plain policy gradient, and never negative. Recipes of the field that differ
+in advantage, aggregation, draws or bounds only are YAML (`conf/recipe/`), not members.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class ObjectiveOutput:
+    """Losses of one row, and what to report about them."""
+
+    token_losses: Tensor
+    """[T] float32, 0 outside the loss mask."""
+    metrics: dict[str, Tensor]
+    """Name -> [T] float32 without gradient; reported as means over the loss tokens of the step.
+    `ratio` is the ratio that the member works with, `clip_fraction` is 1 where its clip is active;
+    a member without a clip does not report that."""
+
+
+class Objective(Protocol):
+    """Turns log-probabilities into token losses."""
+
+    def token_losses(
+        self,
+        learner_logprobs: Tensor,
+        rollout_logprobs: Tensor,
+        advantages: Tensor,
+        segment_ids: Tensor,
+        loss_mask: Tensor,
+    ) -> ObjectiveOutput:
+        """Compute the loss of every token of a packed row.
+
+        Args:
+            learner_logprobs: [T] float32 with gradient, finite; 0 outside the loss mask.
+            rollout_logprobs: [T] float32, of the policy version that sampled; 0 outside the mask.
+            advantages: [T] float32, one value per segment repeated over its tokens.
+            segment_ids: [T] int64, which response a token belongs to: 0, 1, ... one after the
+                other, or -1 in padding.
+            loss_mask: [T] bool, True on tokens that the policy wrote, never on a segment's first.
+        """
+        ...

@@ -1,0 +1,52 @@
+"""Ratios of tokens, turns and responses."""
+
+import math
+
+import pytest
+import torch
+
+from learner.objectives.ratios import run_means, segment_ratios, token_ratios, turns
+
+
+def test_a_ratio_beyond_e20_is_held_there():
+    ratios = token_ratios(torch.tensor([-900.0, 900.0, 0.5]), torch.zeros(3))
+    assert ratios.tolist() == pytest.approx([math.exp(-20), math.exp(20), math.exp(0.5)])
+
+
+def test_turns_are_runs_of_loss_tokens_within_a_segment():
+    mask = torch.tensor([0, 1, 1, 0, 1, 0, 1, 1, 0, 0, 1, 1], dtype=torch.bool)
+    segments = torch.tensor([0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2])
+    assert turns(segments, mask)[mask].tolist() == [1, 1, 2, 3, 3, 4, 4]
+
+
+def test_a_segment_boundary_ends_a_turn_even_without_a_prompt_between():
+    mask = torch.ones(4, dtype=torch.bool)
+    assert turns(torch.tensor([0, 0, 1, 1]), mask).tolist() == [1, 1, 2, 2]
+
+
+def test_run_means_are_over_masked_tokens_and_empty_runs_have_none():
+    values = torch.tensor([9.0, 1.0, 3.0, 5.0, 7.0])
+    mask = torch.tensor([False, True, True, True, False])
+    means = run_means(values, torch.tensor([0, 0, 0, 1, 5]), mask)
+    assert means.tolist() == [2.0, 2.0, 2.0, 5.0, 0.0]
+
+
+def test_the_mean_ratio_stays_in_log_space():
+    """The product of 2000 ratios overflows; its 2000th root does not."""
+    size = 2000
+    learner, rollout = torch.full((size,), 3.0), torch.zeros(size)
+    segments = torch.zeros(size, dtype=torch.int64)
+    ratios = segment_ratios(learner, rollout, segments, torch.ones(size, dtype=torch.bool))
+    assert ratios.tolist() == pytest.approx([math.exp(3.0)] * size, rel=1e-5)
+
+
+def test_a_sequence_ratio_near_one_keeps_its_digits():
+    """GSPO clips at 1 - 3e-4: in float32 the ratio must be right to a small part of that."""
+    generator = torch.Generator().manual_seed(0)
+    log_ratios = torch.randn(30_000, generator=generator, dtype=torch.float64) * 0.05
+    rollout = -torch.rand(30_000, generator=generator, dtype=torch.float64) * 8
+    learner = (rollout + log_ratios).float()
+    rows = (rollout.float(), torch.zeros(30_000, dtype=torch.int64))
+    ratio = segment_ratios(learner, *rows, torch.ones(30_000, dtype=torch.bool))[0].item()
+    exact = (learner.double() - rollout.float().double()).mean().exp().item()
+    assert ratio == pytest.approx(exact, abs=2e-7)
