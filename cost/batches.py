@@ -33,6 +33,8 @@ class Batches:
     """First ticket and one past the last, of complete batches that were not folded yet."""
     members: dict[int, tuple[int, ...]] = field(default_factory=dict)
     """Ticket ids of complete batches that were not folded yet."""
+    draw_savings: dict[int, float] = field(default_factory=dict)
+    """What the draws of complete batches that were not folded yet save; see `cost.savings`."""
     carried: list[tuple[Ticket, LengthReport]] = field(default_factory=list)
     """Accepted tickets that no batch has learned from yet."""
     gradient_norms: dict[int, FloatArray] = field(default_factory=dict)
@@ -59,6 +61,7 @@ class Batches:
         end: int,
         num_groups: int,
         max_staleness: int,
+        draw_saving: float,
     ) -> None:
         """End the open batch.
 
@@ -68,6 +71,7 @@ class Batches:
             end: One past the last ticket drawn.
             num_groups: P; more are carried.
             max_staleness: Versions a group may be behind when learned; older ones are not carried.
+            draw_saving: Of the probabilities that it was drawn by.
         """
         chosen, rest = accepted[:num_groups], accepted[num_groups:]
         self.members[self.batch] = tuple(ticket.ticket_id for ticket, _ in chosen)
@@ -77,6 +81,7 @@ class Batches:
             if report is not None and self.batch + 1 - report.version <= max_staleness
         ]
         self.ranges[self.batch] = (self.first_ticket, end)
+        self.draw_savings[self.batch] = draw_saving
         self.drawn, self.norms_of = True, ()
 
     def end_of(self, num_batches: int) -> int:
@@ -101,6 +106,7 @@ class Batches:
         for batch in [key for key in self.ranges if key < min(num_batches, selected_batch)]:
             del self.ranges[batch]
             del self.members[batch]
+            del self.draw_savings[batch]
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything as dicts of arrays and numbers."""
@@ -111,6 +117,7 @@ class Batches:
             "norms_of": list(self.norms_of),
             "ranges": {str(key): list(ids) for key, ids in self.ranges.items()},
             "members": {str(key): list(ids) for key, ids in self.members.items()},
+            "draw_savings": {str(key): saving for key, saving in self.draw_savings.items()},
             "carried": [
                 {"ticket": asdict(ticket), "report": asdict(report)}
                 for ticket, report in self.carried
@@ -124,6 +131,7 @@ class Batches:
         self.drawn, self.norms_of = state["drawn"], tuple(state["norms_of"])
         self.ranges = {int(key): (ids[0], ids[1]) for key, ids in state["ranges"].items()}
         self.members = {int(key): tuple(ids) for key, ids in state["members"].items()}
+        self.draw_savings = {int(key): value for key, value in state["draw_savings"].items()}
         self.carried = [
             (Ticket(**pair["ticket"]), LengthReport(**pair["report"])) for pair in state["carried"]
         ]

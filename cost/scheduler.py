@@ -95,6 +95,7 @@ class Scheduler:
         self._fold_metrics: dict[str, float] = {}
         self._batch_metrics: dict[str, float] = {}
         self._snapshot: Snapshot | None = None
+        self._draw_saving = 0.0
 
     @property
     def next_ticket_id(self) -> int:
@@ -213,7 +214,7 @@ class Scheduler:
             reports,
             selections,
             first_pass=epoch == 0,
-            draw_saving=self._draw_saving(),
+            draw_saving=self._batches.draw_savings[batch],
             thinning_saving=self._batch_metrics.get("cost/thinning_saving_estimated", 0.0),
         )
         self._spendings.trained(batch, reports, selections)
@@ -294,7 +295,7 @@ class Scheduler:
             | self._calibration_metrics()
             | (price.metrics(self._states["price"]) if hasattr(price, "metrics") else {})
             | {
-                "cost/draw_saving_estimated": self._draw_saving(),
+                "cost/draw_saving_estimated": self._draw_saving,
                 "cost/draw_floored_share": floored_share(distribution.probabilities),
                 "cost/total_variation": distribution.total_variation_from_uniform,
                 "cost/expected_length_ratio": distribution.expected_length_ratio,
@@ -441,7 +442,9 @@ class Scheduler:
             earlier = self._book.reports(self._batches.first_ticket, first)
             left_out = [r for r in earlier if self._book.ticket(r.ticket_id).trainable]
             self._ledger = self._ledger.with_filtered(left_out)
-            self._batches.complete(members, end, len(members), self._max_staleness)
+            self._batches.complete(
+                members, end, len(members), self._max_staleness, self._draw_saving
+            )
         return tickets
 
     def _complete(self, answer: Complete) -> None:
@@ -454,7 +457,13 @@ class Scheduler:
         accepted = [known[ticket_id] for ticket_id in answer.accepted]
         assert all(ticket.trainable for ticket, _ in accepted), "pilots are never trained on"
         assert list(answer.accepted) == sorted({*answer.accepted}), "accepted must be in draw order"
-        self._batches.complete(accepted, end, self._config.tickets_per_step, self._max_staleness)
+        self._batches.complete(
+            accepted,
+            end,
+            self._config.tickets_per_step,
+            self._max_staleness,
+            self._draw_saving,
+        )
         used = {*self._batches.members[self._batches.batch]}
         used |= {ticket.ticket_id for ticket, _ in self._batches.carried}
         left_out = [r for t, r in known.values() if t.trainable and t.ticket_id not in used]
@@ -505,13 +514,6 @@ class Scheduler:
             self._states["price"] = price.update_spending(self._states["price"], spending)
         return visits
 
-    def _draw_saving(self) -> float:
-        """What the present snapshot's draws save; 0 where weights do not undo them."""
-        if not self._config.allocator.objective_preserving:
-            return 0.0
-        now = self.distribution()
-        return draw_saving(now.probabilities, now.costs, now.utilities)
-
     def _length_error(self, visits: Sequence[Visit], state: Any) -> dict[str, float]:
         """Compare what was seen with what a state of the length plug expected."""
         estimates = with_state(self._config.length.estimate, state)(self._prompts)
@@ -530,6 +532,11 @@ class Scheduler:
                 self._prompts,
                 generator_for(self._seed, "snapshot", self._folded_batches),
             )
+            self._draw_saving = 0.0
+            # Only weights that undo the draws leave the variance of uniform draws to compare with.
+            if self._config.allocator.objective_preserving:
+                now = DrawDistribution.of(self._snapshot)
+                self._draw_saving = draw_saving(now.probabilities, now.costs, now.utilities)
         return self._snapshot
 
     def _enter_batch(

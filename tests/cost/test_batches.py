@@ -23,7 +23,7 @@ def batches(pair):
     """Batch 0 of tickets 0 to 4, two a batch; all was accepted but ticket 1."""
     batches = Batches()
     batches.open(0, 0)
-    batches.complete([pair(key) for key in (0, 2, 3, 4)], 5, 2, max_staleness=1)
+    batches.complete([pair(key) for key in (0, 2, 3, 4)], 5, 2, max_staleness=1, draw_saving=0.0)
     return batches
 
 
@@ -44,13 +44,13 @@ def test_only_what_the_next_batch_may_still_learn_is_carried(pair, max_staleness
     batches = Batches(batch=2)
     batches.open(3, 3)
     accepted = [pair(3, 3), pair(4, 0), pair(5, 2), pair(6, 3)]
-    batches.complete(accepted, 7, 1, max_staleness)
+    batches.complete(accepted, 7, 1, max_staleness, 0.0)
     assert batches.members[3] == (3,) and carried(batches) == kept
 
 
 def test_fewer_than_wanted_are_a_batch_too(batches, pair):
     batches.open(1, 5)
-    batches.complete([], 7, 2, 1)
+    batches.complete([], 7, 2, 1, 0.0)
     assert batches.members[1] == () and carried(batches) == []
     assert batches.end_of(2) == 7
 
@@ -78,7 +78,7 @@ def test_the_end_of_batches_that_are_complete(batches):
 def test_a_batch_is_forgotten_when_folded_and_no_longer_selected(batches, pair):
     for batch, end in ((1, 8), (2, 9)):
         batches.open(batch, batches.ranges[batch - 1][1])
-        batches.complete([pair(end - 1, batch)], end, 2, 1)
+        batches.complete([pair(end - 1, batch)], end, 2, 1, 0.0)
     batches.release(2, selected_batch=0)
     assert set(batches.members) == {0, 1, 2}
     batches.release(1, selected_batch=2)
@@ -112,7 +112,7 @@ def test_round_trip(batches, opened):
 def test_norms_belong_to_the_open_batch_alone(batches):
     batches.open(1, 5)
     batches.norms_of, batches.gradient_norms = (5,), {5: np.ones(2)}
-    batches.complete([], 6, 2, 1)
+    batches.complete([], 6, 2, 1, 0.0)
     assert batches.norms_of == ()
     batches.open(2, 6)
     assert batches.gradient_norms == {} and batches.norms_of == ()

@@ -111,3 +111,23 @@ def test_the_scheduler_tells_what_its_draws_save(make_scheduler):
     uniform = make_scheduler(allocator=Uniform()).metrics()
     assert uniform["cost/draw_saving_estimated"] == pytest.approx(0)
     assert uniform["cost/draw_floored_share"] == 1.0
+
+
+def test_a_batch_is_credited_with_the_saving_of_its_own_draws(make_scheduler, make_report):
+    """Whether the next batch was drawn before this one was selected is a matter of timing."""
+    uniform_tokens = []
+    for ahead in (False, True):
+        scheduler = make_scheduler(max_staleness=1)
+        drawn = [scheduler.draw(0, 0), scheduler.draw(1, 0)]
+        saving = scheduler.metrics()["cost/draw_saving_estimated"]
+        reports = [[make_report(ticket) for ticket in batch.tickets] for batch in drawn]
+        for report in reports[0]:
+            scheduler.observe(report)
+        if ahead:
+            scheduler.draw(2, 1)
+            assert scheduler.metrics()["cost/draw_saving_estimated"] != saving
+        scheduler.select(0, reports[0])
+        uniform_tokens.append(scheduler.metrics()["cost/uniform_generated_tokens_estimated"])
+    tokens = sum(report.generated_tokens for report in reports[0])
+    assert uniform_tokens[0] == pytest.approx(tokens / (1 - saving))
+    assert uniform_tokens[1] == uniform_tokens[0]
