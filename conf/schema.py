@@ -13,6 +13,7 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 
+from cost.aggregations import counts_responses_alike
 from cost.config import SchedulerConfig
 from learner.config import LearnerConfig
 from rollout.config import RolloutConfig
@@ -43,14 +44,14 @@ class ModelConfig:
     path: str
     """Local folder in Hugging Face format, with tokenizer and chat template."""
     dtype: str = "bfloat16"
-    """Precision of engine and learner: "float32" or "bfloat16"."""
+    """Precision of engine and learner: "float32", "bfloat16", or "float16" on GPUs."""
     max_model_len: int = 2048
     """Longest prompt plus response, tokens."""
 
     def __post_init__(self) -> None:
         _require(
-            self.dtype in ("float32", "bfloat16"),
-            "model.dtype must be float32 or bfloat16",
+            self.dtype in ("float32", "bfloat16", "float16"),
+            "model.dtype must be float32, bfloat16 or float16",
             self.dtype,
         )
         _require(
@@ -69,6 +70,12 @@ class LoopConfig:
     max_generated_tokens: int | None = None
     """Draw no further batch once those drawn are expected to take so many tokens of the engines,
     pilots and filtered groups included; None learns `num_steps` batches."""
+    max_trained_tokens: int | None = None
+    """The same for the tokens that learners train on, each response with its prompt, every pass
+    counted; batches in flight are expected to take what those before did."""
+    max_seconds: float | None = None
+    """The same for seconds of waiting, learning and publishing; starts, evaluations and saves do
+    not count."""
     batch_deadline_seconds: float = 1800.0
     """Longest wait for a whole batch of groups, or for each of its rounds."""
     publish_deadline_seconds: float = 600.0
@@ -83,11 +90,9 @@ class LoopConfig:
         _require(
             self.max_staleness >= 0, "loop.max_staleness must not be negative", self.max_staleness
         )
-        _require(
-            self.max_generated_tokens is None or self.max_generated_tokens > 0,
-            "loop.max_generated_tokens must be positive or null",
-            self.max_generated_tokens,
-        )
+        for key in ("max_generated_tokens", "max_trained_tokens", "max_seconds"):
+            most = getattr(self, key)
+            _require(most is None or most > 0, f"loop.{key} must be positive or null", most)
         _require(self.save_every >= 0, "loop.save_every must not be negative", self.save_every)
         for key in ("batch_deadline_seconds", "publish_deadline_seconds"):
             _require(getattr(self, key) > 0, f"loop.{key} must be positive", getattr(self, key))
@@ -135,12 +140,17 @@ class EvaluationConfig:
     """Evaluate the starting policy."""
     after: bool = True
     """Evaluate the trained policy."""
+    every: int = 0
+    """Also evaluate after every so many steps, sampled responses only; 0 for never. Learning waits
+    for it and the run's seconds leave it out, but with `loop.max_staleness` > 0 the engines go on
+    with batches in flight meanwhile."""
 
     def __post_init__(self) -> None:
         _require(
             self.num_samples >= 1, "evaluation.num_samples must be at least 1", self.num_samples
         )
         _require(self.temperature > 0, "evaluation.temperature must be positive", self.temperature)
+        _require(self.every >= 0, "evaluation.every must not be negative", self.every)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -224,9 +234,15 @@ class RunConfig:
         )
         _require(
             self.model.dtype == "float32" or self.learner.zero_stage > 0,
-            "learner.zero_stage must be 1, 2 or 3 when model.dtype is bfloat16, to keep float32 "
-            "master weights",
+            f"learner.zero_stage must be 1, 2 or 3 when model.dtype is {self.model.dtype}, to keep "
+            "float32 master weights",
             self.learner.zero_stage,
+        )
+        _require(
+            self.model.dtype != "float16" or self.resources.use_gpu is not False,
+            "model.dtype must be float32 or bfloat16 when resources.use_gpu is false: DeepSpeed "
+            "trains in float16 on GPUs only",
+            self.model.dtype,
         )
         _require(
             self.learner.num_minibatches <= self.scheduler.tickets_per_step,
@@ -234,6 +250,23 @@ class RunConfig:
             f"{self.scheduler.tickets_per_step}: every optimiser step needs a group",
             self.learner.num_minibatches,
         )
+
+        _require(
+            not self.learner.terms_for_all or self.scheduler.thinning.keeps_zero_advantage,
+            "scheduler.thinning must keep responses of advantage 0 with "
+            f"{' and '.join(self.learner.terms_for_all)}, which concerns them too: set "
+            "thinning@scheduler.thinning=keep_all, or scheduler.thinning.keep_zero_advantage=true "
+            "where the thinning has that key",
+            self.scheduler.thinning,
+        )
+        for plug in (self.objective, self.scheduler.advantage):
+            _require(
+                not getattr(plug, "needs_sequence_mean", False)
+                or counts_responses_alike(self.scheduler.aggregation),
+                "scheduler.aggregation must count every response the same, as sequence_mean does, "
+                f"for the formula of {type(plug).__name__}",
+                self.scheduler.aggregation,
+            )
 
     @property
     def max_prompt_tokens(self) -> int:
@@ -273,6 +306,34 @@ class EvaluateConfig:
         return self.model.max_model_len - self.rollout.max_tokens
 
 
+BUDGET_AXES = ("generated_tokens", "trained_tokens", "seconds", "steps")
+
+
+@dataclass(kw_only=True, slots=True)
+class BudgetConfig:
+    """What every run of a comparison may spend, equal for all arms."""
+
+    axis: str = "generated_tokens"
+    """"generated_tokens": computed by engines, pilots and filtered groups included;
+    "trained_tokens": of responses trained on, with their prompts, every pass counted;
+    "seconds": of waiting, learning and publishing; "steps": batches learned."""
+    amount: float
+    """Of the axis. A run ends with the batch that is expected to use it up."""
+
+    def __post_init__(self) -> None:
+        _require(self.axis in BUDGET_AXES, f"budget.axis must be one of {BUDGET_AXES}", self.axis)
+        _require(
+            self.amount > 0 and math.isfinite(self.amount),
+            "budget.amount must be positive",
+            self.amount,
+        )
+        _require(
+            self.axis == "seconds" or self.amount == int(self.amount),
+            f"budget.amount must be a whole number of {self.axis}",
+            self.amount,
+        )
+
+
 @dataclass(kw_only=True, slots=True)
 class CompareConfig:
     """What a comparison runs; every run is one of `conf/train.yaml`."""
@@ -287,10 +348,9 @@ class CompareConfig:
     """Overrides of each arm on top; the first arm is the baseline."""
     seeds: list[int]
     """Every arm runs once with each."""
-    max_generated_tokens: int
-    """Budget of every run: tokens that engines compute, pilots and filtered groups included."""
+    budget: BudgetConfig
     max_steps: int = 100_000
-    """Batches at which a run ends whatever it has generated."""
+    """Batches at which a run ends whatever it has spent."""
 
     def __post_init__(self) -> None:
         _require(len(self.arms) >= 1, "arms must name at least one arm", self.arms)
@@ -304,8 +364,86 @@ class CompareConfig:
         _require(
             len(set(self.seeds)) == len(self.seeds), "seeds must differ from each other", self.seeds
         )
-        for key in ("max_generated_tokens", "max_steps"):
-            _require(getattr(self, key) > 0, f"{key} must be positive", getattr(self, key))
+        _require(self.max_steps > 0, "max_steps must be positive", self.max_steps)
+        _require(
+            self.budget.axis != "steps" or self.budget.amount <= self.max_steps,
+            f"budget.amount must not exceed max_steps = {self.max_steps}, or no arm can reach it",
+            self.budget.amount,
+        )
+
+
+@dataclass(kw_only=True, slots=True)
+class SimulateConfig:
+    """What a study in simulated time runs; see `launch.simulate`."""
+
+    name: str
+    seed: int = 0
+    run_dir: str
+    """Folder for config and results; must not exist yet, or be empty."""
+    profile: Any
+    """Plug: machine, model and task (launch/simulation/profile.py)."""
+    scheduler: SchedulerConfig
+    accelerators: list[int] = field(default_factory=lambda: [1, 4, 16, 64, 256, 1024, 4096])
+    """One row of the study each."""
+    learner_share: float = 0.25
+    """Part of the accelerators for learners, in (0, 1); the rest is for engines."""
+    tickets_per_accelerator: float | None = None
+    """Let the batch grow with the accelerators; None keeps scheduler.tickets_per_step."""
+    num_steps: int = 20
+    """Steps that count; some more are run before and after them."""
+    max_staleness: int = 1
+    num_epochs: int = 1
+    """Passes over a batch."""
+    num_minibatches: int = 1
+    """Optimiser steps in a pass."""
+    prefix_caching: bool = True
+    """Whether engines prefill a group's prompt once."""
+    update_mode: str = "recompute"
+    """What new weights do to running sequences: "recompute" or "keep_kv"."""
+    max_retries: int = 2
+    """Retries of one ticket."""
+    target_pass_rate: float | None = None
+    """Mean pass rate to which steps and hours are extrapolated, by the profile's law."""
+    fit: str | None = None
+    """Folder of a real run: fit a profile to it instead of simulating."""
+    out: str | None = None
+    """File for the fitted profile, such as conf/profile/NAME.yaml."""
+    check: str | None = None
+    """Folder of a real run: predict it instead of simulating a study."""
+
+    def __post_init__(self) -> None:
+        _require_plug("profile", self.profile, "engine")
+        _require(
+            len(self.accelerators) >= 1 and min(self.accelerators) >= 1,
+            "accelerators must name at least one number, each at least 1",
+            self.accelerators,
+        )
+        _require(0 < self.learner_share < 1, "learner_share must lie in (0, 1)", self.learner_share)
+        for key in ("num_steps", "num_epochs", "num_minibatches"):
+            _require(getattr(self, key) >= 1, f"{key} must be at least 1", getattr(self, key))
+        for key in ("max_staleness", "max_retries"):
+            _require(getattr(self, key) >= 0, f"{key} must not be negative", getattr(self, key))
+        share = self.tickets_per_accelerator
+        _require(
+            share is None or share > 0, "tickets_per_accelerator must be positive or null", share
+        )
+        target = self.target_pass_rate
+        _require(
+            target is None or 0 < target < 1,
+            "target_pass_rate must lie in (0, 1) or be null",
+            target,
+        )
+        _require(
+            self.update_mode in ("recompute", "keep_kv"),
+            "update_mode must be recompute or keep_kv, which are simulated",
+            self.update_mode,
+        )
+        _require(self.fit is None or self.check is None, "check must be null with fit", self.check)
+        _require(
+            (self.fit is None) == (self.out is None),
+            "out must name the file for the fitted profile, and be null without fit",
+            self.out,
+        )
 
 
 def register() -> None:
@@ -314,3 +452,4 @@ def register() -> None:
     store.store(name="train_schema", node=RunConfig)
     store.store(name="evaluate_schema", node=EvaluateConfig)
     store.store(name="compare_schema", node=CompareConfig)
+    store.store(name="simulate_schema", node=SimulateConfig)

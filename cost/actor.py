@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cost.config import SchedulerConfig
-from cost.distribution import DrawDistribution
+from cost.distribution import DrawCells, DrawDistribution
 from cost.scheduler import Scheduler
 from cost.types import Draw, FloatArray, IntArray, LengthReport, Selection, Ticket
 
@@ -30,8 +30,6 @@ class SchedulerActor:
         seed: int,
         *,
         max_staleness: int = 0,
-        num_batches: int = 1,
-        max_generated_tokens: int | None = None,
         report_timeout_seconds: float = 60.0,
     ) -> None:
         """Build the scheduler.
@@ -43,8 +41,6 @@ class SchedulerActor:
             max_tokens: Response limit.
             seed: The run's seed.
             max_staleness: Versions a group may be behind.
-            num_batches: Batches the run will learn at most.
-            max_generated_tokens: Tokens at which it ends.
             report_timeout_seconds: How long a draw waits for reports that it needs, positive.
         """
         self._scheduler = Scheduler(
@@ -54,8 +50,6 @@ class SchedulerActor:
             max_tokens,
             seed,
             max_staleness=max_staleness,
-            num_batches=num_batches,
-            max_generated_tokens=max_generated_tokens,
         )
         self._report_timeout_seconds = report_timeout_seconds
         self._arrived = asyncio.Condition()
@@ -100,12 +94,17 @@ class SchedulerActor:
         self._scheduler.observe_gradient_norms(norms)
 
     async def select(
-        self, batch: int, reports: Sequence[LengthReport], epoch: int = 0
+        self,
+        batch: int,
+        reports: Sequence[LengthReport],
+        epoch: int = 0,
+        progress: float = 0.0,
+        penalties: Sequence[FloatArray] | None = None,
     ) -> list[Selection]:
         """Choose what to train on from one batch, which counts as observed from then on."""
         async with self._arrived:
             self._raise_observe_error()
-            selections = self._scheduler.select(batch, reports, epoch)
+            selections = self._scheduler.select(batch, reports, epoch, progress, penalties)
             self._arrived.notify_all()
             return selections
 
@@ -133,6 +132,10 @@ class SchedulerActor:
     async def distribution(self) -> DrawDistribution:
         """Return the draw distribution of the next draw."""
         return self._scheduler.distribution()
+
+    async def draw_cells(self) -> DrawCells:
+        """Return the same summed up over lengths and pass rates: small, whatever the task."""
+        return self._scheduler.distribution().cells()
 
     async def metrics(self) -> dict[str, float]:
         """Return the metrics of `cost.ledger.METRICS`."""

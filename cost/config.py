@@ -37,7 +37,7 @@ class SchedulerConfig:
     proxy: Any
     """Gradient-norm guess per response (cost/proxies.py)."""
     advantage: Any
-    """Advantages within a group (cost/advantages.py)."""
+    """Advantages of the responses (cost/advantages/)."""
     aggregation: Any
     """Factor of each response in the loss (cost/aggregations.py)."""
     tickets_per_step: int = 16
@@ -108,8 +108,14 @@ class SchedulerConfig:
     @property
     def objective_preserving(self) -> bool:
         """Whether the expected gradient is that of uniform draws without thinning."""
-        draws_keep_it = bool(self.allocator.objective_preserving)
-        factors_keep_it = bool(self.aggregation.objective_preserving or self.allocator.uniform)
-        sizes_keep_it = bool(self.advantage.size_free or not self.allocator.varies_group_sizes)
+        of_group, allocator = (self.advantage, self.aggregation), self.allocator
+        draws_keep_it = bool(allocator.objective_preserving)
+        groups_stand_alone = all(plug.objective_preserving for plug in of_group)
+        sizes_keep_it = all(plug.size_free for plug in of_group)
         thinning_keeps_it = bool(self.thinning.objective_preserving)
-        return draws_keep_it and factors_keep_it and sizes_keep_it and thinning_keeps_it
+        return (
+            draws_keep_it
+            and (groups_stand_alone or bool(allocator.uniform))
+            and (sizes_keep_it or not allocator.varies_group_sizes)
+            and thinning_keeps_it
+        )

@@ -11,7 +11,30 @@ from cost.config import SchedulerConfig
 from cost.pass_rates import PassRates
 from cost.prompts import PromptPool
 from cost.state import with_state
-from cost.types import FloatArray
+from cost.types import FloatArray, IntArray
+
+LENGTH_CELLS_PER_DOUBLING = 2
+"""Cell k of the lengths begins at 2^(k / 2) tokens."""
+NUM_PASS_RATE_CELLS = 10
+"""Cell k of the pass rates begins at k / 10; a rate of 1 lies in the last one."""
+
+
+@dataclass(frozen=True, slots=True)
+class DrawCells:
+    """A draw distribution summed up over prompts of about one length and pass rate.
+
+    Only cells with a prompt are listed, by length and then pass rate. The grid is the same for
+    every run, so that cells of several steps and runs can be laid over each other.
+    """
+
+    length_cells: IntArray
+    """[C] int, cell of the expected response length."""
+    pass_rate_cells: IntArray
+    """[C] int, cell of the expected pass rate, in [0, NUM_PASS_RATE_CELLS)."""
+    num_prompts: IntArray
+    """[C] int, prompts in the cell, at least 1."""
+    probabilities: FloatArray
+    """[C] chance that one draw lands in the cell, sums to 1."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +62,23 @@ class DrawDistribution:
             pass_rates=estimates.pass_rates,
             utilities=estimates.utilities,
             costs=estimates.costs,
+        )
+
+    def cells(self) -> DrawCells:
+        """Sum up over cells of length and pass rate; O(N)."""
+        lengths = np.maximum(self.lengths, 1.0)
+        length_cells = np.floor(LENGTH_CELLS_PER_DOUBLING * np.log2(lengths)).astype(np.int64)
+        rate_cells = np.floor(NUM_PASS_RATE_CELLS * self.pass_rates).astype(np.int64)
+        rate_cells = np.clip(rate_cells, 0, NUM_PASS_RATE_CELLS - 1)
+        keys = length_cells * NUM_PASS_RATE_CELLS + rate_cells
+        num_prompts = np.bincount(keys)
+        mass: FloatArray = np.bincount(keys, weights=self.probabilities).astype(np.float64)
+        found = np.flatnonzero(num_prompts)
+        return DrawCells(
+            length_cells=found // NUM_PASS_RATE_CELLS,
+            pass_rate_cells=found % NUM_PASS_RATE_CELLS,
+            num_prompts=num_prompts[found],
+            probabilities=mass[found],
         )
 
     @property

@@ -89,8 +89,8 @@ class Visit:
     """[n] True where the reward can be used."""
     advantages: FloatArray
     """[n] from the full group; 0 where not usable."""
-    length_exponent: float
-    """The loss weighs a response by length^exponent: -1 sequence mean, 0 token sums."""
+    factors: FloatArray
+    """[n] aggregation factors, up to one factor for all visits of a run."""
 
 
 def visit_means(

@@ -34,7 +34,7 @@ def checked(report: LengthReport, ticket: Ticket) -> LengthReport:
             f"report.lengths must hold at most the {ticket.num_samples} responses of ticket "
             f"{ticket.ticket_id}, got {count!r}"
         )
-    for name in ("lengths", "truncated", "rewards", "status", "surprise"):
+    for name in ("lengths", "truncated", "rewards", "status", "surprise", "answer_codes"):
         shape = np.shape(getattr(report, name))
         if shape != (count,):
             raise ValueError(f"report.{name} must have shape {(count,)!r}, got {shape!r}")
@@ -56,6 +56,13 @@ def checked(report: LengthReport, ticket: Ticket) -> LengthReport:
     if unknown.any():
         first = status[unknown][0].item()
         raise ValueError(f"report.status must be a RewardStatus, got {first!r}")
+    codes = np.asarray(report.answer_codes, dtype=np.int64)
+    beyond = (codes < 0) | (codes > np.arange(count))
+    if beyond.any() or (codes[codes] != codes).any():
+        raise ValueError(
+            "report.answer_codes must name the first response with the same answer, "
+            f"got {codes.tolist()!r}"
+        )
     ok = status == _OK
     rewards = np.where(ok, report.rewards, np.nan).astype(np.float64, copy=False)
     missing = ok & ~np.isfinite(rewards)
@@ -69,6 +76,7 @@ def checked(report: LengthReport, ticket: Ticket) -> LengthReport:
         rewards=rewards,
         status=status,
         surprise=np.asarray(report.surprise, dtype=np.float64),
+        answer_codes=codes,
     )
 
 
@@ -109,6 +117,13 @@ def digest(report: LengthReport) -> int:
         report.version,
     )
     content = blake2b(repr(numbers).encode(), digest_size=8)
-    for array in (report.lengths, report.truncated, report.rewards, report.status, report.surprise):
+    for array in (
+        report.lengths,
+        report.truncated,
+        report.rewards,
+        report.status,
+        report.surprise,
+        report.answer_codes,
+    ):
         content.update(np.ascontiguousarray(array).tobytes())
     return int.from_bytes(content.digest(), "little")

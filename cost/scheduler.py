@@ -20,17 +20,19 @@ from typing import Any
 import numpy as np
 
 from cost import calibration
+from cost.advantages.types import group_batch
 from cost.allocators.types import BatchSoFar, Complete, Round, Snapshot
 from cost.batches import Batches
 from cost.config import SchedulerConfig
 from cost.distribution import DrawDistribution, take_snapshot
 from cost.ledger import Ledger
 from cost.pass_rates import PassRates
+from cost.penalties import lowered
 from cost.prompts import Visit, prompt_pool
 from cost.proxies import Proxy
 from cost.reports import checked, checked_norms, usable
 from cost.savings import draw_saving, floored_share
-from cost.selection import group_advantages, select_batch
+from cost.selection import batch_advantages, select_batch, uniform_reward_mean
 from cost.spending import Spendings
 from cost.state import from_plain, initial_state, to_plain, updated, with_state
 from cost.streams import generator_for
@@ -54,8 +56,6 @@ class Scheduler:
         seed: int,
         *,
         max_staleness: int = 0,
-        num_batches: int = 1,
-        max_generated_tokens: int | None = None,
     ) -> None:
         """Start with no visit.
 
@@ -66,8 +66,6 @@ class Scheduler:
             max_tokens: Largest number of tokens in one response, at least 1.
             seed: The run's seed.
             max_staleness: Versions a group may be behind when learned, not negative.
-            num_batches: Batches the run will learn at most, for schedules, at least 1.
-            max_generated_tokens: Tokens at which the run ends, if that comes first.
 
         Raises:
             ValueError: If there is no prompt or a number is out of range.
@@ -75,9 +73,6 @@ class Scheduler:
         self._config = config
         self._seed = seed
         self._max_staleness = max_staleness
-        self._num_batches = num_batches
-        self._max_generated_tokens = max_generated_tokens
-        self._learned_tokens = 0
         self._prompts = prompt_pool(prompt_tokens, sources, max_tokens)
         self._pass_rates = PassRates(config.pass_rate_decay, config.pass_rate_prior_responses)
         self._book = TicketBook()
@@ -163,7 +158,12 @@ class Scheduler:
             self._batches.gradient_norms[ticket_id] = checked_norms(values, ticket)
 
     def select(
-        self, batch: int, reports: Sequence[LengthReport], epoch: int = 0
+        self,
+        batch: int,
+        reports: Sequence[LengthReport],
+        epoch: int = 0,
+        progress: float = 0.0,
+        penalties: Sequence[FloatArray] | None = None,
     ) -> list[Selection]:
         """Choose what to train on from one batch of finished tickets.
 
@@ -172,14 +172,19 @@ class Scheduler:
             reports: Those of its members in draw order, empty groups included. Those not observed
                 yet are.
             epoch: Passes the learner made over this batch before; each thins anew.
+            progress: Share of the run that is over before this batch, in [0, 1], for schedules.
+            penalties: [n] of each report, taken off its rewards for the advantages alone; see
+                `cost.penalties`.
 
         Returns:
             One selection a report, in the same order.
 
         Raises:
             ValueError: If the reports are not those of the batch in ticket order, the batch is not
-                there any more, or reports cannot be true.
+                there any more, reports cannot be true or progress is out of range.
         """
+        if not 0 <= progress <= 1:
+            raise ValueError(f"progress must lie in [0, 1], got {progress!r}")
         ids = tuple(report.ticket_id for report in reports)
         if batch < self._selected_batch or batch not in self._batches.members:
             raise ValueError(
@@ -205,11 +210,14 @@ class Scheduler:
             self._proxy(),
             self._states,
             tickets,
-            reports,
+            lowered(reports, penalties),
+            folded=np.array(ids) < self._book.taken_until,
             earlier_tokens=self._earlier_tokens,
-            progress=self._progress(batch),
+            progress=progress,
             rng=rng,
         )
+        if penalties is not None:
+            self._batch_metrics["cost/reward_mean_uniform"] = uniform_reward_mean(tickets, reports)
         self._ledger = self._ledger.with_selection(
             reports,
             selections,
@@ -262,7 +270,6 @@ class Scheduler:
         reports = self._book.reports(*self._batches.ranges[batch])
         spending = self._spendings.enter(batch, reports, engine_seconds, learner_seconds)
         self._ledger = self._ledger.with_spending(spending)
-        self._learned_tokens += sum(report.generated_tokens for report in reports)
 
     def reissue(self, first_ticket_id: int) -> list[Ticket]:
         """Return all tickets from one on, to be run again after their groups were lost.
@@ -315,7 +322,6 @@ class Scheduler:
             "ledger": self._ledger.state_dict(),
             "folded_batches": self._folded_batches,
             "selected_batch": self._selected_batch,
-            "learned_tokens": self._learned_tokens,
             "earlier": list(self._earlier),
             "earlier_next": list(self._earlier_next),
             "fold_metrics": dict(self._fold_metrics),
@@ -341,7 +347,6 @@ class Scheduler:
         self._ledger = Ledger(**state["ledger"])
         self._folded_batches = state["folded_batches"]
         self._selected_batch = state["selected_batch"]
-        self._learned_tokens = state["learned_tokens"]
         self._earlier = tuple(state["earlier"])
         self._earlier_next = tuple(state["earlier_next"])
         self._fold_metrics = dict(state["fold_metrics"])
@@ -352,13 +357,6 @@ class Scheduler:
     def _earlier_tokens(self) -> float:
         total, weight = self._earlier
         return total / weight if total > 0 else float(self._prompts.max_tokens)
-
-    def _progress(self, batch: int) -> float:
-        """Share of the run that is over before a batch, by whichever bound ends it first."""
-        shares = [batch / self._num_batches]
-        if self._max_generated_tokens is not None:
-            shares.append(self._learned_tokens / self._max_generated_tokens)
-        return min(max(shares), 1.0)
 
     def _calibration_metrics(self) -> dict[str, float]:
         if not self._config.calibrate_every:
@@ -488,17 +486,7 @@ class Scheduler:
         self._batches.release(self._folded_batches, self._selected_batch)
 
     def _fold_batch(self, batch: int, end: int) -> list[Visit]:
-        visits = [
-            Visit(
-                report=report,
-                weight=ticket.weight,
-                usable=usable(report),
-                advantages=group_advantages(self._config, self._states, report),
-                length_exponent=self._config.aggregation.length_exponent,
-            )
-            for ticket, report in self._book.take(end)
-            if report.num_responses > 0
-        ]
+        visits = self._visits([pair for pair in self._book.take(end) if pair[1].num_responses > 0])
         spending = self._spendings.take(batch)
         # Before the states are copied: a snapshot is the largest thing there is.
         self._snapshot = None
@@ -513,6 +501,29 @@ class Scheduler:
         if spending is not None and hasattr(price, "update_spending"):
             self._states["price"] = price.update_spending(self._states["price"], spending)
         return visits
+
+    def _visits(self, finished: Sequence[tuple[Ticket, LengthReport]]) -> list[Visit]:
+        """Derive what the reports of one batch's tickets teach, from what was known before."""
+        if not finished:
+            return []
+        reports = [report for _, report in finished]
+        usables = [usable(report) for report in reports]
+        groups = group_batch(reports, self._prompts.max_tokens)
+        advantages = batch_advantages(self._config, self._states, groups)
+        # A divisor that stays: only ratios between prompts and visits matter.
+        factors = with_state(self._config.aggregation.factors, self._states["aggregation"])(
+            [report.lengths for report in reports], usables, earlier_tokens=1.0
+        )
+        return [
+            Visit(report, ticket.weight, ok, own_advantages, own_factors)
+            for (ticket, report), ok, own_advantages, own_factors in zip(
+                finished,
+                usables,
+                np.split(advantages, np.cumsum(groups.sizes)[:-1]),
+                factors,
+                strict=True,
+            )
+        ]
 
     def _length_error(self, visits: Sequence[Visit], state: Any) -> dict[str, float]:
         """Compare what was seen with what a state of the length plug expected."""

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from cost.advantages.types import GroupBatch, group_batch
 from cost.config import SchedulerConfig
 from cost.ledger import weight_metrics
 from cost.proxies import Proxy
@@ -16,15 +17,15 @@ from cost.reports import usable
 from cost.savings import thinning_saving
 from cost.state import with_state
 from cost.thinning import Candidates, Thinning
-from cost.types import FloatArray, LengthReport, Selection, Ticket
+from cost.types import BoolArray, FloatArray, LengthReport, Selection, Ticket
 
 
-def group_advantages(
-    config: SchedulerConfig, states: Mapping[str, Any], report: LengthReport
+def batch_advantages(
+    config: SchedulerConfig, states: Mapping[str, Any], groups: GroupBatch
 ) -> FloatArray:
-    """Return [n] advantages of one group."""
-    method = with_state(config.advantage.advantages, states["advantage"])
-    return np.asarray(method(report.rewards, usable(report)), dtype=np.float64)
+    """Return [R] float64 advantages of all responses of a batch."""
+    advantages: FloatArray = with_state(config.advantage.advantages, states["advantage"])(groups)
+    return advantages
 
 
 def select_batch(
@@ -33,6 +34,7 @@ def select_batch(
     states: Mapping[str, Any],
     tickets: Sequence[Ticket],
     reports: Sequence[LengthReport],
+    folded: BoolArray,
     earlier_tokens: float,
     progress: float,
     rng: np.random.Generator,
@@ -45,6 +47,7 @@ def select_batch(
         states: What each plug has learned, by the name of its field.
         tickets: P tickets in draw order.
         reports: Their checked reports.
+        folded: [P] True where a report was folded into the states.
         earlier_tokens: Mean response length of earlier batches.
         progress: Share of the run's batches learned before this one, in [0, 1].
         rng: Stream of this batch's thinning.
@@ -52,19 +55,18 @@ def select_batch(
     Returns:
         P selections, and metrics of the batch.
     """
+    groups = group_batch(reports, tickets[0].max_tokens, folded)
+    advantages = batch_advantages(config, states, groups)
     usables = [usable(report) for report in reports]
     lengths = [report.lengths for report in reports]
-    advantages = [group_advantages(config, states, report) for report in reports]
     factors = with_state(config.aggregation.factors, states["aggregation"])(
         lengths, usables, earlier_tokens
     )
-    sizes = np.array([len(group) for group in lengths])
+    sizes = groups.sizes
     weights = np.repeat([ticket.weight for ticket in tickets], sizes)
-    flat_lengths = np.concatenate(lengths)
-    flat_advantages = np.concatenate(advantages)
     scores = with_state(proxy.score, states["proxy"])(
-        flat_advantages,
-        flat_lengths,
+        advantages,
+        groups.lengths,
         np.concatenate([report.surprise for report in reports]),
         np.concatenate(factors),
         weights / np.repeat(sizes, sizes),
@@ -72,24 +74,24 @@ def select_batch(
     prompt_tokens = np.repeat([report.prompt_tokens for report in reports], sizes)
     candidates = Candidates(
         scores=scores,
-        costs=with_state(config.price.of_training, states["price"])(prompt_tokens, flat_lengths),
-        advantages=flat_advantages,
-        rewards=np.concatenate([report.rewards for report in reports]),
-        usable=np.concatenate(usables),
-        groups=np.repeat(np.arange(len(reports)), sizes),
+        costs=with_state(config.price.of_training, states["price"])(prompt_tokens, groups.lengths),
+        advantages=advantages,
+        rewards=groups.rewards,
+        usable=groups.usable,
+        groups=groups.groups,
         progress=progress,
     )
     thinning = with_state(config.thinning.thin, states["thinning"])(candidates, rng)
     kept_weights = _weights(candidates, thinning, weights)
     if thinning.advantages is not None:
-        flat_advantages = thinning.advantages
+        advantages = thinning.advantages
     ends = np.cumsum(sizes)
     selections = [
         Selection(
             ticket_id=ticket.ticket_id,
             keep=thinning.keep[start:end],
             weight=kept_weights[start:end],
-            advantages=flat_advantages[start:end],
+            advantages=advantages[start:end],
             factors=group_factors,
             token_share=thinning.token_share,
         )

@@ -14,7 +14,7 @@ import numpy as np
 from cost.reports import checked, digest
 from cost.types import LengthReport, Ticket
 
-_PER_RESPONSE = ("lengths", "truncated", "rewards", "status", "surprise")
+_PER_RESPONSE = ("lengths", "truncated", "rewards", "status", "surprise", "answer_codes")
 _PER_REPORT = tuple(name for name in LengthReport.__dataclass_fields__ if name not in _PER_RESPONSE)
 
 

@@ -20,11 +20,13 @@ BoolArray = npt.NDArray[np.bool_]
 
 
 class RewardStatus(IntEnum):
-    """How the scoring of one response ended; only `OK` carries a usable reward."""
+    """What became of the reward of one response; only `OK` carries a usable one."""
 
     OK = 0
     TIMED_OUT = 1
     CRASHED = 2
+    TRUNCATED = 3
+    """Scored, but left out because the response hit the length limit (overlong filtering)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +88,9 @@ class LengthReport:
     """[n] RewardStatus."""
     surprise: FloatArray
     """[n] sum over the response's own tokens of (1 - probability)^2."""
+    answer_codes: IntArray
+    """[n] position of the first response of the group with the same final answer, its own where no
+    earlier one has it; no answer found is an answer like others."""
     engine_seconds: float
     """Wall-clock seconds from submission to the last token of the group."""
     version: int

@@ -1,20 +1,28 @@
-"""Wall-clock seconds of what the loop waits for."""
+"""Seconds of what the loop waits for, on the running event loop's clock.
 
-import time
+That is the monotonic clock, and simulated seconds where `launch.simulation.clock` runs the loop.
+"""
+
+import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+
+
+def loop_time() -> float:
+    """Seconds on the running event loop's clock."""
+    return asyncio.get_running_loop().time()
 
 
 class Laps:
     """Seconds between calls."""
 
     def __init__(self) -> None:
-        self._last = time.monotonic()
+        self._last = loop_time()
 
     def lap(self) -> float:
         """Seconds since the last lap, or since the start."""
-        now = time.monotonic()
+        now = loop_time()
         elapsed, self._last = now - self._last, now
         return elapsed
 
@@ -26,7 +34,7 @@ class GenerationClock:
     engines serve them together.
     """
 
-    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, now: Callable[[], float] = loop_time) -> None:
         self._now = now
         self._open: Counter[int] = Counter()
         self._seconds: defaultdict[int, float] = defaultdict(float)

@@ -1,20 +1,23 @@
-"""Compare arms at equal budget: `python -m launch.compare comparison=allocators`.
+"""Compare arms at equal budget: `python -m launch.compare comparison=baselines`.
 
     arms x seeds -> runs; each: reset engines, learners, scheduler -> launch.train's run -> summary
     finished runs are never repeated; an interrupted one is set aside and run again
 
 One system serves all runs: its engines stay up, the learner reloads the starting policy with a new
 optimiser, and a new scheduler is made. Arms may differ in everything but task, model, reward and
-engines. Every run keeps the folder of a training run, under RUN_DIR/ARM/seed-SEED.
+engines. Every run keeps the folder of a training run, under RUN_DIR/ARM/seed-SEED; beside them lie
+`comparison.yaml`, which says whose folder it is, and the results in `comparison.json` and
+`comparison.html`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +26,11 @@ from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
-from conf.schema import CompareConfig, register
-from launch.comparison import comparison_json, rows, table
+from conf.schema import BudgetConfig, CompareConfig, register
+from launch.comparison import FinishedRun, comparison_json, find, sentences, table
 from launch.compose import UserError, build, one_line, run_program, start
+from launch.inputs import resolve_model
+from launch.learning_curves import read_curve
 from launch.summary import write_json
 from launch.train import Inputs, TrainingRun, prepare
 
@@ -41,6 +46,19 @@ SHARED = (
     "evaluation",
 )
 """What all arms must have in common: the question asked, and what stays up between runs."""
+NEEDED = (
+    "pass_rate_after",
+    "num_steps",
+    "generated_tokens",
+    "selectable_tokens",
+    "trained_tokens",
+)
+"""What a finished run's summary must tell."""
+PLAN = "comparison.yaml"
+OWN_KEYS = ("name", "run_dir", "defaults", "hydra")
+"""Keys of a run's configuration in which it may differ from what is asked for."""
+MOST_DRAWN = 20
+"""Batches that an allocator may draw at most to fill one; more than any here does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,44 +71,80 @@ class PlannedRun:
     run_dir: Path
 
     def summary(self) -> dict[str, Any] | None:
-        """Return the finished run's summary; None if it has not finished."""
+        """Return the finished run's summary; None if it has not finished.
+
+        Raises:
+            UserError: If the file is damaged or of another version.
+        """
         path = self.run_dir / "summary.json"
         if not path.exists():
             return None
-        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        return content if content.get("completed") else None
+        try:
+            content: Any = json.loads(path.read_text(encoding="utf-8"))
+            completed = content.get("completed")
+        except (ValueError, AttributeError) as error:
+            raise UserError(
+                f"{path} is damaged ({error}): move {self.run_dir} away to run it again"
+            ) from error
+        if not completed:
+            return None
+        missing = [key for key in NEEDED if content.get(key) is None]
+        if missing:
+            raise UserError(
+                f"{path} lacks {', '.join(missing)}, so it is from another version of the program: "
+                "choose another name or run_dir"
+            )
+        return dict(content)
 
 
 def plan_runs(config: CompareConfig) -> list[PlannedRun]:
     """Compose every run, seeds outermost, so that an early stop leaves whole comparisons.
 
     Raises:
-        UserError: If an arm does not compose, or differs from the first in what must be shared.
+        UserError: If an arm does not compose, differs from the first in what must be shared, or if
+            no arm can reach the budget.
     """
     folder = Path(config.run_dir).resolve()
-    planned = []
+    arms = {}
     GlobalHydra.instance().clear()
     with initialize_config_module("conf", version_base="1.3"):
-        for seed in config.seeds:
-            for arm, overrides in config.arms.items():
-                run_dir = folder / arm / f"seed-{seed}"
-                own = [
-                    f"name={arm}-{seed}",
-                    f"seed={seed}",
-                    f"run_dir={run_dir}",
-                    f"loop.max_generated_tokens={config.max_generated_tokens}",
-                    f"loop.num_steps={config.max_steps}",
-                    "loop.save_final=false",
-                    f"evaluation.before={str(arm == next(iter(config.arms))).lower()}",
-                    "~tracker.console",
-                ]
-                try:
-                    composed = compose("train", overrides=[*config.base, *overrides, *own])
-                except Exception as error:
-                    raise UserError(f"arms.{arm}: {one_line(error)}") from error
-                planned.append(PlannedRun(arm, seed, composed, run_dir))
+        for arm, overrides in config.arms.items():
+            own = [
+                *budget_overrides(config.budget, config.max_steps),
+                "loop.save_final=false",
+                f"evaluation.before={str(arm == next(iter(config.arms))).lower()}",
+                "~tracker.console",
+            ]
+            try:
+                arms[arm] = compose("train", overrides=[*config.base, *overrides, *own])
+            except Exception as error:
+                raise UserError(f"arms.{arm}: {one_line(error)}") from error
+    planned = []
+    for seed in config.seeds:
+        for arm, of_arm in arms.items():
+            run_dir = folder / arm / f"seed-{seed}"
+            composed = of_arm.copy()
+            composed.name, composed.seed, composed.run_dir = f"{arm}-{seed}", seed, str(run_dir)
+            planned.append(PlannedRun(arm, seed, composed, run_dir))
     _require_shared(planned)
+    _require_evaluated(planned)
     return planned
+
+
+def budget_overrides(budget: BudgetConfig, max_steps: int) -> list[str]:
+    """Return the overrides that end a run with its budget."""
+    bounds: dict[str, float | int | str] = {
+        "max_generated_tokens": "null",
+        "max_trained_tokens": "null",
+        "max_seconds": "null",
+        "num_steps": max_steps,
+    }
+    if budget.axis == "seconds":
+        bounds["max_seconds"] = budget.amount
+    else:
+        key = "num_steps" if budget.axis == "steps" else f"max_{budget.axis}"
+        bounds[key] = int(budget.amount)
+    return [f"loop.{key}={value}" for key, value in bounds.items()]
 
 
 def _require_shared(planned: list[PlannedRun]) -> None:
@@ -110,13 +164,116 @@ def _require_shared(planned: list[PlannedRun]) -> None:
                 )
 
 
-def set_aside(run_dir: Path) -> None:
+def _require_evaluated(planned: list[PlannedRun]) -> None:
+    if not planned[0].composed.evaluation.after:
+        raise UserError("evaluation.after must be true: it is what arms are compared by, got False")
+
+
+def require_reachable(config: CompareConfig, arms: Mapping[str, Any]) -> None:
+    """Refuse a budget of tokens that no arm can spend in `max_steps` batches.
+
+    Args:
+        config: Of the comparison.
+        arms: By arm its RunConfig.
+
+    Raises:
+        UserError: With what the arms could spend at most.
+    """
+    if config.budget.axis not in ("generated_tokens", "trained_tokens"):
+        return
+    most = 0
+    for run in arms.values():
+        step = run.responses_per_step * run.model.max_model_len
+        trained = config.budget.axis == "trained_tokens"
+        most = max(most, step * (run.learner.num_epochs if trained else MOST_DRAWN))
+    if most * config.max_steps < config.budget.amount:
+        raise UserError(
+            f"budget.amount must be within reach of some arm: in max_steps = {config.max_steps} "
+            f"batches none can spend more than {most * config.max_steps:,} {config.budget.axis}, "
+            f"got {config.budget.amount:,.0f}"
+        )
+
+
+def require_own_folder(config: CompareConfig, folder: Path) -> None:
+    """Refuse a folder that is not this comparison's; nothing in it is changed.
+
+    Arms and seeds may be added or left out; what runs of one name have in common may not change.
+
+    Raises:
+        UserError: With what is there and what to change.
+    """
+    if not folder.exists() or not any(folder.iterdir()):
+        return
+    if not (folder / PLAN).exists():
+        raise UserError(
+            f"run_dir must be new, empty or a comparison's, got {str(folder)!r}, which has no "
+            f"{PLAN} and so is something else's or an older version's; choose another name or "
+            "run_dir"
+        )
+    earlier: Any = OmegaConf.to_container(OmegaConf.load(folder / PLAN))
+    now = plan_content(config)
+    pairs = {key: (earlier.get(key), now[key]) for key in ("budget", "max_steps", "base")}
+    pairs |= {
+        f"arms.{arm}": (earlier["arms"][arm], overrides)
+        for arm, overrides in now["arms"].items()
+        if arm in earlier.get("arms", {})
+    }
+    for key, (there, asked) in pairs.items():
+        if there != asked:
+            raise UserError(
+                f"{str(folder)!r} holds a comparison with another {key} ({there!r} there, "
+                f"{asked!r} asked for); choose another name or run_dir"
+            )
+
+
+def plan_content(config: CompareConfig) -> dict[str, Any]:
+    """Return what `comparison.yaml` says."""
+    content = asdict(config)
+    content.pop("run_dir")
+    return content
+
+
+def require_same_settings(run: PlannedRun) -> None:
+    """Refuse a finished run that was made with other settings, or by another version.
+
+    Raises:
+        UserError: With the first setting that differs.
+    """
+    path = run.run_dir / "config.yaml"
+    if not path.exists():
+        raise UserError(f"{run.run_dir} has no config.yaml; move it away to run it again")
+    composed = run.composed.copy()
+    composed.model.path = resolve_model(composed.model.path)
+    there = _flat(OmegaConf.to_container(OmegaConf.load(path)))
+    asked = _flat(OmegaConf.to_container(composed, resolve=True))
+    for key in sorted(there.keys() | asked.keys()):
+        if there.get(key, "nothing") != asked.get(key, "nothing"):
+            raise UserError(
+                f"{run.run_dir} was run with other settings or by another version: {key} is "
+                f"{there.get(key, 'nothing')!r} there and {asked.get(key, 'nothing')!r} now; "
+                "choose another name or run_dir"
+            )
+
+
+def _flat(content: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(content, dict):
+        return {prefix: content}
+    found: dict[str, Any] = {}
+    for key, value in content.items():
+        if prefix or key not in OWN_KEYS:
+            found |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
+    return found
+
+
+def set_aside(run_dir: Path) -> Path | None:
     """Rename what an interrupted run left, so that nothing is lost and the folder is free."""
-    if run_dir.exists() and any(run_dir.iterdir()):
-        count = 1
-        while (aside := run_dir.with_name(f"{run_dir.name}.interrupted-{count}")).exists():
-            count += 1
-        run_dir.rename(aside)
+    if not run_dir.exists() or not any(run_dir.iterdir()):
+        return None
+    count = 1
+    while (aside := run_dir.with_name(f"{run_dir.name}.interrupted-{count}")).exists():
+        count += 1
+    run_dir.rename(aside)
+    return aside
 
 
 def inputs_of(run: PlannedRun) -> Inputs:
@@ -136,7 +293,9 @@ async def compare(planned: list[PlannedRun]) -> None:
     system: System | None = None
     try:
         for number, run in enumerate(left, len(planned) - len(left) + 1):
-            set_aside(run.run_dir)
+            aside = set_aside(run.run_dir)
+            if aside is not None:
+                console.print(f"{run.arm} seed {run.seed} was interrupted; kept in {aside}")
             inputs, began = inputs_of(run), time.time()
             if system is None:
                 system = await System.create(inputs.config, inputs.prompts, Startup())
@@ -156,31 +315,73 @@ async def compare(planned: list[PlannedRun]) -> None:
             await system.close()
 
 
-def results_of(planned: list[PlannedRun]) -> dict[str, dict[int, Mapping[str, Any]]]:
-    """Collect the finished runs by arm and seed."""
-    found: dict[str, dict[int, Mapping[str, Any]]] = {}
+def results_of(planned: list[PlannedRun]) -> dict[str, dict[int, FinishedRun]]:
+    """Collect the finished runs by arm and seed.
+
+    Raises:
+        UserError: If a run's metrics are not all there.
+    """
+    summaries = {(run.arm, run.seed): run.summary() for run in planned}
+    # Every run of a seed starts from one policy; the first arm's run measured it.
+    starts = {
+        seed: summary["pass_rate_before"]
+        for (_, seed), summary in summaries.items()
+        if summary is not None and summary.get("pass_rate_before") is not None
+    }
+    found: dict[str, dict[int, FinishedRun]] = {}
     for run in planned:
-        summary = run.summary()
-        if summary is not None:
-            found.setdefault(run.arm, {})[run.seed] = summary
+        summary = summaries[run.arm, run.seed]
+        if summary is None:
+            continue
+        try:
+            curve = read_curve(run.run_dir, summary, starts.get(run.seed, math.nan))
+        except (KeyError, ValueError) as error:
+            raise UserError(
+                f"{run.run_dir / 'metrics.jsonl'} is damaged or of another version "
+                f"({' '.join(str(error).split())}); move the folder away to run it again"
+            ) from error
+        if len(curve.training) != summary["num_steps"]:
+            raise UserError(
+                f"{run.run_dir / 'metrics.jsonl'} is incomplete, {len(curve.training)} of "
+                f"{summary['num_steps']} steps; move the folder away to run it again"
+            )
+        found.setdefault(run.arm, {})[run.seed] = FinishedRun(summary, curve)
     return found
 
 
-def report(planned: list[PlannedRun], folder: Path, k: int) -> None:
-    """Print the table and write `comparison.json`."""
+def report(config: CompareConfig, planned: list[PlannedRun], folder: Path) -> None:
+    """Print the table and what it shows; write `comparison.json` and `comparison.html`."""
     from rich.console import Console
 
-    results = results_of(planned)
-    found = rows(results, k)
-    baseline = next(iter(results.values()))
-    before = next((run for run in baseline.values() if run.get("pass_rate_before")), None)
+    from launch.comparison_page import page
+
+    budget, k = config.budget, int(planned[0].composed.evaluation.num_samples)
+    found = find(config.name, budget.axis, budget.amount, results_of(planned), k)
     # Wide enough for every column, also where the output goes to a file.
-    console = Console(width=150)
-    console.print(table(found, before, k))
-    console.print(
-        "95% intervals over seeds, paired for differences, not corrected for the number of arms"
-    )
-    write_json(folder / "comparison.json", comparison_json(found, before))
+    console = Console(width=170)
+    console.print(table(found))
+    for line in [*sentences(found), *found.notes]:
+        console.print(line, markup=False, highlight=False)
+    write_json(folder / "comparison.json", comparison_json(found))
+    (folder / "comparison.html").write_text(page(found), encoding="utf-8")
+    console.print(f"files: {folder / 'comparison.html'}, comparison.json", markup=False)
+
+
+def check(config: CompareConfig, folder: Path) -> list[PlannedRun]:
+    """Refuse everything that can be refused, before the first run and without changing a file.
+
+    Raises:
+        UserError: With one sentence on what to change.
+    """
+    require_own_folder(config, folder)
+    planned = plan_runs(config)
+    arms = {run.arm: build(run.composed.copy()) for run in planned[: len(config.arms)]}
+    require_reachable(config, arms)
+    for run in planned:
+        if run.summary() is not None:
+            require_same_settings(run)
+    results_of(planned)
+    return planned
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="compare")
@@ -192,14 +393,13 @@ def main(composed: DictConfig) -> None:
 
         config: CompareConfig = build(composed)
         folder = Path(config.run_dir).resolve()
-        planned = plan_runs(config)
-        # Everything that can be refused is refused before the first run.
-        checked = [build(run.composed.copy()) for run in planned[: len(config.arms)]]
+        planned = check(config, folder)
         folder.mkdir(parents=True, exist_ok=True)
+        OmegaConf.save(OmegaConf.create(plan_content(config)), folder / PLAN)
         if any(run.summary() is None for run in planned):
-            with cluster(checked[0].resources):
+            with cluster(build(planned[0].composed.copy()).resources):
                 asyncio.run(compare(planned))
-        report(planned, folder, checked[0].evaluation.num_samples)
+        report(config, planned, folder)
 
     run_program(program)
 

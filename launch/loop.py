@@ -16,9 +16,12 @@ whatever has been reported by then.
 """
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
+
+import numpy as np
 
 from cost.types import Draw, FloatArray, LengthReport, Selection, Ticket
 from launch.clocks import GenerationClock, Laps
@@ -38,9 +41,14 @@ class Scheduler(Protocol):
         """Take in gradient norms [n] by ticket id."""
 
     async def select(
-        self, batch: int, reports: Sequence[LengthReport], epoch: int
+        self,
+        batch: int,
+        reports: Sequence[LengthReport],
+        epoch: int,
+        progress: float,
+        penalties: Sequence[FloatArray] | None,
     ) -> list[Selection]:
-        """Choose and weigh the responses to train on."""
+        """Choose and weigh the responses to train on, rewards lowered by penalties [n] each."""
 
     async def calibrate(
         self,
@@ -72,6 +80,9 @@ class Learners(Protocol):
     async def gradient_norms(self, groups: Sequence[GroupRef], *, layer: str) -> list[FloatArray]:
         """Norm of each response's summed score, one array a group."""
 
+    async def reference_kl(self, groups: Sequence[GroupRef]) -> list[FloatArray]:
+        """Estimate each response's divergence from the reference policy, one array a group."""
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -89,6 +100,9 @@ class Plan:
     """Accelerators of all engines together."""
     num_learners: int = 1
     """Learners at work during an update."""
+    reward_kl_coefficient: float = 0.0
+    """What a nat of a response's divergence from the reference takes off its reward; 0 when there
+    is nothing to take off."""
     gradient_norm_layer: str = "lm_head"
     """Layer whose gradient is measured per response."""
     calibrate_every: int = 0
@@ -96,6 +110,10 @@ class Plan:
     max_generated_tokens: int | None = None
     """No batch is drawn once those before it are expected to take so many tokens of the engines;
     None for no such bound."""
+    max_trained_tokens: int | None = None
+    """The same for tokens of kept responses with their prompts, every pass counted."""
+    max_seconds: float | None = None
+    """The same for seconds of waiting, learning and publishing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,18 +146,33 @@ class _Batch:
 
 
 @dataclass(frozen=True, slots=True)
-class _Tokens:
-    """What engines computed for some batches."""
+class _Spent:
+    """What some learned batches took."""
 
-    total: int
-    trainable: int
-    """Without pilots."""
+    generated_tokens: int = 0
+    """By the engines."""
+    pilot_tokens: int = 0
+    """Of these, for pilots."""
+    trained_tokens: int = 0
+    seconds: float = 0.0
 
-    def with_batch(self, groups: Sequence[GroupRef], pilots: frozenset[int]) -> "_Tokens":
-        """Add a batch's groups."""
-        tokens = {group.report.ticket_id: group.report.generated_tokens for group in groups}
-        trainable = sum(count for ticket_id, count in tokens.items() if ticket_id not in pilots)
-        return _Tokens(self.total + sum(tokens.values()), self.trainable + trainable)
+    def with_groups(self, reports: Sequence[LengthReport], pilots: frozenset[int]) -> "_Spent":
+        """Add what the engines did for a batch; `reports` are of all tickets drawn for it."""
+        tokens = {report.ticket_id: report.generated_tokens for report in reports}
+        pilot_tokens = sum(count for ticket_id, count in tokens.items() if ticket_id in pilots)
+        return replace(
+            self,
+            generated_tokens=self.generated_tokens + sum(tokens.values()),
+            pilot_tokens=self.pilot_tokens + pilot_tokens,
+        )
+
+    def with_learning(self, trained_tokens: int, seconds: float) -> "_Spent":
+        """Add what learning from a batch took, and the wait for it."""
+        return replace(
+            self,
+            trained_tokens=self.trained_tokens + trained_tokens,
+            seconds=self.seconds + seconds,
+        )
 
 
 async def train(
@@ -169,7 +202,7 @@ async def train(
     buffer: OrderedBuffer[GroupRef] = OrderedBuffer(plan.max_staleness)
     batches: asyncio.Queue[_Batch | None] = asyncio.Queue()
     generation = GenerationClock()
-    spent = [_Tokens(0, 0)]
+    spent = [_Spent()]
 
     async def roll(batch: int, ticket: Ticket) -> GroupRef:
         with generation.running(batch):
@@ -208,45 +241,58 @@ async def train(
     async def learn() -> None:
         held: dict[int, GroupRef] = {}
         for batch in range(plan.num_steps):
-            clock = Laps()
+            waiting = Laps()
             # Each round of drawing has a deadline of its own, and there may be many.
             drawn = await batches.get()
             if drawn is None:
                 return
             async with asyncio.timeout(plan.batch_deadline_seconds):
                 fresh = await buffer.take(drawn.num_tickets)
-            wait = clock.lap()
             held |= {group.report.ticket_id: group for group in fresh}
             groups = [held[ticket_id] for ticket_id in drawn.members]
             held = {ticket_id: held[ticket_id] for ticket_id in drawn.carried}
-            metrics: Metrics = {}
-            selections: list[Selection] = []
-            learner_seconds = 0.0
-            for epoch in range(plan.num_epochs):
-                selections = await scheduler.select(batch, [g.report for g in groups], epoch)
-                if epoch == 0 and plan.calibrate_every and batch % plan.calibrate_every == 0:
-                    norms = await learners.gradient_norms(groups, layer=plan.gradient_norm_layer)
-                    await scheduler.calibrate([g.report for g in groups], selections, norms)
-                updating = Laps()
-                metrics |= await learners.update(groups, selections, step=batch, epoch=epoch)
-                learner_seconds += updating.lap()
-            update = clock.lap()
-            await scheduler.spend(
-                batch,
-                generation.take(batch) * plan.num_engine_accelerators,
-                learner_seconds * plan.num_learners,
-            )
-            metrics |= await publish(batch + 1)
-            spent.append(spent[-1].with_batch(fresh, drawn.pilots))
-            await buffer.advance()
-            metrics |= {
-                "loop/wait_seconds": wait,
-                "loop/update_seconds": update,
-                "loop/publish_seconds": clock.lap(),
-                "loop/generate_seconds": generation.take_total(),
-                "loop/staleness": _staleness(batch, groups),
-            }
-            await on_step(StepResult(batch + 1, groups, selections, metrics))
+            generated = spent[batch].with_groups([group.report for group in fresh], drawn.pilots)
+            # Groups that were filtered need not be held while the others are learned.
+            del fresh
+            await learn_batch(batch, groups, generated, waiting.lap())
+
+    async def learn_batch(
+        batch: int, groups: list[GroupRef], generated: _Spent, wait: float
+    ) -> None:
+        clock = Laps()
+        reports = [group.report for group in groups]
+        progress = _progress(plan, batch, spent[batch])
+        selections: list[Selection] = []
+        updating = Laps()
+        penalties, metrics = await _penalties(plan, learners, groups)
+        learner_seconds, trained_tokens = updating.lap(), 0
+        for epoch in range(plan.num_epochs):
+            selections = await scheduler.select(batch, reports, epoch, progress, penalties)
+            if epoch == 0 and plan.calibrate_every and batch % plan.calibrate_every == 0:
+                norms = await learners.gradient_norms(groups, layer=plan.gradient_norm_layer)
+                await scheduler.calibrate(reports, selections, norms)
+            trained_tokens += _trained_tokens(reports, selections)
+            updating = Laps()
+            metrics |= await learners.update(groups, selections, step=batch, epoch=epoch)
+            learner_seconds += updating.lap()
+        update = clock.lap()
+        await scheduler.spend(
+            batch,
+            generation.take(batch) * plan.num_engine_accelerators,
+            learner_seconds * plan.num_learners,
+        )
+        metrics |= await publish(batch + 1)
+        publishing = clock.lap()
+        spent.append(generated.with_learning(trained_tokens, wait + update + publishing))
+        await buffer.advance()
+        metrics |= {
+            "loop/wait_seconds": wait,
+            "loop/update_seconds": update,
+            "loop/publish_seconds": publishing,
+            "loop/generate_seconds": generation.take_total(),
+            "loop/staleness": _staleness(batch, groups),
+        }
+        await on_step(StepResult(batch + 1, groups, selections, metrics))
 
     try:
         async with asyncio.TaskGroup() as tasks:
@@ -256,24 +302,66 @@ async def train(
         raise first_error(errors) from None
 
 
-def _used_up(plan: Plan, batch: int, spent: Sequence[_Tokens]) -> bool:
-    """Whether the batches before this one use up the tokens there are.
+async def _penalties(
+    plan: Plan, learners: Learners, groups: Sequence[GroupRef]
+) -> tuple[list[FloatArray] | None, Metrics]:
+    """What a batch's responses lose of their rewards, once for all passes over it."""
+    if not plan.reward_kl_coefficient:
+        return None, {}
+    found = await learners.reference_kl(groups)
+    mean = float(np.mean(np.concatenate(found))) if any(map(len, found)) else math.nan
+    return (
+        [plan.reward_kl_coefficient * kl for kl in found],
+        {"learner/kl_reference_response": mean},
+    )
+
+
+def _used_up(plan: Plan, batch: int, spent: Sequence[_Spent]) -> bool:
+    """Whether the batches before this one use up the tokens or seconds there are.
 
     Batches in flight are taken to cost what those learned by now did on average, pilots left out: a
     profile comes once. What was learned is looked up as of `max_staleness` batches ago, so that the
-    answer does not depend on timing.
+    answer does not depend on timing, unless it is seconds that are bounded.
 
     Args:
         plan: The loop's numbers.
         batch: The next to be drawn.
-        spent: Tokens generated for the first b batches, at position b.
+        spent: What the first b batches took, at position b.
     """
     num_learned = batch - plan.max_staleness
-    if plan.max_generated_tokens is None or num_learned < 1:
+    if num_learned < 1:
         return False
     learned = spent[num_learned]
-    in_flight = learned.trainable * plan.max_staleness / num_learned
-    return learned.total + in_flight >= plan.max_generated_tokens
+    generated = learned.generated_tokens
+    # Bound, spent so far, and the part of it that further batches spend again.
+    bounds: list[tuple[float | None, float, float]] = [
+        (plan.max_generated_tokens, generated, generated - learned.pilot_tokens),
+        (plan.max_trained_tokens, learned.trained_tokens, learned.trained_tokens),
+        (plan.max_seconds, learned.seconds, learned.seconds),
+    ]
+    in_flight = plan.max_staleness / num_learned
+    return any(
+        most is not None and total + in_flight * again >= most for most, total, again in bounds
+    )
+
+
+def _progress(plan: Plan, batch: int, spent: _Spent) -> float:
+    """Share of the run that is over before a batch, by whichever bound ends it first."""
+    bounds = (
+        (plan.max_generated_tokens, spent.generated_tokens),
+        (plan.max_trained_tokens, spent.trained_tokens),
+        (plan.max_seconds, spent.seconds),
+    )
+    shares = [amount / most for most, amount in bounds if most is not None]
+    return min(max([batch / plan.num_steps, *shares]), 1.0)
+
+
+def _trained_tokens(reports: Sequence[LengthReport], selections: Sequence[Selection]) -> int:
+    """Tokens of the kept responses, the prompt repeated with each, as the ledger counts them."""
+    return sum(
+        int((report.lengths + report.prompt_tokens)[selection.keep].sum())
+        for report, selection in zip(reports, selections, strict=True)
+    )
 
 
 def _staleness(version: int, groups: Sequence[GroupRef]) -> float:

@@ -3,6 +3,7 @@
     rollout/, cost/step_*  from `step_metrics`: this step alone
     cost/ (others)         from the scheduler's ledger: counters run since the start
     learner/               from the learner team
+    evaluation/            from `launch.train`, on steps that `evaluation.every` picks
     publish/, parity/      from the weight transfer and the parity guard
     loop/                  from `launch.loop`
 
@@ -33,6 +34,7 @@ METRICS: dict[str, str] = _COST_METRICS | {
     "rollout/mixed_group_share": "Share of the step's groups in which some advantage is not zero.",
     "rollout/reward_timed_out": "Responses whose scoring ran out of time; they get weight 0.",
     "rollout/reward_crashed": "Responses whose scoring crashed; they get weight 0.",
+    "rollout/reward_truncated": "Responses left out because they hit the length limit; weight 0.",
     "rollout/retries": "Tries of tickets that failed and were repeated, since the start.",
     "rollout/replaced_actors": "Rollout actors replaced after a death, since the start.",
     "rollout/failed_tickets": "Tickets that failed all their retries; their gradient is zero.",
@@ -51,11 +53,30 @@ METRICS: dict[str, str] = _COST_METRICS | {
     "learner/kl_rollout": "KL from sampling to training policy per token: mean of r - 1 - log r.",
     "learner/kl_rollout_k1": "The same by its plain estimate, mean of -log r; it may be negative.",
     "learner/max_logprob_difference": "Largest difference of learner and rollout_logprobs.",
+    "learner/rollout_ratio": "Mean of r = learner over rollout probability, whatever the objective "
+    "works with; not cut.",
+    "learner/rollout_chi_square": "Chi-square divergence of the same r: mean of r^2, minus 1.",
+    "learner/rollout_effective_share": "Share of effective tokens: (sum r)^2 / (n sum r^2).",
+    "learner/cut_share": "Share of trained tokens whose ratio the correction cut or masked.",
+    "learner/token_staleness": "Mean staleness of the trained tokens, versions.",
+    "learner/stale_share": "Share of trained tokens that an older version than the learner's made.",
+    "learner/kl_rollout_stale": "kl_rollout over those tokens; NaN without one.",
+    "learner/kl_rollout_fresh": "kl_rollout over all others; NaN without one.",
+    "learner/kl_old": "As kl_rollout, with the learner before the pass in the learner's place "
+    "(learner.behaviour: recomputed).",
+    "learner/kl_old_k1": "As kl_rollout_k1, likewise.",
+    "learner/old_ratio": "As rollout_ratio, likewise.",
+    "learner/old_chi_square": "As rollout_chi_square, likewise.",
+    "learner/old_effective_share": "As rollout_effective_share, likewise.",
+    "learner/max_old_difference": "As max_logprob_difference, likewise.",
+    "learner/kl_reference": "KL from learner to reference policy per trained token, nats (k3).",
+    "learner/kl_reference_response": "KL from rollout to reference policy per response of the "
+    "batch, nats (k1; learner.reference.kl_in: reward).",
     "learner/tokens": "Trained tokens under the loss mask.",
     "learner/row_tokens": "Tokens put into rows, prompts included.",
     "learner/rows": "Packed rows of all ranks.",
     "learner/row_fill": "Tokens in rows over the room in them.",
-    "learner/rank_balance": "Mean over largest number of tokens of a rank, 1 at best.",
+    "learner/rank_balance": "Mean over largest work of a rank (linear and attention), 1 at best.",
     "learner/skipped_steps": "Optimiser steps left out because the gradient was not finite.",
     "learner/empty_steps": "Optimiser steps without a response to train on.",
     "learner/optimizer_steps": "Optimiser steps that were applied.",
@@ -63,6 +84,10 @@ METRICS: dict[str, str] = _COST_METRICS | {
     "learner/lr": "Learning rate of the last optimiser step.",
     "parity/max_logprob_difference": "Largest difference between engine and learner on the probe.",
     "parity/mean_logprob_difference": "Mean difference between engine and learner on the probe.",
+    "evaluation/pass_rate": "Held-out pass@1 of the version just published, where evaluated.",
+    "evaluation/pass_rate_stderr": "Its standard error over prompts.",
+    "evaluation/length_mean_tokens": "Mean length of the held-out responses.",
+    "evaluation/seconds": "Seconds of the evaluation; no part of the run's other seconds.",
     "publish/seconds": "Seconds until every engine had the new weights.",
     "publish/bytes": "Bytes of one copy of the weights.",
     "publish/bytes_per_second": "publish/bytes over publish/seconds.",
@@ -107,6 +132,7 @@ def _rollout_metrics(
         "rollout/mixed_group_share": _mean(mixed),
         "rollout/reward_timed_out": float((status == RewardStatus.TIMED_OUT).sum()),
         "rollout/reward_crashed": float((status == RewardStatus.CRASHED).sum()),
+        "rollout/reward_truncated": float((status == RewardStatus.TRUNCATED).sum()),
         "rollout/failed_tickets": float(sum(report.num_responses == 0 for report in reports)),
     }
 

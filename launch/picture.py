@@ -5,7 +5,7 @@ metrics.jsonl, DrawDistribution, summary -> run.png
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,11 +88,13 @@ def draw_picture(
 
 def read_metrics(path: Path) -> dict[str, FloatArray]:
     """Read `metrics.jsonl` into one array per key, in step order; NaN where a step lacks it."""
-    by_step: dict[int, dict[str, Any]] = {}
-    if path.exists():
-        for line in path.read_text(encoding="utf-8").splitlines():
-            record = json.loads(line)
-            by_step[record["step"]] = record
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return metric_columns([json.loads(line) for line in lines])
+
+
+def metric_columns(lines: Sequence[Mapping[str, Any]]) -> dict[str, FloatArray]:
+    """Turn lines of `metrics.jsonl` into columns; the last line of a step counts."""
+    by_step = {record["step"]: record for record in lines}
     records = [by_step[step] for step in sorted(by_step)]
     keys = ["step", *sorted({key for record in records for key in record} - {"step"})]
     missing = math.nan

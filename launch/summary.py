@@ -151,6 +151,10 @@ class RunSummary:
         self._evaluations |= _evaluation_keys(when, self._k, sampled, greedy)
         self._evaluate_seconds += seconds
 
+    def evaluated_on_the_way(self, seconds: float) -> None:
+        """Take in the seconds of an evaluation between steps; its results are metrics."""
+        self._evaluate_seconds += seconds
+
     def step(self, metrics: Mapping[str, float]) -> None:
         """Take in one step; values that are not finite are left out of sums and means."""
         self._num_steps += 1
@@ -168,19 +172,22 @@ class RunSummary:
         versions_published: int,
         completed: bool = True,
         loop_seconds: float = math.nan,
+        objective: str | None = None,
     ) -> dict[str, object]:
         """Return the content of `summary.json`; what was not measured is None or NaN.
 
         Token counts are the ledger's, every pass over a batch counted. `generate_tokens_per_second`
         is response tokens over the seconds in which anything was generated. How far the draws were
         from uniform, and what draws and thinning are believed to save, are means over the steps.
-        Lengths are those of the sampled evaluations.
+        Lengths are those of the sampled evaluations. `objective` is what the run optimised, in
+        words.
         """
         seconds = {phase: self._total(f"loop/{phase}_seconds") for phase in PHASES}
         tokens = {kind: int(self._last.get(f"cost/{kind}", 0)) for kind in TOKEN_KINDS}
         startup, parts = self._startup
         return {
             "completed": completed,
+            "objective": objective,
             **self._evaluations,
             "num_steps": self._num_steps,
             "versions_published": versions_published,

@@ -48,10 +48,17 @@ class RemoteScheduler:
         await self.call("observe_gradient_norms", dict(norms))
 
     async def select(
-        self, batch: int, reports: Sequence[LengthReport], epoch: int
+        self,
+        batch: int,
+        reports: Sequence[LengthReport],
+        epoch: int = 0,
+        progress: float = 0.0,
+        penalties: Sequence[FloatArray] | None = None,
     ) -> list[Selection]:
         """See `cost.scheduler.Scheduler.select`."""
-        selections: list[Selection] = await self.call("select", batch, list(reports), epoch)
+        selections: list[Selection] = await self.call(
+            "select", batch, list(reports), epoch, progress, penalties
+        )
         return selections
 
     async def calibrate(
@@ -84,8 +91,6 @@ def start_scheduler(config: RunConfig, prompts: Sequence[Prompt]) -> RemoteSched
             config.rollout.max_tokens,
             config.seed,
             max_staleness=config.loop.max_staleness,
-            num_batches=config.loop.num_steps,
-            max_generated_tokens=config.loop.max_generated_tokens,
         )
     )
 

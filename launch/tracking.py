@@ -12,8 +12,9 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TextIO
 
+from cost.distribution import DrawCells
 from launch.progress import Progress
 from launch.summary import json_ready
 
@@ -41,6 +42,9 @@ class Sample:
     """What the reward compared it with."""
     reward: float
     length_tokens: int
+    advantage: float
+    weight: float
+    """Ticket weight over keep probability; 0 where the response was not trained on."""
 
 
 class OpenTracker(Protocol):
@@ -51,6 +55,9 @@ class OpenTracker(Protocol):
 
     def samples(self, step: int, rows: Sequence[Sample]) -> None:
         """Take some responses of one step."""
+
+    def cells(self, step: int, cells: DrawCells) -> None:
+        """Take where the draws go after one step."""
 
     def close(self, summary: Mapping[str, object]) -> None:
         """Take the run's results and let go of everything; called once."""
@@ -65,7 +72,7 @@ class Tracker(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class JsonlTracker:
-    """Writes `metrics.jsonl` and `samples.jsonl`, one object a line, into the run folder.
+    """Writes `metrics.jsonl`, `samples.jsonl` and `cells.jsonl` into the run folder, by lines.
 
     A line is on disk when `log` returns. What is not finite is written as null. A run that goes on
     after a stop appends.
@@ -161,6 +168,10 @@ class _All:
         for tracker in self._trackers:
             tracker.samples(step, rows)
 
+    def cells(self, step: int, cells: DrawCells) -> None:
+        for tracker in self._trackers:
+            tracker.cells(step, cells)
+
     def close(self, summary: Mapping[str, object]) -> None:
         with ExitStack() as stack:
             for tracker in reversed(self._trackers):
@@ -170,21 +181,29 @@ class _All:
 class _OpenJsonl:
     def __init__(self, run_dir: Path) -> None:
         # Line-buffered: a run that is killed leaves every finished line behind.
-        self._metrics = (run_dir / "metrics.jsonl").open("a", encoding="utf-8", buffering=1)
-        self._samples = (run_dir / "samples.jsonl").open("a", encoding="utf-8", buffering=1)
+        self._metrics, self._samples, self._cells = (
+            (run_dir / f"{name}.jsonl").open("a", encoding="utf-8", buffering=1)
+            for name in ("metrics", "samples", "cells")
+        )
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        record = {"step": step, "time": time.time(), **metrics}
-        self._metrics.write(json.dumps(json_ready(record), allow_nan=False) + "\n")
+        _write_line(self._metrics, {"step": step, "time": time.time(), **metrics})
 
     def samples(self, step: int, rows: Sequence[Sample]) -> None:
         for row in rows:
-            record = json_ready({"step": step, **asdict(row)})
-            self._samples.write(json.dumps(record, allow_nan=False) + "\n")
+            _write_line(self._samples, {"step": step, **asdict(row)})
+
+    def cells(self, step: int, cells: DrawCells) -> None:
+        _write_line(self._cells, {"step": step, **asdict(cells)})
 
     def close(self, summary: Mapping[str, object]) -> None:
         self._metrics.close()
         self._samples.close()
+        self._cells.close()
+
+
+def _write_line(file: TextIO, record: Mapping[str, object]) -> None:
+    file.write(json.dumps(json_ready(record), allow_nan=False) + "\n")
 
 
 class _OpenConsole:
@@ -196,6 +215,9 @@ class _OpenConsole:
 
     def samples(self, step: int, rows: Sequence[Sample]) -> None:
         """Responses are long; the files have them."""
+
+    def cells(self, step: int, cells: DrawCells) -> None:
+        """A map of two dimensions; the files have it."""
 
     def close(self, summary: Mapping[str, object]) -> None:
         self._progress.close()
@@ -214,6 +236,9 @@ class _OpenWandb:
         columns: list[str | int] = [field.name for field in fields(Sample)]
         table = wandb.Table(columns=columns, data=[list(asdict(row).values()) for row in rows])
         self._run.log({"samples": table}, step=step)
+
+    def cells(self, step: int, cells: DrawCells) -> None:
+        """The metrics say how far from uniform the draws are; the files have the rest."""
 
     def close(self, summary: Mapping[str, object]) -> None:
         self._run.summary.update(json_ready(summary))

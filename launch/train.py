@@ -3,8 +3,8 @@
     config -> prompts -> plan -> cluster -> system -> evaluate -> loop -> evaluate -> run folder
 
 Everything that can be refused is refused before an actor starts. The run folder holds
-`config.yaml`, `metrics.jsonl`, `samples.jsonl`, `summary.json`, `run.png` and the trained policy
-under `policy/`.
+`config.yaml`, `metrics.jsonl`, `samples.jsonl`, `cells.jsonl`, `summary.json`, `run.png` and the
+trained policy under `policy/`.
 """
 
 from __future__ import annotations
@@ -68,15 +68,20 @@ def prepare(composed: DictConfig) -> Inputs:
     return Inputs(config, resolved, tokenizer, prompts, held_out)
 
 
+def objective_text(config: RunConfig) -> str:
+    """What the run optimises, in words."""
+    if config.scheduler.objective_preserving:
+        return "uniform over prompts: draws and thinning are undone by weights"
+    return "reweighted: the draws, thinning or aggregation chosen change the uniform objective"
+
+
 def derived_plan(inputs: Inputs) -> dict[str, object]:
     """What follows from the configuration, as shown before any actor starts."""
     config = inputs.config
     resources, scheduler, learner = config.resources, config.scheduler, config.learner
     tokens = config.responses_per_step * config.model.max_model_len
     return {
-        "objective": "uniform over prompts: draws and thinning are undone by weights"
-        if scheduler.objective_preserving
-        else "reweighted: the draws, thinning or aggregation chosen change the uniform objective",
+        "objective": objective_text(config),
         "prompts": f"{len(inputs.prompts)} to train on, {len(inputs.held_out)} held out",
         "one step": f"{scheduler.tickets_per_step} tickets x {scheduler.group_size} responses = "
         f"{config.responses_per_step} responses, at most {tokens:,} tokens",
@@ -159,6 +164,7 @@ class TrainingRun:
                 versions_published=self._system.version + 1,
                 completed=completed,
                 loop_seconds=self._loop_seconds,
+                objective=objective_text(config),
             )
             write_json(self._run_dir / "summary.json", finished)
             if self._tracker is not None:
@@ -186,9 +192,12 @@ class TrainingRun:
                 num_engine_accelerators=config.resources.num_engines
                 * config.resources.tensor_parallel_size,
                 num_learners=config.resources.num_learners,
+                reward_kl_coefficient=config.learner.reference.kl_in_reward,
                 gradient_norm_layer=config.scheduler.gradient_norm_layer,
                 calibrate_every=config.scheduler.calibrate_every,
                 max_generated_tokens=config.loop.max_generated_tokens,
+                max_trained_tokens=config.loop.max_trained_tokens,
+                max_seconds=config.loop.max_seconds,
             ),
             prompts=self._inputs.prompts,
             scheduler=self._system.scheduler,
@@ -208,9 +217,13 @@ class TrainingRun:
             "rollout/retries": float(self._system.rollouts.num_retries),
             "rollout/replaced_actors": float(self._system.rollouts.num_replaced),
         }
+        every = self._config.evaluation.every
+        if every and result.step % every == 0:
+            metrics |= await self._evaluate_on_the_way()
         self._summary.step(metrics)
         assert self._tracker is not None
         self._tracker.log(result.step, metrics)
+        self._tracker.cells(result.step, await self._system.scheduler.call("draw_cells"))
         if result.step % SAMPLES_EVERY == 1:
             self._tracker.samples(result.step, await self._read_samples(result))
         every = self._config.loop.save_every
@@ -221,14 +234,30 @@ class TrainingRun:
         """One group of the step, for people to read."""
         from launch.tracking import Sample
 
-        reference = next((group.data for group in result.groups if group.data is not None), None)
-        if reference is None:
+        found = next(
+            (
+                (group.data, selection)
+                for group, selection in zip(result.groups, result.selections, strict=True)
+                if group.data is not None
+            ),
+            None,
+        )
+        if found is None:
             return []
+        reference, selection = found
         group: Group = await reference
         texts = self._inputs.tokenizer.batch_decode(
             [t.token_ids for t in group.trajectories], skip_special_tokens=True
         )
-        answers = zip(group.answers, group.rewards, group.trajectories, strict=True)
+        rows = zip(
+            texts,
+            group.answers,
+            group.rewards,
+            group.trajectories,
+            selection.advantages,
+            selection.weight,
+            strict=True,
+        )
         return [
             Sample(
                 prompt=group.prompt.text,
@@ -237,8 +266,10 @@ class TrainingRun:
                 expected=group.prompt.answer,
                 reward=float(reward),
                 length_tokens=len(trajectory.token_ids),
+                advantage=float(advantage),
+                weight=float(weight),
             )
-            for text, (answer, reward, trajectory) in zip(texts, answers, strict=True)
+            for text, answer, reward, trajectory, advantage, weight in rows
         ]
 
     async def _save(self, name: str) -> Path:
@@ -253,6 +284,20 @@ class TrainingRun:
         greedy = await self._measure(1, 0.0) if settings.greedy else None
         seconds = time.monotonic() - began
         self._summary.evaluation(when, sampled, greedy, seconds=seconds)
+
+    async def _evaluate_on_the_way(self) -> dict[str, float]:
+        """Measure the version just published; nothing is published while the loop waits for it."""
+        began = time.monotonic()
+        settings = self._config.evaluation
+        sampled = await self._measure(settings.num_samples, settings.temperature)
+        seconds = time.monotonic() - began
+        self._summary.evaluated_on_the_way(seconds)
+        return {
+            "evaluation/pass_rate": sampled.pass_rate,
+            "evaluation/pass_rate_stderr": sampled.pass_rate_stderr,
+            "evaluation/length_mean_tokens": sampled.length_mean,
+            "evaluation/seconds": seconds,
+        }
 
     async def _measure(self, num_samples: int, temperature: float) -> EvaluationResult:
         from launch.engines import evaluate

@@ -1,17 +1,109 @@
-"""Attention over a packed row, one segment after the other.
+"""Attention over a packed row, one piece after the other.
+
+    [P R_1 R_2 ... | P' R'_1 ... | S]     a row: responses behind one copy of their prompt, or whole
+     0.. p.. p..     0.. p'..      0..    positions
 
 A packed row's segments must not see each other. With a mask, attention still computes the whole
-T x T square of the row; taking each segment by itself computes only the blocks that count, needs no
-mask, and lets every block use the causal kernel. The result is the same, and so is the gradient.
+T x T square of the row; taking each piece by itself computes only the blocks that count. The result
+is the same, and so is the gradient.
+
+The positions say all there is to know. One that does not continue the one before begins a piece: at
+0 a segment, at p > 0 another response to the first p tokens of the last segment. The prefix is
+computed once, and each response against the prefix and itself (Prefix Grouper, 2506.05433,
+section 3, read second-hand; the reading of the positions is ours).
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
 
 NAME = "packed_segments"
+_REFUSED = ("softcap", "s_aux", "position_bias")
+"""Arguments that change the scores in a way that is not computed here."""
+_LAYOUT = "packed_layout"
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The pieces of a packed row, in order."""
+
+    sizes: tuple[int, ...]
+    """Tokens of each piece, positive, T in all."""
+    prefixes: tuple[int | None, ...]
+    """For each piece the earlier piece that it sees besides itself."""
+
+    @property
+    def longest_context(self) -> int:
+        """Largest number of tokens that one token sees, itself included."""
+        return max(self._contexts())
+
+    def mask(self, like: Tensor) -> Tensor:
+        """Make one mask of 0 and -inf from which `columns` cuts that of every response."""
+        rows, offset = self._mask_shape()
+        allowed = torch.ones(rows, offset + rows, dtype=torch.bool, device=like.device).tril(offset)
+        return torch.zeros_like(allowed, dtype=like.dtype).masked_fill(~allowed, -torch.inf)
+
+    def columns(self, piece: int) -> slice:
+        """Columns of `mask` that are the keys of a response, prefix first."""
+        offset = self._mask_shape()[1]
+        prefix = self.prefixes[piece]
+        assert prefix is not None
+        return slice(offset - self.sizes[prefix], offset + self.sizes[piece])
+
+    def _contexts(self) -> list[int]:
+        return [
+            size + (0 if prefix is None else self.sizes[prefix])
+            for size, prefix in zip(self.sizes, self.prefixes, strict=True)
+        ]
+
+    def _mask_shape(self) -> tuple[int, int]:
+        shared = [
+            (size, self.sizes[prefix])
+            for size, prefix in zip(self.sizes, self.prefixes, strict=True)
+            if prefix is not None
+        ]
+        return max(size for size, _ in shared), max(prefix for _, prefix in shared)
+
+
+def layout_of(position_ids: Tensor) -> Layout:
+    """Read a row's layout off its positions [T] int64, T at least 1.
+
+    Raises:
+        ValueError: If a piece's first position points at no prefix, or at another one than that of
+            the responses before it.
+    """
+    goes_on = position_ids[1:] == position_ids[:-1] + 1
+    starts = [0, *((~goes_on).nonzero().squeeze(1) + 1).tolist()]
+    ends = [*starts[1:], len(position_ids)]
+    places = position_ids[starts].tolist()
+    sizes: list[int] = []
+    prefixes: list[int | None] = []
+    root, prompt = 0, 0
+    for start, end, place in zip(starts, ends, places, strict=True):
+        if place == 0:
+            root, prompt = len(sizes), 0
+            sizes.append(end - start)
+            prefixes.append(None)
+            continue
+        if not sizes or (place > sizes[root] if prompt == 0 else place != prompt):
+            raise ValueError(
+                "position_ids must restart at 0, or at the length of the prompt that the responses "
+                f"share, got {place} at token {start}"
+            )
+        if prompt == 0:
+            # The first response followed its prompt without a break.
+            first, prompt = sizes[root] - place, place
+            sizes[root] = place
+            if first:
+                sizes.append(first)
+                prefixes.append(root)
+        sizes.append(end - start)
+        prefixes.append(root)
+    return Layout(tuple(sizes), tuple(prefixes))
 
 
 def attend(
@@ -24,7 +116,8 @@ def attend(
     dropout: float = 0.0,
     position_ids: Tensor | None = None,
     sliding_window: int | None = None,
-    **_: Any,
+    is_causal: bool | None = None,
+    **others: Any,
 ) -> tuple[Tensor, None]:
     """Causal attention within each segment; an attention function as transformers calls it.
 
@@ -36,8 +129,10 @@ def attend(
         attention_mask: Must be None.
         scaling: Of the scores; None for D ** -0.5.
         dropout: Must be 0: the rollout engine drops nothing.
-        position_ids: [1, T], 0 at the start of every segment.
-        sliding_window: Refused where a segment is longer.
+        position_ids: [1, T], see `layout_of`.
+        sliding_window: Refused where a token sees more.
+        is_causal: Must not be False, nor may the layer's own `is_causal`.
+        others: Refused where they change the scores, else of no concern.
 
     Returns:
         [1, T, H, D], and None for the attention weights.
@@ -51,18 +146,57 @@ def attend(
             "(one row, position ids, no mask, no dropout); choose another architecture, got "
             f"{len(query)} rows, dropout {dropout}"
         )
-    starts = (position_ids[0] == 0).nonzero().squeeze(1).tolist()
-    sizes = [end - start for start, end in zip(starts, [*starts[1:], query.shape[2]], strict=True)]
-    if sliding_window is not None and max(sizes) > sliding_window:
+    causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
+    refused = [name for name in _REFUSED if others.get(name) is not None]
+    if refused or not causal:
+        raise ValueError(
+            f"model.path: {type(module).__name__} must attend causally and with plain scores in "
+            "packed rows; choose another architecture, got "
+            + (", ".join(refused) if refused else "is_causal False")
+        )
+    layout, mask = _remembered(position_ids, query)
+    if sliding_window is not None and layout.longest_context > sliding_window:
         raise ValueError(
             "model.max_model_len must not exceed the model's sliding attention window of "
-            f"{sliding_window} tokens, got a segment of {max(sizes)}"
+            f"{sliding_window} tokens, got a segment of {layout.longest_context}"
         )
-    blocks = [
-        scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling, enable_gqa=True)
-        for q, k, v in zip(*(torch.split(t, sizes, 2) for t in (query, key, value)), strict=True)
-    ]
-    return torch.cat(blocks, 2).transpose(1, 2).contiguous(), None
+    # Splitting, unlike slicing, has a gradient that is written once.
+    queries, keys, values = (torch.split(t, list(layout.sizes), 2) for t in (query, key, value))
+    out = []
+    for piece, (q, prefix) in enumerate(zip(queries, layout.prefixes, strict=True)):
+        k, v = keys[piece], values[piece]
+        if prefix is None:
+            out.append(
+                scaled_dot_product_attention(
+                    q, k, v, is_causal=True, scale=scaling, enable_gqa=True
+                )
+            )
+            continue
+        k, v = torch.cat([keys[prefix], k], 2), torch.cat([values[prefix], v], 2)
+        bias: Any = (
+            causal_lower_right(q.shape[2], k.shape[2])
+            if mask is None
+            else mask[: q.shape[2], layout.columns(piece)]
+        )
+        out.append(
+            scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scaling, enable_gqa=True)
+        )
+    return torch.cat(out, 2).transpose(1, 2).contiguous(), None
+
+
+def _remembered(position_ids: Tensor, query: Tensor) -> tuple[Layout, Tensor | None]:
+    """Layout of the row, and its mask where the kernel wants one.
+
+    All layers get the same position ids, and to read them off a GPU is to wait for it: what was
+    found stays with the tensor. GPUs have kernels for this mask that need none to be written out.
+    """
+    found: tuple[Layout, Tensor | None] | None = getattr(position_ids, _LAYOUT, None)
+    if found is None or (found[1] is not None and found[1].dtype != query.dtype):
+        layout = layout_of(position_ids[0])
+        masked = query.device.type == "cpu" and any(p is not None for p in layout.prefixes)
+        found = layout, layout.mask(query) if masked else None
+        setattr(position_ids, _LAYOUT, found)
+    return found
 
 
 def register() -> str:

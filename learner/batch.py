@@ -1,8 +1,14 @@
 """Packed rows: several prompt + response segments one after the other, without padding.
 
-Positions restart at 0 in every segment, which is how attention tells the segments apart
-(`learner.logprobs`). Every array is indexed by the token it is about: `rollout_logprobs[t]` is the
-log-probability of `token_ids[t]` given what precedes it in its segment.
+    [P R_1 | P R_2 | P' R'_1]         prompts repeated: positions restart at 0 in every segment
+    [P R_1 R_2 | P' R'_1]             prompts shared: those of R_2 restart at |P|
+
+Positions are how attention tells what a token sees, and where each token is predicted from
+(`learner.attention`, `learner.logprobs`). Every array is indexed by the token it is about:
+`rollout_logprobs[t]` is the log-probability of `token_ids[t]` given what its segment has before it.
+A shared prompt carries the segment id, the advantage and the loss weight 0 of its first response;
+nothing may be read of it there, as of any prompt: no token of it is in the loss mask. Whatever is
+summed over a response's tokens must be summed over its loss tokens.
 
 `loss_weights` carries the estimator's factors
 
@@ -13,6 +19,7 @@ where P and n_k were fixed before the draws. Nothing here divides by what surviv
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +44,8 @@ class Segment:
     advantage: float
     loss_weight: float
     """weight * a / (P * n), the same for every token."""
+    num_prompt_tokens: int = 0
+    """Leading tokens, none of them in the loss mask, that other segments may have in common."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,11 +55,11 @@ class MicroBatch:
     token_ids: torch.Tensor
     """[T] int64"""
     position_ids: torch.Tensor
-    """[T] int64, restarts at 0 in every segment."""
+    """[T] int64, restarts at 0, or at the length of the prompt that a response shares."""
     segment_ids: torch.Tensor
-    """[T] int64, 0, 1, ... in packing order."""
+    """[T] int64, 0, 1, ... in packing order; a shared prompt belongs to its first response."""
     loss_mask: torch.Tensor
-    """[T] bool, never True on a segment's first token."""
+    """[T] bool, never True at position 0."""
     rollout_logprobs: torch.Tensor
     """[T] float32, 0 where `loss_mask` is False."""
     advantages: torch.Tensor
@@ -108,27 +117,60 @@ def segment_of(group: Group, selection: Selection, response: int, *, num_groups:
         ).astype(np.float32),
         advantage=float(selection.advantages[response]),
         loss_weight=weight,
+        num_prompt_tokens=num_prompt_tokens,
     )
 
 
-def collate(segments: Sequence[Segment]) -> MicroBatch:
-    """Pack segments into one row; no segments give the padding row."""
+def collate(segments: Sequence[Segment], *, shared_prefix: bool = False) -> MicroBatch:
+    """Pack segments into one row; no segments give the padding row.
+
+    Args:
+        segments: In the order in which they are laid out.
+        shared_prefix: Whether segments that follow each other with the same prompt share one copy.
+
+    Raises:
+        ValueError: If a prompt has a token in the loss mask.
+    """
     if not segments:
         return padding_row()
-    lengths = [len(segment.token_ids) for segment in segments]
-    loss_mask = torch.from_numpy(np.concatenate([segment.loss_mask for segment in segments]))
+    starts = [0] * len(segments)
+    if shared_prefix:
+        before: Segment | None = None
+        for index, segment in enumerate(segments):
+            if segment.loss_mask[: segment.num_prompt_tokens].any():
+                raise ValueError(
+                    "loss_mask must be False on the prompt that segments share, got a loss token "
+                    f"among the first {segment.num_prompt_tokens}"
+                )
+            if before is not None and _same_prompt(before, segment):
+                starts[index] = segment.num_prompt_tokens
+            before = segment
+
+    def tokens(values: Sequence[npt.NDArray[Any]]) -> torch.Tensor:
+        laid_out = [value[start:] for value, start in zip(values, starts, strict=True)]
+        return torch.from_numpy(np.concatenate(laid_out))
+
+    lengths = torch.tensor(
+        [len(s.token_ids) - start for s, start in zip(segments, starts, strict=True)]
+    )
+    loss_mask = tokens([segment.loss_mask for segment in segments])
     per_token = torch.tensor([[s.advantage, s.loss_weight] for s in segments], dtype=torch.float32)
-    advantages, loss_weights = per_token.repeat_interleave(torch.tensor(lengths), dim=0).unbind(1)
+    advantages, loss_weights = per_token.repeat_interleave(lengths, dim=0).unbind(1)
     return MicroBatch(
-        token_ids=torch.from_numpy(np.concatenate([segment.token_ids for segment in segments])),
-        position_ids=torch.cat([torch.arange(length) for length in lengths]),
-        segment_ids=torch.arange(len(segments)).repeat_interleave(torch.tensor(lengths)),
+        token_ids=tokens([segment.token_ids for segment in segments]),
+        position_ids=tokens([np.arange(len(segment.token_ids)) for segment in segments]),
+        segment_ids=torch.arange(len(segments)).repeat_interleave(lengths),
         loss_mask=loss_mask,
-        rollout_logprobs=torch.from_numpy(
-            np.concatenate([segment.rollout_logprobs for segment in segments])
-        ),
+        rollout_logprobs=tokens([segment.rollout_logprobs for segment in segments]),
         advantages=advantages.contiguous(),
         loss_weights=torch.where(loss_mask, loss_weights, 0.0),
+    )
+
+
+def _same_prompt(one: Segment, other: Segment) -> bool:
+    size = one.num_prompt_tokens
+    return 0 < size == other.num_prompt_tokens and np.array_equal(
+        one.token_ids[:size], other.token_ids[:size]
     )
 
 

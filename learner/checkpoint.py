@@ -1,7 +1,7 @@
 """The policy as a folder that transformers and vLLM load: config, safetensors, tokenizer."""
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -28,6 +28,7 @@ def save_checkpoint(
     weights: Mapping[str, Tensor],
     path: Path,
     tokenizer_path: Path | None = None,
+    write_adapter: Callable[[Path], None] | None = None,
 ) -> None:
     """Write a checkpoint so that `path` holds a whole one or does not exist.
 
@@ -39,6 +40,8 @@ def save_checkpoint(
         weights: Full tensors by the model's parameter names; tied ones only once.
         path: The checkpoint's folder.
         tokenizer_path: Folder whose tokenizer files are copied; None for none.
+        write_adapter: Writes the adapters, which `weights` has merged, into the subfolder
+            `adapter` by themselves; None for none.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -48,6 +51,9 @@ def save_checkpoint(
         model.save_pretrained(partial, state_dict=dict(weights))
         if tokenizer_path is not None:
             copy_tokenizer(Path(tokenizer_path), partial)
+        if write_adapter is not None:
+            # Not beside the weights: vLLM would read its safetensors as part of them.
+            write_adapter(partial / "adapter")
         if path.exists():
             # A folder cannot be renamed over another one that has files in it.
             old = partial.with_suffix(".old")

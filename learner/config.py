@@ -1,6 +1,80 @@
 """The learner's settings, as hydra composes them under the key `learner`."""
 
+import math
+import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
+
+from learner.lora import LoraConfig
+from learner.optimizers import AdamW
+
+_OURS = {
+    "train_batch_size": "learner.row_tokens",
+    "train_micro_batch_size_per_gpu": "learner.row_tokens",
+    "gradient_accumulation_steps": "learner.num_minibatches",
+    "gradient_clipping": "learner.max_grad_norm",
+    "zero_optimization.stage": "learner.zero_stage",
+    "optimizer": "learner.optimizer",
+    "scheduler": "learner.warmup_steps",
+    "activation_checkpointing": "learner.gradient_checkpointing",
+    "amp": "model.dtype",
+    "bf16": "model.dtype",
+    "torch_autocast": "model.dtype",
+    "fp16.enabled": "model.dtype",
+    "fp16.loss_scale": "model.dtype",
+    "fp16.hysteresis": "model.dtype",
+}
+"""Settings of DeepSpeed that follow from one of ours, which must be set instead."""
+
+
+@dataclass(kw_only=True, slots=True)
+class ReferenceConfig:
+    """A frozen policy that the learner is kept near to; see `learner.reference`.
+
+    Raises:
+        ValueError: If a value is not one of those named, or estimator and place do not go together.
+    """
+
+    kl_coefficient: float = 0.0
+    """Weight of the divergence from the reference; 0 for none, and no reference is loaded."""
+    kl_in: str = "loss"
+    """"loss" adds the divergence to every token's loss, "reward" takes a response's divergence off
+    its reward before advantages are computed."""
+    kl_estimator: str = "k3"
+    """"k2" or "k3" in the loss, "k1" in the reward."""
+    path: str | None = None
+    """Local folder of the reference in Hugging Face format; null for the starting policy."""
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their range."""
+        if not 0 <= self.kl_coefficient < math.inf:
+            raise ValueError(
+                "learner.reference.kl_coefficient must be finite and not negative, "
+                f"got {self.kl_coefficient!r}"
+            )
+        if self.kl_in not in ("loss", "reward"):
+            raise ValueError(f"learner.reference.kl_in must be loss or reward, got {self.kl_in!r}")
+        if self.kl_in == "reward" and self.kl_estimator != "k1":
+            raise ValueError(
+                "learner.reference.kl_estimator must be k1 with kl_in: reward, where the gradient "
+                f"of another is not that of the divergence, got {self.kl_estimator!r}"
+            )
+        if self.kl_in == "loss" and self.kl_estimator not in ("k2", "k3"):
+            raise ValueError(
+                "learner.reference.kl_estimator must be k2 or k3 with kl_in: loss (the gradient of "
+                f"k1 has mean zero; it goes with kl_in: reward), got {self.kl_estimator!r}"
+            )
+
+    @property
+    def kl_in_loss(self) -> float:
+        """Coefficient of the term in the loss; 0 without one."""
+        return self.kl_coefficient if self.kl_in == "loss" else 0.0
+
+    @property
+    def kl_in_reward(self) -> float:
+        """Coefficient of what is taken off the reward; 0 for nothing."""
+        return self.kl_coefficient if self.kl_in == "reward" else 0.0
 
 
 @dataclass(kw_only=True, slots=True)
@@ -16,24 +90,44 @@ class LearnerConfig:
     gradients, weights)."""
     lr: float = 1e-6
     """Learning rate after warm-up, positive."""
-    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
-    """AdamW's two decay rates, each in [0, 1)."""
-    adam_eps: float = 1e-8
-    """AdamW's epsilon, positive."""
-    weight_decay: float = 0.0
-    """AdamW's decoupled weight decay, at least 0."""
+    optimizer: Any = None
+    """Plug: how gradients become steps, see `learner.optimizers`; None for AdamW's defaults."""
     warmup_steps: int = 0
     """Optimiser steps over which the learning rate rises linearly; 0 for none."""
     max_grad_norm: float = 1.0
     """The gradient's norm is clipped to this, positive."""
     row_tokens: int = 2048
     """Largest number of tokens in one packed row; activations take memory in proportion."""
+    shared_prefix: bool = True
+    """Compute a prompt once for all of its responses in a row; false repeats it for each. Of no
+    effect with `chunk_tokens`, which repeats."""
+    logits_chunk_tokens: int = 1024
+    """Loss tokens whose logits exist at a time; each takes a few times the vocabulary's size in
+    memory. In longer rows the head is computed twice. Of no effect in ZeRO stage 3."""
     num_minibatches: int = 1
     """Optimiser steps in one pass over a batch; each takes a random part of the groups."""
     num_epochs: int = 1
     """Passes over a batch; the responses are thinned anew for each."""
+    behaviour: str = "rollout"
+    """Whose probability is the lower one of the objective's ratio. "rollout": the engine's, as
+    sampled. "recomputed": the learner's own before the first optimiser step of a pass, for one
+    forward pass more; what then lies between it and the engine is the correction's part."""
+    correction: Any = None
+    """Plug: factors for tokens that learner and engine see differently (learner/corrections.py);
+    null corrects nothing."""
+    reference: ReferenceConfig = field(default_factory=ReferenceConfig)
+    entropy_coefficient: float = 0.0
+    """Weight of the policy's entropy at every trained token, taken off the loss; not negative."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass instead of keeping them."""
+    chunk_tokens: int | None = None
+    """Segments longer than this are trained in chunks of so many tokens, exactly and in memory
+    that grows with the key-value cache alone (`learner.chunked`); None never chunks."""
+    lora: LoraConfig | None = None
+    """Train low-rank adapters only (`learner.lora`); None trains all weights."""
+    deepspeed: dict[str, Any] = field(default_factory=dict)
+    """Further settings of DeepSpeed, e.g. {zero_optimization: {offload_optimizer: {device: cpu}}};
+    those that follow from ours are refused."""
     num_threads: int = 1
     """Torch threads of each worker."""
     start_deadline_seconds: float = 600.0
@@ -46,18 +140,125 @@ class LearnerConfig:
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""
-        for key in ("row_tokens", "num_minibatches", "num_epochs", "num_threads",
-                    "max_skipped_steps"):  # fmt: skip
+        for key in ("row_tokens", "logits_chunk_tokens", "num_minibatches", "num_epochs",
+                    "num_threads", "max_skipped_steps"):  # fmt: skip
             if getattr(self, key) < 1:
                 raise ValueError(f"learner.{key} must be at least 1, got {getattr(self, key)!r}")
-        for key in ("lr", "adam_eps", "max_grad_norm", "start_deadline_seconds",
+        for key in ("lr", "max_grad_norm", "start_deadline_seconds",
                     "update_deadline_seconds"):  # fmt: skip
             if not getattr(self, key) > 0:
                 raise ValueError(f"learner.{key} must be positive, got {getattr(self, key)!r}")
-        for key in ("weight_decay", "warmup_steps"):
-            if not getattr(self, key) >= 0:
-                raise ValueError(f"learner.{key} must not be negative, got {getattr(self, key)!r}")
+        if not self.warmup_steps >= 0:
+            raise ValueError(
+                f"learner.warmup_steps must not be negative, got {self.warmup_steps!r}"
+            )
         if self.zero_stage not in (0, 1, 2, 3):
             raise ValueError(f"learner.zero_stage must be 0, 1, 2 or 3, got {self.zero_stage!r}")
-        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"learner.betas must be two numbers in [0, 1), got {self.betas!r}")
+        if not hasattr(self.chosen_optimizer, "build"):
+            raise ValueError(
+                f"learner.optimizer must be a plug with the method build, got {self.optimizer!r}"
+            )
+        if self.zero_stage > 0 and not self.chosen_optimizer.elementwise:
+            raise ValueError(
+                "learner.zero_stage must be 0 with learner.optimizer = "
+                f"{type(self.optimizer).__name__}, which needs whole matrices, "
+                f"got {self.zero_stage!r}"
+            )
+        self._check_chunks()
+        self._check_deepspeed()
+        self._check_loss()
+
+    @property
+    def chosen_optimizer(self) -> Any:
+        """The optimizer, or AdamW in place of none.
+
+        Not a default: hydra would take one for the field's type and refuse every other plug.
+        """
+        return AdamW() if self.optimizer is None else self.optimizer
+
+    def _check_loss(self) -> None:
+        if not 0 <= self.entropy_coefficient < math.inf:
+            raise ValueError(
+                "learner.entropy_coefficient must be finite and not negative, "
+                f"got {self.entropy_coefficient!r}"
+            )
+        if self.behaviour not in ("rollout", "recomputed"):
+            raise ValueError(
+                f"learner.behaviour must be rollout or recomputed, got {self.behaviour!r}"
+            )
+        if self.correction is None:
+            return
+        if not hasattr(self.correction, "factors"):
+            raise ValueError(
+                "learner.correction must be a plug with the method factors, "
+                f"got {self.correction!r}"
+            )
+        if self.behaviour == "rollout" and self.correction.weighs:
+            raise ValueError(
+                "learner.correction must be a mask while learner.behaviour is rollout, whose "
+                "objective carries the ratio to the engine already: set "
+                f"learner.behaviour=recomputed, got {self.correction!r}"
+            )
+
+    def _check_chunks(self) -> None:
+        if self.chunk_tokens is None:
+            return
+        if self.chunk_tokens < 1:
+            raise ValueError(
+                f"learner.chunk_tokens must be at least 1 or null, got {self.chunk_tokens!r}"
+            )
+        if self.zero_stage == 3:
+            raise ValueError(
+                "learner.zero_stage must be 0, 1 or 2 with learner.chunk_tokens, whose backward "
+                f"pass needs whole weights, got {self.zero_stage!r}"
+            )
+        if self.gradient_checkpointing:
+            raise ValueError(
+                "learner.gradient_checkpointing must be false with learner.chunk_tokens, which "
+                f"recomputes already, got {self.gradient_checkpointing!r}"
+            )
+
+    def _check_deepspeed(self) -> None:
+        for theirs, ours in _OURS.items():
+            found: Any = self.deepspeed
+            for part in theirs.split("."):
+                found = found.get(part) if isinstance(found, Mapping) else None
+            if found is not None:
+                raise ValueError(
+                    f"learner.deepspeed.{theirs} must not be set: it follows from {ours}; "
+                    f"got {found!r}"
+                )
+        for what, least in (("offload_optimizer", 1), ("offload_param", 3)):
+            if self.offloads(what) and self.zero_stage < least:
+                raise ValueError(
+                    f"learner.deepspeed.zero_optimization.{what} needs learner.zero_stage of at "
+                    f"least {least}, got {self.zero_stage!r}"
+                )
+
+    def offloads(self, what: str) -> bool:
+        """Whether `offload_optimizer` or `offload_param` moves something off the GPUs."""
+        section = self.deepspeed.get("zero_optimization") or {}
+        return bool((section.get(what) or {}).get("device", "none") != "none")
+
+    @property
+    def head_chunk_tokens(self) -> int:
+        """`logits_chunk_tokens`, but all of a row in ZeRO stage 3.
+
+        There each chunk gathers the head's weight, which all ranks must do equally often, and their
+        rows differ in loss tokens.
+        """
+        return sys.maxsize if self.zero_stage == 3 else self.logits_chunk_tokens
+
+    @property
+    def shares_prefixes(self) -> bool:
+        """Whether responses share a copy of their prompt."""
+        return self.shared_prefix and self.chunk_tokens is None
+
+    @property
+    def terms_for_all(self) -> list[str]:
+        """Keys of loss terms in force that concern responses of advantage 0, too."""
+        terms = {
+            "learner.reference.kl_coefficient": self.reference.kl_in_loss,
+            "learner.entropy_coefficient": self.entropy_coefficient,
+        }
+        return [key for key, coefficient in terms.items() if coefficient]

@@ -4,22 +4,30 @@ What differs between the stages stays in this file: who holds a full weight, and
 non-finite gradient. DeepSpeed's ZeRO 1 to 3 skip such a step by themselves on all ranks; its
 stage 0 would write NaN into the weights, so there the (already averaged) gradient is looked at
 before the step.
+
+In float16 DeepSpeed multiplies the loss so that small gradients do not vanish, by a factor that it
+halves when the gradient overflows and doubles after many steps without. Such a step is skipped but
+says nothing about the policy: its outcome asks to try the same step again.
 """
 
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from learner import attention
+from learner import attention, lora
 from learner.batch import MicroBatch
 from learner.checkpoint import save_checkpoint
+from learner.chunked import ChunkedPolicy
 from learner.config import LearnerConfig
 from learner.gradient_norms import gradient_norms
-from learner.logprobs import PackedPolicy
+from learner.logprobs import PackedPolicy, check_packing
 from learner.update import StepOutcome
 
 if TYPE_CHECKING:
@@ -41,10 +49,15 @@ class DeepSpeedEngine:
         Args:
             config: The learner's settings.
             model_path: Local folder with a Hugging Face checkpoint.
-            dtype: "float32", or "bfloat16" with a ZeRO stage of at least 1.
+            dtype: "float32", or with a ZeRO stage of at least 1 "bfloat16" or "float16".
             temperature: Sampling temperature of the rollouts.
+
+        Raises:
+            ValueError: If the settings ask for what this device lacks, or for adapters where the
+                model has no layer.
         """
         on_gpu = torch.cuda.is_available()
+        check_device(config, dtype, on_gpu=on_gpu)
         os.environ.setdefault("DS_ACCELERATOR", "cuda" if on_gpu else "cpu")
         import deepspeed
 
@@ -61,20 +74,41 @@ class DeepSpeedEngine:
         self._config = config
         self._applied_steps = 0
         self._model = load_policy(model_path, config, dtype)
-        policy = PackedPolicy(self._model, temperature)
-        optimizer = torch.optim.AdamW(
-            policy.parameters(),
-            lr=config.lr,
-            betas=(config.betas[0], config.betas[1]),
-            eps=config.adam_eps,
-            weight_decay=config.weight_decay,
-        )
+        self._adapted = None if config.lora is None else lora.attach(self._model, config.lora)
+        self._weights = list(lora.weights_of(self._model))
+        chunk = {"logits_chunk_tokens": config.head_chunk_tokens}
+        policy = self._packed = PackedPolicy(self._model, temperature, **chunk)
+        check_packing(policy)
+        if config.chunk_tokens is not None:
+            policy = ChunkedPolicy(
+                self._model, temperature, chunk_tokens=config.chunk_tokens, **chunk
+            )
+        trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
         self._engine, *_ = deepspeed.initialize(
             model=policy,
-            optimizer=optimizer,
+            optimizer=config.chosen_optimizer.build(trained, config.lr),
             config=deepspeed_settings(config, dtype),
             dist_init_required=False,
         )
+        self._reference = self._load_reference(model_path, dtype, temperature)
+        scaler: Any = getattr(self._engine.optimizer, "loss_scaler", None)
+        # At the smallest scale a bad gradient is an ordinary skipped step, as in other precisions.
+        if getattr(scaler, "raise_error_at_min_scale", False):
+            scaler.raise_error_at_min_scale = False
+
+    def _load_reference(
+        self, model_path: str, dtype: str, temperature: float
+    ) -> PackedPolicy | None:
+        """The frozen reference on its device; None without one, or when adapters make it free."""
+        settings = self._config.reference
+        if not settings.kl_coefficient or (self._adapted is not None and settings.path is None):
+            return None
+        model = load_policy(settings.path or model_path, self._config, dtype)
+        model.eval().requires_grad_(False)  # type: ignore[no-untyped-call]
+        policy = PackedPolicy(
+            model, temperature, logits_chunk_tokens=self._config.logits_chunk_tokens
+        )
+        return policy.to(self.device)
 
     @property
     def num_ranks(self) -> int:
@@ -96,15 +130,39 @@ class DeepSpeedEngine:
         """The Hugging Face model; under ZeRO-3 its parameters are empty between steps."""
         return self._model
 
-    def logprobs(self, row: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log-probabilities [T] with gradient and entropies [T] of a row's loss tokens."""
-        logprobs, entropies = self._engine(row.token_ids, row.position_ids, row.loss_mask)
+    def logprobs(
+        self, row: MicroBatch, *, entropy_gradient: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probabilities [T] with gradient and entropies [T] of a row's loss tokens.
+
+        Entropies have a gradient if asked for.
+        """
+        logprobs, entropies = self._engine(
+            row.token_ids, row.position_ids, row.loss_mask, entropy_gradient=entropy_gradient
+        )
         return logprobs, entropies
+
+    @torch.no_grad()
+    def reference_logprobs(self, row: MicroBatch) -> torch.Tensor:
+        """Log-probabilities [T] of a row's loss tokens under the reference, without gradient.
+
+        Only if `learner.reference.kl_coefficient` is not 0. The reference is a whole model on every
+        rank, in every ZeRO stage; with adapters and no path of its own it is the policy without
+        them, and takes no memory.
+        """
+        inputs = (row.token_ids, row.position_ids, row.loss_mask)
+        if self._reference is not None:
+            logprobs: torch.Tensor = self._reference(*inputs)[0]
+            return logprobs
+        assert self._adapted is not None, "there is no reference"
+        with self._adapted.disable_adapter():
+            base: torch.Tensor = self._engine(*inputs)[0]
+        return base
 
     def gradient_norms(self, row: MicroBatch, layer: str) -> torch.Tensor:
         """Norms [S] float64 of the row's responses' scores; see `learner.gradient_norms`."""
         # Past the engine's forward, which prepares its output for a training backward pass.
-        norms = gradient_norms(self._engine.module, row, layer)
+        norms = gradient_norms(self._packed, row, layer)
         if self._config.zero_stage == 3:
             # A training backward pass ends by giving the gathered weights up; this one does not.
             self._engine.optimizer.empty_partition_cache()
@@ -142,12 +200,22 @@ class DeepSpeedEngine:
             group["lr"] = lr
         if self._config.zero_stage == 0:
             applied, norm = self._step_unsharded()
-        else:
-            self._engine.step()
-            applied = bool(self._engine.was_step_applied())
-            norm = float(self._engine.get_global_grad_norm())
-        self._applied_steps += applied
-        return StepOutcome(applied=applied, grad_norm=norm, lr=lr)
+            return self._counted(StepOutcome(applied=applied, grad_norm=norm, lr=lr))
+        scale = self._loss_scale()
+        self._engine.step()
+        applied = bool(self._engine.was_step_applied())
+        # A skipped step leaves the norm of an earlier one behind, in float16.
+        norm = float(self._engine.get_global_grad_norm()) if applied else math.nan
+        retry = not applied and self._loss_scale() < scale
+        return self._counted(StepOutcome(applied=applied, grad_norm=norm, lr=lr, retry=retry))
+
+    def _counted(self, outcome: StepOutcome) -> StepOutcome:
+        self._applied_steps += outcome.applied
+        return outcome
+
+    def _loss_scale(self) -> float:
+        """What DeepSpeed multiplies the loss by in float16; 1 otherwise."""
+        return float(getattr(self._engine.optimizer, "loss_scale", 1.0))
 
     def _step_unsharded(self) -> tuple[bool, float]:
         gradients = [p.grad for p in self._engine.module.parameters() if p.grad is not None]
@@ -161,22 +229,28 @@ class DeepSpeedEngine:
     def parameter_metadata(self) -> list[tuple[str, torch.dtype, tuple[int, ...]]]:
         """Name, dtype and full shape of every weight in the order of `full_parameters`."""
         return [
-            (name, parameter.dtype, tuple(getattr(parameter, "ds_shape", parameter.shape)))
-            for name, parameter in self._model.named_parameters()
+            (weight.name, weight.parameter.dtype, _whole_shape(weight.parameter))
+            for weight in self._weights
         ]
 
     def full_parameters(self) -> Iterator[tuple[str, torch.Tensor]]:
         """Yield every weight, whole, by its Hugging Face name; all ranks must iterate together.
 
-        A tensor is only valid until the next one is asked for. Tied weights come once, under the
-        embedding's name.
+        Adapters are merged into the weights that they change. A tensor is only valid until the next
+        one is asked for. Tied weights come once, under the embedding's name.
         """
-        for name, parameter in self._model.named_parameters():
-            if self._config.zero_stage == 3:
-                with self._deepspeed.zero.GatheredParameters([parameter]):
-                    yield name, parameter.detach()
-            else:
-                yield name, parameter.detach()
+        for weight in self._weights:
+            with self._whole(weight.parts):
+                yield weight.name, weight.merged()
+
+    def _whole(self, parameters: Sequence[torch.nn.Parameter]) -> AbstractContextManager[Any]:
+        """Within it the parameters are whole, also under ZeRO-3; every rank must enter."""
+        if self._config.zero_stage < 3:
+            return nullcontext()
+        gathered: AbstractContextManager[Any] = self._deepspeed.zero.GatheredParameters(
+            list(parameters)
+        )
+        return gathered
 
     @torch.no_grad()
     def scale_weights(self, factor: float) -> None:
@@ -184,20 +258,68 @@ class DeepSpeedEngine:
 
         The optimiser's own copies stay as they are: undo it before the next step.
         """
-        for parameter in self._model.parameters():
-            # Under ZeRO-3 each rank holds its share of the weight outside the parameter.
-            getattr(parameter, "ds_tensor", parameter).data.mul_(factor)
+        for weight in self._weights:
+            # An adapter's change is a product: one of its two halves.
+            for part in (weight.parameter, weight.b):
+                if part is not None:
+                    # Under ZeRO-3 each rank holds its share of the weight outside the parameter.
+                    getattr(part, "ds_tensor", part).data.mul_(factor)
 
     def save_pretrained(self, path: Path, tokenizer_path: Path | None = None) -> None:
-        """Write the policy as a Hugging Face checkpoint; all ranks must call it, rank 0 writes."""
+        """Write the policy as a Hugging Face checkpoint; all ranks must call it, rank 0 writes.
+
+        Adapters are merged into it, and stand by themselves in its subfolder `adapter`.
+        """
         weights = {}
         for name, tensor in self.full_parameters():
             if self.rank == 0:
                 weights[name] = tensor.to("cpu", copy=True)
+        adapter = self._adapter_tensors()
         if self.rank == 0:
-            save_checkpoint(self._model, weights, path, tokenizer_path)
+            write_adapter = None
+            if self._adapted is not None:
+                write_adapter = partial(lora.save_adapter, self._adapted, adapter)
+            save_checkpoint(self._model, weights, path, tokenizer_path, write_adapter)
         # Nobody reads the checkpoint before it is there.
         self.agree(True)
+
+    def _adapter_tensors(self) -> dict[str, torch.Tensor]:
+        """Whole adapter tensors on the CPU by parameter name, on rank 0; every rank must ask."""
+        tensors: dict[str, torch.Tensor] = {}
+        if self._adapted is None:
+            return tensors
+        for name, parameter in self._model.named_parameters():
+            if parameter.requires_grad:
+                with self._whole([parameter]):
+                    if self.rank == 0:
+                        tensors[name] = parameter.detach().to("cpu", copy=True)
+        return tensors
+
+
+def _whole_shape(parameter: torch.nn.Parameter) -> tuple[int, ...]:
+    return tuple(getattr(parameter, "ds_shape", parameter.shape))
+
+
+def check_device(config: LearnerConfig, dtype: str, *, on_gpu: bool) -> None:
+    """Refuse what CPUs cannot do.
+
+    Raises:
+        ValueError: For float16, and for moving state to where it is already.
+    """
+    if on_gpu:
+        return
+    if dtype == "float16":
+        raise ValueError(
+            "model.dtype must be float32 or bfloat16 where the learner runs on CPUs: DeepSpeed "
+            f"trains in float16 on GPUs only, got {dtype!r}"
+        )
+    for what in ("offload_optimizer", "offload_param"):
+        if config.offloads(what):
+            raise ValueError(
+                f"learner.deepspeed.zero_optimization.{what} must be unset where the learner runs "
+                "on CPUs: there is no other memory to spare, got "
+                f"{config.deepspeed['zero_optimization'][what]!r}"
+            )
 
 
 def load_policy(model_path: str, config: LearnerConfig, dtype: str) -> "PreTrainedModel":
@@ -229,7 +351,8 @@ def deepspeed_settings(config: LearnerConfig, dtype: str) -> dict[str, Any]:
     """DeepSpeed's configuration for ours.
 
     `gradient_accumulation_steps` is 1 whatever the number of rows: the rows of a step vary, and
-    `set_gradient_accumulation_boundary` marks the last.
+    `set_gradient_accumulation_boundary` marks the last. The user's own settings are laid over
+    ours; those that follow from ours were refused by `LearnerConfig`.
     """
     settings: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": 1,
@@ -237,9 +360,24 @@ def deepspeed_settings(config: LearnerConfig, dtype: str) -> dict[str, Any]:
         "gradient_clipping": config.max_grad_norm,
         "zero_optimization": {"stage": config.zero_stage, "overlap_comm": False},
         "zero_allow_untested_optimizer": True,
+        # Its own CPU optimiser would be compiled at the start, with CUDA's toolkit.
+        "zero_force_ds_cpu_optimizer": False,
         "steps_per_print": None,
     }
     if dtype == "bfloat16":
         settings["bf16"] = {"enabled": True}
         settings["data_types"] = {"grad_accum_dtype": "fp32"}
-    return settings
+    if dtype == "float16":
+        # Scale 0 is a dynamic one. Without hysteresis each overflow halves it, so that a step is
+        # never tried again at the scale that it has just failed at.
+        settings["fp16"] = {"enabled": True, "loss_scale": 0, "hysteresis": 1}
+    return _laid_over(settings, config.deepspeed)
+
+
+def _laid_over(settings: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """Join nested settings; where both have a plain value, the second's counts."""
+    joined = dict(settings)
+    for key, value in more.items():
+        both = isinstance(value, Mapping) and isinstance(joined.get(key), Mapping)
+        joined[key] = _laid_over(joined[key], value) if both else value
+    return joined

@@ -15,6 +15,9 @@ One backward pass per response is not needed, since the segments of a row do not
   d_t = (one-hot of token_t - probabilities_t) / temperature, hence
   |s|^2 = sum over t, u of <d_t, d_u> <h_t, h_u>.
 
+Responses may share a copy of their prompt for `lm_head`. For `embedding` they may not: the gradient
+at a shared prompt is the sum over its responses.
+
 Where a model uses one matrix for both, each norm is that of the one use, not of their sum. The
 formulas are ours (chain rule); the tests compare them with autograd, response by response.
 """
@@ -61,7 +64,8 @@ def gradient_norms(policy: PackedPolicy, row: MicroBatch, layer: str) -> Tensor:
 
     Raises:
         ValueError: If the layer is unknown, or the model has something between the layer and what
-            it stands for, such as a scale on the embeddings or a cap on the logits.
+            it stands for, such as a scale on the embeddings or a cap on the logits, or responses
+            share a prompt where they must not.
     """
     check_layer(layer)
     squares = _embedding(policy, row) if layer == "embedding" else _lm_head(policy, row)
@@ -72,6 +76,11 @@ def _num_segments(row: MicroBatch) -> int:
     return int(row.segment_ids[-1]) + 1
 
 
+def _shares_prompts(row: MicroBatch) -> bool:
+    restarts = row.position_ids[1:] != row.position_ids[:-1] + 1
+    return bool((row.position_ids[1:][restarts] != 0).any())
+
+
 def _embedding(policy: PackedPolicy, row: MicroBatch) -> Tensor:
     """Squared norms [S] float64 with respect to the input embeddings."""
     embedding = policy.model.get_input_embeddings()  # type: ignore[operator]
@@ -80,6 +89,8 @@ def _embedding(policy: PackedPolicy, row: MicroBatch) -> Tensor:
             f"layer must be lm_head for a model whose embedding is a {type(embedding).__name__}, "
             "got 'embedding'"
         )
+    if _shares_prompts(row):
+        raise ValueError("row must repeat shared prompts for the layer embedding (collate)")
     leaves: list[Tensor] = []
 
     def cut(_: nn.Module, __: Any, output: Tensor) -> Tensor:
@@ -108,7 +119,7 @@ def _lm_head(policy: PackedPolicy, row: MicroBatch) -> Tensor:
     seen: list[tuple[Tensor, Tensor]] = []
     with head.register_forward_hook(lambda _, given, output: seen.append((given[0], output))):
         logprobs, _ = policy(row.token_ids, row.position_ids, row.loss_mask)
-    [(hidden, logits)] = seen
+    hidden, logits = (torch.cat(parts, dim=1) for parts in zip(*seen, strict=True))
     if row.is_padding:
         return torch.zeros(0, dtype=torch.float64)
     chosen = row.token_ids[row.loss_mask]

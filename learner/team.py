@@ -10,7 +10,7 @@ import asyncio
 import time
 import zlib
 from collections import Counter
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,16 @@ from cost.types import Selection
 from learner.config import LearnerConfig
 from learner.gradient_norms import check_layer
 from learner.objectives.types import Objective
-from learner.partition import MinibatchPlan, Row, plan_rows, split_groups
+from learner.partition import (
+    TOKENS,
+    MinibatchPlan,
+    Row,
+    Work,
+    plan_rows,
+    rank_balance,
+    split_groups,
+    work_of_rows,
+)
 from learner.update import StepSums, merge_sums
 from learner.worker import LearnerWorker
 from rollout.types import GroupRef
@@ -34,9 +43,15 @@ class DivergedError(RuntimeError):
 class LearnerTeam:
     """All learner workers."""
 
-    def __init__(self, workers: Sequence[Any], config: LearnerConfig, *, seed: int) -> None:
-        """Take over the Ray handles of connected workers, in rank order; `start` makes them."""
+    def __init__(
+        self, workers: Sequence[Any], config: LearnerConfig, *, seed: int, work: Work = TOKENS
+    ) -> None:
+        """Take over the Ray handles of connected workers, in rank order; `start` makes them.
+
+        `work` is what the ranks get equal shares of.
+        """
         self.workers = tuple(workers)
+        self._work = work
         self._config = config
         self._seed = seed
         self._skipped_in_a_row = 0
@@ -81,7 +96,7 @@ class LearnerTeam:
             )
             for rank, options in enumerate(actor_options)
         ]
-        team = cls(workers, config, seed=seed)
+        team = cls(workers, config, seed=seed, work=Work.of_model(model_path))
         try:
             async with asyncio.timeout(config.start_deadline_seconds):
                 addresses = await asyncio.gather(*[worker.address.remote() for worker in workers])
@@ -143,10 +158,12 @@ class LearnerTeam:
             mine = [ranks[rank] for ranks in busy]
             refs = _needed(groups, [row for plan in mine for row in plan.rows])
             if busy:
-                calls.append(worker.update.remote(refs, list(selections), mine))
+                # Version v is the v-th published batch.
+                calls.append(worker.update.remote(refs, list(selections), mine, step))
         sums: list[list[StepSums]] = await self._wait(calls, "update")
         steps = [list(ranks) for ranks in zip(*sums, strict=True)]
         metrics = merge_sums(steps, row_tokens=self._config.row_tokens)
+        metrics["learner/rank_balance"] = rank_balance(busy)
         metrics["learner/empty_steps"] = float(self._config.num_minibatches - len(busy))
         metrics["learner/update_seconds"] = time.monotonic() - started
         self._count_skipped(steps)
@@ -176,12 +193,23 @@ class LearnerTeam:
             lengths = [
                 groups[k].report.prompt_tokens + int(groups[k].report.lengths[j]) for k, j in kept
             ]
-            per_rank = plan_rows(lengths, len(self.workers), self._config.row_tokens)
+            prompts = [
+                (k if self._config.shares_prefixes else item, groups[k].report.prompt_tokens)
+                for item, (k, _) in enumerate(kept)
+            ]
+            per_rank = plan_rows(
+                lengths,
+                len(self.workers),
+                self._config.row_tokens,
+                prompts=prompts,
+                work=self._work,
+            )
             plans.append(
                 [
                     MinibatchPlan(
                         num_groups=len(part),
                         rows=tuple(tuple(kept[item] for item in row) for row in rows),
+                        work=work_of_rows(rows, lengths, prompts=prompts, work=self._work),
                     )
                     for rows in per_rank
                 ]
@@ -218,12 +246,44 @@ class LearnerTeam:
             TimeoutError: If it takes longer than `learner.update_deadline_seconds`.
         """
         check_layer(layer)
+        return await self._per_response(
+            groups,
+            lambda worker, refs, rows: worker.gradient_norms.remote(refs, rows, layer),
+            "gradient_norms",
+        )
+
+    async def reference_kl(self, groups: Sequence[GroupRef]) -> list[npt.NDArray[np.float64]]:
+        """Estimate how far the responses' policy is from the reference, response by response.
+
+        Args:
+            groups: Any groups, empty ones included.
+
+        Returns:
+            One [n] array per group, in order: the sum over a response's tokens of
+            log(rollout / reference probability), nats.
+
+        Raises:
+            TimeoutError: If it takes longer than `learner.update_deadline_seconds`.
+        """
+        return await self._per_response(
+            groups,
+            lambda worker, refs, rows: worker.reference_kl.remote(refs, rows),
+            "reference_kl",
+        )
+
+    async def _per_response(
+        self,
+        groups: Sequence[GroupRef],
+        ask: Callable[[Any, list[Any], list[Row]], Awaitable[Any]],
+        what: str,
+    ) -> list[npt.NDArray[np.float64]]:
+        """Have the workers compute a number for every response; [n] per group."""
         responses = [
             (k, j) for k, group in enumerate(groups) for j in range(group.report.num_responses)
         ]
-        norms = [np.zeros(group.report.num_responses) for group in groups]
+        values = [np.zeros(group.report.num_responses) for group in groups]
         if not responses:
-            return norms
+            return values
         lengths = [
             groups[k].report.prompt_tokens + int(groups[k].report.lengths[j]) for k, j in responses
         ]
@@ -231,16 +291,16 @@ class LearnerTeam:
             [tuple(responses[item] for item in row) for row in rows]
             for rows in plan_rows(lengths, len(self.workers), self._config.row_tokens)
         ]
-        calls: list[Awaitable[list[npt.NDArray[np.float64]]]] = [
-            worker.gradient_norms.remote(_needed(groups, rows), rows, layer)
+        calls = [
+            ask(worker, _needed(groups, rows), rows)
             for worker, rows in zip(self.workers, plans, strict=True)
         ]
-        found: list[list[npt.NDArray[np.float64]]] = await self._wait(calls, "gradient_norms")
+        found: list[list[npt.NDArray[np.float64]]] = await self._wait(calls, what)
         for rows, per_row in zip(plans, found, strict=True):
-            for row, values in zip(rows, per_row, strict=True):
-                for (k, j), value in zip(row, values, strict=True):
-                    norms[k][j] = value
-        return norms
+            for row, numbers in zip(rows, per_row, strict=True):
+                for (k, j), number in zip(row, numbers, strict=True):
+                    values[k][j] = number
+        return values
 
     async def logprobs(
         self, sequences: Sequence[tuple[npt.ArrayLike, npt.ArrayLike]]

@@ -1,6 +1,6 @@
 """One optimiser step on one rank, and how the ranks' sums become metrics.
 
-    rows --engine.logprobs--> objective --> loss_weights * token_losses --engine.backward--> step
+    rows --engine.logprobs--> learner.loss --> row losses --engine.backward--> step
 
 The rows' losses add up to the estimator's loss over all ranks. DeepSpeed averages gradients over
 ranks, so each row's loss is multiplied by the number of ranks before it is differentiated.
@@ -23,7 +23,7 @@ what is kept, so this is biased, as D3S is by design.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -31,6 +31,8 @@ import torch
 from torch import Tensor
 
 from learner.batch import PADDING_SEGMENT, MicroBatch
+from learner.loss import LossTerms, RowOrigin, row_loss
+from learner.mismatch import derived
 from learner.objectives import Objective
 
 
@@ -44,6 +46,13 @@ class StepOutcome:
     """Norm of the step's gradient over all ranks before clipping; not finite when not applied."""
     lr: float
     """Learning rate of the step."""
+    retry: bool = False
+    """True when only the scale of the loss was too large, in float16; it is smaller now, and the
+    same step can be tried again."""
+
+
+MAXIMA = {"max_logprob_difference": "kl_rollout_k1", "max_old_difference": "kl_old_k1"}
+"""Metric to the token value whose largest size it is."""
 
 
 class Engine(Protocol):
@@ -59,8 +68,15 @@ class Engine(Protocol):
         """Where rows must be."""
         ...
 
-    def logprobs(self, row: MicroBatch) -> tuple[Tensor, Tensor]:
-        """Log-probabilities [T] with gradient and entropies [T] of a row's loss tokens."""
+    def logprobs(self, row: MicroBatch, *, entropy_gradient: bool = False) -> tuple[Tensor, Tensor]:
+        """Log-probabilities [T] with gradient and entropies [T] of a row's loss tokens.
+
+        Entropies have a gradient if asked for.
+        """
+        ...
+
+    def reference_logprobs(self, row: MicroBatch) -> Tensor:
+        """Log-probabilities [T] of a row's loss tokens under the reference, without gradient."""
         ...
 
     def agree(self, value: bool) -> bool:
@@ -94,13 +110,19 @@ class StepSums:
     """Rows, padding not included."""
     token_sums: dict[str, float]
     """Sums over loss tokens; divided by the tokens of all ranks they are the means to report."""
-    max_logprob_difference: float
-    """Largest |learner - rollout| log-probability; a maximum, not a sum."""
+    token_maxima: dict[str, float]
+    """Largest absolute values over loss tokens; maxima, not sums."""
     outcome: StepOutcome
 
 
 def update_step(
-    engine: Engine, rows: Sequence[MicroBatch], objective: Objective, *, token_share: float = 1.0
+    engine: Engine,
+    rows: Sequence[MicroBatch],
+    objective: Objective,
+    *,
+    terms: LossTerms = LossTerms(),  # noqa: B008
+    origins: Sequence[RowOrigin] | None = None,
+    token_share: float = 1.0,
 ) -> StepSums:
     """Run one optimiser step over this rank's rows.
 
@@ -108,6 +130,8 @@ def update_step(
         engine: The training engine; its ranks all call this with the same number of rows.
         rows: At least one; padding rows count.
         objective: Token losses.
+        terms: What the loss has beside them.
+        origins: One a row; None when rows say all there is to say.
         token_share: Share of the step's loss tokens to train on, in (0, 1], the same on all ranks;
             at 1 there is no pass to find entropies.
 
@@ -120,38 +144,51 @@ def update_step(
         raise ValueError(f"token_share must lie in (0, 1], got {token_share!r}")
     if token_share < 1:
         rows = _with_top_tokens(engine, rows, token_share)
-    loss_sum = 0.0
+    if origins is None:
+        origins = [RowOrigin()] * len(rows)
+    while True:
+        sums = _try_step(engine, rows, origins, objective, terms)
+        # It ends: each try is at a smaller scale, and at the least there is no other try.
+        if not sums.outcome.retry:
+            return sums
+
+
+def _try_step(
+    engine: Engine,
+    rows: Sequence[MicroBatch],
+    origins: Sequence[RowOrigin],
+    objective: Objective,
+    terms: LossTerms,
+) -> StepSums:
+    loss_sum, finite = 0.0, True
     token_sums: dict[str, float] = {}
-    max_difference = 0.0
-    finite = True
-    for index, cpu_row in enumerate(rows):
+    token_maxima: dict[str, float] = {}
+    for index, (cpu_row, origin) in enumerate(zip(rows, origins, strict=True)):
         row = cpu_row.to(engine.device)
-        learner_logprobs, entropies = engine.logprobs(row)
-        output = objective.token_losses(
-            learner_logprobs, row.rollout_logprobs, row.advantages, row.segment_ids, row.loss_mask
+        # Before the pass with gradient, which holds the memory of its activations.
+        ref_logprobs = engine.reference_logprobs(row) if terms.kl_coefficient else None
+        learner_logprobs, entropies = engine.logprobs(
+            row, entropy_gradient=terms.entropy_coefficient > 0
         )
-        row_loss = (row.loss_weights * output.token_losses).sum()
-        loss_value = row_loss.item()
+        unscaled, values = row_loss(
+            row, origin, learner_logprobs, entropies, ref_logprobs, objective, terms
+        )
+        loss_value = unscaled.item()
         finite = finite and math.isfinite(loss_value)
-        loss = row_loss * engine.num_ranks
+        loss = unscaled * engine.num_ranks
         boundary = index == len(rows) - 1
-        if boundary and not engine.agree(finite):
+        if boundary:
+            finite = engine.agree(finite)
+        if boundary and not finite:
             loss = loss + math.nan * learner_logprobs.sum()
         engine.backward(loss, boundary=boundary)
-        if row.is_padding:
-            continue
-        loss_sum += loss_value
-        difference = (learner_logprobs.detach() - row.rollout_logprobs)[row.loss_mask]
-        per_token = {name: values[row.loss_mask] for name, values in output.metrics.items()}
-        per_token |= {
-            "entropy": entropies[row.loss_mask],
-            "kl_rollout_k1": -difference,
-            "kl_rollout": difference.clamp(max=20.0).exp() - 1 - difference,
-        }
-        for name, values in per_token.items():
-            token_sums[name] = token_sums.get(name, 0.0) + values.double().sum().item()
-        if len(difference):
-            max_difference = max(max_difference, difference.abs().max().item())
+        if not row.is_padding:
+            loss_sum += loss_value
+            _add(token_sums, token_maxima, values)
+    outcome = engine.step()
+    if not finite:
+        # A smaller scale would not help.
+        outcome = replace(outcome, retry=False)
     real_rows = [row for row in rows if not row.is_padding]
     return StepSums(
         loss=loss_sum,
@@ -159,9 +196,28 @@ def update_step(
         num_row_tokens=sum(len(row.token_ids) for row in real_rows),
         num_rows=len(real_rows),
         token_sums=token_sums,
-        max_logprob_difference=max_difference,
-        outcome=engine.step(),
+        token_maxima=token_maxima,
+        outcome=outcome,
     )
+
+
+def old_logprobs(engine: Engine, rows: Sequence[MicroBatch]) -> list[Tensor]:
+    """Score rows under the present weights; [T] on the CPU each. Every rank must call this."""
+    with torch.no_grad():
+        return [engine.logprobs(row.to(engine.device))[0].cpu() for row in rows]
+
+
+def _add(sums: dict[str, float], maxima: dict[str, float], values: Mapping[str, Tensor]) -> None:
+    """Add up the values [K] of a row's tokens, and keep the largest of some."""
+    if not len(values["kl_rollout_k1"]):
+        return
+    # One transfer from the device for all names.
+    per_token = torch.stack([value.double() for value in values.values()])
+    for name, total in zip(values, per_token.sum(dim=1).tolist(), strict=True):
+        sums[name] = sums.get(name, 0.0) + total
+    for name in MAXIMA.values():
+        if name in values:
+            maxima[name] = max(maxima.get(name, 0.0), values[name].abs().max().item())
 
 
 def top_tokens(scores: Tensor, loss_weights: Tensor, share: float) -> tuple[float, float]:
@@ -221,15 +277,13 @@ def merge_sums(steps: Sequence[Sequence[StepSums]], *, row_tokens: int) -> dict[
 
     Returns:
         Metrics under `learner/`. `loss` and `grad_norm` are means over the optimiser steps that
-        were applied and NaN without one; `row_fill` is used over available tokens in rows;
-        `rank_balance` is the mean over the largest number of tokens of a rank, 1 at best.
+        were applied and NaN without one; `row_fill` is used over available tokens in rows.
     """
     every = [sums for ranks in steps for sums in ranks]
     applied = [ranks for ranks in steps if ranks[0].outcome.applied]
     num_tokens = sum(sums.num_tokens for sums in every)
     num_rows = sum(sums.num_rows for sums in every)
     num_row_tokens = sum(sums.num_row_tokens for sums in every)
-    largest = sum(max(sums.num_row_tokens for sums in ranks) * len(ranks) for ranks in steps)
     metrics = {
         "learner/loss": _mean([sum(sums.loss for sums in ranks) for ranks in applied]),
         "learner/grad_norm": _mean([ranks[0].outcome.grad_norm for ranks in applied]),
@@ -238,18 +292,18 @@ def merge_sums(steps: Sequence[Sequence[StepSums]], *, row_tokens: int) -> dict[
         "learner/row_tokens": float(num_row_tokens),
         "learner/rows": float(num_rows),
         "learner/row_fill": num_row_tokens / (num_rows * row_tokens) if num_rows else math.nan,
-        "learner/rank_balance": num_row_tokens / largest if largest else math.nan,
-        "learner/max_logprob_difference": max(
-            (sums.max_logprob_difference for sums in every), default=math.nan
-        ),
         "learner/optimizer_steps": float(len(applied)),
         "learner/skipped_steps": float(len(steps) - len(applied)),
     }
+    for key, name in MAXIMA.items():
+        found = [sums.token_maxima[name] for sums in every if name in sums.token_maxima]
+        if found or key == "max_logprob_difference":
+            metrics[f"learner/{key}"] = max(found, default=math.nan)
     names = sorted({name for sums in every for name in sums.token_sums})
-    for name in names:
-        total = sum(sums.token_sums.get(name, 0.0) for sums in every)
-        metrics[f"learner/{name}"] = total / num_tokens if num_tokens else math.nan
-    return metrics
+    means = {
+        name: sum(sums.token_sums.get(name, 0.0) for sums in every) / num_tokens for name in names
+    }
+    return metrics | {f"learner/{name}": mean for name, mean in (means | derived(means)).items()}
 
 
 def _mean(values: Sequence[float]) -> float:

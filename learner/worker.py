@@ -1,14 +1,15 @@
 """One learner process: fetches the groups it needs, packs them and trains on them.
 
-A plain class; whoever starts it makes a Ray actor of it. `update`, `gradient_norms`, `logprobs`
-and `save` are collective: every rank must be asked, with the same number of rows, or the ranks wait
-for each other until the deadline.
+A plain class; whoever starts it makes a Ray actor of it. `update`, `gradient_norms`,
+`reference_kl`, `logprobs` and `save` are collective: every rank must be asked, with the same number
+of rows, or the ranks wait for each other until the deadline.
 """
 
 import gc
 import os
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +22,12 @@ from cost.types import Selection
 from learner.batch import MicroBatch, Segment, collate, segment_of
 from learner.config import LearnerConfig
 from learner.deepspeed_engine import DeepSpeedEngine
+from learner.loss import LossTerms, RowOrigin
 from learner.objectives.types import Objective
 from learner.partition import MinibatchPlan, Row, plan_rows
-from learner.update import StepSums, update_step
-from rollout.types import Group
+from learner.reference import response_kl
+from learner.update import StepSums, old_logprobs, update_step
+from rollout.types import Group, Trajectory
 
 if TYPE_CHECKING:
     from learner.publisher import Publisher
@@ -128,6 +131,7 @@ class LearnerWorker:
         groups: Sequence["ray.ObjectRef[Group] | None"],
         selections: Sequence[Selection],
         plans: Sequence[MinibatchPlan],
+        version: int,
     ) -> list[StepSums]:
         """Run one pass over a batch: one optimiser step per plan.
 
@@ -135,35 +139,60 @@ class LearnerWorker:
             groups: A reference per group of the batch; None where this rank has nothing of it.
             selections: One per group, in the same order.
             plans: This rank's rows for each optimiser step.
+            version: The learner's version before the pass.
 
         Returns:
             This rank's sums, one per plan.
         """
-        return [self._update_step(groups, selections, plan) for plan in plans]
+        fetched = self._fetch(groups, [row for plan in plans for row in plan.rows])
+        steps = [self._pack(fetched, selections, plan, version) for plan in plans]
+        if self._config.behaviour == "recomputed":
+            # All of the pass, before its first step changes the policy.
+            steps = [(rows, self._recomputed(rows, origins)) for rows, origins in steps]
+        return [
+            update_step(
+                self.engine,
+                rows,
+                self._objective,
+                terms=LossTerms.of(self._config),
+                origins=origins,
+                # One for the whole batch, so the same on every rank.
+                token_share=min(selection.token_share for selection in selections),
+            )
+            for rows, origins in steps
+        ]
 
-    def _update_step(
+    def _pack(
         self,
-        refs: Sequence["ray.ObjectRef[Group] | None"],
+        groups: Mapping[int, Group],
         selections: Sequence[Selection],
         plan: MinibatchPlan,
-    ) -> StepSums:
-        groups = self._fetch(refs, plan.rows)
+        version: int,
+    ) -> tuple[list[MicroBatch], list[RowOrigin]]:
+        """Lay out the rows of one optimiser step."""
 
         def pack(row: Row) -> MicroBatch:
             return collate(
                 [
                     segment_of(groups[k], selections[k], j, num_groups=plan.num_groups)
                     for k, j in row
-                ]
+                ],
+                shared_prefix=self._config.shares_prefixes,
             )
 
-        return update_step(
-            self.engine,
-            [pack(row) for row in plan.rows],
-            self._objective,
-            # One for the whole batch, so the same on every rank.
-            token_share=min(selection.token_share for selection in selections),
-        )
+        def origin(row: Row) -> RowOrigin:
+            parts = [token_staleness(groups[k].trajectories[j], version) for k, j in row]
+            return RowOrigin(staleness=torch.from_numpy(np.concatenate(parts)) if parts else None)
+
+        return [pack(row) for row in plan.rows], [origin(row) for row in plan.rows]
+
+    def _recomputed(
+        self, rows: Sequence[MicroBatch], origins: Sequence[RowOrigin]
+    ) -> list[RowOrigin]:
+        return [
+            replace(origin, old_logprobs=old)
+            for origin, old in zip(origins, old_logprobs(self.engine, rows), strict=True)
+        ]
 
     def gradient_norms(
         self,
@@ -194,6 +223,43 @@ class LearnerWorker:
             row = collate([segment(k, j) for k, j in items]).to(self.engine.device)
             norms.append(self.engine.gradient_norms(row, layer).numpy())
         return norms
+
+    def reference_kl(
+        self, groups: Sequence["ray.ObjectRef[Group] | None"], rows: Sequence[Row]
+    ) -> list[npt.NDArray[np.float64]]:
+        """Estimate responses' divergence from the reference; see `learner.reference.response_kl`.
+
+        Args:
+            groups: A reference per group; None where this rank has nothing of it.
+            rows: This rank's rows.
+
+        Returns:
+            Per row [S] float64, its responses' divergences in order, nats.
+        """
+        fetched = self._fetch(groups, rows)
+        found: list[npt.NDArray[np.float64]] = []
+        for items in rows:
+            played = [(fetched[k].prompt, fetched[k].trajectories[j]) for k, j in items]
+            segments = [
+                _unscored_segment(prompt.token_ids, trajectory.token_ids, trajectory.loss_mask)
+                for prompt, trajectory in played
+            ]
+            row = collate(segments)
+            # For padding too: under ZeRO-3 the ranks may share out what the reference is made of.
+            ref_logprobs = self.engine.reference_logprobs(row.to(self.engine.device)).cpu()
+            if not played:
+                found.append(np.zeros(0))
+                continue
+            sampled = [
+                trajectory.rollout_logprobs[trajectory.loss_mask] for _, trajectory in played
+            ]
+            kl = response_kl(
+                torch.from_numpy(np.concatenate(sampled)),
+                ref_logprobs[row.loss_mask],
+                torch.tensor([len(logprobs) for logprobs in sampled]),
+            )
+            found.append(kl.numpy())
+        return found
 
     def _fetch(
         self, refs: Sequence["ray.ObjectRef[Group] | None"], rows: Sequence[Row]
@@ -272,6 +338,14 @@ class LearnerWorker:
         self.engine.save_pretrained(
             Path(path), None if tokenizer_path is None else Path(tokenizer_path)
         )
+
+
+def token_staleness(trajectory: Trajectory, version: int) -> npt.NDArray[np.int64]:
+    """Return [K] a version minus those that made a trajectory's loss tokens."""
+    staleness = np.zeros(len(trajectory.token_ids), np.int64)
+    for span in trajectory.version_spans:
+        staleness[span.start : span.end] = version - span.version
+    return staleness[trajectory.loss_mask]
 
 
 def _unscored_segment(

@@ -1,7 +1,8 @@
 """The Ray actor that turns tickets into scored groups with one vLLM engine.
 
-    ticket, prompt -> environment x n (engine) -> reward processes -> Group
-                                                                   -> LengthReport -> scheduler
+    ticket, prompt -> environment x n (engine) -> reward processes -> shaping -> Group
+                                                                              -> LengthReport
+                                                                                 -> scheduler
 
 The report reaches the scheduler before the group reaches the driver, so that when the driver holds
 a whole batch the scheduler can fold all of it. Ray, the engine and the tokenizer are imported on
@@ -21,6 +22,7 @@ import numpy as np
 from cost.types import LengthReport, Ticket
 from rollout.config import RolloutConfig
 from rollout.rewards.pool import RewardPool
+from rollout.shaping import shape_rewards
 from rollout.types import Completion, Group, Prompt, TokenArray, Trajectory
 
 
@@ -28,6 +30,7 @@ def make_report(ticket: Ticket, prompt: Prompt, group: Group) -> LengthReport:
     """Summarise a group for the scheduler; see `LengthReport` for every field."""
     trajectories = group.trajectories
     versions = [span.version for t in trajectories for span in t.version_spans]
+    first_with: dict[str, int] = {}
     return LengthReport(
         ticket_id=ticket.ticket_id,
         prompt_index=ticket.prompt_index,
@@ -38,6 +41,10 @@ def make_report(ticket: Ticket, prompt: Prompt, group: Group) -> LengthReport:
         rewards=group.rewards,
         status=group.reward_status,
         surprise=np.asarray([surprise(t) for t in trajectories], dtype=np.float64),
+        answer_codes=np.asarray(
+            [first_with.setdefault(answer, j) for j, answer in enumerate(group.answers)],
+            dtype=np.int64,
+        ),
         engine_seconds=group.seconds,
         version=min(versions, default=0),
     )
@@ -56,6 +63,7 @@ def empty_report(ticket: Ticket, prompt: Prompt) -> LengthReport:
         rewards=none,
         status=none.astype(np.int64),
         surprise=none,
+        answer_codes=none.astype(np.int64),
         engine_seconds=0.0,
         version=0,
     )
@@ -148,6 +156,7 @@ class RolloutActor:
     async def run(self, ticket: Ticket, prompt: Prompt) -> tuple[LengthReport, Group]:
         """Make the group of one ticket and report it to the scheduler."""
         group = await self._sample(ticket, prompt, self._config.temperature)
+        group = shape_rewards(group, self._config.overlong)
         if self._config.permute_rewards:
             group = permute_rewards(group, self._seed)
         report = make_report(ticket, prompt, group)
@@ -155,7 +164,10 @@ class RolloutActor:
         return report, group
 
     async def evaluate(self, ticket: Ticket, prompt: Prompt, temperature: float) -> LengthReport:
-        """Make and score a group that nobody learns from; temperature 0 is greedy."""
+        """Make and score a group that nobody learns from; temperature 0 is greedy.
+
+        Rewards are not shaped: an evaluation measures what the reward plug says.
+        """
         group = await self._sample(ticket, prompt, temperature)
         return make_report(ticket, prompt, group)
 

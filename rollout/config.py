@@ -1,5 +1,6 @@
 """Settings of the rollout room."""
 
+import math
 from dataclasses import dataclass, field
 
 UPDATE_MODES = ("recompute", "keep_kv", "drain")
@@ -42,6 +43,30 @@ class EngineConfig:
 
 
 @dataclass(kw_only=True, slots=True)
+class OverlongConfig:
+    """What long responses lose of their reward in training; see `rollout.shaping`."""
+
+    buffer_share: float = 0.0
+    """Last part of `rollout.max_tokens` over which the penalty grows from 0 to all of it, in
+    [0, 1]; 0 for no penalty. DAPO: 0.2, 4096 of 20480 tokens."""
+    penalty: float = 1.0
+    """What a response of the full length loses, positive; DAPO: 1."""
+    filter_truncated: bool = False
+    """Give truncated responses no reward at all, as if their scoring had failed: they are left out
+    of their group's mean and deviation, and have weight 0."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.buffer_share <= 1:
+            raise ValueError(
+                f"rollout.overlong.buffer_share must lie in [0, 1], got {self.buffer_share!r}"
+            )
+        if not 0 < self.penalty < math.inf:
+            raise ValueError(
+                f"rollout.overlong.penalty must be finite and positive, got {self.penalty!r}"
+            )
+
+
+@dataclass(kw_only=True, slots=True)
 class RolloutConfig:
     """How tickets become groups."""
 
@@ -72,6 +97,7 @@ class RolloutConfig:
     """Retries of one ticket, with the same ticket, after a crash or a missed deadline."""
     start_deadline_seconds: float = 600.0
     """Longest time for an engine to start."""
+    overlong: OverlongConfig = field(default_factory=OverlongConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
 
     def __post_init__(self) -> None:

@@ -33,7 +33,8 @@ SHELLS = {
     "launch/smollm2.py": {"torch"},
     "launch/bench/rollout.py": {"ray", "vllm"},
     "launch/bench/gradient_norms.py": {"torch"},
-    "launch/bench/update.py": {"torch"},
+    "launch/bench/learner.py": {"torch"},
+    "launch/bench/long_context.py": {"torch"},
 }
 """Every file that may import a heavy package, and which; the learner is free to import torch."""
 

@@ -1,8 +1,9 @@
 """Measure this machine: `python -m launch.bench [BENCH] [overrides]`.
 
     one started system:        startup, rollout, publish
-    this process, afterwards:  update, gradient_norms, cost
-    all of them:               all, which is what is measured when no bench is named
+    this process, afterwards:  learner, gradient_norms, cost
+    processes of their own:    long_context
+    all but long_context:      all, which is what is measured when no bench is named
 
 One JSON object on stdout, everything else on stderr. The configuration is that of
 `launch.train experiment=quickstart`; overrides are hydra's, e.g. `learner.row_tokens=2048`.
@@ -32,7 +33,7 @@ from launch.inputs import load_prompts, load_tokenizer, resolve_model
 from rollout.types import Prompt
 
 ON_SYSTEM = ("rollout", "publish", "startup")
-BENCHES = (*ON_SYSTEM, "update", "gradient_norms", "cost", "all")
+BENCHES = (*ON_SYSTEM, "learner", "gradient_norms", "cost", "long_context", "all")
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -99,13 +100,13 @@ def measure(parsed: argparse.Namespace) -> dict[str, Any]:
     }
     if parsed.bench in (*ON_SYSTEM, "all"):
         result |= measure_on_system(config, parsed)
-    if parsed.bench in ("update", "all"):
-        from launch.bench.update import Workload, bench_update
+    if parsed.bench in ("learner", "all"):
+        from launch.bench.learner import Workload, bench_learner
 
-        result["update"] = bench_update(config, Workload(), **counts)
+        result["learner"] = bench_learner(config, Workload(), **counts)
     if parsed.bench in ("gradient_norms", "all"):
         from launch.bench.gradient_norms import bench_gradient_norms
-        from launch.bench.update import Workload
+        from launch.bench.learner import Workload
 
         result["gradient_norms"] = bench_gradient_norms(config, Workload(), **counts)
     if parsed.bench in ("cost", "all"):
@@ -118,6 +119,10 @@ def measure(parsed: argparse.Namespace) -> dict[str, Any]:
             for name in POOL_ALLOCATORS
         }
         result["cost"] = bench_cost(config.scheduler, pools, **counts)
+    if parsed.bench == "long_context":
+        from launch.bench.long_context import LongRow, bench_long_context
+
+        result["long_context"] = bench_long_context(config, LongRow(), **counts)
     result["machine"]["load_average_after"] = load_average()
     return result
 

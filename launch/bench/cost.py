@@ -72,7 +72,6 @@ class Run:
         """Build a scheduler for the present prompts that has seen nothing."""
         return Scheduler(
             self._config, self.prompt_tokens, self._sources, MAX_TOKENS, self._seed,
-            num_batches=1_000_000,
         )  # fmt: skip
 
     def draw(self) -> FloatArray:
@@ -163,6 +162,7 @@ class Run:
             rewards=(self._rng.random(size) < 0.5).astype(np.float64),
             status=np.zeros(size, dtype=np.int64),
             surprise=lengths * self._rng.uniform(0.1, 0.4, size),
+            answer_codes=np.arange(size),
             engine_seconds=1.0,
             version=0,
         )

@@ -22,8 +22,8 @@ import torch
 from torch import Tensor, nn
 
 from conf.schema import RunConfig
+from launch.bench.learner import Workload
 from launch.bench.timing import ratio_of_medians, turns
-from launch.bench.update import Workload
 from learner.batch import MicroBatch, collate
 from learner.deepspeed_engine import load_policy
 from learner.gradient_norms import LAYERS, gradient_norms

@@ -1,6 +1,7 @@
 """The clipped surrogates of PPO: ratios of tokens, of turns and of whole responses."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -87,6 +88,8 @@ class Gspo:
     """Distance of the lower bound from 1, in (0, 1]."""
     clip_high: float = 4e-4
     """Distance of the upper bound from 1, positive."""
+
+    needs_sequence_mean: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Refuse bounds outside their range."""

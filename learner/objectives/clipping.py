@@ -1,5 +1,7 @@
 """The clipped surrogate of PPO, for any ratio and any bounds, and the checks of its settings."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -44,9 +46,10 @@ def check_clip(clip_low: float, clip_high: float) -> None:
     """Refuse distances from 1 that are no bounds.
 
     Raises:
-        ValueError: If `clip_low` is not in (0, 1] or `clip_high` is not positive.
+        ValueError: If `clip_low` is not in (0, 1] or `clip_high` is not finite and positive.
     """
     if not 0 < clip_low <= 1:
         raise ValueError(f"objective.clip_low must be in (0, 1], got {clip_low!r}")
-    if not clip_high > 0:
-        raise ValueError(f"objective.clip_high must be positive, got {clip_high!r}")
+    # An infinite bound would give 0 * inf in the backward pass of a clip that has a gradient.
+    if not 0 < clip_high < math.inf:
+        raise ValueError(f"objective.clip_high must be finite and positive, got {clip_high!r}")

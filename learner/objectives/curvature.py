@@ -13,14 +13,26 @@ built: with u = Delta h [V], the change of the logits, (ours, from the definitio
     g^T Delta = A d^T u,    Delta^T F~ Delta = (d^T u)^2
     Delta^T H Delta = A ((d^T u)^2 - (sum pi u^2 - (sum pi u)^2))
 
+A temperature divides logits and their changes alike: pi is then what was sampled from, u is
+Delta h / temperature, and g, H and F~ are derivatives of its log-probabilities (ours).
+
+    head_gradient over a step's tokens -> adam_change -> token_changes -> thresholds -> keep
+
+The functions here are pure and no objective calls them: a mask needs hidden states and the
+optimiser's moments, which a token loss does not see.
+
 Source: arXiv:2510.00819. The paper's thresholds are not known to us; it leaves out about 8% of the
-tokens at the peak and less than 2% later.
+tokens at the peak and less than 2% later, so thresholds are set from quantiles (ours).
 """
 
 import math
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
+
+_CHUNK_TOKENS = 256
+"""Tokens whose logits and changes of logits [V] exist at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +82,136 @@ class CurvatureMask:
         moment, shift_moment = curvature_moments(advantages, changes)
         within = (moment >= self.lowest) & (moment <= self.highest)
         return within & (shift_moment <= self.largest_shift)
+
+
+@dataclass(frozen=True, slots=True)
+class RejectedShares:
+    """Which share of a step's tokens each threshold may leave out.
+
+    Raises:
+        ValueError: If a share is outside [0, 1), or they leave nothing together.
+    """
+
+    low: float = 0.02
+    """Tokens of the least m_H, whose objective the step is to lower most."""
+    high: float = 0.0
+    """Tokens of the largest m_H."""
+    shift: float = 0.02
+    """Tokens of the largest m_F, whose log-probability the step is to change most."""
+
+    def __post_init__(self) -> None:
+        """Refuse shares that leave nothing."""
+        for key in ("low", "high", "shift"):
+            if not 0 <= getattr(self, key) < 1:
+                raise ValueError(f"curvature.{key} must lie in [0, 1), got {getattr(self, key)!r}")
+        total = self.low + self.high + self.shift
+        if not total < 1:
+            raise ValueError(f"curvature.low, high and shift must sum to less than 1, got {total}")
+
+
+def thresholds(moment: Tensor, shift_moment: Tensor, shares: RejectedShares) -> CurvatureMask:
+    """Set the thresholds so that each leaves out at most its share of the tokens.
+
+    Args:
+        moment: [K] m_H of a whole optimiser step's tokens, of all ranks.
+        shift_moment: [K] m_F of the same.
+        shares: Shares of K, rounded down. A token that is exactly at a threshold is kept, one
+            whose moments are not finite does not count.
+    """
+    numbers = moment.isfinite() & shift_moment.isfinite()
+    by_moment, by_shift = moment[numbers].sort().values, shift_moment[numbers].sort().values
+    count = len(by_moment)
+    if count == 0:
+        return CurvatureMask()
+    return CurvatureMask(
+        lowest=by_moment[math.floor(shares.low * count)].item(),
+        highest=by_moment[count - 1 - math.floor(shares.high * count)].item(),
+        largest_shift=by_shift[count - 1 - math.floor(shares.shift * count)].item(),
+    )
+
+
+@torch.no_grad()
+def head_gradient(
+    hidden: Tensor, head: Tensor, token_ids: Tensor, factors: Tensor, temperature: float = 1.0
+) -> Tensor:
+    """Return the sum over tokens of factor * d (x) h / temperature: [V, D] float32.
+
+    With factors A_t times the loss weights this is minus the gradient of the loss in the head at
+    ratio 1. It adds up over rows and ranks.
+
+    Args:
+        hidden: [K, D] hidden states that predict the tokens.
+        head: [V, D] the head's weights.
+        token_ids: [K] int64, the chosen tokens.
+        factors: [K] float32.
+        temperature: Divides the logits, positive.
+    """
+    weights = head.float()
+    total = torch.zeros_like(weights)
+    for part in _chunks(len(hidden)):
+        states = hidden[part].float()
+        difference = -(states @ weights.T / temperature).softmax(dim=1)
+        difference[torch.arange(len(states), device=head.device), token_ids[part]] += 1
+        total += (difference * (factors[part, None] / temperature)).T @ states
+    return total
+
+
+def adam_change(
+    gradient: Tensor,
+    mean: Tensor,
+    square: Tensor,
+    *,
+    step: int,
+    lr: float,
+    betas: tuple[float, float],
+    eps: float,
+) -> Tensor:
+    """Return how Adam would change a weight, without weight decay: Delta, same shape.
+
+    Args:
+        gradient: Of the loss, which Adam lowers.
+        mean: Adam's running mean of gradients before this step.
+        square: Its running mean of squares before this step, not negative.
+        step: Number of this step, counted from 1.
+        lr: Learning rate.
+        betas: Decay rates of mean and square.
+        eps: Added to the root of the square.
+    """
+    mean = betas[0] * mean + (1 - betas[0]) * gradient
+    square = betas[1] * square + (1 - betas[1]) * gradient.square()
+    corrected = (square / (1 - betas[1] ** step)).sqrt() + eps
+    return -lr / (1 - betas[0] ** step) * mean / corrected
+
+
+@torch.no_grad()
+def token_changes(
+    hidden: Tensor, head: Tensor, head_change: Tensor, token_ids: Tensor, temperature: float = 1.0
+) -> LogitChanges:
+    """Return what a change of the head does at each token, a few tokens' logits at a time.
+
+    Args:
+        hidden: [K, D] hidden states that predict the tokens.
+        head: [V, D] the head's weights.
+        head_change: [V, D] Delta.
+        token_ids: [K] int64, the chosen tokens.
+        temperature: Divides the logits, positive.
+    """
+    weights, weight_changes = head.float(), head_change.float()
+    parts = []
+    for part in _chunks(len(hidden)):
+        states = hidden[part].float()
+        logprobs = (states @ weights.T / temperature).log_softmax(dim=1)
+        changes = states @ weight_changes.T / temperature
+        parts.append(logit_changes(logprobs, changes, token_ids[part]))
+    none = weights.new_zeros(0)
+    return LogitChanges(
+        shifts=torch.cat([none, *(part.shifts for part in parts)]),
+        variances=torch.cat([none, *(part.variances for part in parts)]),
+    )
+
+
+def _chunks(num_tokens: int) -> list[slice]:
+    return [slice(k, k + _CHUNK_TOKENS) for k in range(0, num_tokens, _CHUNK_TOKENS)]
 
 
 def logit_changes(logprobs: Tensor, changes: Tensor, token_ids: Tensor) -> LogitChanges:

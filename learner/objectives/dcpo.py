@@ -16,9 +16,9 @@ class Dcpo:
         |(r - 1) r q| <= eps  gives  1/2 + 1/2 sqrt(max(1 - 4 eps_low / q, 0)) <= r
                                   <= min(1/2 + 1/2 sqrt(1 + 4 eps_high / q), max_ratio)
 
-    Where A is negative r counts up to `max_ratio` only, a dual clip, as in the authors' code. The
-    smooth standardisation of DCPO is an advantage and its token mean an aggregation: both are other
-    plugs.
+    Where A is negative r counts up to `max_ratio` only, a dual clip, as in the authors' code (whose
+    two caps are separate settings). The smooth standardisation of DCPO is an advantage and its
+    token mean an aggregation: both are other plugs.
 
     Source: Yang et al. 2025, arXiv:2509.02333.
 

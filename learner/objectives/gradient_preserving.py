@@ -1,5 +1,6 @@
 """Clips of the value that leave a gradient: GPPO and the clip of agentic AEPO."""
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -46,8 +47,10 @@ class GradientPreservingClip:
     def __post_init__(self) -> None:
         """Refuse settings outside their range."""
         check_clip(self.clip_low, self.clip_high)
-        if not self.lm_weight >= 0:
-            raise ValueError(f"objective.lm_weight must not be negative, got {self.lm_weight!r}")
+        if not 0 <= self.lm_weight < math.inf:
+            raise ValueError(
+                f"objective.lm_weight must be finite and not negative, got {self.lm_weight!r}"
+            )
 
     def token_losses(
         self,

@@ -1,5 +1,6 @@
 """SAPO: a soft gate in place of a clip."""
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -21,7 +22,7 @@ class Sapo:
     Source: arXiv:2511.20347.
 
     Raises:
-        ValueError: If a temperature is not positive.
+        ValueError: If a temperature is not finite and positive.
     """
 
     tau_positive: float = 1.0
@@ -32,8 +33,9 @@ class Sapo:
     def __post_init__(self) -> None:
         """Refuse temperatures outside their range."""
         for key in ("tau_positive", "tau_negative"):
-            if not getattr(self, key) > 0:
-                raise ValueError(f"objective.{key} must be positive, got {getattr(self, key)!r}")
+            value = getattr(self, key)
+            if not 0 < value < math.inf:
+                raise ValueError(f"objective.{key} must be finite and positive, got {value!r}")
 
     def token_losses(
         self,

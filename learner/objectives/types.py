@@ -12,6 +12,9 @@ token's loss weight decides on that token's gradient and on no other's (D3S leav
 else a member reads of the row, as the mean ratio of a whole response, it takes without gradient. A
 response's losses depend on that response alone, never on what else is packed into its row.
 
+A member whose formula holds only where every response counts the same may say so by a class
+variable `needs_sequence_mean = True`; other aggregations are then refused.
+
 With r = learner / rollout probability, a member is known by its gradient factor
 
     F(r, A) = -(d token_loss / d learner_logprob) / A
@@ -53,7 +56,8 @@ class Objective(Protocol):
 
         Args:
             learner_logprobs: [T] float32 with gradient, finite; 0 outside the loss mask.
-            rollout_logprobs: [T] float32, of the policy version that sampled; 0 outside the mask.
+            rollout_logprobs: [T] float32, of the policy version that sampled, or of what a
+                correction puts in its place (`learner.loss`); 0 outside the mask.
             advantages: [T] float32, one value per segment repeated over its tokens.
             segment_ids: [T] int64, which response a token belongs to: 0, 1, ... one after the
                 other, or -1 in padding.

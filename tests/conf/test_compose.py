@@ -52,7 +52,9 @@ def overrides_for(group: str, name: str) -> list[str]:
         return [f"task={train}", held_out, *NOT_SET.get(train, [])]
     if (group, name) == ("reward", "reasoning_gym"):
         return ["reward=reasoning_gym", *overrides_for("task", "reasoning_gym_arithmetic")]
-    return [f"{groups('train')[group]}={name}"]
+    # Ratios of trainer to engine need the trainer's own log-probabilities.
+    needed = ["learner.behaviour=recomputed"] if group == "correction" else []
+    return [f"{groups('train')[group]}={name}", *needed]
 
 
 def members() -> list[Any]:
@@ -60,7 +62,7 @@ def members() -> list[Any]:
     return [
         pytest.param(name.parent.as_posix(), name.name, id=name.as_posix())
         for name in sorted(names)
-        if name.parent.name not in ("experiment", "comparison", "recipe")
+        if name.parent.name not in ("experiment", "comparison", "recipe", "profile")
     ]
 
 

@@ -1,6 +1,7 @@
 """Recipes of the field compose, beside experiments and under the command line."""
 
 import pickle
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from conf.schema import RunConfig, register
-from launch.compose import build
+from launch.compose import UserError, build
 
 register()
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -63,3 +64,52 @@ def test_an_experiment_s_machine_sizes_win_over_a_recipe():
 def test_dr_grpo_divides_by_the_length_limit():
     config = composed("recipe=dr_grpo", "experiment=quickstart", "rollout.max_tokens=100")
     assert config.scheduler.aggregation.reference_tokens == 100
+
+
+def test_dapo_penalises_the_last_fifth_of_the_length_and_filters_groups():
+    config = build(composed("recipe=dapo", "experiment=quickstart"))
+    assert config.rollout.overlong.buffer_share == 4096 / 20480
+    assert config.rollout.overlong.penalty == 1.0
+    assert type(config.scheduler.allocator).__name__ == "DynamicSampling"
+
+
+def test_a_recipe_sets_no_reward_shaping_but_its_own():
+    for name in {*RECIPES} - {"dapo"}:
+        config = composed(f"recipe={name}", "experiment=quickstart")
+        assert config.rollout.overlong.buffer_share == 0
+        assert not config.rollout.overlong.filter_truncated
+
+
+def test_published_bounds():
+    bounds = {}
+    for name in RECIPES:
+        objective = build(composed(f"recipe={name}", "experiment=quickstart")).objective
+        if {"clip_low", "clip_high"} <= {field.name for field in fields(objective)}:
+            bounds[name] = (objective.clip_low, objective.clip_high)
+    assert bounds == {
+        "copo": (0.2, 0.2),
+        "dapo": (0.2, 0.28),
+        "dr_grpo": (0.2, 0.2),
+        "gppo": (0.2, 0.28),
+        "grpo": (0.2, 0.2),
+        "gspo": (3e-4, 4e-4),
+        "gvm_grpo": (0.2, 0.28),
+        "gvm_raft": (0.2, 0.4),
+        "ngrpo": (0.16, 0.24),
+        "raft_plus_plus": (0.2, 0.28),
+        "reinforce_plus_plus": (0.2, 0.2),
+        "st_ppo": (0.2, 0.2),
+    }
+
+
+@pytest.mark.parametrize(("recipe", "plug"), [("gspo", "Gspo"), ("drpo", "DecoupledLength")])
+@pytest.mark.parametrize("aggregation", ["batch_token_mean", "constant_length", "prompt_mean"])
+def test_a_formula_that_needs_sequence_means_refuses_others(recipe, plug, aggregation):
+    chosen = composed(
+        f"recipe={recipe}",
+        "experiment=quickstart",
+        f"aggregation@scheduler.aggregation={aggregation}",
+    )
+    sentence = rf"scheduler\.aggregation must .* sequence_mean does, .* {plug}, got "
+    with pytest.raises(UserError, match=sentence):
+        build(chosen)

@@ -5,6 +5,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 
 from conf.schema import (
+    BudgetConfig,
     CompareConfig,
     EvaluationConfig,
     LoopConfig,
@@ -29,12 +30,15 @@ def run_config(*overrides: str) -> RunConfig:
 @pytest.mark.parametrize(
     ("kind", "room", "key", "value"),
     [
-        (ModelConfig, "model", "dtype", "float16"),
+        (ModelConfig, "model", "dtype", "float64"),
         (ModelConfig, "model", "max_model_len", 1),
         (LoopConfig, "loop", "num_steps", 0),
         (LoopConfig, "loop", "max_staleness", -1),
         (LoopConfig, "loop", "max_generated_tokens", 0),
         (LoopConfig, "loop", "max_generated_tokens", -5),
+        (LoopConfig, "loop", "max_trained_tokens", 0),
+        (LoopConfig, "loop", "max_seconds", 0.0),
+        (EvaluationConfig, "evaluation", "every", -1),
         (LoopConfig, "loop", "save_every", -1),
         (LoopConfig, "loop", "batch_deadline_seconds", 0.0),
         (LoopConfig, "loop", "publish_deadline_seconds", float("nan")),
@@ -68,12 +72,45 @@ def test_a_range_check_names_key_and_value(kind, room, key, value):
             ["learner.num_minibatches=17"],
             r"^learner\.num_minibatches .*scheduler\.tickets_per_step = 16.*got 17",
         ),
+        (
+            ["model.dtype=float16", "learner.zero_stage=2", "resources.use_gpu=false"],
+            r"^model\.dtype .*resources\.use_gpu.*got 'float16'",
+        ),
         (["model.dtype=bfloat16"], r"^learner\.zero_stage .*model\.dtype is bfloat16.*got 0"),
     ],
 )
 def test_settings_of_several_rooms_must_agree(overrides, message):
     with pytest.raises(UserError, match=message):
         run_config(*overrides)
+
+
+KL, ENTROPY = "learner.reference.kl_coefficient=0.01", "learner.entropy_coefficient=0.01"
+KEEP_ALL = "thinning@scheduler.thinning=keep_all"
+
+
+@pytest.mark.parametrize("thinning", ["cost_aware", "pods", "d3s", "non_zero"])
+@pytest.mark.parametrize(
+    ("terms", "keys"),
+    [([KL], KL), ([ENTROPY], ENTROPY), ([KL, ENTROPY], f"{KL} and {ENTROPY}")],
+)
+def test_terms_for_all_responses_need_a_thinning_that_keeps_all(thinning, terms, keys):
+    named = re.escape(keys.replace("=0.01", ""))
+    with pytest.raises(UserError, match=rf"^scheduler\.thinning must .*{named}, .*: set thinning@"):
+        run_config(f"thinning@scheduler.thinning={thinning}", *terms)
+
+
+def test_terms_for_all_responses_go_with_thinnings_that_keep_all():
+    run_config(KEEP_ALL, KL, ENTROPY)
+    run_config("scheduler.thinning.keep_zero_advantage=true", KL, ENTROPY)
+    reward = ["learner.reference.kl_in=reward", "learner.reference.kl_estimator=k1"]
+    assert run_config(KL, *reward).learner.reference.kl_in_reward == 0.01
+
+
+def test_a_correction_is_chosen_like_any_plug():
+    config = run_config("correction@learner.correction=truncated", "learner.behaviour=recomputed")
+    assert config.learner.correction.cap == 2.0
+    with pytest.raises(UserError, match=r"^learner\.correction must be a mask .*recomputed"):
+        run_config("correction@learner.correction=truncated")
 
 
 def test_settings_at_the_edge_of_agreement_are_accepted():
@@ -98,15 +135,29 @@ def test_derived_quantities():
         ("arms", {"a/b": []}),
         ("seeds", []),
         ("seeds", [1, 2, 1]),
-        ("max_generated_tokens", 0),
         ("max_steps", 0),
+        ("budget.axis", "euros"),
+        ("budget.amount", 0.0),
+        ("budget.amount", 2.5),
+        ("budget.amount", float("nan")),
     ],
 )
 def test_a_comparison_refuses(key, value):
     settings = {
         "name": "x", "run_dir": "y", "base": [], "arms": {"one": []}, "seeds": [0],
-        "max_generated_tokens": 100,
+        "budget": BudgetConfig(amount=100),
     }  # fmt: skip
     CompareConfig(**settings)
     with pytest.raises(ValueError, match=rf"^{key} must .*, got "):
+        if key.startswith("budget."):
+            BudgetConfig(**({"amount": 100} | {key.removeprefix("budget."): value}))
         CompareConfig(**(settings | {key: value}))
+
+
+def test_a_budget_of_steps_must_fit_the_steps():
+    settings = {"name": "x", "run_dir": "y", "base": [], "arms": {"one": []}, "seeds": [0]}
+    budget = BudgetConfig(axis="steps", amount=30)
+    CompareConfig(**settings, budget=budget, max_steps=30)
+    with pytest.raises(ValueError, match=r"^budget\.amount must not exceed max_steps = 29"):
+        CompareConfig(**settings, budget=budget, max_steps=29)
+    assert BudgetConfig(axis="seconds", amount=2.5).amount == 2.5

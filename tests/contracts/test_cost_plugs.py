@@ -2,6 +2,7 @@
 
 import pickle
 from copy import deepcopy
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
+from cost.advantages.types import group_batch
 from cost.allocators.types import BatchSoFar, Complete, Estimates, Snapshot
 from cost.config import SchedulerConfig
 from cost.ledger import METRICS
@@ -81,11 +83,13 @@ def random_visits(rng: np.random.Generator, pool: PromptPool, count: int) -> lis
         report = LengthReport(
             ticket_id=key, prompt_index=int(rng.integers(pool.num_prompts)), prompt_tokens=9,
             prefill_tokens=9, lengths=lengths, truncated=lengths == 500, rewards=rewards,
-            status=status, surprise=lengths * rng.random(size), engine_seconds=1.0, version=0,
+            status=status, surprise=lengths * rng.random(size), answer_codes=np.arange(size),
+            engine_seconds=1.0, version=0,
         )  # fmt: skip
         ok = usable(report)
         advantages = np.where(ok, rng.normal(size=size), 0.0)
-        visits.append(Visit(report, float(rng.uniform(0.2, 5)), ok, advantages, -1.0))
+        factors = 1 / np.maximum(lengths, 1)
+        visits.append(Visit(report, float(rng.uniform(0.2, 5)), ok, advantages, factors))
     return visits
 
 
@@ -115,8 +119,8 @@ def play_ticket(ticket: Ticket, version: int = 0) -> LengthReport:
     lengths = rng.integers(0, 501, size)
     return LengthReport(
         ticket.ticket_id, ticket.prompt_index, 5, 5, lengths, lengths == 500,
-        (rng.random(size) < rate).astype(float), np.zeros(size, int), rng.random(size) * 5, 1.0,
-        version,
+        (rng.random(size) < rate).astype(float), np.zeros(size, int), rng.random(size) * 5,
+        np.arange(size) // 2 * 2, 1.0, version,
     )  # fmt: skip
 
 
@@ -223,7 +227,7 @@ def test_prompt_statistics(group, seed, size, count):
         shuffled_visits.append(
             Visit(
                 LengthReport(**fields), visit.weight, visit.usable, visit.advantages,
-                visit.length_exponent,
+                visit.factors,
             )
         )  # fmt: skip
 
@@ -396,7 +400,7 @@ def members_of_batch(plug, pool, snapshot, rates, seed, num_groups=3):
             reports.append(
                 LengthReport(
                     key, index, 9, 9, np.full(size, 20), np.zeros(size, bool), rewards,
-                    np.zeros(size, int), 1.0 + rewards, 1.0, 0,
+                    np.zeros(size, int), 1.0 + rewards, np.arange(size), 1.0, 0,
                 )
             )  # fmt: skip
             norms[key] = 1.0 + rewards * index
@@ -485,25 +489,85 @@ def test_thinning_keeps_with_the_probability_it_states(plug):
     assert (np.abs(share - q) <= 5 * np.sqrt(q * (1 - q) / len(runs)) + 1e-12).all()
 
 
+ADVANTAGE_POOL = prompt_pool(np.ones(4, dtype=int), ["a"] * 4, max_tokens=500)
+
+
+def reports_of(groups: list[list[tuple[float, bool, int, int]]]) -> list[LengthReport]:
+    """Of responses (reward, whether usable, length, answer); group k is of prompt k mod 4."""
+    reports = []
+    for key, group in enumerate(groups):
+        rewards, ok, lengths, answers = (np.array(column) for column in zip(*group, strict=True))
+        codes = [answers.tolist().index(answer) for answer in answers]
+        reports.append(
+            LengthReport(
+                key, key % 4, 5, 5, lengths, lengths < 0, np.where(ok, rewards, np.nan),
+                np.where(ok, 0, 2), np.ones(len(ok)), np.array(codes), 1.0, 0,
+            )
+        )  # fmt: skip
+    return reports
+
+
+def advantages_of(plug: Any, state: Any, groups: list[Any]) -> list[np.ndarray]:
+    reports = reports_of(groups)
+    flat = with_state(plug.advantages, state)(group_batch(reports, 500))
+    assert flat.dtype == np.float64 and np.isfinite(flat).all()
+    parts = np.split(flat, np.cumsum([len(group) for group in groups])[:-1])
+    assert all((part[~usable(r)] == 0).all() for part, r in zip(parts, reports, strict=True))
+    return parts
+
+
 @pytest.mark.parametrize("plug", members("advantage"))
 @given(
-    st.lists(st.tuples(st.floats(-1e6, 1e6), st.booleans()), max_size=12),
+    st.lists(
+        st.lists(
+            st.tuples(
+                st.one_of(st.sampled_from([0.0, 0.5, 1.0]), st.floats(-1e3, 1e3, width=16)),
+                st.booleans(), st.integers(0, 500), st.integers(0, 2),
+            ), min_size=1, max_size=6,
+        ), min_size=1, max_size=6,
+    ),
+    st.lists(st.lists(st.sampled_from([0.0, 1.0]), min_size=1, max_size=5), max_size=5),
     st.randoms(use_true_random=False),
-)
+)  # fmt: skip
 @quick
-def test_advantage(plug, rows, random):
-    rewards = np.array([reward for reward, _ in rows], dtype=float)
-    ok = np.array([flag for _, flag in rows], dtype=bool)
-    advantages = plug.advantages(np.where(ok, rewards, np.nan), ok)
-    assert advantages.shape == rewards.shape and advantages.dtype == np.float64
-    assert np.isfinite(advantages).all() and (advantages[~ok] == 0).all()
-    if ok.sum() < 2 or np.ptp(rewards[ok]) == 0:
-        assert (advantages == 0).all()
-    order = list(range(len(rows)))
-    random.shuffle(order)
-    np.testing.assert_allclose(
-        plug.advantages(rewards[order], ok[order]), advantages[order], rtol=1e-6, atol=1e-6
+def test_advantage(plug, groups, earlier, random):
+    pool, state = ADVANTAGE_POOL, initial_state(plug, ADVANTAGE_POOL)
+    before = reports_of([[(reward, True, 9, 0) for reward in group] for group in earlier])
+    for report in before:
+        nothing = np.zeros(report.num_responses)
+        state = updated(plug, state, pool, [Visit(report, 1.0, usable(report), nothing, nothing)])
+    same = partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-6)
+    found = advantages_of(plug, state, groups)
+    assert sum(map(len, found)) == sum(map(len, groups))
+    if plug.compares_within_groups:
+        for group, part in zip(groups, found, strict=True):
+            if len({reward for reward, ok, _, _ in group if ok}) < 2:
+                assert (part == 0).all()
+    orders = [random.sample(range(len(group)), len(group)) for group in groups]
+    shuffled = [[group[j] for j in order] for group, order in zip(groups, orders, strict=True)]
+    for order, part, moved in zip(orders, found, advantages_of(plug, state, shuffled), strict=True):
+        same(moved, part[order])
+    # Responses without a usable reward are left out: the others get what they get without them.
+    places = [k for k, group in enumerate(groups) if any(ok for _, ok, _, _ in group)]
+    rest = [
+        [response for response in group if response[1]] if k in places else group
+        for k, group in enumerate(groups)
+    ]
+    for k, part in enumerate(advantages_of(plug, state, rest)):
+        if k in places:
+            same(part, found[k][[ok for _, ok, _, _ in groups[k]]])
+    if plug.objective_preserving:
+        same(advantages_of(plug, state, groups[:1])[0], found[0])
+
+
+@pytest.mark.parametrize("plug", members("advantage"))
+def test_advantages_of_a_batch_without_a_response(plug):
+    empty = LengthReport(
+        0, 0, 5, 5, *(np.zeros(0, dtype) for dtype in (int, bool, float, int, float, int)), 1.0, 0
     )
+    state = initial_state(plug, ADVANTAGE_POOL)
+    found = with_state(plug.advantages, state)(group_batch([empty, empty], 500))
+    assert found.shape == (0,) and found.dtype == np.float64
 
 
 @pytest.mark.parametrize("plug", members("aggregation"))
@@ -514,8 +578,6 @@ def test_aggregation(plug):
         factors = plug.factors(lengths, ok, 12.0)
         assert [len(group) for group in factors] == [2, 1, 0, 3]
         assert all(np.isfinite(a).all() and (a > 0).all() for a in factors)
-        ratio = factors[0][1] / factors[0][0]
-        assert ratio == pytest.approx(3.0**plug.length_exponent)
     if plug.objective_preserving:
         alone = plug.factors(lengths[:1], ok[:1], 12.0)[0]
         np.testing.assert_array_equal(alone, factors[0])

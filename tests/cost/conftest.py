@@ -1,11 +1,12 @@
 """Builders of the records that cost tests pass around."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
 
-from cost.advantages import GroupStandardised
+from cost.advantages.types import GroupBatch, group_batch
+from cost.advantages.within_group import GroupStandardised
 from cost.aggregations import SequenceMean
 from cost.allocators.square_root import SquareRoot
 from cost.config import SchedulerConfig
@@ -47,8 +48,6 @@ def make_scheduler(make_config: Callable[..., SchedulerConfig]) -> Callable[...,
         seed: int = 0,
         *,
         max_staleness: int = 0,
-        num_batches: int = 1,
-        max_generated_tokens: int | None = None,
         **changes: object,
     ) -> Scheduler:
         return Scheduler(
@@ -58,8 +57,6 @@ def make_scheduler(make_config: Callable[..., SchedulerConfig]) -> Callable[...,
             max_tokens=128,
             seed=seed,
             max_staleness=max_staleness,
-            num_batches=num_batches,
-            max_generated_tokens=max_generated_tokens,
         )
 
     return build
@@ -83,6 +80,7 @@ def make_report() -> Callable[..., LengthReport]:
             "rewards": (rng.random(size) < 0.5).astype(float),
             "status": np.zeros(size, dtype=np.int64),
             "surprise": lengths * rng.uniform(0.1, 0.4, size),
+            "answer_codes": np.arange(size),
             "engine_seconds": 1.0,
             "version": 0,
         }
@@ -101,8 +99,36 @@ def empty_report() -> Callable[[Ticket], LengthReport]:
             ticket_id=ticket.ticket_id, prompt_index=ticket.prompt_index, prompt_tokens=10,
             prefill_tokens=0, lengths=nothing.astype(int), truncated=nothing.astype(bool),
             rewards=nothing, status=nothing.astype(int), surprise=nothing,
-            engine_seconds=0.0, version=0,
+            answer_codes=nothing.astype(int), engine_seconds=0.0, version=0,
         )  # fmt: skip
+
+    return build
+
+
+@pytest.fixture
+def make_groups() -> Callable[..., GroupBatch]:
+    """Lay groups of rewards end to end; NaN is not usable."""
+
+    def build(
+        *rewards: Sequence[float],
+        lengths: Sequence[int] | None = None,
+        answers: Sequence[int] | None = None,
+        prompts: Sequence[int] | None = None,
+        folded: Sequence[bool] | None = None,
+        max_tokens: int = 100,
+    ) -> GroupBatch:
+        flat = np.concatenate([np.zeros(0), *rewards])
+        codes = np.concatenate([np.zeros(0, int), *(np.arange(len(group)) for group in rewards)])
+        return GroupBatch(
+            rewards=flat,
+            usable=~np.isnan(flat),
+            lengths=np.ones(len(flat), int) if lengths is None else np.array(lengths),
+            answer_codes=codes if answers is None else np.array(answers),
+            sizes=np.array([len(group) for group in rewards], dtype=int),
+            prompt_indices=np.arange(len(rewards)) if prompts is None else np.array(prompts),
+            folded=np.zeros(len(rewards), bool) if folded is None else np.array(folded),
+            max_tokens=max_tokens,
+        )
 
     return build
 
@@ -120,7 +146,7 @@ def make_visit() -> Callable[..., Visit]:
         rewards: list[float] | None = None,
         weight: float = 1.0,
         surprise: list[float] | None = None,
-        length_exponent: float = 0.0,
+        factors: list[float] | None = None,
     ) -> Visit:
         size = len(lengths)
         scores = np.array(rewards if rewards is not None else [0.0] * size)
@@ -129,10 +155,9 @@ def make_visit() -> Callable[..., Visit]:
             lengths=np.array(lengths), truncated=np.zeros(size, dtype=bool), rewards=scores,
             status=np.where(np.isnan(scores), 2, 0),
             surprise=np.array(surprise if surprise is not None else [1.0] * size),
-            engine_seconds=1.0, version=0,
+            answer_codes=np.arange(size), engine_seconds=1.0, version=0,
         )  # fmt: skip
-        ok = usable(report)
-        advantages = GroupStandardised(epsilon=0.0).advantages(report.rewards, ok)
-        return Visit(report, weight, ok, advantages, length_exponent)
+        advantages = GroupStandardised(epsilon=0.0).advantages(group_batch([report], 100))
+        return Visit(report, weight, usable(report), advantages, np.array(factors or [1.0] * size))
 
     return build

@@ -1,6 +1,9 @@
 import pytest
 
-from cost.aggregations import BatchTokenMean
+from cost.advantages.across_batch import BatchDeviation, BatchStandardised
+from cost.advantages.within_group import GroupMean, LeaveOneOut
+from cost.aggregations import BatchTokenMean, ConstantLength, PromptMean
+from cost.allocators.knapsack import Knapsack
 from cost.allocators.square_root import SquareRoot
 from cost.allocators.uniform import Uniform
 
@@ -31,6 +34,23 @@ def test_says_which_objective_is_optimised(make_config):
     assert not make_config(
         aggregation=BatchTokenMean(), allocator=SquareRoot()
     ).objective_preserving
+
+
+@pytest.mark.parametrize("allocator", [Uniform(), SquareRoot(), Knapsack()])
+@pytest.mark.parametrize(
+    "advantage", [GroupMean(), LeaveOneOut(), BatchDeviation(), BatchStandardised()]
+)
+@pytest.mark.parametrize("aggregation", [ConstantLength(), PromptMean(), BatchTokenMean()])
+def test_batch_statistics_need_uniform_draws_and_uneven_groups_size_free_plugs(
+    make_config, allocator, advantage, aggregation
+):
+    of_batch = isinstance(advantage, BatchDeviation | BatchStandardised) or isinstance(
+        aggregation, BatchTokenMean
+    )
+    size_free = isinstance(advantage, LeaveOneOut) and isinstance(aggregation, ConstantLength)
+    expected = {"Uniform": True, "SquareRoot": not of_batch, "Knapsack": size_free}
+    config = make_config(allocator=allocator, advantage=advantage, aggregation=aggregation)
+    assert config.objective_preserving == expected[type(allocator).__name__]
 
 
 PLUGS = ["length", "price", "utility", "allocator", "thinning", "proxy", "advantage", "aggregation"]

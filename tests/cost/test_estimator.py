@@ -6,7 +6,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from cost.advantages import GroupMean
+from cost.advantages.within_group import GroupMean
 from cost.aggregations import BatchTokenMean, ConstantLength
 from cost.allocators.square_root import SquareRoot
 from cost.allocators.types import Estimates
@@ -115,18 +115,19 @@ def drifted(report):
     return replace(report, lengths=report.lengths * (3 if report.prompt_index % 2 else 1))
 
 
-def test_advantages_after_thinning_are_biased():
+def test_advantages_after_thinning_are_biased(make_groups):
     """Mean over patterns of the survivors' own baseline is not the full group's advantage."""
-    rewards, usable = np.array([1.0, 0.0, 0.0, 1.0]), np.ones(4, bool)
+    groups = make_groups([1.0, 0.0, 0.0, 1.0])
+    full_advantages = GroupMean().advantages(groups)
     q = np.array([0.9, 0.3, 0.5, 0.6])
     scores = np.array([1.0, 2.0, -1.0, 3.0])
-    full = GroupMean().advantages(rewards, usable) @ scores
+    full = full_advantages @ scores
     before = after = 0.0
     for bits in product([0, 1], repeat=4):
         z = np.array(bits, dtype=bool)
         chance = np.prod(np.where(z, q, 1 - q))
-        before += chance * (z / q) @ (GroupMean().advantages(rewards, usable) * scores)
-        after += chance * (z / q) @ (GroupMean().advantages(rewards, z) * scores)
+        before += chance * (z / q) @ (full_advantages * scores)
+        after += chance * (z / q) @ (GroupMean().advantages(replace(groups, usable=z)) * scores)
     assert before == pytest.approx(full, abs=1e-12)
     assert abs(after - full) > 0.1
 

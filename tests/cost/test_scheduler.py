@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from cost.advantages import GroupStandardised
+from cost.advantages.within_group import GroupStandardised
 from cost.aggregations import ConstantLength
 from cost.allocators.drawn import Drawn, draw_round, uniform_allocation
 from cost.allocators.square_root import SquareRoot
@@ -579,29 +579,25 @@ class Watch:
         return KeepAll().thin(candidates, rng)
 
 
-def test_progress_counts_batches_or_tokens_whichever_ends_the_run_first(
-    make_scheduler, make_report
-):
+def test_the_thinning_is_told_how_far_the_run_is(make_scheduler, make_report):
     Watch.seen.clear()
-    play(make_scheduler(thinning=Watch(), num_batches=4), make_report, 5)
-    assert Watch.seen == [0.0, 0.25, 0.5, 0.75, 1.0]
-    Watch.seen.clear()
-    changes = {"num_batches": 40, "max_generated_tokens": 20_000, "allocator": Pilots()}
-    player = Player(make_scheduler(thinning=Watch(), **changes), make_report).play(3)
-    ends = [0, *(members[-1] + 1 for members in player.members.values())]
-    tokens = [sum(player.reports[k].generated_tokens for k in range(end)) for end in ends[:3]]
-    assert Watch.seen == [min(count / 20_000, 1) for count in tokens]
-    assert 0.05 < Watch.seen[1] < Watch.seen[2]
+    scheduler = make_scheduler(thinning=Watch())
+    for batch, progress in enumerate((0.0, 0.25, 1.0)):
+        reports = [make_report(ticket) for ticket in scheduler.draw(batch, batch).tickets]
+        scheduler.select(batch, reports, progress=progress)
+    assert Watch.seen == [0.0, 0.25, 1.0]
+    with pytest.raises(ValueError, match=r"^progress must lie in \[0, 1\], got 1.5$"):
+        scheduler.select(2, reports, progress=1.5)
 
 
-def test_plain_grpo_weights_are_bit_equal_to_one(make_scheduler, make_report):
+def test_plain_grpo_weights_are_bit_equal_to_one(make_scheduler, make_report, make_groups):
     scheduler = make_scheduler(allocator=Uniform(draws=EpochDraws()), thinning=KeepAll())
     tickets, selections = play(scheduler, make_report, 5)
     assert {ticket.weight for ticket in tickets} == {1.0}
     for ticket, selection in zip(tickets, selections, strict=True):
         report = make_report(ticket)
         assert selection.keep.all() and set(selection.weight) == {1.0}
-        expected = GroupStandardised().advantages(report.rewards, np.ones(4, bool))
+        expected = GroupStandardised().advantages(make_groups(report.rewards))
         assert selection.advantages.tolist() == expected.tolist()
         assert selection.factors.tolist() == (1 / report.lengths).tolist()
         assert selection.token_share == 1.0

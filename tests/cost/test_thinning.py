@@ -6,7 +6,8 @@ from itertools import combinations, product
 import numpy as np
 import pytest
 
-from cost.advantages import GroupStandardised
+from cost.advantages.types import GroupBatch
+from cost.advantages.within_group import GroupStandardised
 from cost.draws import systematic_counts
 from cost.thinning import (
     AdvantageOnly,
@@ -218,14 +219,13 @@ def test_who_keeps_zero_advantages_says_so():
         assert (q[1] > 0) == rule.keeps_zero_advantage, rule
 
 
-def test_second_moment_inflation_of_graded_budgets():
+def test_second_moment_inflation_of_graded_budgets(make_groups):
     """Groups of 16, pass rates uniform on [0, 1], lengths lognormal(.6), G = |A|, no floor."""
     rng = np.random.default_rng(0)
     rates = np.repeat(rng.random(4000), 16)
     rewards = (rng.random(rates.size) < rates).astype(float)
     groups = np.repeat(np.arange(4000), 16)
-    plug, ok = GroupStandardised(), np.ones(16, dtype=bool)
-    advantages = np.concatenate([plug.advantages(r, ok) for r in rewards.reshape(-1, 16)])
+    advantages = GroupStandardised().advantages(make_groups(*rewards.reshape(-1, 16)))
     batch = Candidates(
         scores=np.abs(advantages), costs=rng.lognormal(0, 0.6, rates.size), advantages=advantages,
         rewards=rewards, usable=np.ones(rates.size, dtype=bool), groups=groups,
@@ -245,10 +245,12 @@ def group_of(rewards, usable=None, groups=None):
     size = len(rewards)
     usable = np.ones(size, dtype=bool) if usable is None else np.asarray(usable)
     groups = np.zeros(size, dtype=int) if groups is None else np.asarray(groups)
-    advantages = np.zeros(size)
-    for group in np.unique(groups):
-        here = groups == group
-        advantages[here] = GroupStandardised().advantages(rewards[here], usable[here])
+    sizes = np.unique(groups, return_counts=True)[1]
+    batch = GroupBatch(
+        rewards, usable, np.ones(size, int), np.zeros(size, int), sizes, np.arange(len(sizes)),
+        np.zeros(len(sizes), bool), 100,
+    )  # fmt: skip
+    advantages = GroupStandardised().advantages(batch)
     return Candidates(
         scores=np.abs(advantages), costs=np.arange(1.0, size + 1), advantages=advantages,
         rewards=np.where(usable, rewards, np.nan), usable=usable, groups=groups,

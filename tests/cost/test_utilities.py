@@ -23,7 +23,7 @@ def test_pass_rate_variance_is_the_expected_squared_advantage(pool):
 
 def test_group_surprise_formula(pool, make_visit):
     plug = GroupSurprise(prior_visits=3.0, prior=PoolMeanPredictor(decay=1.0))
-    visit = make_visit(1, [10, 20], [1.0, 0.0], surprise=[4.0, 6.0], length_exponent=-1.0)
+    visit = make_visit(1, [10, 20], [1.0, 0.0], surprise=[4.0, 6.0], factors=[0.1, 0.05])
     state = plug.update(plug.initial_state(pool), pool, [visit, make_visit(2, [5, 5], [1, 1])])
     own = (4.0 / 100 + 6.0 / 400) / 2  # advantages are +1 and -1
     prior = own / 2

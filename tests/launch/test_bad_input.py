@@ -212,7 +212,7 @@ def run_program(module, *arguments, cwd):
         ("launch.train", ["experiment=quickstart", "learner.lr=fast"], ["learner.lr", "'fast'"]),
         ("launch.train", ["experiment=quickstrat"], ["quickstrat", "quickstart_engine"]),
         ("launch.train", ["objective=ppo"], ["objective/ppo", "clipped_surrogate"]),
-        ("launch.evaluate", ["experiment=quickstart"], ["experiment/quickstart", "scheduler"]),
+        ("launch.evaluate", ["experiment=quickstart"], ["experiment/quickstart", "optimizer"]),
     ],
 )
 def test_hydra_refuses_what_it_does_not_know_without_a_traceback(

@@ -12,15 +12,26 @@ import torch
 from cost.types import Draw, LengthReport, Ticket
 from launch.bench.__main__ import load_config, measure, only_ours_on_stdout, parse
 from launch.bench.cost import POOL_ALLOCATORS, TARGETS, Run, bench_cost
+from launch.bench.learner import (
+    HeadLoad,
+    Setting,
+    Workload,
+    bench_learner,
+    bench_packed,
+    pad,
+    padded_logprobs,
+    plan_figures,
+)
 from launch.bench.publish import bench_publish
 from launch.bench.rollout import Batches
 from launch.bench.timing import ratio_of_medians, turns
-from launch.bench.update import Workload, bench_update, pad, padded_logprobs
 from launch.compose import UserError
 from learner.batch import collate
 from learner.logprobs import PackedPolicy
+from learner.partition import Work
 from rollout.types import GroupRef, Prompt
 
+HEAD = HeadLoad(vocabulary=4000, num_tokens=96, hidden_size=8, chunk_tokens=8)
 SMALL = Workload(num_responses=6, group_size=2, mean_tokens=9.0, prompt_tokens=(3, 5), batch_rows=4)
 
 
@@ -77,8 +88,8 @@ def test_ratio_is_that_of_medians_with_the_extremes_within_one_repetition() -> N
         (["rollout"], ("rollout", [])),
         (["cost"], ("cost", [])),
         (["gradient_norms", "seed=3"], ("gradient_norms", ["seed=3"])),
-        (["update", "seed=3"], ("update", ["seed=3"])),
-        (["update", "--repetitions", "2", "seed=3"], ("update", ["seed=3"])),
+        (["learner", "seed=3"], ("learner", ["seed=3"])),
+        (["learner", "--repetitions", "2", "seed=3"], ("learner", ["seed=3"])),
     ],
 )
 def test_command_line(arguments: list[str], expected: tuple[str, list[str]]) -> None:
@@ -170,8 +181,19 @@ def test_padded_rows_have_the_packed_log_probabilities(model_path: str, temperat
     assert not padded[~batch.loss_mask].any()
 
 
-def test_update_bench_compares_equal_gradients(model_path: str) -> None:
-    found = bench_update(small_config(model_path), SMALL, repetitions=2, warm_ups=0)
+@pytest.fixture(scope="module")
+def learner_found(model_path: str) -> dict[str, object]:
+    shape = Workload(
+        num_responses=6, group_size=3, mean_tokens=4.0, sigma=0.0, prompt_tokens=(20, 20)
+    )
+    return bench_learner(
+        small_config(model_path), SMALL, repetitions=2, warm_ups=0, long_prompt=shape,
+        short_prompt=SMALL, head=HEAD,
+    )  # fmt: skip
+
+
+def test_learner_bench_compares_equal_gradients(learner_found: dict[str, object]) -> None:
+    found = learner_found["packed"]
     assert found["gradients_agree"] and found["gradient_norm"] > 0
     assert {name: len(times) for name, times in found["repetitions_seconds"].items()} == {
         "packed": 2,
@@ -181,26 +203,64 @@ def test_update_bench_compares_equal_gradients(model_path: str) -> None:
     assert found["tokens"] == lengths.sum()
     assert found["padded_tokens"] == 4 * lengths[:4].max() + 2 * lengths[4:].max()
     assert 0 < found["padding_share"] < 1
+    for pair in (*learner_found["shared_prefix"].values(), learner_found["logprobs"]):
+        assert pair["gradients_agree"] and pair["gradient_norm"] > 0
+        one, other = pair["median_seconds"].values()
+        assert pair["ratio"] == pytest.approx(other / one)
+    shared = learner_found["shared_prefix"]["long_prompt"]
+    assert shared["row_tokens_computed"] == {"shared": 2 * (20 + 12), "repeated": 6 * 24}
 
 
-def test_update_bench_would_notice_another_loss(
+def test_learner_bench_sees_that_chunks_take_less_memory(learner_found: dict[str, object]) -> None:
+    found = learner_found["logprobs"]
+    logits = 4 * HEAD.vocabulary * HEAD.num_tokens
+    assert found["peak_bytes"]["plain"] > 2 * logits
+    assert found["peak_bytes"]["chunked"] < logits
+
+
+def test_learner_bench_would_notice_another_loss(
     model_path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "launch.bench.update.padded_logprobs",
+        "launch.bench.learner.padded_logprobs",
         lambda model, batch, temperature: 1.01 * padded_logprobs(model, batch, temperature),
     )
-    found = bench_update(small_config(model_path), SMALL, repetitions=1, warm_ups=0)
+    setting = Setting.of(small_config(model_path))
+    found = bench_packed(setting, SMALL, max_tokens=32, repetitions=1, warm_ups=0)
     assert not found["gradients_agree"]
 
 
-def test_the_update_result_is_json(model_path: str) -> None:
-    arguments = ["update", f"model.path={model_path}", "--repetitions", "2", "--warm-ups", "0"]
+def test_plans_repeat_little_and_are_even() -> None:
+    work = Work(token=1.0, loss_token=0.3, pair=1e-3)
+    workload = Workload(num_responses=96, mean_tokens=100.0, prompt_tokens=(60, 200))
+    found = plan_figures(workload, work, row_tokens=2048, seed=0)
+    assert found["useful_tokens"] < found["repeated_tokens"]
+    for num_ranks, ranks in found["by_ranks"].items():
+        # Many ranks for few groups: what is even repeats prompts.
+        assert (0.97 if int(num_ranks) <= 2 else 0.9) <= ranks["useful_share"] <= 1
+        assert 0.97 <= ranks["rank_balance"] <= 1
+        assert ranks["largest_row"] <= 2048
+
+
+def test_the_learner_bench_is_under_its_name(
+    model_path: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "launch.bench.learner.bench_learner", lambda config, workload, **counts: counts
+    )
+    arguments = ["learner", f"model.path={model_path}", "--repetitions", "2", "--warm-ups", "0"]
     found = json.loads(json.dumps(measure(parse(arguments)), allow_nan=False))
-    assert found["bench"] == "update"
-    assert set(found) == {"bench", "overrides", "model", "machine", "update"}
+    assert found["bench"] == "learner"
+    assert set(found) == {"bench", "overrides", "model", "machine", "learner"}
     assert set(found["machine"]) == {"cpus", "load_average_before", "load_average_after"}
-    assert set(found["update"]["median_seconds"]) == {"packed", "padded"}
+    assert found["learner"] == {"repetitions": 2, "warm_ups": 0}
+
+
+def test_the_learner_result_is_json(learner_found: dict[str, object]) -> None:
+    assert json.loads(json.dumps(learner_found, allow_nan=False)) == learner_found
+    assert set(learner_found) == {
+        "packed", "shared_prefix", "logprobs", "plan", "threads", "device", "dtype",
+    }  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -274,7 +334,7 @@ class FakeScheduler:
         self._next += 4
         return Draw([Ticket(i, i % 3, 2, 1.0, 1.0, 16) for i in ids], ids, (), False)
 
-    async def select(self, batch: int, reports: list[LengthReport], epoch: int) -> list[object]:
+    async def select(self, batch: int, reports: list[LengthReport]) -> list[object]:
         self.events.append(("select", batch, [report.ticket_id for report in reports]))
         return []
 
@@ -294,6 +354,7 @@ class FakeRollouts:
             rewards=np.zeros(2),
             status=np.zeros(2, np.int64),
             surprise=np.zeros(2),
+            answer_codes=np.arange(2),
             engine_seconds=0.1,
             version=0,
         )

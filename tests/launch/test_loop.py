@@ -13,6 +13,8 @@ from rollout.types import GroupRef, Prompt
 P = 4
 TOKENS = P * 13
 """Generated tokens of P tickets."""
+TRAINED = P * 13
+"""Tokens of their responses of 3 and 4 tokens, each with a prompt of 3."""
 
 
 def make_prompt(index):
@@ -35,6 +37,7 @@ class FakeScheduler:
         self.carried: tuple[int, ...] = ()
         self.members = {}
         self.spendings = {}
+        self.penalties, self.progress = [], []
 
     async def draw(self, batch, folded_batches):
         self.events.append(("draw", batch, self.round))
@@ -63,10 +66,12 @@ class FakeScheduler:
     async def observe_gradient_norms(self, norms):
         self.events.append(("norms", {key: values.tolist() for key, values in norms.items()}))
 
-    async def select(self, batch, reports, epoch):
+    async def select(self, batch, reports, epoch, progress, penalties):
         ids = [r.ticket_id for r in reports]
         assert tuple(ids) == self.members[batch]
         self.events.append(("select", ids, epoch))
+        self.penalties.append(penalties)
+        self.progress.append(progress)
         one = np.ones(2)
         return [Selection(r.ticket_id, one > 0, one, one, one) for r in reports]
 
@@ -111,6 +116,7 @@ class FakeRollouts:
             np.ones(2),
             np.zeros(2, np.int64),
             np.ones(2),
+            np.arange(2),
             0.1,
             version,
         )
@@ -140,6 +146,11 @@ class FakeLearners:
         await asyncio.sleep(self.norms_seconds)
         return [np.full(2, float(key)) for key in ids]
 
+    async def reference_kl(self, groups):
+        ids = [group.report.ticket_id for group in groups]
+        self.events.append(("reference_kl", ids))
+        return [np.array([float(key), 1.0]) for key in ids]
+
 
 class Outcome:
     """What a run left behind."""
@@ -166,6 +177,7 @@ def run(
     num_carried=0,
     norms=False,
     empty_batches=(),
+    on_step_seconds=0.0,
     outcome=None,
     **plan,
 ):
@@ -182,6 +194,7 @@ def run(
         return {}
 
     async def on_step(result: StepResult):
+        await asyncio.sleep(on_step_seconds)
         # Without the data, so that only the loop keeps it alive.
         groups = [GroupRef(g.report, g.num_tokens, None) for g in result.groups]
         outcome.steps.append(StepResult(result.step, groups, result.selections, result.metrics))
@@ -294,10 +307,10 @@ def test_carried_groups_are_learned_later(max_staleness):
 
 def test_only_members_and_carried_groups_are_held():
     outcome = run(num_rounds=2, num_carried=2, max_staleness=0)
-    fresh = [set(range(b * 2 * P, (b + 1) * 2 * P)) for b in range(4)]
-    carried = [set(), {4, 5}, {10, 11}, {18, 19}]
+    selected = [set(event[1]) for event in outcome.of("select")]
+    carried = [{4, 5}, {10, 11}, {18, 19}, {26, 27}]
     for batch in range(4):
-        assert outcome.learners.alive[batch] == fresh[batch] | carried[batch]
+        assert outcome.learners.alive[batch] == selected[batch] | carried[batch]
 
 
 def test_a_batch_without_members_is_learned_as_an_empty_one():
@@ -334,6 +347,29 @@ def test_a_batch_is_paid_for_once_before_the_next_may_fold_it(max_staleness):
     paid_seconds = sum(engine for engine, _ in outcome.scheduler.spendings.values())
     total = sum(step.metrics["loop/generate_seconds"] for step in outcome.steps)
     assert paid_seconds == pytest.approx(2 * total, rel=1e-2, abs=1e-3)
+
+
+def test_the_divergence_is_measured_once_a_batch_and_lowers_the_rewards():
+    outcome = run(num_steps=2, num_epochs=2, reward_kl_coefficient=0.5)
+    order = [event[0] for event in outcome.of("reference_kl", "select", "update")]
+    assert order == ["reference_kl", "select", "update", "select", "update"] * 2
+    penalties = outcome.scheduler.penalties
+    for epoch in (0, 1):
+        assert [p.tolist() for p in penalties[2 + epoch]] == [[k / 2, 0.5] for k in range(4, 8)]
+    found = [step.metrics["learner/kl_reference_response"] for step in outcome.steps]
+    assert found == [(1.5 + 1) / 2, (5.5 + 1) / 2]
+
+
+def test_without_a_coefficient_no_reference_is_asked_for():
+    outcome = run()
+    assert not outcome.of("reference_kl") and outcome.scheduler.penalties == [None] * 4
+    assert "learner/kl_reference_response" not in outcome.steps[0].metrics
+
+
+def test_a_batch_without_members_has_no_divergence():
+    outcome = run(num_carried=P, empty_batches=(1,), num_rounds=2, reward_kl_coefficient=0.5)
+    assert outcome.scheduler.penalties[1] == []
+    assert np.isnan(outcome.steps[1].metrics["learner/kl_reference_response"])
 
 
 def test_calibration_measures_members_before_they_are_learned():
@@ -374,6 +410,20 @@ def test_the_run_ends_with_the_batch_that_uses_up_the_tokens(
     assert outcome.still_running == 0
 
 
+@pytest.mark.parametrize(
+    ("bounds", "shares"),
+    [
+        ({}, [0, 0.25, 0.5, 0.75]),
+        ({"max_generated_tokens": 10 * TOKENS}, [0, 0.25, 0.5, 0.75]),
+        ({"max_generated_tokens": 2 * TOKENS}, [0, 0.5]),
+        ({"max_trained_tokens": 3 * TRAINED}, [0, 1 / 3, 2 / 3]),
+    ],
+)
+def test_progress_follows_the_bound_that_ends_the_run_first(bounds, shares):
+    outcome = run(num_steps=4, **bounds)
+    assert outcome.scheduler.progress == pytest.approx(shares)
+
+
 @pytest.mark.parametrize("max_staleness", [0, 1])
 def test_tokens_of_groups_that_are_not_learned_count(max_staleness):
     limit = {"max_generated_tokens": 4 * TOKENS, "max_staleness": max_staleness}
@@ -407,3 +457,49 @@ def test_a_batch_that_never_completes_misses_its_deadline(num_rounds):
 def test_norms_that_never_come_miss_the_deadline():
     with pytest.raises(TimeoutError):
         run(batch_deadline_seconds=0.1, norms=True, norms_seconds=30.0)
+
+
+@pytest.mark.parametrize(
+    ("max_trained_tokens", "max_staleness", "num_epochs", "num_steps"),
+    [
+        (1, 0, 1, 1),
+        (2 * TRAINED, 0, 1, 2),
+        (2 * TRAINED + 1, 0, 1, 3),
+        (2 * TRAINED + 1, 0, 2, 2),
+        (2 * TRAINED + 1, 1, 1, 3),
+        (4 * TRAINED + 1, 2, 1, 5),
+        (4 * TRAINED + 1, 2, 3, 3),
+        (1, 3, 1, 4),
+    ],
+)
+def test_the_run_ends_with_the_batch_that_uses_up_the_trained_tokens(
+    max_trained_tokens, max_staleness, num_epochs, num_steps
+):
+    outcome = run(
+        num_steps=9,
+        max_staleness=max_staleness,
+        num_epochs=num_epochs,
+        max_trained_tokens=max_trained_tokens,
+    )
+    assert [s.step for s in outcome.steps] == list(range(1, num_steps + 1))
+    assert outcome.rollouts.started == list(range(num_steps * P))
+    assert outcome.still_running == 0
+
+
+def test_what_is_not_learned_does_not_count_as_trained():
+    """Of two rounds a batch only one is learned."""
+    outcome = run(num_steps=9, num_rounds=2, max_trained_tokens=2 * TRAINED)
+    assert len(outcome.steps) == 2
+
+
+@pytest.mark.parametrize("max_staleness", [0, 2])
+def test_seconds_end_the_run_and_leave_out_what_comes_between_steps(max_staleness):
+    """The callback takes far longer than a step, and is not counted."""
+    limit = {"max_seconds": 0.15, "max_staleness": max_staleness}
+    outcome = run(num_steps=400, on_step_seconds=0.1, **limit)
+    phases = ("wait", "update", "publish")
+    seconds = [sum(s.metrics[f"loop/{phase}_seconds"] for phase in phases) for s in outcome.steps]
+    in_flight = max_staleness + 1
+    assert in_flight < len(seconds) < 400
+    assert abs(sum(seconds) - 0.15) < in_flight * max(seconds)
+    assert outcome.still_running == 0

@@ -13,7 +13,7 @@ from launch.loop import StepResult
 from launch.metrics import METRICS, step_metrics, successes
 from rollout.types import GroupRef
 
-PACKAGES = "rollout|cost|learner|loop|publish|parity"
+PACKAGES = "rollout|cost|learner|loop|evaluation|publish|parity"
 ROOMS = ("cost", "rollout", "learner", "launch")
 OK, TIMED_OUT, CRASHED = RewardStatus.OK, RewardStatus.TIMED_OUT, RewardStatus.CRASHED
 
@@ -30,6 +30,7 @@ def report(lengths, rewards, status=None, *, ticket_id=0, prompt_tokens=10, trun
         rewards=np.array(rewards, dtype=np.float64),
         status=np.array(status or [OK] * count, dtype=np.int64),
         surprise=np.full(count, 2.0),
+        answer_codes=np.arange(count),
         engine_seconds=1.0,
         version=0,
     )
@@ -121,3 +122,12 @@ def test_every_key_is_listed_and_named_by_convention(result):
     for key, sentence in METRICS.items():
         assert re.fullmatch(rf"({PACKAGES})/[a-z][a-z0-9_]*", key), key
         assert sentence, key
+
+
+def test_responses_left_out_for_their_length_are_counted_by_name():
+    scored = report([10, 20, 20], [1.0, math.nan, math.nan], [OK, *[RewardStatus.TRUNCATED] * 2])
+    selections = [selection([True, False, False], [0.0, 0.0, 0.0])]
+    metrics = step_metrics(StepResult(1, [GroupRef(scored, 0, None)], selections, {}))
+    assert metrics["rollout/reward_truncated"] == 2
+    assert metrics["rollout/reward_crashed"] == 0
+    assert metrics["rollout/reward_mean"] == 1.0

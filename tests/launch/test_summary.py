@@ -32,6 +32,7 @@ def report(prompt_index, rewards, *, lengths=None, status=None, truncated=None):
         rewards=np.array(rewards, dtype=np.float64),
         status=np.array(status or [RewardStatus.OK] * count, dtype=np.int64),
         surprise=np.zeros(count),
+        answer_codes=np.arange(count),
         engine_seconds=1.0,
         version=0,
     )
@@ -215,6 +216,14 @@ def test_summary_of_a_run():
     assert out["spent_currency"] is None
     summary.step(step(4) | {"cost/spent_currency": 1.5})
     assert finish(summary)["spent_currency"] == 1.5
+
+
+def test_evaluations_on_the_way_are_part_of_no_phase():
+    summary = RunSummary(k=4)
+    summary.step({"loop/wait_seconds": 3.0, "evaluation/pass_rate": 0.5})
+    summary.evaluated_on_the_way(7.0)
+    seconds = finish(summary)["seconds"]
+    assert seconds["evaluate"] == 7 and seconds["wait"] == 3
 
 
 def test_summary_of_a_run_that_ended_before_its_first_step_has_the_same_keys(tmp_path: Path):

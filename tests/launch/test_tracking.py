@@ -19,7 +19,7 @@ from launch.tracking import (
     open_all,
 )
 
-SAMPLE = Sample("2+2?", "it is 4", "4", "4", 1.0, 4)
+SAMPLE = Sample("2+2?", "it is 4", "4", "4", 1.0, 4, 0.5, 2.0)
 
 
 @pytest.fixture
@@ -48,6 +48,8 @@ def test_jsonl_round_trip_with_what_is_not_finite_as_null(run):
             "expected": "4",
             "reward": 1.0,
             "length_tokens": 4,
+            "advantage": 0.5,
+            "weight": 2.0,
         }
     ]
 

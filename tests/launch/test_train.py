@@ -13,6 +13,7 @@ from cost.distribution import DrawDistribution
 from cost.types import Draw, LengthReport, Selection, Ticket
 from launch.compose import UserError
 from launch.progress import Startup
+from launch.report.run_folder import read_runs
 from launch.train import TrainingRun, prepare
 from learner.team import DivergedError
 from rollout.types import GroupRef
@@ -31,7 +32,7 @@ class FakeScheduler:
     async def spend(self, batch, engine_seconds, learner_seconds):
         assert engine_seconds >= 0 and learner_seconds >= 0
 
-    async def select(self, batch, reports, epoch):
+    async def select(self, batch, reports, epoch, progress, penalties):
         assert [r.ticket_id // 16 for r in reports] == [batch] * 16
         one = np.ones(2)
         return [Selection(r.ticket_id, one > 0, one, one, one) for r in reports]
@@ -39,9 +40,10 @@ class FakeScheduler:
     async def call(self, method):
         if method == "metrics":
             return {"cost/generated_tokens": 10.0}
-        assert method == "distribution"
         even = np.full(NUM_PROMPTS, 1 / NUM_PROMPTS)
-        return DrawDistribution(even, even, even, even, even)
+        distribution = DrawDistribution(even, even, even, even, even)
+        assert method in ("distribution", "draw_cells")
+        return distribution if method == "distribution" else distribution.cells()
 
 
 class FakeRollouts:
@@ -51,7 +53,7 @@ class FakeRollouts:
         n = ticket.num_samples
         return LengthReport(
             ticket.ticket_id, ticket.prompt_index, 3, 3, np.full(n, 4), np.zeros(n, bool),
-            np.arange(n) % 2.0, np.zeros(n, np.int64), np.ones(n), 0.1, 0,
+            np.arange(n) % 2.0, np.zeros(n, np.int64), np.ones(n), np.arange(n), 0.1, 0,
         )  # fmt: skip
 
     async def run(self, ticket, prompt):
@@ -116,6 +118,12 @@ def test_a_run_leaves_a_complete_folder(make_run):
     logged = [json.loads(line) for line in (folder / "metrics.jsonl").open()]
     assert [metrics["step"] for metrics in logged] == [1, 2, 3]
     assert logged[0]["rollout/retries"] == 2 and logged[0]["rollout/replaced_actors"] == 1
+    assert summary["objective"].startswith("uniform over prompts")
+    mapped = [json.loads(line) for line in (folder / "cells.jsonl").open()]
+    assert [cells["step"] for cells in mapped] == [1, 2, 3]
+    assert mapped[0]["num_prompts"] == [NUM_PROMPTS]
+    (read,) = read_runs([folder])
+    assert read.steps.tolist() == [1, 2, 3] and len(read.cells) == 3
     assert (folder / "run.png").is_file() and (folder / "config.yaml").is_file()
 
 

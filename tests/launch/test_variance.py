@@ -8,14 +8,15 @@ import numpy as np
 import pytest
 
 from cost.thinning import KeepAll, systematic_sample
-from launch import variance
 from launch.compose import UserError
-from launch.variance import (
-    Bias,
-    Ratio,
+from launch.variance.__main__ import compose_task, main, parser
+from launch.variance.measurement import BatchResult, Bias, Ratio, fitted_proxy, norm_fit, summarise
+from launch.variance.rules import (
+    AGGREGATIONS,
+    ORACLE,
     added_variance,
     biased_rules,
-    compose_task,
+    group_responses,
     keep_probabilities,
     second_moment,
 )
@@ -30,7 +31,7 @@ def responses():
     rewards[9] = math.nan
     usable = np.isfinite(rewards)
     lengths = rng.integers(5, 90, size)
-    return variance.group_responses(
+    return group_responses(
         rewards, usable, 8, [FakeScores(np.log(rng.uniform(0.3, 1, n))) for n in lengths]
     )
 
@@ -46,10 +47,7 @@ def norms(responses):
     return np.random.default_rng(1).lognormal(0, 0.7, len(responses.lengths))
 
 
-AGGREGATIONS = list(variance.AGGREGATIONS)
-
-
-@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+@pytest.mark.parametrize("aggregation", list(AGGREGATIONS))
 @pytest.mark.parametrize("budget", [0.3, 0.5, 0.7])
 def test_every_rule_spends_the_budget_and_none_beats_the_oracle(
     responses, norms, aggregation, budget
@@ -65,10 +63,10 @@ def test_every_rule_spends_the_budget_and_none_beats_the_oracle(
         assert spent == pytest.approx(budget, rel=1e-9), rule
         added[rule] = added_variance(responses, aggregation, q, norms) / moment
     assert added["uniform"] == pytest.approx(1 / budget - 1, rel=1e-9)
-    assert all(value >= added[variance.ORACLE] - 1e-12 for value in added.values())
+    assert all(value >= added[ORACLE] - 1e-12 for value in added.values())
 
 
-@pytest.mark.parametrize("aggregation", AGGREGATIONS)
+@pytest.mark.parametrize("aggregation", list(AGGREGATIONS))
 def test_the_figure_is_the_variance_of_independent_keeping(responses, aggregation):
     """Simulated with random gradients of the given norms."""
     rng = np.random.default_rng(2)
@@ -89,7 +87,7 @@ def test_a_perfect_proxy_is_the_oracle(responses):
     norms = np.sqrt(responses.surprise)
     for aggregation in AGGREGATIONS:
         rules = keep_probabilities(responses, aggregation, 0.5, norms)
-        np.testing.assert_allclose(rules["surprise"], rules[variance.ORACLE], rtol=1e-9)
+        np.testing.assert_allclose(rules["surprise"], rules[ORACLE], rtol=1e-9)
 
 
 def test_systematic_sampling_keeps_with_the_same_probabilities(responses, norms):
@@ -132,16 +130,16 @@ def test_ratio_over_batches():
 
 def test_fitted_exponents_are_found_again(responses):
     norms = responses.surprise**0.7 * responses.lengths**-0.2
-    results = [variance.BatchResult(responses, norms, {})]
-    proxy = variance.fitted_proxy(results)
+    results = [BatchResult(responses, norms, {})]
+    proxy = fitted_proxy(results)
     assert proxy.surprise_exponent == pytest.approx(0.7)
     assert proxy.length_exponent == pytest.approx(-0.2)
-    assert variance.fitted_proxy([variance.BatchResult(responses, np.zeros(48), {})]) is None
-    assert variance.norm_fit(results)["surprise"]["correlation"] > 0.9
-    report = variance.summarise(results * 2, ["sequence_mean"], [0.5])
+    assert fitted_proxy([BatchResult(responses, np.zeros(48), {})]) is None
+    assert norm_fit(results)["surprise"]["correlation"] > 0.9
+    report = summarise(results * 2, ["sequence_mean"], [0.5])
     rules = report["added_variance"]["sequence_mean"]
     found = rules["surprise, fitted"]["0.5"]["added_variance"]
-    assert found == pytest.approx(rules[variance.ORACLE]["0.5"]["added_variance"], rel=1e-6)
+    assert found == pytest.approx(rules[ORACLE]["0.5"]["added_variance"], rel=1e-6)
 
 
 @pytest.mark.parametrize(
@@ -175,27 +173,27 @@ def test_unknown_tasks_and_settings_are_refused(name, overrides):
 )  # fmt: skip
 def test_the_command_line_refuses(arguments, capsys):
     with pytest.raises(SystemExit) as refused:
-        variance.parser().parse_intermixed_args(arguments)
+        parser().parse_intermixed_args(arguments)
     assert refused.value.code == 2 and arguments[0] in capsys.readouterr().err
 
 
 def test_what_cannot_be_measured_is_said(monkeypatch, tmp_path):
     monkeypatch.setattr(sys, "argv", ["variance", "--json", str(tmp_path / "no" / "x.json")])
     with pytest.raises(UserError, match="--json must be a file in a folder that exists"):
-        variance.main()
+        main()
     monkeypatch.setattr(sys, "argv", ["variance", "--prompts", "100000"])
     with pytest.raises(UserError, match="--prompts must not exceed the 192 prompts"):
-        variance.main()
+        main()
     monkeypatch.setattr(sys, "argv", ["variance", str(tmp_path)])
     with pytest.raises(UserError, match="must be a Hugging Face folder"):
-        variance.main()
+        main()
 
 
 def test_a_measurement_of_the_shipped_model(monkeypatch, tmp_path, capsys):
     path = tmp_path / "variance.json"
     arguments = "--batches 2 --prompts 6 --group-size 4 --budgets .5 --max-tokens 160"
     monkeypatch.setattr(sys, "argv", ["variance", *arguments.split(), "--json", str(path)])
-    variance.main()
+    main()
     printed = capsys.readouterr().out
     report = json.loads(path.read_text())
     assert report["responses"] == report["usable_responses"] == 48
@@ -204,7 +202,7 @@ def test_a_measurement_of_the_shipped_model(monkeypatch, tmp_path, capsys):
         rules = report["added_variance"][aggregation]
         added = {rule: cell["0.5"]["added_variance"] for rule, cell in rules.items()}
         assert added["uniform"] == pytest.approx(1.0)
-        assert added[variance.ORACLE] < added["surprise"] < added["uniform"]
+        assert added[ORACLE] < added["surprise"] < added["uniform"]
         for rule in ("PODS", "D3S", "D3S + tokens"):
             cell = report["biased"][aggregation][rule]["0.5"]
             assert 0 < cell["squared_bias_scaled"] <= cell["squared_bias"] * (1 + 1e-6)

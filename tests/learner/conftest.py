@@ -62,11 +62,22 @@ class PlainEngine:
             self.model.parameters(), lr=lr, eps=1e-4, weight_decay=0.01
         )
         self.lr = lr
+        self.reference: PackedPolicy | None = None
         self.gradients: dict[str, torch.Tensor] = {}
         """The latest step's gradient before clipping."""
 
-    def logprobs(self, row: MicroBatch) -> tuple[torch.Tensor, torch.Tensor]:
-        return self.policy(row.token_ids, row.position_ids, row.loss_mask)
+    def logprobs(
+        self, row: MicroBatch, *, entropy_gradient: bool = False
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        return self.policy(row.token_ids, row.position_ids, row.loss_mask, entropy_gradient)
+
+    def reference_logprobs(self, row: MicroBatch) -> torch.Tensor:
+        assert self.reference is not None
+        with torch.no_grad():
+            logprobs: torch.Tensor = self.reference(row.token_ids, row.position_ids, row.loss_mask)[
+                0
+            ]
+        return logprobs
 
     def agree(self, value: bool) -> bool:
         return value
@@ -75,7 +86,7 @@ class PlainEngine:
         loss.backward()
 
     def step(self) -> StepOutcome:
-        named = list(self.model.named_parameters())
+        named = [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
         self.gradients = {name: parameter.grad.clone() for name, parameter in named}
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         if norm.isfinite():

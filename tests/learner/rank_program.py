@@ -13,10 +13,12 @@ import torch
 from deepspeed.utils import safe_get_full_grad
 
 from learner import deepspeed_engine
-from learner.config import LearnerConfig
+from learner.config import LearnerConfig, ReferenceConfig
 from learner.deepspeed_engine import DeepSpeedEngine, deepspeed_settings
 from learner.gradient_norms import LAYERS
+from learner.lora import LoraConfig
 from learner.objectives.clipped_surrogate import ClippedSurrogate
+from learner.optimizers import AdamW
 from learner.update import update_step
 
 
@@ -30,9 +32,9 @@ class WatchedEngine(DeepSpeedEngine):
         super().__init__(*args, **settings)
         self.norms, self.gathered = [], set()
 
-    def logprobs(self, row):
+    def logprobs(self, row, **settings):
         self.row = row
-        return super().logprobs(row)
+        return super().logprobs(row, **settings)
 
     def backward(self, loss, *, boundary):
         super().backward(loss, boundary=boundary)
@@ -46,6 +48,7 @@ class WatchedEngine(DeepSpeedEngine):
         self.gradients = {
             name: safe_get_full_grad(parameter).cpu().clone()
             for name, parameter in self.model.named_parameters()
+            if parameter.requires_grad
         }
         return super().step()
 
@@ -67,15 +70,23 @@ def main(folder: Path) -> None:
     if rank == world_size - 1:
         spoilt = [replace(rows[0], loss_weights=rows[0].loss_weights * torch.nan), *rows[1:]]
     results = {}
-    for stage, tied, dtype, checkpointing in task["runs"]:
+    for run in task["runs"]:
+        stage, tied, dtype, checkpointing, kind = run
         config = LearnerConfig(
             zero_stage=stage,
             lr=1e-3,
-            adam_eps=1e-4,
-            weight_decay=0.01,
+            optimizer=AdamW(eps=1e-4, weight_decay=0.01),
             gradient_checkpointing=checkpointing,
+            # Fewer than the loss tokens of a row.
+            logits_chunk_tokens=16,
+            lora=LoraConfig(rank=4, alpha=32.0) if kind == "lora" else None,
+            chunk_tokens=7 if kind == "chunked" else None,
+            # The reference is the policy without its adapters.
+            reference=ReferenceConfig(kl_coefficient=0.1 if kind == "lora" else 0.0),
         )
+        torch.manual_seed(stage)
         engine = WatchedEngine(config, task["models"][tied], dtype=dtype, temperature=0.9)
+        start = engine._adapter_tensors()
         gradients, outcomes, losses, weights = [], [], [], []
         for step_rows in (rows, spoilt, rows):
             sums = update_step(engine, step_rows, ClippedSurrogate())
@@ -83,9 +94,19 @@ def main(folder: Path) -> None:
             outcomes.append(sums.outcome)
             losses.append(sums.loss)
             weights.append({n: t.float().clone() for n, t in engine.full_parameters()})
-        path = folder / f"checkpoint-{stage}-{tied}-{dtype}"
+        path = folder / "-".join(["checkpoint", *map(str, run)])
         engine.save_pretrained(path, task["tokenizer"])
-        results[stage, tied, dtype, checkpointing] = {
+        row = rows[0].to(engine.device)
+        with torch.no_grad():
+            logprobs = engine.logprobs(row)[0]
+        references = []
+        if kind == "lora":
+            references = [engine.reference_logprobs(row), engine.logprobs(row)[0].detach()]
+        results[run] = {
+            "start": start,
+            "adapters": engine._adapter_tensors(),
+            "logprobs": logprobs,
+            "references": references,
             "gradients": gradients,
             "outcomes": outcomes,
             "norms": engine.norms,

@@ -52,6 +52,39 @@ def test_the_divisor_is_the_tickets_not_the_survivors(batch):
     assert segment.loss_weight == selections[3].factors[0] / (5 * 4)
 
 
+def test_responses_side_by_side_share_their_prompt(batch):
+    groups, selections = batch
+    chosen = [(0, 1), (0, 3), (3, 0), (0, 2), (4, 0), (4, 3)]
+    segments = [segment_of(groups[k], selections[k], j, num_groups=5) for k, j in chosen]
+    whole, row = collate(segments), collate(segments, shared_prefix=True)
+    prompt = {k: len(groups[k].prompt.token_ids) for k, _ in chosen}
+    assert len(whole.token_ids) - len(row.token_ids) == prompt[0] + prompt[4]
+    for name in ("token_ids", "rollout_logprobs", "advantages", "loss_weights", "segment_ids"):
+        one, other = getattr(row, name), getattr(whole, name)
+        assert one.dtype == other.dtype
+        assert torch.equal(one[row.loss_mask], other[whole.loss_mask]), name
+    expected, before = [], None
+    for k, j in chosen:
+        end = prompt[k] + len(groups[k].trajectories[j].token_ids)
+        expected += range(prompt[k] if k == before else 0, end)
+        before = k
+    assert row.position_ids.tolist() == expected
+    assert row.segment_ids.tolist() == sorted(row.segment_ids.tolist())
+    apart = [segments[place] for place in (0, 2, 1)]
+    assert torch.equal(collate(apart, shared_prefix=True).position_ids, collate(apart).position_ids)
+
+
+def test_other_prompts_are_not_shared(batch):
+    groups, selections = batch
+    one = segment_of(groups[0], selections[0], 0, num_groups=5)
+    other = replace(one, token_ids=np.where(np.arange(len(one.token_ids)) == 1, 7, one.token_ids))
+    for pair in ([one, other], [one, replace(one, num_prompt_tokens=1)],
+                 [replace(one, num_prompt_tokens=0)] * 2):  # fmt: skip
+        assert len(collate(pair, shared_prefix=True).token_ids) == 2 * len(one.token_ids)
+    with pytest.raises(ValueError, match=r"^loss_mask must be False on the prompt"):
+        collate([replace(one, num_prompt_tokens=len(one.token_ids))] * 2, shared_prefix=True)
+
+
 def test_no_segments_make_the_padding_row():
     row = collate([])
     assert row.is_padding

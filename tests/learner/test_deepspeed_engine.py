@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import peft
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
@@ -16,20 +17,33 @@ from transformers import AutoModelForCausalLM
 from learner.batch import collate
 from learner.gradient_norms import LAYERS, gradient_norms
 from learner.logprobs import PackedPolicy
+from learner.lora import LoraConfig, attach, weights_of
 from learner.objectives.clipped_surrogate import ClippedSurrogate
 from learner.update import update_step
 
 pytestmark = pytest.mark.system
 
 RUNS = [
-    (0, False, "float32", False),
-    (1, False, "float32", False),
-    (2, False, "float32", False),
-    (3, False, "float32", False),
-    (3, True, "float32", True),
-    (2, True, "bfloat16", False),
+    (0, False, "float32", False, "full"),
+    (1, False, "float32", False, "full"),
+    (2, False, "float32", False, "full"),
+    (3, False, "float32", False, "full"),
+    (0, False, "float32", True, "full"),
+    (0, False, "float32", False, "chunked"),
+    (1, False, "float32", False, "chunked"),
+    (2, False, "float32", False, "chunked"),
+    (3, True, "float32", True, "full"),
+    (2, True, "bfloat16", False, "full"),
+    (0, False, "float32", False, "lora"),
+    (1, False, "float32", False, "lora"),
+    (2, False, "float32", False, "lora"),
+    (3, False, "float32", False, "lora"),
+    (2, True, "bfloat16", False, "lora"),
 ]
-EXACT = RUNS[:4]
+"""ZeRO stage, whether embeddings are tied, dtype, gradient checkpointing, what is trained how."""
+EXACT = RUNS[:8]
+ADAPTERS = [run for run in RUNS if run[-1] == "lora"]
+EXACT_ADAPTERS = [run for run in ADAPTERS if run[2] == "float32"]
 
 
 def rank_environment(rank: int, world_size: int, port: int) -> dict[str, str]:
@@ -86,7 +100,7 @@ def results(tmp_path_factory, model_paths, rows):
         for rank in range(2)
     ]
     try:
-        outputs = [process.communicate(timeout=240)[0] for process in ranks]
+        outputs = [process.communicate(timeout=540)[0] for process in ranks]
     finally:
         for process in ranks:
             process.kill()
@@ -125,10 +139,66 @@ def test_every_stage_takes_the_gradient_and_the_step_of_one_plain_rank(results, 
         assert norm == pytest.approx(sums.outcome.grad_norm, rel=1e-5)
 
 
+def set_adapters(model, tensors):
+    """Give a model, with adapters already, those of a rank."""
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            model.get_parameter(name).copy_(tensor)
+
+
+@pytest.mark.parametrize("run", EXACT_ADAPTERS)
+def test_adapters_take_the_steps_of_one_plain_rank(results, rows, plain_engine, run):
+    seen = results[0][run]
+    engine = plain_engine(temperature=0.9)
+    base = {name: p.detach().clone() for name, p in engine.model.named_parameters()}
+    attach(engine.model, LoraConfig(rank=4, alpha=32.0))
+    set_adapters(engine.model, seen["start"])
+    trained = [p for p in engine.model.parameters() if p.requires_grad]
+    engine.optimizer = torch.optim.AdamW(trained, lr=1e-3, eps=1e-4, weight_decay=0.01)
+    all_rows = [row for rank_rows in rows for row in rank_rows]
+    for index in (0, 2):
+        sums = update_step(engine, all_rows, ClippedSurrogate())
+        assert difference(seen["gradients"][index], engine.gradients) < 2e-6
+        norm = seen["outcomes"][index].grad_norm
+        assert norm == pytest.approx(sums.outcome.grad_norm, rel=1e-5)
+        merged = {weight.name: weight.merged() for weight in weights_of(engine.model)}
+        assert difference(seen["weights"][index], merged) < 1e-5
+    changed = {name for name in base if not torch.equal(seen["weights"][2][name], base[name])}
+    assert changed == {name for name in base if name.endswith("_proj.weight")}
+
+
+@pytest.mark.parametrize("run", ADAPTERS)
+def test_without_adapters_the_policy_is_the_one_it_started_from(results, rows, model_paths, run):
+    _, tied, dtype, *_ = run
+    model = AutoModelForCausalLM.from_pretrained(model_paths[tied], dtype=torch.float32)
+    row = rows[0][0]
+    with torch.no_grad():
+        expected = PackedPolicy(model, 0.9)(row.token_ids, row.position_ids, row.loss_mask)[0]
+    reference, again = results[0][run]["references"]
+    tolerance = {"rtol": 0, "atol": 0.1 if dtype == "bfloat16" else 1e-5}
+    torch.testing.assert_close(reference, expected, **tolerance)
+    assert torch.equal(again, results[0][run]["logprobs"]), "adapters are back afterwards"
+    assert (again - reference).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("run", EXACT_ADAPTERS)
+def test_saved_adapters_and_merged_weights_are_the_same_policy(results, rows, model_paths, run):
+    row, seen = rows[0][0], results[0][run]
+    model = AutoModelForCausalLM.from_pretrained(model_paths[False], dtype=torch.float32)
+    peft.PeftModel.from_pretrained(model, Path(seen["checkpoint"]) / "adapter")
+    with torch.no_grad():
+        ours = PackedPolicy(model, 0.9)(row.token_ids, row.position_ids, row.loss_mask)[0]
+    torch.testing.assert_close(ours, seen["logprobs"], rtol=0, atol=1e-5)
+    merged = AutoModelForCausalLM.from_pretrained(seen["checkpoint"], dtype=torch.float32)
+    with torch.no_grad():
+        ours = PackedPolicy(merged, 0.9)(row.token_ids, row.position_ids, row.loss_mask)[0]
+    torch.testing.assert_close(ours, seen["logprobs"], rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("run", RUNS)
 @pytest.mark.parametrize("layer", LAYERS)
 def test_gradient_norms_in_every_stage(results, rows, model_paths, run, layer):
-    stage, tied, dtype, _ = run
+    stage, tied, dtype, *_ = run
     model = AutoModelForCausalLM.from_pretrained(model_paths[tied], dtype=torch.float32)
     for rank, rank_rows in zip(results, rows, strict=True):
         for norms, row in zip(rank[run]["norms"], rank_rows, strict=True):

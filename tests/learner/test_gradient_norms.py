@@ -5,6 +5,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
+from learner import attention
 from learner import gradient_norms as module
 from learner.batch import collate, padding_row, segment_of
 from learner.gradient_norms import LAYERS, gradient_norms
@@ -75,6 +76,25 @@ def test_responses_longer_than_the_state_has_dimensions(row):
     for layer in LAYERS:
         norms = gradient_norms(PackedPolicy(model, 1.0), row, layer).numpy()
         np.testing.assert_allclose(norms, one_by_one(model, row, layer, 1.0), rtol=1e-5)
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_chunks_of_logits_change_nothing(model_paths, row, layer):
+    whole = gradient_norms(PackedPolicy(load(model_paths[True]), 0.7), row, layer)
+    chunked = PackedPolicy(load(model_paths[True]), 0.7, logits_chunk_tokens=7)
+    np.testing.assert_allclose(gradient_norms(chunked, row, layer), whole, rtol=1e-6)
+
+
+def test_responses_may_share_their_prompt_for_the_head_only(model_paths, batch):
+    groups, selections = batch
+    segments = [segment_of(groups[0], selections[0], j, num_groups=5) for j in range(4)]
+    model = load(model_paths[False], attn_implementation=attention.register())
+    policy = PackedPolicy(model, 1.0, logits_chunk_tokens=8)
+    row = collate(segments, shared_prefix=True)
+    expected = gradient_norms(policy, collate(segments), "lm_head")
+    np.testing.assert_allclose(gradient_norms(policy, row, "lm_head"), expected, rtol=1e-5)
+    with pytest.raises(ValueError, match=r"^row must repeat shared prompts"):
+        gradient_norms(policy, row, "embedding")
 
 
 @pytest.mark.parametrize("layer", LAYERS)

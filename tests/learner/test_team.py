@@ -13,12 +13,16 @@ from transformers import AutoModelForCausalLM
 
 from cost.types import LengthReport
 from learner.batch import collate, segment_of
-from learner.config import LearnerConfig
+from learner.config import LearnerConfig, ReferenceConfig
+from learner.corrections import Truncated
 from learner.gradient_norms import LAYERS, gradient_norms
 from learner.logprobs import PackedPolicy
+from learner.lora import LoraConfig
+from learner.loss import LossTerms, RowOrigin
 from learner.objectives.clipped_surrogate import ClippedSurrogate
+from learner.optimizers import AdamW
 from learner.team import DivergedError, LearnerTeam
-from learner.update import StepOutcome, StepSums, update_step
+from learner.update import StepOutcome, StepSums, old_logprobs, update_step
 from rollout.types import GroupRef
 
 
@@ -34,6 +38,7 @@ def reference_to(group, data):
         rewards=np.zeros(n),
         status=np.zeros(n, int),
         surprise=np.zeros(n),
+        answer_codes=np.zeros(n, int),
         engine_seconds=0.0,
         version=0,
     )
@@ -60,19 +65,25 @@ class FakeWorker:
 
     def __init__(self, outcome=StepOutcome(True, 1.0, 1e-6), seconds=0.0):  # noqa: B008
         self.calls = []
+        self.versions = []
+        self.reference_kl = FakeCall(self._reference_kl)
         self.update = FakeCall(self._update)
         self.gradient_norms = FakeCall(self._gradient_norms)
         self._outcome, self._seconds = outcome, seconds
 
-    async def _update(self, groups, selections, plans):
+    async def _update(self, groups, selections, plans, version):
         self.calls.append((groups, plans))
+        self.versions.append(version)
         await asyncio.sleep(self._seconds)
-        return [StepSums(0.0, 1, 1, len(p.rows), {}, 0.0, self._outcome) for p in plans]
+        return [StepSums(0.0, 1, 1, len(p.rows), {}, {}, self._outcome) for p in plans]
 
     async def _gradient_norms(self, groups, rows, layer):
         self.calls.append((groups, rows))
         await asyncio.sleep(self._seconds)
         return [np.array([10.0 * k + j for k, j in row]) for row in rows]
+
+    async def _reference_kl(self, groups, rows):
+        return await self._gradient_norms(groups, rows, "")
 
 
 def test_each_kept_response_is_trained_on_once_and_refs_go_where_they_are_needed(batch):
@@ -96,6 +107,7 @@ def test_each_kept_response_is_trained_on_once_and_refs_go_where_they_are_needed
     assert parts[0] == parts[1]
     assert sorted(num_groups for num_groups, _ in parts[0]) == [2, 3]
     assert metrics["learner/optimizer_steps"] == 2
+    assert [worker.versions for worker in workers] == [[4], [4]]
 
 
 def test_the_cut_into_steps_ignores_the_thinning_and_changes_every_step(batch):
@@ -176,6 +188,19 @@ def test_gradient_norms_come_back_to_their_groups(batch, num_workers):
     assert len(set(rows)) == 1, "the ranks' collectives must meet"
 
 
+def test_divergences_come_back_to_their_groups_and_have_a_deadline(batch):
+    groups, _ = batch
+    refs = [reference_to(group, f"data {k}") for k, group in enumerate(groups)]
+    team = LearnerTeam([FakeWorker(), FakeWorker()], LearnerConfig(row_tokens=48), seed=1)
+    found = asyncio.run(team.reference_kl(refs))
+    assert [kl.tolist() for kl in found] == [
+        [10.0 * k + j for j in range(len(group.trajectories))] for k, group in enumerate(groups)
+    ]
+    slow = LearnerTeam([FakeWorker(seconds=5)], LearnerConfig(update_deadline_seconds=0.05), seed=1)
+    with pytest.raises(TimeoutError, match=r"reference_kl .*update_deadline_seconds = 0\.05"):
+        asyncio.run(slow.reference_kl(refs))
+
+
 def test_gradient_norms_of_nothing_reach_no_worker(batch):
     groups, _ = batch
     worker = FakeWorker()
@@ -211,7 +236,18 @@ def test_two_real_workers_train_like_one_plain_engine(
         log_to_driver=False,
         runtime_env={"env_vars": variables},
     )
-    config = LearnerConfig(zero_stage=2, lr=1e-3, adam_eps=1e-4, weight_decay=0.01, row_tokens=48)
+    config = LearnerConfig(
+        zero_stage=2, lr=1e-3, optimizer=AdamW(eps=1e-4, weight_decay=0.01), row_tokens=48
+    )
+    all_terms = replace(
+        config,
+        behaviour="recomputed",
+        correction=Truncated(cap=1.2),
+        reference=ReferenceConfig(kl_coefficient=0.3, path=str(model_paths[True])),
+        entropy_coefficient=0.1,
+    )
+    own_base = ReferenceConfig(kl_coefficient=0.3, kl_in="reward", kl_estimator="k1")
+    adapters = replace(config, lora=LoraConfig(rank=4), lr=1e-2, reference=own_base)
 
     async def train():
         team = await LearnerTeam.start(
@@ -234,6 +270,15 @@ def test_two_real_workers_train_like_one_plain_engine(
         scores = await team.logprobs(sequences)
         norms = {layer: await team.gradient_norms(refs, layer=layer) for layer in LAYERS}
         await team.save(str(tmp_path / "trained"))
+        await team.restart(all_terms, ClippedSurrogate(), seed=0)
+        with_terms = await team.update(refs, selections, step=2)
+        kl = [await team.reference_kl(refs)]
+        await team.restart(adapters, ClippedSurrogate(), seed=0)
+        before = await team.logprobs(sequences)
+        await team.update(refs, selections, step=0)
+        after = await team.logprobs(sequences)
+        assert any(np.abs(a - b).max() > 1e-4 for a, b in zip(before, after, strict=True))
+        kl.append(await team.reference_kl(refs))
         # A group that is not what its report says fails on one rank; the other must not hang us.
         other = replace(groups[3], ticket=replace(groups[3].ticket, ticket_id=99))
         refs[3] = replace(refs[3], data=ray.put(other))
@@ -242,10 +287,11 @@ def test_two_real_workers_train_like_one_plain_engine(
             await team.update(refs, selections, step=2)
         assert "segment_of" in str(e.value), "the worker's own traceback"
         team.close()
-        return metrics, empty, scores, norms, time.monotonic() - started
+        seconds = time.monotonic() - started
+        return metrics, empty, scores, norms, with_terms, kl, seconds
 
     try:
-        metrics, empty, scores, norms, seconds = asyncio.run(train())
+        metrics, empty, scores, norms, with_terms, kl, seconds = asyncio.run(train())
     finally:
         ray.shutdown()
     assert seconds < 30
@@ -276,6 +322,24 @@ def test_two_real_workers_train_like_one_plain_engine(
             for j in range(len(group.trajectories))
         ]
     )
+    engine = plain_engine(temperature=0.9)
+    other = AutoModelForCausalLM.from_pretrained(model_paths[True], dtype=torch.float32)
+    engine.reference = PackedPolicy(other, 0.9)
+    origins = [RowOrigin(old_logprobs=old) for old in old_logprobs(engine, rows)]
+    starting = engine.logprobs(in_order)[0].detach()
+    terms = LossTerms.of(all_terms)
+    sums = update_step(engine, rows, ClippedSurrogate(), terms=terms, origins=origins)
+    assert with_terms["learner/loss"] == pytest.approx(sums.loss, abs=1e-6)
+    assert with_terms["learner/grad_norm"] == pytest.approx(sums.outcome.grad_norm, rel=1e-5)
+    for name, total in sums.token_sums.items():
+        assert with_terms[f"learner/{name}"] == pytest.approx(total / 146, abs=1e-5)
+    assert with_terms["learner/token_staleness"] == 2 and with_terms["learner/stale_share"] == 1
+    for found, reference in zip(kl, (engine.reference_logprobs(in_order), starting), strict=True):
+        k1 = (in_order.rollout_logprobs - reference).numpy()
+        expected = [
+            k1[(in_order.segment_ids == s) & in_order.loss_mask].sum() for s in range(len(scores))
+        ]
+        np.testing.assert_allclose(np.concatenate(found), expected, atol=1e-4)
     for layer in LAYERS:
         expected = gradient_norms(PackedPolicy(saved, 0.9), in_order, layer)
         np.testing.assert_allclose(np.concatenate(norms[layer]), expected, rtol=1e-4)

@@ -11,8 +11,18 @@ import pytest
 import torch
 
 from learner.batch import collate, segment_of
+from learner.corrections import Band, Truncated
+from learner.logprobs import PackedPolicy
+from learner.loss import LossTerms, RowOrigin
 from learner.objectives import ClippedSurrogate, ObjectiveOutput
-from learner.update import StepOutcome, StepSums, merge_sums, top_tokens, update_step
+from learner.update import (
+    StepOutcome,
+    StepSums,
+    merge_sums,
+    old_logprobs,
+    top_tokens,
+    update_step,
+)
 
 OBJECTIVE = ClippedSurrogate(clip_low=0.2, clip_high=0.28)
 
@@ -155,7 +165,7 @@ def test_sums_leave_padding_out(plain_engine, pack, batch):
     assert padded.num_rows == plain.num_rows == len(rows)
     assert padded.num_row_tokens == plain.num_row_tokens
     assert padded.token_sums == plain.token_sums
-    assert padded.max_logprob_difference == plain.max_logprob_difference
+    assert padded.token_maxima == plain.token_maxima
 
 
 class Ranks:
@@ -316,7 +326,15 @@ def test_no_rows_are_refused(plain_engine):
 
 def test_metrics_divide_by_the_tokens_of_all_ranks():
     def sums(loss, num_tokens, row_tokens, ratio, difference, outcome):
-        return StepSums(loss, num_tokens, row_tokens, 1, {"ratio": ratio}, difference, outcome)
+        return StepSums(
+            loss,
+            num_tokens,
+            row_tokens,
+            1,
+            {"ratio": ratio},
+            {"kl_rollout_k1": difference},
+            outcome,
+        )
 
     applied, skipped = StepOutcome(True, 2.0, 1e-4), StepOutcome(False, float("inf"), 2e-4)
     metrics = merge_sums(
@@ -333,9 +351,160 @@ def test_metrics_divide_by_the_tokens_of_all_ranks():
     assert metrics["learner/tokens"] == 50
     assert metrics["learner/rows"] == 4
     assert metrics["learner/row_fill"] == 130 / 400
-    assert metrics["learner/rank_balance"] == 130 / (2 * 60 + 2 * 20)
     assert metrics["learner/max_logprob_difference"] == 0.4
     assert metrics["learner/optimizer_steps"] == 1
     assert metrics["learner/skipped_steps"] == 1
     nothing = merge_sums([], row_tokens=100)
     assert nothing["learner/optimizer_steps"] == 0 and np.isnan(nothing["learner/loss"])
+
+
+ALL_TERMS = LossTerms(
+    correction=Truncated(cap=1.2), kl_coefficient=0.3, kl_estimator="k2", entropy_coefficient=0.1
+)
+
+
+@pytest.fixture
+def engine_with_reference(plain_engine):
+    """Engines whose reference is another policy, at a distance from the learner's."""
+    other = plain_engine(temperature=1.7)
+    reference = PackedPolicy(other.model, 1.7)
+
+    def build(**settings):
+        engine = plain_engine(**settings)
+        engine.reference = reference
+        return engine
+
+    return build
+
+
+def origins_of(rows, policy):
+    """Old log-probabilities under a policy, one for all ways of packing."""
+    return [
+        RowOrigin(old_logprobs=old, staleness=torch.ones(int(row.loss_mask.sum()), dtype=int))
+        for row, old in zip(rows, old_logprobs(policy, rows), strict=True)
+    ]
+
+
+def own_rollouts(rows, engine):
+    """The rows as if the learner itself had sampled them."""
+    scored = zip(rows, old_logprobs(engine, rows), strict=True)
+    return [replace(row, rollout_logprobs=logprobs) for row, logprobs in scored]
+
+
+def test_every_term_against_the_definition(engine_with_reference, plain_engine, pack, batch):
+    """Token by token in plain loops, the forward passes alone shared."""
+    [rows] = pack(*batch)
+    origins = origins_of(rows, plain_engine(temperature=1.1))
+    engine = engine_with_reference()
+    sums = update_step(engine, rows, OBJECTIVE, terms=ALL_TERMS, origins=origins)
+
+    reference = engine_with_reference()
+    total, kept = 0.0, 0
+    for row, origin in zip(rows, origins, strict=True):
+        logprobs, entropies = reference.logprobs(row, entropy_gradient=True)
+        ref = reference.reference_logprobs(row)
+        for t in row.loss_mask.nonzero()[:, 0].tolist():
+            advantage, old = row.advantages[t], origin.old_logprobs[t]
+            ratio = torch.exp(logprobs[t] - old)
+            surrogate = torch.minimum(ratio * advantage, ratio.clamp(0.8, 1.28) * advantage)
+            weight = min(math.exp(old - row.rollout_logprobs[t]), 1.2)
+            kept += weight < 1.2
+            distance = (ref[t] - logprobs[t]) ** 2 / 2
+            loss = -weight * surrogate + 0.3 * distance - 0.1 * entropies[t]
+            total = total + row.loss_weights[t] * loss
+    total.backward()
+    expected = flat({name: p.grad for name, p in reference.model.named_parameters()})
+    assert sums.loss == pytest.approx(total.item(), rel=1e-5)
+    assert (flat(engine.gradients) - expected).abs().max() < 1e-5 * expected.abs().max()
+    assert 0 < sums.token_sums["cut_share"] == 146 - kept < 146
+    metrics = merge_sums([[sums]], row_tokens=64)
+    assert metrics["learner/stale_share"] == metrics["learner/token_staleness"] == 1
+    assert math.isnan(metrics["learner/kl_rollout_fresh"])
+    assert 0 < metrics["learner/old_effective_share"] < 1
+    assert metrics["learner/max_old_difference"] > 0 and metrics["learner/kl_reference"] > 0
+
+
+def test_the_cut_into_rows_does_not_change_any_term(
+    engine_with_reference, plain_engine, pack, batch
+):
+    old = plain_engine(temperature=1.1)
+    gradients, sums = [], []
+    for row_tokens in (39, 64, 300):
+        [rows] = pack(*batch, row_tokens=row_tokens)
+        rows = [*rows, collate([])]
+        engine = engine_with_reference()
+        origins = origins_of(rows, old)
+        sums.append(update_step(engine, rows, OBJECTIVE, terms=ALL_TERMS, origins=origins))
+        gradients.append(flat(engine.gradients))
+    for other, found in zip(gradients[1:], sums[1:], strict=True):
+        assert (other - gradients[0]).abs().max() < 1e-6
+        assert found.token_sums == pytest.approx(sums[0].token_sums, rel=1e-4, abs=1e-4)
+
+
+@pytest.mark.parametrize("correction", [Truncated(), Band()])
+def test_recomputed_agrees_with_rollout_when_the_learner_sampled(
+    plain_engine, pack, batch, correction
+):
+    [rows] = pack(*batch)
+    rollout, recomputed = plain_engine(), plain_engine()
+    rows = own_rollouts(rows, rollout)
+    plain = update_step(rollout, rows, OBJECTIVE)
+    origins = [RowOrigin(old_logprobs=old) for old in old_logprobs(recomputed, rows)]
+    found = update_step(
+        recomputed, rows, OBJECTIVE, terms=LossTerms(correction=correction), origins=origins
+    )
+    assert found.loss == plain.loss and found.token_sums["cut_share"] == 0
+    assert torch.equal(flat(recomputed.gradients), flat(rollout.gradients))
+
+
+def test_without_coefficients_no_reference_is_asked_for(plain_engine, pack, batch):
+    [rows] = pack(*batch)
+    engine = plain_engine()
+    engine.reference_logprobs = None
+    update_step(engine, rows, OBJECTIVE, terms=LossTerms(correction=Band(weigh=False)))
+
+
+def test_with_weights_the_terms_without_advantage_are_those_of_all_responses(
+    engine_with_reference, batch
+):
+    """Over every way in which the thinning can turn out; q = 0 for advantage 0 leaves a bias."""
+    groups, selections = [batch[0][0]], [replace(batch[1][0], advantages=np.array([1.0, -1, 0, 0]))]
+    terms = LossTerms(kl_coefficient=0.3, entropy_coefficient=0.1)
+    engine = engine_with_reference(lr=1e-12)
+    gradients = np.zeros((4, 10_000))
+    for j in range(4):
+        segment = segment_of(groups[0], selections[0], j, num_groups=1)
+        update_step(engine, [collate([segment])], OBJECTIVE, terms=terms)
+        gradients[j] = flat(engine.gradients).double().numpy()[:10_000]
+    full = gradients.sum(axis=0)
+
+    def bias(probabilities):
+        mean = 0.0
+        for pattern in itertools.product([False, True], repeat=4):
+            keep = np.array(pattern)
+            chance = np.where(keep, probabilities, 1 - probabilities).prod()
+            weights = np.where(keep, 1 / np.maximum(probabilities, 1e-9), 0.0)
+            mean = mean + chance * (weights @ gradients)
+        return np.linalg.norm(mean - full) / np.linalg.norm(full)
+
+    assert bias(np.array([0.5, 1.0, 0.25, 0.125])) < 1e-9
+    assert bias(np.array([0.5, 1.0, 0.0, 0.0])) > 0.05
+
+
+def test_a_step_whose_loss_scale_was_too_large_is_tried_again(plain_engine, pack, batch):
+    [rows] = pack(*batch)
+    engine, plain = plain_engine(), plain_engine()
+    tries, step = [], engine.step
+
+    def overflowing():
+        tries.append(len(tries))
+        if len(tries) < 3:
+            engine.optimizer.zero_grad()
+            return StepOutcome(applied=False, grad_norm=math.nan, lr=1e-3, retry=True)
+        return step()
+
+    engine.step = overflowing
+    found = update_step(engine, rows, OBJECTIVE)
+    assert len(tries) == 3
+    assert found == update_step(plain, rows, OBJECTIVE)
+    assert torch.equal(flat(engine.gradients), flat(plain.gradients))

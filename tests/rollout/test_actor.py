@@ -1,5 +1,7 @@
 """The actor's pure parts: reports, surprise and the permuted control."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -40,8 +42,9 @@ def test_report_says_what_the_group_cost_and_earned():
         [1.0, 0.0, np.nan],
         [RewardStatus.OK, RewardStatus.OK, RewardStatus.CRASHED],
     )
-    report = make_report(TICKET, PROMPT, group)
+    report = make_report(TICKET, PROMPT, replace(group, answers=("7", "", "7")))
     assert report.lengths.tolist() == [4, 16, 2]
+    assert report.answer_codes.tolist() == [0, 1, 0]
     assert report.truncated.tolist() == [False, True, False]
     assert report.prefill_tokens == 15
     assert report.surprise.tolist() == pytest.approx([1.0, 0.0, 0.0])

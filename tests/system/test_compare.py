@@ -17,12 +17,13 @@ def test_a_run_on_a_used_system_is_that_of_a_new_one(tmp_path):
         "experiment=quickstart", "learner.lr=1e-3", "learner.warmup_steps=0",
         "loop.max_staleness=0", "task.num_prompts=24", "held_out.num_prompts=8",
         "rollout.max_tokens=64", "model.max_model_len=256", "evaluation.num_samples=2",
-        "scheduler.tickets_per_step=4", "scheduler.group_size=4",
+        "scheduler.tickets_per_step=4", "scheduler.group_size=4", "evaluation.every=2",
     ]  # fmt: skip
     command = [
         sys.executable, "-m", "launch.compare", f"run_dir={tmp_path}", "~arms",
-        "+arms={first:[],second:[]}", "seeds=[0]", "max_generated_tokens=1000000", "max_steps=3",
-        f"base=[{','.join(base)}]",
+        "+arms={first:[],second:[]}", "seeds=[0]", "budget={axis:steps,amount:3}",
+        # Quoted, since each is an override of its own.
+        f"base={base!r}",
     ]  # fmt: skip
     ran = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=500)
     assert ran.returncode == 0, ran.stderr[-3000:]
@@ -41,6 +42,8 @@ def test_a_run_on_a_used_system_is_that_of_a_new_one(tmp_path):
     assert second["learner/grad_norm"] == pytest.approx(first["learner/grad_norm"], rel=0.2)
     assert second["cost/tickets"] == first["cost/tickets"] == 4
     assert second["parity/max_logprob_difference"] < 1e-3
+    # Evaluated on the way after the second step, and no other.
+    assert ["evaluation/pass_rate" in step for step in steps["second"]] == [False, True, False]
     # The third step of a run is far from its first; without a reset the second run began there.
     assert abs(steps["first"][2]["learner/entropy"] - first["learner/entropy"]) > 5 * abs(
         second["learner/entropy"] - first["learner/entropy"]
@@ -48,6 +51,7 @@ def test_a_run_on_a_used_system_is_that_of_a_new_one(tmp_path):
 
     content = json.loads((tmp_path / "comparison.json").read_text())
     assert [row["arm"] for row in content["arms"]] == ["first", "second"]
+    assert content["curves_of"] == "held_out" and (tmp_path / "comparison.html").exists()
     before = (tmp_path / "first" / "seed-0" / "summary.json").stat().st_mtime_ns
     again = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=120)
     assert again.returncode == 0 and "ready" not in again.stdout, again.stdout

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cost.advantages import GroupStandardised, LeaveOneOut
+from cost.advantages.within_group import GroupStandardised, LeaveOneOut
 from cost.allocators.knapsack import Knapsack, gain, need, packed, value
 from cost.allocators.types import Allocation, Estimates, Snapshot
 from cost.draws import EpochDraws, IndependentDraws, SystematicDraws
@@ -179,7 +179,7 @@ def test_group_sizes_depend_on_drawn_prompts_and_snapshot_alone():
     assert 80 - 4 < cheap @ costs[indices] <= 80
 
 
-def test_uneven_groups_keep_the_objective_with_leave_one_out_advantages():
+def test_uneven_groups_keep_the_objective_with_leave_one_out_advantages(make_groups):
     """Two prompts of one Bernoulli reward each: E of the batch is the uniform gradient for any n.
 
     The score of reward r is r - p, so a prompt's gradient is p (1 - p). All outcomes enumerated.
@@ -192,7 +192,7 @@ def test_uneven_groups_keep_the_objective_with_leave_one_out_advantages():
             for bits in range(2**n):
                 rewards = np.array([bits >> k & 1 for k in range(n)], dtype=float)
                 chance = p ** rewards.sum() * (1 - p) ** (n - rewards.sum())
-                advantages = advantage.advantages(rewards, np.ones(n, dtype=bool))
+                advantages = advantage.advantages(make_groups(rewards))
                 total += chance * float(advantages @ (rewards - p)) / n / len(rates)
         return total
 

@@ -8,7 +8,9 @@ import torch
 from learner.objectives.cispo import Cispo
 
 
-@pytest.mark.parametrize("objective", [Cispo(), Cispo(max_ratio=1.2, min_ratio=0.8)])
+@pytest.mark.parametrize(
+    "objective", [Cispo(), Cispo(max_ratio=1.2, min_ratio=0.8), Cispo(1.0, 1.0)]
+)
 def test_gradient_factor_is_the_clipped_ratio(gradient_factors, objective):
     def clipped(r, a):
         return min(max(r, objective.min_ratio), objective.max_ratio)

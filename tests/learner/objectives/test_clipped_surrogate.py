@@ -49,6 +49,29 @@ def test_bounds_outside_their_range_are_refused(key, settings):
                 other(**settings)
 
 
+@pytest.mark.parametrize(
+    "objective", [Gspo(), Gspo(0.2, 0.28), TurnClippedSurrogate(), TurnClippedSurrogate(0.3, 0.5)]
+)
+def test_gradient_factor_of_runs_of_one_token(gradient_factors, objective):
+    def factor(r, a):
+        outside = r > 1 + objective.clip_high if a > 0 else r < 1 - objective.clip_low
+        return 0.0 if outside else r
+
+    gradient_factors(objective, factor)
+
+
+@pytest.mark.parametrize("kind", [Gspo, TurnClippedSurrogate])
+@pytest.mark.parametrize("a", [-1.5, 2.0])
+def test_gradient_factor_of_a_long_run_is_its_mean_ratio_for_every_token(run, grid, kind, a):
+    """Four tokens whose ratios differ and whose geometric mean is each r of the grid."""
+    row = {"segment_ids": [0] * 5, "loss_mask": [False, True, True, True, True]}
+    for r in sorted({r for r, _ in grid}):
+        ratios = [1.0, 0.5 * r, 2.0 * r, 0.8 * r, 1.25 * r]
+        _, gradient = run(kind(0.2, 0.28), ratios, [a] * 5, **row)
+        factor = 0.0 if (r > 1.28 if a > 0 else r < 0.8) else r
+        assert gradient.tolist() == pytest.approx([0.0] + [-a * factor] * 4, rel=1e-9)
+
+
 # Two prompt tokens, then a response: lengths 3 and 2, with a gap in the first.
 SEGMENTS = [0, 0, 0, 0, 0, 0, 1, 1, 1, 1]
 MASK = [False, False, True, True, False, True, False, False, True, True]

@@ -8,8 +8,13 @@ import torch
 from learner.objectives.curvature import (
     CurvatureMask,
     LogitChanges,
+    RejectedShares,
+    adam_change,
     curvature_moments,
+    head_gradient,
     logit_changes,
+    thresholds,
+    token_changes,
 )
 
 VOCABULARY, HIDDEN, TOKENS = 5, 3, 40
@@ -97,3 +102,104 @@ def test_thresholds_that_leave_nothing_are_refused():
         CurvatureMask(lowest=2, highest=1)
     with pytest.raises(ValueError, match=r"^curvature\.largest_shift .* got -1$"):
         CurvatureMask(largest_shift=-1)
+
+
+@pytest.fixture(scope="module")
+def long_scene():
+    """More tokens than fit one chunk, in float32."""
+    generator = torch.Generator().manual_seed(1)
+    hidden, head = (torch.randn(n, 4, generator=generator) for n in (600, 7))
+    factors = torch.randn(600, generator=generator)
+    return hidden, head, torch.randint(7, (600,), generator=generator), factors
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_the_head_s_gradient_is_autograd_s(long_scene, temperature):
+    hidden, head, token_ids, factors = long_scene
+    weights = head.clone().requires_grad_()
+    logprobs = (hidden @ weights.T / temperature).log_softmax(dim=1)
+    (factors * logprobs.gather(1, token_ids[:, None]).squeeze(1)).sum().backward()
+    got = head_gradient(hidden, head, token_ids, factors, temperature)
+    torch.testing.assert_close(got, weights.grad, rtol=1e-4, atol=1e-4)
+    halves = [slice(0, 250), slice(250, 600)]
+    parts = [head_gradient(hidden[h], head, token_ids[h], factors[h], temperature) for h in halves]
+    torch.testing.assert_close(parts[0] + parts[1], got, rtol=1e-4, atol=1e-4)
+
+
+def test_the_change_is_adam_s_at_every_step():
+    generator = torch.Generator().manual_seed(2)
+    weight = torch.randn(3, 2, generator=generator, dtype=torch.float64).requires_grad_()
+    optimizer = torch.optim.Adam([weight], lr=0.1, betas=(0.8, 0.95), eps=1e-3)
+    mean, square = torch.zeros_like(weight), torch.zeros_like(weight)
+    for step in (1, 2, 3):
+        weight.grad = torch.randn(3, 2, generator=generator, dtype=torch.float64)
+        before = weight.detach().clone()
+        expected = adam_change(
+            weight.grad, mean, square, step=step, lr=0.1, betas=(0.8, 0.95), eps=1e-3
+        )
+        optimizer.step()
+        torch.testing.assert_close(weight.detach() - before, expected)
+        state = optimizer.state[weight]
+        mean, square = state["exp_avg"].clone(), state["exp_avg_sq"].clone()
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+def test_changes_in_chunks_are_those_of_the_whole(long_scene, temperature):
+    hidden, head, token_ids, _ = long_scene
+    delta = 0.1 * head.flip(0)
+    got = token_changes(hidden, head, delta, token_ids, temperature)
+    logprobs = (hidden @ head.T / temperature).log_softmax(dim=1)
+    whole = logit_changes(logprobs, hidden @ delta.T / temperature, token_ids)
+    torch.testing.assert_close(got.shifts, whole.shifts)
+    torch.testing.assert_close(got.variances, whole.variances)
+    # To first order the shift is what happens to the chosen token's log-probability.
+    small = 1e-3
+    moved = (hidden @ (head + small * delta).T / temperature).log_softmax(dim=1)
+    slope = (moved - logprobs).gather(1, token_ids[:, None]).squeeze(1) / small
+    torch.testing.assert_close(got.shifts, slope, rtol=0.05, atol=5e-3)
+
+
+def test_no_token_has_no_change():
+    none = torch.zeros(0, 4)
+    changes = token_changes(none, torch.ones(7, 4), torch.ones(7, 4), none[:, 0].long())
+    assert changes.shifts.shape == changes.variances.shape == (0,)
+    assert not head_gradient(none, torch.ones(7, 4), none[:, 0].long(), none[:, 0]).any()
+
+
+@pytest.mark.parametrize(
+    "shares", [(0.02, 0.0, 0.02), (0.1, 0.05, 0.0), (0.0, 0.0, 0.3), (0.0, 0.0, 0.0)]
+)
+def test_each_threshold_leaves_out_its_share(shares):
+    generator = torch.Generator().manual_seed(3)
+    changes = LogitChanges(
+        shifts=torch.randn(200, generator=generator),
+        variances=torch.rand(200, generator=generator),
+    )
+    advantages = torch.randn(200, generator=generator)
+    moment, shift = curvature_moments(advantages, changes)
+    mask = thresholds(moment, shift, RejectedShares(*shares))
+    assert (moment < mask.lowest).sum() == round(200 * shares[0])
+    assert (moment > mask.highest).sum() == round(200 * shares[1])
+    assert (shift > mask.largest_shift).sum() == round(200 * shares[2])
+    kept = mask.keep(advantages, changes)
+    assert 200 * (1 - sum(shares)) <= kept.sum() <= 200 * (1 - max(shares))
+
+
+def test_thresholds_leave_no_number_out_of_account():
+    moment = torch.tensor([math.nan, 0.0, 1.0, 2.0])
+    mask = thresholds(moment, moment.abs(), RejectedShares(low=0.34, high=0.0, shift=0.0))
+    assert (mask.lowest, mask.highest, mask.largest_shift) == (1.0, 2.0, 2.0)
+    for nothing in (torch.zeros(0), torch.full((3,), math.nan)):
+        assert thresholds(nothing, nothing, RejectedShares()) == CurvatureMask()
+    equal = torch.ones(10)
+    mask = thresholds(equal, equal, RejectedShares(0.3, 0.3, 0.3))
+    assert (mask.lowest, mask.highest, mask.largest_shift) == (1.0, 1.0, 1.0)
+
+
+@pytest.mark.parametrize("key", ["low", "high", "shift"])
+@pytest.mark.parametrize("value", [-0.1, 1.0, math.nan])
+def test_shares_outside_their_range_are_refused(key, value):
+    with pytest.raises(ValueError, match=rf"^curvature\.{key} .* got {value!r}$"):
+        RejectedShares(**{key: value})
+    with pytest.raises(ValueError, match=r"less than 1, got 1\.2"):
+        RejectedShares(low=0.6, high=0.0, shift=0.6)

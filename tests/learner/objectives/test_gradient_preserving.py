@@ -57,7 +57,13 @@ def test_the_language_model_term_leaves_masked_tokens_alone(run):
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("clip_low", 0.0), ("clip_high", -0.1), ("lm_weight", -0.1), ("lm_weight", math.nan)],
+    [
+        ("clip_low", 0.0),
+        ("clip_high", -0.1),
+        ("lm_weight", -0.1),
+        ("lm_weight", math.nan),
+        ("clip_high", math.inf),
+    ],
 )
 def test_settings_outside_their_range_are_refused(key, value):
     with pytest.raises(ValueError, match=rf"^objective\.{key} .* got {value!r}$"):

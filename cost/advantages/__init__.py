@@ -1,0 +1,1 @@
+"""Members of the plug `advantage`; the contract is in `cost.advantages.types`."""

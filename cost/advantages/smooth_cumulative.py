@@ -1,0 +1,125 @@
+"""Advantages smoothed with what a prompt's earlier visits earned: DCPO."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from cost.advantages.types import GroupBatch, Moments, check_epsilon, moments, standardised
+from cost.prompts import PromptPool, Visit
+from cost.types import FloatArray, IntArray
+
+
+@dataclass(frozen=True, slots=True)
+class SmoothCumulativeState:
+    """Rewards of each prompt so far; 32 bytes a prompt."""
+
+    num_visits: IntArray
+    """[N] groups with a usable reward."""
+    rewards: Moments
+    """Of each prompt's usable rewards over all its visits: arrays [N]."""
+
+
+@dataclass(frozen=True, slots=True)
+class SmoothCumulative:
+    """Smooth standardisation of DCPO (Yang et al. 2025, 2509.02333).
+
+    At the i-th visit of a prompt, A_new is standardised with the group's mean and population
+    deviation, A_tot with those of all rewards of the prompt so far, this group's included:
+
+        SA_new = ((i - 1) / i) A_new + (1 / i) A_tot
+        SA_tot = ((i - 1) / i) A_tot + (1 / i) A_new
+
+    and each response gets the one of smaller magnitude. A group that is all right now has a
+    gradient if the prompt was mixed before. The pooled variance is exact (the form is ours).
+
+    Earlier visits are those folded into the statistics: with staleness, or a prompt drawn twice
+    for one batch, the groups still under way are not among them. Pilots and filtered groups are.
+    Given what was seen before, a group's advantages do not depend on the draws of its batch, in
+    which sense the objective is preserved; how smooth a prompt's advantages are depends on how
+    often it was drawn.
+    """
+
+    epsilon: float = 1e-6
+    """Added to both deviations, in units of reward, not negative."""
+
+    size_free: ClassVar[bool] = False
+    objective_preserving: ClassVar[bool] = True
+    compares_within_groups: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        check_epsilon(self.epsilon)
+
+    def initial_state(self, prompts: PromptPool) -> SmoothCumulativeState:
+        """Return the state without a visit."""
+        size = prompts.num_prompts
+        nothing = Moments(np.zeros(size, dtype=np.int64), np.zeros(size), np.zeros(size))
+        return SmoothCumulativeState(np.zeros(size, dtype=np.int64), nothing)
+
+    def update(
+        self, state: SmoothCumulativeState, prompts: PromptPool, visits: Sequence[Visit]
+    ) -> SmoothCumulativeState:
+        """Take in visits, oldest first; groups without a usable reward are no visits."""
+        if not visits:
+            return state
+        seen = moments(
+            np.concatenate([visit.report.rewards for visit in visits]),
+            np.concatenate([visit.usable for visit in visits]),
+            np.array([visit.report.num_responses for visit in visits]),
+        )
+        scored = np.flatnonzero(seen.counts)
+        indices = np.array([visit.report.prompt_index for visit in visits])[scored]
+        num_visits, rewards = _grown(state, prompts.num_prompts)
+        num_visits = num_visits + np.bincount(indices, minlength=prompts.num_prompts)
+        rewards = Moments(rewards.counts.copy(), rewards.means.copy(), rewards.squares.copy())
+        # A prompt's k-th visit of these in the k-th turn: within a turn every prompt is another.
+        order = np.argsort(indices, kind="stable")
+        _, starts, counts = np.unique(indices[order], return_index=True, return_counts=True)
+        for turn in range(int(counts.max(initial=0))):
+            chosen = order[starts[counts > turn] + turn]
+            prompt = indices[chosen]
+            pooled = _at(rewards, prompt).pooled(_at(seen, scored[chosen]))
+            rewards.counts[prompt] = pooled.counts
+            rewards.means[prompt] = pooled.means
+            rewards.squares[prompt] = pooled.squares
+        return SmoothCumulativeState(num_visits, rewards)
+
+    def advantages(self, groups: GroupBatch, state: SmoothCumulativeState) -> FloatArray:
+        """Return [R] float64."""
+        num_visits, rewards = _grown(state, int(groups.prompt_indices.max(initial=-1)) + 1)
+        now, before = groups.moments, _at(rewards, groups.prompt_indices)
+        both = before.pooled(now)
+        # A group that is in the state already must not count twice.
+        total = Moments(
+            np.where(groups.folded, before.counts, both.counts),
+            np.where(groups.folded, before.means, both.means),
+            np.where(groups.folded, before.squares, both.squares),
+        )
+        visit = np.maximum(num_visits[groups.prompt_indices] + ~groups.folded, 1)
+        later = np.repeat((visit - 1) / visit, groups.sizes)
+        own = standardised(groups, now.means, now.deviations(), self.epsilon)
+        cumulative = standardised(groups, total.means, total.deviations(), self.epsilon)
+        smooth_own = later * own + (1 - later) * cumulative
+        smooth_cumulative = later * cumulative + (1 - later) * own
+        return np.where(
+            np.abs(smooth_own) <= np.abs(smooth_cumulative), smooth_own, smooth_cumulative
+        )
+
+
+def _at(whole: Moments, indices: IntArray) -> Moments:
+    return Moments(whole.counts[indices], whole.means[indices], whole.squares[indices])
+
+
+def _grown(state: SmoothCumulativeState, size: int) -> tuple[IntArray, Moments]:
+    """Return the per-prompt arrays, with room for prompts added since; not to be written to."""
+    missing = max(size - len(state.num_visits), 0)
+    if missing == 0:
+        return state.num_visits, state.rewards
+    rewards = state.rewards
+    return np.pad(state.num_visits, (0, missing)), Moments(
+        np.pad(rewards.counts, (0, missing)),
+        np.pad(rewards.means, (0, missing)),
+        np.pad(rewards.squares, (0, missing)),
+    )

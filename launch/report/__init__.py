@@ -1,0 +1,1 @@
+"""Run folders as one interactive HTML page: `python -m launch.report RUN...`."""

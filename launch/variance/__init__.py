@@ -1,0 +1,1 @@
+"""What every thinning rule adds to the variance: `python -m launch.variance`."""

@@ -1,0 +1,195 @@
+"""Low-rank adapters (LoRA, 2106.09685): only they are trained, the policy's own weights stay.
+
+    y = W x + s B A x    A [rank, in], B [out, rank] of each targeted linear layer, s = alpha / rank
+
+B starts at zero, so that training starts from the policy. The arithmetic is peft's. Whatever leaves
+the learner is merged: W + s B A under the layer's own name, one weight at a time, so that engines,
+parity guard and checkpoints see an ordinary model. Without adapters the policy is the one that the
+run started from, which makes a reference policy free.
+
+Merging rounds to the model's precision. In float32 the engines compute what the learner computes up
+to 1e-6; in bfloat16 a change below 1/256 of a weight is rounded (ours: the parity guard measures
+it, raise `parity.slack` or use float32 or float16 when it objects).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from peft import PeftModel
+    from torch import Tensor, nn
+    from transformers import PreTrainedModel
+
+ALL_LINEAR = "all-linear"
+_ADAPTER = "default"
+"""peft's name of a model's first adapter."""
+
+
+@dataclass(kw_only=True, slots=True)
+class LoraConfig:
+    """Size and place of the adapters.
+
+    No dropout: the rollout engines drop nothing.
+
+    Raises:
+        ValueError: If a setting is out of range.
+    """
+
+    rank: int = 16
+    """Rank of the change to each targeted weight, at least 1."""
+    alpha: float = 32.0
+    """The change is scaled by alpha / rank, positive."""
+    target_modules: Any = ALL_LINEAR
+    """Names, or ends of names after a dot, of linear layers; "all-linear" for all but the output
+    head."""
+
+    def __post_init__(self) -> None:
+        """Refuse values outside their range."""
+        if self.rank < 1:
+            raise ValueError(f"learner.lora.rank must be at least 1, got {self.rank!r}")
+        if not self.alpha > 0:
+            raise ValueError(f"learner.lora.alpha must be positive, got {self.alpha!r}")
+        targets = self.target_modules
+        if targets == ALL_LINEAR:
+            return
+        if (
+            not isinstance(targets, list | tuple)
+            or not targets
+            or not all(isinstance(target, str) and target for target in targets)
+        ):
+            raise ValueError(
+                f'learner.lora.target_modules must be "{ALL_LINEAR}" or a list of names, '
+                f"got {targets!r}"
+            )
+
+
+def targets_of(model: PreTrainedModel, config: LoraConfig) -> list[str]:
+    """Find what the setting names: ends of names of linear layers, sorted.
+
+    Raises:
+        ValueError: If a name matches no linear layer within the model.
+    """
+    from torch import nn
+
+    head: Any = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    names = [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and module is not head
+    ]
+    known = sorted({name.rsplit(".", 1)[-1] for name in names})
+    if config.target_modules == ALL_LINEAR:
+        return known
+    for target in config.target_modules:
+        if not any(name == target or name.endswith(f".{target}") for name in names):
+            raise ValueError(
+                "learner.lora.target_modules must name linear layers of the model below its "
+                f"output head ({', '.join(known)}), got {target!r}"
+            )
+    return sorted(config.target_modules)
+
+
+def attach(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
+    """Give a model adapters, in place, and freeze everything else.
+
+    Args:
+        model: Its targeted linear layers are replaced by ones with adapters.
+        config: The adapters.
+
+    Returns:
+        peft's view of the same model; it can disable and save the adapters.
+
+    Raises:
+        ValueError: If a target matches nothing.
+    """
+    import peft
+
+    settings = peft.LoraConfig(
+        task_type="CAUSAL_LM",
+        r=config.rank,
+        lora_alpha=config.alpha,  # type: ignore[arg-type]
+        lora_dropout=0.0,
+        target_modules=targets_of(model, config),
+    )
+    # The adapters keep the model's precision: DeepSpeed holds the float32 master copies.
+    return peft.PeftModelForCausalLM(model, settings, autocast_adapter_dtype=False)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Weight:
+    """One weight of the policy as others know it: with its adapter's change, if it has one."""
+
+    name: str
+    """The Hugging Face name, as if there were no adapters."""
+    parameter: nn.Parameter
+    """W"""
+    a: nn.Parameter | None = None
+    b: nn.Parameter | None = None
+    scaling: float = 1.0
+
+    @property
+    def parts(self) -> list[nn.Parameter]:
+        """All parameters that the merged weight is made of."""
+        return [part for part in (self.parameter, self.a, self.b) if part is not None]
+
+    def merged(self) -> Tensor:
+        """Compute W + s B A in the weight's dtype, summed in float32 at least; W itself if plain.
+
+        All parts must be whole (gathered, under ZeRO-3). The parts are not changed.
+        """
+        import torch
+
+        weight = self.parameter.detach()
+        if self.a is None or self.b is None:
+            return weight
+        wide = torch.promote_types(weight.dtype, torch.float32)
+        change = self.b.detach().to(wide) @ self.a.detach().to(wide)
+        return torch.add(weight.to(wide), change, alpha=self.scaling).to(weight.dtype)
+
+
+def weights_of(model: PreTrainedModel) -> Iterator[Weight]:
+    """List a model's weights in the order of its parameters, adapters folded into theirs.
+
+    A model without adapters has plain weights only. Tied weights come once.
+    """
+    from peft.tuners.lora import LoraLayer
+
+    adapted = {
+        f"{name}.base_layer.weight": module
+        for name, module in model.named_modules()
+        if isinstance(module, LoraLayer)
+    }
+    for name, parameter in model.named_parameters():
+        if ".lora_A." in name or ".lora_B." in name:
+            continue
+        plain_name = name.replace(".base_layer.", ".")
+        layer: Any = adapted.get(name)
+        if layer is None:
+            yield Weight(plain_name, parameter)
+        else:
+            yield Weight(
+                plain_name,
+                parameter,
+                layer.lora_A[_ADAPTER].weight,
+                layer.lora_B[_ADAPTER].weight,
+                layer.scaling[_ADAPTER],
+            )
+
+
+def save_adapter(adapted: PeftModel, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Write the adapters as peft does: adapter_model.safetensors and adapter_config.json.
+
+    Args:
+        adapted: What `attach` returned; its own tensors are not read.
+        tensors: Whole adapter tensors by the model's parameter names.
+        path: The folder.
+    """
+    # peft sees the model inside two wrappers of its own.
+    state = {f"base_model.model.{name}": tensor for name, tensor in tensors.items()}
+    adapted.save_pretrained(str(path), state_dict=state, save_embedding_layers=False)

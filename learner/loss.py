@@ -1,0 +1,108 @@
+"""What a packed row's loss is made of, and what of it to report.
+
+    token loss = factor * objective + kl_coefficient * KL(learner, reference)
+                                    - entropy_coefficient * entropy
+    row loss   = sum_t loss_weight_t * token loss_t
+
+The factor is the correction's. Only the objective's part is about having been sampled by another
+policy, so only it is multiplied. KL and entropy are there for responses of advantage 0 as well.
+The design weight, within `loss_weight`, multiplies all of it: whatever was thinned away with a
+known probability comes back in the mean, in each term.
+"""
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from torch import Tensor
+
+from learner.batch import MicroBatch
+from learner.corrections import Correction, NoCorrection
+from learner.mismatch import ratio_values, staleness_values
+from learner.objectives.ratios import token_ratios
+from learner.objectives.types import Objective
+from learner.reference import kl_estimates
+
+if TYPE_CHECKING:
+    from learner.config import LearnerConfig
+
+
+@dataclass(frozen=True, slots=True)
+class LossTerms:
+    """What the loss has beside the objective; the same for all rows of a run."""
+
+    correction: Correction = field(default_factory=NoCorrection)
+    kl_coefficient: float = 0.0
+    """0 for no reference policy in the loss."""
+    kl_estimator: str = "k3"
+    entropy_coefficient: float = 0.0
+
+    @classmethod
+    def of(cls, config: "LearnerConfig") -> "LossTerms":
+        """Take the terms out of the learner's settings."""
+        return cls(
+            correction=config.correction or NoCorrection(),
+            kl_coefficient=config.reference.kl_in_loss,
+            kl_estimator=config.reference.kl_estimator,
+            entropy_coefficient=config.entropy_coefficient,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class RowOrigin:
+    """Where a row's tokens come from, beside what the row itself says."""
+
+    old_logprobs: Tensor | None = None
+    """[T] under the learner before the pass; None where the rollout policy's take their place."""
+    staleness: Tensor | None = None
+    """[K] int64 the learner's version minus that of each loss token, in their order in the row."""
+
+
+def row_loss(
+    row: MicroBatch,
+    origin: RowOrigin,
+    learner_logprobs: Tensor,
+    entropies: Tensor,
+    ref_logprobs: Tensor | None,
+    objective: Objective,
+    terms: LossTerms,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Compute a row's part of the loss.
+
+    Args:
+        row: The row, on the learner's device.
+        origin: Of its tokens.
+        learner_logprobs: [T] with gradient.
+        entropies: [T]; with gradient if `terms.entropy_coefficient` is not 0.
+        ref_logprobs: [T], or None without a KL term.
+        objective: Token losses.
+        terms: What else there is.
+
+    Returns:
+        The loss with gradient, and name -> [K] values without gradient at the row's loss tokens,
+        whose means over tokens are to be reported.
+    """
+    old, mask = origin.old_logprobs, row.loss_mask
+    if old is not None:
+        old = old.to(learner_logprobs.device)
+    behaviour = row.rollout_logprobs if old is None else old
+    layout = (row.advantages, row.segment_ids, mask)
+    output = objective.token_losses(learner_logprobs, behaviour, *layout)
+    trainer = learner_logprobs.detach() if old is None else old
+    factors = terms.correction.factors(trainer, row.rollout_logprobs, *layout)
+    losses = factors * output.token_losses
+    uncut = token_ratios(trainer, row.rollout_logprobs) if terms.correction.weighs else 1.0
+    values = output.metrics | {"entropy": entropies.detach(), "cut_share": factors != uncut}
+    if ref_logprobs is not None:
+        kl = kl_estimates(terms.kl_estimator, learner_logprobs, ref_logprobs)
+        losses = losses + terms.kl_coefficient * kl
+        values["kl_reference"] = kl_estimates("k3", learner_logprobs.detach(), ref_logprobs)
+    if terms.entropy_coefficient:
+        losses = losses - terms.entropy_coefficient * entropies
+    values |= ratio_values("rollout", learner_logprobs, row.rollout_logprobs)
+    if old is not None:
+        values |= ratio_values("old", old, row.rollout_logprobs)
+    at_loss = {name: value[mask] for name, value in values.items()}
+    if origin.staleness is not None:
+        staleness = origin.staleness.to(mask.device)
+        at_loss |= staleness_values(staleness, at_loss["kl_rollout"])
+    return (row.loss_weights * losses).sum(), at_loss

@@ -1,0 +1,80 @@
+"""How far sampling and training are apart, measured on ratios that nothing has cut.
+
+Of w = trainer / rollout probability of the trained tokens:
+
+    kl_..._k1              mean of -log w
+    kl_...                 mean of w - 1 - log w (k3)
+    ..._ratio              mean of w, 1 if the sampled tokens were the rollout policy's own
+    ..._chi_square         mean of w^2, minus 1
+    ..._effective_share    (sum w)^2 / (n sum w^2), the share of effective tokens
+
+`rollout` names learner / rollout, everything together: staleness, other arithmetic, and the steps
+of this pass. `old` names old / rollout, what a correction of the decoupled form sees. `stale`
+and `fresh` part the first KL by whether a token was made by an older version than the learner's.
+A logarithm enters an exponential clamped to [-20, 20], to stay finite.
+"""
+
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from learner.objectives.ratios import MAX_LOG_RATIO
+
+
+def ratio_values(
+    name: str, trainer_logprobs: Tensor, rollout_logprobs: Tensor
+) -> dict[str, Tensor]:
+    """Give each token's part of the means above.
+
+    Args:
+        name: "rollout" or "old".
+        trainer_logprobs: [T] float32.
+        rollout_logprobs: [T] float32.
+
+    Returns:
+        Name -> [T] float64 without gradient.
+    """
+    log_ratios = trainer_logprobs.detach().double() - rollout_logprobs.double()
+    ratios = log_ratios.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO).exp()
+    return {
+        f"kl_{name}_k1": -log_ratios,
+        f"kl_{name}": ratios - 1 - log_ratios,
+        f"{name}_ratio": ratios,
+        f"{name}_chi_square": ratios.square() - 1,
+    }
+
+
+def staleness_values(staleness: Tensor, kl: Tensor) -> dict[str, Tensor]:
+    """Give each token's part of the metrics by staleness.
+
+    Args:
+        staleness: [T] the learner's version minus the token's.
+        kl: [T] a token's part of `kl_rollout`.
+    """
+    stale = staleness > 0
+    return {
+        "token_staleness": staleness,
+        "stale_share": stale,
+        "kl_rollout_stale": torch.where(stale, kl, 0.0),
+    }
+
+
+def derived(means: Mapping[str, float]) -> dict[str, float]:
+    """Compute what is no mean over tokens from what is; 0 / 0 is NaN."""
+    found = {}
+    for name in ("rollout", "old"):
+        if f"{name}_ratio" in means:
+            second_moment = 1 + means[f"{name}_chi_square"]
+            found[f"{name}_effective_share"] = means[f"{name}_ratio"] ** 2 / second_moment
+    if "stale_share" in means:
+        share, stale = means["stale_share"], means["kl_rollout_stale"]
+        found["kl_rollout_stale"] = _ratio(stale, share)
+        found["kl_rollout_fresh"] = _ratio(means["kl_rollout"] - stale, 1 - share)
+    return found
+
+
+def _ratio(numerator: float, denominator: float) -> float:
+    # A share is a count over a count: below this it is rounding.
+    return numerator / denominator if denominator > 1e-12 else math.nan

@@ -1,0 +1,69 @@
+import numpy as np
+import pytest
+
+from cost.advantages.within_group import GroupMean, GroupStandardised, LeaveOneOut, VirtualBest
+
+GROUPS = ([1.0, 0.0, 0.0, np.nan, 1.0, 1.0], [0.25, 0.75], [0.5])
+
+
+def test_group_mean(make_groups):
+    expected = [0.4, -0.6, -0.6, 0, 0.4, 0.4, -0.25, 0.25, 0]
+    np.testing.assert_allclose(GroupMean().advantages(make_groups(*GROUPS)), expected)
+
+
+@pytest.mark.parametrize("ddof", [0, 1])
+def test_group_standardised_divides_by_the_deviation(make_groups, ddof):
+    found = GroupStandardised(epsilon=0.0, ddof=ddof).advantages(make_groups(*GROUPS))
+    for start, group in ((0, GROUPS[0]), (6, GROUPS[1])):
+        rewards = np.array(group)
+        expected = (rewards - np.nanmean(rewards)) / np.nanstd(rewards, ddof=ddof)
+        np.testing.assert_allclose(found[start : start + len(group)], np.nan_to_num(expected))
+    assert found[8] == 0
+
+
+def test_leave_one_out_compares_with_the_others(make_groups):
+    found = LeaveOneOut().advantages(make_groups(*GROUPS))
+    rewards = np.array(GROUPS[0])
+    for j in np.flatnonzero(~np.isnan(rewards)):
+        assert found[j] == pytest.approx(rewards[j] - np.nanmean(np.delete(rewards, j)))
+    assert found[6:].tolist() == [-0.5, 0.5, 0]
+
+
+@pytest.mark.parametrize(
+    "plug", [GroupMean(), GroupStandardised(), GroupStandardised(0.0, 1), LeaveOneOut()]
+)
+def test_nothing_to_compare_gives_exact_zeros(make_groups, plug):
+    groups = make_groups([0.1] * 7, [], [np.nan, 0.3, np.nan], [np.nan] * 3, [-2.0] * 3)
+    assert plug.advantages(groups).tolist() == [0.0] * 16
+
+
+def test_virtual_best_of_groups_that_are_all_wrong_or_all_right(make_groups):
+    plug = VirtualBest(epsilon=0.0)
+    found = plug.advantages(make_groups([0.0] * 8, [1.0] * 8, [0.0], [1.0]))
+    np.testing.assert_allclose(found[:8], -1 / 3, rtol=1e-12)
+    assert found[8:16].tolist() == [0.0] * 8
+    assert found[16] == pytest.approx(-np.sqrt(0.5)) and found[17] == 0
+    assert VirtualBest().advantages(make_groups([0.0] * 8))[0] == pytest.approx(-1 / 3, abs=2e-6)
+    assert not np.isclose(found[0], -0.354, atol=1e-3)  # what the population deviation gives
+
+
+def test_virtual_best_is_in_the_statistics_of_mixed_groups_too(make_groups):
+    found = VirtualBest(epsilon=0.0).advantages(make_groups([1.0, 0.0, np.nan, 0.0]))
+    with_it = np.array([1.0, 0.0, 0.0, 1.0])
+    expected = (with_it - with_it.mean()) / with_it.std(ddof=1)
+    np.testing.assert_allclose(found, [*expected[:2], 0.0, expected[2]])
+    assert (VirtualBest().advantages(make_groups([np.nan] * 3)) == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("plug", "settings", "message"),
+    [
+        (GroupStandardised, {"epsilon": -1}, r"^advantage\.epsilon must not be negative, got -1"),
+        (GroupStandardised, {"ddof": 2}, r"^advantage\.ddof must be 0 or 1, got 2"),
+        (VirtualBest, {"epsilon": np.nan}, r"^advantage\.epsilon must .* got nan"),
+        (VirtualBest, {"best_reward": np.inf}, r"^advantage\.best_reward must be finite, got inf"),
+    ],
+)
+def test_refuses(plug, settings, message):
+    with pytest.raises(ValueError, match=message):
+        plug(**settings)

@@ -1,0 +1,24 @@
+"""The bench of long rows, on rows that are not long."""
+
+from pathlib import Path
+
+import pytest
+
+from launch.bench.long_context import CONTESTANTS, LongRow, measure
+
+MODEL = Path(__file__).parents[2] / "rollout" / "tasks" / "chain_model"
+
+
+@pytest.mark.parametrize("contestant", CONTESTANTS)
+def test_lengths_double_until_the_longest(contestant):
+    row = LongRow(chunk_tokens=48, shortest=64, longest=256)
+    found = measure(str(MODEL), "float32", contestant, row, 1)
+    assert list(found) == [64, 128, 256]
+    assert all(m.seconds > 0 and m.peak_bytes >= 0 for m in found.values())
+    peaks = [m.peak_bytes for m in found.values()]
+    assert peaks == sorted(peaks)
+
+
+def test_a_contestant_stops_past_its_budget():
+    row = LongRow(chunk_tokens=48, shortest=64, longest=256, budget_bytes=-1)
+    assert list(measure(str(MODEL), "float32", "whole", row, 1)) == [64]

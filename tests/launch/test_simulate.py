@@ -1,0 +1,74 @@
+"""The program: a study, a fit that hydra builds again, and what is refused."""
+
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from conf.schema import SimulateConfig, register
+from launch.compose import UserError, build
+from launch.simulate import check_table, plain, study, study_table
+from launch.simulation.check import Comparison
+
+register()
+CONF = Path(__file__).resolve().parents[2] / "conf"
+
+
+def config(*overrides):
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        found = build(compose("simulate", ["run_dir=runs/x", *overrides]))
+    assert isinstance(found, SimulateConfig)
+    return found
+
+
+SMALL = ("profile.prompts.num_prompts=64", "scheduler.tickets_per_step=8", "num_steps=3")
+
+
+def test_a_study_has_a_row_a_size_and_repeats_itself():
+    settings = config(*SMALL, "accelerators=[1,8]", "target_pass_rate=0.6")
+    rows = study(settings)
+    assert [row.accelerators for row in rows] == [1, 8]
+    assert (rows[1].engines, rows[1].learners) == (6, 2)
+    assert rows[1].step_seconds < rows[0].step_seconds
+    assert rows[1].steps_to_target > 0
+    assert rows == study(settings)
+    table = study_table(settings.profile, rows, 0.6)
+    assert table.row_count == 2 and "stated" in str(table.title)
+
+
+def test_the_batch_may_grow_with_the_accelerators():
+    rows = study(config(*SMALL, "accelerators=[2,6]", "tickets_per_accelerator=2.0"))
+    assert [row.tickets_per_step for row in rows] == [4, 12]
+
+
+def test_a_profile_is_written_as_hydra_builds_it():
+    profile = config().profile
+    assert instantiate(OmegaConf.create(plain(profile)), _convert_="object") == profile
+
+
+def test_a_check_is_laid_out():
+    table = check_table("run", [Comparison("step seconds", 2.0, 2.2)])
+    assert table.row_count == 1
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("accelerators=[]", "accelerators must name"),
+        ("learner_share=1.0", "learner_share must lie in"),
+        ("num_steps=0", "num_steps must be at least 1"),
+        ("update_mode=drain", "update_mode must be recompute or keep_kv"),
+        ("fit=x", "out must name the file"),
+        ("profile.engine.max_num_seqs=0", r"profile\.engine.*max_num_seqs must be at least 1"),
+    ],
+)
+def test_what_cannot_be_simulated_is_refused(override, message):
+    with pytest.raises(UserError, match=message):
+        config(override)
+
+
+def test_too_few_accelerators_for_an_engine_are_refused():
+    with pytest.raises(UserError, match="at least 8"):
+        study(config(*SMALL, "accelerators=[4]", "+profile.engine.accelerators=8"))

@@ -1,0 +1,55 @@
+"""Small models of several architectures, with weights that make distributions uneven."""
+
+from typing import Any
+
+import torch
+
+SIZES = {
+    "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "vocab_size": 97, "max_position_embeddings": 256,
+}  # fmt: skip
+GROUPED = SIZES | {"num_key_value_heads": 2, "head_dim": 8}
+TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
+FULL = ["full_attention"] * 2
+OPT = {"ffn_dim": 48, "word_embed_proj_dim": 32}
+EXPERTS = {"num_local_experts": 2, "num_experts_per_tok": 1}
+WINDOW = {"sliding_window": 128}
+SHORT = {"hidden_size": 32, "vocab_size": 97}
+MODELS: dict[str, tuple[str, dict[str, Any]]] = {
+    "llama": ("Llama", GROUPED),
+    "qwen2": ("Qwen2", SIZES | {"num_key_value_heads": 2, "tie_word_embeddings": True}),
+    "qwen3": ("Qwen3", GROUPED),
+    "gemma": ("Gemma", GROUPED),
+    "gemma3": ("Gemma3Text", GROUPED | WINDOW | {"layer_types": FULL}),
+    "gpt_neox": ("GPTNeoX", SIZES),
+    "granite": ("Granite", SIZES | {"num_key_value_heads": 2, "logits_scaling": 4.0}),
+    "cohere": ("Cohere", SIZES | {"num_key_value_heads": 2, "logit_scale": 0.25}),
+    "olmo2": ("Olmo2", SIZES | {"num_key_value_heads": 2}),
+    "phi": ("Phi", SIZES),
+    "mixtral": ("Mixtral", GROUPED | EXPERTS | {"sliding_window": None}),
+    "gpt2": ("GPT2", {"n_embd": 32, "n_layer": 2, "n_head": 4, "vocab_size": 97}),
+    "opt": ("OPT", SIZES | OPT),
+    "gemma2": ("Gemma2", GROUPED | WINDOW),
+    "gpt_oss": ("GptOss", GROUPED | WINDOW | EXPERTS),
+    "mamba": ("Mamba", SHORT | {"num_hidden_layers": 2, "state_size": 4}),
+    "bloom": ("Bloom", SHORT | {"n_layer": 2, "n_head": 4}),
+}
+
+
+def small_model(name: str, **settings: Any) -> Any:
+    """Make the model; settings are laid over those above."""
+    import transformers
+
+    from learner import attention
+
+    prefix, sizes = MODELS[name]
+    config = getattr(transformers, f"{prefix}Config")(**(TOKENS | sizes | settings))
+    torch.manual_seed(11)
+    model = transformers.AutoModelForCausalLM.from_config(
+        config, attn_implementation=attention.register()
+    )
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                parameter.normal_(0, 0.15)
+    return model.float()

@@ -1,0 +1,150 @@
+"""What DeepSpeed is told, and what becomes of a step that float16's loss scale was too large for.
+
+The engine's shell is replaced; the scale is DeepSpeed's own. Training in float16 needs a GPU.
+"""
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from learner.batch import collate
+from learner.config import LearnerConfig
+from learner.deepspeed_engine import DeepSpeedEngine, check_device, deepspeed_settings
+from learner.objectives.clipped_surrogate import ClippedSurrogate
+from learner.update import StepOutcome, update_step
+
+OFFLOAD = {"zero_optimization": {"offload_optimizer": {"device": "cpu", "pin_memory": True}}}
+
+
+def test_further_settings_are_laid_over_ours():
+    more = OFFLOAD | {"wall_clock_breakdown": True, "fp16": {"initial_scale_power": 12}}
+    config = LearnerConfig(zero_stage=2, max_grad_norm=0.5, deepspeed=more)
+    settings = deepspeed_settings(config, "float16")
+    ours = {"stage": 2, "overlap_comm": False}
+    assert settings["zero_optimization"] == ours | OFFLOAD["zero_optimization"]
+    assert settings["wall_clock_breakdown"] is True
+    assert settings["gradient_clipping"] == 0.5
+    assert settings["fp16"] == {
+        "enabled": True, "loss_scale": 0, "hysteresis": 1, "initial_scale_power": 12,
+    }  # fmt: skip
+    assert "bf16" not in settings
+    assert config.deepspeed == more, "the configuration stays as it was"
+
+
+@pytest.mark.parametrize(("dtype", "section"), [("float16", "fp16"), ("bfloat16", "bf16")])
+def test_the_dtype_picks_its_section(dtype, section):
+    settings = deepspeed_settings(LearnerConfig(zero_stage=1), dtype)
+    assert settings[section]["enabled"] is True
+    assert len({"fp16", "bf16"} & settings.keys()) == 1
+    assert not {"fp16", "bf16"} & deepspeed_settings(LearnerConfig(), "float32").keys()
+
+
+def test_what_cpus_cannot_do_is_refused():
+    plain, offloading = LearnerConfig(zero_stage=1), LearnerConfig(zero_stage=1, deepspeed=OFFLOAD)
+    check_device(plain, "float16", on_gpu=True)
+    check_device(offloading, "bfloat16", on_gpu=True)
+    check_device(plain, "bfloat16", on_gpu=False)
+    with pytest.raises(ValueError, match=r"^model\.dtype must .*CPUs.*got 'float16'$"):
+        check_device(plain, "float16", on_gpu=False)
+    with pytest.raises(ValueError, match=r"^learner\.deepspeed\..*offload_optimizer must .*CPUs"):
+        check_device(offloading, "float32", on_gpu=False)
+
+
+class ScalingEngine:
+    """What `DeepSpeedEngine.step` sees of DeepSpeed: overflows where the scaled norm is too big."""
+
+    def __init__(self, norm: float, power: int) -> None:
+        from deepspeed.runtime.fp16.loss_scaler import DynamicLossScaler
+
+        self._norm, self._applied = norm, False
+        self.optimizer = SimpleNamespace(param_groups=[{}], loss_scale=2.0**power)
+        self.scaler = DynamicLossScaler(2.0**power, 1000, 1.0, 1, False)
+        self.scaler.raise_error_at_min_scale = False
+
+    def step(self) -> None:
+        scaled = self._norm * self.scaler.cur_scale
+        self._applied = scaled < 65504
+        self.scaler.update_scale(not self._applied)
+        self.optimizer.loss_scale = self.scaler.cur_scale
+
+    def was_step_applied(self) -> bool:
+        return self._applied
+
+    def get_global_grad_norm(self) -> float:
+        return self._norm
+
+
+@pytest.fixture()
+def engine_of(monkeypatch):
+    """Build the shell around another engine: engine_of(norm, power)."""
+    from deepspeed import comm
+
+    monkeypatch.setattr(comm, "get_rank", lambda *_: 0)
+
+    def build(norm: float, power: int) -> DeepSpeedEngine:
+        engine = object.__new__(DeepSpeedEngine)
+        engine._engine, engine._applied_steps = ScalingEngine(norm, power), 0
+        engine._config = LearnerConfig(zero_stage=2, lr=1.0, warmup_steps=4)
+        return engine
+
+    return build
+
+
+def test_a_step_is_tried_again_while_only_the_scale_was_too_large(engine_of):
+    engine = engine_of(1.0, 18)
+    outcomes = [engine.step() for _ in range(4)]
+    # 2^18, 2^17 and 2^16 overflow in float16, 2^15 does not.
+    assert [outcome.retry for outcome in outcomes] == [True, True, True, False]
+    assert [outcome.applied for outcome in outcomes] == [False, False, False, True]
+    assert all(math.isnan(outcome.grad_norm) for outcome in outcomes[:3])
+    assert outcomes[3].grad_norm == 1.0
+    assert {outcome.lr for outcome in outcomes} == {0.25}, "warm-up counts applied steps"
+    assert engine.step().lr == 0.5
+
+
+def test_a_gradient_that_no_scale_saves_is_a_skipped_step(engine_of):
+    engine = engine_of(math.inf, 2)
+    outcomes = [engine.step() for _ in range(4)]
+    assert [outcome.retry for outcome in outcomes] == [True, True, False, False]
+    assert not any(outcome.applied for outcome in outcomes)
+
+
+class Overflowing:
+    """A learner.update.Engine whose first steps only lower the scale."""
+
+    def __init__(self, engine, retries: int) -> None:
+        self.plain, self.retries, self.steps = engine, retries, 0
+
+    def __getattr__(self, name):
+        return getattr(self.plain, name)
+
+    def step(self) -> StepOutcome:
+        self.steps += 1
+        if self.steps <= self.retries:
+            self.plain.optimizer.zero_grad()
+            return StepOutcome(applied=False, grad_norm=math.nan, lr=0.0, retry=True)
+        return self.plain.step()
+
+
+def test_a_step_tried_again_is_the_step(plain_engine, pack, batch):
+    [rows] = pack(*batch)
+    expected, ours = plain_engine(), Overflowing(plain_engine(), 3)
+    first = update_step(expected, rows, ClippedSurrogate())
+    again = update_step(ours, rows, ClippedSurrogate())
+    assert ours.steps == 4
+    assert again == first
+    for mine, theirs in zip(
+        ours.plain.model.parameters(), expected.model.parameters(), strict=True
+    ):
+        assert torch.equal(mine, theirs)
+
+
+def test_a_loss_that_is_not_finite_is_not_tried_again(plain_engine):
+    engine = Overflowing(plain_engine(), 3)
+    row = collate([])
+    row.loss_weights.fill_(math.nan)
+    outcome = update_step(engine, [row], ClippedSurrogate()).outcome
+    assert engine.steps == 1
+    assert not outcome.applied and not outcome.retry
