@@ -123,8 +123,8 @@ class LearnerConfig:
     chunk_tokens: int | None = None
     """Segments longer than this are trained in chunks of so many tokens, exactly and in memory
     that grows with the key-value cache alone (`learner.chunked`); None never chunks."""
-    lora: LoraConfig | None = None
-    """Train low-rank adapters only (`learner.lora`); None trains all weights."""
+    lora: LoraConfig = field(default_factory=LoraConfig)
+    """Low-rank adapters to train in place of the weights (`learner.lora`); none by default."""
     deepspeed: dict[str, Any] = field(default_factory=dict)
     """Further settings of DeepSpeed, e.g. {zero_optimization: {offload_optimizer: {device: cpu}}};
     those that follow from ours are refused."""

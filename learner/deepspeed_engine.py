@@ -74,7 +74,7 @@ class DeepSpeedEngine:
         self._config = config
         self._applied_steps = 0
         self._model = load_policy(model_path, config, dtype)
-        self._adapted = None if config.lora is None else lora.attach(self._model, config.lora)
+        self._adapted = lora.attach(self._model, config.lora) if config.lora.rank else None
         self._weights = list(lora.weights_of(self._model))
         chunk = {"logits_chunk_tokens": config.head_chunk_tokens}
         policy = self._packed = PackedPolicy(self._model, temperature, **chunk)

@@ -41,8 +41,8 @@ class LoraConfig:
         ValueError: If a setting is out of range.
     """
 
-    rank: int = 16
-    """Rank of the change to each targeted weight, at least 1."""
+    rank: int = 0
+    """Rank of the change to each targeted weight; 0 trains all weights, without adapters."""
     alpha: float = 32.0
     """The change is scaled by alpha / rank, positive."""
     target_modules: Any = ALL_LINEAR
@@ -51,8 +51,8 @@ class LoraConfig:
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""
-        if self.rank < 1:
-            raise ValueError(f"learner.lora.rank must be at least 1, got {self.rank!r}")
+        if self.rank < 0:
+            raise ValueError(f"learner.lora.rank must not be negative, got {self.rank!r}")
         if not self.alpha > 0:
             raise ValueError(f"learner.lora.alpha must be positive, got {self.alpha!r}")
         targets = self.target_modules
@@ -100,7 +100,7 @@ def attach(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
 
     Args:
         model: Its targeted linear layers are replaced by ones with adapters.
-        config: The adapters.
+        config: The adapters, of a rank of at least 1.
 
     Returns:
         peft's view of the same model; it can disable and save the adapters.

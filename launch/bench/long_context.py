@@ -33,7 +33,7 @@ class LongRow:
 
     chunk_tokens: int = 512
     shortest: int = 1024
-    longest: int = 32768
+    longest: int = 16384
     budget_bytes: float = 3e8
     """A contestant goes no further once it has passed this."""
 

@@ -79,7 +79,7 @@ def main(folder: Path) -> None:
             gradient_checkpointing=checkpointing,
             # Fewer than the loss tokens of a row.
             logits_chunk_tokens=16,
-            lora=LoraConfig(rank=4, alpha=32.0) if kind == "lora" else None,
+            lora=LoraConfig(rank=4 if kind == "lora" else 0, alpha=32.0),
             chunk_tokens=7 if kind == "chunked" else None,
             # The reference is the policy without its adapters.
             reference=ReferenceConfig(kl_coefficient=0.1 if kind == "lora" else 0.0),

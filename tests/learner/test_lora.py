@@ -81,7 +81,7 @@ def test_adapters_keep_the_models_precision_and_merge_in_float32(model_paths):
 
 
 def test_disabled_adapters_give_the_starting_policy_back(model_paths):
-    model, adapted = disturbed(model_paths[False])
+    model, adapted = disturbed(model_paths[False], rank=5)
     with_adapters = logprobs(model)
     with adapted.disable_adapter():
         assert torch.equal(logprobs(model), logprobs(load(model_paths[False])))
@@ -113,7 +113,7 @@ def test_all_linear_leaves_the_head_out(model_paths):
 
 @pytest.mark.parametrize("target", ["wq", "proj", "lm_head", "embed_tokens", "self_attn"])
 def test_a_target_that_is_no_linear_layer_is_refused_with_those_there_are(model_paths, target):
-    config = LoraConfig(target_modules=["q_proj", target])
+    config = LoraConfig(rank=2, target_modules=["q_proj", target])
     with pytest.raises(ValueError, match=r"^learner\.lora\.target_modules .*down_proj") as error:
         attach(load(model_paths[False]), config)
     assert str(error.value).endswith(f"got {target!r}")
@@ -122,7 +122,7 @@ def test_a_target_that_is_no_linear_layer_is_refused_with_those_there_are(model_
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("rank", 0), ("alpha", 0.0), ("alpha", float("nan")),
+        ("rank", -1), ("alpha", 0.0), ("alpha", float("nan")),
         ("target_modules", "q_proj"), ("target_modules", []), ("target_modules", [""]),
         ("target_modules", None),
     ],

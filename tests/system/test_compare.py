@@ -16,8 +16,8 @@ def test_a_run_on_a_used_system_is_that_of_a_new_one(tmp_path):
     base = [
         "experiment=quickstart", "learner.lr=1e-3", "learner.warmup_steps=0",
         "loop.max_staleness=0", "task.num_prompts=24", "held_out.num_prompts=8",
-        "rollout.max_tokens=64", "model.max_model_len=256", "evaluation.num_samples=2",
-        "scheduler.tickets_per_step=4", "scheduler.group_size=4", "evaluation.every=2",
+        "rollout.max_tokens=128", "model.max_model_len=256", "evaluation.num_samples=2",
+        "scheduler.tickets_per_step=8", "scheduler.group_size=4", "evaluation.every=2",
     ]  # fmt: skip
     command = [
         sys.executable, "-m", "launch.compare", f"run_dir={tmp_path}", "~arms",
@@ -40,7 +40,7 @@ def test_a_run_on_a_used_system_is_that_of_a_new_one(tmp_path):
         first["cost/generated_tokens"], rel=0.05
     )
     assert second["learner/grad_norm"] == pytest.approx(first["learner/grad_norm"], rel=0.2)
-    assert second["cost/tickets"] == first["cost/tickets"] == 4
+    assert second["cost/tickets"] == first["cost/tickets"] == 8
     assert second["parity/max_logprob_difference"] < 1e-3
     # Evaluated on the way after the second step, and no other.
     assert ["evaluation/pass_rate" in step for step in steps["second"]] == [False, True, False]
