@@ -5,19 +5,23 @@ PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 SHELL := /bin/bash
+ORACLES := .oracles
 
-.PHONY: help install train test lint clean
+.PHONY: help install train test lint oracles clean
 
 help:
 	@echo "make train    train the quickstart policy (sets everything up first)"
 	@echo "make test     run all tests (sets everything up first)"
 	@echo "make lint     ruff and mypy, as in CI"
-	@echo "make clean    remove the virtual environment"
+	@echo "make oracles  install the libraries that tests/oracles compares with"
+	@echo "make clean    remove the virtual environment and the oracles"
 
 train: $(READY)
 	$(PY) -m launch.train experiment=quickstart $(ARGS)
 
 test: $(READY) lint
+	@timeout 60 $(MAKE) --no-print-directory oracles || \
+	  echo "oracles: skipped, they could not be installed"
 	OMP_NUM_THREADS=1 $(PY) -m pytest -q $(ARGS)
 
 lint: $(READY)
@@ -25,6 +29,17 @@ lint: $(READY)
 	$(VENV)/bin/mypy rollout learner cost conf launch
 
 install: $(READY)
+
+oracles: $(ORACLES)/.ready
+
+# Beside our environment, never in it: only the processes that ask an oracle see this folder. Torch
+# and transformers come from ours, so nothing is resolved and nothing large is installed twice.
+$(ORACLES)/.ready: .ci/oracles.txt $(READY)
+	rm -rf $(ORACLES) $(ORACLES).part
+	$(PIP) install -q --no-deps --no-compile --retries 1 --timeout 10 \
+	  --target $(ORACLES).part -r .ci/oracles.txt
+	touch $(ORACLES).part/.ready
+	mv $(ORACLES).part $(ORACLES)
 
 # What the machine has decides between GPU and CPU. On CPU torch comes first, as a CPU build, or the
 # other packages would bring the CUDA one; and the torchvision, torchaudio and torchcodec that come
@@ -46,4 +61,4 @@ $(READY): pyproject.toml .ci/constraints.txt Makefile
 	touch $(READY)
 
 clean:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(ORACLES) $(ORACLES).part

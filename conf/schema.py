@@ -17,6 +17,7 @@ from cost.aggregations import counts_responses_alike
 from cost.config import SchedulerConfig
 from learner.config import LearnerConfig
 from rollout.config import RolloutConfig
+from rollout.rewards.by_set import RewardBySet
 
 
 def _require(condition: bool, message: str, value: object) -> None:
@@ -128,11 +129,25 @@ class ParityConfig:
 
 
 @dataclass(kw_only=True, slots=True)
+class EvaluationSet:
+    """Prompts that a policy is measured on."""
+
+    task: Any
+    """Plug: the prompts."""
+    reward: Any = None
+    """Plug that scores the responses to them; None takes the run's."""
+
+
+@dataclass(kw_only=True, slots=True)
 class EvaluationConfig:
     """How the policy is measured on held-out prompts."""
 
+    sets: dict[str, EvaluationSet] = field(default_factory=dict)
+    """Sets by name, beside `held_out`."""
     num_samples: int = 8
     """Responses per prompt at `temperature`; pass@k is given for k = 1 and k = num_samples."""
+    pass_at: list[int] = field(default_factory=list)
+    """Give pass@k for these k too, each in [1, num_samples]."""
     temperature: float = 1.0
     greedy: bool = True
     """Also take one greedy response per prompt."""
@@ -144,13 +159,45 @@ class EvaluationConfig:
     """Also evaluate after every so many steps, sampled responses only; 0 for never. Learning waits
     for it and the run's seconds leave it out, but with `loop.max_staleness` > 0 the engines go on
     with batches in flight meanwhile."""
+    background: bool = False
+    """Let learning go on during the evaluations of `every`. They share the engines with training,
+    so that their seconds are part of the run's, and new weights reach responses half done: results
+    name the first and the last version, and come with the step that finds them ready."""
 
     def __post_init__(self) -> None:
         _require(
             self.num_samples >= 1, "evaluation.num_samples must be at least 1", self.num_samples
         )
+        _require(
+            all(1 <= k <= self.num_samples for k in self.pass_at),
+            "evaluation.pass_at must lie in [1, evaluation.num_samples], here "
+            f"[1, {self.num_samples}]",
+            self.pass_at,
+        )
+        for name, chosen in self.sets.items():
+            key = f"evaluation.sets.{name}"
+            _require(
+                re.fullmatch(r"[A-Za-z0-9_.-]+", name) is not None and name != "held_out",
+                "evaluation.sets must have names of letters, digits, '_', '.' and '-', other than "
+                "held_out",
+                name,
+            )
+            _require_plug(f"{key}.task", chosen.task, "prompts")
+            if chosen.reward is not None:
+                _require_plug(f"{key}.reward", chosen.reward, "score")
         _require(self.temperature > 0, "evaluation.temperature must be positive", self.temperature)
         _require(self.every >= 0, "evaluation.every must not be negative", self.every)
+
+    def engine_reward(self, reward: Any) -> Any:
+        """What engines score with: the run's reward, and those of sets where they have their own.
+
+        Args:
+            reward: The run's.
+        """
+        own = {
+            name: chosen.reward for name, chosen in self.sets.items() if chosen.reward is not None
+        }
+        return RewardBySet(reward, own) if own else reward
 
 
 @dataclass(kw_only=True, slots=True)
@@ -243,6 +290,12 @@ class RunConfig:
             "model.dtype must be float32 or bfloat16 when resources.use_gpu is false: DeepSpeed "
             "trains in float16 on GPUs only",
             self.model.dtype,
+        )
+        _require(
+            not self.evaluation.background or self.rollout.update_mode != "drain",
+            "evaluation.background must be false with rollout.update_mode=drain, where publishing "
+            "waits for every response",
+            self.evaluation.background,
         )
         _require(
             self.learner.num_minibatches <= self.scheduler.tickets_per_step,
@@ -446,6 +499,127 @@ class SimulateConfig:
         )
 
 
+SUBMIT_FORMS = ("submit", "ray", "kuberay", "slurm")
+_VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
+_KUBERNETES_NAME = r"[a-z0-9]([a-z0-9-]*[a-z0-9])?"
+_SECRET_WORDS = r"(?i)key|token|secret|passw|credential"
+
+
+@dataclass(kw_only=True, slots=True)
+class NodeConfig:
+    """One machine of a cluster that KubeRay or Slurm starts for the run; all are alike."""
+
+    gpus: int = 8
+    """0 for machines without."""
+    cpus: int = 32
+    memory_gib: int = 256
+
+    def __post_init__(self) -> None:
+        _require(self.gpus >= 0, "node.gpus must not be negative", self.gpus)
+        for key in ("cpus", "memory_gib"):
+            _require(getattr(self, key) >= 1, f"node.{key} must be at least 1", getattr(self, key))
+
+
+@dataclass(kw_only=True, slots=True)
+class KubeRayConfig:
+    """What a RayJob names in its Kubernetes namespace; all must exist there."""
+
+    image: str = "cost-aware-rl"
+    """Made with the project's Dockerfile."""
+    token_secret: str = "cost-aware-rl-token"
+    """Secret whose key auth_token holds the cluster's token."""
+    secret: str = "cost-aware-rl"
+    """Secret whose keys are the names in `secrets`; keys that it lacks are left out."""
+    claim: str | None = None
+    """PersistentVolumeClaim that keeps `run_dir`, and holds models that the image lacks."""
+    mount_path: str = "/shared"
+    """Where the claim appears on all nodes."""
+    head_cpus: int = 4
+    head_memory_gib: int = 16
+
+    def __post_init__(self) -> None:
+        for key in ("token_secret", "secret", "claim"):
+            name = getattr(self, key)
+            _require(
+                name is None or re.fullmatch(_KUBERNETES_NAME, name) is not None,
+                f"kuberay.{key} must be lower-case letters, digits and '-'",
+                name,
+            )
+        _require(
+            self.mount_path.startswith("/"), "kuberay.mount_path must be absolute", self.mount_path
+        )
+        for key in ("head_cpus", "head_memory_gib"):
+            _require(
+                getattr(self, key) >= 1, f"kuberay.{key} must be at least 1", getattr(self, key)
+            )
+
+
+@dataclass(kw_only=True, slots=True)
+class SlurmConfig:
+    """What a Slurm script asks for."""
+
+    activate: str = ".venv/bin/activate"
+    """The virtual environment's script, from the folder where sbatch is called."""
+    time: str = "24:00:00"
+    partition: str | None = None
+    account: str | None = None
+
+    def __post_init__(self) -> None:
+        for key in ("time", "partition", "account"):
+            value = getattr(self, key)
+            _require(
+                value is None or re.fullmatch(r"[A-Za-z0-9_.,:@+-]+", value) is not None,
+                f"slurm.{key} must be letters, digits and '_.,:@+-'",
+                value,
+            )
+
+
+@dataclass(kw_only=True, slots=True)
+class SubmitConfig:
+    """A training run as a job on a cluster; see `launch.submit`."""
+
+    name: str
+    """The job's; new on the cluster."""
+    form: str = "submit"
+    """"submit" sends the job; "ray" prints the `ray job submit` line, "kuberay" a RayJob manifest,
+    "slurm" a batch script."""
+    address: str | None = None
+    """Of the job server, http://HEAD:8265; None takes RAY_API_SERVER_ADDRESS, then an http
+    RAY_ADDRESS, then this machine."""
+    follow: bool = True
+    """Stream the job's output and end with its status; false returns once it is submitted."""
+    env: list[str] = field(default_factory=lambda: ["HF_HOME", "HF_HUB_OFFLINE", "WANDB_MODE"])
+    """Variables that go along with the values they have here, where they are set."""
+    secrets: list[str] = field(default_factory=lambda: ["HF_TOKEN", "WANDB_API_KEY"])
+    """Variables that go by name only: KubeRay takes them from a Secret, Slurm from the shell that
+    calls sbatch, and on a cluster that runs already the nodes must have been started with them."""
+    node: NodeConfig = field(default_factory=NodeConfig)
+    kuberay: KubeRayConfig = field(default_factory=KubeRayConfig)
+    slurm: SlurmConfig = field(default_factory=SlurmConfig)
+
+    def __post_init__(self) -> None:
+        _require(
+            re.fullmatch(_KUBERNETES_NAME, self.name) is not None and len(self.name) <= 47,
+            "name must be at most 47 lower-case letters, digits and '-'",
+            self.name,
+        )
+        _require(self.form in SUBMIT_FORMS, f"form must be one of {SUBMIT_FORMS}", self.form)
+        for key in ("env", "secrets"):
+            for variable in getattr(self, key):
+                _require(
+                    re.fullmatch(_VARIABLE, variable) is not None,
+                    f"{key} must hold names of environment variables",
+                    variable,
+                )
+        for variable in self.env:
+            _require(
+                re.search(_SECRET_WORDS, variable) is None,
+                "env must not hold keys, whose values Ray would keep in its records and logs; put "
+                "the name into secrets",
+                variable,
+            )
+
+
 def register() -> None:
     """Put the schemas where the YAML's defaults lists find them."""
     store = ConfigStore.instance()
@@ -453,3 +627,4 @@ def register() -> None:
     store.store(name="evaluate_schema", node=EvaluateConfig)
     store.store(name="compare_schema", node=CompareConfig)
     store.store(name="simulate_schema", node=SimulateConfig)
+    store.store(name="submit_schema", node=SubmitConfig)

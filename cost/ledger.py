@@ -26,6 +26,8 @@ METRICS = {
     "cost/truncated_responses": "responses that hit the length limit, so that lengths are censored",
     "cost/timed_out_rewards": "responses whose scoring timed out; never trained on",
     "cost/crashed_rewards": "responses whose scoring crashed; never trained on",
+    "cost/truncated_rewards": "responses left out because the length limit cut them; never trained "
+    "on",
     "cost/generated_tokens": "tokens the engines computed: prefilled and response tokens",
     "cost/generated_response_tokens": "response tokens the engines computed",
     "cost/selectable_responses": "usable responses of learned batches, once per epoch over a batch",
@@ -84,6 +86,7 @@ class Ledger:
     truncated_responses: int = 0
     timed_out_rewards: int = 0
     crashed_rewards: int = 0
+    truncated_rewards: int = 0
     generated_tokens: int = 0
     generated_response_tokens: int = 0
     selectable_responses: int = 0
@@ -101,6 +104,7 @@ class Ledger:
         """Enter one finished ticket."""
         response_tokens = int(report.lengths.sum())
         pilot_tokens = 0 if trainable else report.generated_tokens
+        statuses = np.bincount(report.status, minlength=len(RewardStatus)).tolist()
         return replace(
             self,
             tickets=self.tickets + 1,
@@ -109,10 +113,9 @@ class Ledger:
             failed_tickets=self.failed_tickets + (report.num_responses == 0),
             responses=self.responses + report.num_responses,
             truncated_responses=self.truncated_responses + int(report.truncated.sum()),
-            timed_out_rewards=self.timed_out_rewards
-            + int((report.status == RewardStatus.TIMED_OUT).sum()),
-            crashed_rewards=self.crashed_rewards
-            + int((report.status == RewardStatus.CRASHED).sum()),
+            timed_out_rewards=self.timed_out_rewards + statuses[RewardStatus.TIMED_OUT],
+            crashed_rewards=self.crashed_rewards + statuses[RewardStatus.CRASHED],
+            truncated_rewards=self.truncated_rewards + statuses[RewardStatus.TRUNCATED],
             generated_tokens=self.generated_tokens + report.generated_tokens,
             generated_response_tokens=self.generated_response_tokens + response_tokens,
         )

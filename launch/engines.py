@@ -52,7 +52,8 @@ def make_pool(
         actor = ray.remote(RolloutActor).options(
             name=f"rollout-{index}-{run.name}", max_concurrency=10_000, **options
         )
-        return actor.remote(config, arguments, run.environment, run.reward, scheduler, seed)
+        reward = run.evaluation.engine_reward(run.reward)
+        return actor.remote(config, arguments, run.environment, reward, scheduler, seed)
 
     return RolloutPool(make_actor, run.resources.num_engines, config, scheduler, run.seed)
 

@@ -1,6 +1,11 @@
-"""Measure a policy on held-out prompts: `python -m launch.evaluate model.path=runs/.../policy`.
+"""Measure a policy on named sets of prompts: `python -m launch.evaluate model.path=.../policy`.
 
-Sampled at temperature 1 (pass@1 and pass@k with standard errors over prompts) and greedy.
+The set `held_out` comes with the configuration; add others by name:
+
+    +evaluation_set@evaluation.sets.mine=jsonl evaluation.sets.mine.task.path=questions.jsonl
+    +evaluation_set@evaluation.sets.gsm8k=hub evaluation.sets.gsm8k.task.dataset=openai/gsm8k
+
+Sampled at temperature 1 (avg@n and pass@k with 95% intervals over prompts) and greedy.
 """
 
 from __future__ import annotations
@@ -14,20 +19,19 @@ from omegaconf import DictConfig
 
 from conf.schema import EvaluateConfig, register
 from launch.compose import build, prepare_run_dir, run_program, start
-from launch.inputs import check_context, load_prompts, load_tokenizer, resolve_model
-from rollout.types import Prompt
+from launch.inputs import check_context, load_tokenizer, resolve_model
 
 if TYPE_CHECKING:
-    from launch.summary import EvaluationResult
+    from launch.evaluation import Evaluation, Sets
 
 register()
 
 
-async def run(config: EvaluateConfig, held_out: list[Prompt]) -> dict[str, EvaluationResult]:
+async def run(config: EvaluateConfig, sets: Sets) -> Evaluation:
     """Evaluate on a connected cluster."""
     from launch.cluster import reserve
-    from launch.engines import evaluate, make_pool
-    from launch.summary import evaluate_statistics
+    from launch.engines import make_pool
+    from launch.evaluation import measure
 
     placement = reserve(config.resources, learners=False)
     pool = make_pool(
@@ -37,30 +41,19 @@ async def run(config: EvaluateConfig, held_out: list[Prompt]) -> dict[str, Evalu
         scheduler=None,
         receives_weights=False,
     )
-    settings = config.evaluation
     try:
         await pool.start()
-        sampled = await evaluate(
+        return await measure(
             pool,
-            held_out,
-            num_samples=settings.num_samples,
-            temperature=settings.temperature,
+            sets,
+            config.evaluation,
             max_tokens=config.rollout.max_tokens,
+            greedy=config.evaluation.greedy,
+            version=lambda: 0,
         )
-        result = {"sampled": evaluate_statistics(sampled, k=settings.num_samples)}
-        if settings.greedy:
-            greedy = await evaluate(
-                pool,
-                held_out,
-                num_samples=1,
-                temperature=0.0,
-                max_tokens=config.rollout.max_tokens,
-            )
-            result["greedy"] = evaluate_statistics(greedy, k=1)
     finally:
         await pool.close()
         placement.release()
-    return result
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="evaluate")
@@ -68,23 +61,27 @@ def main(composed: DictConfig) -> None:
     """Evaluate as configured; prints a table and writes `evaluation.json`."""
 
     def program() -> None:
+        from rich.console import Console
+
         from launch.cluster import cluster
-        from launch.progress import print_evaluation
-        from launch.summary import evaluation_summary, write_json
+        from launch.evaluation import load_sets, table
+        from launch.summary import write_json
 
         composed.model.path = resolve_model(composed.model.path)
         composed.run_dir = str(Path(composed.run_dir).resolve())
         config: EvaluateConfig = build(composed)
         check_context(config.model.path, config.model.max_model_len)
-        tokenizer = load_tokenizer(config.model.path)
-        held_out = load_prompts(
-            config.held_out, tokenizer, config.reward, config.max_prompt_tokens, key="held_out"
-        )
+        sets = load_sets(config, load_tokenizer(config.model.path))
         run_dir = prepare_run_dir(Path(config.run_dir), composed, "evaluate")
         with cluster(config.resources):
-            result = asyncio.run(run(config, held_out))
-        write_json(run_dir / "evaluation.json", evaluation_summary(result))
-        print_evaluation(evaluation_summary(result), run_dir)
+            found = asyncio.run(run(config, sets))
+        write_json(run_dir / "evaluation.json", found.to_json())
+        console = Console()
+        if not console.is_terminal:
+            # Wide enough for every column, where the output goes to a file.
+            console = Console(width=140)
+        console.print(table(found))
+        console.print(f"files: {run_dir}", markup=False, highlight=False, soft_wrap=True)
 
     run_program(program)
 

@@ -3,7 +3,8 @@
     rollout/, cost/step_*  from `step_metrics`: this step alone
     cost/ (others)         from the scheduler's ledger: counters run since the start
     learner/               from the learner team
-    evaluation/            from `launch.train`, on steps that `evaluation.every` picks
+    evaluation/            from `launch.train`, on steps that `evaluation.every` picks; also with
+                           the name of a set, and of a source, in between
     publish/, parity/      from the weight transfer and the parity guard
     loop/                  from `launch.loop`
 
@@ -36,6 +37,7 @@ METRICS: dict[str, str] = _COST_METRICS | {
     "rollout/reward_crashed": "Responses whose scoring crashed; they get weight 0.",
     "rollout/reward_truncated": "Responses left out because they hit the length limit; weight 0.",
     "rollout/retries": "Tries of tickets that failed and were repeated, since the start.",
+    "rollout/tickets_in_flight": "Tickets with the engines, or waiting for one, as the step ended.",
     "rollout/replaced_actors": "Rollout actors replaced after a death, since the start.",
     "rollout/failed_tickets": "Tickets that failed all their retries; their gradient is zero.",
     "cost/step_generated_tokens": "Tokens computed by engines: prompts not cached, and responses.",
@@ -87,7 +89,10 @@ METRICS: dict[str, str] = _COST_METRICS | {
     "evaluation/pass_rate": "Held-out pass@1 of the version just published, where evaluated.",
     "evaluation/pass_rate_stderr": "Its standard error over prompts.",
     "evaluation/length_mean_tokens": "Mean length of the held-out responses.",
-    "evaluation/seconds": "Seconds of the evaluation; no part of the run's other seconds.",
+    "evaluation/seconds": "Seconds of the evaluation; no part of the run's other seconds, unless "
+    "it went on in the background.",
+    "evaluation/version": "Version that the engines held when the evaluation began.",
+    "evaluation/last_version": "Version that they held when it ended.",
     "publish/seconds": "Seconds until every engine had the new weights.",
     "publish/bytes": "Bytes of one copy of the weights.",
     "publish/bytes_per_second": "publish/bytes over publish/seconds.",

@@ -258,30 +258,6 @@ def print_result(
     _print_pairs("run", lines | {"files": run_dir}, out)
 
 
-def print_evaluation(
-    summary: Mapping[str, object], run_dir: Path, *, console: Console | None = None
-) -> None:
-    """Print an evaluation and where its files are.
-
-    Args:
-        summary: From `launch.summary.evaluation_summary`.
-        run_dir: The run folder.
-        console: Where to print; stdout unless given.
-    """
-    lines: dict[str, object] = {}
-    for way, result in summary.items():
-        assert isinstance(result, Mapping)
-        lines[f"{way} pass rate"] = _estimate(result["pass_rate"], result["pass_rate_stderr"], 3)
-        if result["k"] > 1:
-            at_k = _estimate(result["pass_at_k"], result["pass_at_k_stderr"], 3)
-            lines[f"{way} pass at {result['k']}"] = at_k
-        lines[f"{way} length"] = _estimate(result["length_mean"], result["length_stderr"], 1)
-        lines[f"{way} cut at limit"] = share_text(result["truncated_share"])
-        lines[f"{way} prompts"] = result["num_prompts"]
-        lines[f"{way} not scored"] = result["timed_out"] + result["crashed"]
-    _print_pairs("held-out prompts", lines | {"files": run_dir}, console or Console())
-
-
 def _before_after(summary: Mapping[str, object], name: str) -> tuple[str, str, str]:
     digits = 1 if name == "length_mean" else 3
     keys = [f"{name}_{when}" for when in ("before", "after")]

@@ -13,7 +13,7 @@ import json
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -71,6 +71,41 @@ def pass_at_k(num_responses: int, num_successes: int, k: int) -> float:
     return 1 - math.comb(num_responses - num_successes, k) / math.comb(num_responses, k)
 
 
+@dataclass(frozen=True, slots=True)
+class PromptOutcome:
+    """What all responses to one prompt came to."""
+
+    num_scored: int
+    """Responses with a usable reward."""
+    num_passed: int
+    """Of these, with a reward of 1 or more."""
+    length_mean: float
+    """Mean length of all responses, tokens; NaN without one."""
+
+    @property
+    def rate(self) -> float:
+        """Share of the scored responses that passed; there must be one."""
+        return self.num_passed / self.num_scored
+
+
+def outcomes(reports: Sequence[LengthReport]) -> list[PromptOutcome]:
+    """Return one outcome per prompt, several reports of one prompt taken together."""
+    of_prompt: dict[int, list[LengthReport]] = {}
+    for report in reports:
+        of_prompt.setdefault(report.prompt_index, []).append(report)
+    found = []
+    for group in of_prompt.values():
+        tokens = np.concatenate([report.lengths for report in group])
+        found.append(
+            PromptOutcome(
+                num_scored=sum(int(usable(report).sum()) for report in group),
+                num_passed=sum(int(successes(report).sum()) for report in group),
+                length_mean=float(tokens.mean()) if len(tokens) else math.nan,
+            )
+        )
+    return found
+
+
 def evaluate_statistics(reports: Sequence[LengthReport], k: int) -> EvaluationResult:
     """Summarise an evaluation; several reports of one prompt are taken together.
 
@@ -78,24 +113,11 @@ def evaluate_statistics(reports: Sequence[LengthReport], k: int) -> EvaluationRe
         reports: One or more per prompt; those of failed tickets are empty and add nothing.
         k: Of pass@k, at least 1.
     """
-    of_prompt: dict[int, list[LengthReport]] = {}
-    for report in reports:
-        of_prompt.setdefault(report.prompt_index, []).append(report)
-    rates: list[float] = []
-    at_k: list[float] = []
-    lengths: list[float] = []
-    num_usable = 0
-    for group in of_prompt.values():
-        count = sum(int(usable(report).sum()) for report in group)
-        passed = sum(int(successes(report).sum()) for report in group)
-        if count:
-            rates.append(passed / count)
-        if count >= k:
-            at_k.append(pass_at_k(count, passed, k))
-        tokens = np.concatenate([report.lengths for report in group])
-        if len(tokens):
-            lengths.append(float(tokens.mean()))
-        num_usable += count
+    prompts = outcomes(reports)
+    rates = [prompt.rate for prompt in prompts if prompt.num_scored]
+    at_k = [pass_at_k(p.num_scored, p.num_passed, k) for p in prompts if p.num_scored >= k]
+    lengths = [prompt.length_mean for prompt in prompts if math.isfinite(prompt.length_mean)]
+    num_usable = sum(prompt.num_scored for prompt in prompts)
     num_responses = sum(report.num_responses for report in reports)
     truncated = sum(int(report.truncated.sum()) for report in reports)
     pass_rate, pass_rate_stderr = _mean_and_stderr(rates)
@@ -224,15 +246,6 @@ class RunSummary:
 
     def _mean(self, key: str) -> float:
         return _ratio(self._total(key), self._counts.get(key, 0))
-
-
-def evaluation_summary(results: Mapping[str, EvaluationResult]) -> dict[str, object]:
-    """Return the content of `evaluation.json`: per way of sampling, every field of its result.
-
-    Args:
-        results: By way of sampling: "sampled" and, if taken, "greedy".
-    """
-    return {way: asdict(result) for way, result in results.items()}
 
 
 def json_ready(value: object) -> object:

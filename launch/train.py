@@ -3,8 +3,8 @@
     config -> prompts -> plan -> cluster -> system -> evaluate -> loop -> evaluate -> run folder
 
 Everything that can be refused is refused before an actor starts. The run folder holds
-`config.yaml`, `metrics.jsonl`, `samples.jsonl`, `cells.jsonl`, `summary.json`, `run.png` and the
-trained policy under `policy/`.
+`config.yaml`, `metrics.jsonl`, `samples.jsonl`, `cells.jsonl`, `evaluation.json`, `summary.json`,
+`run.png` and the trained policy under `policy/`.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ from launch.inputs import check_context, load_prompts, load_tokenizer, resolve_m
 from rollout.types import Group, Prompt
 
 if TYPE_CHECKING:
+    from launch.evaluation import Evaluation
     from launch.loop import StepResult
     from launch.progress import Startup
-    from launch.summary import EvaluationResult
     from launch.system import System
     from launch.tracking import OpenTracker, Sample
 
@@ -45,7 +45,8 @@ class Inputs:
     """The configuration as plain values, as in `config.yaml`."""
     tokenizer: Any
     prompts: list[Prompt]
-    held_out: list[Prompt]
+    sets: dict[str, list[Prompt]]
+    """What the policy is measured on, by name of the set; see `launch.evaluation`."""
 
 
 def prepare(composed: DictConfig) -> Inputs:
@@ -54,18 +55,18 @@ def prepare(composed: DictConfig) -> Inputs:
     Raises:
         UserError: With one sentence on what to change.
     """
+    from launch.evaluation import load_sets
+
     composed.model.path = resolve_model(composed.model.path)
     composed.run_dir = str(Path(composed.run_dir).resolve())
     config: RunConfig = build(composed)
     check_context(config.model.path, config.model.max_model_len)
     tokenizer = load_tokenizer(config.model.path)
     prompts = load_prompts(config.task, tokenizer, config.reward, config.max_prompt_tokens)
-    held_out = load_prompts(
-        config.held_out, tokenizer, config.reward, config.max_prompt_tokens, key="held_out"
-    )
+    sets = load_sets(config, tokenizer)
     prepare_run_dir(Path(config.run_dir), composed, "train")
     resolved: Any = OmegaConf.to_container(composed, resolve=True)
-    return Inputs(config, resolved, tokenizer, prompts, held_out)
+    return Inputs(config, resolved, tokenizer, prompts, sets)
 
 
 def objective_text(config: RunConfig) -> str:
@@ -80,9 +81,10 @@ def derived_plan(inputs: Inputs) -> dict[str, object]:
     config = inputs.config
     resources, scheduler, learner = config.resources, config.scheduler, config.learner
     tokens = config.responses_per_step * config.model.max_model_len
+    measured = ", ".join(f"{len(prompts)} {name}" for name, prompts in inputs.sets.items())
     return {
         "objective": objective_text(config),
-        "prompts": f"{len(inputs.prompts)} to train on, {len(inputs.held_out)} held out",
+        "prompts": f"{len(inputs.prompts)} to train on; measured on {measured}",
         "one step": f"{scheduler.tickets_per_step} tickets x {scheduler.group_size} responses = "
         f"{config.responses_per_step} responses, at most {tokens:,} tokens",
         "learning": f"{learner.num_epochs} pass(es) of {learner.num_minibatches} optimiser "
@@ -126,6 +128,8 @@ class TrainingRun:
         self._summary = RunSummary(k=self._config.evaluation.num_samples)
         self._summary.startup(time.time() - began, system.startup_seconds)
         self._tracker: OpenTracker | None = None
+        self._evaluations: list[dict[str, Any]] = []
+        self._background: asyncio.Task[Evaluation] | None = None
 
     async def run(self, startup: Startup) -> None:
         """Evaluate, train, save, evaluate; the run folder is complete whatever happens.
@@ -151,6 +155,7 @@ class TrainingRun:
             except DivergedError as error:
                 path = await self._save("policy")
                 raise UserError(f"{error}; the last good weights are in {path}") from error
+            await self._take_background()
             if config.loop.save_final:
                 await self._save("policy")
             if config.evaluation.after:
@@ -158,6 +163,8 @@ class TrainingRun:
             distribution = await self._system.scheduler.call("distribution")
             completed = True
         finally:
+            if self._background is not None:
+                self._background.cancel()
             finished = self._summary.finish(
                 total_seconds=time.time() - self._began,
                 parity_max_logprob_difference=self._system.max_logprob_difference,
@@ -216,10 +223,9 @@ class TrainingRun:
         metrics |= {
             "rollout/retries": float(self._system.rollouts.num_retries),
             "rollout/replaced_actors": float(self._system.rollouts.num_replaced),
+            "rollout/tickets_in_flight": float(self._system.rollouts.num_in_flight),
         }
-        every = self._config.evaluation.every
-        if every and result.step % every == 0:
-            metrics |= await self._evaluate_on_the_way()
+        metrics |= await self._evaluate_on_the_way(result.step)
         self._summary.step(metrics)
         assert self._tracker is not None
         self._tracker.log(result.step, metrics)
@@ -278,39 +284,67 @@ class TrainingRun:
         return path
 
     async def _evaluate(self, when: str) -> None:
-        began = time.monotonic()
-        settings = self._config.evaluation
-        sampled = await self._measure(settings.num_samples, settings.temperature)
-        greedy = await self._measure(1, 0.0) if settings.greedy else None
-        seconds = time.monotonic() - began
-        self._summary.evaluation(when, sampled, greedy, seconds=seconds)
+        found = await self._measure(greedy=self._config.evaluation.greedy)
+        self._record(when, found)
+        sampled, greedy = found.held_out()
+        self._summary.evaluation(when, sampled, greedy, seconds=found.seconds)
 
-    async def _evaluate_on_the_way(self) -> dict[str, float]:
-        """Measure the version just published; nothing is published while the loop waits for it."""
-        began = time.monotonic()
+    async def _evaluate_on_the_way(self, step: int) -> dict[str, float]:
+        """Return the metrics of an evaluation that is ready after a step, if any.
+
+        Unless it goes on in the background, it is of the version just published: nothing is
+        published while the loop waits for it.
+        """
         settings = self._config.evaluation
-        sampled = await self._measure(settings.num_samples, settings.temperature)
-        seconds = time.monotonic() - began
-        self._summary.evaluated_on_the_way(seconds)
-        return {
+        due = bool(settings.every) and step % settings.every == 0
+        if not settings.background:
+            if not due:
+                return {}
+            found = await self._measure(greedy=False)
+            self._summary.evaluated_on_the_way(found.seconds)
+            return self._on_the_way_metrics(found)
+        metrics: dict[str, float] = {}
+        # Two at once would only slow each other down.
+        if due or (self._background is not None and self._background.done()):
+            metrics = await self._take_background()
+        if due:
+            self._background = asyncio.create_task(self._measure(greedy=False))
+        return metrics
+
+    async def _take_background(self) -> dict[str, float]:
+        """Wait for the evaluation in the background, if there is one; returns its metrics."""
+        if self._background is None:
+            return {}
+        found = await self._background
+        self._background = None
+        return self._on_the_way_metrics(found)
+
+    def _on_the_way_metrics(self, found: Evaluation) -> dict[str, float]:
+        self._record("on the way", found)
+        sampled, _ = found.held_out()
+        return found.metrics() | {
             "evaluation/pass_rate": sampled.pass_rate,
             "evaluation/pass_rate_stderr": sampled.pass_rate_stderr,
             "evaluation/length_mean_tokens": sampled.length_mean,
-            "evaluation/seconds": seconds,
         }
 
-    async def _measure(self, num_samples: int, temperature: float) -> EvaluationResult:
-        from launch.engines import evaluate
-        from launch.summary import evaluate_statistics
+    def _record(self, when: str, found: Evaluation) -> None:
+        from launch.summary import write_json
 
-        reports = await evaluate(
+        self._evaluations.append({"when": when} | found.to_json())
+        write_json(self._run_dir / "evaluation.json", {"evaluations": self._evaluations})
+
+    async def _measure(self, *, greedy: bool) -> Evaluation:
+        from launch.evaluation import measure
+
+        return await measure(
             self._system.rollouts,
-            self._inputs.held_out,
-            num_samples=num_samples,
-            temperature=temperature,
+            self._inputs.sets,
+            self._config.evaluation,
             max_tokens=self._config.rollout.max_tokens,
+            greedy=greedy,
+            version=lambda: self._system.version,
         )
-        return evaluate_statistics(reports, k=num_samples)
 
 
 async def train(inputs: Inputs) -> None:

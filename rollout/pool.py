@@ -59,6 +59,7 @@ class RolloutPool:
         self._deaths_in_a_row = 0
         self.num_replaced = 0
         self.num_retries = 0
+        self.num_in_flight = 0
         self.on_replaced: Callable[[], Awaitable[None]] | None = None
 
     async def start(self) -> dict[str, float]:
@@ -89,7 +90,11 @@ class RolloutPool:
             tokens = found.prompt_tokens * found.num_responses + int(found.lengths.sum())
             return GroupRef(report=found, num_tokens=tokens, data=data)
 
-        group: GroupRef | None = await self._retry(ticket, attempt)
+        self.num_in_flight += 1
+        try:
+            group: GroupRef | None = await self._retry(ticket, attempt)
+        finally:
+            self.num_in_flight -= 1
         if group is None:
             report = empty_report(ticket, prompt)
             await self._scheduler.observe.remote(report)

@@ -27,6 +27,7 @@ SHELLS = {
     "learner/worker.py": {"ray"},
     "learner/team.py": {"ray"},
     "launch/cluster.py": {"ray"},
+    "launch/dashboard/tracker.py": {"ray"},
     "launch/engines.py": {"ray"},
     "launch/system.py": {"ray"},
     "launch/tracking.py": {"wandb"},

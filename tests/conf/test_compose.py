@@ -10,7 +10,7 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig, OmegaConf
 
-from conf.schema import EvaluateConfig, RunConfig, register
+from conf.schema import EvaluateConfig, EvaluationSet, RunConfig, register
 from launch.compose import build
 
 register()
@@ -23,7 +23,11 @@ REGENERATE = (
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 ENGINES = ["quickstart_check", "quickstart_engine", "smollm2_engine"]
 """Experiments that set an engine and no learner."""
-NOT_SET = {"jsonl": ["task.path=questions.jsonl"], "reasoning_gym": ["task.dataset=gcd"]}
+NOT_SET = {
+    "hub": ["task.dataset=owner/name"],
+    "jsonl": ["task.path=questions.jsonl"],
+    "reasoning_gym": ["task.dataset=gcd"],
+}
 """What a task asks of the user."""
 
 
@@ -62,7 +66,8 @@ def members() -> list[Any]:
     return [
         pytest.param(name.parent.as_posix(), name.name, id=name.as_posix())
         for name in sorted(names)
-        if name.parent.name not in ("experiment", "comparison", "recipe", "profile")
+        if name.parent.name
+        not in ("experiment", "comparison", "recipe", "profile", "evaluation_set")
     ]
 
 
@@ -89,6 +94,18 @@ def test_every_member_of_every_group_builds_and_travels(group, name):
     assert OmegaConf.select(chosen, package).get("_target_") == own.get("_target_")
     config = build(chosen)
     assert isinstance(config, RunConfig)
+    assert pickle.loads(pickle.dumps(config)) == config
+
+
+@pytest.mark.parametrize("program", ["train", "evaluate"])
+@pytest.mark.parametrize("name", sorted(path.stem for path in CONF.glob("evaluation_set/*.yaml")))
+def test_every_evaluation_set_builds_and_travels(program, name):
+    experiment = "quickstart" if program == "train" else "quickstart_engine"
+    own = [text.replace("task.", "evaluation.sets.mine.task.") for text in NOT_SET.get(name, [])]
+    chosen = f"+evaluation_set@evaluation.sets.mine={name}"
+    config = build(composed(program, f"experiment={experiment}", chosen, *own))
+    assert isinstance(config.evaluation.sets["mine"], EvaluationSet)
+    assert hasattr(config.evaluation.sets["mine"].task, "prompts")
     assert pickle.loads(pickle.dumps(config)) == config
 
 

@@ -38,6 +38,13 @@ def test_counts_with_and_without_the_prompt(report, empty_report):
     assert ledger.metrics()["cost/trained_share"] == pytest.approx(138 / 153)
 
 
+def test_rewards_left_out_are_counted_by_reason(make_report):
+    report = make_report(TICKET, status=np.array([3, 3, 1, 2]), rewards=np.full(4, np.nan))
+    ledger = Ledger().with_report(report)
+    counts = (ledger.truncated_rewards, ledger.timed_out_rewards, ledger.crashed_rewards)
+    assert counts == (2, 1, 1)
+
+
 def test_pilots_are_counted_beside_the_rest(report):
     ledger = Ledger().with_report(report).with_report(report, trainable=False)
     assert (ledger.tickets, ledger.responses, ledger.generated_tokens) == (2, 8, 312)

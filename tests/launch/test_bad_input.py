@@ -64,7 +64,7 @@ def assert_refused(prepared, overrides, *parts, tmp_path):
 
 def test_good_input_makes_the_run_folder(prepared, questions, tmp_path):
     inputs = prepared(*questions(GOOD, ALSO_GOOD))
-    assert [len(inputs.prompts), len(inputs.held_out)] == [2, 2]
+    assert [len(inputs.prompts), len(inputs.sets["held_out"])] == [2, 2]
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["config.yaml"]
 
 

@@ -11,11 +11,10 @@ from launch.progress import (
     Pace,
     Progress,
     Startup,
-    print_evaluation,
     print_plan,
     print_result,
 )
-from launch.summary import EvaluationResult, RunSummary, evaluation_summary
+from launch.summary import EvaluationResult, RunSummary
 from launch.text import count_text, number_text, seconds_text, share_text, sparkline
 
 METRICS = {
@@ -190,18 +189,6 @@ def test_result_of_a_run_without_evaluation():
     console = plain()
     print_result(finished, Path("runs/x"), console=console)
     assert "held-out" not in text_of(console)
-
-
-def test_evaluation_table():
-    console = plain()
-    print_evaluation(
-        evaluation_summary({"sampled": evaluation(0.2), "greedy": evaluation(0.3)}),
-        Path("runs/x"),
-        console=console,
-    )
-    shown = text_of(console)
-    for part in ("sampled pass rate", "0.200 +- 0.020", "sampled pass at 8", "greedy", "runs/x"):
-        assert part in shown
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,6 @@ from launch.summary import (
     EvaluationResult,
     RunSummary,
     evaluate_statistics,
-    evaluation_summary,
     json_ready,
     pass_at_k,
     write_json,
@@ -235,12 +234,6 @@ def test_summary_of_a_run_that_ended_before_its_first_step_has_the_same_keys(tmp
     assert empty["pass_at_4_before"] is None
     assert empty["generated_tokens"] == 0
     write_json(tmp_path / "summary.json", empty)
-
-
-def test_evaluation_summary_holds_every_field():
-    out = evaluation_summary({"sampled": evaluation(0.2)})
-    assert out["sampled"]["pass_rate"] == 0.2
-    assert out["sampled"]["k"] == 8
 
 
 def test_json_is_strict_and_written_whole(tmp_path: Path):

@@ -189,7 +189,10 @@ def test_wandb_refuses_another_mode():
 
 @pytest.mark.parametrize(
     ("group", "names"),
-    [("default", ["console", "jsonl"]), ("wandb", ["console", "jsonl", "wandb"])],
+    [
+        ("default", ["console", "jsonl", "ray"]),
+        ("wandb", ["console", "jsonl", "ray", "wandb"]),
+    ],
 )
 def test_yaml_builds_named_plugs_that_travel(group, names):
     folder = Path(__file__).parents[2] / "conf" / "tracker"

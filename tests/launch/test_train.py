@@ -47,7 +47,7 @@ class FakeScheduler:
 
 
 class FakeRollouts:
-    num_retries, num_replaced = 2, 1
+    num_retries, num_replaced, num_in_flight = 2, 1, 3
 
     def report(self, ticket):
         n = ticket.num_samples
@@ -90,6 +90,7 @@ def make_run(tmp_path):
                     f"task.num_prompts={NUM_PROMPTS}",
                     "held_out.num_prompts=4",
                     "loop.num_steps=3",
+                    "~tracker.ray",
                     *overrides,
                 ],
             )
@@ -144,3 +145,108 @@ def test_the_configuration_in_the_run_folder_makes_the_same_run_again(make_run, 
     assert again.config.learner.lr == once_more.config.learner.lr == 3e-5
     assert again.config.scheduler == once_more.config.scheduler
     assert [p.text for p in again.prompts] == [p.text for p in once_more.prompts]
+
+
+SECOND_SET = (
+    "+evaluation_set@evaluation.sets.ends=chain_two_ends",
+    "evaluation.sets.ends.task.num_prompts=3",
+    "evaluation.num_samples=2",
+)
+
+
+def evaluations_in(folder):
+    return json.loads((folder / "evaluation.json").read_text())["evaluations"]
+
+
+def test_every_set_is_measured_before_on_the_way_and_after(make_run):
+    run, _, folder = make_run(*SECOND_SET, "evaluation.every=2")
+    asyncio.run(run.run(Startup()))
+    logged = [json.loads(line) for line in (folder / "metrics.jsonl").open()]
+    assert ["evaluation/pass_rate" in metrics for metrics in logged] == [False, True, False]
+    assert logged[1]["evaluation/ends/pass_rate"] == logged[1]["evaluation/pass_rate"] == 0.5
+    assert logged[1]["evaluation/version"] == logged[1]["evaluation/last_version"] == 2
+    found = evaluations_in(folder)
+    assert [(e["when"], e["version"]) for e in found] == [
+        ("before", 0),
+        ("on the way", 2),
+        ("after", 3),
+    ]
+    assert found[0]["sampled"]["ends"]["num_prompts"] == 3
+    assert "greedy" in found[0] and "greedy" not in found[1]
+
+
+def test_in_the_background_learning_goes_on_and_results_name_their_versions(make_run):
+    run, system, folder = make_run(
+        *SECOND_SET, "evaluation.every=1", "evaluation.background=true", "evaluation.before=false"
+    )
+    seen, evaluate = [], system.rollouts.evaluate
+
+    async def slow(ticket, prompt, temperature):
+        # The first evaluation answers when the second version is out.
+        while not seen and system.version < 2:
+            await asyncio.sleep(0)
+        seen.append(system.version)
+        return await evaluate(ticket, prompt, temperature)
+
+    async def publish(version):
+        await asyncio.sleep(0.01)
+        system.version = version
+        return {}
+
+    system.rollouts.evaluate, system.publish = slow, publish
+    asyncio.run(run.run(Startup()))
+    logged = [json.loads(line) for line in (folder / "metrics.jsonl").open()]
+    assert "evaluation/pass_rate" not in logged[0]
+    assert [logged[1][f"evaluation/{key}"] for key in ("version", "last_version")] == [1, 2]
+    on_the_way = [e for e in evaluations_in(folder) if e["when"] == "on the way"]
+    assert [e["version"] for e in on_the_way] == [1, 2, 3]
+    # Only what the loop stood still for is taken off the run's seconds.
+    summary = json.loads((folder / "summary.json").read_text())
+    after = evaluations_in(folder)[-1]
+    assert summary["seconds"]["evaluate"] == pytest.approx(after["seconds"])
+
+
+def test_an_evaluation_that_fails_in_the_background_ends_the_run(make_run):
+    run, system, _ = make_run(
+        "evaluation.every=1", "evaluation.background=true", "evaluation.before=false"
+    )
+
+    async def fail(ticket, prompt, temperature):
+        raise RuntimeError("no engine")
+
+    system.rollouts.evaluate = fail
+    with pytest.raises(RuntimeError, match="no engine"):
+        asyncio.run(run.run(Startup()))
+
+
+def test_sets_travel_with_the_configuration_in_the_run_folder(make_run, tmp_path):
+    make_run(*SECOND_SET)
+    with initialize_config_dir(str(tmp_path / "run"), version_base="1.3"):
+        again = prepare(compose("config", [f"run_dir={tmp_path / 'again'}"]))
+    assert {name: len(prompts) for name, prompts in again.sets.items()} == {
+        "held_out": 4,
+        "ends": 3,
+    }
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["evaluation.pass_at=[9]"], r"^evaluation\.pass_at must lie in .*\[1, 8\], got \[9\]"),
+        (["+evaluation_set@evaluation.sets.held_out=chain_two_ends"], r"other than held_out"),
+        (
+            ["evaluation.background=true", "rollout.update_mode=drain"],
+            r"^evaluation\.background must be false with rollout\.update_mode=drain",
+        ),
+        (
+            [
+                "+evaluation_set@evaluation.sets.mine=jsonl",
+                "evaluation.sets.mine.task.path=nowhere.jsonl",
+            ],
+            r"^evaluation\.sets\.mine\.task\.path cannot be read",
+        ),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(make_run, overrides, message):
+    with pytest.raises(UserError, match=message):
+        make_run(*overrides)

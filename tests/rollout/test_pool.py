@@ -105,6 +105,20 @@ def test_tickets_go_to_the_least_loaded_actor():
     asyncio.run(scenario())
 
 
+def test_tickets_are_in_flight_until_they_are_groups_or_given_up():
+    async def scenario(behaviour):
+        pool = make_pool(behaviour, ticket_deadline_seconds=0.05, max_retries=0).pool
+        await pool.start()
+        running = [asyncio.create_task(pool.run(ticket(i), PROMPT)) for i in range(3)]
+        await asyncio.sleep(0)
+        assert pool.num_in_flight == 3
+        await asyncio.gather(*running)
+        assert pool.num_in_flight == 0
+
+    asyncio.run(scenario("work"))
+    asyncio.run(scenario("hang"))
+
+
 def test_a_dead_actor_is_replaced_once_and_gets_weights_before_the_same_ticket():
     async def scenario():
         made = make_pool("die", "work")

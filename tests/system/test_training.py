@@ -57,7 +57,7 @@ def test_a_run_with_two_learners_survives_the_death_of_its_engine(
     async def main_and_evaluate():
         """vLLM loads what the run saved, from disk and without a learner."""
         found = await main()
-        return *found, await launch.evaluate.run(evaluation, inputs.held_out)
+        return *found, await launch.evaluate.run(evaluation, inputs.sets)
 
     evaluation = evaluate_config(f"model.path={run_dir / 'policy'}")
     num_replaced, probe, logprobs, evaluated = on_cluster(
@@ -81,7 +81,7 @@ def test_a_run_with_two_learners_survives_the_death_of_its_engine(
     assert "run_dir" in (run_dir / "config.yaml").read_text()
 
     # Greedy responses of engines that hold the same weights earn the same.
-    assert evaluated["greedy"].pass_rate == summary["greedy_after"]
+    assert evaluated.held_out()[1].pass_rate == summary["greedy_after"]
     assert_checkpoint_holds_the_policy(
         run_dir / "policy", inputs.config.model.path, probe, logprobs
     )

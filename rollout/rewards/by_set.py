@@ -1,0 +1,44 @@
+"""One reward for the engines where evaluation sets bring rewards of their own.
+
+Engines score with a single reward. A prompt of a set with its own names that set in its answer,
+which only the reward reads; every other prompt, and so all of training, goes to the run's reward.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from rollout.rewards.types import Reward, Score
+from rollout.types import Prompt
+
+SEPARATOR = "\x1f"
+"""The unit separator: a control character that no answer to be read has."""
+
+
+@dataclass(frozen=True, slots=True)
+class RewardBySet:
+    """Scores each response with the reward of its set."""
+
+    default: Reward
+    """Of training, and of sets that name no reward."""
+    of_set: Mapping[str, Reward]
+    """By name of the set."""
+
+    def score(self, prompt_text: str, response_text: str, answer: str) -> Score:
+        """Score a response with the reward that its answer is addressed to."""
+        if not prompt_text and not response_text:
+            # The first response of a reward process is empty, to load what rewards import.
+            for reward in self.of_set.values():
+                reward.score(prompt_text, response_text, answer)
+        name, separator, own_answer = answer.partition(SEPARATOR)
+        if separator and name in self.of_set:
+            return self.of_set[name].score(prompt_text, response_text, own_answer)
+        return self.default.score(prompt_text, response_text, answer)
+
+    def check(self, answer: str) -> None:
+        """Accept what the run's reward accepts; sets are checked with their own rewards."""
+        self.default.check(answer)
+
+
+def address(prompt: Prompt, name: str) -> Prompt:
+    """Return the prompt with its answer addressed to the reward of a set."""
+    return replace(prompt, answer=f"{name}{SEPARATOR}{prompt.answer}")

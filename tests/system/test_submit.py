@@ -1,0 +1,146 @@
+"""A job on a cluster with token authentication: sent, followed, refused."""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.system
+
+PROJECT = Path(__file__).resolve().parents[2]
+TOKEN = "0123456789abcdef0123456789abcdef"
+RAY = Path(sys.executable).with_name("ray")
+START_SECONDS = 120
+
+
+def environment(**changes):
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
+    return kept | {"RAY_AUTH_MODE": "token", "OMP_NUM_THREADS": "1"} | changes
+
+
+def free_ports(count):
+    sockets = [socket.socket() for _ in range(count)]
+    for each in sockets:
+        each.bind(("127.0.0.1", 0))
+    ports = [each.getsockname()[1] for each in sockets]
+    for each in sockets:
+        each.close()
+    return ports
+
+
+@pytest.fixture(scope="module")
+def job_server():
+    """A cluster on ports and in a folder of its own; ended by its process group only."""
+    port, dashboard, client, agent = free_ports(4)
+    # Ray's sockets lie below this folder, and their paths must be short.
+    with tempfile.TemporaryDirectory(prefix="r", ignore_cleanup_errors=True) as folder:
+        process = subprocess.Popen(
+            [
+                *(RAY, "start", "--head", "--block", "--disable-usage-stats"),
+                *("--node-ip-address=127.0.0.1", f"--port={port}", f"--temp-dir={folder}"),
+                *(f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}"),
+                *(f"--dashboard-agent-listen-port={agent}", "--num-cpus=4"),
+                "--object-store-memory=200000000",
+            ],
+            env=environment(RAY_AUTH_TOKEN=TOKEN),
+            cwd=folder,
+            start_new_session=True,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            deadline = time.monotonic() + START_SECONDS
+            while process.poll() is None and time.monotonic() < deadline:
+                with socket.socket() as probe:
+                    if probe.connect_ex(("127.0.0.1", dashboard)) == 0:
+                        break
+                time.sleep(0.5)
+            else:
+                pytest.fail("the cluster did not start")
+            yield f"http://127.0.0.1:{dashboard}"
+        finally:
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(30)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+
+
+def submit(*arguments, token=TOKEN, **changes):
+    done = subprocess.run(
+        [sys.executable, "-m", "launch.submit", *arguments],
+        cwd=PROJECT,
+        env=environment(RAY_AUTH_TOKEN=token, **changes),
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert TOKEN not in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr, done.stderr
+    return done
+
+
+def run_of(folder):
+    return [
+        *("--", "experiment=quickstart", f"run_dir={folder}", "loop.num_steps=1"),
+        *("task.num_prompts=24", "held_out.num_prompts=8", "rollout.max_tokens=64"),
+        *("model.max_model_len=256", "evaluation.before=false", "evaluation.after=false"),
+        *("scheduler.tickets_per_step=4", "scheduler.group_size=4"),
+        # Survives two shells and hydra, or the run has another name.
+        'name="it\'s $HOME (a)"',
+    ]
+
+
+def test_a_job_trains_on_the_cluster_and_its_status_comes_back(job_server, tmp_path):
+    folder = tmp_path / "run"
+    job = (f"address={job_server}", "name=first", "env=[HF_HOME]")
+    done = submit(*job, *run_of(folder), HF_HOME=str(tmp_path), WANDB_API_KEY="very-secret")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "ended as SUCCEEDED" in done.stdout
+    assert "placement" in done.stdout
+    assert str(folder) in done.stdout
+    assert "very-secret" not in done.stdout
+    assert "name: it's $HOME (a)" in (folder / "config.yaml").read_text()
+    assert (folder / "summary.json").is_file()
+    before = sorted((path, path.stat().st_mtime_ns) for path in folder.rglob("*"))
+
+    # The job's name and the run's folder are taken: neither is touched.
+    again = submit(*job, *run_of(tmp_path / "other"))
+    assert again.returncode == 2
+    assert "name must be new on the cluster" in again.stderr
+    taken = submit(f"address={job_server}", "name=second", *run_of(folder))
+    assert taken.returncode == 1
+    assert "run_dir must be new or empty" in taken.stdout
+    assert "job second ended as FAILED" in taken.stderr
+    assert sorted((path, path.stat().st_mtime_ns) for path in folder.rglob("*")) == before
+
+
+def test_a_wrong_token_is_one_sentence(job_server, tmp_path):
+    done = submit(f"address={job_server}", *run_of(tmp_path / "run"), token="f" * 32)
+    assert done.returncode == 2
+    assert "refused the token" in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert "f" * 32 not in done.stderr
+
+
+def test_submission_returns_at_once_when_asked(job_server, tmp_path):
+    name = "not-followed"
+    started = submit(
+        f"address={job_server}", f"name={name}", "follow=false", *run_of(tmp_path / "run")
+    )
+    assert started.returncode == 0
+    assert f"--follow {name}" in started.stdout
+    stopped = subprocess.run(
+        [RAY, "job", "stop", "--address", job_server, name],
+        env=environment(RAY_AUTH_TOKEN=TOKEN),
+        capture_output=True,
+        text=True,
+    )
+    assert stopped.returncode == 0, stopped.stderr
