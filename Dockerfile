@@ -21,7 +21,7 @@ WORKDIR /app
 # Dependencies before sources, so that an edit does not install them again. What the CPU branch does
 # beyond installing is explained in the Makefile.
 COPY pyproject.toml README.md ./
-COPY .ci/constraints.txt .ci/constraints.txt
+COPY .ci/constraints.txt .ci/constraints-gpu.txt .ci/
 # hadolint ignore=DL3013
 RUN if [ "$DEVICE" = cpu ]; then \
         pip install --no-cache-dir -c .ci/constraints.txt torch==2.13.0+cpu \
@@ -29,7 +29,7 @@ RUN if [ "$DEVICE" = cpu ]; then \
         && pip install --no-cache-dir -c .ci/constraints.txt ".[cpu]" \
         && pip uninstall --yes torchvision torchaudio torchcodec; \
     else \
-        pip install --no-cache-dir ".[gpu]"; \
+        pip install --no-cache-dir -c .ci/constraints-gpu.txt ".[gpu]"; \
     fi
 
 RUN useradd --create-home --uid 1000 app && chown app:app /app

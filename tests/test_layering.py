@@ -29,6 +29,8 @@ SHELLS = {
     "launch/cluster.py": {"ray"},
     "launch/dashboard/tracker.py": {"ray"},
     "launch/engines.py": {"ray"},
+    "launch/submission/check.py": {"ray"},
+    "launch/submission/server.py": {"ray"},
     "launch/system.py": {"ray"},
     "launch/tracking.py": {"wandb"},
     "launch/smollm2.py": {"torch"},

@@ -29,6 +29,11 @@ def run_command(overrides: Sequence[str]) -> list[str]:
     return ["python", "-m", "launch.train", *overrides]
 
 
+def checked_command(overrides: Sequence[str]) -> str:
+    """Return the shell line that runs the command once every node has the project installed."""
+    return f"python -m launch.submission.check && exec {shlex.join(run_command(overrides))}"
+
+
 def ray_line(
     config: SubmitConfig, overrides: Sequence[str], address: str, variables: dict[str, str]
 ) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import shlex
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from launch.compose import RunError, UserError
-from launch.submission.forms import run_command
+from launch.submission.forms import checked_command
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient
@@ -127,7 +126,7 @@ def send(
     os.environ["RAY_RUNTIME_ENV_IGNORE_GITIGNORE"] = "1"
     try:
         client.submit_job(
-            entrypoint=shlex.join(run_command(overrides)),
+            entrypoint=checked_command(overrides),
             submission_id=name,
             runtime_env={"working_dir": str(folder), "env_vars": dict(variables)},
         )

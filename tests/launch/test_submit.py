@@ -2,11 +2,13 @@
 
 import http.server
 import os
+import re
 import shlex
 import stat
 import subprocess
 import sys
 import threading
+import tomllib
 from importlib.metadata import distributions, entry_points
 from pathlib import Path
 
@@ -15,7 +17,8 @@ import yaml
 
 from conf.schema import KubeRayConfig, NodeConfig, ResourcesConfig, SlurmConfig, SubmitConfig
 from launch.compose import UserError
-from launch.submission.forms import kuberay_manifest, ray_line, slurm_script
+from launch.submission.check import lacking
+from launch.submission.forms import RAY_USER, kuberay_manifest, ray_line, slurm_script
 from launch.submission.nodes import Nodes, nodes_for
 from launch.submission.package import metadata_files, pack, packed_files
 from launch.submission.server import connect, server_address
@@ -278,6 +281,56 @@ def test_metadata_hold_every_entry_point():
         '[project.entry-points.g]\nx = "m:f"\ny = "m:g"\n[project.entry-points.h]\nz = "m:h"\n'
     )
     assert files["a-2.dist-info/entry_points.txt"] == "[g]\nx = m:f\ny = m:g\n\n[h]\nz = m:h\n"
+
+
+def test_a_python_that_lacks_something_is_found_out():
+    project = (PROJECT / "pyproject.toml").read_text()
+    assert lacking(project) == []
+    asked = (
+        '[project]\ndependencies = ["no-such-package==1", "ray[default]==0.1", "numpy>=2,<3"]\n'
+        '[project.entry-points."vllm.general_plugins"]\ncost_aware_rl = "a:b"\nnone = "a:b"\n'
+    )
+    found = lacking(asked)
+    assert found[0] == "no-such-package==1"
+    assert found[1].startswith("ray[default]==0.1 (has ")
+    assert found[2:] == ["entry point vllm.general_plugins:none"]
+
+
+def test_the_check_says_what_a_bare_python_lacks():
+    """It runs where nothing is installed: no site-packages at all."""
+    done = subprocess.run(
+        [sys.executable, "-S", "-m", "launch.submission.check"],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert "lacks deepspeed==" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+# The image
+
+
+def test_the_images_pins_are_those_of_the_project():
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+    for extra, file in (("cpu", "constraints.txt"), ("gpu", "constraints-gpu.txt")):
+        lines = (PROJECT / ".ci" / file).read_text().splitlines()
+        pins = dict(line.replace("_", "-").split("==") for line in lines if "==" in line)
+        asked = project["dependencies"] + project["optional-dependencies"][extra]
+        for requirement in asked:
+            if "==" in requirement:
+                name, pin = re.sub(r"\[.*\]", "", requirement).split("==")
+                assert pins[name] == pin, f"{file}: {name}"
+
+
+def test_the_image_runs_as_a_user_without_rights_and_holds_no_secret():
+    lines = (PROJECT / "Dockerfile").read_text().splitlines()
+    users = [line.split()[1] for line in lines if line.startswith("USER")]
+    assert users == [str(RAY_USER)]
+    assert not any(line.startswith(("ARG", "ENV")) and "TOKEN" in line for line in lines)
+    ignored = (PROJECT / ".dockerignore").read_text().splitlines()
+    assert {".git", ".venv", ".env*", "runs"} <= set(ignored)
 
 
 # What is refused

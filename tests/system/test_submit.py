@@ -49,7 +49,8 @@ def job_server():
                 *(f"--dashboard-agent-listen-port={agent}", "--num-cpus=4"),
                 "--object-store-memory=200000000",
             ],
-            env=environment(RAY_AUTH_TOKEN=TOKEN),
+            # Jobs take `python` from here, as in an activated environment.
+            env=environment(RAY_AUTH_TOKEN=TOKEN, PATH=f"{RAY.parent}:{os.environ['PATH']}"),
             cwd=folder,
             start_new_session=True,
             stdout=subprocess.DEVNULL,
