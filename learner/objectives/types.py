@@ -61,6 +61,6 @@ class Objective(Protocol):
             advantages: [T] float32, one value per segment repeated over its tokens.
             segment_ids: [T] int64, which response a token belongs to: 0, 1, ... one after the
                 other, or -1 in padding.
-            loss_mask: [T] bool, True on tokens that the policy wrote, never on a segment's first.
+            loss_mask: [T] bool, True on tokens that the policy wrote, never at the row's first.
         """
         ...
