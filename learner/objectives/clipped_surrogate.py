@@ -122,7 +122,7 @@ class TurnClippedSurrogate:
     A turn is a longest run of loss tokens. A response of one turn has GSPO's ratio, turns of one
     token have GRPO's. ST-PPO takes its advantages from a critic; here A is what the `advantage`
     plug gives. Its normalisation of the gradient by the clipping bias is left out: the bias is a
-    mean over a whole step, which no row knows (`learner.objectives.clip_bias` computes it).
+    mean over a whole step, which no row knows.
 
     Source: Li et al. 2025, arXiv:2511.20718 (from abstract and reviews).
 
