@@ -32,6 +32,7 @@ from launch.compose import UserError, build, one_line, run_program, start
 from launch.inputs import resolve_model
 from launch.learning_curves import read_curve
 from launch.summary import write_json
+from launch.tracking import LONGEST_TAG
 from launch.train import Inputs, TrainingRun, prepare
 
 register()
@@ -125,10 +126,21 @@ def plan_runs(config: CompareConfig) -> list[PlannedRun]:
             run_dir = folder / arm / f"seed-{seed}"
             composed = of_arm.copy()
             composed.name, composed.seed, composed.run_dir = f"{arm}-{seed}", seed, str(run_dir)
+            _group(composed, config.name, arm)
             planned.append(PlannedRun(arm, seed, composed, run_dir))
     _require_shared(planned)
     _require_evaluated(planned)
+    _require_seconds_of_its_own(config, planned)
     return planned
+
+
+def _group(composed: DictConfig, name: str, arm: str) -> None:
+    """Let a tracker that knows groups show the runs of a comparison together."""
+    for tracker in composed.tracker.values():
+        if "group" in tracker and "tags" in tracker:
+            tracker.group = tracker.group or name
+            tags = (arm, f"seed-{composed.seed}")
+            tracker.tags = [*tracker.tags, *(tag[:LONGEST_TAG] for tag in tags)]
 
 
 def budget_overrides(budget: BudgetConfig, max_steps: int) -> list[str]:
@@ -167,6 +179,15 @@ def _require_shared(planned: list[PlannedRun]) -> None:
 def _require_evaluated(planned: list[PlannedRun]) -> None:
     if not planned[0].composed.evaluation.after:
         raise UserError("evaluation.after must be true: it is what arms are compared by, got False")
+
+
+def _require_seconds_of_its_own(config: CompareConfig, planned: list[PlannedRun]) -> None:
+    if config.budget.axis == "seconds" and planned[0].composed.evaluation.background:
+        raise UserError(
+            "evaluation.background must be false where budget.axis is seconds: evaluations would "
+            "share the engines with training and so be paid from the budget, by each arm "
+            "differently, got True"
+        )
 
 
 def require_reachable(config: CompareConfig, arms: Mapping[str, Any]) -> None:
@@ -356,7 +377,9 @@ def report(config: CompareConfig, planned: list[PlannedRun], folder: Path) -> No
     from launch.comparison_page import page
 
     budget, k = config.budget, int(planned[0].composed.evaluation.num_samples)
-    found = find(config.name, budget.axis, budget.amount, results_of(planned), k)
+    background = bool(planned[0].composed.evaluation.background)
+    runs = results_of(planned)
+    found = find(config.name, budget.axis, budget.amount, runs, k, background=background)
     # Wide enough for every column, also where the output goes to a file.
     console = Console(width=170)
     console.print(table(found))

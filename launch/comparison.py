@@ -85,7 +85,13 @@ class Comparison:
 
 
 def find(
-    name: str, axis: str, amount: float, runs: Mapping[str, Mapping[int, FinishedRun]], k: int
+    name: str,
+    axis: str,
+    amount: float,
+    runs: Mapping[str, Mapping[int, FinishedRun]],
+    k: int,
+    *,
+    background: bool = False,
 ) -> Comparison:
     """Analyse finished runs.
 
@@ -95,6 +101,7 @@ def find(
         amount: Of the budget.
         runs: By arm and seed; the first arm is the baseline.
         k: Of pass@k.
+        background: Whether evaluations on the way went on beside training.
     """
     curves = {arm: {seed: run.curve for seed, run in own.items()} for arm, own in runs.items()}
     held_out = evaluated([curve for own in curves.values() for curve in own.values()])
@@ -119,7 +126,7 @@ def find(
         rows=_rows(runs, k),
         held_out=held_out,
         axes=[each for each in along if each is not None],
-        notes=_notes(axis, amount, runs, held_out),
+        notes=_notes(axis, amount, runs, held_out, background),
     )
 
 
@@ -167,7 +174,11 @@ def _rows(runs: Mapping[str, Mapping[int, FinishedRun]], k: int) -> list[Row]:
 
 
 def _notes(
-    axis: str, amount: float, runs: Mapping[str, Mapping[int, FinishedRun]], held_out: bool
+    axis: str,
+    amount: float,
+    runs: Mapping[str, Mapping[int, FinishedRun]],
+    held_out: bool,
+    background: bool,
 ) -> list[str]:
     """What a reader must know to judge the numbers."""
     first, *others = runs
@@ -193,6 +204,11 @@ def _notes(
         if seeds:
             notes.append(f"{arm} has no finished run of seed {', '.join(map(str, seeds))}.")
     notes += _budget_notes(axis, amount, runs)
+    if background:
+        notes.append(
+            "Evaluations shared the engines with training (evaluation.background): seconds hold "
+            "what they took, of each arm differently, and do not compare arms."
+        )
     reweighted = _reweighted(runs)
     if reweighted:
         notes.append(

@@ -7,6 +7,7 @@ A tracker is a frozen setting; `open` gives the thing that holds files and conne
 
 import json
 import os
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
@@ -17,6 +18,12 @@ from typing import Any, Protocol, TextIO
 from cost.distribution import DrawCells
 from launch.progress import Progress
 from launch.summary import json_ready
+
+LONGEST_TAG = 64
+"""Characters; wandb refuses longer ones."""
+MOST_ROWS = 64
+MOST_CHARACTERS = 20_000
+"""Of a table of samples at wandb, whose pages grow slow with large ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,20 +102,30 @@ class ConsoleTracker:
 
 @dataclass(frozen=True, slots=True)
 class WandbTracker:
-    """Sends metrics, samples and configuration to Weights & Biases.
+    """Sends metrics, samples, configuration and results to Weights & Biases.
 
-    Offline needs no account and no network; `wandb sync` on the folder `wandb` in the run folder
-    uploads it later. The account is wandb's own business: `wandb login` or WANDB_API_KEY.
+    Offline needs no account and no network; the run lies in the folder `wandb` in the run folder,
+    and the line printed at its end uploads it later. The account is wandb's own business: `wandb
+    login` or WANDB_API_KEY, which no file of the run folder holds.
     """
 
     project: str = "cost-aware-rl"
     mode: str = "offline"
     """"offline" or "online"."""
+    group: str | None = None
+    """Name under which wandb shows runs together; None for none. A comparison puts its own name."""
+    tags: Sequence[str] = ()
+    """Labels of the run; a comparison adds arm and seed."""
 
     def __post_init__(self) -> None:
-        """Check the mode."""
+        """Check the mode and what wandb takes for a tag."""
         if self.mode not in ("offline", "online"):
             raise ValueError(f"tracker.wandb.mode must be offline or online, got {self.mode!r}")
+        if any(not 1 <= len(tag) <= LONGEST_TAG for tag in self.tags):
+            raise ValueError(
+                f"tracker.wandb.tags must have 1 to {LONGEST_TAG} characters each, "
+                f"got {list(self.tags)!r}"
+            )
 
     def open(self, run: RunInfo) -> OpenTracker:
         """Start a wandb run.
@@ -130,6 +147,8 @@ class WandbTracker:
             wandb.init(
                 project=self.project,
                 name=run.name,
+                group=self.group,
+                tags=list(self.tags),
                 dir=str(run.run_dir),
                 config=dict(run.config),
                 mode="online" if self.mode == "online" else "offline",
@@ -137,7 +156,8 @@ class WandbTracker:
                 settings=wandb.Settings(
                     silent=True, console="off", disable_git=True, x_save_requirements=False
                 ),
-            )
+            ),
+            offline=self.mode == "offline",
         )
 
 
@@ -224,8 +244,9 @@ class _OpenConsole:
 
 
 class _OpenWandb:
-    def __init__(self, run: Any) -> None:
+    def __init__(self, run: Any, *, offline: bool) -> None:
         self._run = run
+        self._offline = offline
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         self._run.log(dict(metrics), step=step)
@@ -234,7 +255,8 @@ class _OpenWandb:
         import wandb
 
         columns: list[str | int] = [field.name for field in fields(Sample)]
-        table = wandb.Table(columns=columns, data=[list(asdict(row).values()) for row in rows])
+        data = [[_short(value) for value in asdict(row).values()] for row in rows[:MOST_ROWS]]
+        table = wandb.Table(columns=columns, data=data)
         self._run.log({"samples": table}, step=step)
 
     def cells(self, step: int, cells: DrawCells) -> None:
@@ -242,4 +264,14 @@ class _OpenWandb:
 
     def close(self, summary: Mapping[str, object]) -> None:
         self._run.summary.update(json_ready(summary))
+        folder = Path(self._run.dir).parent
         self._run.finish()
+        if self._offline:
+            print(f"to upload the run: wandb sync {shlex.quote(str(folder))}")
+
+
+def _short(value: Any) -> Any:
+    """Cut a text that is too long for a table; the files have all of it."""
+    if isinstance(value, str) and len(value) > MOST_CHARACTERS:
+        return value[:MOST_CHARACTERS] + f" ... ({len(value):,} characters)"
+    return value

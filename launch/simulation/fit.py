@@ -8,19 +8,25 @@ length, p_t pass rate.
                 samples.jsonl: length over its group's mean     -> quantiles
     pass rates  logit p_t = l0 + l1 (x_t - x) + g t             -> every prompt's, gain per step;
                 shifted until the simulated run passes as often as the real one
-    learners    u_t = update_seconds + token_seconds T_t + k o_t, none negative
-    engines     split and scale, searched: see below
+    learners    u_t = update_seconds + token_seconds T_t + k o_t, none negative;
+                learner_slowdown = 1 / (1 - k)
+    engines     split, scale and engine_slowdown, searched: see below
     publish     means of publish/seconds, and of what loop/publish_seconds has beyond
 
 o_t = min(max(g_t - w_t, 0), u_t) are the seconds in which both computed: generation begins with the
-step, the update after the wait. Of them k = 1 - 1 / shared_slowdown are lost to each side.
+step, the update after the wait. Of them the learners lose the share k, the engines a share of their
+own.
 
 Of the engine seconds a share is of decode steps (step_seconds), the rest of tokens, prefilled or
 decoded alike (sequence_seconds = prefill_token_seconds: prompts and responses of one run grow
-together, it cannot tell them apart). For every share engines and learners are scaled until the
-simulated run generates and updates for as long as the real one. The share is then the one that
-predicts best what was not used: the step seconds, which hang on how waits and overlaps alternate,
-and the seconds of the run's evaluations, when engines are full and no learner is at work.
+together, it cannot tell them apart). For every such share three things follow: the speed of the
+engines alone from the run's evaluations, when no learner is at work; what updates take of it from
+the seconds in generation; the speed of the learners from the seconds in updates. The share is then
+the one that predicts best the step seconds, which hang on how waits and overlaps alternate: steps
+cost most where few sequences run, at the end of a batch that no other follows.
+
+A run whose evaluations cannot be timed (`evaluation.every`, or none) never shows the engines alone
+for long; updates are then taken to slow them as much as they slow updates.
 
 What one run cannot show is left out: costs per sequence, of more engines or learners, failures.
 `learning.noise_responses` is stated, not fitted.
@@ -57,6 +63,8 @@ NOISE_RESPONSES = 128.0
 """Stated: of the order of the quickstart's batch."""
 MOST_LOST_SHARE = 0.5
 """Two that share everything get half of it each."""
+LEAST_OVERLAP_SHARE = 0.05
+"""Of the seconds in generation beside updates; below it nothing is told of a slowdown."""
 TINY_GAIN = 1e-6
 NUM_QUANTILES = 11
 LEAST_PASS_RATE = 0.01
@@ -205,12 +213,13 @@ def _with_learner(profile: Profile, run: MeasuredRun) -> Profile:
     return replace(
         profile,
         learner=replace(profile.learner, update_seconds=fixed, token_seconds=token),
-        shared_slowdown=1 / (1 - lost),
+        learner_slowdown=1 / (1 - lost),
     )
 
 
 def _with_engine(profile: Profile, run: MeasuredRun) -> Profile:
     """Search for the split of the engines' seconds into those of steps and of tokens."""
+    profile = replace(profile, engine_slowdown=profile.learner_slowdown)
     counted = simulate(profile, run.scheduler(), run.layout)
     tokens = float(counted.response_tokens + counted.prefill_tokens)
     seconds = float(run["loop/generate_seconds"].sum()) * run.layout.num_engines
@@ -228,11 +237,8 @@ def _with_engine(profile: Profile, run: MeasuredRun) -> Profile:
             predicted = outcome.steps[-1].seconds
             errors = [predicted / float(run.step_seconds.sum()) - 1]
             if evaluation is not None:
-                engine = found.engine
-                spent = evaluation.steps * engine.step_seconds
-                spent += evaluation.tokens * engine.sequence_seconds
-                errors.append(spent / evaluation.seconds - 1)
-            found = _scaled(found, run, outcome)
+                errors.append(evaluation.spent(found) / evaluation.seconds - 1)
+            found = _scaled(found, run, outcome, evaluation)
         return float(np.mean(np.square(errors))), found
 
     attempts = {share: attempt(share) for share in (0.0, 0.25, 0.5, 0.75, 1.0)}
@@ -244,13 +250,20 @@ def _with_engine(profile: Profile, run: MeasuredRun) -> Profile:
     return min(attempts.values(), key=lambda found: found[0])[1]
 
 
-def _scaled(profile: Profile, run: MeasuredRun, outcome: Outcome) -> Profile:
+def _scaled(
+    profile: Profile, run: MeasuredRun, outcome: Outcome, evaluation: "Evaluation | None"
+) -> Profile:
     """Make engines and learners faster or slower by what a simulated run was off."""
     engine, learner = (
         float(run[f"loop/{part}_seconds"].sum())
         / max(sum(getattr(step, f"{part}_seconds") for step in outcome.steps), 1e-9)
         for part in ("generate", "update")
     )
+    if evaluation is not None:
+        off = evaluation.spent(profile) * engine / evaluation.seconds
+        alone, lost = _without_learners(profile, outcome, off)
+        profile = replace(profile, engine_slowdown=1 / (1 - lost))
+        engine *= alone
     scaled = _with_costs(
         profile,
         profile.engine.step_seconds * engine,
@@ -264,6 +277,30 @@ def _scaled(profile: Profile, run: MeasuredRun, outcome: Outcome) -> Profile:
             token_seconds=profile.learner.token_seconds * learner,
         ),
     )
+
+
+def _without_learners(profile: Profile, outcome: Outcome, off: float) -> tuple[float, float]:
+    """Shift engine seconds between work and what updates take, their sum left as it is.
+
+    Args:
+        profile: As simulated.
+        outcome: Of the simulation.
+        off: Engine seconds without learners, over the measured ones.
+
+    Returns:
+        Factor on the engines' costs, and the share of the seconds beside updates that is lost.
+    """
+    lost = 1 - 1 / profile.engine_slowdown
+    seconds = sum(step.generate_seconds for step in outcome.steps)
+    beside = sum(
+        min(max(step.generate_seconds - step.wait_seconds, 0.0), step.update_seconds)
+        for step in outcome.steps
+    )
+    if beside < LEAST_OVERLAP_SHARE * seconds:
+        return 1.0, lost
+    work = seconds - lost * beside
+    lost = min(max((seconds - work / off) / beside, 0.0), MOST_LOST_SHARE)
+    return (seconds - lost * beside) / work, lost
 
 
 def _with_costs(profile: Profile, step_seconds: float, token_seconds: float) -> Profile:
@@ -285,6 +322,11 @@ class Evaluation:
     tokens: float
     """Prefilled and decoded by one engine."""
     seconds: float
+
+    def spent(self, profile: Profile) -> float:
+        """Seconds that they take by a profile."""
+        engine = profile.engine
+        return self.steps * engine.step_seconds + self.tokens * engine.sequence_seconds
 
 
 def _evaluation(run: MeasuredRun, profile: Profile) -> Evaluation | None:

@@ -19,11 +19,13 @@ class SharedCores:
     """Lets engines and learners slow each other down while both compute.
 
     Args:
-        slowdown: Factor on the seconds of either, at least 1; 1 leaves them alone.
+        engine_slowdown: Factor on the engines' seconds meanwhile, at least 1; 1 leaves them alone.
+        learner_slowdown: The same for the learners' seconds.
     """
 
-    def __init__(self, slowdown: float) -> None:
-        self._slowdown = slowdown
+    def __init__(self, engine_slowdown: float, learner_slowdown: float) -> None:
+        self._engine_slowdown = engine_slowdown
+        self._learner_slowdown = learner_slowdown
         self._pool: SimulatedPool | None = None
         self._busy_engines = 0
         self._learning = False
@@ -42,14 +44,11 @@ class SharedCores:
 
     async def learn(self, seconds: float) -> None:
         """Compute for so many seconds at full speed, in as many as it takes."""
-        if self._slowdown == 1:
-            await asyncio.sleep(seconds)
-            return
         loop = asyncio.get_running_loop()
         self._set_learning(True)
         left = seconds
         while left > 0:
-            rate = 1 / self._slowdown if self._busy_engines else 1.0
+            rate = 1 / self._learner_slowdown if self._busy_engines else 1.0
             self._changed.clear()
             began = loop.time()
             try:
@@ -63,7 +62,7 @@ class SharedCores:
     def _set_learning(self, learning: bool) -> None:
         self._learning = learning
         if self._pool is not None:
-            self._pool.set_rate(1 / self._slowdown if learning else 1.0)
+            self._pool.set_rate(1 / self._engine_slowdown if learning else 1.0)
 
 
 class SimulatedLearners:

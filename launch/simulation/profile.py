@@ -323,20 +323,20 @@ class Profile:
     engine: EngineSpeed
     learner: LearnerSpeed
     publish: PublishSpeed
-    shared_slowdown: float = 1.0
-    """Factor by which engines and learners slow each other down while both compute, at least 1;
-    above 1 where they share cores or memory."""
+    engine_slowdown: float = 1.0
+    """Factor on the engines' seconds while the learners compute too, at least 1; above 1 where they
+    share cores or memory."""
+    learner_slowdown: float = 1.0
+    """The same for the learners' seconds while an engine computes."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
         _require(hasattr(self.prompts, "table"), "prompts must have the method table", self.prompts)
         _require(self.max_tokens >= 1, "max_tokens must be at least 1", self.max_tokens)
         _require_all(self, "", ("surprise_per_token",))
-        _require(
-            1 <= self.shared_slowdown < math.inf,
-            "shared_slowdown must be finite and at least 1",
-            self.shared_slowdown,
-        )
+        for key in ("engine_slowdown", "learner_slowdown"):
+            value = getattr(self, key)
+            _require(1 <= value < math.inf, f"{key} must be finite and at least 1", value)
 
 
 def sigmoid(logits: FloatArray) -> FloatArray:

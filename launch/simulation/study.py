@@ -133,8 +133,10 @@ async def _simulate(
         max_staleness=layout.max_staleness,
         report_timeout_seconds=FOREVER_SECONDS,
     )
-    slowdown = max(profile.shared_slowdown, COLOCATED_SLOWDOWN if layout.colocated else 1.0)
-    cores = SharedCores(slowdown)
+    slowdown = COLOCATED_SLOWDOWN if layout.colocated else 1.0
+    cores = SharedCores(
+        max(profile.engine_slowdown, slowdown), max(profile.learner_slowdown, slowdown)
+    )
     policy = SimulatedPolicy(profile, table, layout.seed)
     pool = SimulatedPool(
         profile.engine,

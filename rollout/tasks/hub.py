@@ -6,6 +6,7 @@ Only data is read: current versions of `datasets` run no code of a data set's au
 """
 
 import importlib
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -106,7 +107,7 @@ class HubTask:
                 raise
             raise ValueError(
                 "task.dataset needs the package datasets, which is not installed; install it with "
-                f"`pip install datasets`, got {self.dataset!r}"
+                f'`pip install -e ".[hub]"`, got {self.dataset!r}'
             ) from error
         try:
             return datasets.load_dataset(
@@ -124,10 +125,11 @@ class HubTask:
 
 def _text(row: dict[str, Any], column: str, place: str) -> str:
     value = row[column]
-    if isinstance(value, int | float) and not isinstance(value, bool):
+    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
         return str(value)
     if not isinstance(value, str) or not value.strip():
         raise ValueError(
-            f"{place} needs a text that is not blank in column {column!r}, got {value!r:.80}"
+            f"{place} needs a number or a text that is not blank in column {column!r}, "
+            f"got {value!r:.80}"
         )
     return value

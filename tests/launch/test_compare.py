@@ -159,6 +159,29 @@ def test_arms_that_cannot_be_compared_are_refused(make_config, overrides, key):
         plan_runs(make_config(arms={"plain": [], "odd": overrides}))
 
 
+def test_evaluations_beside_training_are_refused_where_seconds_are_the_budget(make_config):
+    base = ["experiment=quickstart", "evaluation.every=2", "evaluation.background=true"]
+    budget = BudgetConfig(axis="seconds", amount=60)
+    with pytest.raises(UserError, match=r"^evaluation\.background must be false"):
+        plan_runs(make_config(base=base, budget=budget))
+    assert plan_runs(make_config(base=base))
+
+
+def test_a_tracker_that_knows_groups_is_told_comparison_arm_and_seed(make_config):
+    base = ["experiment=quickstart", "tracker=wandb"]
+    runs = plan_runs(make_config(base=[*base, "tracker.wandb.tags=[cpu]"]))
+    wandb = [run.composed.tracker.wandb for run in runs]
+    assert {each.group for each in wandb} == {"compare"}
+    assert [list(each.tags) for each in wandb] == [
+        ["cpu", "plain", "seed-0"],
+        ["cpu", "aware", "seed-0"],
+        ["cpu", "plain", "seed-1"],
+        ["cpu", "aware", "seed-1"],
+    ]
+    [first, *_] = plan_runs(make_config(base=[*base, "tracker.wandb.group=mine"]))
+    assert first.composed.tracker.wandb.group == "mine"
+
+
 def test_runs_that_would_not_be_evaluated_are_refused(make_config):
     base = ["experiment=quickstart", "evaluation.after=false"]
     with pytest.raises(UserError, match=r"^evaluation\.after must be true"):

@@ -118,6 +118,13 @@ def test_spending_that_is_off_the_budget_is_said(budget, expected):
     assert (not said) if expected is None else said[0].startswith(expected)
 
 
+@pytest.mark.parametrize("background", [False, True])
+def test_evaluations_beside_training_make_seconds_no_measure_and_it_is_said(background):
+    runs = {arm: {seed: make_run(0.5) for seed in range(2)} for arm in ("plain", "other")}
+    notes = find("test", "steps", 100, runs, 8, background=background).notes
+    assert any("evaluation.background" in note for note in notes) == background
+
+
 def test_a_reweighted_objective_is_said():
     runs = {
         "base": {0: make_run(0.5, objective="uniform over prompts: ...")},

@@ -1,5 +1,6 @@
 """A run folder written from a known profile: the fit finds it, and predicts other settings."""
 
+import asyncio
 import json
 from dataclasses import replace
 
@@ -8,6 +9,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from launch.compose import UserError
+from launch.simulation import clock
 from launch.simulation.check import check, passes
 from launch.simulation.fit import fit, non_negative
 from launch.simulation.measured import MeasuredRun
@@ -21,7 +23,7 @@ from launch.simulation.profile import (
     sigmoid,
 )
 from launch.simulation.study import simulate
-from rollout.engines.simulated import EngineSpeed
+from rollout.engines.simulated import EngineSpeed, SimulatedEngine
 
 TOKENS = np.random.default_rng(0).integers(10, 100, 64)
 TRUE = Profile(
@@ -41,11 +43,12 @@ TRUE = Profile(
     ),
     learner=LearnerSpeed(update_seconds=0.05, token_seconds=1e-4, row_tokens=1024),
     publish=PublishSpeed(seconds=0.1, probe_seconds=0.1),
-    shared_slowdown=1.3,
+    engine_slowdown=1.3,
+    learner_slowdown=1.3,
 )
 
 
-def write_run(folder, *, max_staleness=1, group_size=8, num_steps=24):
+def write_run(folder, *, true=TRUE, max_staleness=1, group_size=8, num_steps=24, evaluated=False):
     """A run folder as `launch.train` leaves it, out of a simulation."""
     folder.mkdir()
     config = {
@@ -70,11 +73,11 @@ def write_run(folder, *, max_staleness=1, group_size=8, num_steps=24):
         "loop": {"max_staleness": max_staleness},
         "resources": {"num_engines": 1, "num_learners": 1, "tensor_parallel_size": 1},
         "evaluation": {"num_samples": 4, "greedy": False},
-        "held_out": {"num_prompts": 0},
+        "held_out": {"num_prompts": len(TOKENS) if evaluated else 0},
     }  # fmt: skip
     OmegaConf.save(OmegaConf.create(config), folder / "config.yaml")
     bare = MeasuredRun(folder, config, {"step": np.arange(num_steps)}, [], {})
-    steps = simulate(TRUE, bare.scheduler(), bare.layout).steps
+    steps = simulate(true, bare.scheduler(), bare.layout).steps
     rng, samples = np.random.default_rng(1), []
     for number in range(0, num_steps, 2):
         index = int(rng.integers(len(TOKENS)))
@@ -84,8 +87,27 @@ def write_run(folder, *, max_staleness=1, group_size=8, num_steps=24):
     for name, rows in (("metrics", lines), ("samples", samples)):
         text = "".join(json.dumps(row) + "\n" for row in rows)
         (folder / f"{name}.jsonl").write_text(text)
-    (folder / "summary.json").write_text(json.dumps({"completed": True}))
+    summary = {"completed": True} | (evaluation(true) if evaluated else {})
+    (folder / "summary.json").write_text(json.dumps(summary))
     return MeasuredRun.read(str(folder))
+
+
+def evaluation(true):
+    """What a summary says of one evaluation, 4 responses to every prompt and no learner at work."""
+    rng = np.random.default_rng(2)
+    means = true.prompts.mean_tokens
+    lengths = [true.lengths.draw(mean, true.max_tokens, 4, rng).tolist() for mean in means]
+
+    async def generate():
+        engine = SimulatedEngine(true.engine, prefix_caching=False)
+        pairs = zip(TOKENS.tolist(), lengths, strict=True)
+        await asyncio.gather(*(engine.generate(tokens, own) for tokens, own in pairs))
+        return asyncio.get_running_loop().time()
+
+    return {
+        "length_mean_before": float(np.mean(lengths)),
+        "seconds": {"evaluate": clock.run(generate())},
+    }
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +142,21 @@ def test_the_run_itself_is_predicted(fitted):
 def test_other_settings_are_predicted(fitted, tmp_path, other):
     found, _ = fitted
     assert passes(check(found, write_run(tmp_path / "other", **other)))
+
+
+@pytest.mark.parametrize(("engine", "learner"), [(1.1, 1.6), (1.6, 1.1)])
+def test_engines_and_learners_are_slowed_down_by_different_factors(tmp_path, engine, learner):
+    true = replace(TRUE, engine_slowdown=engine, learner_slowdown=learner)
+    run = write_run(tmp_path / "run", true=true, evaluated=True)
+    found = fit(run, TOKENS)
+    assert found.engine_slowdown == pytest.approx(engine, abs=0.15)
+    assert found.learner_slowdown == pytest.approx(learner, abs=0.15)
+    assert passes(check(found, write_run(tmp_path / "other", true=true, max_staleness=0)))
+
+
+def test_without_timed_evaluations_both_are_taken_to_slow_down_alike(fitted):
+    found, _ = fitted
+    assert found.engine_slowdown == found.learner_slowdown == pytest.approx(1.3, abs=0.15)
 
 
 def test_a_check_can_fail(fitted, tmp_path):

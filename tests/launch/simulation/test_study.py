@@ -113,7 +113,7 @@ def test_endlessly_fast_learners_leave_the_engines_no_idle_time():
 
 
 def test_shared_cores_slow_both_down_while_both_compute():
-    shared = profile(shared_slowdown=2.0, engine=FULL)
+    shared = profile(engine_slowdown=2.0, learner_slowdown=2.0, engine=FULL)
     outcome = simulate(shared, scheduler(), layout(max_staleness=1), warm_up=2)
     # Both want the cores at once; the one that is over first lets the other go.
     shorter, longer = sorted([GENERATE, UPDATE])
@@ -121,6 +121,16 @@ def test_shared_cores_slow_both_down_while_both_compute():
     assert row(shared, scheduler(), outcome, None).step_seconds == pytest.approx(expected)
     alone = simulate(shared, scheduler(), layout())
     assert alone.steps[-1].seconds == pytest.approx(6 * (GENERATE + UPDATE))
+
+
+@pytest.mark.parametrize("slowed", ["engine", "learner"])
+def test_one_side_may_be_slowed_down_alone(slowed):
+    shared = profile(**{f"{slowed}_slowdown": 2.0}, engine=FULL)
+    outcome = simulate(shared, scheduler(), layout(max_staleness=1), warm_up=2)
+    # The other side goes at full speed; the slowed one loses half of what both compute.
+    own, other = (GENERATE, UPDATE) if slowed == "engine" else (UPDATE, GENERATE)
+    expected = 2 * own if 2 * own <= other else max(own + other / 2, other)
+    assert row(shared, scheduler(), outcome, None).step_seconds == pytest.approx(expected)
 
 
 def test_learners_share_whole_rows():

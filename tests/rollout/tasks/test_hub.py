@@ -1,7 +1,20 @@
-"""Rows of a data set become prompts; the loader is written by hand, as no network is at hand."""
+"""Rows of a data set become prompts.
 
+Most tests put a loader of their own in the package's place; the last ones run the real one, where
+it is installed, on local folders and against a hub on this machine.
+"""
+
+import hashlib
+import importlib.util
+import json
+import os
+import subprocess
 import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -72,10 +85,12 @@ def test_settings_that_do_not_fit_are_refused(rows, tokenizer, settings, message
         HubTask(dataset="owner/name", **settings).prompts(tokenizer)
 
 
-@pytest.mark.parametrize("value", [None, " ", True, ["3"]])
+@pytest.mark.parametrize("value", [None, " ", True, ["3"], float("nan"), float("inf")])
 def test_an_answer_that_is_no_text_is_refused(rows, tokenizer, value):
     rows([{"question": "a1 b+2", "answer": value}])
-    with pytest.raises(ValueError, match="owner/name:test:0 needs a text that is not blank"):
+    with pytest.raises(
+        ValueError, match="owner/name:test:0 needs a number or a text that is not blank"
+    ):
         HubTask(dataset="owner/name").prompts(tokenizer)
 
 
@@ -88,7 +103,7 @@ def test_what_cannot_be_loaded_is_one_sentence(rows, tokenizer):
 def test_without_the_package_the_sentence_says_what_to_install(monkeypatch, tokenizer):
     # None makes an import fail as if the package were not there.
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(ValueError, match=r"^task\.dataset needs the package datasets.*pip install"):
+    with pytest.raises(ValueError, match=r"^task\.dataset needs the package datasets.*\.\[hub\]"):
         HubTask(dataset="owner/name").prompts(tokenizer)
 
 
@@ -103,3 +118,117 @@ def test_without_the_package_the_sentence_says_what_to_install(monkeypatch, toke
 def test_settings_out_of_range_are_refused(settings, message):
     with pytest.raises(ValueError, match=message):
         HubTask(**settings)
+
+
+real = pytest.mark.skipif(
+    importlib.util.find_spec("datasets") is None, reason="datasets is not installed (extra hub)"
+)
+LINES = "".join(json.dumps(row) + "\n" for row in ROWS)
+CARD = """---
+configs:
+- config_name: main
+  data_files:
+  - split: test
+    path: data/test-*
+---
+"""
+FILES = {"README.md": CARD.encode(), "data/test-00000.jsonl": LINES.encode()}
+COMMIT = "a" * 40
+PROGRAM = """
+import json, sys
+from learner.warmstart import build_tokenizer
+from rollout.tasks.hub import HubTask
+try:
+    found = HubTask(**json.loads(sys.argv[1])).prompts(build_tokenizer())
+    print("FOUND", json.dumps([[p.text, p.answer, p.source] for p in found]))
+except ValueError as error:
+    print("REFUSED", error)
+"""
+
+
+class Hub(BaseHTTPRequestHandler):
+    """As much of the hub as one public data set needs."""
+
+    def do_GET(self):
+        path = self.path.split("?")[0]
+        answer: Any = {}
+        if path.startswith("/api/datasets/owner/name/tree/"):
+            inside = path.endswith("/data")
+            answer = [
+                {"type": "file", "oid": self._oid(name), "size": len(FILES[name]), "path": name}
+                for name in FILES
+                if name.startswith("data/") == inside
+            ]
+            if not inside:
+                answer.append({"type": "directory", "oid": "d" * 40, "size": 0, "path": "data"})
+        elif path.startswith("/api/datasets/owner/name"):
+            siblings = [{"rfilename": name} for name in FILES]
+            answer = {"id": "owner/name", "sha": COMMIT, "private": False, "siblings": siblings}
+        elif path.startswith("/datasets/owner/name/resolve/"):
+            name = path.split("/resolve/")[1].split("/", 1)[1]
+            if name in FILES:
+                return self._send(FILES[name], 200, {"ETag": f'"{self._oid(name)}"'})
+            return self._send(b"", 404, {"X-Error-Code": "EntryNotFound"})
+        else:
+            return self._send(b"", 404, {"X-Error-Code": "RepoNotFound"})
+        return self._send(json.dumps(answer).encode(), 200, {"Content-Type": "application/json"})
+
+    do_HEAD = do_GET  # noqa: N815
+
+    def _oid(self, name):
+        return hashlib.sha1(FILES[name]).hexdigest()
+
+    def _send(self, body, code, headers):
+        self.send_response(code)
+        for key, value in {"Content-Length": len(body), "X-Repo-Commit": COMMIT, **headers}.items():
+            self.send_header(key, str(value))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(body)
+
+    def log_message(self, *args):
+        """Keep quiet."""
+
+
+def load(home: Path, endpoint: str = "http://127.0.0.1:9", **settings) -> str:
+    """Load in a process of its own, since the package reads its environment once."""
+    environment = {
+        key: value
+        for key, value in os.environ.items()
+        if not key.startswith("HF_") and not key.lower().endswith("_proxy")
+    }
+    environment |= {"HF_HOME": str(home), "HF_ENDPOINT": endpoint, "HF_HUB_DISABLE_XET": "1"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[3]), *sys.path[1:]])
+    command = [sys.executable, "-c", PROGRAM, json.dumps(settings)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@real
+def test_the_real_loader_reads_a_local_folder_and_runs_none_of_its_code(tmp_path):
+    folder = tmp_path / "questions"
+    folder.mkdir()
+    (folder / "test.jsonl").write_text(LINES)
+    found = load(tmp_path / "home", dataset=str(folder), answer="number", source="kind")
+    assert found == ('FOUND [["a1 b+2", "3.0", "sums"], ["a1 b*4", "4.5", "products"]]')
+    (folder / "questions.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    refused = load(tmp_path / "home", dataset=str(folder))
+    assert refused.startswith("REFUSED task.dataset cannot be loaded (RuntimeError: Dataset script")
+    assert not (tmp_path / "ran").exists()
+
+
+@real
+def test_the_real_loader_reads_a_hub(tmp_path):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        endpoint = f"http://127.0.0.1:{server.server_port}"
+        settings = {"subset": "main", "answer_after": "####", "revision": COMMIT}
+        found = load(tmp_path / "home", endpoint, dataset="owner/name", **settings)
+        assert found == 'FOUND [["a1 b+2", "3", "owner/name"], ["a1 b*4", "4", "owner/name"]]'
+        refused = load(tmp_path / "home", endpoint, dataset="owner/none")
+        assert refused.startswith("REFUSED task.dataset cannot be loaded (")
+    finally:
+        server.shutdown()
+        server.server_close()
