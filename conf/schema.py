@@ -328,8 +328,9 @@ class RunConfig:
 
     @property
     def responses_per_step(self) -> int:
-        """Responses generated in one step at the configured group size."""
-        return self.scheduler.tickets_per_step * self.scheduler.group_size
+        """Responses generated in one step at the configured group size, exploring ones included."""
+        num_tickets = self.scheduler.tickets_per_step + self.scheduler.num_exploring
+        return num_tickets * self.scheduler.group_size
 
     @property
     def num_rows_at_most(self) -> int:
@@ -470,6 +471,11 @@ class SimulateConfig:
             len(self.accelerators) >= 1 and min(self.accelerators) >= 1,
             "accelerators must name at least one number, each at least 1",
             self.accelerators,
+        )
+        _require(
+            self.scheduler.entropy_control is None,
+            "scheduler.entropy_control must be null: what is simulated has no entropy",
+            self.scheduler.entropy_control,
         )
         _require(0 < self.learner_share < 1, "learner_share must lie in (0, 1)", self.learner_share)
         for key in ("num_steps", "num_epochs", "num_minibatches"):

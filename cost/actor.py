@@ -121,6 +121,10 @@ class SchedulerActor:
         """Take in the seconds that a learned batch took."""
         self._scheduler.spend(batch, engine_seconds, learner_seconds)
 
+    async def observe_entropy(self, batch: int, entropy: float) -> None:
+        """Take in the policy's entropy at a learned batch."""
+        self._scheduler.observe_entropy(batch, entropy)
+
     async def reissue(self, first_ticket_id: int) -> list[Ticket]:
         """Return the tickets from one on, to be run again."""
         return self._scheduler.reissue(first_ticket_id)

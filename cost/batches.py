@@ -5,7 +5,7 @@
 Batches are drawn one after the other, so each is a range of ticket ids. Its members, the tickets it
 learns from, are those of the range that were accepted, or were carried from an earlier range.
 Accepted tickets are used in draw order: the k-th one belongs to batch k div P, unless it would be
-too stale by then.
+too stale by then. Exploring tickets end a range, and are members of its batch whatever they bring.
 """
 
 from collections.abc import Mapping, Sequence
@@ -83,6 +83,12 @@ class Batches:
         self.ranges[self.batch] = (self.first_ticket, end)
         self.draw_savings[self.batch] = draw_saving
         self.drawn, self.norms_of = True, ()
+
+    def explore(self, ticket_ids: Sequence[int]) -> None:
+        """Add exploring tickets, the next after the last one drawn, to the batch just completed."""
+        first, end = self.ranges[self.batch]
+        self.members[self.batch] += tuple(ticket_ids)
+        self.ranges[self.batch] = (first, end + len(ticket_ids))
 
     def end_of(self, num_batches: int) -> int:
         """Return one past the last ticket of the first `num_batches` batches.

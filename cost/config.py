@@ -1,4 +1,4 @@
-"""Settings of the scheduler: eight plugs and the few numbers they share.
+"""Settings of the scheduler: its plugs and the few numbers they share.
 
 A hydra structured config, therefore not frozen. Plug fields are `Any` because hydra refuses
 protocols as field types; each names the plug point whose contract its module states.
@@ -40,6 +40,8 @@ class SchedulerConfig:
     """Advantages of the responses (cost/advantages/)."""
     aggregation: Any
     """Factor of each response in the loss (cost/aggregations.py)."""
+    entropy_control: Any = None
+    """Exploring tickets that hold the policy's entropy (cost/entropy_control.py), or None."""
     tickets_per_step: int = 16
     """P: groups in one learned batch, unless the allocator says otherwise."""
     group_size: int = 8
@@ -68,6 +70,18 @@ class SchedulerConfig:
                     f"scheduler.{key} must be a plug with the method {method}, "
                     f"got {getattr(self, key)!r}"
                 )
+        control = self.entropy_control
+        if control is not None and not hasattr(control, "temperature_factor"):
+            raise ValueError(
+                "scheduler.entropy_control must be a plug with the method temperature_factor, or "
+                f"null, got {control!r}"
+            )
+        if control is not None and getattr(self.thinning, "thins_tokens", False):
+            raise ValueError(
+                "scheduler.entropy_control must be null with a thinning of tokens, which would "
+                "leave out tokens of exploring tickets; choose another thinning, or set its "
+                f"token shares to 1, got {self.thinning!r}"
+            )
         if self.group_size < 2:
             raise ValueError(
                 "scheduler.group_size must be at least 2, since advantages compare the responses "
@@ -106,8 +120,17 @@ class SchedulerConfig:
             )
 
     @property
+    def num_exploring(self) -> int:
+        """Exploring tickets in one learned batch, once the entropy is known."""
+        control = self.entropy_control
+        return 0 if control is None else int(control.num_tickets(self.tickets_per_step))
+
+    @property
     def objective_preserving(self) -> bool:
         """Whether the expected gradient is that of uniform draws without thinning."""
+        control = self.entropy_control
+        if control is not None and not control.objective_preserving:
+            return False
         of_group, allocator = (self.advantage, self.aggregation), self.allocator
         draws_keep_it = bool(allocator.objective_preserving)
         groups_stand_alone = all(plug.objective_preserving for plug in of_group)

@@ -13,12 +13,14 @@ from typing import Any
 import numpy as np
 
 from cost.reports import usable
-from cost.types import BatchSpending, LengthReport, RewardStatus, Selection
+from cost.types import BatchSpending, BoolArray, LengthReport, RewardStatus, Selection
 
 METRICS = {
     "cost/tickets": "reports of tickets that came back",
     "cost/pilot_tickets": "of these, pilots and profiles; never trained on",
     "cost/pilot_tokens": "generated tokens of these",
+    "cost/exploring_tickets": "of these, exploring ones; no statistic learns from them",
+    "cost/exploring_tokens": "generated tokens of these",
     "cost/filtered_tickets": "tickets that an allocator generated and then left out of every batch",
     "cost/filtered_tokens": "generated tokens of these",
     "cost/failed_tickets": "of these, tickets that failed all retries (empty groups)",
@@ -30,7 +32,8 @@ METRICS = {
     "on",
     "cost/generated_tokens": "tokens the engines computed: prefilled and response tokens",
     "cost/generated_response_tokens": "response tokens the engines computed",
-    "cost/selectable_responses": "usable responses of learned batches, once per epoch over a batch",
+    "cost/selectable_responses": "usable responses of learned batches, of exploring tickets those "
+    "trained on; once per epoch over a batch",
     "cost/selectable_tokens": "their tokens, the prompt repeated with each response",
     "cost/selectable_response_tokens": "their response tokens",
     "cost/trained_responses": "responses kept for training, once per epoch over a batch",
@@ -67,6 +70,8 @@ METRICS = {
     "cost/total_variation": "distance of the draw probabilities from uniform, in [0, 1]",
     "cost/expected_length_ratio": "expected length of a draw over that of a uniform draw",
     "cost/length_error_share": "last fold: mean |estimate - seen| over mean seen group-mean length",
+    "cost/exploring_temperature_factor": "batch drawn last: temperature of its exploring tickets "
+    "over the run's; 1 without one",
     "cost/earlier_tokens": "mean response length of earlier batches, the constant divisor",
 }
 """Every metric of this package with its meaning; counters run since the start of the run."""
@@ -79,6 +84,8 @@ class Ledger:
     tickets: int = 0
     pilot_tickets: int = 0
     pilot_tokens: int = 0
+    exploring_tickets: int = 0
+    exploring_tokens: int = 0
     filtered_tickets: int = 0
     filtered_tokens: int = 0
     failed_tickets: int = 0
@@ -100,16 +107,21 @@ class Ledger:
     uniform_generated_tokens_estimated: float = 0.0
     uniform_trained_tokens_estimated: float = 0.0
 
-    def with_report(self, report: LengthReport, *, trainable: bool = True) -> "Ledger":
+    def with_report(
+        self, report: LengthReport, *, trainable: bool = True, exploring: bool = False
+    ) -> "Ledger":
         """Enter one finished ticket."""
         response_tokens = int(report.lengths.sum())
         pilot_tokens = 0 if trainable else report.generated_tokens
+        exploring_tokens = report.generated_tokens if exploring else 0
         statuses = np.bincount(report.status, minlength=len(RewardStatus)).tolist()
         return replace(
             self,
             tickets=self.tickets + 1,
             pilot_tickets=self.pilot_tickets + (not trainable),
             pilot_tokens=self.pilot_tokens + pilot_tokens,
+            exploring_tickets=self.exploring_tickets + exploring,
+            exploring_tokens=self.exploring_tokens + exploring_tokens,
             failed_tickets=self.failed_tickets + (report.num_responses == 0),
             responses=self.responses + report.num_responses,
             truncated_responses=self.truncated_responses + int(report.truncated.sum()),
@@ -149,7 +161,7 @@ class Ledger:
         """Enter one pass of the learner over a batch.
 
         Args:
-            reports: Of the batch's members.
+            reports: Of the batch's members, or of some of them.
             selections: One a report, in the same order.
             first_pass: Whether the batch was not entered before.
             draw_saving: Of `cost.savings`, for the draws of the batch, less than 1.
@@ -157,7 +169,7 @@ class Ledger:
         """
         selectable, trained = np.zeros(3, dtype=np.int64), np.zeros(3, dtype=np.int64)
         for report, selection in zip(reports, selections, strict=True):
-            selectable += _spent(report, usable(report))
+            selectable += _spent(report, selectable_responses(report, selection))
             trained += _spent(report, selection.keep)
         return replace(
             self,
@@ -187,6 +199,11 @@ class Ledger:
     def state_dict(self) -> dict[str, Any]:
         """Return the counters as a dict of numbers."""
         return asdict(self)
+
+
+def selectable_responses(report: LengthReport, selection: Selection) -> BoolArray:
+    """Return [n] True for responses that a thinning could have kept, or that none may leave out."""
+    return selection.keep if selection.exploring else usable(report)
 
 
 def weight_metrics(selections: Sequence[Selection]) -> dict[str, float]:

@@ -3,6 +3,7 @@
     draw -> tickets -> (rollout) -> observe            any order, any time
                                  -> select             per batch, in draw order
                                  -> spend              per batch, when learned
+                                 -> observe_entropy    per batch, when learned, if controlled
     draw(batch, folded_batches) folds observed reports, batch by batch in ticket order, into every
     plug's state first
 
@@ -10,11 +11,17 @@ One owner of all statistics and random streams. Whatever order reports arrive in
 `draw` and `select` give the same tickets and selections: reports wait until a batch boundary and
 are folded by ticket id, and streams are derived from the seed and ticket ids.
 
+Exploring tickets (cost/entropy_control.py) are the last of their batch, made when its other members
+are known. They cost what they cost; nothing else is learned from their reports, and the other
+tickets are drawn and selected as they would be without them.
+
 The mean length that a constant divisor uses moves only when a new batch is selected, after that
 batch's factors are fixed, so no batch's divisor depends on the batch itself.
 """
 
+import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -32,7 +39,12 @@ from cost.prompts import Visit, prompt_pool
 from cost.proxies import Proxy
 from cost.reports import checked, checked_norms, usable
 from cost.savings import draw_saving, floored_share
-from cost.selection import batch_advantages, select_batch, uniform_reward_mean
+from cost.selection import (
+    batch_advantages,
+    select_batch,
+    select_exploring,
+    uniform_reward_mean,
+)
 from cost.spending import Spendings
 from cost.state import from_plain, initial_state, to_plain, updated, with_state
 from cost.streams import generator_for
@@ -91,6 +103,10 @@ class Scheduler:
         self._batch_metrics: dict[str, float] = {}
         self._snapshot: Snapshot | None = None
         self._draw_saving = 0.0
+        # Nats per token: of learned batches not folded yet, and of the last that was folded.
+        self._entropies: dict[int, float] = {}
+        self._entropy = math.nan
+        self._exploring_factor = 1.0
 
     @property
     def next_ticket_id(self) -> int:
@@ -141,8 +157,10 @@ class Scheduler:
         """
         recorded = self._book.record(report)
         if recorded is not None:
-            trainable = self._book.ticket(report.ticket_id).trainable
-            self._ledger = self._ledger.with_report(recorded, trainable=trainable)
+            ticket = self._book.ticket(report.ticket_id)
+            self._ledger = self._ledger.with_report(
+                recorded, trainable=ticket.trainable, exploring=ticket.exploring
+            )
 
     def observe_gradient_norms(self, norms: Mapping[int, FloatArray]) -> None:
         """Take in what a round with `gradient_norms` asked for.
@@ -173,8 +191,8 @@ class Scheduler:
                 yet are.
             epoch: Passes the learner made over this batch before; each thins anew.
             progress: Share of the run that is over before this batch, in [0, 1], for schedules.
-            penalties: [n] of each report, taken off its rewards for the advantages alone; see
-                `cost.penalties`.
+            penalties: [n] of each report but the exploring ones, taken off its rewards for the
+                advantages alone; see `cost.penalties`.
 
         Returns:
             One selection a report, in the same order.
@@ -200,33 +218,50 @@ class Scheduler:
             self.observe(report)
         tickets = [self._book.ticket(ticket_id) for ticket_id in ids]
         reports = [checked(report, ticket) for report, ticket in zip(reports, tickets, strict=True)]
+        # Exploring tickets are the last of a batch.
+        num_plain = sum(not ticket.exploring for ticket in tickets)
+        plain, plain_reports = tickets[:num_plain], reports[:num_plain]
         if batch > self._selected_batch:
-            self._enter_batch(batch, tickets, reports)
+            self._enter_batch(batch, plain, plain_reports)
         if not reports:
             return []
-        rng = generator_for(self._seed, "thinning", ids[0], epoch)
+        rng = generator_for(self._seed, "thinning", self._book.plain_before(ids[0]), epoch)
         selections, self._batch_metrics = select_batch(
             self._config,
             self._proxy(),
             self._states,
-            tickets,
-            lowered(reports, penalties),
-            folded=np.array(ids) < self._book.taken_until,
+            plain,
+            lowered(plain_reports, penalties),
+            folded=np.array(ids[:num_plain]) < self._book.taken_until,
             earlier_tokens=self._earlier_tokens,
             progress=progress,
             rng=rng,
         )
         if penalties is not None:
-            self._batch_metrics["cost/reward_mean_uniform"] = uniform_reward_mean(tickets, reports)
+            self._batch_metrics["cost/reward_mean_uniform"] = uniform_reward_mean(
+                plain, plain_reports
+            )
         self._ledger = self._ledger.with_selection(
-            reports,
+            plain_reports,
             selections,
             first_pass=epoch == 0,
             draw_saving=self._batches.draw_savings[batch],
             thinning_saving=self._batch_metrics.get("cost/thinning_saving_estimated", 0.0),
         )
-        self._spendings.trained(batch, reports, selections)
-        return selections
+        exploring = select_exploring(
+            self._config,
+            self._states,
+            tickets[num_plain:],
+            reports[num_plain:],
+            num_groups=num_plain,
+            earlier_tokens=self._earlier_tokens,
+        )
+        # Neither draws nor thinning save any of these.
+        self._ledger = self._ledger.with_selection(
+            reports[num_plain:], exploring, first_pass=epoch == 0
+        )
+        self._spendings.trained(batch, reports, [*selections, *exploring])
+        return [*selections, *exploring]
 
     def calibrate(
         self,
@@ -237,7 +272,7 @@ class Scheduler:
         """Fit the proxy's exponents to measured gradient norms; later batches may use them.
 
         Args:
-            reports: Those of a selected batch.
+            reports: Those of a selected batch, without exploring ones.
             selections: Its selections, aligned.
             norms: [n] norm of each response's summed score, aligned.
 
@@ -271,6 +306,22 @@ class Scheduler:
         spending = self._spendings.enter(batch, reports, engine_seconds, learner_seconds)
         self._ledger = self._ledger.with_spending(spending)
 
+    def observe_entropy(self, batch: int, entropy: float) -> None:
+        """Take in the policy's entropy at a learned batch; to be told before it is folded.
+
+        Args:
+            batch: Number of the batch.
+            entropy: Mean over the tokens learned from, nats, exploring ones left out; where there
+                was none, so that it is not finite, the one before holds on.
+
+        Raises:
+            ValueError: If the batch was folded.
+        """
+        if batch < self._folded_batches or batch not in self._batches.ranges:
+            raise ValueError(f"batch must be complete and not folded yet, got {batch!r}")
+        if math.isfinite(entropy):
+            self._entropies[batch] = float(entropy)
+
     def reissue(self, first_ticket_id: int) -> list[Ticket]:
         """Return all tickets from one on, to be run again after their groups were lost.
 
@@ -301,6 +352,7 @@ class Scheduler:
             | self._batch_metrics
             | self._calibration_metrics()
             | (price.metrics(self._states["price"]) if hasattr(price, "metrics") else {})
+            | self._exploring_metrics()
             | {
                 "cost/draw_saving_estimated": self._draw_saving,
                 "cost/draw_floored_share": floored_share(distribution.probabilities),
@@ -326,6 +378,9 @@ class Scheduler:
             "earlier_next": list(self._earlier_next),
             "fold_metrics": dict(self._fold_metrics),
             "batch_metrics": dict(self._batch_metrics),
+            "entropies": {str(batch): entropy for batch, entropy in self._entropies.items()},
+            "entropy": self._entropy,
+            "exploring_factor": self._exploring_factor,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -351,6 +406,9 @@ class Scheduler:
         self._earlier_next = tuple(state["earlier_next"])
         self._fold_metrics = dict(state["fold_metrics"])
         self._batch_metrics = dict(state["batch_metrics"])
+        self._entropies = {int(batch): entropy for batch, entropy in state["entropies"].items()}
+        self._entropy = state["entropy"]
+        self._exploring_factor = state["exploring_factor"]
         self._snapshot = None
 
     @property
@@ -362,6 +420,11 @@ class Scheduler:
         if not self._config.calibrate_every:
             return {}
         return calibration.exponents(self._states["calibration"]).metrics()
+
+    def _exploring_metrics(self) -> dict[str, float]:
+        if self._config.entropy_control is None:
+            return {}
+        return {"cost/exploring_temperature_factor": self._exploring_factor}
 
     def _proxy(self) -> Proxy:
         """Return the proxy, with the exponents fitted so far where configured."""
@@ -384,7 +447,8 @@ class Scheduler:
                 f"gradient norms must be given before the next round, of tickets {lacking[:10]!r}"
             )
         # With the batch: after a round that only completes, no ticket was added.
-        rng = generator_for(self._seed, "draws", self._batches.batch, self._book.next_ticket_id)
+        number = self._book.plain_before(self._book.next_ticket_id)
+        rng = generator_for(self._seed, "draws", self._batches.batch, number)
         answer, self._states["allocator"] = self._config.allocator.next_round(
             so_far, self._current(), rng, self._states["allocator"]
         )
@@ -394,6 +458,8 @@ class Scheduler:
         else:
             tickets = self._issue(answer)
         batch = self._batches
+        if batch.drawn:
+            tickets = [*tickets, *self._explore()]
         return Draw(
             tickets=tickets,
             members=batch.members[batch.batch] if batch.drawn else None,
@@ -445,6 +511,29 @@ class Scheduler:
             )
         return tickets
 
+    def _explore(self) -> list[Ticket]:
+        """Issue the exploring tickets of the batch just completed: some of its own once more."""
+        control, batch = self._config.entropy_control, self._batches.batch
+        members = self._batches.members[batch]
+        self._exploring_factor = 1.0
+        if control is None or math.isnan(self._entropy) or not members:
+            return []
+        self._exploring_factor = control.temperature_factor(self._entropy)
+        rng = generator_for(self._seed, "exploring", batch)
+        size = control.num_tickets(len(members))
+        chosen = np.sort(rng.choice(members, size, replace=False)).tolist()
+        tickets = [
+            replace(
+                self._book.ticket(ticket_id),
+                ticket_id=new_id,
+                temperature_factor=self._exploring_factor,
+            )
+            for new_id, ticket_id in enumerate(chosen, self._book.next_ticket_id)
+        ]
+        self._book.issue(tickets)
+        self._batches.explore([ticket.ticket_id for ticket in tickets])
+        return tickets
+
     def _complete(self, answer: Complete) -> None:
         """End the open batch with the tickets its allocator accepted."""
         before = self._batches.carried
@@ -486,8 +575,15 @@ class Scheduler:
         self._batches.release(self._folded_batches, self._selected_batch)
 
     def _fold_batch(self, batch: int, end: int) -> list[Visit]:
-        visits = self._visits([pair for pair in self._book.take(end) if pair[1].num_responses > 0])
+        visits = self._visits(
+            [
+                (ticket, report)
+                for ticket, report in self._book.take(end)
+                if report.num_responses > 0 and not ticket.exploring
+            ]
+        )
         spending = self._spendings.take(batch)
+        self._entropy = self._entropies.pop(batch, self._entropy)
         # Before the states are copied: a snapshot is the largest thing there is.
         self._snapshot = None
         if visits:

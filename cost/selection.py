@@ -1,6 +1,7 @@
 """From the reports of a batch to the responses to train on.
 
-reports -> advantages, factors (full groups) -> scores, costs -> thinning -> keep, weight
+plain:     reports -> advantages, factors (full groups) -> scores, costs -> thinning -> keep, weight
+exploring: reports -> rewards, factors -> keep what has a positive reward, all of it
 """
 
 import math
@@ -106,6 +107,55 @@ def select_batch(
             candidates.scores, candidates.costs, thinning.probabilities
         )
     return selections, metrics
+
+
+def select_exploring(
+    config: SchedulerConfig,
+    states: Mapping[str, Any],
+    tickets: Sequence[Ticket],
+    reports: Sequence[LengthReport],
+    num_groups: int,
+    earlier_tokens: float,
+) -> list[Selection]:
+    """Choose what to train on from a batch's exploring tickets: what has a positive reward.
+
+    The learner divides by the P plain groups of the batch, while the term is a mean over the E
+    exploring ones, so that with the ticket's weight w a response weighs coefficient * w * P / E.
+    Factors are those of exploring groups for a batch of their own.
+
+    Args:
+        config: The plugs, with entropy control.
+        states: What each plug has learned, by the name of its field.
+        tickets: E exploring tickets in draw order; may be none.
+        reports: Their checked reports.
+        num_groups: P.
+        earlier_tokens: Mean response length of earlier batches.
+
+    Returns:
+        E selections.
+    """
+    if not tickets:
+        return []
+    usables = [usable(report) for report in reports]
+    factors = with_state(config.aggregation.factors, states["aggregation"])(
+        [report.lengths for report in reports], usables, earlier_tokens
+    )
+    scale = config.entropy_control.coefficient * num_groups / len(tickets)
+    selections = []
+    for ticket, report, ok, own_factors in zip(tickets, reports, usables, factors, strict=True):
+        advantages = np.where(ok & (report.rewards > 0), report.rewards, 0.0)
+        keep = advantages > 0
+        selections.append(
+            Selection(
+                ticket_id=ticket.ticket_id,
+                keep=keep,
+                weight=np.where(keep, scale * ticket.weight, 0.0),
+                advantages=advantages,
+                factors=own_factors,
+                exploring=True,
+            )
+        )
+    return selections
 
 
 def uniform_reward_mean(tickets: Sequence[Ticket], reports: Sequence[LengthReport]) -> float:

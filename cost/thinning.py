@@ -263,6 +263,11 @@ class D3s:
             for end in ("start", "end"):
                 _check_share(f"{key}_{end}", getattr(self, f"{key}_{end}"))
 
+    @property
+    def thins_tokens(self) -> bool:
+        """Whether there are tokens that it leaves out of the responses it keeps."""
+        return min(self.token_share_start, self.token_share_end) < 1
+
     def shares(self, progress: float) -> tuple[float, float]:
         """Return (N as a share of the usable responses, K) at a progress in [0, 1]."""
         before, after = 1.0 - progress, progress

@@ -24,6 +24,7 @@ class TicketBook:
     def __init__(self) -> None:
         """Start empty, with ticket 0 the next."""
         self.next_ticket_id = 0
+        self.num_exploring = 0
         self.taken_until = 0
         self.released_until = 0
         self._tickets: dict[int, Ticket] = {}
@@ -36,6 +37,7 @@ class TicketBook:
             assert ticket.ticket_id == self.next_ticket_id
             self._tickets[ticket.ticket_id] = ticket
             self.next_ticket_id += 1
+            self.num_exploring += ticket.exploring
 
     def ticket(self, ticket_id: int) -> Ticket:
         """Return a ticket that is still held.
@@ -49,6 +51,16 @@ class TicketBook:
                 f"got {ticket_id!r}"
             )
         return self._tickets[ticket_id]
+
+    def plain_before(self, ticket_id: int) -> int:
+        """Return how many tickets before one that is held, or is the next, were not exploring.
+
+        Streams that are named by it give the same numbers with and without exploring tickets.
+        """
+        if self.num_exploring == 0:
+            return ticket_id
+        after = sum(t.exploring and t.ticket_id >= ticket_id for t in self._tickets.values())
+        return ticket_id - (self.num_exploring - after)
 
     def record(self, report: LengthReport) -> LengthReport | None:
         """Keep a report until it is taken.
@@ -144,6 +156,7 @@ class TicketBook:
         tickets = self._tickets.values()
         return {
             "next_ticket_id": self.next_ticket_id,
+            "num_exploring": self.num_exploring,
             "taken_until": self.taken_until,
             "tickets": {
                 name: np.array([getattr(ticket, name) for ticket in tickets])
@@ -161,6 +174,7 @@ class TicketBook:
             for row in zip(*columns, strict=True)
         ]
         self.next_ticket_id = state["next_ticket_id"]
+        self.num_exploring = state["num_exploring"]
         self.taken_until = state["taken_until"]
         self._tickets = {ticket.ticket_id: ticket for ticket in rows}
         self.released_until = min(self._tickets, default=self.next_ticket_id)

@@ -51,6 +51,13 @@ class Ticket:
     """Largest number of tokens in one response."""
     trainable: bool = True
     """False for a pilot, whose responses inform the allocation and are never trained on."""
+    temperature_factor: float = 1.0
+    """What the run's sampling temperature is multiplied by, positive."""
+
+    @property
+    def exploring(self) -> bool:
+        """Whether it samples another distribution than the policy's; see `cost.entropy_control`."""
+        return self.temperature_factor != 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +67,8 @@ class Draw:
     tickets: list[Ticket]
     """To be run now, in draw order."""
     members: tuple[int, ...] | None
-    """Ids of the tickets that make the batch, in draw order; None while rounds are to follow, of
-    which the next may be drawn when all tickets of this one were reported."""
+    """Ids of the tickets that make the batch, in draw order, exploring ones last; None while rounds
+    are to follow, of which the next may be drawn when all tickets of this one were reported."""
     carried: tuple[int, ...]
     """Ids of tickets whose groups a later batch may learn from."""
     gradient_norms: bool
@@ -87,7 +94,7 @@ class LengthReport:
     status: IntArray
     """[n] RewardStatus."""
     surprise: FloatArray
-    """[n] sum over the response's own tokens of (1 - probability)^2."""
+    """[n] sum over the response's own tokens of (1 - probability)^2, as they were sampled."""
     answer_codes: IntArray
     """[n] position of the first response of the group with the same final answer, its own where no
     earlier one has it; no answer found is an answer like others."""
@@ -115,7 +122,8 @@ class Selection:
     keep: BoolArray
     """[n] True for responses to train on."""
     weight: FloatArray
-    """[n] ticket weight over keep probability; 0 where not kept."""
+    """[n] ticket weight over keep probability; 0 where not kept. The learner divides by the number
+    of plain groups, exploring groups too."""
     advantages: FloatArray
     """[n] advantages from the full group, before thinning; 0 where the reward is not usable."""
     factors: FloatArray
@@ -123,6 +131,9 @@ class Selection:
     token_share: float = 1.0
     """Share of the optimiser step's tokens to train on, largest |advantage| x entropy first; in
     (0, 1], 1 trains on all."""
+    exploring: bool = False
+    """Whether the ticket was exploring: the loss is then -advantage x log-probability, whatever the
+    objective, for the probabilities that it was sampled with are not a policy's."""
 
 
 @dataclass(frozen=True, slots=True)

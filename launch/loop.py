@@ -61,6 +61,9 @@ class Scheduler(Protocol):
     async def spend(self, batch: int, engine_seconds: float, learner_seconds: float) -> None:
         """Take in the seconds that a learned batch took."""
 
+    async def observe_entropy(self, batch: int, entropy: float) -> None:
+        """Take in the policy's entropy at a learned batch, nats; NaN if it is not known."""
+
 
 class Rollouts(Protocol):
     """The rollout pool as the loop sees it."""
@@ -107,6 +110,8 @@ class Plan:
     """Layer whose gradient is measured per response."""
     calibrate_every: int = 0
     """Batches between measurements for the scheduler's calibration; 0 for none."""
+    controls_entropy: bool = False
+    """Whether the scheduler is told the policy's entropy."""
     max_generated_tokens: int | None = None
     """No batch is drawn once those before it are expected to take so many tokens of the engines;
     None for no such bound."""
@@ -123,7 +128,7 @@ class StepResult:
     step: int
     """Batches learned so far, from 1; equals the published version."""
     groups: list[GroupRef]
-    """The members of the batch, in draw order."""
+    """The members of the batch, in draw order, exploring ones last."""
     selections: list[Selection]
     """Of the last pass."""
     metrics: Metrics
@@ -142,6 +147,8 @@ class _Batch:
     num_tickets: int
     pilots: frozenset[int]
     members: tuple[int, ...]
+    num_exploring: int
+    """Exploring ones among the members, which are the last."""
     carried: tuple[int, ...]
 
 
@@ -230,7 +237,10 @@ async def train(
             num_tickets += len(running)
             pilots |= {ticket.ticket_id for ticket in drawn.tickets if not ticket.trainable}
             if drawn.members is not None:
-                return _Batch(num_tickets, frozenset(pilots), drawn.members, drawn.carried)
+                num_exploring = sum(ticket.exploring for ticket in drawn.tickets)
+                return _Batch(
+                    num_tickets, frozenset(pilots), drawn.members, num_exploring, drawn.carried
+                )
             async with asyncio.timeout(plan.batch_deadline_seconds):
                 groups = await asyncio.gather(*running)
                 if drawn.gradient_norms:
@@ -254,23 +264,26 @@ async def train(
             generated = spent[batch].with_groups([group.report for group in fresh], drawn.pilots)
             # Groups that were filtered need not be held while the others are learned.
             del fresh
-            await learn_batch(batch, groups, generated, waiting.lap())
+            await learn_batch(batch, groups, drawn.num_exploring, generated, waiting.lap())
 
     async def learn_batch(
-        batch: int, groups: list[GroupRef], generated: _Spent, wait: float
+        batch: int, groups: list[GroupRef], num_exploring: int, generated: _Spent, wait: float
     ) -> None:
         clock = Laps()
         reports = [group.report for group in groups]
+        # Penalties and calibrations compare the policy's own responses.
+        num_plain = len(groups) - num_exploring
+        plain = groups[:num_plain]
         progress = _progress(plan, batch, spent[batch])
         selections: list[Selection] = []
         updating = Laps()
-        penalties, metrics = await _penalties(plan, learners, groups)
+        penalties, metrics = await _penalties(plan, learners, plain)
         learner_seconds, trained_tokens = updating.lap(), 0
         for epoch in range(plan.num_epochs):
             selections = await scheduler.select(batch, reports, epoch, progress, penalties)
             if epoch == 0 and plan.calibrate_every and batch % plan.calibrate_every == 0:
-                norms = await learners.gradient_norms(groups, layer=plan.gradient_norm_layer)
-                await scheduler.calibrate(reports, selections, norms)
+                norms = await learners.gradient_norms(plain, layer=plan.gradient_norm_layer)
+                await scheduler.calibrate(reports[:num_plain], selections[:num_plain], norms)
             trained_tokens += _trained_tokens(reports, selections)
             updating = Laps()
             metrics |= await learners.update(groups, selections, step=batch, epoch=epoch)
@@ -281,6 +294,8 @@ async def train(
             generation.take(batch) * plan.num_engine_accelerators,
             learner_seconds * plan.num_learners,
         )
+        if plan.controls_entropy:
+            await scheduler.observe_entropy(batch, metrics.get("learner/entropy", math.nan))
         metrics |= await publish(batch + 1)
         publishing = clock.lap()
         spent.append(generated.with_learning(trained_tokens, wait + update + publishing))

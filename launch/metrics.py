@@ -20,6 +20,7 @@ import numpy as np
 
 from cost.calibration import METRICS as CALIBRATION_METRICS
 from cost.ledger import METRICS as LEDGER_METRICS
+from cost.ledger import selectable_responses
 from cost.reports import usable
 from cost.types import BoolArray, FloatArray, IntArray, LengthReport, RewardStatus, Selection
 from launch.loop import StepResult
@@ -33,6 +34,8 @@ METRICS: dict[str, str] = _COST_METRICS | {
     "rollout/truncated_share": "Share of responses that hit the length limit.",
     "rollout/surprise_mean": "Mean over responses of the sum of (1 - probability)^2 of tokens.",
     "rollout/mixed_group_share": "Share of the step's groups in which some advantage is not zero.",
+    "rollout/exploring_reward_mean": "Mean reward of usable responses of exploring tickets, which "
+    "the other means leave out; absent without one.",
     "rollout/reward_timed_out": "Responses whose scoring ran out of time; they get weight 0.",
     "rollout/reward_crashed": "Responses whose scoring crashed; they get weight 0.",
     "rollout/reward_truncated": "Responses left out because they hit the length limit; weight 0.",
@@ -41,7 +44,8 @@ METRICS: dict[str, str] = _COST_METRICS | {
     "rollout/replaced_actors": "Rollout actors replaced after a death, since the start.",
     "rollout/failed_tickets": "Tickets that failed all their retries; their gradient is zero.",
     "cost/step_generated_tokens": "Tokens computed by engines: prompts not cached, and responses.",
-    "cost/step_selectable_tokens": "Tokens of all usable responses, each with its prompt.",
+    "cost/step_selectable_tokens": "Tokens of all usable responses, each with its prompt; of "
+    "exploring tickets those that are trained on.",
     "cost/step_trained_tokens": "Tokens of the kept responses with their prompts, last pass.",
     "cost/step_generated_response_tokens": "As step_generated_tokens, without prompts.",
     "cost/step_selectable_response_tokens": "As step_selectable_tokens, without prompts.",
@@ -52,6 +56,8 @@ METRICS: dict[str, str] = _COST_METRICS | {
     "learner/ratio": "Mean ratio of learner to rollout probability over trained tokens.",
     "learner/clip_fraction": "Share of tokens at which the objective's clip is active.",
     "learner/entropy": "Mean entropy of the policy at the trained tokens, nats.",
+    "learner/exploring_share": "Share of the trained tokens that exploring tickets sampled, which "
+    "other means over tokens leave out; absent without one.",
     "learner/kl_rollout": "KL from sampling to training policy per token: mean of r - 1 - log r.",
     "learner/kl_rollout_k1": "The same by its plain estimate, mean of -log r; it may be negative.",
     "learner/max_logprob_difference": "Largest difference of learner and rollout_logprobs.",
@@ -60,6 +66,7 @@ METRICS: dict[str, str] = _COST_METRICS | {
     "learner/rollout_chi_square": "Chi-square divergence of the same r: mean of r^2, minus 1.",
     "learner/rollout_effective_share": "Share of effective tokens: (sum r)^2 / (n sum r^2).",
     "learner/cut_share": "Share of trained tokens whose ratio the correction cut or masked.",
+    "learner/curvature_rejected_share": "Share of trained tokens that learner.curvature masked.",
     "learner/token_staleness": "Mean staleness of the trained tokens, versions.",
     "learner/stale_share": "Share of trained tokens that an older version than the learner's made.",
     "learner/kl_rollout_stale": "kl_rollout over those tokens; NaN without one.",
@@ -115,7 +122,30 @@ def step_metrics(result: StepResult) -> dict[str, float]:
     A mean over nothing, as in a step in which every ticket failed, is NaN.
     """
     reports, selections = result.reports, result.selections
-    return _rollout_metrics(reports, selections) | _cost_metrics(reports, selections)
+    num_plain = sum(not selection.exploring for selection in selections)
+    return (
+        _rollout_metrics(reports[:num_plain], selections[:num_plain])
+        | _exploring_metrics(reports[num_plain:])
+        | _failure_metrics(reports)
+        | _cost_metrics(reports, selections)
+    )
+
+
+def _exploring_metrics(reports: Sequence[LengthReport]) -> dict[str, float]:
+    if not reports:
+        return {}
+    rewards = _join([report.rewards[usable(report)] for report in reports])
+    return {"rollout/exploring_reward_mean": _mean(rewards)}
+
+
+def _failure_metrics(reports: Sequence[LengthReport]) -> dict[str, float]:
+    status = _join([report.status for report in reports])
+    return {
+        "rollout/reward_timed_out": float((status == RewardStatus.TIMED_OUT).sum()),
+        "rollout/reward_crashed": float((status == RewardStatus.CRASHED).sum()),
+        "rollout/reward_truncated": float((status == RewardStatus.TRUNCATED).sum()),
+        "rollout/failed_tickets": float(sum(report.num_responses == 0 for report in reports)),
+    }
 
 
 def _rollout_metrics(
@@ -123,7 +153,6 @@ def _rollout_metrics(
 ) -> dict[str, float]:
     ok = _join([usable(report) for report in reports])
     lengths = _join([report.lengths for report in reports])
-    status = _join([report.status for report in reports])
     mixed = np.array([bool(np.any(selection.advantages)) for selection in selections])
     return {
         "rollout/reward_mean": _mean(_join([report.rewards for report in reports])[ok]),
@@ -135,17 +164,13 @@ def _rollout_metrics(
         "rollout/truncated_share": _mean(_join([report.truncated for report in reports])),
         "rollout/surprise_mean": _mean(_join([report.surprise for report in reports])),
         "rollout/mixed_group_share": _mean(mixed),
-        "rollout/reward_timed_out": float((status == RewardStatus.TIMED_OUT).sum()),
-        "rollout/reward_crashed": float((status == RewardStatus.CRASHED).sum()),
-        "rollout/reward_truncated": float((status == RewardStatus.TRUNCATED).sum()),
-        "rollout/failed_tickets": float(sum(report.num_responses == 0 for report in reports)),
     }
 
 
 def _cost_metrics(
     reports: Sequence[LengthReport], selections: Sequence[Selection]
 ) -> dict[str, float]:
-    ok = _join([usable(report) for report in reports])
+    ok = _join([selectable_responses(r, s) for r, s in zip(reports, selections, strict=True)])
     keep = _join([selection.keep for selection in selections])
     lengths = _join([report.lengths for report in reports]).astype(np.float64)
     prompts = _join([np.full(report.num_responses, report.prompt_tokens) for report in reports])

@@ -74,6 +74,10 @@ class RemoteScheduler:
         """See `cost.scheduler.Scheduler.spend`."""
         await self.call("spend", batch, engine_seconds, learner_seconds)
 
+    async def observe_entropy(self, batch: int, entropy: float) -> None:
+        """See `cost.scheduler.Scheduler.observe_entropy`."""
+        await self.call("observe_entropy", batch, entropy)
+
     async def call(self, method: str, *arguments: Any) -> Any:
         """Call any method of the scheduler."""
         reference = getattr(self.handle, method).remote(*arguments)

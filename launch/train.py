@@ -71,9 +71,19 @@ def prepare(composed: DictConfig) -> Inputs:
 
 def objective_text(config: RunConfig) -> str:
     """What the run optimises, in words."""
+    control = config.scheduler.entropy_control
     if config.scheduler.objective_preserving:
-        return "uniform over prompts: draws and thinning are undone by weights"
-    return "reweighted: the draws, thinning or aggregation chosen change the uniform objective"
+        text = "uniform over prompts: draws and thinning are undone by weights"
+    elif control is not None:
+        text = (
+            "reweighted: exploring tickets at other temperatures add a term that holds the entropy "
+            f"near {control.target:g} nats"
+        )
+    else:
+        text = "reweighted: the draws, thinning or aggregation chosen change the uniform objective"
+    if config.learner.curvature.masks:
+        text += "; biased by learner.curvature, whose mask depends on what was drawn"
+    return text
 
 
 def derived_plan(inputs: Inputs) -> dict[str, object]:
@@ -81,11 +91,14 @@ def derived_plan(inputs: Inputs) -> dict[str, object]:
     config = inputs.config
     resources, scheduler, learner = config.resources, config.scheduler, config.learner
     tokens = config.responses_per_step * config.model.max_model_len
+    tickets = f"{scheduler.tickets_per_step} tickets"
+    if scheduler.num_exploring:
+        tickets = f"({tickets} + {scheduler.num_exploring} exploring)"
     measured = ", ".join(f"{len(prompts)} {name}" for name, prompts in inputs.sets.items())
     return {
         "objective": objective_text(config),
         "prompts": f"{len(inputs.prompts)} to train on; measured on {measured}",
-        "one step": f"{scheduler.tickets_per_step} tickets x {scheduler.group_size} responses = "
+        "one step": f"{tickets} x {scheduler.group_size} responses = "
         f"{config.responses_per_step} responses, at most {tokens:,} tokens",
         "learning": f"{learner.num_epochs} pass(es) of {learner.num_minibatches} optimiser "
         f"step(s), at most {config.num_rows_at_most} rows of {learner.row_tokens} tokens a learner",
@@ -202,6 +215,7 @@ class TrainingRun:
                 reward_kl_coefficient=config.learner.reference.kl_in_reward,
                 gradient_norm_layer=config.scheduler.gradient_norm_layer,
                 calibrate_every=config.scheduler.calibrate_every,
+                controls_entropy=config.scheduler.entropy_control is not None,
                 max_generated_tokens=config.loop.max_generated_tokens,
                 max_trained_tokens=config.loop.max_trained_tokens,
                 max_seconds=config.loop.max_seconds,

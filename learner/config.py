@@ -1,7 +1,6 @@
 """The learner's settings, as hydra composes them under the key `learner`."""
 
 import math
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -78,6 +77,41 @@ class ReferenceConfig:
 
 
 @dataclass(kw_only=True, slots=True)
+class RejectedShares:
+    """Which share of an optimiser step's tokens CAPO may leave out, see `learner.curvature`.
+
+    The paper's thresholds are not known to us, so they are set from quantiles of the step (ours).
+
+    Raises:
+        ValueError: If a share is outside [0, 1), or they leave nothing together.
+    """
+
+    low: float = 0.0
+    """Tokens of the least m_H, whose objective the step is to lower most."""
+    high: float = 0.0
+    """Tokens of the largest m_H."""
+    shift: float = 0.0
+    """Tokens of the largest m_F, whose log-probability the step is to change most."""
+
+    def __post_init__(self) -> None:
+        """Refuse shares that leave nothing."""
+        for key in ("low", "high", "shift"):
+            share = getattr(self, key)
+            if not 0 <= share < 1:
+                raise ValueError(f"learner.curvature.{key} must lie in [0, 1), got {share!r}")
+        total = self.low + self.high + self.shift
+        if not total < 1:
+            raise ValueError(
+                f"learner.curvature.low, high and shift must sum to less than 1, got {total}"
+            )
+
+    @property
+    def masks(self) -> bool:
+        """Whether tokens may be left out at all."""
+        return self.low + self.high + self.shift > 0
+
+
+@dataclass(kw_only=True, slots=True)
 class LearnerConfig:
     """How the policy is trained: processes, optimiser, packing, deadlines.
 
@@ -103,7 +137,8 @@ class LearnerConfig:
     effect with `chunk_tokens`, which repeats."""
     logits_chunk_tokens: int = 1024
     """Loss tokens whose logits exist at a time; each takes a few times the vocabulary's size in
-    memory. In longer rows the head is computed twice. Of no effect in ZeRO stage 3."""
+    memory. In longer rows the head is computed twice, and in ZeRO stage 3 its weight gathered for
+    every chunk."""
     num_minibatches: int = 1
     """Optimiser steps in one pass over a batch; each takes a random part of the groups."""
     num_epochs: int = 1
@@ -115,6 +150,10 @@ class LearnerConfig:
     correction: Any = None
     """Plug: factors for tokens that learner and engine see differently (learner/corrections.py);
     null corrects nothing."""
+    curvature: RejectedShares = field(default_factory=RejectedShares)
+    """CAPO: leave out the tokens at which the step would bend the policy too much
+    (`learner.objectives.curvature`), for one forward pass more and five products with the output
+    head. A mask that depends on what was drawn: biased by design. Needs AdamW and whole weights."""
     reference: ReferenceConfig = field(default_factory=ReferenceConfig)
     entropy_coefficient: float = 0.0
     """Weight of the policy's entropy at every trained token, taken off the loss; not negative."""
@@ -167,6 +206,7 @@ class LearnerConfig:
         self._check_chunks()
         self._check_deepspeed()
         self._check_loss()
+        self._check_curvature()
 
     @property
     def chosen_optimizer(self) -> Any:
@@ -198,6 +238,20 @@ class LearnerConfig:
                 "learner.correction must be a mask while learner.behaviour is rollout, whose "
                 "objective carries the ratio to the engine already: set "
                 f"learner.behaviour=recomputed, got {self.correction!r}"
+            )
+
+    def _check_curvature(self) -> None:
+        if not self.curvature.masks:
+            return
+        if not isinstance(self.chosen_optimizer, AdamW):
+            raise ValueError(
+                "learner.optimizer must be AdamW with learner.curvature, which computes Adam's "
+                f"step ahead, got {self.optimizer!r}"
+            )
+        if self.lora.rank:
+            raise ValueError(
+                "learner.lora.rank must be 0 with learner.curvature, which looks at the change of "
+                f"the output head, and adapters leave the head as it is, got {self.lora.rank!r}"
             )
 
     def _check_chunks(self) -> None:
@@ -239,15 +293,6 @@ class LearnerConfig:
         """Whether `offload_optimizer` or `offload_param` moves something off the GPUs."""
         section = self.deepspeed.get("zero_optimization") or {}
         return bool((section.get(what) or {}).get("device", "none") != "none")
-
-    @property
-    def head_chunk_tokens(self) -> int:
-        """`logits_chunk_tokens`, but all of a row in ZeRO stage 3.
-
-        There each chunk gathers the head's weight, which all ranks must do equally often, and their
-        rows differ in loss tokens.
-        """
-        return sys.maxsize if self.zero_stage == 3 else self.logits_chunk_tokens
 
     @property
     def shares_prefixes(self) -> bool:

@@ -27,7 +27,9 @@ from learner.checkpoint import save_checkpoint
 from learner.chunked import ChunkedPolicy
 from learner.config import LearnerConfig
 from learner.gradient_norms import gradient_norms
-from learner.logprobs import PackedPolicy, check_packing
+from learner.logprobs import PackedPolicy, check_head, check_packing, head_inputs
+from learner.objectives.curvature import adam_change
+from learner.optimizers import AdamW
 from learner.update import StepOutcome
 
 if TYPE_CHECKING:
@@ -76,9 +78,11 @@ class DeepSpeedEngine:
         self._model = load_policy(model_path, config, dtype)
         self._adapted = lora.attach(self._model, config.lora) if config.lora.rank else None
         self._weights = list(lora.weights_of(self._model))
-        chunk = {"logits_chunk_tokens": config.head_chunk_tokens}
+        chunk = {"logits_chunk_tokens": config.logits_chunk_tokens}
         policy = self._packed = PackedPolicy(self._model, temperature, **chunk)
         check_packing(policy)
+        if config.curvature.masks:
+            check_head(policy)
         if config.chunk_tokens is not None:
             policy = ChunkedPolicy(
                 self._model, temperature, chunk_tokens=config.chunk_tokens, **chunk
@@ -90,6 +94,8 @@ class DeepSpeedEngine:
             config=deepspeed_settings(config, dtype),
             dist_init_required=False,
         )
+        if config.zero_stage == 3:
+            self._packed.most = self._most
         self._reference = self._load_reference(model_path, dtype, temperature)
         scaler: Any = getattr(self._engine.optimizer, "loss_scaler", None)
         # At the smallest scale a bad gradient is an ordinary skipped step, as in other precisions.
@@ -126,6 +132,11 @@ class DeepSpeedEngine:
         return torch.device(self._engine.device)
 
     @property
+    def temperature(self) -> float:
+        """Sampling temperature of the rollouts, which divides the logits."""
+        return self._packed.temperature
+
+    @property
     def model(self) -> "PreTrainedModel":
         """The Hugging Face model; under ZeRO-3 its parameters are empty between steps."""
         return self._model
@@ -159,6 +170,69 @@ class DeepSpeedEngine:
             base: torch.Tensor = self._engine(*inputs)[0]
         return base
 
+    @torch.no_grad()
+    def hidden_states(self, row: MicroBatch) -> torch.Tensor:
+        """Hidden states [K, D] that predict a row's loss tokens, as the output head takes them.
+
+        Every rank must ask, as for log-probabilities.
+        """
+        with head_inputs(self._model) as seen:
+            self.logprobs(row)
+        return torch.cat(seen, dim=1)[0]
+
+    @property
+    def _head(self) -> torch.nn.Parameter:
+        """The output head's weight; where embeddings are tied, that of both."""
+        head: Any = self._model.get_output_embeddings()  # type: ignore[no-untyped-call]
+        weight: torch.nn.Parameter = head.weight
+        return weight
+
+    @torch.no_grad()
+    def head_weight(self) -> torch.Tensor:
+        """Copy the output head's whole weight: [V, D] float32. Every rank must ask.
+
+        The one that the policy computes with: in 16 bits, not its float32 master copy.
+        """
+        with self._whole([self._head]):
+            return self._head.detach().to(torch.float32, copy=True)
+
+    @torch.no_grad()
+    def head_change(self, gradient: torch.Tensor) -> torch.Tensor:
+        """How the next optimiser step would change the head's weight: [V, D] float32.
+
+        By Adam from its present moments and the step's learning rate, without weight decay. The
+        gradient's clipping is left out: the norm of all gradients is known after the backward pass
+        only. Where embeddings are tied the moments are those of both uses of the matrix, while the
+        gradient is that of one.
+
+        Args:
+            gradient: [V, D] float32, this rank's part of the loss's gradient in the head; it is
+                overwritten with the sum over ranks. Every rank must ask.
+        """
+        adam = self._config.chosen_optimizer
+        assert isinstance(adam, AdamW), "LearnerConfig refuses others"
+        # Losses are multiplied by the number of ranks that DeepSpeed divides gradients by.
+        torch.distributed.all_reduce(gradient)
+        return adam_change(
+            gradient,
+            self._adam_state("exp_avg", gradient),
+            self._adam_state("exp_avg_sq", gradient),
+            step=self._applied_steps + 1,
+            lr=self._next_lr(),
+            betas=(adam.betas[0], adam.betas[1]),
+            eps=adam.eps,
+        )
+
+    def _adam_state(self, key: str, like: torch.Tensor) -> torch.Tensor:
+        """Adam's `exp_avg` or `exp_avg_sq` of the head, whole; every rank must ask."""
+        if not self._applied_steps:
+            return torch.zeros_like(like)
+        if self._config.zero_stage == 0:
+            state: torch.Tensor = self._engine.optimizer.state[self._head][key]
+            return state
+        whole: torch.Tensor = self._deepspeed.utils.safe_get_full_optimizer_state(self._head, key)
+        return whole.to(like)
+
     def gradient_norms(self, row: MicroBatch, layer: str) -> torch.Tensor:
         """Norms [S] float64 of the row's responses' scores; see `learner.gradient_norms`."""
         # Past the engine's forward, which prepares its output for a training backward pass.
@@ -173,6 +247,12 @@ class DeepSpeedEngine:
         flag = torch.tensor([int(value)], device=self.device)
         torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MIN)
         return bool(flag.item())
+
+    def _most(self, number: int) -> int:
+        """Largest of the ranks' numbers; every rank must ask."""
+        numbers = torch.tensor([number], device=self.device)
+        torch.distributed.all_reduce(numbers, op=torch.distributed.ReduceOp.MAX)
+        return int(numbers.item())
 
     def gather(self, values: torch.Tensor) -> torch.Tensor:
         """Join the [n] values of all ranks in rank order, n may differ; every rank must ask."""
@@ -194,8 +274,7 @@ class DeepSpeedEngine:
 
     def step(self) -> StepOutcome:
         """Clip and apply the gradient, or discard it if it is not finite; either way clear it."""
-        warmup = max(self._config.warmup_steps, 1)
-        lr = self._config.lr * min(1.0, (self._applied_steps + 1) / warmup)
+        lr = self._next_lr()
         for group in self._engine.optimizer.param_groups:
             group["lr"] = lr
         if self._config.zero_stage == 0:
@@ -208,6 +287,11 @@ class DeepSpeedEngine:
         norm = float(self._engine.get_global_grad_norm()) if applied else math.nan
         retry = not applied and self._loss_scale() < scale
         return self._counted(StepOutcome(applied=applied, grad_norm=norm, lr=lr, retry=retry))
+
+    def _next_lr(self) -> float:
+        """Learning rate of the next optimiser step."""
+        warmup = max(self._config.warmup_steps, 1)
+        return self._config.lr * min(1.0, (self._applied_steps + 1) / warmup)
 
     def _counted(self, outcome: StepOutcome) -> StepOutcome:
         self._applied_steps += outcome.applied

@@ -16,7 +16,7 @@ the logits are the model's own.
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -66,6 +66,10 @@ class PackedPolicy(nn.Module):
         self.model = model
         self.temperature = temperature
         self.logits_chunk_tokens = logits_chunk_tokens
+        self.most: Callable[[int], int] | None = None
+        """Largest of the numbers that all ranks ask it with; None where a rank stands alone. Every
+        chunk calls the head, whose weight ZeRO-3 gathers from all ranks: with this they call it
+        equally often, however many loss tokens a rank's row has."""
 
     def forward(
         self,
@@ -94,7 +98,7 @@ class PackedPolicy(nn.Module):
         hidden = decoded.last_hidden_state[:, predictors(position_ids)[targets]]
         chosen = token_ids[targets]
 
-        def score(states: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        def scores(states: Tensor, tokens: Tensor) -> tuple[Tensor, Tensor]:
             logits = self._logits(states, decoded, token_ids)
             scored: tuple[Tensor, Tensor] = _Scores.apply(  # type: ignore[no-untyped-call]
                 logits, tokens, self.temperature, entropy_gradient
@@ -104,18 +108,22 @@ class PackedPolicy(nn.Module):
         parts = []
         size = self.logits_chunk_tokens
         # Without a loss token there is still one chunk, so that every parameter gets a gradient.
-        starts = range(0, max(len(targets), 1), size)
-        for start in starts:
-            chunk = hidden[:, start : start + size], chosen[start : start + size]
-            if start == starts[-1] or not torch.is_grad_enabled():
-                parts.append(score(*chunk))
+        num_chunks = max(-(-len(targets) // size), 1)
+        if self.most is not None:
+            # Chunks beyond this rank's tokens are empty, and run forwards and backwards as others.
+            num_chunks = self.most(num_chunks)
+        for i in range(num_chunks):
+            part = slice(i * size, (i + 1) * size)
+            chunk = hidden[:, part], chosen[part]
+            if i == num_chunks - 1 or not torch.is_grad_enabled():
+                parts.append(scores(*chunk))
             else:
                 parts.append(
-                    checkpoint(score, *chunk, use_reentrant=False, preserve_rng_state=False)
+                    checkpoint(scores, *chunk, use_reentrant=False, preserve_rng_state=False)
                 )
         logprobs, entropies = (
-            torch.zeros_like(token_ids, dtype=torch.float32).index_put((targets,), torch.cat(part))
-            for part in zip(*parts, strict=True)
+            torch.zeros_like(token_ids, dtype=torch.float32).index_put((targets,), torch.cat(score))
+            for score in zip(*parts, strict=True)
         )
         return logprobs, entropies
 
@@ -227,6 +235,45 @@ class _Scores(torch.autograd.Function):
 def _row_slices(num_rows: int) -> Iterator[slice]:
     for start in range(0, num_rows, _SOFTMAX_ROWS):
         yield slice(start, start + _SOFTMAX_ROWS)
+
+
+@contextmanager
+def head_inputs(model: nn.Module) -> Iterator[list[Tensor]]:
+    """Collect what the output head is given: [1, n, D] a call, in the order of the loss tokens.
+
+    The model must pass `check_head`.
+    """
+    seen: list[Tensor] = []
+    head = model.get_output_embeddings()  # type: ignore[operator]
+    with head.register_forward_hook(lambda _, given, __: seen.append(given[0])):
+        yield seen
+
+
+@torch.no_grad()
+def check_head(policy: PackedPolicy) -> None:
+    """Refuse a model whose logits are not its head's weight times hidden states.
+
+    Args:
+        policy: With whole weights, so before ZeRO-3 shares them out.
+
+    Raises:
+        ValueError: If the head is no plain matrix, or the model changes what comes out of it, such
+            as by a cap or a scale.
+    """
+    model: Any = policy.model
+    head = model.get_output_embeddings()
+    plain = isinstance(head, nn.Linear) and type(head).forward is nn.Linear.forward
+    if plain and head.bias is None:
+        came_out: list[Tensor] = []
+        token_ids = torch.arange(_CHECK_PROMPT, device=head.weight.device)
+        with head.register_forward_hook(lambda _, __, output: came_out.append(output.clone())):
+            logits = model(input_ids=token_ids[None], use_cache=False).logits
+        if len(came_out) == 1 and torch.equal(came_out[0].to(logits.dtype), logits):
+            return
+    raise ValueError(
+        "learner.curvature.low, high and shift must be 0 for a model whose logits are not the "
+        f"product of hidden states and its head's weight, got {type(model).__name__}"
+    )
 
 
 @torch.no_grad()

@@ -4,15 +4,22 @@
                                     - entropy_coefficient * entropy
     row loss   = sum_t loss_weight_t * token loss_t
 
+    token loss = -advantage * log-probability           of exploring responses
+
 The factor is the correction's. Only the objective's part is about having been sampled by another
 policy, so only it is multiplied. KL and entropy are there for responses of advantage 0 as well.
 The design weight, within `loss_weight`, multiplies all of it: whatever was thinned away with a
 known probability comes back in the mean, in each term.
+
+Responses of exploring tickets were sampled at another temperature, on purpose: their term is
+REINFORCE of what was sampled (`cost.entropy_control`). No ratio is about it, so that it is the same
+under every objective and correction, and the means to report leave its tokens out.
 """
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from learner.batch import MicroBatch
@@ -55,6 +62,8 @@ class RowOrigin:
     """[T] under the learner before the pass; None where the rollout policy's take their place."""
     staleness: Tensor | None = None
     """[K] int64 the learner's version minus that of each loss token, in their order in the row."""
+    exploring: Tensor | None = None
+    """[S] bool by segment id, True for responses of exploring tickets; None for none."""
 
 
 def row_loss(
@@ -79,7 +88,8 @@ def row_loss(
 
     Returns:
         The loss with gradient, and name -> [K] values without gradient at the row's loss tokens,
-        whose means over tokens are to be reported.
+        whose means over tokens are to be reported. With exploring tokens these are 0 there, and
+        `exploring_share` is 1: `learner.mismatch.derived` makes means of the others.
     """
     old, mask = origin.old_logprobs, row.loss_mask
     if old is not None:
@@ -105,4 +115,9 @@ def row_loss(
     if origin.staleness is not None:
         staleness = origin.staleness.to(mask.device)
         at_loss |= staleness_values(staleness, at_loss["kl_rollout"])
+    if origin.exploring is not None:
+        exploring = origin.exploring.to(mask.device)[row.segment_ids]
+        losses = torch.where(exploring, -row.advantages * learner_logprobs, losses)
+        at_loss = {name: torch.where(exploring[mask], 0, v) for name, v in at_loss.items()}
+        at_loss["exploring_share"] = exploring[mask]
     return (row.loss_weights * losses).sum(), at_loss

@@ -22,6 +22,9 @@ from torch import Tensor
 
 from learner.objectives.ratios import MAX_LOG_RATIO
 
+OVER_ALL = ("exploring_share", "curvature_rejected_share")
+"""Shares of all trained tokens, exploring ones included."""
+
 
 def ratio_values(
     name: str, trainer_logprobs: Tensor, rollout_logprobs: Tensor
@@ -62,8 +65,16 @@ def staleness_values(staleness: Tensor, kl: Tensor) -> dict[str, Tensor]:
 
 
 def derived(means: Mapping[str, float]) -> dict[str, float]:
-    """Compute what is no mean over tokens from what is; 0 / 0 is NaN."""
+    """Compute what is no mean over tokens from what is; 0 / 0 is NaN.
+
+    Values of exploring tokens are 0 (`learner.loss`): with some, all means but those of `OVER_ALL`
+    become means over the other tokens.
+    """
     found = {}
+    if "exploring_share" in means:
+        plain = 1 - means["exploring_share"]
+        found = {k: _ratio(mean, plain) for k, mean in means.items() if k not in OVER_ALL}
+        means = {**means, **found}
     for name in ("rollout", "old"):
         if f"{name}_ratio" in means:
             second_moment = 1 + means[f"{name}_chi_square"]

@@ -4,8 +4,9 @@
 
 The cut into optimiser steps is random and looks at nothing but the number of groups, so it is
 independent of the thinning; each part divides its loss by its own number of groups, empty groups
-included. Rows are cut by length alone: which row a response lands in does not change its gradient.
-Responses to one prompt share its copy within a row, so they are kept together where they fit.
+included. Exploring groups join the parts and do not count in them. Rows are cut by length alone:
+which row a response lands in does not change its gradient. Responses to one prompt share its copy
+within a row, so they are kept together where they fit.
 """
 
 import heapq
@@ -30,7 +31,8 @@ class MinibatchPlan:
     """What one rank does in one optimiser step."""
 
     num_groups: int
-    """Groups of this optimiser step over all ranks, empty groups included: the estimator's P."""
+    """Groups of this optimiser step over all ranks, empty groups included and exploring ones not:
+    the estimator's P."""
     rows: tuple[Row, ...]
     """Rows of this rank; every rank has the same number, an empty row is padding."""
     work: float = 0.0
@@ -60,6 +62,30 @@ def split_groups(
         )
     order = rng.permutation(num_groups)
     return [np.sort(part).astype(np.int64) for part in np.array_split(order, num_minibatches)]
+
+
+def join_groups(
+    parts: Sequence[npt.NDArray[np.int64]],
+    exploring: npt.NDArray[np.int64],
+    rng: np.random.Generator,
+) -> list[npt.NDArray[np.int64]]:
+    """Let exploring groups join the parts, each that of another plain group picked at random.
+
+    A part has an exploring group with the same probability as any plain one, its share of the plain
+    groups: dividing both by the part's number of plain groups makes both means, over the cuts,
+    those of the whole batch, however few exploring groups there are.
+
+    Args:
+        parts: Positions of plain groups, one array a part.
+        exploring: [E] positions of exploring groups, at most as many as plain ones.
+        rng: Must not depend on anything the groups contain.
+
+    Returns:
+        The parts with the exploring groups behind their own.
+    """
+    sizes = np.array([len(part) for part in parts], dtype=np.int64)
+    hosts = rng.permutation(np.repeat(np.arange(len(parts)), sizes))[: len(exploring)]
+    return [np.concatenate([part, exploring[hosts == m]]) for m, part in enumerate(parts)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,9 +209,11 @@ class _Planner:
         return next(fitting, None)
 
     def level(self, ranks: list[list[_Bundle]]) -> None:
-        """Move responses off the rank with the most work while that lowers the most.
+        """Move responses from the rank with the most work to that with the least.
 
-        A response takes a copy of its prompt along where the other rank has none with room.
+        Each move lowers the most work; among them the one after which the two ranks' works have
+        the smallest sum of squares. A response takes a copy of its prompt along where the other
+        rank has none with room.
         """
         loads = [sum(map(self.work_of, bundles)) for bundles in ranks]
         enough = (1 + _EVEN_ENOUGH) * sum(loads) / len(loads)
@@ -204,9 +232,12 @@ class _Planner:
                     known = self._tokens[item] <= room.get(bundle.prompt, -1)
                     left = loads[source] - response - (prompt if last else 0.0)
                     grown = loads[target] + response + (0.0 if known else prompt)
-                    move = (max(left, grown), left, grown, place, item)
+                    if max(left, grown) >= loads[source] * (1 - 1e-9):
+                        continue
+                    # Squares tell even from uneven, and count the copies of prompts.
+                    move = (left * left + grown * grown, left, grown, place, item)
                     best = move if best is None or move < best else best
-            if best is None or not best[0] < loads[source] * (1 - 1e-9):
+            if best is None:
                 return
             _, loads[source], loads[target], place, item = best
             bundle = ranks[source][place]
@@ -247,7 +278,8 @@ def plan_rows(
 
     Items with one prompt are bundled, as many as fit a row. The bundles with the most work go
     first, each to the rank with the least; then single items leave the rank with the most work as
-    long as that lowers the most, taking a copy of their prompt along. Within a rank the longest
+    long as that lowers the most, taking a copy of their prompt along: where there are fewer than
+    about three groups a rank, even ranks cost repeated prompts. Within a rank the longest
     bundles go first, each into the first row with room. Without shared prompts the ranks' works
     differ by at most the largest item's.
 

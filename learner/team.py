@@ -26,6 +26,7 @@ from learner.partition import (
     MinibatchPlan,
     Row,
     Work,
+    join_groups,
     plan_rows,
     rank_balance,
     split_groups,
@@ -182,9 +183,13 @@ class LearnerTeam:
         stream = zlib.crc32(b"learner.partition")
         rng = np.random.default_rng([self._seed, stream, step, epoch])
         plans = []
+        exploring = np.array([selection.exploring for selection in selections], dtype=np.bool_)
+        plain = np.flatnonzero(~exploring)
         # A batch that was filtered may have fewer groups than there are optimiser steps, or none.
-        num_parts = min(self._config.num_minibatches, len(groups))
-        for part in split_groups(len(groups), num_parts, rng) if num_parts else []:
+        num_parts = min(self._config.num_minibatches, len(plain))
+        parts = split_groups(len(plain), num_parts, rng) if num_parts else []
+        joined = join_groups([plain[part] for part in parts], np.flatnonzero(exploring), rng)
+        for part, num_groups in zip(joined, map(len, parts), strict=True):
             kept = [
                 (int(k), int(j))
                 for k in part
@@ -207,7 +212,7 @@ class LearnerTeam:
             plans.append(
                 [
                     MinibatchPlan(
-                        num_groups=len(part),
+                        num_groups=num_groups,
                         rows=tuple(tuple(kept[item] for item in row) for row in rows),
                         work=work_of_rows(rows, lengths, prompts=prompts, work=self._work),
                     )

@@ -20,12 +20,25 @@ which is the weighted mean of the losses of the kept tokens, times the total wei
 has without token-level thinning: the learning rate keeps its meaning, tokens that count the same
 give the paper's plain mean over kept tokens, and K = 100% is the plain loss. The divisor depends on
 what is kept, so this is biased, as D3S is by design.
+
+CAPO's mask (2510.00819, `learner.objectives.curvature`) leaves tokens out at which the step would
+bend the policy too much. A first pass without gradient finds the hidden states under the output
+head. From them come the head's gradient of the whole step, over all ranks, and the change that Adam
+would make of it; from that the moments of every token. The ranks exchange the moments, and again
+one set of thresholds holds for the whole step. Tokens beyond them get the weight 0; nothing is
+divided by what is kept. Which are left out depends on what was drawn, so this too is biased by
+design. The step that is looked ahead to is that of the advantages alone, at ratio 1 and unclipped
+(ours): not of corrections, of a KL or entropy term, or of the gradient's clipping to a norm. A
+factor common to the whole change moves the thresholds along with the moments, since they are
+quantiles. The paper has the states from a pass that it makes anyway, for less than 3% of a step's
+time; ours costs a forward pass, and in float32 five products of the head's size per token. After
+token-level thinning the mask looks at the tokens that are left.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
@@ -34,6 +47,15 @@ from learner.batch import PADDING_SEGMENT, MicroBatch
 from learner.loss import LossTerms, RowOrigin, row_loss
 from learner.mismatch import derived
 from learner.objectives import Objective
+from learner.objectives.curvature import (
+    curvature_moments,
+    head_gradient,
+    thresholds,
+    token_changes,
+)
+
+if TYPE_CHECKING:
+    from learner.config import RejectedShares
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +99,27 @@ class Engine(Protocol):
 
     def reference_logprobs(self, row: MicroBatch) -> Tensor:
         """Log-probabilities [T] of a row's loss tokens under the reference, without gradient."""
+        ...
+
+    @property
+    def temperature(self) -> float:
+        """Sampling temperature, which divides the logits."""
+        ...
+
+    def hidden_states(self, row: MicroBatch) -> Tensor:
+        """Hidden states [K, D] under the output head that predict a row's loss tokens."""
+        ...
+
+    def head_weight(self) -> Tensor:
+        """Copy the head's whole weight: [V, D] float32; every rank must ask."""
+        ...
+
+    def head_change(self, gradient: Tensor) -> Tensor:
+        """How the next step would change the head: [V, D] -> [V, D] float32; all ranks must ask.
+
+        The ranks' parts of the loss's gradient are added up, in place; there is no clipping and no
+        weight decay.
+        """
         ...
 
     def agree(self, value: bool) -> bool:
@@ -123,6 +166,7 @@ def update_step(
     terms: LossTerms = LossTerms(),  # noqa: B008
     origins: Sequence[RowOrigin] | None = None,
     token_share: float = 1.0,
+    curvature: "RejectedShares | None" = None,
 ) -> StepSums:
     """Run one optimiser step over this rank's rows.
 
@@ -134,6 +178,7 @@ def update_step(
         origins: One a row; None when rows say all there is to say.
         token_share: Share of the step's loss tokens to train on, in (0, 1], the same on all ranks;
             at 1 there is no pass to find entropies.
+        curvature: What CAPO's mask may leave out, the same on all ranks; None for no mask.
 
     Raises:
         ValueError: If there are no rows, or the share is out of range.
@@ -144,13 +189,17 @@ def update_step(
         raise ValueError(f"token_share must lie in (0, 1], got {token_share!r}")
     if token_share < 1:
         rows = _with_top_tokens(engine, rows, token_share)
+    masked: dict[str, float] = {}
+    if curvature is not None and curvature.masks:
+        rows, num_rejected = _within_curvature(engine, rows, curvature)
+        masked = {"curvature_rejected_share": float(num_rejected)}
     if origins is None:
         origins = [RowOrigin()] * len(rows)
     while True:
         sums = _try_step(engine, rows, origins, objective, terms)
         # It ends: each try is at a smaller scale, and at the least there is no other try.
         if not sums.outcome.retry:
-            return sums
+            return replace(sums, token_sums=sums.token_sums | masked)
 
 
 def _try_step(
@@ -264,6 +313,55 @@ def _with_top_tokens(engine: Engine, rows: Sequence[MicroBatch], share: float) -
         replace(row, loss_weights=torch.where(scores >= threshold, row.loss_weights * factor, 0.0))
         for row, scores in zip(rows, row_scores, strict=True)
     ]
+
+
+@torch.no_grad()
+def _within_curvature(
+    engine: Engine, rows: Sequence[MicroBatch], shares: "RejectedShares"
+) -> tuple[Sequence[MicroBatch], int]:
+    """Take the weight from this rank's tokens that CAPO leaves out; every rank must call this.
+
+    Args:
+        engine: The training engine.
+        rows: Of the step, on the CPU.
+        shares: Of the step's loss tokens of all ranks whose weight is not 0.
+
+    Returns:
+        The rows, and how many tokens have lost their weight.
+    """
+    # Neither padding nor what was thinned away is trained on.
+    masks = [row.loss_mask & (row.loss_weights != 0) for row in rows]
+    found = [
+        engine.hidden_states(row.to(engine.device)).cpu()[mask[row.loss_mask]]
+        for row, mask in zip(rows, masks, strict=True)
+    ]
+    hidden = torch.cat(found)
+
+    def chosen(values: Sequence[Tensor]) -> Tensor:
+        mine = torch.cat([value[mask] for value, mask in zip(values, masks, strict=True)])
+        return mine.to(engine.device)
+
+    token_ids = chosen([row.token_ids for row in rows])
+    advantages = chosen([row.advantages for row in rows])
+    weights = chosen([row.loss_weights for row in rows])
+    head = engine.head_weight()
+    gradient = head_gradient(hidden, head, token_ids, advantages * weights, engine.temperature)
+    # That was the gradient of what is to grow; Adam lowers a loss.
+    change = engine.head_change(gradient.neg_())
+    changes = token_changes(hidden, head, change, token_ids, engine.temperature)
+    moment, shift_moment = curvature_moments(advantages, changes)
+    everyone = engine.gather(moment), engine.gather(shift_moment)
+    if not all(moments.isfinite().all() for moments in everyone):
+        # Without a mask the step meets what is not finite by itself, and is skipped.
+        return rows, 0
+    kept = thresholds(*everyone, shares).keep(advantages, changes).cpu()
+    counts = [int(mask.sum()) for mask in masks]
+    masked = []
+    for row, mask, keep in zip(rows, masks, torch.split(kept, counts), strict=True):
+        loss_weights = row.loss_weights.clone()
+        loss_weights[mask] = torch.where(keep, loss_weights[mask], 0.0)
+        masked.append(replace(row, loss_weights=loss_weights))
+    return masked, int((~kept).sum())
 
 
 def merge_sums(steps: Sequence[Sequence[StepSums]], *, row_tokens: int) -> dict[str, float]:

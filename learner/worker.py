@@ -158,6 +158,7 @@ class LearnerWorker:
                 origins=origins,
                 # One for the whole batch, so the same on every rank.
                 token_share=min(selection.token_share for selection in selections),
+                curvature=self._config.curvature,
             )
             for rows, origins in steps
         ]
@@ -182,7 +183,11 @@ class LearnerWorker:
 
         def origin(row: Row) -> RowOrigin:
             parts = [token_staleness(groups[k].trajectories[j], version) for k, j in row]
-            return RowOrigin(staleness=torch.from_numpy(np.concatenate(parts)) if parts else None)
+            exploring = [selections[k].exploring for k, _ in row]
+            return RowOrigin(
+                staleness=torch.from_numpy(np.concatenate(parts)) if parts else None,
+                exploring=torch.tensor(exploring) if any(exploring) else None,
+            )
 
         return [pack(row) for row in plan.rows], [origin(row) for row in plan.rows]
 

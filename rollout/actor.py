@@ -155,7 +155,8 @@ class RolloutActor:
 
     async def run(self, ticket: Ticket, prompt: Prompt) -> tuple[LengthReport, Group]:
         """Make the group of one ticket and report it to the scheduler."""
-        group = await self._sample(ticket, prompt, self._config.temperature)
+        temperature = self._config.temperature * ticket.temperature_factor
+        group = await self._sample(ticket, prompt, temperature)
         group = shape_rewards(group, self._config.overlong)
         if self._config.permute_rewards:
             group = permute_rewards(group, self._seed)

@@ -66,7 +66,7 @@ class Trajectory:
     loss_mask: MaskArray
     """[T] False on tokens that the environment wrote."""
     rollout_logprobs: LogprobArray
-    """[T] 0 where `loss_mask` is False."""
+    """[T] 0 where `loss_mask` is False; of an exploring ticket, at its own temperature."""
     version_spans: tuple[VersionSpan, ...]
     truncated: bool
     """True when the length limit ended it."""

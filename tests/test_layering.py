@@ -36,6 +36,9 @@ SHELLS = {
     "launch/smollm2.py": {"torch"},
     "launch/bench/rollout.py": {"ray", "vllm"},
     "launch/bench/gradient_norms.py": {"torch"},
+    "launch/bench/contest.py": {"torch"},
+    "launch/bench/packing.py": {"torch"},
+    "launch/bench/logprobs.py": {"torch"},
     "launch/bench/learner.py": {"torch"},
     "launch/bench/long_context.py": {"torch"},
 }

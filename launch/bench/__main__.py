@@ -101,12 +101,13 @@ def measure(parsed: argparse.Namespace) -> dict[str, Any]:
     if parsed.bench in (*ON_SYSTEM, "all"):
         result |= measure_on_system(config, parsed)
     if parsed.bench in ("learner", "all"):
-        from launch.bench.learner import Workload, bench_learner
+        from launch.bench.learner import bench_learner
+        from launch.bench.workload import Workload
 
         result["learner"] = bench_learner(config, Workload(), **counts)
     if parsed.bench in ("gradient_norms", "all"):
         from launch.bench.gradient_norms import bench_gradient_norms
-        from launch.bench.learner import Workload
+        from launch.bench.workload import Workload
 
         result["gradient_norms"] = bench_gradient_norms(config, Workload(), **counts)
     if parsed.bench in ("cost", "all"):

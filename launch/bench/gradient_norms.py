@@ -12,7 +12,6 @@ either.
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -22,13 +21,16 @@ import torch
 from torch import Tensor, nn
 
 from conf.schema import RunConfig
-from launch.bench.learner import Workload
-from launch.bench.timing import ratio_of_medians, turns
+from launch.bench.timing import ratio_of_medians, time_in_turns
+from launch.bench.workload import Workload
 from learner.batch import MicroBatch, collate
 from learner.deepspeed_engine import load_policy
 from learner.gradient_norms import LAYERS, gradient_norms
 from learner.logprobs import PackedPolicy
-from learner.partition import plan_rows
+from learner.partition import Work, plan_rows
+
+MOST_WORK = 2.5e11
+"""Floating-point operations of a forward pass over all responses."""
 
 
 def packed_norms(
@@ -62,6 +64,7 @@ def bench_gradient_norms(
         backward passes over the packed seconds, and the largest relative difference of a norm.
     """
     torch.set_num_threads(config.learner.num_threads)
+    workload = workload.within(Work.of_model(config.model.path), MOST_WORK)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     model: Any = load_policy(config.model.path, config.learner, config.model.dtype)
     # Where the matrix is tied, autograd must tell its two uses apart.
@@ -89,12 +92,7 @@ def bench_gradient_norms(
         layer: float(np.max(np.abs(norms[layer] / norms[f"{layer}_one_by_one"] - 1)))
         for layer in LAYERS
     }
-    seconds: dict[str, list[float]] = {name: [] for name in run}
-    for turn in turns(list(run), repetitions=repetitions, warm_ups=warm_ups):
-        began = time.monotonic()
-        run[turn.contestant]()
-        if turn.measured:
-            seconds[turn.contestant].append(time.monotonic() - began)
+    seconds = time_in_turns(run, repetitions=repetitions, warm_ups=warm_ups).seconds
     return {
         "median_seconds": {name: statistics.median(seconds[name]) for name in run},
         "one_by_one_over_packed": {

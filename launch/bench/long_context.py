@@ -2,15 +2,18 @@
 
     length doubles  ->  whole | checkpointed | chunked, each in its own process  ->  peak, seconds
 
+Rows are whole up to a length. What the longest of them takes is the memory that the others have.
 What counts as memory on CPUs is the peak of the process over its peak before the pass (Linux); on
 GPUs the allocator's. The model is the run's, its weights as they are, all of them trained.
 """
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import re
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,9 +36,11 @@ class LongRow:
 
     chunk_tokens: int = 512
     shortest: int = 1024
+    longest_whole: int = 2048
+    """Its memory is the budget; at least the shortest."""
     longest: int = 16384
-    budget_bytes: float = 3e8
-    """A contestant goes no further once it has passed this."""
+    most_seconds: float = 60.0
+    """After a pass that took longer, a contestant goes no further."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,9 +54,14 @@ class Measured:
 
 
 def measure(
-    path: str, dtype: str, contestant: str, row: LongRow, repetitions: int
+    path: str,
+    dtype: str,
+    contestant: str,
+    row: LongRow,
+    repetitions: int,
+    budget_bytes: float = math.inf,
 ) -> dict[int, Measured]:
-    """Double the length until the budget is passed, in this process, which should be fresh.
+    """Double the length until budget or time is passed, in this process, which should be fresh.
 
     A process's peak never falls, so the peak up to a length is that of the longest row so far.
 
@@ -59,8 +69,9 @@ def measure(
         path: Local folder of the model.
         dtype: Of its weights.
         contestant: One of `CONTESTANTS`.
-        row: Lengths and budget.
-        repetitions: Passes at each length, at least 1.
+        row: Lengths and time.
+        repetitions: Passes at each length, at least 1; slow ones are not repeated.
+        budget_bytes: A contestant goes no further once it has passed this.
 
     Returns:
         By length. All tokens but the first are in the loss.
@@ -88,16 +99,18 @@ def measure(
     before = _peak_bytes(device, begin=True)
     found: dict[int, Measured] = {}
     length = row.shortest
-    while length <= row.longest:
-        seconds = []
+    while length <= (row.longest_whole if contestant == "whole" else row.longest):
+        seconds: list[float] = []
         for _ in range(repetitions):
             began = time.perf_counter()
             passes(length)
             if device.type == "cuda":
                 torch.cuda.synchronize()
             seconds.append(time.perf_counter() - began)
+            if sum(seconds) > row.most_seconds:
+                break
         found[length] = Measured(_peak_bytes(device) - before, min(seconds))
-        if found[length].peak_bytes > row.budget_bytes:
+        if found[length].peak_bytes > budget_bytes or found[length].seconds > row.most_seconds:
             break
         length *= 2
     return found
@@ -117,29 +130,34 @@ def _peak_bytes(device: torch.device, *, begin: bool = False) -> float:
 def bench_long_context(
     config: RunConfig, row: LongRow, *, repetitions: int, warm_ups: int
 ) -> dict[str, Any]:
-    """Double the length for each contestant until it passes the budget.
+    """Double the length for each contestant until it passes the budget or is too slow.
 
     Args:
         config: Gives model and dtype.
-        row: Lengths and budget.
+        row: Lengths and time.
         repetitions: Passes of which the fastest counts.
         warm_ups: Further ones.
 
     Returns:
         Settings; by contestant and length `peak_bytes` and `seconds`; the longest length of each
-        within the budget; and the chunked contestant's seconds over the others' where both ran.
+        within the budget, and what ended it there; and the chunked contestant's seconds over the
+        others' where both ran.
     """
     found: dict[str, dict[int, Measured]] = {}
+    budget_bytes = math.inf
     context = multiprocessing.get_context("spawn")
     for contestant in CONTESTANTS:
         settings = (
-            config.model.path, config.model.dtype, contestant, row, repetitions + warm_ups
+            config.model.path, config.model.dtype, contestant, row, repetitions + warm_ups,
+            budget_bytes,
         )  # fmt: skip
         with context.Pool(1) as pool:
             found[contestant] = pool.apply(measure, settings)
+        if contestant == "whole":
+            budget_bytes = max(m.peak_bytes for m in found[contestant].values())
     return {
         "chunk_tokens": row.chunk_tokens,
-        "budget_bytes": row.budget_bytes,
+        "budget_bytes": budget_bytes,
         "measured": {
             name: {
                 str(length): {"peak_bytes": m.peak_bytes, "seconds": m.seconds}
@@ -148,10 +166,13 @@ def bench_long_context(
             for name, lengths in found.items()
         },
         "longest_within_budget": {
-            name: max(
-                (n for n, m in lengths.items() if m.peak_bytes <= row.budget_bytes), default=0
-            )
+            name: max((n for n, m in lengths.items() if m.peak_bytes <= budget_bytes), default=0)
             for name, lengths in found.items()
+        },
+        "ended_by": {
+            name: _ended_by(lengths, budget_bytes, row)
+            for name, lengths in found.items()
+            if name != "whole"
         },
         "chunked_seconds_over": {
             name: {
@@ -162,3 +183,10 @@ def bench_long_context(
             for name in CONTESTANTS[:2]
         },
     }
+
+
+def _ended_by(lengths: Mapping[int, Measured], budget_bytes: float, row: LongRow) -> str:
+    last = lengths[max(lengths)]
+    if last.peak_bytes > budget_bytes:
+        return "budget"
+    return "seconds" if last.seconds > row.most_seconds else "longest"

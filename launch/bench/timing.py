@@ -10,8 +10,12 @@ from __future__ import annotations
 
 import os
 import statistics
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+
+FEWEST_REPETITIONS = 3
+MOST_SECONDS = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +37,44 @@ def turns(contestants: Sequence[str], *, repetitions: int, warm_ups: int) -> Ite
     for repetition in range(warm_ups + repetitions):
         for contestant in contestants:
             yield Turn(repetition, contestant, repetition >= warm_ups)
+
+
+@dataclass(frozen=True, slots=True)
+class Timed:
+    """Measured repetitions by contestant, in their order."""
+
+    seconds: dict[str, list[float]]
+    processor_seconds: dict[str, list[float]]
+    """Summed over the threads of this process; other programs' load moves them less. They say
+    nothing of a GPU."""
+
+
+def time_in_turns(
+    run: Mapping[str, Callable[[], object]],
+    *,
+    repetitions: int,
+    warm_ups: int,
+    most_seconds: float = MOST_SECONDS,
+) -> Timed:
+    """Call the contestants in turns and time them.
+
+    After `most_seconds` the warm-ups end, and so do repetitions beyond the third.
+    """
+    timed = Timed({name: [] for name in run}, {name: [] for name in run})
+    start = time.monotonic()
+    for turn in turns(list(run), repetitions=repetitions, warm_ups=warm_ups):
+        name = turn.contestant
+        enough = not turn.measured or len(timed.seconds[name]) >= FEWEST_REPETITIONS
+        if name == next(iter(run)):
+            skipped = enough and time.monotonic() - start > most_seconds
+        if skipped:
+            continue
+        began, processor = time.monotonic(), time.process_time()
+        run[name]()
+        if turn.measured:
+            timed.seconds[name].append(time.monotonic() - began)
+            timed.processor_seconds[name].append(time.process_time() - processor)
+    return timed
 
 
 def ratio_of_medians(over: Sequence[float], under: Sequence[float]) -> dict[str, float]:

@@ -19,7 +19,8 @@ from plotly.offline import get_plotlyjs
 
 from cost.ledger import METRICS as LEDGER_METRICS
 from cost.ledger import Ledger
-from launch.report.charts import Z95, Chart, Section, axes, run_colour, sections
+from launch.report.chart import Z95, Chart, Section, axes, run_colour
+from launch.report.charts import sections
 from launch.report.run_folder import Run
 from launch.summary import json_ready
 from launch.text import seconds_text, share_text

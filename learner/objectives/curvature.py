@@ -18,8 +18,9 @@ Delta h / temperature, and g, H and F~ are derivatives of its log-probabilities 
 
     head_gradient over a step's tokens -> adam_change -> token_changes -> thresholds -> keep
 
-The functions here are pure and no objective calls them: a mask needs hidden states and the
-optimiser's moments, which a token loss does not see.
+The functions here are pure. No objective calls them, since a mask needs hidden states and the
+optimiser's moments, which a token loss does not see: `learner.update` does, before a step, where
+`learner.curvature` asks for it.
 
 Source: arXiv:2510.00819. The paper's thresholds are not known to us; it leaves out about 8% of the
 tokens at the peak and less than 2% later, so thresholds are set from quantiles (ours).
@@ -27,9 +28,13 @@ tokens at the peak and less than 2% later, so thresholds are set from quantiles 
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from learner.config import RejectedShares
 
 _CHUNK_TOKENS = 256
 """Tokens whose logits and changes of logits [V] exist at a time."""
@@ -65,12 +70,10 @@ class CurvatureMask:
         """Refuse thresholds that leave nothing."""
         if not self.lowest <= self.highest:
             raise ValueError(
-                f"curvature.lowest must not exceed highest = {self.highest}, got {self.lowest!r}"
+                f"lowest must not exceed highest = {self.highest}, got {self.lowest!r}"
             )
         if not self.largest_shift >= 0:
-            raise ValueError(
-                f"curvature.largest_shift must not be negative, got {self.largest_shift!r}"
-            )
+            raise ValueError(f"largest_shift must not be negative, got {self.largest_shift!r}")
 
     def keep(self, advantages: Tensor, changes: LogitChanges) -> Tensor:
         """Return [K] bool; False also where a moment is not a number.
@@ -84,32 +87,7 @@ class CurvatureMask:
         return within & (shift_moment <= self.largest_shift)
 
 
-@dataclass(frozen=True, slots=True)
-class RejectedShares:
-    """Which share of a step's tokens each threshold may leave out.
-
-    Raises:
-        ValueError: If a share is outside [0, 1), or they leave nothing together.
-    """
-
-    low: float = 0.02
-    """Tokens of the least m_H, whose objective the step is to lower most."""
-    high: float = 0.0
-    """Tokens of the largest m_H."""
-    shift: float = 0.02
-    """Tokens of the largest m_F, whose log-probability the step is to change most."""
-
-    def __post_init__(self) -> None:
-        """Refuse shares that leave nothing."""
-        for key in ("low", "high", "shift"):
-            if not 0 <= getattr(self, key) < 1:
-                raise ValueError(f"curvature.{key} must lie in [0, 1), got {getattr(self, key)!r}")
-        total = self.low + self.high + self.shift
-        if not total < 1:
-            raise ValueError(f"curvature.low, high and shift must sum to less than 1, got {total}")
-
-
-def thresholds(moment: Tensor, shift_moment: Tensor, shares: RejectedShares) -> CurvatureMask:
+def thresholds(moment: Tensor, shift_moment: Tensor, shares: "RejectedShares") -> CurvatureMask:
     """Set the thresholds so that each leaves out at most its share of the tokens.
 
     Args:
@@ -140,7 +118,7 @@ def head_gradient(
     ratio 1. It adds up over rows and ranks.
 
     Args:
-        hidden: [K, D] hidden states that predict the tokens.
+        hidden: [K, D] hidden states that predict the tokens; they may be on another device.
         head: [V, D] the head's weights.
         token_ids: [K] int64, the chosen tokens.
         factors: [K] float32.
@@ -149,7 +127,7 @@ def head_gradient(
     weights = head.float()
     total = torch.zeros_like(weights)
     for part in _chunks(len(hidden)):
-        states = hidden[part].float()
+        states = hidden[part].to(head.device, torch.float32)
         difference = -(states @ weights.T / temperature).softmax(dim=1)
         difference[torch.arange(len(states), device=head.device), token_ids[part]] += 1
         total += (difference * (factors[part, None] / temperature)).T @ states
@@ -190,7 +168,7 @@ def token_changes(
     """Return what a change of the head does at each token, a few tokens' logits at a time.
 
     Args:
-        hidden: [K, D] hidden states that predict the tokens.
+        hidden: [K, D] hidden states that predict the tokens; they may be on another device.
         head: [V, D] the head's weights.
         head_change: [V, D] Delta.
         token_ids: [K] int64, the chosen tokens.
@@ -199,7 +177,7 @@ def token_changes(
     weights, weight_changes = head.float(), head_change.float()
     parts = []
     for part in _chunks(len(hidden)):
-        states = hidden[part].float()
+        states = hidden[part].to(head.device, torch.float32)
         logprobs = (states @ weights.T / temperature).log_softmax(dim=1)
         changes = states @ weight_changes.T / temperature
         parts.append(logit_changes(logprobs, changes, token_ids[part]))

@@ -8,6 +8,7 @@ so the engine jumps from one finished sequence to the next: the effort is in pro
 sequences, not to their tokens.
 
 Time is that of the running event loop: simulated seconds where `launch.simulation.clock` runs it.
+Temperatures are nothing to it: an exploring ticket is a ticket like others.
 """
 
 import asyncio

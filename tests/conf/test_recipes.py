@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from conf.schema import RunConfig, register
 from launch.compose import UserError, build
+from launch.train import objective_text
 
 register()
 CONF = Path(__file__).resolve().parents[2] / "conf"
@@ -73,6 +74,31 @@ def test_dapo_penalises_the_last_fifth_of_the_length_and_filters_groups():
     assert type(config.scheduler.allocator).__name__ == "DynamicSampling"
 
 
+def test_aepo_is_grpo_with_exploring_tickets_and_says_so():
+    config = build(composed("recipe=aepo", "experiment=quickstart"))
+    grpo = build(composed("recipe=grpo", "experiment=quickstart"))
+    control = config.scheduler.entropy_control
+    assert (control.share, control.target) == (0.25, 0.5)
+    assert (control.lower_temperature, control.higher_temperature) == (0.8, 1.2)
+    text = objective_text(config)
+    assert text.startswith("reweighted: exploring tickets") and "near 0.5 nats" in text
+    assert "exploring" not in objective_text(grpo)
+    assert config.responses_per_step * 4 == grpo.responses_per_step * 5
+    config.scheduler.entropy_control = None
+    assert (config.scheduler, config.objective) == (grpo.scheduler, grpo.objective)
+
+
+def test_capo_masks_tokens_and_says_so():
+    config = build(composed("recipe=capo", "experiment=quickstart"))
+    shares = config.learner.curvature
+    assert (shares.low, shares.high, shares.shift) == (0.02, 0.0, 0.02)
+    assert "biased by learner.curvature" in objective_text(config)
+    for name in {*RECIPES} - {"capo"}:
+        other = build(composed(f"recipe={name}", "experiment=quickstart"))
+        assert not other.learner.curvature.masks
+        assert "curvature" not in objective_text(other)
+
+
 def test_a_recipe_sets_no_reward_shaping_but_its_own():
     for name in {*RECIPES} - {"dapo"}:
         config = composed(f"recipe={name}", "experiment=quickstart")
@@ -87,6 +113,8 @@ def test_published_bounds():
         if {"clip_low", "clip_high"} <= {field.name for field in fields(objective)}:
             bounds[name] = (objective.clip_low, objective.clip_high)
     assert bounds == {
+        "aepo": (0.2, 0.2),
+        "capo": (0.2, 0.2),
         "copo": (0.2, 0.2),
         "dapo": (0.2, 0.28),
         "dr_grpo": (0.2, 0.2),

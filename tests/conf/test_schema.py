@@ -161,3 +161,30 @@ def test_a_budget_of_steps_must_fit_the_steps():
     with pytest.raises(ValueError, match=r"^budget\.amount must not exceed max_steps = 29"):
         CompareConfig(**settings, budget=budget, max_steps=29)
     assert BudgetConfig(axis="seconds", amount=2.5).amount == 2.5
+
+
+AEPO = "entropy_control@scheduler.entropy_control=aepo"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("target=0", "target must be finite and positive, got 0"),
+        ("lower_temperature=1.1", r"lower_temperature must lie in \(0, 1\), .* got 1\.1"),
+        ("higher_temperature=0.9", "higher_temperature must be finite and above 1, .* got 0.9"),
+    ],
+)
+def test_temperatures_that_cannot_steer_are_refused_where_composed(override, message):
+    with pytest.raises(UserError, match=rf"^scheduler\.entropy_control\.{message}"):
+        run_config(AEPO, f"scheduler.entropy_control.{override}")
+
+
+def test_entropy_control_and_a_thinning_of_tokens_are_refused_where_composed():
+    with pytest.raises(UserError, match=r"^scheduler\.entropy_control must be null with a thinn"):
+        run_config(AEPO, "thinning@scheduler.thinning=d3s")
+
+
+def test_there_is_no_entropy_control_unless_chosen():
+    assert run_config().scheduler.entropy_control is None
+    config = run_config("recipe=aepo", "scheduler.entropy_control=null")
+    assert config.scheduler.entropy_control is None

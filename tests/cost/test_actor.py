@@ -10,6 +10,7 @@ import pytest
 from cost.actor import SchedulerActor
 from cost.allocators.drawn import Drawn, draw_round, uniform_allocation
 from cost.allocators.types import Complete
+from cost.entropy_control import EntropyControl
 
 
 @pytest.fixture
@@ -129,6 +130,21 @@ def test_spent_seconds_reach_the_ledger(actor, make_report):
 
     metrics = asyncio.run(run())
     assert (metrics["cost/engine_seconds"], metrics["cost/learner_seconds"]) == (3.0, 2.0)
+
+
+def test_the_entropy_decides_on_the_temperature_of_the_next_batch(make_actor, make_report):
+    async def run():
+        actor = make_actor(entropy_control=EntropyControl(target=0.5))
+        factors = []
+        for batch, entropy in enumerate((0.9, 0.1, 0.5)):
+            tickets = (await actor.draw(batch, batch)).tickets
+            factors.append([ticket.temperature_factor for ticket in tickets if ticket.exploring])
+            await actor.select(batch, [make_report(ticket) for ticket in tickets])
+            await actor.spend(batch, 3.0, 2.0)
+            await actor.observe_entropy(batch, entropy)
+        return factors
+
+    assert asyncio.run(run()) == [[], [0.8], [1.2]]
 
 
 def test_an_impossible_fold_is_refused_at_once(actor):

@@ -116,3 +116,12 @@ def test_norms_belong_to_the_open_batch_alone(batches):
     assert batches.norms_of == ()
     batches.open(2, 6)
     assert batches.gradient_norms == {} and batches.norms_of == ()
+
+
+def test_exploring_tickets_end_their_batch_and_are_not_carried(batches, pair):
+    batches.explore([5, 6])
+    assert batches.members[0] == (0, 2, 5, 6) and batches.end_of(1) == 7
+    assert carried(batches) == [3, 4]
+    batches.open(1, 7)
+    batches.complete([pair(3), pair(4), pair(7)], 8, 2, 1, 0.0)
+    assert batches.members[1] == (3, 4) and batches.ranges[1] == (7, 8)

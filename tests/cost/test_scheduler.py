@@ -15,6 +15,7 @@ from cost.allocators.square_root import SquareRoot
 from cost.allocators.types import Allocation, Complete
 from cost.allocators.uniform import Uniform
 from cost.draws import EpochDraws, IndependentDraws
+from cost.entropy_control import EntropyControl
 from cost.ledger import METRICS
 from cost.reports import usable
 from cost.seconds import SecondsPrice
@@ -755,8 +756,9 @@ def test_tickets_are_forgotten_in_time(make_scheduler, make_report, allocator):
 @pytest.mark.parametrize("allocator", [SquareRoot(), Filter(), Pilots()], ids=repr)
 def test_metrics_are_described_and_finite(make_scheduler, make_report, allocator):
     scheduler = make_scheduler(
-        allocator=allocator, price=SecondsPrice(skip_batches=0), accelerator_hour_price=2.0
-    )
+        allocator=allocator, price=SecondsPrice(skip_batches=0), accelerator_hour_price=2.0,
+        entropy_control=EntropyControl(),
+    )  # fmt: skip
     assert set(scheduler.metrics()) <= set(METRICS)
     play(scheduler, make_report, 3)
     metrics = scheduler.metrics()

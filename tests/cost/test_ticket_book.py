@@ -93,3 +93,27 @@ def test_round_trip(book, make_report):
     empty = TicketBook()
     empty.load_state_dict(TicketBook().state_dict())
     assert empty.next_ticket_id == 0
+
+
+def test_plain_tickets_are_counted_as_if_there_were_no_others(make_report):
+    book = TicketBook()
+    exploring = [False, False, True, False, False, True, True, False]
+    book.issue(
+        Ticket(k, 0, 4, 0.25, 1.0, 128, temperature_factor=1.2 if explores else 1.0)
+        for k, explores in enumerate(exploring)
+    )
+
+    def counted():
+        return [book.plain_before(k) for k in range(book.released_until, 9)]
+
+    expected = [0, 1, 2, 2, 3, 4, 4, 4, 5]
+    assert counted() == expected
+    for key in range(6):
+        book.record(make_report(book.ticket(key)))
+    book.take(6)
+    book.release(4)
+    assert counted() == expected[4:]
+    other = TicketBook()
+    other.load_state_dict(book.state_dict())
+    assert [other.plain_before(k) for k in range(4, 9)] == expected[4:]
+    assert [other.ticket(k).exploring for k in range(4, 8)] == exploring[4:]

@@ -11,20 +11,16 @@ import torch
 
 from cost.types import Draw, LengthReport, Ticket
 from launch.bench.__main__ import load_config, measure, only_ours_on_stdout, parse
+from launch.bench.contest import MOST_WORK, Setting
 from launch.bench.cost import POOL_ALLOCATORS, TARGETS, Run, bench_cost
-from launch.bench.learner import (
-    HeadLoad,
-    Setting,
-    Workload,
-    bench_learner,
-    bench_packed,
-    pad,
-    padded_logprobs,
-    plan_figures,
-)
+from launch.bench.learner import bench_learner
+from launch.bench.logprobs import HeadLoad
+from launch.bench.packing import bench_packed, pad, padded_logprobs
+from launch.bench.plans import plan_figures
 from launch.bench.publish import bench_publish
 from launch.bench.rollout import Batches
-from launch.bench.timing import ratio_of_medians, turns
+from launch.bench.timing import ratio_of_medians, time_in_turns, turns
+from launch.bench.workload import Workload
 from launch.compose import UserError
 from learner.batch import collate
 from learner.logprobs import PackedPolicy
@@ -79,6 +75,17 @@ def test_ratio_is_that_of_medians_with_the_extremes_within_one_repetition() -> N
         "paired_ratio_smallest": 1.0,
         "paired_ratio_largest": 6.0,
     }
+
+
+def test_slow_contestants_get_fewer_turns() -> None:
+    calls: list[str] = []
+    run = {name: (lambda name=name: calls.append(name)) for name in ("a", "b")}
+    timed = time_in_turns(run, repetitions=9, warm_ups=2, most_seconds=0.0)
+    assert {len(seconds) for seconds in timed.seconds.values()} == {3}
+    assert "".join(calls) == "ababab"
+    timed = time_in_turns(run, repetitions=5, warm_ups=2)
+    assert {len(seconds) for seconds in timed.processor_seconds.values()} == {5}
+    assert "".join(calls[6:]) == 7 * "ab"
 
 
 @pytest.mark.parametrize(
@@ -154,6 +161,17 @@ def test_workload_cuts_long_responses_and_repeats_with_its_seed() -> None:
         assert one.loss_weight == other.loss_weight == pytest.approx(1 / (64 * one.loss_mask.sum()))
 
 
+def test_large_models_get_fewer_whole_groups() -> None:
+    workload = Workload(mean_tokens=70.0)
+    of_group = 8 * (30 + 70)
+    for tokens, groups in ((of_group * 100, 8), (of_group * 3.5, 3), (1.0, 1)):
+        assert workload.within(Work(), tokens).num_responses == 8 * groups
+    assert workload.within(Work(token=2.0), of_group * 3.5).num_responses == 8
+    # A model of 135M parameters.
+    large = Work(token=2.1e8, loss_token=5.7e7)
+    assert Workload().within(large, MOST_WORK).num_responses in range(16, 64)
+
+
 def test_padding_counts_for_nothing() -> None:
     segments = SMALL.segments(vocabulary=50, max_tokens=32, seed=0)
     batch = pad(segments, torch.device("cpu"))
@@ -222,7 +240,7 @@ def test_learner_bench_would_notice_another_loss(
     model_path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "launch.bench.learner.padded_logprobs",
+        "launch.bench.packing.padded_logprobs",
         lambda model, batch, temperature: 1.01 * padded_logprobs(model, batch, temperature),
     )
     setting = Setting.of(small_config(model_path))
@@ -235,10 +253,14 @@ def test_plans_repeat_little_and_are_even() -> None:
     workload = Workload(num_responses=96, mean_tokens=100.0, prompt_tokens=(60, 200))
     found = plan_figures(workload, work, row_tokens=2048, seed=0)
     assert found["useful_tokens"] < found["repeated_tokens"]
-    for num_ranks, ranks in found["by_ranks"].items():
-        # Many ranks for few groups: what is even repeats prompts.
-        assert (0.97 if int(num_ranks) <= 2 else 0.9) <= ranks["useful_share"] <= 1
-        assert 0.97 <= ranks["rank_balance"] <= 1
+    for ranks in found["by_ranks"].values():
+        # Many ranks for few groups: what is even repeats prompts, and pays.
+        whole = ranks["step_efficiency_of_whole_groups"]
+        assert ranks["useful_share"] >= 0.97 if ranks["groups_per_rank"] >= 3 else whole < 0.9
+        rounding = 1 + 1e-9
+        assert whole <= ranks["step_efficiency"] * rounding
+        assert ranks["step_efficiency"] <= ranks["rank_balance"] * rounding
+        assert 0.97 <= ranks["rank_balance"] <= 1 and ranks["useful_share"] <= 1
         assert ranks["largest_row"] <= 2048
 
 
@@ -259,7 +281,7 @@ def test_the_learner_bench_is_under_its_name(
 def test_the_learner_result_is_json(learner_found: dict[str, object]) -> None:
     assert json.loads(json.dumps(learner_found, allow_nan=False)) == learner_found
     assert set(learner_found) == {
-        "packed", "shared_prefix", "logprobs", "plan", "threads", "device", "dtype",
+        "packed", "shared_prefix", "logprobs", "plans", "threads", "device", "dtype",
     }  # fmt: skip
 
 

@@ -7,7 +7,7 @@ import torch
 
 from launch.bench.__main__ import load_config
 from launch.bench.gradient_norms import bench_gradient_norms
-from launch.bench.learner import Workload
+from launch.bench.workload import Workload
 from learner.gradient_norms import LAYERS
 
 

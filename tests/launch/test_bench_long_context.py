@@ -1,5 +1,6 @@
 """The bench of long rows, on rows that are not long."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ MODEL = Path(__file__).parents[2] / "rollout" / "tasks" / "chain_model"
 
 @pytest.mark.parametrize("contestant", CONTESTANTS)
 def test_lengths_double_until_the_longest(contestant):
-    row = LongRow(chunk_tokens=48, shortest=64, longest=256)
+    row = LongRow(chunk_tokens=48, shortest=64, longest_whole=256, longest=256)
     found = measure(str(MODEL), "float32", contestant, row, 1)
     assert list(found) == [64, 128, 256]
     assert all(m.seconds > 0 and m.peak_bytes >= 0 for m in found.values())
@@ -19,6 +20,13 @@ def test_lengths_double_until_the_longest(contestant):
     assert peaks == sorted(peaks)
 
 
-def test_a_contestant_stops_past_its_budget():
-    row = LongRow(chunk_tokens=48, shortest=64, longest=256, budget_bytes=-1)
-    assert list(measure(str(MODEL), "float32", "whole", row, 1)) == [64]
+def test_a_contestant_stops_past_its_budget_or_when_slow():
+    row = LongRow(chunk_tokens=48, shortest=64, longest=256)
+    assert list(measure(str(MODEL), "float32", "chunked", row, 1, -1)) == [64]
+    slow = replace(row, most_seconds=0.0)
+    assert list(measure(str(MODEL), "float32", "chunked", slow, 5)) == [64]
+
+
+def test_rows_are_whole_up_to_a_length():
+    row = LongRow(chunk_tokens=48, shortest=64, longest_whole=128, longest=256)
+    assert list(measure(str(MODEL), "float32", "whole", row, 1)) == [64, 128]

@@ -25,19 +25,22 @@ class FakeScheduler:
     """Draws `num_rounds` rounds of P tickets a batch; the last P, carried ones first, are members.
 
     With `num_carried`, so many tickets beside the members are carried, and the rest are dropped.
+    With `exploring`, so many exploring tickets end every batch, members beside its P.
     """
 
-    def __init__(self, events, *, num_rounds=1, num_carried=0, norms=False, empty_batches=()):
+    def __init__(
+        self, events, *, num_rounds=1, num_carried=0, norms=False, empty_batches=(), exploring=0
+    ):
         self.events = events
         self.num_rounds, self.num_carried, self.norms = num_rounds, num_carried, norms
-        self.empty_batches = empty_batches
+        self.empty_batches, self.exploring = empty_batches, exploring
         self.next_ticket = self.round = 0
         self.folded_batches = []
         self.drawn: list[int] = []
         self.carried: tuple[int, ...] = ()
         self.members = {}
         self.spendings = {}
-        self.penalties, self.progress = [], []
+        self.penalties, self.progress, self.entropies = [], [], []
 
     async def draw(self, batch, folded_batches):
         self.events.append(("draw", batch, self.round))
@@ -59,8 +62,15 @@ class FakeScheduler:
         self.round = 0
         accepted = [*self.carried, *self.drawn]
         chosen = () if batch in self.empty_batches else tuple(accepted[:P])
-        self.members[batch] = chosen
         self.carried = tuple(accepted[P : P + self.num_carried])
+        explored = [
+            Ticket(self.next_ticket + i, i, 2, 0.25, 1.0, 8, temperature_factor=1.2)
+            for i in range(self.exploring)
+        ]
+        self.next_ticket += self.exploring
+        tickets += explored
+        chosen += tuple(ticket.ticket_id for ticket in explored)
+        self.members[batch] = chosen
         return Draw(tickets, chosen, self.carried, False)
 
     async def observe_gradient_norms(self, norms):
@@ -83,6 +93,10 @@ class FakeScheduler:
         assert batch not in self.spendings
         self.events.append(("spend", batch))
         self.spendings[batch] = (engine_seconds, learner_seconds)
+
+    async def observe_entropy(self, batch, entropy):
+        self.events.append(("entropy", batch))
+        self.entropies.append(entropy)
 
 
 class Payload:
@@ -137,7 +151,7 @@ class FakeLearners:
         self.events.append(("update", step, epoch))
         self.alive[step] = set(self.rollouts.payloads)
         await asyncio.sleep(0.01)
-        return {"learner/loss": 0.0}
+        return {"learner/loss": 0.0, "learner/entropy": 1.0 + step}
 
     async def gradient_norms(self, groups, *, layer):
         assert all(group.data is not None for group in groups)
@@ -177,12 +191,17 @@ def run(
     num_carried=0,
     norms=False,
     empty_batches=(),
+    exploring=0,
     on_step_seconds=0.0,
     outcome=None,
     **plan,
 ):
     outcome = outcome or Outcome(
-        num_rounds=num_rounds, num_carried=num_carried, norms=norms, empty_batches=empty_batches
+        num_rounds=num_rounds,
+        num_carried=num_carried,
+        norms=norms,
+        empty_batches=empty_batches,
+        exploring=exploring,
     )
     events, clock = outcome.events, outcome.clock
     outcome.rollouts = FakeRollouts(events, clock, failing_ticket)
@@ -379,6 +398,45 @@ def test_calibration_measures_members_before_they_are_learned():
     order = [e[0] for e in outcome.of("calibrate", "update")]
     assert order == ["calibrate", "update", "update", "update", "update"] * 2
     assert not run().of("gradient_norms", "calibrate")
+
+
+@pytest.mark.parametrize("max_staleness", [0, 1, 2])
+@pytest.mark.parametrize(("num_rounds", "num_carried"), [(1, 0), (2, 0), (2, 2)])
+def test_exploring_tickets_are_learned_with_their_batch_and_compared_with_nothing(
+    max_staleness, num_rounds, num_carried
+):
+    outcome = run(
+        exploring=2, num_rounds=num_rounds, num_carried=num_carried, max_staleness=max_staleness,
+        reward_kl_coefficient=0.5, calibrate_every=1,
+    )  # fmt: skip
+    members = [list(outcome.scheduler.members[batch]) for batch in range(4)]
+    size = num_rounds * P + 2
+    assert [ids[P:] for ids in members] == [[b * size - 2, b * size - 1] for b in range(1, 5)]
+    assert [e[1] for e in outcome.of("select")] == members
+    assert [[g.report.ticket_id for g in step.groups] for step in outcome.steps] == members
+    for kind in ("reference_kl", "gradient_norms", "calibrate"):
+        assert [e[1] for e in outcome.of(kind)] == [ids[:P] for ids in members]
+    assert all(len(penalties) == P for penalties in outcome.scheduler.penalties)
+    assert outcome.still_running == 0
+
+
+@pytest.mark.parametrize("max_staleness", [0, 2])
+def test_the_entropy_of_a_batch_is_told_before_the_next_may_fold_it(max_staleness):
+    outcome = run(exploring=1, max_staleness=max_staleness, controls_entropy=True, num_epochs=2)
+    assert outcome.scheduler.entropies == [1.0, 2.0, 3.0, 4.0]
+    known = outcome.of("draw", "entropy")
+    for batch, folded_batches in enumerate(outcome.scheduler.folded_batches):
+        before = known[: known.index(("draw", batch, 0))]
+        told = [e[1] for e in before if e[0] == "entropy"]
+        assert told[:folded_batches] == list(range(folded_batches))
+    assert not run().of("entropy")
+
+
+def test_tokens_of_exploring_tickets_count():
+    outcome = run(num_steps=9, exploring=P, max_generated_tokens=4 * TOKENS)
+    assert len(outcome.steps) == 2
+    outcome = run(num_steps=9, exploring=P, max_trained_tokens=4 * TRAINED)
+    assert len(outcome.steps) == 2
 
 
 @pytest.mark.parametrize(

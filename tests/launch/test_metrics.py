@@ -2,6 +2,7 @@
 
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -86,6 +87,30 @@ def test_token_metrics_by_hand(result):
     assert metrics["cost/step_trained_response_tokens"] == 34
     assert metrics["cost/step_trained_tokens"] == 34 + 10 + 2 * 5
     assert metrics["cost/step_saved_share"] == pytest.approx(1 - 54 / 72)
+
+
+def test_exploring_groups_cost_and_fail_like_others_and_are_in_no_other_mean(result):
+    alone = step_metrics(result)
+    assert "rollout/exploring_reward_mean" not in alone
+    explored = [report([100, 50, 7], [1.0, 0.0, math.nan], [OK, OK, CRASHED]), report([], [])]
+    groups = [*result.groups, *(GroupRef(r, 0, None) for r in explored)]
+    chosen = [
+        replace(selection([True, False, False], [1.0, 0.0, 0.0]), exploring=True),
+        replace(selection([], []), exploring=True),
+    ]
+    metrics = step_metrics(StepResult(1, groups, [*result.selections, *chosen], {}))
+    assert metrics.pop("rollout/exploring_reward_mean") == 0.5
+    added = {key: value - alone[key] for key, value in metrics.items() if value != alone[key]}
+    assert added == pytest.approx(
+        {
+            "rollout/reward_crashed": 1, "rollout/failed_tickets": 1,
+            "cost/step_generated_response_tokens": 157, "cost/step_generated_tokens": 167,
+            # Of exploring groups nothing else could have been trained on.
+            "cost/step_selectable_response_tokens": 100, "cost/step_selectable_tokens": 110,
+            "cost/step_trained_response_tokens": 100, "cost/step_trained_tokens": 110,
+            "cost/step_saved_share": (1 - 164 / 182) - (1 - 54 / 72),
+        }
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("reports", [[], [report([], [])]], ids=["empty", "all failed"])

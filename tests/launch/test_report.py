@@ -109,10 +109,10 @@ def test_seconds_of_a_simulated_run_are_those_of_its_parts(folder):
 
 @needs_plotly
 def test_timeline_accounts_for_every_second_of_both_lanes(folder):
-    from launch.report.charts import _blocks
+    from launch.report.times import timeline_bars
 
     (read,) = read_runs([folder])
-    bars = _blocks(read)
+    bars = timeline_bars(read)
     for engines in (True, False):
         lane = [bars[key] for key in bars if key[0] is engines]
         starts = np.concatenate([starts for starts, *_ in lane])
@@ -127,12 +127,13 @@ def test_timeline_accounts_for_every_second_of_both_lanes(folder):
 
 @needs_plotly
 def test_long_runs_are_thinned_and_keep_every_second(tmp_path):
-    from launch.report.charts import MOST_BLOCKS, MOST_POINTS, _blocks, shown_steps
+    from launch.report.chart import MOST_BLOCKS, MOST_POINTS, shown_steps
+    from launch.report.times import timeline_bars
 
     (read,) = read_runs([write_run(tmp_path / "run", num_steps=2 * MOST_POINTS)])
     shown = shown_steps(len(read.steps))
     assert len(shown) == MOST_POINTS and shown[0] == 0 and shown[-1] == 2 * MOST_POINTS - 1
-    starts, seconds, labels = _blocks(read)[False, "updating"]
+    starts, seconds, labels = timeline_bars(read)[False, "updating"]
     assert len(starts) <= MOST_BLOCKS and labels[0] == "step 1 to 8"
     assert seconds.sum() == pytest.approx(2 * MOST_POINTS)
 

@@ -61,6 +61,10 @@ def test_a_check_is_laid_out():
         ("num_steps=0", "num_steps must be at least 1"),
         ("update_mode=drain", "update_mode must be recompute or keep_kv"),
         ("fit=x", "out must name the file"),
+        (
+            "+entropy_control@scheduler.entropy_control=aepo",
+            r"^scheduler\.entropy_control must be null: what is simulated has no entropy",
+        ),
         ("profile.engine.max_num_seqs=0", r"profile\.engine.*max_num_seqs must be at least 1"),
     ],
 )

@@ -1,5 +1,6 @@
 """A small Llama, groups to train on, and an engine of a few lines to compare DeepSpeed with."""
 
+import copy
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import torch
 
 from cost.types import Selection, Ticket
 from learner.batch import MicroBatch, collate, segment_of
-from learner.logprobs import PackedPolicy
+from learner.logprobs import PackedPolicy, head_inputs
 from learner.partition import plan_rows
 from learner.update import StepOutcome
 from rollout.types import Group, Prompt, Trajectory, VersionSpan
@@ -53,15 +54,24 @@ class PlainEngine:
     num_ranks = 1
     device = torch.device("cpu")
 
-    def __init__(self, path: Path, temperature: float = 1.0, lr: float = 1e-3) -> None:
+    def __init__(
+        self,
+        path: Path,
+        temperature: float = 1.0,
+        lr: float = 1e-3,
+        weight_decay: float = 0.01,
+        max_grad_norm: float = 1.0,
+    ) -> None:
         from transformers import AutoModelForCausalLM
 
         self.model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
         self.policy = PackedPolicy(self.model, temperature)
         self.optimizer = torch.optim.AdamW(
-            self.model.parameters(), lr=lr, eps=1e-4, weight_decay=0.01
+            self.model.parameters(), lr=lr, eps=1e-4, weight_decay=weight_decay
         )
         self.lr = lr
+        self.temperature = temperature
+        self.max_grad_norm = max_grad_norm
         self.reference: PackedPolicy | None = None
         self.gradients: dict[str, torch.Tensor] = {}
         """The latest step's gradient before clipping."""
@@ -79,6 +89,27 @@ class PlainEngine:
             ]
         return logprobs
 
+    def hidden_states(self, row: MicroBatch) -> torch.Tensor:
+        with torch.no_grad(), head_inputs(self.model) as seen:
+            self.logprobs(row)
+        return torch.cat(seen, dim=1)[0]
+
+    def head_weight(self) -> torch.Tensor:
+        return self.model.lm_head.weight.detach().clone()
+
+    def head_change(self, gradient: torch.Tensor) -> torch.Tensor:
+        """What a copy of the optimiser does, decay apart, to a head that is zero to be exact."""
+        weight = torch.nn.Parameter(torch.zeros_like(gradient))
+        settings = self.optimizer.param_groups[0] | {"params": [weight], "weight_decay": 0.0}
+        optimizer = torch.optim.AdamW([settings])
+        optimizer.state[weight] = copy.deepcopy(self.optimizer.state[self.model.lm_head.weight])
+        weight.grad = gradient
+        optimizer.step()
+        return weight.detach()
+
+    def gather(self, values: torch.Tensor) -> torch.Tensor:
+        return values
+
     def agree(self, value: bool) -> bool:
         return value
 
@@ -88,7 +119,7 @@ class PlainEngine:
     def step(self) -> StepOutcome:
         named = [(n, p) for n, p in self.model.named_parameters() if p.requires_grad]
         self.gradients = {name: parameter.grad.clone() for name, parameter in named}
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.max_grad_norm)
         if norm.isfinite():
             self.optimizer.step()
         self.optimizer.zero_grad()

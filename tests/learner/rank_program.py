@@ -13,7 +13,7 @@ import torch
 from deepspeed.utils import safe_get_full_grad
 
 from learner import deepspeed_engine
-from learner.config import LearnerConfig, ReferenceConfig
+from learner.config import LearnerConfig, ReferenceConfig, RejectedShares
 from learner.deepspeed_engine import DeepSpeedEngine, deepspeed_settings
 from learner.gradient_norms import LAYERS
 from learner.lora import LoraConfig
@@ -25,12 +25,13 @@ from learner.update import update_step
 class WatchedEngine(DeepSpeedEngine):
     """Keeps the gradient that a step is about to use.
 
-    Asks for gradient norms while a step's gradient is half accumulated, in the first step.
+    Asks for gradient norms while a step's gradient is half accumulated, in the first step, and
+    before every step how the head is going to change.
     """
 
     def __init__(self, *args, **settings):
         super().__init__(*args, **settings)
-        self.norms, self.gathered = [], set()
+        self.norms, self.gathered, self.foreseen = [], set(), []
 
     def logprobs(self, row, **settings):
         self.row = row
@@ -50,6 +51,10 @@ class WatchedEngine(DeepSpeedEngine):
             for name, parameter in self.model.named_parameters()
             if parameter.requires_grad
         }
+        if self._config.curvature.masks:
+            # Each rank's part of it, as it were.
+            part = self.gradients["lm_head.weight"].float() / self.num_ranks
+            self.foreseen.append(self.head_change(part))
         return super().step()
 
 
@@ -70,6 +75,11 @@ def main(folder: Path) -> None:
     if rank == world_size - 1:
         spoilt = [replace(rows[0], loss_weights=rows[0].loss_weights * torch.nan), *rows[1:]]
     results = {}
+    masked = {
+        "curvature": RejectedShares(low=0.1, high=0.05, shift=0.1),
+        # The mask does not know what clipping does.
+        "max_grad_norm": 1e9,
+    }
     for run in task["runs"]:
         stage, tied, dtype, checkpointing, kind = run
         config = LearnerConfig(
@@ -80,19 +90,21 @@ def main(folder: Path) -> None:
             # Fewer than the loss tokens of a row.
             logits_chunk_tokens=16,
             lora=LoraConfig(rank=4 if kind == "lora" else 0, alpha=32.0),
-            chunk_tokens=7 if kind == "chunked" else None,
+            chunk_tokens=7 if "chunked" in kind else None,
+            **masked if "masked" in kind else {},
             # The reference is the policy without its adapters.
             reference=ReferenceConfig(kl_coefficient=0.1 if kind == "lora" else 0.0),
         )
         torch.manual_seed(stage)
         engine = WatchedEngine(config, task["models"][tied], dtype=dtype, temperature=0.9)
         start = engine._adapter_tensors()
-        gradients, outcomes, losses, weights = [], [], [], []
+        gradients, outcomes, losses, weights, token_sums = [], [], [], [], []
         for step_rows in (rows, spoilt, rows):
-            sums = update_step(engine, step_rows, ClippedSurrogate())
+            sums = update_step(engine, step_rows, ClippedSurrogate(), curvature=config.curvature)
             gradients.append(engine.gradients)
             outcomes.append(sums.outcome)
             losses.append(sums.loss)
+            token_sums.append(sums.token_sums)
             weights.append({n: t.float().clone() for n, t in engine.full_parameters()})
         path = folder / "-".join(["checkpoint", *map(str, run)])
         engine.save_pretrained(path, task["tokenizer"])
@@ -112,6 +124,8 @@ def main(folder: Path) -> None:
             "norms": engine.norms,
             "gathered": engine.gathered,
             "losses": losses,
+            "token_sums": token_sums,
+            "foreseen": engine.foreseen,
             "weights": weights,
             "metadata": engine.parameter_metadata(),
             "checkpoint": str(path),

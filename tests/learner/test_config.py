@@ -4,8 +4,10 @@ import re
 
 import pytest
 
-from learner.config import LearnerConfig, ReferenceConfig
+from learner.config import LearnerConfig, ReferenceConfig, RejectedShares
 from learner.corrections import Band, OffPolicyMask, SequenceMask, Truncated
+from learner.lora import LoraConfig
+from learner.optimizers import AdamW, Sgd
 
 
 @pytest.mark.parametrize(
@@ -103,3 +105,21 @@ def test_chunks_are_refused_where_they_do_not_work(other):
     [key] = other
     with pytest.raises(ValueError, match=rf"^learner\.{key} must .*learner\.chunk_tokens"):
         LearnerConfig(chunk_tokens=64, **other)
+
+
+@pytest.mark.parametrize("key", ["low", "high", "shift"])
+@pytest.mark.parametrize("value", [-0.1, 1.0, float("nan")])
+def test_shares_of_rejected_tokens_outside_their_range_are_refused(key, value):
+    with pytest.raises(ValueError, match=rf"^learner\.curvature\.{key} .* got {value!r}$"):
+        RejectedShares(**{key: value})
+    with pytest.raises(ValueError, match=r"^learner\.curvature\.low.* less than 1, got 1\.2$"):
+        RejectedShares(low=0.6, shift=0.6)
+
+
+@pytest.mark.parametrize(("key", "value"), [("optimizer", Sgd()), ("lora", LoraConfig(rank=4))])
+def test_a_curvature_mask_is_refused_without_adam_s_step_of_the_head(key, value):
+    with pytest.raises(ValueError, match=rf"^learner\.{key}.* must .*learner\.curvature.*got "):
+        LearnerConfig(curvature=RejectedShares(shift=0.1), **{key: value})
+    LearnerConfig(**{key: value})
+    for optimizer in (None, AdamW()):
+        LearnerConfig(curvature=RejectedShares(shift=0.1), optimizer=optimizer)

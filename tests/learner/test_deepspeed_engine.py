@@ -15,6 +15,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from learner.batch import collate
+from learner.config import RejectedShares
 from learner.gradient_norms import LAYERS, gradient_norms
 from learner.logprobs import PackedPolicy
 from learner.lora import LoraConfig, attach, weights_of
@@ -39,9 +40,13 @@ RUNS = [
     (2, False, "float32", False, "lora"),
     (3, False, "float32", False, "lora"),
     (2, True, "bfloat16", False, "lora"),
+    (0, False, "float32", False, "masked chunked"),
+    (2, False, "float32", False, "masked"),
+    (3, False, "float32", False, "masked"),
 ]
 """ZeRO stage, whether embeddings are tied, dtype, gradient checkpointing, what is trained how."""
 EXACT = RUNS[:8]
+MASKED = [run for run in RUNS if "masked" in run[-1]]
 ADAPTERS = [run for run in RUNS if run[-1] == "lora"]
 EXACT_ADAPTERS = [run for run in ADAPTERS if run[2] == "float32"]
 
@@ -137,6 +142,26 @@ def test_every_stage_takes_the_gradient_and_the_step_of_one_plain_rank(results, 
         assert loss == pytest.approx(sums.loss, abs=1e-6)
         norm = results[0][run]["outcomes"][index].grad_norm
         assert norm == pytest.approx(sums.outcome.grad_norm, rel=1e-5)
+
+
+@pytest.mark.parametrize("run", MASKED)
+def test_every_stage_masks_the_tokens_of_one_plain_rank(results, rows, plain_engine, run):
+    engine = plain_engine(temperature=0.9, max_grad_norm=1e9)
+    all_rows = [row for rank_rows in rows for row in rank_rows]
+    shares = RejectedShares(low=0.1, high=0.05, shift=0.1)
+    for index in (0, 2):
+        before = engine.head_weight()
+        sums = update_step(engine, all_rows, ClippedSurrogate(), curvature=shares)
+        assert difference(results[0][run]["gradients"][index], engine.gradients) < 2e-6
+        assert difference(results[0][run]["weights"][index], dict(engine.model.state_dict())) < 1e-5
+        rejected = [rank[run]["token_sums"][index]["curvature_rejected_share"] for rank in results]
+        assert min(rejected) > 0
+        assert sum(rejected) == sums.token_sums["curvature_rejected_share"]
+        # What the engine foresaw is what came, but for the decay and the weights' rounding.
+        after = results[0][run]["weights"][index]["lm_head.weight"]
+        change = after - before * (1 - 1e-3 * 0.01)
+        assert change.abs().max() > 5e-4
+        assert (results[0][run]["foreseen"][index] - change).abs().max() < 2e-7
 
 
 def set_adapters(model, tensors):

@@ -9,7 +9,8 @@ from transformers import AutoModelForCausalLM
 
 from learner import attention
 from learner.batch import Segment, collate, segment_of
-from learner.logprobs import PackedPolicy, check_packing, predictors
+from learner.chunked import ChunkedPolicy
+from learner.logprobs import PackedPolicy, check_head, check_packing, head_inputs, predictors
 from tests.learner.architectures import small_model
 
 WORKING = ("llama", "qwen2", "gemma", "gemma3", "gpt_neox", "granite", "cohere", "phi")
@@ -139,6 +140,44 @@ def test_a_shared_prompt_is_a_repeated_one_and_chunks_are_the_whole(name):
 def test_models_that_packing_would_get_wrong_are_refused_at_start(name):
     with pytest.raises(ValueError, match=r"^model\.path: .*" + REFUSED[name]):
         check_packing(PackedPolicy(small_model(name), 1.0))
+
+
+@pytest.mark.parametrize("name", ["llama", "qwen2", "gemma", "gemma3", "gpt_neox", "mixtral"])
+def test_logits_that_are_a_product_with_the_head_pass(name):
+    check_head(PackedPolicy(small_model(name), 0.7))
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("granite", {}), ("cohere", {}), ("phi", {}), ("gemma3", {"final_logit_softcapping": 30.0})],
+)
+def test_logits_that_are_scaled_capped_or_shifted_are_refused_for_the_mask(name, settings):
+    model = small_model(name, **settings)
+    with pytest.raises(ValueError, match=rf"^learner\.curvature\..* got {type(model).__name__}$"):
+        check_head(PackedPolicy(model, 0.7))
+
+
+@pytest.mark.parametrize("chunk_tokens", [None, 7, 20])
+def test_the_head_is_given_the_states_that_predict_the_loss_tokens(model_paths, chunk_tokens):
+    model = AutoModelForCausalLM.from_pretrained(model_paths[False], dtype=torch.float32)
+    row = collate(segments_of())
+    policy = PackedPolicy(model, 1.0, logits_chunk_tokens=5)
+    if chunk_tokens is not None:
+        policy = ChunkedPolicy(model, 1.0, logits_chunk_tokens=5, chunk_tokens=chunk_tokens)
+    with torch.no_grad(), head_inputs(model) as seen:
+        logprobs, _ = scored(policy, row)
+    states = torch.cat(seen, dim=1)[0]
+    found = model.lm_head(states).log_softmax(-1).gather(1, row.token_ids[row.loss_mask][:, None])
+    torch.testing.assert_close(found[:, 0], logprobs[row.loss_mask], rtol=0, atol=1e-5)
+
+
+def test_chunks_that_other_ranks_need_change_nothing():
+    policy = PackedPolicy(small_model("llama"), 0.8, logits_chunk_tokens=4)
+    row = collate(segments_of(), shared_prefix=True)
+    expected, asked = gradients(policy, row), []
+    policy.most = lambda number: asked.append(number) or number + 3
+    assert_same(gradients(policy, row), expected, 1e-6)
+    assert asked == [-(-int(row.loss_mask.sum()) // 4)]
 
 
 def test_attention_that_knows_no_shared_prompts_is_noticed(model_paths):

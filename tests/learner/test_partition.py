@@ -11,6 +11,7 @@ from cost.prices import FlopsPrice
 from learner.partition import (
     MinibatchPlan,
     Work,
+    join_groups,
     plan_rows,
     rank_balance,
     split_groups,
@@ -42,6 +43,31 @@ def test_split_puts_every_group_into_every_part_equally_often():
         for part, groups in enumerate(split_groups(6, 3, rng)):
             counts[groups, part] += 1
     assert np.abs(counts / 3000 - 1 / 3).max() < 0.04
+
+
+@pytest.mark.parametrize(("num_plain", "num_minibatches", "num_exploring"), [(5, 2, 1), (4, 3, 4)])
+def test_exploring_groups_join_the_cuts_so_that_both_means_are_those_of_the_batch(
+    num_plain, num_minibatches, num_exploring
+):
+    rng = np.random.default_rng(0)
+    exploring = num_plain + np.arange(num_exploring)
+    shares = np.zeros((num_plain + num_exploring, num_minibatches))
+    for _ in range(6000):
+        parts = split_groups(num_plain, num_minibatches, rng)
+        joined = join_groups(parts, exploring, rng)
+        assert sorted(np.concatenate(joined).tolist()) == list(range(num_plain + num_exploring))
+        for m, (part, whole) in enumerate(zip(parts, joined, strict=True)):
+            assert np.array_equal(whole[: len(part)], part)
+            shares[whole, m] += 1 / len(part) / 6000
+    # A group counts 1 / P in the mean over the cuts, plain or exploring, in each optimiser step.
+    assert np.abs(shares * num_plain - 1).max() < 0.08
+
+
+def test_without_exploring_groups_the_parts_stay_as_they_are():
+    parts = split_groups(7, 3, np.random.default_rng(0))
+    joined = join_groups(parts, np.zeros(0, np.int64), np.random.default_rng(0))
+    assert all(np.array_equal(a, b) for a, b in zip(parts, joined, strict=True))
+    assert join_groups([], np.zeros(0, np.int64), np.random.default_rng(0)) == []
 
 
 @settings(max_examples=200, deadline=None)

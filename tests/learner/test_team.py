@@ -23,6 +23,7 @@ from learner.objectives.clipped_surrogate import ClippedSurrogate
 from learner.optimizers import AdamW
 from learner.team import DivergedError, LearnerTeam
 from learner.update import StepOutcome, StepSums, old_logprobs, update_step
+from learner.worker import LearnerWorker
 from rollout.types import GroupRef
 
 
@@ -128,6 +129,79 @@ def test_the_cut_into_steps_ignores_the_thinning_and_changes_every_step(batch):
         assert metrics["learner/empty_steps"] == 1 and metrics["learner/optimizer_steps"] == 1
     sizes = [step_of_group_4(selections, s, e)[1] for s in range(6) for e in range(2)]
     assert [2] in sizes and [3] in sizes
+
+
+def exploring_batch(batch):
+    """Of five groups the last two exploring, as the scheduler hands them over."""
+    groups, selections = batch[0], [*batch[1]]
+    for k in (3, 4):
+        keep = np.arange(len(selections[k].keep)) % 3 == 0
+        selections[k] = replace(
+            selections[k],
+            keep=keep,
+            # coefficient * P / E
+            weight=0.25 * 3 / 2 * keep,
+            advantages=keep * 1.0,
+            exploring=True,
+        )
+    return groups, selections
+
+
+def flat_gradient(engine):
+    return torch.cat([gradient.flatten() for gradient in engine.gradients.values()])
+
+
+def test_the_gradient_is_the_plain_batch_s_and_a_term_of_the_exploring_groups(batch, plain_engine):
+    """Through plan, packing and loss, with an objective that clips nearly everything."""
+    groups, selections = exploring_batch(batch)
+    # The plain engine knows no shared prompts.
+    config = LearnerConfig(row_tokens=64, shared_prefix=False)
+    objective, engine = ClippedSurrogate(clip_low=0.01, clip_high=0.01), plain_engine(lr=1e-12)
+    packer = LearnerWorker(0, 1, config, "", objective, dtype="float32", temperature=1.0)
+
+    def train(count):
+        worker = FakeWorker()
+        refs = [reference_to(group, k) for k, group in enumerate(groups[:count])]
+        mine = selections[:count]
+        asyncio.run(LearnerTeam([worker], config, seed=1).update(refs, mine, step=0))
+        [(_, [plan])] = worker.calls
+        rows, origins = packer._pack(dict(enumerate(groups)), mine, plan, 0)
+        sums = update_step(engine, rows, objective, origins=origins)
+        return flat_gradient(engine), sums
+
+    together, sums = train(5)
+    plain, _ = train(3)
+    # coefficient * mean over the two exploring groups of (1 / n) sum_j (1 / length) sum_t.
+    term = torch.zeros(())
+    for k, j in ((3, 0), (4, 0), (4, 3)):
+        row = collate([segment_of(groups[k], selections[k], j, num_groups=1)])
+        term = term - 0.25 / 2 / 4 * engine.logprobs(row)[0][row.loss_mask].mean()
+    term.backward()
+    engine.step()
+    assert flat_gradient(engine).norm() > 0.05 * plain.norm()
+    assert (together - plain - flat_gradient(engine)).abs().max() < 1e-6
+    assert sums.token_sums["exploring_share"] == 30 + 6 + 7
+
+
+@pytest.mark.parametrize("num_minibatches", [1, 2, 3])
+def test_exploring_groups_neither_count_in_an_optimiser_step_nor_move_its_plain_groups(
+    batch, num_minibatches
+):
+    groups, selections = exploring_batch(batch)
+    refs = [reference_to(group, k) for k, group in enumerate(groups)]
+    config = LearnerConfig(num_minibatches=num_minibatches)
+
+    def plain_parts(count, step):
+        worker = FakeWorker()
+        team = LearnerTeam([worker], config, seed=1)
+        asyncio.run(team.update(refs[:count], selections[:count], step=step))
+        [(_, plans)] = worker.calls
+        parts = [(p.num_groups, {k for row in p.rows for k, _ in row}) for p in plans]
+        assert set().union(*(part for _, part in parts)) == {0, 1, 3, 4} & {*range(count)}
+        return [(size, part - {3, 4}) for size, part in parts if part - {3, 4}]
+
+    for step in range(6):
+        assert plain_parts(5, step) == plain_parts(3, step)
 
 
 def test_a_batch_of_which_nothing_was_kept_reaches_no_worker(batch):

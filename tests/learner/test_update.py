@@ -1,5 +1,6 @@
 """One optimiser step: the estimator's loss, however it is cut up, and what is skipped."""
 
+import copy
 import itertools
 import math
 import threading
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from learner.batch import collate, segment_of
+from learner.config import RejectedShares
 from learner.corrections import Band, Truncated
 from learner.logprobs import PackedPolicy
 from learner.loss import LossTerms, RowOrigin
@@ -180,6 +182,9 @@ class Ranks:
             engine.num_ranks = num_ranks
             engine.gather = lambda values, rank=rank: torch.cat(self._exchange(rank, values))
             engine.agree = lambda value, rank=rank: all(self._exchange(rank, value))
+            engine.head_change = lambda gradient, rank=rank, alone=engine.head_change: alone(
+                sum(self._exchange(rank, gradient))
+            )
 
     def _exchange(self, rank, value):
         self.num_gathers += rank == 0 and isinstance(value, torch.Tensor)
@@ -312,6 +317,94 @@ def test_an_entropy_that_is_not_a_number_skips_the_step(plain_engine, pack, batc
         assert torch.equal(value.nan_to_num(), before[name].nan_to_num()), name
 
 
+SHARES = RejectedShares(low=0.1, high=0.05, shift=0.1)
+
+
+def at_ratio_one(rows, engine):
+    """The rows as if the learner itself had sampled them."""
+    scored = zip(rows, old_logprobs(engine, rows), strict=True)
+    return [replace(row, rollout_logprobs=logprobs) for row, logprobs in scored]
+
+
+def test_the_mask_is_of_what_the_whole_step_would_do_to_each_token(plain_engine, pack, batch):
+    """Against a real step on all tokens, and the moments' definition token by token."""
+    [rows] = pack(*batch)
+    whole = plain_engine(temperature=0.9, weight_decay=0.0, max_grad_norm=1e9)
+    # Then Adam has moments.
+    update_step(whole, at_ratio_one(rows, whole), OBJECTIVE)
+    rows = [*at_ratio_one(rows, whole), collate([])]
+    masked, reference = copy.deepcopy(whole), copy.deepcopy(whole)
+
+    head = whole.model.lm_head.weight.detach().clone()
+    with torch.no_grad():
+        hidden = [
+            whole.model.model(
+                input_ids=row.token_ids[None], position_ids=row.position_ids[None], use_cache=False
+            ).last_hidden_state[0]
+            for row in rows
+        ]
+    update_step(whole, rows, OBJECTIVE)
+    delta = whole.model.lm_head.weight.detach() - head
+    moments = {}
+    for i, row in enumerate(rows[:-1]):
+        for t in row.loss_mask.nonzero()[:, 0].tolist():
+            h, advantage = hidden[i][t - 1] / 0.9, row.advantages[t]
+            pi, u = (head @ h).softmax(0), delta @ h
+            d = torch.eye(len(pi))[row.token_ids[t]] - pi
+            squared, variance = (d @ u) ** 2, (pi * u**2).sum() - (pi @ u) ** 2
+            moment = advantage * (d @ u) + advantage * (squared - variance) / 2
+            moments[i, t] = moment.item(), squared.item() / 2
+    by_moment = sorted(moments, key=lambda token: moments[token][0])
+    by_shift = sorted(moments, key=lambda token: moments[token][1])
+    left_out = {*by_moment[:14], *by_moment[-7:], *by_shift[-14:]}
+    assert len(moments) == 146 and 14 < len(left_out) < 35
+
+    weights = [row.loss_weights.clone() for row in rows]
+    for i, t in left_out:
+        weights[i][t] = 0
+    expected = [replace(row, loss_weights=w) for row, w in zip(rows, weights, strict=True)]
+    update_step(reference, expected, OBJECTIVE)
+    sums = update_step(masked, rows, OBJECTIVE, curvature=SHARES)
+    assert torch.equal(flat(masked.gradients), flat(reference.gradients))
+    share = merge_sums([[sums]], row_tokens=64)["learner/curvature_rejected_share"]
+    assert share == pytest.approx(len(left_out) / 146)
+
+
+def test_without_shares_to_reject_the_step_is_bitwise_the_plain_one(plain_engine, pack, batch):
+    [rows] = pack(*batch)
+    plain, masking = plain_engine(), plain_engine()
+    expected = update_step(plain, rows, OBJECTIVE)
+    masking.hidden_states = masking.gather = None  # nobody may ask
+    assert update_step(masking, rows, OBJECTIVE, curvature=RejectedShares()) == expected
+    assert torch.equal(flat(masking.gradients), flat(plain.gradients))
+
+
+@pytest.mark.parametrize("token_share", [1.0, 0.5])
+def test_ranks_and_rows_do_not_decide_which_tokens_are_masked(
+    plain_engine, pack, batch, token_share
+):
+    groups, selections = batch
+    settings = {"curvature": SHARES, "token_share": token_share}
+    [whole], expected = Ranks(plain_engine, 1).update(pack(groups, selections, 1, 300), **settings)
+    num_rejected = whole.token_sums["curvature_rejected_share"]
+    # Of the tokens that are left, a tenth by each of two thresholds and a twentieth by one.
+    assert int(14 * token_share) <= num_rejected <= int(35 * token_share)
+    [rows] = pack(groups, selections)
+    for rows_of_ranks in (pack(groups, selections, 2), [rows, [collate([])] * len(rows)]):
+        sums, gradient = Ranks(plain_engine, 2).update(rows_of_ranks, **settings)
+        assert (gradient - expected).abs().max() < 1e-5 * expected.abs().max()
+        found = sum(rank.token_sums["curvature_rejected_share"] for rank in sums)
+        assert found == num_rejected
+
+
+def test_a_mask_hides_no_loss_that_is_not_a_number(plain_engine, pack, batch):
+    [rows] = pack(*batch)
+    ranks = Ranks(plain_engine, 1)
+    bad = [replace(rows[0], loss_weights=rows[0].loss_weights * torch.nan), *rows[1:]]
+    [sums], _ = ranks.update([bad], curvature=SHARES)
+    assert not sums.outcome.applied
+
+
 @pytest.mark.parametrize("share", [0.0, 1.5, float("nan")])
 def test_a_token_share_out_of_range_is_refused(plain_engine, pack, batch, share):
     [rows] = pack(*batch)
@@ -385,69 +478,13 @@ def origins_of(rows, policy):
     ]
 
 
-def own_rollouts(rows, engine):
-    """The rows as if the learner itself had sampled them."""
-    scored = zip(rows, old_logprobs(engine, rows), strict=True)
-    return [replace(row, rollout_logprobs=logprobs) for row, logprobs in scored]
-
-
-def test_every_term_against_the_definition(engine_with_reference, plain_engine, pack, batch):
-    """Token by token in plain loops, the forward passes alone shared."""
-    [rows] = pack(*batch)
-    origins = origins_of(rows, plain_engine(temperature=1.1))
-    engine = engine_with_reference()
-    sums = update_step(engine, rows, OBJECTIVE, terms=ALL_TERMS, origins=origins)
-
-    reference = engine_with_reference()
-    total, kept = 0.0, 0
-    for row, origin in zip(rows, origins, strict=True):
-        logprobs, entropies = reference.logprobs(row, entropy_gradient=True)
-        ref = reference.reference_logprobs(row)
-        for t in row.loss_mask.nonzero()[:, 0].tolist():
-            advantage, old = row.advantages[t], origin.old_logprobs[t]
-            ratio = torch.exp(logprobs[t] - old)
-            surrogate = torch.minimum(ratio * advantage, ratio.clamp(0.8, 1.28) * advantage)
-            weight = min(math.exp(old - row.rollout_logprobs[t]), 1.2)
-            kept += weight < 1.2
-            distance = (ref[t] - logprobs[t]) ** 2 / 2
-            loss = -weight * surrogate + 0.3 * distance - 0.1 * entropies[t]
-            total = total + row.loss_weights[t] * loss
-    total.backward()
-    expected = flat({name: p.grad for name, p in reference.model.named_parameters()})
-    assert sums.loss == pytest.approx(total.item(), rel=1e-5)
-    assert (flat(engine.gradients) - expected).abs().max() < 1e-5 * expected.abs().max()
-    assert 0 < sums.token_sums["cut_share"] == 146 - kept < 146
-    metrics = merge_sums([[sums]], row_tokens=64)
-    assert metrics["learner/stale_share"] == metrics["learner/token_staleness"] == 1
-    assert math.isnan(metrics["learner/kl_rollout_fresh"])
-    assert 0 < metrics["learner/old_effective_share"] < 1
-    assert metrics["learner/max_old_difference"] > 0 and metrics["learner/kl_reference"] > 0
-
-
-def test_the_cut_into_rows_does_not_change_any_term(
-    engine_with_reference, plain_engine, pack, batch
-):
-    old = plain_engine(temperature=1.1)
-    gradients, sums = [], []
-    for row_tokens in (39, 64, 300):
-        [rows] = pack(*batch, row_tokens=row_tokens)
-        rows = [*rows, collate([])]
-        engine = engine_with_reference()
-        origins = origins_of(rows, old)
-        sums.append(update_step(engine, rows, OBJECTIVE, terms=ALL_TERMS, origins=origins))
-        gradients.append(flat(engine.gradients))
-    for other, found in zip(gradients[1:], sums[1:], strict=True):
-        assert (other - gradients[0]).abs().max() < 1e-6
-        assert found.token_sums == pytest.approx(sums[0].token_sums, rel=1e-4, abs=1e-4)
-
-
 @pytest.mark.parametrize("correction", [Truncated(), Band()])
 def test_recomputed_agrees_with_rollout_when_the_learner_sampled(
     plain_engine, pack, batch, correction
 ):
     [rows] = pack(*batch)
     rollout, recomputed = plain_engine(), plain_engine()
-    rows = own_rollouts(rows, rollout)
+    rows = at_ratio_one(rows, rollout)
     plain = update_step(rollout, rows, OBJECTIVE)
     origins = [RowOrigin(old_logprobs=old) for old in old_logprobs(recomputed, rows)]
     found = update_step(

@@ -1,13 +1,17 @@
 """The actor's pure parts: reports, surprise and the permuted control."""
 
+import asyncio
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from cost.types import RewardStatus, Ticket
-from rollout.actor import empty_report, make_report, permute_rewards, surprise
-from rollout.types import Group, Prompt, Trajectory, VersionSpan
+from rollout.actor import RolloutActor, empty_report, make_report, permute_rewards, surprise
+from rollout.config import RolloutConfig
+from rollout.environments import SingleTurn
+from rollout.types import Completion, Group, Prompt, Trajectory, VersionSpan
 
 TICKET = Ticket(7, 2, 3, 0.25, 0.5, 16)
 PROMPT = Prompt(2, np.arange(5, dtype=np.int32), "1", "fake", "question")
@@ -69,3 +73,45 @@ def test_permuting_moves_rewards_with_their_status_and_nothing_else():
         assert all(np.isnan(r) == (s == 2) for r, s in pairs)
         seen.add(tuple(np.nan_to_num(shuffled.rewards, nan=-1.0)))
     assert len(seen) == 6
+
+
+class FakeEngine:
+    """Says yes, and remembers how it was asked."""
+
+    def __init__(self):
+        self.requests = []
+
+    async def generate(self, token_ids, *, max_tokens, temperature, seed):
+        self.requests.append((max_tokens, temperature, seed))
+        one = np.ones(1, np.int32)
+        return Completion(one, np.zeros(1, np.float32), "stop", (VersionSpan(0, 1, 0),), 0)
+
+
+@pytest.fixture
+def sampled_at():
+    """How the engine is asked for the responses of a ticket in a run at temperature 0.7."""
+
+    async def observe(report):
+        return None
+
+    async def score(items):
+        return [SimpleNamespace(score=None, status=RewardStatus.CRASHED) for _ in items]
+
+    def requests(ticket):
+        scheduler = SimpleNamespace(observe=SimpleNamespace(remote=observe))
+        config = RolloutConfig(temperature=0.7)
+        actor = RolloutActor(config, {}, SingleTurn(), None, scheduler, 3)
+        actor._engine = FakeEngine()
+        actor._rewards = SimpleNamespace(score=score)
+        actor._tokenizer = SimpleNamespace(batch_decode=lambda ids, **_: ["yes"] * len(ids))
+        asyncio.run(actor.run(ticket, PROMPT))
+        return actor._engine.requests
+
+    return requests
+
+
+def test_an_exploring_ticket_is_sampled_at_its_temperature_and_others_at_the_run_s(sampled_at):
+    plain = sampled_at(TICKET)
+    assert [(tokens, temperature) for tokens, temperature, _ in plain] == [(16, 0.7)] * 3
+    exploring = sampled_at(replace(TICKET, temperature_factor=1.2))
+    assert exploring == [(tokens, 0.7 * 1.2, seed) for tokens, _, seed in plain]
