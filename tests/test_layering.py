@@ -40,6 +40,7 @@ SHELLS = {
     "launch/bench/packing.py": {"torch"},
     "launch/bench/logprobs.py": {"torch"},
     "launch/bench/learner.py": {"torch"},
+    "launch/bench/throughput.py": {"torch"},
     "launch/bench/long_context.py": {"torch"},
 }
 """Every file that may import a heavy package, and which; the learner is free to import torch."""

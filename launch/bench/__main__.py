@@ -3,6 +3,7 @@
     one started system:        startup, rollout, publish
     this process, afterwards:  learner, gradient_norms, cost
     processes of their own:    long_context
+    with learner:              gradient_norms and long_context as well
     all but long_context:      all, which is what is measured when no bench is named
 
 One JSON object on stdout, everything else on stderr. The configuration is that of
@@ -105,7 +106,7 @@ def measure(parsed: argparse.Namespace) -> dict[str, Any]:
         from launch.bench.workload import Workload
 
         result["learner"] = bench_learner(config, Workload(), **counts)
-    if parsed.bench in ("gradient_norms", "all"):
+    if parsed.bench in ("gradient_norms", "learner", "all"):
         from launch.bench.gradient_norms import bench_gradient_norms
         from launch.bench.workload import Workload
 
@@ -120,7 +121,7 @@ def measure(parsed: argparse.Namespace) -> dict[str, Any]:
             for name in POOL_ALLOCATORS
         }
         result["cost"] = bench_cost(config.scheduler, pools, **counts)
-    if parsed.bench == "long_context":
+    if parsed.bench in ("long_context", "learner"):
         from launch.bench.long_context import LongRow, bench_long_context
 
         result["long_context"] = bench_long_context(config, LongRow(), **counts)

@@ -18,6 +18,7 @@ from launch.bench.logprobs import HEAD, HeadLoad, bench_logprobs
 from launch.bench.packing import bench_packed
 from launch.bench.plans import PLAN_ROW_TOKENS, PLANNED, plan_figures
 from launch.bench.shared_prefix import LONG_PROMPT, SHORT_PROMPT, bench_shared
+from launch.bench.throughput import device_name
 from launch.bench.workload import Workload
 
 
@@ -50,6 +51,6 @@ def bench_learner(
             for batch in PLANNED
         ],
         "threads": torch.get_num_threads(),
-        "device": "cuda" if torch.cuda.is_available() else "cpu",
+        "device": device_name(),
         "dtype": config.model.dtype,
     }

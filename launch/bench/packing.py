@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from launch.bench.contest import MOST_WORK, Contest, GradientEngine, Setting, compete
+from launch.bench.throughput import device_name, throughput
 from launch.bench.workload import Workload
 from learner.batch import Segment, collate
 
@@ -129,8 +130,16 @@ def bench_packed(
     }
     tokens = sum(contest.lengths)
     padded_tokens = sum(batch.token_ids.numel() for batch in contest.batches)
+    found = compete(run, repetitions=repetitions, warm_ups=warm_ups)
     return {
-        **compete(run, repetitions=repetitions, warm_ups=warm_ups),
+        **found,
+        **throughput(
+            contest.segments,
+            setting.work,
+            found["median_seconds"],
+            device=device_name(),
+            dtype=setting.dtype,
+        ),
         "row_tokens": row_tokens,
         "num_rows": len(rows),
         "row_fill": tokens / (len(rows) * row_tokens),

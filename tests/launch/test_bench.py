@@ -264,18 +264,21 @@ def test_plans_repeat_little_and_are_even() -> None:
         assert ranks["largest_row"] <= 2048
 
 
-def test_the_learner_bench_is_under_its_name(
+def test_the_learner_bench_brings_all_of_the_learner(
     model_path: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        "launch.bench.learner.bench_learner", lambda config, workload, **counts: counts
-    )
+    for name in ("learner", "gradient_norms", "long_context"):
+        monkeypatch.setattr(
+            f"launch.bench.{name}.bench_{name}", lambda config, workload, **counts: counts
+        )
     arguments = ["learner", f"model.path={model_path}", "--repetitions", "2", "--warm-ups", "0"]
     found = json.loads(json.dumps(measure(parse(arguments)), allow_nan=False))
     assert found["bench"] == "learner"
-    assert set(found) == {"bench", "overrides", "model", "machine", "learner"}
+    measured = {"learner", "gradient_norms", "long_context"}
+    assert set(found) == {"bench", "overrides", "model", "machine"} | measured
     assert set(found["machine"]) == {"cpus", "load_average_before", "load_average_after"}
-    assert found["learner"] == {"repetitions": 2, "warm_ups": 0}
+    for name in measured:
+        assert found[name] == {"repetitions": 2, "warm_ups": 0}
 
 
 def test_the_learner_result_is_json(learner_found: dict[str, object]) -> None:
