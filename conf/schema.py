@@ -46,6 +46,10 @@ class ModelConfig:
     """Local folder in Hugging Face format, with tokenizer and chat template."""
     dtype: str = "bfloat16"
     """Precision of engine and learner: "float32", "bfloat16", or "float16" on GPUs."""
+    float32_head: bool = False
+    """Compute logits in float32 where the rest has 16 bits, in engine and learner: the two then
+    differ less (ScaleRL, 2510.13786), for a copy of the output head in float32 and slower products
+    with it. Of no effect in float32."""
     max_model_len: int = 2048
     """Longest prompt plus response, tokens."""
 

@@ -41,6 +41,7 @@ def make_pool(
             config.engine,
             model_path=run.model.path,
             dtype=run.model.dtype,
+            float32_head=run.model.float32_head,
             max_model_len=run.model.max_model_len,
             tensor_parallel_size=run.resources.tensor_parallel_size,
             on_gpu=on_gpu,

@@ -27,7 +27,7 @@ from learner.checkpoint import save_checkpoint
 from learner.chunked import ChunkedPolicy
 from learner.config import LearnerConfig
 from learner.gradient_norms import gradient_norms
-from learner.logprobs import PackedPolicy, check_head, check_packing, head_inputs
+from learner.logprobs import PackedPolicy, check_head, check_packing, head_inputs, widen_head
 from learner.objectives.curvature import adam_change
 from learner.optimizers import AdamW
 from learner.update import StepOutcome
@@ -44,7 +44,13 @@ class DeepSpeedEngine:
     """
 
     def __init__(
-        self, config: LearnerConfig, model_path: str, *, dtype: str, temperature: float
+        self,
+        config: LearnerConfig,
+        model_path: str,
+        *,
+        dtype: str,
+        temperature: float,
+        float32_head: bool = False,
     ) -> None:
         """Join the other ranks and load the policy.
 
@@ -53,6 +59,7 @@ class DeepSpeedEngine:
             model_path: Local folder with a Hugging Face checkpoint.
             dtype: "float32", or with a ZeRO stage of at least 1 "bfloat16" or "float16".
             temperature: Sampling temperature of the rollouts.
+            float32_head: Whether logits are computed in float32, whatever the dtype.
 
         Raises:
             ValueError: If the settings ask for what this device lacks, or for adapters where the
@@ -75,7 +82,7 @@ class DeepSpeedEngine:
         self._deepspeed = deepspeed
         self._config = config
         self._applied_steps = 0
-        self._model = load_policy(model_path, config, dtype)
+        self._model = load_policy(model_path, config, dtype, float32_head=float32_head)
         self._adapted = lora.attach(self._model, config.lora) if config.lora.rank else None
         self._weights = list(lora.weights_of(self._model))
         chunk = {"logits_chunk_tokens": config.logits_chunk_tokens}
@@ -96,20 +103,21 @@ class DeepSpeedEngine:
         )
         if config.zero_stage == 3:
             self._packed.most = self._most
-        self._reference = self._load_reference(model_path, dtype, temperature)
+        self._reference = self._load_reference(model_path, dtype, temperature, float32_head)
         scaler: Any = getattr(self._engine.optimizer, "loss_scaler", None)
         # At the smallest scale a bad gradient is an ordinary skipped step, as in other precisions.
         if getattr(scaler, "raise_error_at_min_scale", False):
             scaler.raise_error_at_min_scale = False
 
     def _load_reference(
-        self, model_path: str, dtype: str, temperature: float
+        self, model_path: str, dtype: str, temperature: float, float32_head: bool
     ) -> PackedPolicy | None:
         """The frozen reference on its device; None without one, or when adapters make it free."""
         settings = self._config.reference
         if not settings.kl_coefficient or (self._adapted is not None and settings.path is None):
             return None
-        model = load_policy(settings.path or model_path, self._config, dtype)
+        path = settings.path or model_path
+        model = load_policy(path, self._config, dtype, float32_head=float32_head)
         model.eval().requires_grad_(False)  # type: ignore[no-untyped-call]
         policy = PackedPolicy(
             model, temperature, logits_chunk_tokens=self._config.logits_chunk_tokens
@@ -406,7 +414,9 @@ def check_device(config: LearnerConfig, dtype: str, *, on_gpu: bool) -> None:
             )
 
 
-def load_policy(model_path: str, config: LearnerConfig, dtype: str) -> "PreTrainedModel":
+def load_policy(
+    model_path: str, config: LearnerConfig, dtype: str, *, float32_head: bool = False
+) -> "PreTrainedModel":
     """Load a causal language model for training: no dropout, checkpointing as configured."""
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
@@ -428,6 +438,8 @@ def load_policy(model_path: str, config: LearnerConfig, dtype: str) -> "PreTrain
             module.attention_dropout = 0.0  # type: ignore[assignment]
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
+    if float32_head:
+        widen_head(model.get_output_embeddings())  # type: ignore[no-untyped-call]
     return model
 
 

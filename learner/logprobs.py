@@ -276,6 +276,31 @@ def check_head(policy: PackedPolicy) -> None:
     )
 
 
+def widen_head(head: nn.Module) -> None:
+    """Make an output head compute float32 logits from weights and hidden states of 16 bits.
+
+    Their products are exact in float32, so that only the sums are rounded, where 16-bit logits keep
+    two or three digits (FP32 logits of ScaleRL, 2510.13786). The parameters stay as they are.
+
+    Args:
+        head: A linear layer.
+
+    Raises:
+        ValueError: If it is another kind of layer.
+    """
+    if not isinstance(head, nn.Linear):
+        raise ValueError(
+            "model.float32_head must be false for a model whose output head is no linear layer, "
+            f"got {type(head).__name__}"
+        )
+
+    def forward(hidden: Tensor) -> Tensor:
+        bias = None if head.bias is None else head.bias.float()
+        return nn.functional.linear(hidden.float(), head.weight.float(), bias)
+
+    head.forward = forward  # type: ignore[method-assign, assignment]
+
+
 @torch.no_grad()
 def check_packing(policy: PackedPolicy) -> None:
     """Refuse a model that packed rows with a shared prompt would not score as it should be.

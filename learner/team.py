@@ -66,6 +66,7 @@ class LearnerTeam:
         *,
         dtype: str,
         temperature: float,
+        float32_head: bool = False,
         seed: int,
         actor_options: Sequence[Mapping[str, Any]],
     ) -> "LearnerTeam":
@@ -77,6 +78,7 @@ class LearnerTeam:
             objective: Token losses.
             dtype: Precision of the weights, "float32" or "bfloat16".
             temperature: Sampling temperature of the rollouts.
+            float32_head: Whether logits are computed in float32, whatever the dtype.
             seed: Of the random cut into optimiser steps, among others.
             actor_options: Ray options (CPUs, GPUs, placement), one entry per worker to start.
 
@@ -93,6 +95,7 @@ class LearnerTeam:
                 objective,
                 dtype=dtype,
                 temperature=temperature,
+                float32_head=float32_head,
                 seed=seed,
             )
             for rank, options in enumerate(actor_options)

@@ -46,6 +46,7 @@ class LearnerWorker:
         *,
         dtype: str,
         temperature: float,
+        float32_head: bool = False,
         seed: int = 0,
     ) -> None:
         """Remember the settings; `connect` does the work.
@@ -58,6 +59,7 @@ class LearnerWorker:
             objective: Token losses.
             dtype: Precision of the weights, "float32" or "bfloat16".
             temperature: Sampling temperature of the rollouts.
+            float32_head: Whether logits are computed in float32, whatever the dtype.
             seed: For whatever torch draws at random in training.
         """
         torch.set_num_threads(config.num_threads)
@@ -69,6 +71,7 @@ class LearnerWorker:
         self._objective = objective
         self._dtype = dtype
         self._temperature = temperature
+        self._float32_head = float32_head
         self._engine: DeepSpeedEngine | None = None
         self._publisher: Publisher | None = None
 
@@ -123,7 +126,11 @@ class LearnerWorker:
 
     def _load(self) -> None:
         self._engine = DeepSpeedEngine(
-            self._config, self._model_path, dtype=self._dtype, temperature=self._temperature
+            self._config,
+            self._model_path,
+            dtype=self._dtype,
+            temperature=self._temperature,
+            float32_head=self._float32_head,
         )
 
     def update(

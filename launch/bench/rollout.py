@@ -149,6 +149,7 @@ async def _start_llm(config: RunConfig, sampling: dict[str, Any]) -> tuple[dict[
         config.rollout.engine,
         model_path=config.model.path,
         dtype=config.model.dtype,
+        float32_head=config.model.float32_head,
         max_model_len=config.model.max_model_len,
         tensor_parallel_size=config.resources.tensor_parallel_size,
         on_gpu=on_gpu,

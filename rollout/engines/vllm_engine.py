@@ -38,6 +38,7 @@ def engine_arguments(
     *,
     model_path: str,
     dtype: str,
+    float32_head: bool,
     max_model_len: int,
     tensor_parallel_size: int,
     on_gpu: bool,
@@ -49,7 +50,8 @@ def engine_arguments(
     Args:
         config: Engine settings.
         model_path: Local Hugging Face folder.
-        dtype: "float32" or "bfloat16".
+        dtype: "float32", "bfloat16" or "float16".
+        float32_head: Whether logits are computed in float32, whatever the dtype.
         max_model_len: Longest prompt plus response, tokens.
         tensor_parallel_size: GPUs that hold one copy of the model.
         on_gpu: False selects the CPU's threads and settings.
@@ -82,9 +84,14 @@ def engine_arguments(
         # A partly computed prompt of a request with a seed kills the CPU worker: vLLM then rewinds
         # the request's random generator, which torch cannot do on CPU.
         arguments["enable_chunked_prefill"] = False
+    overrides: dict[str, Any] = {}
+    if float32_head:
+        overrides["head_dtype"] = "float32"
     if receives_weights:
         arguments["weight_transfer_config"] = {"backend": "nccl" if on_gpu else "gloo"}
-        arguments["hf_overrides"] = {"tie_word_embeddings": False}
+        overrides["tie_word_embeddings"] = False
+    if overrides:
+        arguments["hf_overrides"] = overrides
     return arguments
 
 

@@ -10,7 +10,14 @@ from transformers import AutoModelForCausalLM
 from learner import attention
 from learner.batch import Segment, collate, segment_of
 from learner.chunked import ChunkedPolicy
-from learner.logprobs import PackedPolicy, check_head, check_packing, head_inputs, predictors
+from learner.logprobs import (
+    PackedPolicy,
+    check_head,
+    check_packing,
+    head_inputs,
+    predictors,
+    widen_head,
+)
 from tests.learner.architectures import small_model
 
 WORKING = ("llama", "qwen2", "gemma", "gemma3", "gpt_neox", "granite", "cohere", "phi")
@@ -247,6 +254,61 @@ def test_sixteen_bits_are_near():
     both = (torch.cat([g[n].flatten().float() for n in found]) for g in (found, expected[2]))
     assert cosine(*both, dim=0) > 0.99
     check_packing(policy)
+
+
+def wide_and_narrow(vocabulary=4000):
+    """Logits and the head's gradient of one bfloat16 head, both ways, and exactly."""
+    torch.manual_seed(0)
+    head = torch.nn.Linear(64, vocabulary, bias=False).bfloat16()
+    hidden = torch.randn(7, 64).bfloat16()
+    found = []
+    for wide in (False, True):
+        if wide:
+            widen_head(head)
+        head.weight.grad = None
+        logits = head(hidden)
+        logits.float().log_softmax(-1)[:, 3].sum().backward()
+        found.append((logits, head.weight.grad))
+    exact = hidden.double() @ head.weight.detach().double().T
+    return *found, exact
+
+
+def test_a_wide_head_computes_float32_logits_of_sixteen_bit_weights():
+    (narrow, of_narrow), (wide, of_wide), exact = wide_and_narrow()
+    assert wide.dtype == torch.float32 and of_wide.dtype == torch.bfloat16
+    assert (wide - exact).abs().max() < 1e-5 < 1e-3 < (narrow - exact).abs().max()
+    torch.testing.assert_close(of_wide, of_narrow, rtol=0.1, atol=1e-2)
+
+
+def test_a_wide_head_changes_nothing_in_float32():
+    row = collate(segments_of())
+    expected = scored(PackedPolicy(small_model("cohere"), 1.0), row)[0]
+    model = small_model("cohere")
+    widen_head(model.get_output_embeddings())
+    torch.testing.assert_close(scored(PackedPolicy(model, 1.0), row)[0], expected)
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_a_wide_head_takes_its_rounding_out_of_log_probabilities(wide):
+    row = collate(segments_of())
+    model = small_model("llama").bfloat16()
+    if wide:
+        widen_head(model.get_output_embeddings())
+    policy = PackedPolicy(model, 1.0, logits_chunk_tokens=4)
+    with head_inputs(model) as seen:
+        found = scored(policy, row)[0]
+    states = torch.cat(seen, dim=1)[0].double()
+    exact = (states @ model.lm_head.weight.double().T).log_softmax(-1)
+    mask = row.loss_mask
+    exact = exact[torch.arange(len(exact)), row.token_ids[mask]]
+    assert bool((found[mask] - exact).abs().max() < 1e-6) is wide
+    found.sum().backward()
+    assert all(p.grad is not None and p.grad.dtype == p.dtype for p in policy.parameters())
+
+
+def test_a_head_that_is_no_linear_layer_is_not_widened():
+    with pytest.raises(ValueError, match=r"^model\.float32_head must be false .* got Identity"):
+        widen_head(torch.nn.Identity())
 
 
 def test_only_a_chunk_of_logits_exists_at_a_time():
