@@ -124,7 +124,9 @@ def measure(parsed: argparse.Namespace) -> dict[str, Any]:
     if parsed.bench in ("long_context", "learner"):
         from launch.bench.long_context import LongRow, bench_long_context
 
-        result["long_context"] = bench_long_context(config, LongRow(), **counts)
+        result["long_context"] = bench_long_context(
+            config, LongRow.of_model(config.model.path), **counts
+        )
     result["machine"]["load_average_after"] = load_average()
     return result
 

@@ -14,7 +14,7 @@ import multiprocessing
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,10 +22,12 @@ import numpy as np
 import torch
 
 from conf.schema import RunConfig
+from launch.bench.contest import MOST_WORK
 from learner.chunked import ChunkedPolicy
 from learner.config import LearnerConfig
 from learner.deepspeed_engine import load_policy
 from learner.logprobs import PackedPolicy
+from learner.partition import Work
 
 CONTESTANTS = ("whole", "checkpointed", "chunked")
 
@@ -36,11 +38,19 @@ class LongRow:
 
     chunk_tokens: int = 512
     shortest: int = 1024
-    longest_whole: int = 2048
+    longest_whole: int = 4096
     """Its memory is the budget; at least the shortest."""
     longest: int = 16384
     most_seconds: float = 60.0
     """After a pass that took longer, a contestant goes no further."""
+
+    @classmethod
+    def of_model(cls, path: str) -> LongRow:
+        """Choose for a model: large ones get a shorter row as the measure of memory."""
+        row, work = cls(), Work.of_model(path)
+        while row.longest_whole > row.shortest and work.of_prompt(row.longest_whole) > MOST_WORK:
+            row = replace(row, longest_whole=row.longest_whole // 2)
+        return row
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,3 +30,14 @@ def test_a_contestant_stops_past_its_budget_or_when_slow():
 def test_rows_are_whole_up_to_a_length():
     row = LongRow(chunk_tokens=48, shortest=64, longest_whole=128, longest=256)
     assert list(measure(str(MODEL), "float32", "whole", row, 1)) == [64, 128]
+
+
+def test_a_large_model_has_a_shorter_row_for_its_measure(tmp_path):
+    assert LongRow.of_model(str(MODEL)).longest_whole == LongRow().longest_whole
+    (tmp_path / "config.json").write_text(
+        (MODEL / "config.json")
+        .read_text()
+        .replace('"intermediate_size": ', '"intermediate_size": 1000')
+    )
+    large = LongRow.of_model(str(tmp_path)).longest_whole
+    assert LongRow().shortest <= large < LongRow().longest_whole
