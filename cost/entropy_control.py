@@ -16,7 +16,7 @@ responses, with advantage 1, in the place of plain ones. Here they come beside t
 stays as it is, because that is what the formula says; and a reward of 1 gives their advantage.
 
 Contract: `temperature_factor(entropy) -> factor`, positive and never 1, `num_tickets(num_groups)`,
-`coefficient` and `objective_preserving`.
+`coefficient`, `target` in nats and `objective_preserving`.
 """
 
 import math

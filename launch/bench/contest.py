@@ -94,6 +94,7 @@ class Setting:
     objective: Objective
     model_path: str
     dtype: str
+    float32_head: bool
     temperature: float
     seed: int
     work: Work
@@ -107,6 +108,7 @@ class Setting:
             objective=config.objective,
             model_path=config.model.path,
             dtype=config.model.dtype,
+            float32_head=config.model.float32_head,
             temperature=config.rollout.temperature,
             seed=config.seed,
             work=Work.of_model(config.model.path),
@@ -114,7 +116,9 @@ class Setting:
 
     def policy(self, device: torch.device) -> PackedPolicy:
         """Load a policy as the learner does."""
-        model: Any = load_policy(self.model_path, self.learner, self.dtype)
+        model: Any = load_policy(
+            self.model_path, self.learner, self.dtype, float32_head=self.float32_head
+        )
         return PackedPolicy(
             model.to(device),
             self.temperature,

@@ -70,6 +70,7 @@ def measure(
     row: LongRow,
     repetitions: int,
     budget_bytes: float = math.inf,
+    float32_head: bool = False,
 ) -> dict[int, Measured]:
     """Double the length until budget or time is passed, in this process, which should be fresh.
 
@@ -82,13 +83,14 @@ def measure(
         row: Lengths and time.
         repetitions: Passes at each length, at least 1; slow ones are not repeated.
         budget_bytes: A contestant goes no further once it has passed this.
+        float32_head: Whether logits are computed in float32, whatever the dtype.
 
     Returns:
         By length. All tokens but the first are in the loss.
     """
     config = LearnerConfig(gradient_checkpointing=contestant == "checkpointed")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model: Any = load_policy(path, config, dtype)
+    model: Any = load_policy(path, config, dtype, float32_head=float32_head)
     model.to(device)
     policy: PackedPolicy = PackedPolicy(model, 1.0)
     if contestant == "chunked":
@@ -159,7 +161,7 @@ def bench_long_context(
     for contestant in CONTESTANTS:
         settings = (
             config.model.path, config.model.dtype, contestant, row, repetitions + warm_ups,
-            budget_bytes,
+            budget_bytes, config.model.float32_head,
         )  # fmt: skip
         with context.Pool(1) as pool:
             found[contestant] = pool.apply(measure, settings)

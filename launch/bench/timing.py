@@ -15,7 +15,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 FEWEST_REPETITIONS = 3
+"""Made however long they take."""
 MOST_SECONDS = 120.0
+"""For all turns of a comparison; what the fewest repetitions take beyond is taken."""
 
 
 @dataclass(frozen=True, slots=True)
