@@ -19,12 +19,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
 
 from learner.logprobs import PackedPolicy
@@ -68,6 +69,24 @@ def chunks_of(position_ids: Tensor, chunk_tokens: int) -> list[list[Chunk]]:
     return groups
 
 
+class _Joined(torch.autograd.Function):
+    """A chunk's keys or values [1, H_kv, C, D] -> those of the segment up to the chunk's end.
+
+    What is returned was written in the first pass and is not copied. The gradient of what earlier
+    chunks wrote goes straight to where it waits for them.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, fresh: Tensor, stored: Tensor, waiting: Tensor) -> Tensor:
+        ctx.waiting, ctx.past = waiting, stored.shape[2] - fresh.shape[2]
+        return stored
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        ctx.waiting[:, :, : ctx.past] += gradient[:, :, : ctx.past]
+        return gradient[:, :, ctx.past :], None, None
+
+
 class SegmentCache:
     """Keys and values of one segment, as a transformers model takes its cache.
 
@@ -78,17 +97,14 @@ class SegmentCache:
     def __init__(self, num_tokens: int) -> None:
         self._num_tokens = num_tokens
         self._past = 0
-        self._stored: dict[int, tuple[Tensor, Tensor]] = {}
-        self._waiting: dict[int, tuple[Tensor, Tensor]] = {}
-        self.leaves: list[Tensor] = []
-        """Keys and values of earlier chunks, as what follows depends on them; with a graph only."""
-        self.fresh: list[Tensor] = []
-        """Keys and values of the chunk being run, in the order of `leaves`."""
+        self._stored: dict[int, list[Tensor]] = {}
+        self._waiting: dict[int, list[Tensor]] = {}
+        self._fresh: dict[int, tuple[Tensor, Tensor]] = {}
 
     def at(self, past: int) -> SegmentCache:
         """Go on, or back, to the chunk that begins after so many tokens."""
         self._past = past
-        self.leaves, self.fresh = [], []
+        self._fresh = {}
         return self
 
     def goes_on_after(self, num_tokens: int) -> bool:
@@ -102,63 +118,56 @@ class SegmentCache:
     def update(
         self, key: Tensor, value: Tensor, layer_idx: int, *_: Any, **__: Any
     ) -> tuple[Tensor, Tensor]:
-        """Take a chunk's keys and values [1, H_kv, C, D] of a layer and return all up to them."""
-        if torch.is_grad_enabled():
-            self.fresh += [key, value]
-            if not self._past:
-                return key, value
-            past = [
-                stored[:, :, : self._past].detach().requires_grad_()
-                for stored in self._stored[layer_idx]
-            ]
-            self.leaves += past
-            joined = [torch.cat([p, new], 2) for p, new in zip(past, (key, value), strict=True)]
-            return joined[0], joined[1]
-        stop = self._past + key.shape[2]
-        if layer_idx not in self._stored:
-            self._stored[layer_idx] = (self._room(key), self._room(value))
-        for stored, new in zip(self._stored[layer_idx], (key, value), strict=True):
-            stored[:, :, self._past : stop] = new
-        keys, values = self._stored[layer_idx]
-        return keys[:, :, :stop], values[:, :, :stop]
+        """Take a chunk's keys and values [1, H_kv, C, D] of a layer and return all up to them.
 
-    def _room(self, like: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        With a graph, those of all chunks must have been taken before.
+        """
+        new = key, value
+        stop = self._past + key.shape[2]
+        if not torch.is_grad_enabled():
+            if layer_idx not in self._stored:
+                self._stored[layer_idx] = [self._room(part, part.dtype) for part in new]
+            for stored, part in zip(self._stored[layer_idx], new, strict=True):
+                stored[:, :, self._past : stop] = part
+            keys, values = (stored[:, :, :stop] for stored in self._stored[layer_idx])
+            return keys, values
+        if layer_idx not in self._waiting:
+            # In float32, or many chunks' small parts would be rounded away.
+            wide = torch.promote_types(key.dtype, torch.float32)
+            self._waiting[layer_idx] = [self._room(part, wide) for part in new]
+        self._fresh[layer_idx] = new
+        if not self._past:
+            return new
+        keys, values = (
+            _Joined.apply(part, stored[:, :, :stop], waiting)  # type: ignore[no-untyped-call]
+            for part, stored, waiting in zip(
+                new, self._stored[layer_idx], self._waiting[layer_idx], strict=True
+            )
+        )
+        return keys, values
+
+    def _room(self, like: Tensor, dtype: torch.dtype) -> Tensor:
         batch, heads, _, dimension = like.shape
         return like.new_zeros((batch, heads, self._num_tokens, dimension), dtype=dtype)
 
-    def waiting(self, num_tokens: int) -> list[Tensor]:
-        """Gradients that later chunks left at the fresh keys and values.
+    def waiting(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the chunk's keys and values that have a graph, and the gradients left at them.
 
-        Args:
-            num_tokens: Of the chunk; keys and values of what follows it get zeros.
+        They are given once: the next chunk's first token is among the tokens of two chunks.
         """
-        pairs = range(0, len(self.fresh), 2)
-        if not self._waiting:
-            wide = torch.promote_types(self.fresh[0].dtype, torch.float32)
-            self._waiting = {
-                i: (self._room(self.fresh[i], wide), self._room(self.fresh[i + 1], wide))
-                for i in pairs
-            }
-        found = []
-        for i in pairs:
-            for fresh, waiting in zip(self.fresh[i : i + 2], self._waiting[i], strict=True):
-                gradient = torch.zeros_like(fresh)
-                gradient[:, :, :num_tokens] = waiting[:, :, self._past : self._past + num_tokens]
-                found.append(gradient)
-        return found
-
-    def leave(self, gradients: Sequence[Tensor | None]) -> None:
-        """Let gradients of `leaves` wait for the chunks that they belong to."""
-        for i, gradient in enumerate(gradients):
-            if gradient is not None:
-                self._waiting[i - i % 2][i % 2][:, :, : self._past] += gradient
+        for layer_idx, parts in self._fresh.items():
+            for part, waiting in zip(parts, self._waiting[layer_idx], strict=True):
+                if part.requires_grad:
+                    left = waiting[:, :, self._past : self._past + part.shape[2]]
+                    yield part, left.to(part.dtype, copy=True)
+                    left.zero_()
 
 
 @lru_cache(maxsize=1)
-def _mask(num_queries: int, num_keys: int, device: torch.device) -> Tensor:
-    """Which keys [K] each query [Q] sees: the queries are the last tokens. One for all layers."""
-    seen = torch.ones(num_queries, num_keys, dtype=torch.bool, device=device)
-    return seen.tril_(num_keys - num_queries)
+def _mask(num_queries: int, num_keys: int, dtype: torch.dtype) -> Tensor:
+    """Scores [Q, K] to add on CPUs: 0, and -inf for keys after the query. One for all layers."""
+    mask = torch.full((num_queries, num_keys), -torch.inf, dtype=dtype)
+    return mask.triu_(num_keys - num_queries + 1)
 
 
 def attend(
@@ -202,7 +211,12 @@ def attend(
             query, key, value, is_causal=True, scale=scaling, enable_gqa=True
         )
     else:
-        mask = _mask(query.shape[2], num_keys, query.device)
+        # The queries are the last tokens. GPUs have kernels for that, which need no mask in memory.
+        mask: Any = (
+            _mask(query.shape[2], num_keys, query.dtype)
+            if query.device.type == "cpu"
+            else causal_lower_right(query.shape[2], num_keys)
+        )
         output = scaled_dot_product_attention(
             query, key, value, attn_mask=mask, scale=scaling, enable_gqa=True
         )
@@ -351,37 +365,24 @@ class _Chunked(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *score_gradients: Tensor) -> tuple[Tensor | None, ...]:
         parameters = ctx.parameters
-        totals: list[Tensor | None] = [None] * len(parameters)
-        for chunks, cache in reversed(ctx.groups):
-            first = chunks[0][0]
-            for start, stop in reversed(chunks):
-                if cache is not None:
-                    cache.at(start - first)
-                with torch.enable_grad():
-                    scores = ctx.kept or ctx.policy.run(ctx.row, (start, stop), cache)
-                pairs = [
-                    (part, whole[start : start + len(part)])
-                    for part, whole in zip(scores, score_gradients, strict=True)
-                    if part.requires_grad
-                ]
-                leaves: list[Tensor] = []
-                if cache is not None:
-                    leaves = cache.leaves
-                    pairs += zip(cache.fresh, cache.waiting(stop - start), strict=True)
-                if not pairs:
-                    continue
-                outputs, gradients = zip(*pairs, strict=True)
-                found = torch.autograd.grad(
-                    outputs, [*parameters, *leaves], gradients, allow_unused=True
-                )
-                for i, gradient in enumerate(found[: len(parameters)]):
-                    if gradient is not None:
-                        # In float32, or many chunks' small parts would be rounded away.
-                        wide = torch.promote_types(gradient.dtype, torch.float32)
-                        total = totals[i]
-                        totals[i] = gradient.to(wide) if total is None else total.add_(gradient)
-                if cache is not None:
-                    cache.leave(found[len(parameters) :])
+        with _adding_up(parameters) as totals:
+            for chunks, cache in reversed(ctx.groups):
+                first = chunks[0][0]
+                for start, stop in reversed(chunks):
+                    if cache is not None:
+                        cache.at(start - first)
+                    with torch.enable_grad():
+                        scores = ctx.kept or ctx.policy.run(ctx.row, (start, stop), cache)
+                    pairs = [
+                        (part, whole[start : start + len(part)])
+                        for part, whole in zip(scores, score_gradients, strict=True)
+                        if part.requires_grad
+                    ]
+                    if cache is not None:
+                        pairs += cache.waiting()
+                    if pairs:
+                        outputs, gradients = zip(*pairs, strict=True)
+                        torch.autograd.grad(outputs, parameters, gradients, allow_unused=True)
         # The graph of a step may outlive it; what it was made of need not.
         ctx.kept, ctx.groups = None, []
         return (
@@ -392,3 +393,33 @@ class _Chunked(torch.autograd.Function):
                 for total, parameter in zip(totals, parameters, strict=True)
             ),
         )
+
+
+@contextmanager
+def _adding_up(parameters: Sequence[nn.Parameter]) -> Iterator[list[Tensor | None]]:
+    """Sum what `torch.autograd.grad` finds for each parameter within it, as soon as it is found.
+
+    Results of `torch.autograd.grad` are held until the last of them is there, a second model's
+    worth of memory. Here its result is without memory, and of no use.
+    """
+    totals: list[Tensor | None] = [None] * len(parameters)
+
+    def add(place: int, gradient: Tensor) -> Tensor:
+        total = totals[place]
+        if total is None:
+            # In float32, or many chunks' small parts would be rounded away.
+            wide = torch.promote_types(gradient.dtype, torch.float32)
+            totals[place] = gradient.to(wide, copy=True)
+        else:
+            total.add_(gradient)
+        return gradient.new_zeros(()).expand_as(gradient)
+
+    handles = [
+        parameter.register_hook(partial(add, place))  # type: ignore[no-untyped-call]
+        for place, parameter in enumerate(parameters)
+    ]
+    try:
+        yield totals
+    finally:
+        for handle in handles:
+            handle.remove()

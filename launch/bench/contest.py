@@ -7,6 +7,7 @@ timed.
 from __future__ import annotations
 
 import statistics
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 
 from conf.schema import RunConfig
-from launch.bench.timing import ratio_of_medians, time_in_turns
+from launch.bench.timing import MOST_SECONDS, ratio_of_medians, time_in_turns
 from launch.bench.workload import Workload
 from learner.batch import MicroBatch, Segment, collate
 from learner.config import LearnerConfig
@@ -82,8 +83,8 @@ class GradientEngine:
         return StepOutcome(applied=True, grad_norm=norm, lr=0.0)
 
 
-MOST_WORK = 1e12
-"""Floating-point operations of a forward pass: about a minute of learning for one core."""
+MOST_WORK = 5e11
+"""Floating-point operations of a forward pass: about half a minute of learning for one core."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,9 +178,15 @@ def compete(
         how far the gradients are apart.
     """
     first, second = run
+    began = time.monotonic()
     one, other = run[first](), run[second]()
     difference = ((one - other).abs().max() / other.abs().max()).item()
-    timed = time_in_turns(run, repetitions=repetitions, warm_ups=warm_ups)
+    timed = time_in_turns(
+        run,
+        repetitions=repetitions,
+        warm_ups=warm_ups,
+        most_seconds=MOST_SECONDS - (time.monotonic() - began),
+    )
     seconds, processor = timed.seconds, timed.processor_seconds
     return {
         "median_seconds": {name: statistics.median(seconds[name]) for name in run},

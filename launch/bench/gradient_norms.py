@@ -12,6 +12,7 @@ either.
 from __future__ import annotations
 
 import statistics
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -21,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from conf.schema import RunConfig
-from launch.bench.timing import ratio_of_medians, time_in_turns
+from launch.bench.timing import MOST_SECONDS, ratio_of_medians, time_in_turns
 from launch.bench.workload import Workload
 from learner.batch import MicroBatch, collate
 from learner.deepspeed_engine import load_policy
@@ -92,12 +93,18 @@ def bench_gradient_norms(
         run[layer] = partial(packed_norms, policy, rows, order, layer)
         run[f"{layer}_one_by_one"] = partial(norms_one_by_one, policy, responses, weights[layer])
     run["all_weights"] = partial(norms_one_by_one, policy, responses, list(policy.parameters()))
+    began = time.monotonic()
     norms = {name: function().numpy() for name, function in run.items()}
     differences = {
         layer: float(np.max(np.abs(norms[layer] / norms[f"{layer}_one_by_one"] - 1)))
         for layer in LAYERS
     }
-    seconds = time_in_turns(run, repetitions=repetitions, warm_ups=warm_ups).seconds
+    seconds = time_in_turns(
+        run,
+        repetitions=repetitions,
+        warm_ups=warm_ups,
+        most_seconds=MOST_SECONDS - (time.monotonic() - began),
+    ).seconds
     return {
         "median_seconds": {name: statistics.median(seconds[name]) for name in run},
         "one_by_one_over_packed": {

@@ -14,9 +14,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-FEWEST_REPETITIONS = 3
+FEWEST_REPETITIONS = 2
 """Made however long they take."""
-MOST_SECONDS = 120.0
+MOST_SECONDS = 60.0
 """For all turns of a comparison; what the fewest repetitions take beyond is taken."""
 
 
@@ -60,7 +60,7 @@ def time_in_turns(
 ) -> Timed:
     """Call the contestants in turns and time them.
 
-    After `most_seconds` the warm-ups end, and so do repetitions beyond the third.
+    After `most_seconds` the warm-ups end, and so do repetitions beyond the second.
     """
     timed = Timed({name: [] for name in run}, {name: [] for name in run})
     start = time.monotonic()
