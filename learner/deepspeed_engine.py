@@ -26,11 +26,11 @@ from learner.batch import MicroBatch
 from learner.checkpoint import save_checkpoint
 from learner.chunked import ChunkedPolicy
 from learner.config import LearnerConfig
+from learner.engine import StepOutcome
 from learner.gradient_norms import gradient_norms
 from learner.logprobs import PackedPolicy, check_head, check_packing, head_inputs, widen_head
 from learner.objectives.curvature import adam_change
 from learner.optimizers import AdamW
-from learner.update import StepOutcome
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from learner.logprobs import PackedPolicy
-from learner.update import top_tokens
+from learner.token_masks import top_tokens
 
 Tokens = npt.NDArray[np.int64]
 
@@ -163,7 +163,7 @@ class ProbePolicy:
 def top_token_factors(
     scores: npt.NDArray[np.float64], loss_weights: npt.NDArray[np.float64], share: float
 ) -> npt.NDArray[np.float64]:
-    """What token-level thinning multiplies each token's loss weight with (`learner.update`).
+    """What token-level thinning multiplies each token's loss weight with (`learner.token_masks`).
 
     Args:
         scores: [T] |advantage| x entropy of all loss tokens of an optimiser step.

@@ -9,134 +9,30 @@ A step in which any rank met a non-finite loss must be skipped by all of them. T
 before the last backward pass, and if one objects, all make their gradients NaN: from there on the
 engine's own check for non-finite gradients discards everything, the same way in every ZeRO stage.
 
-Token-level thinning (D3S, 2509.22115) trains on the top K percent of the step's loss tokens by
-|advantage| x entropy. A first pass without gradient finds the entropies, the ranks exchange them,
-and one threshold holds for the whole step, so neither rows nor ranks decide what is kept. With w_t
-the loss weights, l_t the token losses and T the kept tokens
-
-    loss = (sum_t w_t / sum_{t in T} w_t) * sum_{t in T} w_t l_t
-
-which is the weighted mean of the losses of the kept tokens, times the total weight that the loss
-has without token-level thinning: the learning rate keeps its meaning, tokens that count the same
-give the paper's plain mean over kept tokens, and K = 100% is the plain loss. The divisor depends on
-what is kept, so this is biased, as D3S is by design.
-
-CAPO's mask (2510.00819, `learner.objectives.curvature`) leaves tokens out at which the step would
-bend the policy too much. A first pass without gradient finds the hidden states under the output
-head. From them come the head's gradient of the whole step, over all ranks, and the change that Adam
-would make of it; from that the moments of every token. The ranks exchange the moments, and again
-one set of thresholds holds for the whole step. Tokens beyond them get the weight 0; nothing is
-divided by what is kept. Which are left out depends on what was drawn, so this too is biased by
-design. The step that is looked ahead to is that of the advantages alone, at ratio 1 and unclipped
-(ours): not of corrections, of a KL or entropy term, or of the gradient's clipping to a norm. A
-factor common to the whole change moves the thresholds along with the moments, since they are
-quantiles. The paper has the states from a pass that it makes anyway, for less than 3% of a step's
-time; ours costs a forward pass, and in float32 five products of the head's size per token. After
-token-level thinning the mask looks at the tokens that are left.
+Before the step tokens can lose their weight in the loss, see `learner.token_masks`.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from learner.batch import PADDING_SEGMENT, MicroBatch
+from learner.batch import MicroBatch
+from learner.engine import Engine, StepOutcome
 from learner.loss import LossTerms, RowOrigin, row_loss
 from learner.mismatch import derived
 from learner.objectives import Objective
-from learner.objectives.curvature import (
-    curvature_moments,
-    head_gradient,
-    thresholds,
-    token_changes,
-)
+from learner.token_masks import with_top_tokens, within_curvature
 
 if TYPE_CHECKING:
     from learner.config import RejectedShares
 
 
-@dataclass(frozen=True, slots=True)
-class StepOutcome:
-    """How an optimiser step ended; the same on every rank."""
-
-    applied: bool
-    """False when the gradient was not finite and nothing changed."""
-    grad_norm: float
-    """Norm of the step's gradient over all ranks before clipping; not finite when not applied."""
-    lr: float
-    """Learning rate of the step."""
-    retry: bool = False
-    """True when only the scale of the loss was too large, in float16; it is smaller now, and the
-    same step can be tried again."""
-
-
 MAXIMA = {"max_logprob_difference": "kl_rollout_k1", "max_old_difference": "kl_old_k1"}
 """Metric to the token value whose largest size it is."""
-
-
-class Engine(Protocol):
-    """What the update needs from a training engine."""
-
-    @property
-    def num_ranks(self) -> int:
-        """Ranks whose gradients are averaged."""
-        ...
-
-    @property
-    def device(self) -> torch.device:
-        """Where rows must be."""
-        ...
-
-    def logprobs(self, row: MicroBatch, *, entropy_gradient: bool = False) -> tuple[Tensor, Tensor]:
-        """Log-probabilities [T] with gradient and entropies [T] of a row's loss tokens.
-
-        Entropies have a gradient if asked for.
-        """
-        ...
-
-    def reference_logprobs(self, row: MicroBatch) -> Tensor:
-        """Log-probabilities [T] of a row's loss tokens under the reference, without gradient."""
-        ...
-
-    @property
-    def temperature(self) -> float:
-        """Sampling temperature, which divides the logits."""
-        ...
-
-    def hidden_states(self, row: MicroBatch) -> Tensor:
-        """Hidden states [K, D] under the output head that predict a row's loss tokens."""
-        ...
-
-    def head_weight(self) -> Tensor:
-        """Copy the head's whole weight: [V, D] float32; every rank must ask."""
-        ...
-
-    def head_change(self, gradient: Tensor) -> Tensor:
-        """How the next step would change the head: [V, D] -> [V, D] float32; all ranks must ask.
-
-        The ranks' parts of the loss's gradient are added up, in place; there is no clipping and no
-        weight decay.
-        """
-        ...
-
-    def agree(self, value: bool) -> bool:
-        """True if the value is true on every rank; every rank must ask."""
-        ...
-
-    def gather(self, values: Tensor) -> Tensor:
-        """Join the [n] values of all ranks in rank order, n may differ; every rank must ask."""
-        ...
-
-    def backward(self, loss: Tensor, *, boundary: bool) -> None:
-        """Add a loss's gradient; `boundary` marks the last one before `step`."""
-        ...
-
-    def step(self) -> StepOutcome:
-        """Clip and apply the gradient, or discard it if it is not finite; either way clear it."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,10 +84,10 @@ def update_step(
     if not 0 < token_share <= 1:
         raise ValueError(f"token_share must lie in (0, 1], got {token_share!r}")
     if token_share < 1:
-        rows = _with_top_tokens(engine, rows, token_share)
+        rows = with_top_tokens(engine, rows, token_share)
     masked: dict[str, float] = {}
     if curvature is not None and curvature.masks:
-        rows, num_rejected = _within_curvature(engine, rows, curvature)
+        rows, num_rejected = within_curvature(engine, rows, curvature)
         masked = {"curvature_rejected_share": float(num_rejected)}
     if origins is None:
         origins = [RowOrigin()] * len(rows)
@@ -267,101 +163,6 @@ def _add(sums: dict[str, float], maxima: dict[str, float], values: Mapping[str, 
     for name in MAXIMA.values():
         if name in values:
             maxima[name] = max(maxima.get(name, 0.0), values[name].abs().max().item())
-
-
-def top_tokens(scores: Tensor, loss_weights: Tensor, share: float) -> tuple[float, float]:
-    """Decide which of an optimiser step's loss tokens to train on.
-
-    Args:
-        scores: [n] |advantage| x entropy of the loss tokens of all ranks.
-        loss_weights: [n] their weights in the loss.
-        share: Tokens to keep, in (0, 1]; n times it is rounded up.
-
-    Returns:
-        The least score to keep, and the factor of the kept tokens' weights. Tokens of exactly the
-        least score are all kept. A threshold that is not a number keeps nothing, and the factor is
-        not finite then, so that the step is skipped.
-    """
-    num_tokens = len(scores)
-    if num_tokens == 0:
-        return -math.inf, 1.0
-    # Not one token more because 0.1 * 30 is a little above 3.
-    num_kept = min(max(math.ceil(share * num_tokens - 1e-9), 1), num_tokens)
-    threshold = scores.kthvalue(num_tokens - num_kept + 1).values
-    weights = loss_weights.double()
-    factor = weights.sum() / weights[scores >= threshold].sum()
-    return threshold.item(), factor.item()
-
-
-def _with_top_tokens(engine: Engine, rows: Sequence[MicroBatch], share: float) -> list[MicroBatch]:
-    """Give the rows the loss weights of token-level thinning; every rank must call this."""
-    row_scores = []
-    for row in rows:
-        with torch.no_grad():
-            _, entropies = engine.logprobs(row.to(engine.device))
-        row_scores.append(row.advantages.abs() * entropies.to(row.advantages.device))
-    masks = [row.loss_mask & (row.segment_ids != PADDING_SEGMENT) for row in rows]
-
-    def everyone(values: Sequence[Tensor]) -> Tensor:
-        mine = torch.cat([value[mask] for value, mask in zip(values, masks, strict=True)])
-        return engine.gather(mine.to(engine.device))
-
-    threshold, factor = top_tokens(
-        everyone(row_scores), everyone([row.loss_weights for row in rows]), share
-    )
-    return [
-        replace(row, loss_weights=torch.where(scores >= threshold, row.loss_weights * factor, 0.0))
-        for row, scores in zip(rows, row_scores, strict=True)
-    ]
-
-
-@torch.no_grad()
-def _within_curvature(
-    engine: Engine, rows: Sequence[MicroBatch], shares: "RejectedShares"
-) -> tuple[Sequence[MicroBatch], int]:
-    """Take the weight from this rank's tokens that CAPO leaves out; every rank must call this.
-
-    Args:
-        engine: The training engine.
-        rows: Of the step, on the CPU.
-        shares: Of the step's loss tokens of all ranks whose weight is not 0.
-
-    Returns:
-        The rows, and how many tokens have lost their weight.
-    """
-    # Neither padding nor what was thinned away is trained on.
-    masks = [row.loss_mask & (row.loss_weights != 0) for row in rows]
-    found = [
-        engine.hidden_states(row.to(engine.device)).cpu()[mask[row.loss_mask]]
-        for row, mask in zip(rows, masks, strict=True)
-    ]
-    hidden = torch.cat(found)
-
-    def chosen(values: Sequence[Tensor]) -> Tensor:
-        mine = torch.cat([value[mask] for value, mask in zip(values, masks, strict=True)])
-        return mine.to(engine.device)
-
-    token_ids = chosen([row.token_ids for row in rows])
-    advantages = chosen([row.advantages for row in rows])
-    weights = chosen([row.loss_weights for row in rows])
-    head = engine.head_weight()
-    gradient = head_gradient(hidden, head, token_ids, advantages * weights, engine.temperature)
-    # That was the gradient of what is to grow; Adam lowers a loss.
-    change = engine.head_change(gradient.neg_())
-    changes = token_changes(hidden, head, change, token_ids, engine.temperature)
-    moment, shift_moment = curvature_moments(advantages, changes)
-    everyone = engine.gather(moment), engine.gather(shift_moment)
-    if not all(moments.isfinite().all() for moments in everyone):
-        # Without a mask the step meets what is not finite by itself, and is skipped.
-        return rows, 0
-    kept = thresholds(*everyone, shares).keep(advantages, changes).cpu()
-    counts = [int(mask.sum()) for mask in masks]
-    masked = []
-    for row, mask, keep in zip(rows, masks, torch.split(kept, counts), strict=True):
-        loss_weights = row.loss_weights.clone()
-        loss_weights[mask] = torch.where(keep, loss_weights[mask], 0.0)
-        masked.append(replace(row, loss_weights=loss_weights))
-    return masked, int((~kept).sum())
 
 
 def merge_sums(steps: Sequence[Sequence[StepSums]], *, row_tokens: int) -> dict[str, float]:

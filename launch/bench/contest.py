@@ -21,14 +21,15 @@ from launch.bench.workload import Workload
 from learner.batch import MicroBatch, Segment, collate
 from learner.config import LearnerConfig
 from learner.deepspeed_engine import load_policy
+from learner.engine import StepOutcome
 from learner.logprobs import PackedPolicy
 from learner.objectives.types import Objective
 from learner.partition import Work, plan_rows
-from learner.update import StepOutcome, update_step
+from learner.update import update_step
 
 
 class GradientEngine:
-    """A `learner.update.Engine` for one process that keeps the gradient instead of applying it."""
+    """A `learner.engine.Engine` for one process that keeps the gradient instead of applying it."""
 
     num_ranks = 1
 
@@ -40,18 +41,18 @@ class GradientEngine:
         """The latest step's gradient, all parameters one after the other."""
 
     def logprobs(self, row: MicroBatch, *, entropy_gradient: bool = False) -> tuple[Tensor, Tensor]:
-        """See `learner.update.Engine`."""
+        """See `learner.engine.Engine`."""
         logprobs, entropies = self._policy(
             row.token_ids, row.position_ids, row.loss_mask, entropy_gradient
         )
         return logprobs, entropies
 
     def reference_logprobs(self, row: MicroBatch) -> Tensor:
-        """See `learner.update.Engine`; the losses timed here have no reference."""
+        """See `learner.engine.Engine`; the losses timed here have no reference."""
         raise NotImplementedError
 
     def hidden_states(self, row: MicroBatch) -> Tensor:
-        """See `learner.update.Engine`; the steps timed here mask no tokens."""
+        """See `learner.engine.Engine`; the steps timed here mask no tokens."""
         raise NotImplementedError
 
     def head_weight(self) -> Tensor:
@@ -63,15 +64,15 @@ class GradientEngine:
         raise NotImplementedError
 
     def agree(self, value: bool) -> bool:
-        """See `learner.update.Engine`."""
+        """See `learner.engine.Engine`."""
         return value
 
     def gather(self, values: Tensor) -> Tensor:
-        """See `learner.update.Engine`."""
+        """See `learner.engine.Engine`."""
         return values
 
     def backward(self, loss: Tensor, *, boundary: bool) -> None:
-        """See `learner.update.Engine`."""
+        """See `learner.engine.Engine`."""
         torch.autograd.backward(loss)
 
     def step(self) -> StepOutcome:

@@ -19,8 +19,8 @@ Delta h / temperature, and g, H and F~ are derivatives of its log-probabilities 
     head_gradient over a step's tokens -> adam_change -> token_changes -> thresholds -> keep
 
 The functions here are pure. No objective calls them, since a mask needs hidden states and the
-optimiser's moments, which a token loss does not see: `learner.update` does, before a step, where
-`learner.curvature` asks for it.
+optimiser's moments, which a token loss does not see: `learner.token_masks` does, before a step,
+where `learner.curvature` asks for it.
 
 Source: arXiv:2510.00819. The paper's thresholds are not known to us; it leaves out about 8% of the
 tokens at the peak and less than 2% later, so thresholds are set from quantiles (ours).

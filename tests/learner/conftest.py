@@ -10,9 +10,9 @@ import torch
 
 from cost.types import Selection, Ticket
 from learner.batch import MicroBatch, collate, segment_of
+from learner.engine import StepOutcome
 from learner.logprobs import PackedPolicy, head_inputs
 from learner.partition import plan_rows
-from learner.update import StepOutcome
 from rollout.types import Group, Prompt, Trajectory, VersionSpan
 
 VOCABULARY = 261
@@ -49,7 +49,7 @@ def model_paths(tmp_path_factory: pytest.TempPathFactory) -> dict[bool, Path]:
 
 
 class PlainEngine:
-    """A learner.update.Engine for one rank in plain torch: AdamW and a clipped gradient."""
+    """A learner.engine.Engine for one rank in plain torch: AdamW and a clipped gradient."""
 
     num_ranks = 1
     device = torch.device("cpu")

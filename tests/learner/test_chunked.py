@@ -66,6 +66,20 @@ def test_gradients_are_those_of_the_whole_row(model_paths, row, tied, chunk_toke
         torch.testing.assert_close(gradient, expected[name], rtol=1e-5, atol=1e-6, msg=name)
 
 
+def test_in_bfloat16_many_chunks_are_as_exact_as_one_row(model_paths, row):
+    """Each against float64; what waits for a chunk is not rounded at every addition."""
+    _, exact = gradients(PackedPolicy(load(model_paths[False], torch.float64), 1.0), row)
+    model = load(model_paths[False], torch.bfloat16)
+    _, whole = gradients(PackedPolicy(model, 1.0), row)
+    _, chunked = gradients(ChunkedPolicy(model, 1.0, chunk_tokens=2), row)
+
+    def error(found):
+        apart = sum((found[name].double() - exact[name]).square().sum() for name in exact)
+        return (apart / sum(value.square().sum() for value in exact.values())).sqrt().item()
+
+    assert 0 < error(chunked) < 1.2 * error(whole) < 0.1
+
+
 def test_scores_without_gradient_are_those_of_the_whole_row(model_paths, row):
     model = load(model_paths[False], torch.float32)
     with torch.no_grad():

@@ -12,8 +12,9 @@ import torch
 from learner.batch import collate
 from learner.config import LearnerConfig
 from learner.deepspeed_engine import DeepSpeedEngine, check_device, deepspeed_settings
+from learner.engine import StepOutcome
 from learner.objectives.clipped_surrogate import ClippedSurrogate
-from learner.update import StepOutcome, update_step
+from learner.update import update_step
 
 OFFLOAD = {"zero_optimization": {"offload_optimizer": {"device": "cpu", "pin_memory": True}}}
 
@@ -112,7 +113,7 @@ def test_a_gradient_that_no_scale_saves_is_a_skipped_step(engine_of):
 
 
 class Overflowing:
-    """A learner.update.Engine whose first steps only lower the scale."""
+    """A learner.engine.Engine whose first steps only lower the scale."""
 
     def __init__(self, engine, retries: int) -> None:
         self.plain, self.retries, self.steps = engine, retries, 0

@@ -15,6 +15,7 @@ from cost.types import LengthReport
 from learner.batch import collate, segment_of
 from learner.config import LearnerConfig, ReferenceConfig
 from learner.corrections import Truncated
+from learner.engine import StepOutcome
 from learner.gradient_norms import LAYERS, gradient_norms
 from learner.logprobs import PackedPolicy
 from learner.lora import LoraConfig
@@ -22,7 +23,7 @@ from learner.loss import LossTerms, RowOrigin
 from learner.objectives.clipped_surrogate import ClippedSurrogate
 from learner.optimizers import AdamW
 from learner.team import DivergedError, LearnerTeam
-from learner.update import StepOutcome, StepSums, old_logprobs, update_step
+from learner.update import StepSums, old_logprobs, update_step
 from learner.worker import LearnerWorker
 from rollout.types import GroupRef
 
