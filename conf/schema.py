@@ -118,7 +118,7 @@ class ParityConfig:
     slack: float = 2.0
     """bfloat16: mean and 99th percentile may be so many times those measured at start."""
     self_test: bool = True
-    """At start, publish halved weights, see the engine follow, and restore them."""
+    """At start, publish disturbed weights, see the engine follow, and restore them."""
 
     def __post_init__(self) -> None:
         _require(self.every >= 0, "parity.every must not be negative", self.every)

@@ -166,6 +166,10 @@ def _require_shared(planned: list[PlannedRun]) -> None:
             found.pop("before")
         return found
 
+    def adapters(run: PlannedRun) -> Any:
+        lora = run.composed.learner.lora
+        return lora.rank if lora.publish == "adapters" else None
+
     for run in planned:
         for key in SHARED:
             first, own = shared(planned[0], key), shared(run, key)
@@ -174,6 +178,11 @@ def _require_shared(planned: list[PlannedRun]) -> None:
                     f"arms must share {key}, or their results mean nothing together: "
                     f"{planned[0].arm} has {first!r}, {run.arm} has {own!r}"
                 )
+        if adapters(planned[0]) != adapters(run):
+            raise UserError(
+                "arms must share learner.lora.publish, and with adapters learner.lora.rank, which "
+                f"engines are started for: {planned[0].arm} and {run.arm} differ"
+            )
 
 
 def _require_evaluated(planned: list[PlannedRun]) -> None:

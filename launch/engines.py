@@ -24,6 +24,7 @@ def make_pool(
     placement: Placement,
     scheduler: Any,
     receives_weights: bool,
+    adapter_rank: int = 0,
 ) -> RolloutPool:
     """Create the rollout actors of a run or an evaluation.
 
@@ -32,7 +33,8 @@ def make_pool(
         run: RunConfig or EvaluateConfig: model, plugs, resources and seed are read.
         placement: Reserved bundles.
         scheduler: Handle that reports go to; None to evaluate only.
-        receives_weights: True when a learner will publish to the engines.
+        receives_weights: True when a learner will publish its weights to the engines.
+        adapter_rank: Rank of the adapters that it will publish instead; 0 for none.
     """
     on_gpu = placement.engine_gpus > 0
 
@@ -46,6 +48,7 @@ def make_pool(
             tensor_parallel_size=run.resources.tensor_parallel_size,
             on_gpu=on_gpu,
             receives_weights=receives_weights,
+            adapter_rank=adapter_rank,
             seed=seed + index,
         )
         options = placement.engine_options(index, run.resources.engine_cpus)

@@ -36,6 +36,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+DISTURBANCE = 0.05
+"""Standard deviation of the noise in adapters, see `DeepSpeedEngine.disturb_weights`."""
+
+
 class DeepSpeedEngine:
     """One rank's model, optimiser and gradients.
 
@@ -82,6 +86,7 @@ class DeepSpeedEngine:
         self._deepspeed = deepspeed
         self._config = config
         self._applied_steps = 0
+        self._undisturbed: list[torch.Tensor] = []
         self._model = load_policy(model_path, config, dtype, float32_head=float32_head)
         self._adapted = lora.attach(self._model, config.lora) if config.lora.rank else None
         self._weights = list(lora.weights_of(self._model))
@@ -345,17 +350,43 @@ class DeepSpeedEngine:
         return gathered
 
     @torch.no_grad()
-    def scale_weights(self, factor: float) -> None:
-        """Multiply every weight in place; a power of two is exact and can be undone.
+    def disturb_weights(self) -> None:
+        """Change everything that is published, so that engines that miss a part of it stand out.
 
-        The optimiser's own copies stay as they are: undo it before the next step.
+        Weights are halved, which is exact. Of adapters that are published by themselves, B is
+        replaced by noise: at the start of a run it is zero. The optimiser's own copies stay as they
+        are: `restore_weights` before the next step.
         """
+        if not self._config.lora.published_rank:
+            self._scale_weights(0.5)
+            return
+        # On every rank the same, so that what ranks hold alike stays alike.
+        generator = torch.Generator().manual_seed(0)
+        for own in self._published_adapters():
+            self._undisturbed.append(own.clone())
+            own.copy_(DISTURBANCE * torch.randn(own.shape, generator=generator))
+
+    @torch.no_grad()
+    def restore_weights(self) -> None:
+        """Undo `disturb_weights`, to the bit."""
+        if not self._config.lora.published_rank:
+            self._scale_weights(2.0)
+            return
+        for own, before in zip(self._published_adapters(), self._undisturbed, strict=True):
+            own.copy_(before)
+        self._undisturbed = []
+
+    def _published_adapters(self) -> list[torch.Tensor]:
+        """What this rank holds of every adapter's B."""
+        halves = [weight.b for weight in self._weights if weight.b is not None]
+        return [_own_share(half) for half in halves]
+
+    def _scale_weights(self, factor: float) -> None:
         for weight in self._weights:
             # An adapter's change is a product: one of its two halves.
             for part in (weight.parameter, weight.b):
                 if part is not None:
-                    # Under ZeRO-3 each rank holds its share of the weight outside the parameter.
-                    getattr(part, "ds_tensor", part).data.mul_(factor)
+                    _own_share(part).mul_(factor)
 
     def save_pretrained(self, path: Path, tokenizer_path: Path | None = None) -> None:
         """Write the policy as a Hugging Face checkpoint; all ranks must call it, rank 0 writes.
@@ -375,6 +406,14 @@ class DeepSpeedEngine:
         # Nobody reads the checkpoint before it is there.
         self.agree(True)
 
+    def adapter_files(self) -> dict[str, bytes]:
+        """Adapters as peft's files, content by name, on rank 0; every rank must ask."""
+        adapter = self._adapter_tensors()
+        if self.rank:
+            return {}
+        assert self._adapted is not None, "there are no adapters"
+        return lora.adapter_files(self._adapted, adapter)
+
     def _adapter_tensors(self) -> dict[str, torch.Tensor]:
         """Whole adapter tensors on the CPU by parameter name, on rank 0; every rank must ask."""
         tensors: dict[str, torch.Tensor] = {}
@@ -386,6 +425,12 @@ class DeepSpeedEngine:
                     if self.rank == 0:
                         tensors[name] = parameter.detach().to("cpu", copy=True)
         return tensors
+
+
+def _own_share(parameter: torch.nn.Parameter) -> torch.Tensor:
+    """What this rank holds of a parameter: under ZeRO-3 a part, which lies outside of it."""
+    share: torch.Tensor = getattr(parameter, "ds_tensor", parameter).data
+    return share
 
 
 def _whole_shape(parameter: torch.nn.Parameter) -> tuple[int, ...]:

@@ -1,13 +1,17 @@
 """How one learner rank makes its weights available to the engines.
 
 All ranks take part in every publish: under ZeRO-3 each weight is gathered from all of them. Rank 0
-sends. The transfer itself is vLLM's, see `rollout.weight_transfer`.
+sends. Weights go through vLLM's weight transfer, see `rollout.weight_transfer`; adapters are small
+and go through Ray's object store, as the files that peft writes and vLLM reads.
 """
 
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
+import ray
+
+from learner.config import LearnerConfig
 from learner.deepspeed_engine import DeepSpeedEngine
 from rollout.weight_transfer import EngineClient, PolicySource, open_sender
 
@@ -15,8 +19,78 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-class Publisher:
-    """Sends one rank's share of every publish.
+class Publisher(Protocol):
+    """One rank's share of every publish."""
+
+    def connect(
+        self,
+        handles: Sequence[Any],
+        *,
+        workers_per_engine: int,
+        master_address: str,
+        master_port: int,
+        deadline_seconds: float,
+    ) -> None:
+        """Choose the engines, in place of earlier ones.
+
+        Args:
+            handles: RolloutActor handles.
+            workers_per_engine: Tensor parallel size of each engine.
+            master_address: Rank 0's host.
+            master_port: A free port there.
+            deadline_seconds: Limit of every call to an engine.
+        """
+
+    def publish(self, version: int) -> tuple[float, int]:
+        """Send the policy as `version`.
+
+        Returns:
+            Wall-clock seconds, and bytes sent to each receiver.
+        """
+
+    def close(self) -> None:
+        """Leave the engines alone."""
+
+
+def publisher_of(engine: DeepSpeedEngine, config: LearnerConfig) -> Publisher:
+    """Choose what the learner's settings ask for: all weights, or adapters by themselves."""
+    return AdapterPublisher(engine) if config.lora.published_rank else WeightPublisher(engine)
+
+
+class AdapterPublisher:
+    """Sends adapters to engines that hold the weights that the run starts from.
+
+    Args:
+        engine: The training engine, already built.
+    """
+
+    def __init__(self, engine: DeepSpeedEngine) -> None:
+        self._engine = engine
+        self._handles: list[Any] = []
+        self._deadline_seconds = 0.0
+
+    def connect(self, handles: Sequence[Any], *, deadline_seconds: float, **_: Any) -> None:
+        """See `Publisher.connect`; nothing is opened."""
+        self._handles, self._deadline_seconds = list(handles), deadline_seconds
+
+    def publish(self, version: int) -> tuple[float, int]:
+        """See `Publisher.publish`."""
+        began = time.monotonic()
+        files = self._engine.adapter_files()
+        if files:
+            # Stored once, however many engines fetch it.
+            stored = ray.put(files)
+            calls = [handle.load_adapter.remote(version, stored) for handle in self._handles]
+            ray.get(calls, timeout=self._deadline_seconds)
+        return time.monotonic() - began, sum(map(len, files.values()))
+
+    def close(self) -> None:
+        """See `Publisher.close`."""
+        self._handles = []
+
+
+class WeightPublisher:
+    """Sends all weights, adapters merged into them.
 
     Args:
         engine: The training engine, already built.
@@ -39,15 +113,7 @@ class Publisher:
         master_port: int,
         deadline_seconds: float,
     ) -> None:
-        """Join the engines into a transfer group, leaving an older one.
-
-        Args:
-            handles: RolloutActor handles.
-            workers_per_engine: Tensor parallel size of each engine.
-            master_address: Rank 0's host.
-            master_port: A free port there.
-            deadline_seconds: Limit of every call to an engine.
-        """
+        """See `Publisher.connect`; engines leave an older transfer group and join a new one."""
         if self._sender is not None:
             self._sender.shutdown()
         self._client = EngineClient(handles, workers_per_engine, deadline_seconds)
@@ -62,16 +128,12 @@ class Publisher:
         )
 
     def close(self) -> None:
-        """Leave the transfer group."""
+        """See `Publisher.close`: leaves the transfer group."""
         if self._sender is not None:
             self._sender.shutdown()
 
     def publish(self, version: int) -> tuple[float, int]:
-        """Send all weights as `version`.
-
-        Returns:
-            Wall-clock seconds, and bytes sent to each receiver.
-        """
+        """See `Publisher.publish`."""
         assert self._client is not None, "connect() comes first"
         began = time.monotonic()
         self._client.version = version

@@ -359,9 +359,13 @@ class LearnerTeam:
             "publish/bytes_per_second": num_bytes / max(seconds, 1e-9),
         }
 
-    async def scale_weights(self, factor: float) -> None:
-        """Multiply every weight by a power of two; for the start-up self-test."""
-        await self._wait([w.scale_weights.remote(factor) for w in self.workers], "scale_weights")
+    async def disturb_weights(self) -> None:
+        """Change everything that is published; for the start-up self-test."""
+        await self._wait([w.disturb_weights.remote() for w in self.workers], "disturb_weights")
+
+    async def restore_weights(self) -> None:
+        """Undo `disturb_weights`, to the bit."""
+        await self._wait([w.restore_weights.remote() for w in self.workers], "restore_weights")
 
     async def save(self, path: str, tokenizer_path: str | None = None) -> None:
         """Write the policy as a Hugging Face checkpoint, with the tokenizer's files if given."""

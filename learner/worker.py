@@ -322,12 +322,12 @@ class LearnerWorker:
         workers_per_engine: int,
         deadline_seconds: float,
     ) -> None:
-        """Join the rollout engines into a transfer group; see `Publisher.connect`."""
+        """Choose the rollout engines that weights are published to; see `Publisher.connect`."""
         # Brings in vLLM, which the driver, who imports this module too, can do without.
-        from learner.publisher import Publisher
+        from learner.publisher import publisher_of
 
         if self._publisher is None:
-            self._publisher = Publisher(self.engine)
+            self._publisher = publisher_of(self.engine, self._config)
         self._publisher.connect(
             handles,
             workers_per_engine=workers_per_engine,
@@ -337,13 +337,17 @@ class LearnerWorker:
         )
 
     def publish(self, version: int) -> tuple[float, int]:
-        """Send the weights to all engines; returns seconds and bytes per receiver."""
+        """Send what changed to all engines; returns seconds and bytes per receiver."""
         assert self._publisher is not None, "connect_engines() comes first"
         return self._publisher.publish(version)
 
-    def scale_weights(self, factor: float) -> None:
-        """Multiply every weight by a power of two, which is exact; for the start-up self-test."""
-        self.engine.scale_weights(factor)
+    def disturb_weights(self) -> None:
+        """See `DeepSpeedEngine.disturb_weights`; for the start-up self-test."""
+        self.engine.disturb_weights()
+
+    def restore_weights(self) -> None:
+        """See `DeepSpeedEngine.restore_weights`."""
+        self.engine.restore_weights()
 
     def save(self, path: str, tokenizer_path: str | None = None) -> None:
         """Write the policy as a Hugging Face checkpoint, with the tokenizer's files if given."""

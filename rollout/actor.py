@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -254,6 +255,10 @@ class RolloutActor:
     async def finish_weight_update(self, version: int) -> None:
         """Label tokens from now on with `version` and resume generation."""
         await self._engine.finish_weight_update(version, self._config.update_mode)
+
+    async def load_adapter(self, version: int, files: Mapping[str, bytes]) -> None:
+        """Take the policy's adapters, as peft's files by name, in place of those before."""
+        await self._engine.load_adapter(version, files, self._config.update_mode)
 
     async def check(self) -> None:
         """Raise if the engine is dead."""

@@ -1,7 +1,7 @@
 """Seconds and bytes per second of bringing the weights from the learner to the engines.
 
-Before each publish every weight is halved, or doubled again, which is exact: the engines receive
-something that they do not hold, and the parity guard would notice if they kept what they had.
+Before each publish all that is published is changed, or restored: the engines receive something
+that they do not hold, and the parity guard would notice if they kept what they had.
 """
 
 from __future__ import annotations
@@ -12,14 +12,17 @@ from typing import Any, Protocol
 
 from launch.bench.timing import turns
 
-FACTORS = {"halved": 0.5, "restored": 2.0}
+CHANGES = ("disturbed", "restored")
 
 
 class Learners(Protocol):
     """What is used of `learner.team.LearnerTeam`."""
 
-    async def scale_weights(self, factor: float) -> None:
-        """Multiply every weight by a power of two."""
+    async def disturb_weights(self) -> None:
+        """Change everything that is published."""
+
+    async def restore_weights(self) -> None:
+        """Undo it."""
 
 
 class Publishing(Protocol):
@@ -36,15 +39,17 @@ class Publishing(Protocol):
 
 
 async def bench_publish(system: Publishing, *, repetitions: int, warm_ups: int) -> dict[str, Any]:
-    """Publish halved and restored weights in turns, with the parity guard as configured.
+    """Publish disturbed and restored weights in turns, with the parity guard as configured.
 
     Returns:
         In each row `seconds` is the publish alone: pause the engines, send, load, resume.
         `seconds_with_parity` is what the loop waits for, probe included.
     """
     measured: list[dict[str, Any]] = []
-    for turn in turns(list(FACTORS), repetitions=repetitions, warm_ups=warm_ups):
-        await system.learners.scale_weights(FACTORS[turn.contestant])
+    learners = system.learners
+    for turn in turns(CHANGES, repetitions=repetitions, warm_ups=warm_ups):
+        disturbs = turn.contestant == "disturbed"
+        await (learners.disturb_weights() if disturbs else learners.restore_weights())
         began = time.monotonic()
         metrics = await system.publish(system.version + 1)
         waited = time.monotonic() - began

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ import numpy as np
 from rollout.config import EngineConfig
 from rollout.types import Completion, TokenArray, VersionSpan
 
+ADAPTER_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+"""Ranks that vLLM makes room for; an adapter of a smaller one fits."""
 CPU_KV_CACHE_GIB = 4.0
 """Keys and values on CPUs when nothing is set; vLLM would take nearly all of the memory."""
 
@@ -43,6 +46,7 @@ def engine_arguments(
     tensor_parallel_size: int,
     on_gpu: bool,
     receives_weights: bool,
+    adapter_rank: int = 0,
     seed: int,
 ) -> dict[str, Any]:
     """Arguments of vLLM's `AsyncEngineArgs` for one engine.
@@ -57,6 +61,7 @@ def engine_arguments(
         on_gpu: False selects the CPU's threads and settings.
         receives_weights: True joins weight transfer; the head is then untied, and the engine's
             output means nothing before the first publish.
+        adapter_rank: Rank of the adapters that it receives instead, at most 512; 0 for none.
         seed: Seed of requests that carry none.
     """
     arguments: dict[str, Any] = {
@@ -90,6 +95,9 @@ def engine_arguments(
     if receives_weights:
         arguments["weight_transfer_config"] = {"backend": "nccl" if on_gpu else "gloo"}
         overrides["tie_word_embeddings"] = False
+    if adapter_rank:
+        largest = next(rank for rank in ADAPTER_RANKS if rank >= adapter_rank)
+        arguments |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": largest}
     if overrides:
         arguments["hf_overrides"] = overrides
     return arguments
@@ -118,6 +126,8 @@ class VLLMEngine:
         self._stop_ids = list(stop_ids)
         self._num_requests = 0
         self._cache_salt: str | None = None
+        self._adapter: Any = None
+        self._adapter_folder = tempfile.TemporaryDirectory(prefix="adapter-")
 
     async def generate(
         self, token_ids: TokenArray, *, max_tokens: int, temperature: float, seed: int | None
@@ -149,7 +159,9 @@ class VLLMEngine:
         if self._cache_salt is not None:
             prompt["cache_salt"] = self._cache_salt
         final = None
-        async for output in self._llm.generate(prompt, parameters, str(self._num_requests)):
+        async for output in self._llm.generate(
+            prompt, parameters, str(self._num_requests), lora_request=self._adapter
+        ):
             final = output
         assert final is not None and final.finished
         out = final.outputs[0]
@@ -169,9 +181,7 @@ class VLLMEngine:
 
     async def start_weight_update(self, mode: str) -> None:
         """Stop scheduling as `mode` asks (see `RolloutConfig.update_mode`) and open an update."""
-        await self._llm.pause_generation(
-            mode="wait" if mode == "drain" else "keep", clear_cache=mode != "keep_kv"
-        )
+        await self._pause(mode)
         await self._llm.start_weight_update()
 
     async def init_weight_transfer(self, init_info: dict[str, Any]) -> None:
@@ -190,6 +200,37 @@ class VLLMEngine:
     async def finish_weight_update(self, version: int, mode: str) -> None:
         """Close the update, label tokens from now on with `version`, and resume."""
         await self._llm.finish_weight_update(str(version))
+        await self._resume(version, mode)
+
+    async def load_adapter(self, version: int, files: Mapping[str, bytes], mode: str) -> None:
+        """Put the policy's adapters in the place of those before, as one weight update.
+
+        Running requests go on with them, as they do with new weights.
+
+        Args:
+            version: What tokens are labelled with from now on.
+            files: Content of peft's `adapter_config.json` and `adapter_model.safetensors`.
+            mode: See `RolloutConfig.update_mode`.
+        """
+        from vllm.lora.request import LoRARequest
+
+        await self._pause(mode)
+        folder = Path(self._adapter_folder.name)
+        for name, content in files.items():
+            (folder / name).write_bytes(content)
+        # One name and id for all versions: what is loaded in place serves running requests, too.
+        if not await self._llm.add_lora(LoRARequest("policy", 1, str(folder), load_inplace=True)):
+            raise RuntimeError(f"vLLM did not load the adapters of version {version}")
+        self._adapter = LoRARequest("policy", 1, str(folder))
+        await self._llm.update_weight_version(str(version))
+        await self._resume(version, mode)
+
+    async def _pause(self, mode: str) -> None:
+        await self._llm.pause_generation(
+            mode="wait" if mode == "drain" else "keep", clear_cache=mode != "keep_kv"
+        )
+
+    async def _resume(self, version: int, mode: str) -> None:
         if mode == "keep_kv":
             # Blocks cached under older weights must not serve new prompts.
             self._cache_salt = str(version)
@@ -202,6 +243,7 @@ class VLLMEngine:
     async def close(self) -> None:
         """End the engine's processes."""
         self._llm.shutdown()
+        self._adapter_folder.cleanup()
 
 
 def _version_spans(spans: Sequence[Any] | None, num_tokens: int) -> tuple[VersionSpan, ...]:

@@ -415,8 +415,11 @@ class FakeSystem:
         self.published: list[tuple[int, float]] = []
         self.learners = self
 
-    async def scale_weights(self, factor: float) -> None:
-        self.scale *= factor
+    async def disturb_weights(self) -> None:
+        self.scale *= 0.5
+
+    async def restore_weights(self) -> None:
+        self.scale *= 2.0
 
     async def publish(self, version: int) -> dict[str, float]:
         self.version = version

@@ -89,7 +89,10 @@ def main(folder: Path) -> None:
             gradient_checkpointing=checkpointing,
             # Fewer than the loss tokens of a row.
             logits_chunk_tokens=16,
-            lora=LoraConfig(rank=4 if kind == "lora" else 0, alpha=32.0),
+            lora=LoraConfig(
+                rank=4 if kind == "lora" else 0,
+                publish="adapters" if kind == "lora" and stage >= 2 else "merged",
+            ),
             chunk_tokens=7 if "chunked" in kind else None,
             **masked if "masked" in kind else {},
             # The reference is the policy without its adapters.
@@ -114,7 +117,22 @@ def main(folder: Path) -> None:
         references = []
         if kind == "lora":
             references = [engine.reference_logprobs(row), engine.logprobs(row)[0].detach()]
+        files, disturbed_files = {}, {}
+        if kind == "lora":
+            files = engine.adapter_files()
+        engine.disturb_weights()
+        with torch.no_grad():
+            disturbed = engine.logprobs(row)[0]
+        if kind == "lora":
+            disturbed_files = engine.adapter_files()
+        engine.restore_weights()
+        with torch.no_grad():
+            restored = engine.logprobs(row)[0]
         results[run] = {
+            "files": files,
+            "disturbed_files": disturbed_files,
+            "disturbed": disturbed,
+            "restored": restored,
             "start": start,
             "adapters": engine._adapter_tensors(),
             "logprobs": logprobs,

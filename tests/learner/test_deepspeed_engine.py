@@ -11,6 +11,7 @@ from pathlib import Path
 
 import peft
 import pytest
+import safetensors.torch
 import torch
 from transformers import AutoModelForCausalLM
 
@@ -204,6 +205,30 @@ def test_without_adapters_the_policy_is_the_one_it_started_from(results, rows, m
     torch.testing.assert_close(reference, expected, **tolerance)
     assert torch.equal(again, results[0][run]["logprobs"]), "adapters are back afterwards"
     assert (again - reference).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("run", RUNS)
+def test_a_disturbance_changes_the_policy_and_is_undone_to_the_bit(results, run):
+    for seen in (ranks[run] for ranks in results):
+        assert (seen["disturbed"] - seen["logprobs"]).abs().max() > 1e-2
+        assert torch.equal(seen["restored"], seen["logprobs"])
+
+
+@pytest.mark.parametrize("run", ADAPTERS)
+def test_published_adapters_are_those_that_are_saved(results, run):
+    """And a disturbance is in every one of them, in its second half."""
+    seen, other_rank = (ranks[run] for ranks in results)
+    assert other_rank["files"] == {}
+    saved = Path(seen["checkpoint"]) / "adapter"
+    for name, content in seen["files"].items():
+        assert content == (saved / name).read_bytes()
+    before, after = (
+        safetensors.torch.load(seen[key]["adapter_model.safetensors"])
+        for key in ("files", "disturbed_files")
+    )
+    assert before.keys() == after.keys() and any("lora_B" in name for name in before)
+    for name, tensor in before.items():
+        assert torch.equal(tensor, after[name]) == ("lora_B" not in name), name
 
 
 @pytest.mark.parametrize("run", EXACT_ADAPTERS)

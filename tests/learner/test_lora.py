@@ -9,7 +9,7 @@ from transformers import AutoModelForCausalLM
 
 from learner.checkpoint import save_checkpoint
 from learner.logprobs import PackedPolicy
-from learner.lora import LoraConfig, attach, save_adapter, targets_of, weights_of
+from learner.lora import LoraConfig, adapter_files, attach, save_adapter, targets_of, weights_of
 
 LINEAR = ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
 ROW = (torch.arange(24) * 7, torch.arange(24) % 12, torch.arange(24) % 12 > 0)
@@ -111,6 +111,26 @@ def test_all_linear_leaves_the_head_out(model_paths):
     assert targets_of(load(model_paths[False]), LoraConfig()) == LINEAR
 
 
+def test_published_files_are_those_that_are_saved(model_paths, tmp_path):
+    model, adapted = disturbed(model_paths[False], rank=2)
+    tensors = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
+    save_adapter(adapted, tensors, tmp_path)
+    files = adapter_files(adapted, tensors)
+    assert sorted(files) == ["adapter_config.json", "adapter_model.safetensors"]
+    for name, content in files.items():
+        assert content == (tmp_path / name).read_bytes()
+
+
+@pytest.mark.parametrize(("rank", "published"), [(0, None), (1, 1), (512, 512), (513, None)])
+def test_adapters_by_themselves_need_a_rank_that_engines_take(rank, published):
+    assert LoraConfig(rank=rank).published_rank == 0
+    if published is not None:
+        assert LoraConfig(rank=rank, publish="adapters").published_rank == published
+        return
+    with pytest.raises(ValueError, match=r"^learner\.lora\.rank must lie in \[1, 512\] with"):
+        LoraConfig(rank=rank, publish="adapters")
+
+
 @pytest.mark.parametrize("target", ["wq", "proj", "lm_head", "embed_tokens", "self_attn"])
 def test_a_target_that_is_no_linear_layer_is_refused_with_those_there_are(model_paths, target):
     config = LoraConfig(rank=2, target_modules=["q_proj", target])
@@ -124,7 +144,7 @@ def test_a_target_that_is_no_linear_layer_is_refused_with_those_there_are(model_
     [
         ("rank", -1), ("alpha", 0.0), ("alpha", float("nan")),
         ("target_modules", "q_proj"), ("target_modules", []), ("target_modules", [""]),
-        ("target_modules", None),
+        ("target_modules", None), ("publish", "both"),
     ],
 )  # fmt: skip
 def test_a_value_outside_its_range_is_refused_by_name(key, value):

@@ -136,7 +136,7 @@ def test_two_engines_follow_an_untied_policy_and_the_guard_sees_a_fault(
         try:
             await TrainingRun(inputs, system).run(Startup())
             # Weights that were changed but not published, as after a transfer that lost some.
-            await system.learners.scale_weights(0.5)
+            await system.learners.disturb_weights()
             return system.version, await system.probe()
         finally:
             await system.close()
@@ -152,3 +152,45 @@ def test_two_engines_follow_an_untied_policy_and_the_guard_sees_a_fault(
     assert all(m["loop/staleness"] == 0 for m in metrics)
     summary = load(run_dir / "summary.json")
     assert summary["trained_tokens"] == summary["selectable_tokens"]
+
+
+def test_engines_follow_adapters_that_are_published_by_themselves(prepared, on_cluster):
+    """Tied model, ZeRO 3, staleness 1, keys and values kept over updates, some layers adapted."""
+    from launch.progress import Startup
+    from launch.system import System
+    from launch.train import TrainingRun
+
+    inputs = prepared(
+        "learner.lora.rank=3",
+        "learner.lora.target_modules=[q_proj, v_proj, down_proj]",
+        "learner.lora.publish=adapters",
+        "learner.lr=1e-2",
+        "learner.zero_stage=3",
+        "loop.num_steps=3",
+        "loop.max_staleness=1",
+        "rollout.update_mode=keep_kv",
+        "evaluation.before=false",
+        "evaluation.after=false",
+    )
+    probe = [(prompt.token_ids, prompt.token_ids[:5]) for prompt in inputs.prompts[:3]]
+
+    async def main():
+        system = await System.create(inputs.config, inputs.prompts, Startup())
+        try:
+            before = await system.learners.logprobs(probe)
+            await TrainingRun(inputs, system).run(Startup())
+            return before, await system.learners.logprobs(probe)
+        finally:
+            await system.close()
+
+    before, after = on_cluster(inputs.config.resources, main)
+    # Had engines kept their adapters, the difference would be of the size of the change.
+    changes = np.abs(np.concatenate(after) - np.concatenate(before))
+    assert changes.max() > 0.05
+    run_dir = Path(inputs.config.run_dir)
+    metrics = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    assert [m["step"] for m in metrics] == [1, 2, 3]
+    assert max(m["parity/max_logprob_difference"] for m in metrics) < 1e-4
+    model_bytes = (Path(inputs.config.model.path) / "model.safetensors").stat().st_size
+    assert all(0 < m["publish/bytes"] < model_bytes / 10 for m in metrics)
+    assert (run_dir / "policy" / "adapter" / "adapter_model.safetensors").exists()
