@@ -166,9 +166,9 @@ def _require_shared(planned: list[PlannedRun]) -> None:
             found.pop("before")
         return found
 
-    def adapters(run: PlannedRun) -> Any:
+    def published(run: PlannedRun) -> str:
         lora = run.composed.learner.lora
-        return lora.rank if lora.publish == "adapters" else None
+        return f"adapters of rank {lora.rank}" if lora.publish == "adapters" else "weights"
 
     for run in planned:
         for key in SHARED:
@@ -178,10 +178,11 @@ def _require_shared(planned: list[PlannedRun]) -> None:
                     f"arms must share {key}, or their results mean nothing together: "
                     f"{planned[0].arm} has {first!r}, {run.arm} has {own!r}"
                 )
-        if adapters(planned[0]) != adapters(run):
+        first, own = published(planned[0]), published(run)
+        if first != own:
             raise UserError(
                 "arms must share learner.lora.publish, and with adapters learner.lora.rank, which "
-                f"engines are started for: {planned[0].arm} and {run.arm} differ"
+                f"engines are started for: {planned[0].arm} has {first}, {run.arm} has {own}"
             )
 
 

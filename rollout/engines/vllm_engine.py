@@ -127,7 +127,7 @@ class VLLMEngine:
         self._num_requests = 0
         self._cache_salt: str | None = None
         self._adapter: Any = None
-        self._adapter_folder = tempfile.TemporaryDirectory(prefix="adapter-")
+        self._adapter_folder: tempfile.TemporaryDirectory[str] | None = None
 
     async def generate(
         self, token_ids: TokenArray, *, max_tokens: int, temperature: float, seed: int | None
@@ -215,6 +215,8 @@ class VLLMEngine:
         from vllm.lora.request import LoRARequest
 
         await self._pause(mode)
+        if self._adapter_folder is None:
+            self._adapter_folder = tempfile.TemporaryDirectory(prefix="adapter-")
         folder = Path(self._adapter_folder.name)
         for name, content in files.items():
             (folder / name).write_bytes(content)
@@ -243,7 +245,8 @@ class VLLMEngine:
     async def close(self) -> None:
         """End the engine's processes."""
         self._llm.shutdown()
-        self._adapter_folder.cleanup()
+        if self._adapter_folder is not None:
+            self._adapter_folder.cleanup()
 
 
 def _version_spans(spans: Sequence[Any] | None, num_tokens: int) -> tuple[VersionSpan, ...]:

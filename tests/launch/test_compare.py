@@ -152,6 +152,7 @@ def test_what_an_interrupted_run_left_is_kept(make_config):
         (["resources.num_engines=2"], "resources"),
         (["evaluation.num_samples=2"], "evaluation"),
         (["evaluation.every=2"], "evaluation"),
+        (["learner.lora.rank=2", "learner.lora.publish=adapters"], "learner.lora.publish"),
     ],
 )
 def test_arms_that_cannot_be_compared_are_refused(make_config, overrides, key):
