@@ -1,4 +1,4 @@
-"""The typed shape of every program's configuration.
+"""The typed shape of a run's configuration, and an evaluation's; `conf.programs` has the others.
 
 YAML in this folder fills these dataclasses; hydra refuses an unknown key or a wrong type at
 composition, and `hydra.utils.instantiate(cfg, _convert_="object")` turns the result into a
@@ -11,8 +11,6 @@ import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from hydra.core.config_store import ConfigStore
-
 from cost.aggregations import counts_responses_alike
 from cost.config import SchedulerConfig
 from learner.config import LearnerConfig
@@ -20,7 +18,8 @@ from rollout.config import RolloutConfig
 from rollout.rewards.by_set import RewardBySet
 
 
-def _require(condition: bool, message: str, value: object) -> None:
+def require(condition: bool, message: str, value: object) -> None:
+    """Raise a ValueError that ends in the value, unless the condition holds."""
     if not condition:
         raise ValueError(f"{message}, got {value!r}")
 
@@ -34,8 +33,9 @@ _PLUGS = {
 }
 
 
-def _require_plug(key: str, plug: object, method: str) -> None:
-    _require(hasattr(plug, method), f"{key} must be a plug with the method {method}", plug)
+def require_plug(key: str, plug: object, method: str) -> None:
+    """Raise a ValueError naming the key, unless the plug has the method."""
+    require(hasattr(plug, method), f"{key} must be a plug with the method {method}", plug)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -54,12 +54,12 @@ class ModelConfig:
     """Longest prompt plus response, tokens."""
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             self.dtype in ("float32", "bfloat16", "float16"),
             "model.dtype must be float32, bfloat16 or float16",
             self.dtype,
         )
-        _require(
+        require(
             self.max_model_len >= 2, "model.max_model_len must be at least 2", self.max_model_len
         )
 
@@ -91,16 +91,16 @@ class LoopConfig:
     """Save the policy at the end."""
 
     def __post_init__(self) -> None:
-        _require(self.num_steps >= 1, "loop.num_steps must be at least 1", self.num_steps)
-        _require(
+        require(self.num_steps >= 1, "loop.num_steps must be at least 1", self.num_steps)
+        require(
             self.max_staleness >= 0, "loop.max_staleness must not be negative", self.max_staleness
         )
         for key in ("max_generated_tokens", "max_trained_tokens", "max_seconds"):
             most = getattr(self, key)
-            _require(most is None or most > 0, f"loop.{key} must be positive or null", most)
-        _require(self.save_every >= 0, "loop.save_every must not be negative", self.save_every)
+            require(most is None or most > 0, f"loop.{key} must be positive or null", most)
+        require(self.save_every >= 0, "loop.save_every must not be negative", self.save_every)
         for key in ("batch_deadline_seconds", "publish_deadline_seconds"):
-            _require(getattr(self, key) > 0, f"loop.{key} must be positive", getattr(self, key))
+            require(getattr(self, key) > 0, f"loop.{key} must be positive", getattr(self, key))
 
 
 @dataclass(kw_only=True, slots=True)
@@ -121,15 +121,13 @@ class ParityConfig:
     """At start, publish disturbed weights, see the engine follow, and restore them."""
 
     def __post_init__(self) -> None:
-        _require(self.every >= 0, "parity.every must not be negative", self.every)
+        require(self.every >= 0, "parity.every must not be negative", self.every)
         for key in ("num_sequences", "num_tokens"):
-            _require(
-                getattr(self, key) >= 1, f"parity.{key} must be at least 1", getattr(self, key)
-            )
-        _require(
+            require(getattr(self, key) >= 1, f"parity.{key} must be at least 1", getattr(self, key))
+        require(
             self.max_difference > 0, "parity.max_difference must be positive", self.max_difference
         )
-        _require(self.slack >= 1, "parity.slack must be at least 1", self.slack)
+        require(self.slack >= 1, "parity.slack must be at least 1", self.slack)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -169,10 +167,10 @@ class EvaluationConfig:
     name the first and the last version, and come with the step that finds them ready."""
 
     def __post_init__(self) -> None:
-        _require(
+        require(
             self.num_samples >= 1, "evaluation.num_samples must be at least 1", self.num_samples
         )
-        _require(
+        require(
             all(1 <= k <= self.num_samples for k in self.pass_at),
             "evaluation.pass_at must lie in [1, evaluation.num_samples], here "
             f"[1, {self.num_samples}]",
@@ -180,17 +178,17 @@ class EvaluationConfig:
         )
         for name, chosen in self.sets.items():
             key = f"evaluation.sets.{name}"
-            _require(
+            require(
                 re.fullmatch(r"[A-Za-z0-9_.-]+", name) is not None and name != "held_out",
                 "evaluation.sets must have names of letters, digits, '_', '.' and '-', other than "
                 "held_out",
                 name,
             )
-            _require_plug(f"{key}.task", chosen.task, "prompts")
+            require_plug(f"{key}.task", chosen.task, "prompts")
             if chosen.reward is not None:
-                _require_plug(f"{key}.reward", chosen.reward, "score")
-        _require(self.temperature > 0, "evaluation.temperature must be positive", self.temperature)
-        _require(self.every >= 0, "evaluation.every must not be negative", self.every)
+                require_plug(f"{key}.reward", chosen.reward, "score")
+        require(self.temperature > 0, "evaluation.temperature must be positive", self.temperature)
+        require(self.every >= 0, "evaluation.every must not be negative", self.every)
 
     def engine_reward(self, reward: Any) -> Any:
         """What engines score with: the run's reward, and those of sets where they have their own.
@@ -229,13 +227,11 @@ class ResourcesConfig:
 
     def __post_init__(self) -> None:
         for key in ("num_engines", "tensor_parallel_size", "num_learners"):
-            _require(
+            require(
                 getattr(self, key) >= 1, f"resources.{key} must be at least 1", getattr(self, key)
             )
         for key in ("engine_cpus", "learner_cpus", "placement_deadline_seconds"):
-            _require(
-                getattr(self, key) > 0, f"resources.{key} must be positive", getattr(self, key)
-            )
+            require(getattr(self, key) > 0, f"resources.{key} must be positive", getattr(self, key))
 
 
 @dataclass(kw_only=True, slots=True)
@@ -267,48 +263,48 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         for key, method in _PLUGS.items():
-            _require_plug(key, getattr(self, key), method)
+            require_plug(key, getattr(self, key), method)
         trackers = dict(self.tracker)
         for name, plug in trackers.items():
-            _require_plug(f"tracker.{name}", plug, "open")
+            require_plug(f"tracker.{name}", plug, "open")
         longest = self.model.max_model_len
-        _require(
+        require(
             self.rollout.max_tokens < longest,
             f"rollout.max_tokens must leave room for a prompt in model.max_model_len = {longest}",
             self.rollout.max_tokens,
         )
-        _require(
+        require(
             self.learner.row_tokens >= longest,
             f"learner.row_tokens must be at least model.max_model_len = {longest}, so that every "
             "response fits a row",
             self.learner.row_tokens,
         )
-        _require(
+        require(
             self.model.dtype == "float32" or self.learner.zero_stage > 0,
             f"learner.zero_stage must be 1, 2 or 3 when model.dtype is {self.model.dtype}, to keep "
             "float32 master weights",
             self.learner.zero_stage,
         )
-        _require(
+        require(
             self.model.dtype != "float16" or self.resources.use_gpu is not False,
             "model.dtype must be float32 or bfloat16 when resources.use_gpu is false: DeepSpeed "
             "trains in float16 on GPUs only",
             self.model.dtype,
         )
-        _require(
+        require(
             not self.evaluation.background or self.rollout.update_mode != "drain",
             "evaluation.background must be false with rollout.update_mode=drain, where publishing "
             "waits for every response",
             self.evaluation.background,
         )
-        _require(
+        require(
             self.learner.num_minibatches <= self.scheduler.tickets_per_step,
             "learner.num_minibatches must not exceed scheduler.tickets_per_step = "
             f"{self.scheduler.tickets_per_step}: every optimiser step needs a group",
             self.learner.num_minibatches,
         )
 
-        _require(
+        require(
             not self.learner.terms_for_all or self.scheduler.thinning.keeps_zero_advantage,
             "scheduler.thinning must keep responses of advantage 0 with "
             f"{' and '.join(self.learner.terms_for_all)}, which concerns them too: set "
@@ -317,7 +313,7 @@ class RunConfig:
             self.scheduler.thinning,
         )
         for plug in (self.objective, self.scheduler.advantage):
-            _require(
+            require(
                 not getattr(plug, "needs_sequence_mean", False)
                 or counts_responses_alike(self.scheduler.aggregation),
                 "scheduler.aggregation must count every response the same, as sequence_mean does, "
@@ -362,279 +358,3 @@ class EvaluateConfig:
     def max_prompt_tokens(self) -> int:
         """Longest prompt that leaves room for a whole response."""
         return self.model.max_model_len - self.rollout.max_tokens
-
-
-BUDGET_AXES = ("generated_tokens", "trained_tokens", "seconds", "steps")
-
-
-@dataclass(kw_only=True, slots=True)
-class BudgetConfig:
-    """What every run of a comparison may spend, equal for all arms."""
-
-    axis: str = "generated_tokens"
-    """"generated_tokens": computed by engines, pilots and filtered groups included;
-    "trained_tokens": of responses trained on, with their prompts, every pass counted;
-    "seconds": of waiting, learning and publishing; "steps": batches learned."""
-    amount: float
-    """Of the axis. A run ends with the batch that is expected to use it up."""
-
-    def __post_init__(self) -> None:
-        _require(self.axis in BUDGET_AXES, f"budget.axis must be one of {BUDGET_AXES}", self.axis)
-        _require(
-            self.amount > 0 and math.isfinite(self.amount),
-            "budget.amount must be positive",
-            self.amount,
-        )
-        _require(
-            self.axis == "seconds" or self.amount == int(self.amount),
-            f"budget.amount must be a whole number of {self.axis}",
-            self.amount,
-        )
-
-
-@dataclass(kw_only=True, slots=True)
-class CompareConfig:
-    """What a comparison runs; every run is one of `conf/train.yaml`."""
-
-    name: str
-    run_dir: str
-    """Folder of all runs. Started again with the same folder, a comparison goes on where it
-    stopped."""
-    base: list[str]
-    """Overrides of conf/train.yaml that all arms share."""
-    arms: dict[str, list[str]]
-    """Overrides of each arm on top; the first arm is the baseline."""
-    seeds: list[int]
-    """Every arm runs once with each."""
-    budget: BudgetConfig
-    max_steps: int = 100_000
-    """Batches at which a run ends whatever it has spent."""
-
-    def __post_init__(self) -> None:
-        _require(len(self.arms) >= 1, "arms must name at least one arm", self.arms)
-        for arm in self.arms:
-            _require(
-                re.fullmatch(r"[A-Za-z0-9_.-]+", arm) is not None,
-                "arms must have names of letters, digits, '_', '.' and '-'",
-                arm,
-            )
-        _require(len(self.seeds) >= 1, "seeds must name at least one seed", self.seeds)
-        _require(
-            len(set(self.seeds)) == len(self.seeds), "seeds must differ from each other", self.seeds
-        )
-        _require(self.max_steps > 0, "max_steps must be positive", self.max_steps)
-        _require(
-            self.budget.axis != "steps" or self.budget.amount <= self.max_steps,
-            f"budget.amount must not exceed max_steps = {self.max_steps}, or no arm can reach it",
-            self.budget.amount,
-        )
-
-
-@dataclass(kw_only=True, slots=True)
-class SimulateConfig:
-    """What a study in simulated time runs; see `launch.simulate`."""
-
-    name: str
-    seed: int = 0
-    run_dir: str
-    """Folder for config and results; must not exist yet, or be empty."""
-    profile: Any
-    """Plug: machine, model and task (launch/simulation/profile.py)."""
-    scheduler: SchedulerConfig
-    accelerators: list[int] = field(default_factory=lambda: [1, 4, 16, 64, 256, 1024, 4096])
-    """One row of the study each."""
-    learner_share: float = 0.25
-    """Part of the accelerators for learners, in (0, 1); the rest is for engines."""
-    tickets_per_accelerator: float | None = None
-    """Let the batch grow with the accelerators; None keeps scheduler.tickets_per_step."""
-    num_steps: int = 20
-    """Steps that count; some more are run before and after them."""
-    max_staleness: int = 1
-    num_epochs: int = 1
-    """Passes over a batch."""
-    num_minibatches: int = 1
-    """Optimiser steps in a pass."""
-    prefix_caching: bool = True
-    """Whether engines prefill a group's prompt once."""
-    update_mode: str = "recompute"
-    """What new weights do to running sequences: "recompute" or "keep_kv"."""
-    max_retries: int = 2
-    """Retries of one ticket."""
-    target_pass_rate: float | None = None
-    """Mean pass rate to which steps and hours are extrapolated, by the profile's law."""
-    fit: str | None = None
-    """Folder of a real run: fit a profile to it instead of simulating."""
-    out: str | None = None
-    """File for the fitted profile, such as conf/profile/NAME.yaml."""
-    check: str | None = None
-    """Folder of a real run: predict it instead of simulating a study."""
-
-    def __post_init__(self) -> None:
-        _require_plug("profile", self.profile, "engine")
-        _require(
-            len(self.accelerators) >= 1 and min(self.accelerators) >= 1,
-            "accelerators must name at least one number, each at least 1",
-            self.accelerators,
-        )
-        _require(
-            self.scheduler.entropy_control is None,
-            "scheduler.entropy_control must be null: what is simulated has no entropy",
-            self.scheduler.entropy_control,
-        )
-        _require(0 < self.learner_share < 1, "learner_share must lie in (0, 1)", self.learner_share)
-        for key in ("num_steps", "num_epochs", "num_minibatches"):
-            _require(getattr(self, key) >= 1, f"{key} must be at least 1", getattr(self, key))
-        for key in ("max_staleness", "max_retries"):
-            _require(getattr(self, key) >= 0, f"{key} must not be negative", getattr(self, key))
-        share = self.tickets_per_accelerator
-        _require(
-            share is None or share > 0, "tickets_per_accelerator must be positive or null", share
-        )
-        target = self.target_pass_rate
-        _require(
-            target is None or 0 < target < 1,
-            "target_pass_rate must lie in (0, 1) or be null",
-            target,
-        )
-        _require(
-            self.update_mode in ("recompute", "keep_kv"),
-            "update_mode must be recompute or keep_kv, which are simulated",
-            self.update_mode,
-        )
-        _require(self.fit is None or self.check is None, "check must be null with fit", self.check)
-        _require(
-            (self.fit is None) == (self.out is None),
-            "out must name the file for the fitted profile, and be null without fit",
-            self.out,
-        )
-
-
-SUBMIT_FORMS = ("submit", "ray", "kuberay", "slurm")
-_VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
-_KUBERNETES_NAME = r"[a-z0-9]([a-z0-9-]*[a-z0-9])?"
-_SECRET_WORDS = r"(?i)key|token|secret|passw|credential"
-
-
-@dataclass(kw_only=True, slots=True)
-class NodeConfig:
-    """One machine of a cluster that KubeRay or Slurm starts for the run; all are alike."""
-
-    gpus: int = 8
-    """0 for machines without."""
-    cpus: int = 32
-    memory_gib: int = 256
-
-    def __post_init__(self) -> None:
-        _require(self.gpus >= 0, "node.gpus must not be negative", self.gpus)
-        for key in ("cpus", "memory_gib"):
-            _require(getattr(self, key) >= 1, f"node.{key} must be at least 1", getattr(self, key))
-
-
-@dataclass(kw_only=True, slots=True)
-class KubeRayConfig:
-    """What a RayJob names in its Kubernetes namespace; all must exist there."""
-
-    image: str = "cost-aware-rl"
-    """Made with the project's Dockerfile."""
-    token_secret: str = "cost-aware-rl-token"
-    """Secret whose key auth_token holds the cluster's token."""
-    secret: str = "cost-aware-rl"
-    """Secret whose keys are the names in `secrets`; keys that it lacks are left out."""
-    claim: str | None = None
-    """PersistentVolumeClaim that keeps `run_dir`, and holds models that the image lacks."""
-    mount_path: str = "/shared"
-    """Where the claim appears on all nodes."""
-    head_cpus: int = 4
-    head_memory_gib: int = 16
-
-    def __post_init__(self) -> None:
-        for key in ("token_secret", "secret", "claim"):
-            name = getattr(self, key)
-            _require(
-                name is None or re.fullmatch(_KUBERNETES_NAME, name) is not None,
-                f"kuberay.{key} must be lower-case letters, digits and '-'",
-                name,
-            )
-        _require(
-            self.mount_path.startswith("/"), "kuberay.mount_path must be absolute", self.mount_path
-        )
-        for key in ("head_cpus", "head_memory_gib"):
-            _require(
-                getattr(self, key) >= 1, f"kuberay.{key} must be at least 1", getattr(self, key)
-            )
-
-
-@dataclass(kw_only=True, slots=True)
-class SlurmConfig:
-    """What a Slurm script asks for."""
-
-    activate: str = ".venv/bin/activate"
-    """The virtual environment's script, from the folder where sbatch is called."""
-    time: str = "24:00:00"
-    partition: str | None = None
-    account: str | None = None
-
-    def __post_init__(self) -> None:
-        for key in ("time", "partition", "account"):
-            value = getattr(self, key)
-            _require(
-                value is None or re.fullmatch(r"[A-Za-z0-9_.,:@+-]+", value) is not None,
-                f"slurm.{key} must be letters, digits and '_.,:@+-'",
-                value,
-            )
-
-
-@dataclass(kw_only=True, slots=True)
-class SubmitConfig:
-    """A training run as a job on a cluster; see `launch.submit`."""
-
-    name: str
-    """The job's; new on the cluster."""
-    form: str = "submit"
-    """"submit" sends the job; "ray" prints the `ray job submit` line, "kuberay" a RayJob manifest,
-    "slurm" a batch script."""
-    address: str | None = None
-    """Of the job server, http://HEAD:8265; None takes RAY_API_SERVER_ADDRESS, then an http
-    RAY_ADDRESS, then this machine."""
-    follow: bool = True
-    """Stream the job's output and end with its status; false returns once it is submitted."""
-    env: list[str] = field(default_factory=lambda: ["HF_HOME", "HF_HUB_OFFLINE", "WANDB_MODE"])
-    """Variables that go along with the values they have here, where they are set."""
-    secrets: list[str] = field(default_factory=lambda: ["HF_TOKEN", "WANDB_API_KEY"])
-    """Variables that go by name only: KubeRay takes them from a Secret, Slurm from the shell that
-    calls sbatch, and on a cluster that runs already the nodes must have been started with them."""
-    node: NodeConfig = field(default_factory=NodeConfig)
-    kuberay: KubeRayConfig = field(default_factory=KubeRayConfig)
-    slurm: SlurmConfig = field(default_factory=SlurmConfig)
-
-    def __post_init__(self) -> None:
-        _require(
-            re.fullmatch(_KUBERNETES_NAME, self.name) is not None and len(self.name) <= 47,
-            "name must be at most 47 lower-case letters, digits and '-'",
-            self.name,
-        )
-        _require(self.form in SUBMIT_FORMS, f"form must be one of {SUBMIT_FORMS}", self.form)
-        for key in ("env", "secrets"):
-            for variable in getattr(self, key):
-                _require(
-                    re.fullmatch(_VARIABLE, variable) is not None,
-                    f"{key} must hold names of environment variables",
-                    variable,
-                )
-        for variable in self.env:
-            _require(
-                re.search(_SECRET_WORDS, variable) is None,
-                "env must not hold keys, whose values Ray would keep in its records and logs; put "
-                "the name into secrets",
-                variable,
-            )
-
-
-def register() -> None:
-    """Put the schemas where the YAML's defaults lists find them."""
-    store = ConfigStore.instance()
-    store.store(name="train_schema", node=RunConfig)
-    store.store(name="evaluate_schema", node=EvaluateConfig)
-    store.store(name="compare_schema", node=CompareConfig)
-    store.store(name="simulate_schema", node=SimulateConfig)
-    store.store(name="submit_schema", node=SubmitConfig)

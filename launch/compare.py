@@ -26,7 +26,7 @@ from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
-from conf.schema import BudgetConfig, CompareConfig, register
+from conf.programs import BudgetConfig, CompareConfig, register
 from launch.comparison import FinishedRun, comparison_json, find, sentences, table
 from launch.compose import UserError, build, one_line, run_program, start
 from launch.inputs import resolve_model

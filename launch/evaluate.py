@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING
 import hydra
 from omegaconf import DictConfig
 
-from conf.schema import EvaluateConfig, register
+from conf.programs import register
+from conf.schema import EvaluateConfig
 from launch.compose import build, prepare_run_dir, run_program, start
 from launch.inputs import check_context, load_tokenizer, resolve_model
 

@@ -21,7 +21,7 @@ import hydra
 import yaml
 from omegaconf import DictConfig
 
-from conf.schema import SimulateConfig, register
+from conf.programs import SimulateConfig, register
 from launch.compose import UserError, build, prepare_run_dir, run_program, start
 
 if TYPE_CHECKING:

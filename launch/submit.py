@@ -22,7 +22,8 @@ from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
-from conf.schema import RunConfig, SubmitConfig, register
+from conf.programs import SubmitConfig, register
+from conf.schema import RunConfig
 from launch.compose import RunError, UserError, build, one_line, run_program, start
 from launch.submission.forms import kuberay_manifest, ray_line, slurm_script
 from launch.submission.nodes import nodes_for

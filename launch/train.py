@@ -19,7 +19,8 @@ from typing import TYPE_CHECKING, Any
 import hydra
 from omegaconf import DictConfig, OmegaConf
 
-from conf.schema import RunConfig, register
+from conf.programs import register
+from conf.schema import RunConfig
 from launch.compose import UserError, build, prepare_run_dir, run_program, start
 from launch.inputs import check_context, load_prompts, load_tokenizer, resolve_model
 from rollout.types import Group, Prompt

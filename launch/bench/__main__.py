@@ -26,7 +26,8 @@ from hydra import compose, initialize_config_module
 from hydra.errors import HydraException
 from omegaconf.errors import OmegaConfBaseException
 
-from conf.schema import RunConfig, register
+from conf.programs import register
+from conf.schema import RunConfig
 from launch.bench import PROCESS_START
 from launch.bench.timing import load_average
 from launch.compose import UserError, build, run_program

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from conf.schema import SubmitConfig
+from conf.programs import SubmitConfig
 from launch.submission.nodes import Nodes
 
 SHM_PER_MEMORY = 4

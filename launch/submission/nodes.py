@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from conf.schema import NodeConfig, ResourcesConfig
+from conf.programs import NodeConfig
+from conf.schema import ResourcesConfig
 from launch.compose import UserError
 
 

@@ -10,7 +10,8 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig, OmegaConf
 
-from conf.schema import EvaluateConfig, EvaluationSet, RunConfig, register
+from conf.programs import register
+from conf.schema import EvaluateConfig, EvaluationSet, RunConfig
 from launch.compose import build
 
 register()

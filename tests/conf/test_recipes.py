@@ -8,7 +8,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from conf.schema import RunConfig, register
+from conf.programs import register
+from conf.schema import RunConfig
 from launch.compose import UserError, build
 from launch.train import objective_text
 

@@ -4,16 +4,14 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_dir
 
+from conf.programs import register
 from conf.schema import (
-    BudgetConfig,
-    CompareConfig,
     EvaluationConfig,
     LoopConfig,
     ModelConfig,
     ParityConfig,
     ResourcesConfig,
     RunConfig,
-    register,
 )
 from launch.compose import UserError, build
 
@@ -126,41 +124,6 @@ def test_derived_quantities():
     assert config.responses_per_step == 16 * 8
     assert config.num_rows_at_most == 16 * 8 * 512 / 1024
     assert run_config("resources.num_learners=2").num_rows_at_most == 16 * 8 * 512 / 1024 / 2
-
-
-@pytest.mark.parametrize(
-    ("key", "value"),
-    [
-        ("arms", {}),
-        ("arms", {"a/b": []}),
-        ("seeds", []),
-        ("seeds", [1, 2, 1]),
-        ("max_steps", 0),
-        ("budget.axis", "euros"),
-        ("budget.amount", 0.0),
-        ("budget.amount", 2.5),
-        ("budget.amount", float("nan")),
-    ],
-)
-def test_a_comparison_refuses(key, value):
-    settings = {
-        "name": "x", "run_dir": "y", "base": [], "arms": {"one": []}, "seeds": [0],
-        "budget": BudgetConfig(amount=100),
-    }  # fmt: skip
-    CompareConfig(**settings)
-    with pytest.raises(ValueError, match=rf"^{key} must .*, got "):
-        if key.startswith("budget."):
-            BudgetConfig(**({"amount": 100} | {key.removeprefix("budget."): value}))
-        CompareConfig(**(settings | {key: value}))
-
-
-def test_a_budget_of_steps_must_fit_the_steps():
-    settings = {"name": "x", "run_dir": "y", "base": [], "arms": {"one": []}, "seeds": [0]}
-    budget = BudgetConfig(axis="steps", amount=30)
-    CompareConfig(**settings, budget=budget, max_steps=30)
-    with pytest.raises(ValueError, match=r"^budget\.amount must not exceed max_steps = 29"):
-        CompareConfig(**settings, budget=budget, max_steps=29)
-    assert BudgetConfig(axis="seconds", amount=2.5).amount == 2.5
 
 
 AEPO = "entropy_control@scheduler.entropy_control=aepo"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from omegaconf import OmegaConf
 
-from conf.schema import BudgetConfig, CompareConfig, register
+from conf.programs import BudgetConfig, CompareConfig, register
 from launch import compare
 from launch.compare import (
     PLAN,

@@ -4,7 +4,8 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from conf.schema import RunConfig, register
+from conf.programs import register
+from conf.schema import RunConfig
 from launch.compose import RunError, UserError, build, prepare_run_dir, run_program
 
 register()

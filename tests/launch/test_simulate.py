@@ -7,7 +7,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from conf.schema import SimulateConfig, register
+from conf.programs import SimulateConfig, register
 from launch.compose import UserError, build
 from launch.simulate import check_table, plain, study, study_table
 from launch.simulation.check import Comparison

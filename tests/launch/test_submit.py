@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from conf.schema import KubeRayConfig, NodeConfig, ResourcesConfig, SlurmConfig, SubmitConfig
+from conf.programs import KubeRayConfig, NodeConfig, SlurmConfig, SubmitConfig
+from conf.schema import ResourcesConfig
 from launch.compose import UserError
 from launch.submission.check import lacking
 from launch.submission.forms import RAY_USER, kuberay_manifest, ray_line, slurm_script

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir, initialize_config_module
 
-from conf.schema import register
+from conf.programs import register
 from cost.distribution import DrawDistribution
 from cost.types import Draw, LengthReport, Selection, Ticket
 from launch.compose import UserError

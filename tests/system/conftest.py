@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from hydra import compose, initialize_config_module
 
-from conf.schema import register
+from conf.programs import register
 
 
 @pytest.fixture
