@@ -366,7 +366,9 @@ class _Chunked(torch.autograd.Function):
     def backward(ctx: Any, *score_gradients: Tensor) -> tuple[Tensor | None, ...]:
         parameters = ctx.parameters
         with _adding_up(parameters) as totals:
-            for chunks, cache in reversed(ctx.groups):
+            while ctx.groups:
+                # A segment's keys and values are given up with its last chunk.
+                chunks, cache = ctx.groups.pop()
                 first = chunks[0][0]
                 for start, stop in reversed(chunks):
                     if cache is not None:
@@ -384,7 +386,7 @@ class _Chunked(torch.autograd.Function):
                         outputs, gradients = zip(*pairs, strict=True)
                         torch.autograd.grad(outputs, parameters, gradients, allow_unused=True)
         # The graph of a step may outlive it; what it was made of need not.
-        ctx.kept, ctx.groups = None, []
+        ctx.kept = None
         return (
             None,
             None,
