@@ -99,7 +99,13 @@ def main(folder: Path) -> None:
             reference=ReferenceConfig(kl_coefficient=0.1 if kind == "lora" else 0.0),
         )
         torch.manual_seed(stage)
-        engine = WatchedEngine(config, task["models"][tied], dtype=dtype, temperature=0.9)
+        engine = WatchedEngine(
+            config,
+            task["models"][tied],
+            dtype=dtype,
+            temperature=0.9,
+            float32_head=kind == "float32 head",
+        )
         start = engine._adapter_tensors()
         gradients, outcomes, losses, weights, token_sums = [], [], [], [], []
         for step_rows in (rows, spoilt, rows):

@@ -44,10 +44,13 @@ RUNS = [
     (0, False, "float32", False, "masked chunked"),
     (2, False, "float32", False, "masked"),
     (3, False, "float32", False, "masked"),
+    (2, False, "bfloat16", False, "masked"),
+    (3, False, "bfloat16", False, "float32 head"),
 ]
 """ZeRO stage, whether embeddings are tied, dtype, gradient checkpointing, what is trained how."""
 EXACT = RUNS[:8]
 MASKED = [run for run in RUNS if "masked" in run[-1]]
+EXACT_MASKED = [run for run in MASKED if run[2] == "float32"]
 ADAPTERS = [run for run in RUNS if run[-1] == "lora"]
 EXACT_ADAPTERS = [run for run in ADAPTERS if run[2] == "float32"]
 
@@ -146,6 +149,14 @@ def test_every_stage_takes_the_gradient_and_the_step_of_one_plain_rank(results, 
 
 
 @pytest.mark.parametrize("run", MASKED)
+def test_as_many_tokens_are_masked_as_asked_for(results, run):
+    """A tenth by each of two thresholds, a twentieth by the third, some by several."""
+    for index in (0, 2):
+        sums = [rank[run]["token_sums"][index]["curvature_rejected_share"] for rank in results]
+        assert 14 <= sum(sums) <= 35
+
+
+@pytest.mark.parametrize("run", EXACT_MASKED)
 def test_every_stage_masks_the_tokens_of_one_plain_rank(results, rows, plain_engine, run):
     engine = plain_engine(temperature=0.9, max_grad_norm=1e9)
     all_rows = [row for rank_rows in rows for row in rank_rows]
