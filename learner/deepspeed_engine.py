@@ -21,16 +21,17 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from learner import attention, lora
+from learner import lora
 from learner.batch import MicroBatch
 from learner.checkpoint import save_checkpoint
 from learner.chunked import ChunkedPolicy
 from learner.config import LearnerConfig
 from learner.engine import StepOutcome
 from learner.gradient_norms import gradient_norms
-from learner.logprobs import PackedPolicy, check_head, check_packing, head_inputs, widen_head
+from learner.logprobs import PackedPolicy, check_head, check_packing, head_inputs
 from learner.objectives.curvature import adam_change
 from learner.optimizers import AdamW
+from learner.policy import load_policy
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -457,35 +458,6 @@ def check_device(config: LearnerConfig, dtype: str, *, on_gpu: bool) -> None:
                 "on CPUs: there is no other memory to spare, got "
                 f"{config.deepspeed['zero_optimization'][what]!r}"
             )
-
-
-def load_policy(
-    model_path: str, config: LearnerConfig, dtype: str, *, float32_head: bool = False
-) -> "PreTrainedModel":
-    """Load a causal language model for training: no dropout, checkpointing as configured."""
-    from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
-
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
-    model = AutoModelForCausalLM.from_pretrained(
-        model_path,
-        dtype=getattr(torch, dtype),
-        attn_implementation=attention.register(),
-        local_files_only=True,
-        use_safetensors=True,
-    )
-    model.train()
-    # The rollout engine drops nothing; a learner that did would differ from it at ratio 1.
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-        if hasattr(module, "attention_dropout"):
-            module.attention_dropout = 0.0  # type: ignore[assignment]
-    if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
-    if float32_head:
-        widen_head(model.get_output_embeddings())  # type: ignore[no-untyped-call]
-    return model
 
 
 def deepspeed_settings(config: LearnerConfig, dtype: str) -> dict[str, Any]:

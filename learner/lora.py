@@ -22,6 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rollout.config import ADAPTER_RANKS
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -30,8 +32,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 ALL_LINEAR = "all-linear"
-LARGEST_PUBLISHED_RANK = 512
-"""Of adapters by themselves, in vLLM."""
 _ADAPTER = "default"
 """peft's name of a model's first adapter."""
 
@@ -71,9 +71,9 @@ class LoraConfig:
             raise ValueError(
                 f"learner.lora.publish must be merged or adapters, got {self.publish!r}"
             )
-        if self.publish == "adapters" and not 1 <= self.rank <= LARGEST_PUBLISHED_RANK:
+        if self.publish == "adapters" and not 1 <= self.rank <= ADAPTER_RANKS[-1]:
             raise ValueError(
-                f"learner.lora.rank must lie in [1, {LARGEST_PUBLISHED_RANK}] with "
+                f"learner.lora.rank must lie in [1, {ADAPTER_RANKS[-1]}] with "
                 f"learner.lora.publish=adapters, got {self.rank!r}"
             )
         targets = self.target_modules

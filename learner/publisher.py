@@ -7,7 +7,7 @@ and go through Ray's object store, as the files that peft writes and vLLM reads.
 
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import ray
 
@@ -17,76 +17,6 @@ from rollout.weight_transfer import EngineClient, PolicySource, open_sender
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-
-class Publisher(Protocol):
-    """One rank's share of every publish."""
-
-    def connect(
-        self,
-        handles: Sequence[Any],
-        *,
-        workers_per_engine: int,
-        master_address: str,
-        master_port: int,
-        deadline_seconds: float,
-    ) -> None:
-        """Choose the engines, in place of earlier ones.
-
-        Args:
-            handles: RolloutActor handles.
-            workers_per_engine: Tensor parallel size of each engine.
-            master_address: Rank 0's host.
-            master_port: A free port there.
-            deadline_seconds: Limit of every call to an engine.
-        """
-
-    def publish(self, version: int) -> tuple[float, int]:
-        """Send the policy as `version`.
-
-        Returns:
-            Wall-clock seconds, and bytes sent to each receiver.
-        """
-
-    def close(self) -> None:
-        """Leave the engines alone."""
-
-
-def publisher_of(engine: DeepSpeedEngine, config: LearnerConfig) -> Publisher:
-    """Choose what the learner's settings ask for: all weights, or adapters by themselves."""
-    return AdapterPublisher(engine) if config.lora.published_rank else WeightPublisher(engine)
-
-
-class AdapterPublisher:
-    """Sends adapters to engines that hold the weights that the run starts from.
-
-    Args:
-        engine: The training engine, already built.
-    """
-
-    def __init__(self, engine: DeepSpeedEngine) -> None:
-        self._engine = engine
-        self._handles: list[Any] = []
-        self._deadline_seconds = 0.0
-
-    def connect(self, handles: Sequence[Any], *, deadline_seconds: float, **_: Any) -> None:
-        """See `Publisher.connect`; nothing is opened."""
-        self._handles, self._deadline_seconds = list(handles), deadline_seconds
-
-    def publish(self, version: int) -> tuple[float, int]:
-        """See `Publisher.publish`."""
-        began = time.monotonic()
-        files = self._engine.adapter_files()
-        if files:
-            # Stored once, however many engines fetch it.
-            stored = ray.put(files)
-            calls = [handle.load_adapter.remote(version, stored) for handle in self._handles]
-            ray.get(calls, timeout=self._deadline_seconds)
-        return time.monotonic() - began, sum(map(len, files.values()))
-
-    def close(self) -> None:
-        """See `Publisher.close`."""
-        self._handles = []
 
 
 class WeightPublisher:
@@ -113,7 +43,15 @@ class WeightPublisher:
         master_port: int,
         deadline_seconds: float,
     ) -> None:
-        """See `Publisher.connect`; engines leave an older transfer group and join a new one."""
+        """Choose the engines, which leave an older transfer group and join a new one.
+
+        Args:
+            handles: RolloutActor handles.
+            workers_per_engine: Tensor parallel size of each engine.
+            master_address: Rank 0's host.
+            master_port: A free port there.
+            deadline_seconds: Limit of every call to an engine.
+        """
         if self._sender is not None:
             self._sender.shutdown()
         self._client = EngineClient(handles, workers_per_engine, deadline_seconds)
@@ -128,17 +66,61 @@ class WeightPublisher:
         )
 
     def close(self) -> None:
-        """See `Publisher.close`: leaves the transfer group."""
+        """Leave the transfer group."""
         if self._sender is not None:
             self._sender.shutdown()
 
     def publish(self, version: int) -> tuple[float, int]:
-        """See `Publisher.publish`."""
+        """Send all weights as `version`.
+
+        Returns:
+            Wall-clock seconds, and bytes sent to each receiver.
+        """
         assert self._client is not None, "connect() comes first"
         began = time.monotonic()
         self._client.version = version
         self._sender.send_weights()
         return time.monotonic() - began, self._source.num_bytes
+
+
+class AdapterPublisher:
+    """Sends adapters to engines that hold the weights that the run starts from.
+
+    Args:
+        engine: The training engine, already built.
+    """
+
+    def __init__(self, engine: DeepSpeedEngine) -> None:
+        self._engine = engine
+        self._handles: list[Any] = []
+        self._deadline_seconds = 0.0
+
+    def connect(self, handles: Sequence[Any], *, deadline_seconds: float, **_: Any) -> None:
+        """Choose the engines; see `WeightPublisher.connect`. There is no group to join."""
+        self._handles, self._deadline_seconds = list(handles), deadline_seconds
+
+    def publish(self, version: int) -> tuple[float, int]:
+        """Send the adapters as `version`; see `WeightPublisher.publish`."""
+        began = time.monotonic()
+        files = self._engine.adapter_files()
+        if files:
+            # Stored once, however many engines fetch it.
+            stored = ray.put(files)
+            calls = [handle.load_adapter.remote(version, stored) for handle in self._handles]
+            ray.get(calls, timeout=self._deadline_seconds)
+        return time.monotonic() - began, sum(map(len, files.values()))
+
+    def close(self) -> None:
+        """Forget the engines."""
+        self._handles = []
+
+
+Publisher = WeightPublisher | AdapterPublisher
+
+
+def publisher_of(engine: DeepSpeedEngine, config: LearnerConfig) -> Publisher:
+    """Choose what the learner's settings ask for: all weights, or adapters by themselves."""
+    return AdapterPublisher(engine) if config.lora.published_rank else WeightPublisher(engine)
 
 
 def tied_head(model: "PreTrainedModel") -> dict[str, str]:

@@ -322,7 +322,7 @@ class LearnerWorker:
         workers_per_engine: int,
         deadline_seconds: float,
     ) -> None:
-        """Choose the rollout engines that weights are published to; see `Publisher.connect`."""
+        """Choose the engines that weights are published to; see `WeightPublisher.connect`."""
         # Brings in vLLM, which the driver, who imports this module too, can do without.
         from learner.publisher import publisher_of
 

@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass, field
 
 UPDATE_MODES = ("recompute", "keep_kv", "drain")
+ADAPTER_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+"""Ranks that vLLM makes room for; an adapter of a smaller one fits."""
 
 
 @dataclass(kw_only=True, slots=True)

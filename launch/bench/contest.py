@@ -1,13 +1,11 @@
 """Forward and backward of one optimiser step, laid out in two ways, in turns.
 
-Both sides of a contest compute the same loss, and their gradients are compared before anything is
-timed.
+Both sides of a contest compute the same loss, and the gradients of their first turns are compared.
 """
 
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -16,15 +14,15 @@ import torch
 from torch import Tensor
 
 from conf.schema import RunConfig
-from launch.bench.timing import MOST_SECONDS, ratio_of_medians, time_in_turns
+from launch.bench.timing import ratio_of_medians, time_in_turns
 from launch.bench.workload import Workload
 from learner.batch import MicroBatch, Segment, collate
 from learner.config import LearnerConfig
-from learner.deepspeed_engine import load_policy
 from learner.engine import StepOutcome
 from learner.logprobs import PackedPolicy
 from learner.objectives.types import Objective
 from learner.partition import Work, plan_rows
+from learner.policy import load_policy
 from learner.update import update_step
 
 
@@ -172,22 +170,16 @@ class Contest:
 def compete(
     run: Mapping[str, Callable[[], Tensor]], *, repetitions: int, warm_ups: int
 ) -> dict[str, Any]:
-    """Compare the gradients of two sides, then time them in turns.
+    """Time two sides in turns, and compare the gradients that they find first.
 
     Returns:
         Seconds, the second side's over the first side's, the same of the processor's seconds, and
         how far the gradients are apart.
     """
     first, second = run
-    began = time.monotonic()
-    one, other = run[first](), run[second]()
+    timed = time_in_turns(run, repetitions=repetitions, warm_ups=warm_ups)
+    one, other = timed.first[first], timed.first[second]
     difference = ((one - other).abs().max() / other.abs().max()).item()
-    timed = time_in_turns(
-        run,
-        repetitions=repetitions,
-        warm_ups=warm_ups,
-        most_seconds=MOST_SECONDS - (time.monotonic() - began),
-    )
     seconds, processor = timed.seconds, timed.processor_seconds
     return {
         "median_seconds": {name: statistics.median(seconds[name]) for name in run},

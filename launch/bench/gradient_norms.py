@@ -4,15 +4,13 @@
     *_one_by_one:        each response alone -> autograd over that one layer's weight
     all_weights:         each response alone -> autograd over every weight, as a plain backward pass
 
-The norms of the two sides are compared before anything is timed. `*_one_by_one` is the cheapest
-that autograd can do response by response: for the head it needs no pass back through the layers
-either.
+The norms that the two sides find first are compared. `*_one_by_one` is the cheapest that autograd
+can do response by response: for the head it needs no pass back through the layers either.
 """
 
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -22,13 +20,13 @@ import torch
 from torch import Tensor, nn
 
 from conf.schema import RunConfig
-from launch.bench.timing import MOST_SECONDS, ratio_of_medians, time_in_turns
+from launch.bench.timing import ratio_of_medians, time_in_turns
 from launch.bench.workload import Workload
 from learner.batch import MicroBatch, collate
-from learner.deepspeed_engine import load_policy
 from learner.gradient_norms import LAYERS, gradient_norms
 from learner.logprobs import PackedPolicy
 from learner.partition import Work, plan_rows
+from learner.policy import load_policy
 
 MOST_WORK = 2.5e11
 """Floating-point operations of a forward pass over all responses."""
@@ -58,7 +56,7 @@ def norms_one_by_one(
 def bench_gradient_norms(
     config: RunConfig, workload: Workload, *, repetitions: int, warm_ups: int
 ) -> dict[str, Any]:
-    """Compare norms, then measure all in turns with `learner.num_threads` threads.
+    """Measure all in turns, and compare the norms found first, with `learner.num_threads` threads.
 
     Returns:
         Per layer the ratio of the one-by-one seconds over the packed seconds, that of whole
@@ -93,18 +91,12 @@ def bench_gradient_norms(
         run[layer] = partial(packed_norms, policy, rows, order, layer)
         run[f"{layer}_one_by_one"] = partial(norms_one_by_one, policy, responses, weights[layer])
     run["all_weights"] = partial(norms_one_by_one, policy, responses, list(policy.parameters()))
-    began = time.monotonic()
-    norms = {name: function().numpy() for name, function in run.items()}
+    timed = time_in_turns(run, repetitions=repetitions, warm_ups=warm_ups)
+    norms, seconds = {name: found.numpy() for name, found in timed.first.items()}, timed.seconds
     differences = {
         layer: float(np.max(np.abs(norms[layer] / norms[f"{layer}_one_by_one"] - 1)))
         for layer in LAYERS
     }
-    seconds = time_in_turns(
-        run,
-        repetitions=repetitions,
-        warm_ups=warm_ups,
-        most_seconds=MOST_SECONDS - (time.monotonic() - began),
-    ).seconds
     return {
         "median_seconds": {name: statistics.median(seconds[name]) for name in run},
         "one_by_one_over_packed": {

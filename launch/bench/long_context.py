@@ -25,9 +25,9 @@ from conf.schema import RunConfig
 from launch.bench.contest import MOST_WORK
 from learner.chunked import ChunkedPolicy
 from learner.config import LearnerConfig
-from learner.deepspeed_engine import load_policy
 from learner.logprobs import PackedPolicy
 from learner.partition import Work
+from learner.policy import load_policy
 
 CONTESTANTS = ("whole", "checkpointed", "chunked")
 

@@ -13,7 +13,9 @@ import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
+Result = TypeVar("Result")
 FEWEST_REPETITIONS = 2
 """Made however long they take."""
 MOST_SECONDS = 60.0
@@ -42,9 +44,11 @@ def turns(contestants: Sequence[str], *, repetitions: int, warm_ups: int) -> Ite
 
 
 @dataclass(frozen=True, slots=True)
-class Timed:
+class Timed(Generic[Result]):
     """Measured repetitions by contestant, in their order."""
 
+    first: dict[str, Result]
+    """What each returned the first time, so that contestants can be compared."""
     seconds: dict[str, list[float]]
     processor_seconds: dict[str, list[float]]
     """Summed over the threads of this process; other programs' load moves them less. They say
@@ -52,17 +56,17 @@ class Timed:
 
 
 def time_in_turns(
-    run: Mapping[str, Callable[[], object]],
+    run: Mapping[str, Callable[[], Result]],
     *,
     repetitions: int,
     warm_ups: int,
     most_seconds: float = MOST_SECONDS,
-) -> Timed:
+) -> Timed[Result]:
     """Call the contestants in turns and time them.
 
     After `most_seconds` the warm-ups end, and so do repetitions beyond the second.
     """
-    timed = Timed({name: [] for name in run}, {name: [] for name in run})
+    timed: Timed[Result] = Timed({}, {name: [] for name in run}, {name: [] for name in run})
     start = time.monotonic()
     for turn in turns(list(run), repetitions=repetitions, warm_ups=warm_ups):
         name = turn.contestant
@@ -72,7 +76,8 @@ def time_in_turns(
         if skipped:
             continue
         began, processor = time.monotonic(), time.process_time()
-        run[name]()
+        result = run[name]()
+        timed.first.setdefault(name, result)
         if turn.measured:
             timed.seconds[name].append(time.monotonic() - began)
             timed.processor_seconds[name].append(time.process_time() - processor)

@@ -16,11 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from rollout.config import EngineConfig
+from rollout.config import ADAPTER_RANKS, EngineConfig
 from rollout.types import Completion, TokenArray, VersionSpan
 
-ADAPTER_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-"""Ranks that vLLM makes room for; an adapter of a smaller one fits."""
 CPU_KV_CACHE_GIB = 4.0
 """Keys and values on CPUs when nothing is set; vLLM would take nearly all of the memory."""
 
@@ -61,7 +59,8 @@ def engine_arguments(
         on_gpu: False selects the CPU's threads and settings.
         receives_weights: True joins weight transfer; the head is then untied, and the engine's
             output means nothing before the first publish.
-        adapter_rank: Rank of the adapters that it receives instead, at most 512; 0 for none.
+        adapter_rank: Rank of the adapters that it receives instead, at most the last of
+            `ADAPTER_RANKS`; 0 for none.
         seed: Seed of requests that carry none.
     """
     arguments: dict[str, Any] = {

@@ -1,0 +1,53 @@
+"""A model as the learner trains it: packed attention, no dropout, checkpointing as configured."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+
+from learner import attention
+from learner.config import LearnerConfig
+from learner.logprobs import widen_head
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+def load_policy(
+    model_path: str, config: LearnerConfig, dtype: str, *, float32_head: bool = False
+) -> PreTrainedModel:
+    """Load a causal language model.
+
+    Args:
+        model_path: Local folder with a Hugging Face checkpoint in safetensors.
+        config: Says whether activations are checkpointed.
+        dtype: Of the weights, a name in torch.
+        float32_head: Whether logits are computed in float32, whatever the dtype.
+
+    Raises:
+        ValueError: If the head cannot be widened.
+    """
+    from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    model = AutoModelForCausalLM.from_pretrained(
+        model_path,
+        dtype=getattr(torch, dtype),
+        attn_implementation=attention.register(),
+        local_files_only=True,
+        use_safetensors=True,
+    )
+    model.train()
+    # The rollout engine drops nothing; a learner that did would differ from it at ratio 1.
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+        if hasattr(module, "attention_dropout"):
+            module.attention_dropout = 0.0  # type: ignore[assignment]
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    if float32_head:
+        widen_head(model.get_output_embeddings())  # type: ignore[no-untyped-call]
+    return model
