@@ -11,7 +11,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 
 from conf.schema import EvaluateConfig, RunConfig, require, require_plug
-from cost.config import SchedulerConfig
+from cost.scheduler.config import SchedulerConfig
 
 BUDGET_AXES = ("generated_tokens", "trained_tokens", "seconds", "steps")
 
@@ -88,7 +88,7 @@ class SimulateConfig:
     run_dir: str
     """Folder for config and results; must not exist yet, or be empty."""
     profile: Any
-    """Plug: machine, model and task (launch/simulation/profile.py)."""
+    """Plug: machine, model and task (launch/study/simulation/profile.py)."""
     scheduler: SchedulerConfig
     accelerators: list[int] = field(default_factory=lambda: [1, 4, 16, 64, 256, 1024, 4096])
     """One row of the study each."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cost.aggregations import counts_responses_alike
-from cost.config import SchedulerConfig
+from cost.scheduler.config import SchedulerConfig
 from learner.config import LearnerConfig
 from rollout.config import RolloutConfig
 from rollout.rewards.by_set import RewardBySet

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from cost.reports import usable
+from cost.scheduler.reports import usable
 from cost.types import BatchSpending, BoolArray, LengthReport, RewardStatus, Selection
 
 METRICS = {
@@ -164,8 +164,8 @@ class Ledger:
             reports: Of the batch's members, or of some of them.
             selections: One a report, in the same order.
             first_pass: Whether the batch was not entered before.
-            draw_saving: Of `cost.savings`, for the draws of the batch, less than 1.
-            thinning_saving: Of `cost.savings`, for this pass, less than 1.
+            draw_saving: Of `cost.scheduler.savings`, for the draws of the batch, less than 1.
+            thinning_saving: Of `cost.scheduler.savings`, for this pass, less than 1.
         """
         selectable, trained = np.zeros(3, dtype=np.int64), np.zeros(3, dtype=np.int64)
         for report, selection in zip(reports, selections, strict=True):

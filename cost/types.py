@@ -56,7 +56,7 @@ class Ticket:
 
     @property
     def exploring(self) -> bool:
-        """Whether it samples another distribution than the policy's; see `cost.entropy_control`."""
+        """Whether it is sampled at another temperature; see `cost.draws.entropy_control`."""
         return self.temperature_factor != 1.0
 
 

@@ -1,1 +1,1 @@
-"""Programs: train, evaluate, warm start, bench."""
+"""Every module here is a program; every folder is a room that programs call."""

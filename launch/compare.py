@@ -27,12 +27,12 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from conf.programs import BudgetConfig, CompareConfig, register
-from launch.comparison import FinishedRun, comparison_json, find, sentences, table
-from launch.compose import UserError, build, one_line, run_program, start
-from launch.inputs import resolve_model
-from launch.learning_curves import read_curve
-from launch.summary import write_json
-from launch.tracking import LONGEST_TAG
+from launch.program import UserError, build, one_line, run_program, start
+from launch.record.summary import write_json
+from launch.record.tracking import LONGEST_TAG
+from launch.run.inputs import resolve_model
+from launch.study.comparison.curves import read_curve
+from launch.study.comparison.findings import FinishedRun, comparison_json, find, sentences, table
 from launch.train import Inputs, TrainingRun, prepare
 
 register()
@@ -316,8 +316,8 @@ async def compare(planned: list[PlannedRun]) -> None:
     """Run what has not finished, on one system."""
     from rich.console import Console
 
-    from launch.progress import Startup
-    from launch.system import System
+    from launch.record.progress import Startup
+    from launch.run.system import System
 
     console = Console()
     left = [run for run in planned if run.summary() is None]
@@ -384,7 +384,7 @@ def report(config: CompareConfig, planned: list[PlannedRun], folder: Path) -> No
     """Print the table and what it shows; write `comparison.json` and `comparison.html`."""
     from rich.console import Console
 
-    from launch.comparison_page import page
+    from launch.study.comparison.page import page
 
     budget, k = config.budget, int(planned[0].composed.evaluation.num_samples)
     background = bool(planned[0].composed.evaluation.background)
@@ -422,7 +422,7 @@ def main(composed: DictConfig) -> None:
     """Compare as configured."""
 
     def program() -> None:
-        from launch.cluster import cluster
+        from launch.run.cluster import cluster
 
         config: CompareConfig = build(composed)
         folder = Path(config.run_dir).resolve()

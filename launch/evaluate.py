@@ -19,20 +19,20 @@ from omegaconf import DictConfig
 
 from conf.programs import register
 from conf.schema import EvaluateConfig
-from launch.compose import build, prepare_run_dir, run_program, start
-from launch.inputs import check_context, load_tokenizer, resolve_model
+from launch.program import build, prepare_run_dir, run_program, start
+from launch.run.inputs import check_context, load_tokenizer, resolve_model
 
 if TYPE_CHECKING:
-    from launch.evaluation import Evaluation, Sets
+    from launch.run.evaluation import Evaluation, Sets
 
 register()
 
 
 async def run(config: EvaluateConfig, sets: Sets) -> Evaluation:
     """Evaluate on a connected cluster."""
-    from launch.cluster import reserve
-    from launch.engines import make_pool
-    from launch.evaluation import measure
+    from launch.run.cluster import reserve
+    from launch.run.engines import make_pool
+    from launch.run.evaluation import measure
 
     placement = reserve(config.resources, learners=False)
     pool = make_pool(
@@ -64,9 +64,9 @@ def main(composed: DictConfig) -> None:
     def program() -> None:
         from rich.console import Console
 
-        from launch.cluster import cluster
-        from launch.evaluation import load_sets, table
-        from launch.summary import write_json
+        from launch.record.summary import write_json
+        from launch.run.cluster import cluster
+        from launch.run.evaluation import load_sets, table
 
         composed.model.path = resolve_model(composed.model.path)
         composed.run_dir = str(Path(composed.run_dir).resolve())

@@ -22,14 +22,14 @@ import yaml
 from omegaconf import DictConfig
 
 from conf.programs import SimulateConfig, register
-from launch.compose import UserError, build, prepare_run_dir, run_program, start
+from launch.program import UserError, build, prepare_run_dir, run_program, start
 
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from launch.simulation.check import Comparison
-    from launch.simulation.profile import Profile
-    from launch.simulation.study import Row
+    from launch.study.simulation.check import Comparison
+    from launch.study.simulation.profile import Profile
+    from launch.study.simulation.study import Row
 
 register()
 
@@ -40,7 +40,7 @@ def study(config: SimulateConfig) -> list[Row]:
     Raises:
         UserError: If a number has no room for an engine.
     """
-    from launch.simulation.study import Layout, row, simulate, split
+    from launch.study.simulation.study import Layout, row, simulate, split
 
     rows = []
     for count in config.accelerators:
@@ -144,9 +144,9 @@ def fit_profile(folder: str, out: str) -> Profile:
     from hydra.utils import instantiate
     from omegaconf import OmegaConf
 
-    from launch.inputs import load_prompts, load_tokenizer, resolve_model
-    from launch.simulation.fit import fit
-    from launch.simulation.measured import MeasuredRun
+    from launch.run.inputs import load_prompts, load_tokenizer, resolve_model
+    from launch.study.simulation.fit import fit
+    from launch.study.simulation.measured import MeasuredRun
 
     path = Path(out)
     if path.exists() or path.suffix != ".yaml":
@@ -170,7 +170,7 @@ def main(composed: DictConfig) -> None:
     def program() -> None:
         from rich.console import Console
 
-        from launch.summary import write_json
+        from launch.record.summary import write_json
 
         began = time.monotonic()
         # Wide enough for every column, also where the output goes to a file.
@@ -184,8 +184,8 @@ def main(composed: DictConfig) -> None:
         composed.run_dir = str(Path(config.run_dir).resolve())
         folder = Path(composed.run_dir)
         if config.check is not None:
-            from launch.simulation.check import TOLERANCE, check, passes
-            from launch.simulation.measured import MeasuredRun
+            from launch.study.simulation.check import TOLERANCE, check, passes
+            from launch.study.simulation.measured import MeasuredRun
 
             comparisons = check(config.profile, MeasuredRun.read(config.check))
             prepare_run_dir(folder, composed, "simulate")

@@ -24,11 +24,11 @@ from omegaconf import DictConfig
 
 from conf.programs import SubmitConfig, register
 from conf.schema import RunConfig
-from launch.compose import RunError, UserError, build, one_line, run_program, start
-from launch.submission.forms import kuberay_manifest, ray_line, slurm_script
-from launch.submission.nodes import nodes_for
-from launch.submission.package import pack
-from launch.submission.server import connect, follow, send, server_address
+from launch.jobs.forms import kuberay_manifest, ray_line, slurm_script
+from launch.jobs.nodes import nodes_for
+from launch.jobs.package import pack
+from launch.jobs.server import connect, follow, send, server_address
+from launch.program import RunError, UserError, build, one_line, run_program, start
 
 PROJECT = Path(__file__).resolve().parent.parent
 register()

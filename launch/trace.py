@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from launch.compose import UserError, run_program
+from launch.program import UserError, run_program
 
 LOOP, ENGINES, INSIDE = "loop", "engines", "inside"
 LANES = {LOOP: 1, ENGINES: 2, INSIDE: 3}

@@ -21,16 +21,16 @@ from omegaconf import DictConfig, OmegaConf
 
 from conf.programs import register
 from conf.schema import RunConfig
-from launch.compose import UserError, build, prepare_run_dir, run_program, start
-from launch.inputs import check_context, load_prompts, load_tokenizer, resolve_model
+from launch.program import UserError, build, prepare_run_dir, run_program, start
+from launch.run.inputs import check_context, load_prompts, load_tokenizer, resolve_model
 from rollout.types import Group, Prompt
 
 if TYPE_CHECKING:
-    from launch.evaluation import Evaluation
-    from launch.loop import StepResult
-    from launch.progress import Startup
-    from launch.system import System
-    from launch.tracking import OpenTracker, Sample
+    from launch.record.progress import Startup
+    from launch.record.step import StepResult
+    from launch.record.tracking import OpenTracker, Sample
+    from launch.run.evaluation import Evaluation
+    from launch.run.system import System
 
 PROCESS_START = time.time()
 SAMPLES_EVERY = 10
@@ -47,7 +47,7 @@ class Inputs:
     tokenizer: Any
     prompts: list[Prompt]
     sets: dict[str, list[Prompt]]
-    """What the policy is measured on, by name of the set; see `launch.evaluation`."""
+    """What the policy is measured on, by name of the set; see `launch.run.evaluation`."""
 
 
 def prepare(composed: DictConfig) -> Inputs:
@@ -56,7 +56,7 @@ def prepare(composed: DictConfig) -> Inputs:
     Raises:
         UserError: With one sentence on what to change.
     """
-    from launch.evaluation import load_sets
+    from launch.run.evaluation import load_sets
 
     composed.model.path = resolve_model(composed.model.path)
     composed.run_dir = str(Path(composed.run_dir).resolve())
@@ -129,7 +129,7 @@ class TrainingRun:
         began: float = PROCESS_START,
         quiet: bool = False,
     ) -> None:
-        from launch.summary import RunSummary
+        from launch.record.summary import RunSummary
 
         self._began = began
         self._quiet = quiet
@@ -151,10 +151,10 @@ class TrainingRun:
         Raises:
             UserError: If the loss stayed non-finite; the last good weights are saved.
         """
-        from launch.picture import draw_picture
-        from launch.progress import print_result
-        from launch.summary import write_json
-        from launch.tracking import RunInfo, open_all
+        from launch.record.picture import draw_picture
+        from launch.record.progress import print_result
+        from launch.record.summary import write_json
+        from launch.record.tracking import RunInfo, open_all
         from learner.team import DivergedError
 
         config, distribution, completed = self._config, None, False
@@ -201,7 +201,7 @@ class TrainingRun:
             print_result(finished, self._run_dir)
 
     async def _loop(self) -> None:
-        from launch.loop import Plan, train
+        from launch.run.loop import Plan, train
 
         config, began = self._config, time.monotonic()
         await train(
@@ -231,7 +231,7 @@ class TrainingRun:
         self._loop_seconds = time.monotonic() - began
 
     async def _on_step(self, result: StepResult) -> None:
-        from launch.metrics import step_metrics
+        from launch.record.metrics import step_metrics
 
         metrics = await self._system.scheduler.call("metrics")
         metrics = metrics | step_metrics(result) | result.metrics
@@ -253,7 +253,7 @@ class TrainingRun:
 
     async def _read_samples(self, result: StepResult) -> list[Sample]:
         """One group of the step, for people to read."""
-        from launch.tracking import Sample
+        from launch.record.tracking import Sample
 
         found = next(
             (
@@ -344,13 +344,13 @@ class TrainingRun:
         }
 
     def _record(self, when: str, found: Evaluation) -> None:
-        from launch.summary import write_json
+        from launch.record.summary import write_json
 
         self._evaluations.append({"when": when} | found.to_json())
         write_json(self._run_dir / "evaluation.json", {"evaluations": self._evaluations})
 
     async def _measure(self, *, greedy: bool) -> Evaluation:
-        from launch.evaluation import measure
+        from launch.run.evaluation import measure
 
         return await measure(
             self._system.rollouts,
@@ -364,8 +364,8 @@ class TrainingRun:
 
 async def train(inputs: Inputs) -> None:
     """Train on a connected cluster."""
-    from launch.progress import Startup
-    from launch.system import System
+    from launch.record.progress import Startup
+    from launch.run.system import System
 
     startup = Startup()
     system = await System.create(inputs.config, inputs.prompts, startup)
@@ -380,8 +380,8 @@ def main(composed: DictConfig) -> None:
     """Train as configured."""
 
     def program() -> None:
-        from launch.cluster import cluster
-        from launch.progress import print_plan
+        from launch.record.progress import print_plan
+        from launch.run.cluster import cluster
 
         inputs = prepare(composed)
         print_plan(derived_plan(inputs))

@@ -1,6 +1,7 @@
 """Train the shipped chain model from nothing: `python -m launch.warmstart out=models/chain`.
 
-About four minutes on one core. Every setting of `learner.warmstart.WarmStartConfig` is an override.
+About four minutes on one core. Every setting of `launch.models.warmstart.WarmStartConfig` is an
+override.
 """
 
 from typing import cast
@@ -9,7 +10,7 @@ import hydra
 from hydra.core.config_store import ConfigStore
 from omegaconf import DictConfig, OmegaConf
 
-from learner.warmstart import WarmStartConfig, warm_start
+from launch.models.warmstart import WarmStartConfig, warm_start
 
 ConfigStore.instance().store(name="warmstart_schema", node=WarmStartConfig)
 

@@ -12,8 +12,8 @@ The design weight, within `loss_weight`, multiplies all of it: whatever was thin
 known probability comes back in the mean, in each term.
 
 Responses of exploring tickets were sampled at another temperature, on purpose: their term is
-REINFORCE of what was sampled (`cost.entropy_control`). No ratio is about it, so that it is the same
-under every objective and correction, and the means to report leave its tokens out.
+REINFORCE of what was sampled (`cost.draws.entropy_control`). No ratio is about it, so that it is
+the same under every objective and correction, and the means to report leave its tokens out.
 """
 
 from dataclasses import dataclass, field

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from cost.prices import FlopsPrice
+from cost.prices.flops import FlopsPrice
 
 _EVEN_ENOUGH = 0.005
 """Ranks are level when the most work of one is within this share of the mean."""
@@ -112,7 +112,7 @@ class Work:
 
     @classmethod
     def of_model(cls, model_path: str) -> "Work":
-        """Floating-point operations of a forward pass, as `cost.prices.FlopsPrice` has them.
+        """Floating-point operations of a forward pass, as `cost.prices.flops.FlopsPrice` has them.
 
         A model whose shape its config.json does not say is counted in tokens.
         """

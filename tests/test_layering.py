@@ -7,11 +7,11 @@ import ast
 import subprocess
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
-PROJECT = Path(__file__).resolve().parents[1]
+from tests.places import PROJECT
+
 ROOMS = ("cost", "rollout", "learner", "conf", "launch")
 FILES = [
     path.relative_to(PROJECT).as_posix()
@@ -27,22 +27,22 @@ SHELLS = {
     "learner/publisher.py": {"ray"},
     "learner/worker.py": {"ray"},
     "learner/team.py": {"ray"},
-    "launch/cluster.py": {"ray"},
-    "launch/dashboard/tracker.py": {"ray"},
-    "launch/engines.py": {"ray"},
-    "launch/submission/check.py": {"ray"},
-    "launch/submission/server.py": {"ray"},
-    "launch/system.py": {"ray"},
-    "launch/tracking.py": {"wandb"},
+    "launch/run/cluster.py": {"ray"},
+    "launch/record/dashboard/tracker.py": {"ray"},
+    "launch/run/engines.py": {"ray"},
+    "launch/jobs/check.py": {"ray"},
+    "launch/jobs/server.py": {"ray"},
+    "launch/run/system.py": {"ray"},
+    "launch/record/tracking.py": {"wandb"},
     "launch/smollm2.py": {"torch"},
-    "launch/bench/rollout.py": {"ray", "vllm"},
-    "launch/bench/gradient_norms.py": {"torch"},
-    "launch/bench/contest.py": {"torch"},
-    "launch/bench/packing.py": {"torch"},
-    "launch/bench/logprobs.py": {"torch"},
-    "launch/bench/learner.py": {"torch"},
-    "launch/bench/throughput.py": {"torch"},
-    "launch/bench/long_context.py": {"torch"},
+    "launch/study/bench/rollout.py": {"ray", "vllm"},
+    "launch/study/bench/gradient_norms.py": {"torch"},
+    "launch/study/bench/contest.py": {"torch"},
+    "launch/study/bench/packing.py": {"torch"},
+    "launch/study/bench/logprobs.py": {"torch"},
+    "launch/study/bench/learner.py": {"torch"},
+    "launch/study/bench/throughput.py": {"torch"},
+    "launch/study/bench/long_context.py": {"torch"},
 }
 """Every file that may import a heavy package, and which; the learner is free to import torch."""
 
@@ -88,9 +88,9 @@ def test_every_shell_exists():
 @pytest.mark.parametrize(
     "module",
     [
-        "cost.scheduler", "rollout.types", "rollout.buffer", "rollout.rewards.pool",
-        "rollout.tasks.jsonl", "learner.config", "conf.schema", "conf.programs", "launch.loop",
-        "launch.inputs", "launch.train", "launch.evaluate",
+        "cost.scheduler.scheduler", "rollout.types", "rollout.buffer", "rollout.rewards.pool",
+        "rollout.tasks.jsonl", "learner.config", "conf.schema", "conf.programs", "launch.run.loop",
+        "launch.run.inputs", "launch.train", "launch.evaluate",
     ],
 )  # fmt: skip
 def test_cores_and_programs_import_without_heavy_packages(module):

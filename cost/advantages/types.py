@@ -15,7 +15,7 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 
-from cost.reports import usable
+from cost.scheduler.reports import usable
 from cost.types import BoolArray, FloatArray, IntArray, LengthReport
 
 

@@ -12,10 +12,10 @@ from omegaconf import DictConfig, OmegaConf
 
 from conf.programs import register
 from conf.schema import EvaluateConfig, EvaluationSet, RunConfig
-from launch.compose import build
+from launch.program import build
+from tests.places import CONF
 
 register()
-CONF = Path(__file__).resolve().parents[2] / "conf"
 RESOLVED = Path(__file__).parent / "quickstart_resolved.yaml"
 REGENERATE = (
     "python -m launch.train experiment=quickstart run_dir=runs/quickstart --cfg job --resolve "

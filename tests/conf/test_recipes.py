@@ -2,7 +2,6 @@
 
 import pickle
 from dataclasses import fields
-from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -10,11 +9,11 @@ from omegaconf import DictConfig, OmegaConf
 
 from conf.programs import register
 from conf.schema import RunConfig
-from launch.compose import UserError, build
+from launch.program import UserError, build
 from launch.train import objective_text
+from tests.places import CONF
 
 register()
-CONF = Path(__file__).resolve().parents[2] / "conf"
 RECIPES = sorted(path.stem for path in (CONF / "recipe").glob("*.yaml"))
 
 

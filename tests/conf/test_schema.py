@@ -1,5 +1,4 @@
 import re
-from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
@@ -13,10 +12,10 @@ from conf.schema import (
     ResourcesConfig,
     RunConfig,
 )
-from launch.compose import UserError, build
+from launch.program import UserError, build
+from tests.places import CONF
 
 register()
-CONF = Path(__file__).resolve().parents[2] / "conf"
 
 
 def run_config(*overrides: str) -> RunConfig:

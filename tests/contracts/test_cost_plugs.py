@@ -4,7 +4,6 @@ import pickle
 from copy import deepcopy
 from functools import partial
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,17 +14,17 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from cost.advantages.types import group_batch
-from cost.allocators.types import BatchSoFar, Complete, Estimates, Snapshot
-from cost.config import SchedulerConfig
+from cost.draws.allocators.types import BatchSoFar, Complete, Estimates, Snapshot
 from cost.ledger import METRICS
 from cost.prompts import PromptPool, Visit, prompt_pool
-from cost.reports import usable
-from cost.scheduler import PLUGS, Scheduler
+from cost.scheduler.config import SchedulerConfig
+from cost.scheduler.reports import usable
+from cost.scheduler.scheduler import PLUGS, Scheduler
 from cost.state import from_plain, initial_state, learns, to_plain, updated, with_state
-from cost.thinning import Candidates
+from cost.thinning.thinning import Candidates
 from cost.types import BatchSpending, Draw, LengthReport, Selection, Ticket
+from tests.places import CONF
 
-CONF = Path(__file__).parents[2] / "conf"
 DEFAULTS = {
     "length": "pool_shrunk", "price": "tokens", "utility": "group_surprise",
     "allocator": "square_root", "thinning": "cost_aware", "proxy": "surprise",

@@ -2,7 +2,6 @@
 
 import pickle
 from dataclasses import FrozenInstanceError, fields, replace
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,10 +10,10 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from launch.metrics import METRICS
+from launch.record.metrics import METRICS
 from learner.batch import padding_row
+from tests.places import CONF
 
-CONF = Path(__file__).parents[2] / "conf"
 MEMBERS = [
     pytest.param(instantiate(OmegaConf.load(path)), id=path.stem)
     for path in sorted((CONF / "objective").glob("*.yaml"))

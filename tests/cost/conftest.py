@@ -8,17 +8,17 @@ import pytest
 from cost.advantages.types import GroupBatch, group_batch
 from cost.advantages.within_group import GroupStandardised
 from cost.aggregations import SequenceMean
-from cost.allocators.square_root import SquareRoot
-from cost.config import SchedulerConfig
-from cost.lengths import PoolShrunkLength
-from cost.prices import TokenPrice
+from cost.draws.allocators.square_root import SquareRoot
+from cost.prices.tokens import TokenPrice
 from cost.prompts import PromptPool, Visit, prompt_pool
-from cost.proxies import SurpriseProxy
-from cost.reports import usable
-from cost.scheduler import Scheduler
-from cost.thinning import CostAware
+from cost.scheduler.config import SchedulerConfig
+from cost.scheduler.reports import usable
+from cost.scheduler.scheduler import Scheduler
+from cost.thinning.proxies import SurpriseProxy
+from cost.thinning.thinning import CostAware
 from cost.types import LengthReport, Ticket
-from cost.utilities import GroupSurprise
+from cost.worth.lengths import PoolShrunkLength
+from cost.worth.utilities import GroupSurprise
 
 
 @pytest.fixture

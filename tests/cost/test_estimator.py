@@ -8,8 +8,8 @@ import pytest
 
 from cost.advantages.within_group import GroupMean
 from cost.aggregations import BatchTokenMean, ConstantLength
-from cost.allocators.square_root import SquareRoot
-from cost.allocators.types import Estimates
+from cost.draws.allocators.square_root import SquareRoot
+from cost.draws.allocators.types import Estimates
 
 N, GROUP = 4, 3
 

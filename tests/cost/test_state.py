@@ -3,9 +3,9 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from cost.lengths import PoolShrunkLength
-from cost.prices import TokenPrice
+from cost.prices.tokens import TokenPrice
 from cost.state import NoState, from_plain, initial_state, to_plain, updated, with_state
+from cost.worth.lengths import PoolShrunkLength
 
 
 def test_round_trip_of_nested_states(pool, make_visit):

@@ -9,18 +9,16 @@ import os
 import shutil
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
 
 from conf.schema import ResourcesConfig
-from launch.cluster import PlacementError, connect, reserve
-from launch.compose import UserError
+from launch.program import UserError
+from launch.run.cluster import PlacementError, connect, reserve
 from launch.train import prepare
+from tests.places import CHAIN_MODEL, CONF, PROJECT
 
-PROJECT = Path(__file__).resolve().parents[2]
-CHAIN_MODEL = PROJECT / "rollout/tasks/chain_model"
 JSONL = ("task=jsonl", "task@held_out=jsonl_held_out", "++held_out.split=all", "task.split=all")
 GOOD = {"prompt": "a1 b+2", "answer": "3"}
 ALSO_GOOD = {"prompt": "a1 b+3", "answer": "4"}
@@ -32,7 +30,7 @@ def prepared(tmp_path):
 
     def prepare_with(*overrides):
         all_overrides = ["experiment=quickstart", f"run_dir={tmp_path / 'run'}", *overrides]
-        with initialize_config_dir(str(PROJECT / "conf"), version_base="1.3"):
+        with initialize_config_dir(str(CONF), version_base="1.3"):
             composed = compose("train", all_overrides)
         return prepare(composed)
 

@@ -20,8 +20,9 @@ from launch.compare import (
     results_of,
     set_aside,
 )
-from launch.compose import UserError, build
-from launch.inputs import resolve_model
+from launch.program import UserError, build
+from launch.run.inputs import resolve_model
+from tests.places import CONF
 
 PLAIN = ["allocator@scheduler.allocator=epoch", "thinning@scheduler.thinning=keep_all"]
 SUMMARY = {
@@ -326,7 +327,7 @@ def test_the_report_is_printed_and_written(make_config, capsys):
 
 
 def test_shipped_comparisons_compose(make_config):
-    folder = Path(__file__).parents[2] / "conf" / "comparison"
+    folder = CONF / "comparison"
     for path in sorted(folder.glob("*.yaml")):
         arms = OmegaConf.to_container(OmegaConf.load(path))["arms"]
         planned = plan_runs(make_config(arms=arms, seeds=[0]))
@@ -334,7 +335,7 @@ def test_shipped_comparisons_compose(make_config):
 
 
 def test_the_baselines_are_the_four_of_the_field_and_ours(make_config):
-    folder = Path(__file__).parents[2] / "conf" / "comparison"
+    folder = CONF / "comparison"
     arms = OmegaConf.to_container(OmegaConf.load(folder / "baselines.yaml"))["arms"]
     schedulers = {
         run.arm: run.composed.scheduler for run in plan_runs(make_config(arms=arms, seeds=[0]))

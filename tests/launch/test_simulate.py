@@ -1,19 +1,17 @@
 """The program: a study, a fit that hydra builds again, and what is refused."""
 
-from pathlib import Path
-
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from conf.programs import SimulateConfig, register
-from launch.compose import UserError, build
+from launch.program import UserError, build
 from launch.simulate import check_table, plain, study, study_table
-from launch.simulation.check import Comparison
+from launch.study.simulation.check import Comparison
+from tests.places import CONF
 
 register()
-CONF = Path(__file__).resolve().parents[2] / "conf"
 
 
 def config(*overrides):

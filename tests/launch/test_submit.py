@@ -17,15 +17,15 @@ import yaml
 
 from conf.programs import KubeRayConfig, NodeConfig, SlurmConfig, SubmitConfig
 from conf.schema import ResourcesConfig
-from launch.compose import UserError
-from launch.submission.check import lacking
-from launch.submission.forms import RAY_USER, kuberay_manifest, ray_line, slurm_script
-from launch.submission.nodes import Nodes, nodes_for
-from launch.submission.package import metadata_files, pack, packed_files
-from launch.submission.server import connect, server_address
+from launch.jobs.check import lacking
+from launch.jobs.forms import RAY_USER, kuberay_manifest, ray_line, slurm_script
+from launch.jobs.nodes import Nodes, nodes_for
+from launch.jobs.package import metadata_files, pack, packed_files
+from launch.jobs.server import connect, server_address
+from launch.program import UserError
 from launch.submit import allowed_variables, checked_run, split_arguments
+from tests.places import PROJECT
 
-PROJECT = Path(__file__).resolve().parents[2]
 AWKWARD = ["experiment=quickstart", 'name="it\'s $HOME (a)"', "run_dir=/shared/a b", "x=${y}"]
 COMMAND = ["python", "-m", "launch.train", *AWKWARD]
 GPU_NODES = Nodes(count=2, cpus=32, gpus=8, memory_gib=256)
@@ -300,7 +300,7 @@ def test_a_python_that_lacks_something_is_found_out():
 def test_the_check_says_what_a_bare_python_lacks():
     """It runs where nothing is installed: no site-packages at all."""
     done = subprocess.run(
-        [sys.executable, "-S", "-m", "launch.submission.check"],
+        [sys.executable, "-S", "-m", "launch.jobs.check"],
         cwd=PROJECT,
         capture_output=True,
         text=True,

@@ -5,9 +5,9 @@ import json
 
 import pytest
 
-from launch.compose import UserError
+from launch.program import UserError
 from launch.trace import LANES, LOOP, parse, run, step_slices
-from tests.launch.run_folders import write_run
+from tests.launch.record.run_folders import write_run
 
 
 @pytest.fixture

@@ -9,11 +9,11 @@ import pytest
 from hydra import compose, initialize_config_dir, initialize_config_module
 
 from conf.programs import register
-from cost.distribution import DrawDistribution
+from cost.draws.distribution import DrawDistribution
 from cost.types import Draw, LengthReport, Selection, Ticket
-from launch.compose import UserError
-from launch.progress import Startup
-from launch.report.run_folder import read_runs
+from launch.program import UserError
+from launch.record.progress import Startup
+from launch.record.run_folder import read_runs
 from launch.train import TrainingRun, prepare
 from learner.team import DivergedError
 from rollout.types import GroupRef

@@ -2,7 +2,6 @@
 
 import math
 import pickle
-from pathlib import Path
 
 import pytest
 import torch
@@ -10,8 +9,9 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from learner.corrections import Band, NoCorrection, OffPolicyMask, SequenceMask, Truncated
+from tests.places import CONF
 
-CONF = Path(__file__).parents[2] / "conf" / "correction"
+CONF = CONF / "correction"
 MEMBERS = [
     pytest.param(instantiate(OmegaConf.load(path)), id=path.stem)
     for path in sorted(CONF.glob("*.yaml"))

@@ -22,6 +22,7 @@ from learner.logprobs import PackedPolicy
 from learner.lora import LoraConfig, attach, weights_of
 from learner.objectives.clipped_surrogate import ClippedSurrogate
 from learner.update import update_step
+from tests.places import PROJECT
 
 pytestmark = pytest.mark.system
 
@@ -64,7 +65,7 @@ def rank_environment(rank: int, world_size: int, port: int) -> dict[str, str]:
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
         "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(Path(__file__).parents[2]),
+        "PYTHONPATH": str(PROJECT),
         "DS_ACCELERATOR": "cpu",
         "CUDA_VISIBLE_DEVICES": "",
     }

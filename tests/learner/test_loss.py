@@ -1,7 +1,6 @@
 """Exploring responses in the loss: REINFORCE under every objective and correction."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,8 +12,8 @@ from learner.corrections import Band
 from learner.loss import LossTerms, RowOrigin, row_loss
 from learner.mismatch import derived
 from learner.objectives.clipped_surrogate import ClippedSurrogate
+from tests.places import CONF
 
-CONF = Path(__file__).parents[2] / "conf"
 SEGMENTS = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1, 1, 2, 2, 2])
 MASK = torch.tensor([0, 1, 1, 1, 0, 1, 0, 1, 1, 0, 1, 1]).bool()
 EXPLORING = torch.tensor([False, True, False])

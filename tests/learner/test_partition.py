@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cost.prices import FlopsPrice
+from cost.prices.flops import FlopsPrice
 from learner.partition import (
     MinibatchPlan,
     Work,

@@ -4,7 +4,6 @@ import asyncio
 import os
 import time
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -26,6 +25,7 @@ from learner.team import DivergedError, LearnerTeam
 from learner.update import StepSums, old_logprobs, update_step
 from learner.worker import LearnerWorker
 from rollout.types import GroupRef
+from tests.places import PROJECT
 
 
 def reference_to(group, data):
@@ -301,7 +301,7 @@ def test_two_real_workers_train_like_one_plain_engine(
 ):
     ray = pytest.importorskip("ray")
     groups, selections = batch
-    root = str(Path(__file__).parents[2])
+    root = str(PROJECT)
     variables = {"PYTHONPATH": root, "DS_ACCELERATOR": "cpu"}
     ray.init(
         address="local",

@@ -18,9 +18,9 @@ from cost.aggregations import Aggregation
 from learner.corrections import Correction
 from learner.objectives.types import Objective
 from learner.reference import kl_estimates
+from tests.places import PROJECT
 
-ROOT = Path(__file__).parents[2]
-INSTALLED = ROOT / ".oracles"
+INSTALLED = PROJECT / ".oracles"
 NOT_IMPORTABLE = 77
 """The same as in oracle_program.py, which runs elsewhere."""
 TIMEOUT_SECONDS = 180

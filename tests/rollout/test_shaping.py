@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cost.reports import checked, usable
+from cost.scheduler.reports import checked, usable
 from cost.types import RewardStatus, Ticket
 from rollout.actor import RolloutActor, make_report
 from rollout.config import OverlongConfig, RolloutConfig

@@ -3,12 +3,12 @@
 import asyncio
 import os
 from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_module
 
 from conf.programs import register
+from tests.places import CHAIN_MODEL
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def prepared(tmp_path):
 @pytest.fixture
 def evaluate_config(tmp_path):
     """Compose an EvaluateConfig that fits what `prepared` trains."""
-    from launch.compose import build
+    from launch.program import build
 
     def make(*overrides):
         with initialize_config_module("conf", version_base="1.3"):
@@ -66,7 +66,7 @@ def evaluate_config(tmp_path):
 @pytest.fixture
 def on_cluster():
     """Run a coroutine function on a cluster started for it."""
-    from launch.cluster import cluster
+    from launch.run.cluster import cluster
 
     @contextmanager
     def threads():
@@ -91,7 +91,7 @@ def untied_model(tmp_path):
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    source = Path(__file__).parents[2] / "rollout" / "tasks" / "chain_model"
+    source = CHAIN_MODEL
     path = tmp_path / "untied"
     shutil.copytree(source, path)
     config = AutoConfig.from_pretrained(path)

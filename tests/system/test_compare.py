@@ -3,12 +3,12 @@
 import json
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
+from tests.places import PROJECT
+
 pytestmark = pytest.mark.system
-PROJECT = Path(__file__).parents[2]
 
 
 def test_a_run_on_a_used_system_is_that_of_a_new_one(tmp_path):

@@ -9,11 +9,11 @@ import pytest
 import ray
 
 from conf.schema import ResourcesConfig
-from launch.cluster import cluster
-from launch.dashboard.names import prometheus_name
-from launch.dashboard.panels import PANELS
-from launch.dashboard.tracker import RayTracker
-from launch.tracking import RunInfo
+from launch.record.dashboard.names import prometheus_name
+from launch.record.dashboard.panels import PANELS
+from launch.record.dashboard.tracker import RayTracker
+from launch.record.tracking import RunInfo
+from launch.run.cluster import cluster
 
 pytestmark = pytest.mark.system
 DEADLINE_SECONDS = 40.0

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.places import PROJECT
+
 pytestmark = pytest.mark.system
 
-PROJECT = Path(__file__).resolve().parents[2]
 TOKEN = "0123456789abcdef0123456789abcdef"
 RAY = Path(sys.executable).with_name("ray")
 START_SECONDS = 120

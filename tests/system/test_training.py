@@ -22,8 +22,8 @@ def test_a_run_with_two_learners_survives_the_death_of_its_engine(
     prepared, evaluate_config, on_cluster
 ):
     """Tied model, ZeRO 2 over two ranks, staleness 1, keys and values kept over updates."""
-    from launch.progress import Startup
-    from launch.system import System
+    from launch.record.progress import Startup
+    from launch.run.system import System
     from launch.train import TrainingRun
 
     inputs = prepared(
@@ -111,9 +111,9 @@ def test_two_engines_follow_an_untied_policy_and_the_guard_sees_a_fault(
     prepared, on_cluster, untied_model
 ):
     """Untied model, ZeRO 3, two engines, drained updates, epoch draws, plain GRPO."""
-    from launch.parity import ParityError, Tolerance
-    from launch.progress import Startup
-    from launch.system import System
+    from launch.record.progress import Startup
+    from launch.run.parity import ParityError, Tolerance
+    from launch.run.system import System
     from launch.train import TrainingRun
 
     inputs = prepared(
@@ -156,8 +156,8 @@ def test_two_engines_follow_an_untied_policy_and_the_guard_sees_a_fault(
 
 def test_engines_follow_adapters_that_are_published_by_themselves(prepared, on_cluster):
     """Tied model, ZeRO 3, staleness 1, keys and values kept over updates, some layers adapted."""
-    from launch.progress import Startup
-    from launch.system import System
+    from launch.record.progress import Startup
+    from launch.run.system import System
     from launch.train import TrainingRun
 
     inputs = prepared(

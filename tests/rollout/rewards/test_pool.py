@@ -11,8 +11,7 @@ import pytest
 
 from cost.types import RewardStatus
 from rollout.rewards.pool import RewardPool
-
-ROOT = Path(__file__).parents[3]
+from tests.places import PROJECT
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +189,7 @@ def test_processes_die_with_their_parent():
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
         "asyncio.run(main())\n"
     )
-    path = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
+    path = os.pathsep.join([str(PROJECT), str(Path(__file__).parent)])
     result = subprocess.run(
         [sys.executable, "-c", program],
         env={**os.environ, "PYTHONPATH": path},

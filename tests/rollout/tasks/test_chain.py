@@ -22,9 +22,10 @@ from rollout.tasks.chain import (
     draw_hard_chain,
 )
 from rollout.tasks.prompts import is_held_out
+from tests.places import CONF
 
 MODEL = Path(rollout.tasks.chain.__file__).parent / "chain_model"
-CONF = Path(__file__).parents[3] / "conf" / "task"
+CONF = CONF / "task"
 EXACT = Teacher(plus_error=0.0, minus_error=0.0, times_error=0.0)
 
 

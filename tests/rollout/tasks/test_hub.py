@@ -18,8 +18,9 @@ from typing import Any
 
 import pytest
 
-from learner.warmstart import build_tokenizer
+from launch.models.warmstart import build_tokenizer
 from rollout.tasks.hub import HubTask
+from tests.places import PROJECT
 
 ROWS = [
     {"question": "a1 b+2", "answer": "1 + 2 is\n#### 3", "kind": "sums", "number": 3},
@@ -136,7 +137,7 @@ FILES = {"README.md": CARD.encode(), "data/test-00000.jsonl": LINES.encode()}
 COMMIT = "a" * 40
 PROGRAM = """
 import json, sys
-from learner.warmstart import build_tokenizer
+from launch.models.warmstart import build_tokenizer
 from rollout.tasks.hub import HubTask
 try:
     found = HubTask(**json.loads(sys.argv[1])).prompts(build_tokenizer())
@@ -198,7 +199,7 @@ def load(home: Path, endpoint: str = "http://127.0.0.1:9", **settings) -> str:
         if not key.startswith("HF_") and not key.lower().endswith("_proxy")
     }
     environment |= {"HF_HOME": str(home), "HF_ENDPOINT": endpoint, "HF_HUB_DISABLE_XET": "1"}
-    environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[3]), *sys.path[1:]])
+    environment["PYTHONPATH"] = os.pathsep.join([str(PROJECT), *sys.path[1:]])
     command = [sys.executable, "-c", PROGRAM, json.dumps(settings)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr

@@ -2,7 +2,7 @@ import json
 
 import pytest
 
-from learner.warmstart import build_tokenizer
+from launch.models.warmstart import build_tokenizer
 from rollout.rewards.chain import ChainReward
 from rollout.tasks.jsonl import JsonlTask
 

@@ -3,7 +3,7 @@ import logging
 import numpy as np
 import pytest
 
-from learner.warmstart import build_tokenizer
+from launch.models.warmstart import build_tokenizer
 from rollout.tasks.prompts import Item, is_held_out, make_prompts, require_policy, require_split
 
 

@@ -1,6 +1,6 @@
 import pytest
 
-from learner.warmstart import build_tokenizer
+from launch.models.warmstart import build_tokenizer
 from rollout.rewards.reasoning_gym import FULL_MARKS, ReasoningGymReward
 from rollout.tasks.reasoning_gym import DATASETS, ReasoningGymTask, open_dataset
 

@@ -1,1 +1,0 @@
-"""Members of the plug `allocator`; the contract is in `cost.allocators.types`."""

@@ -1,0 +1,1 @@
+"""Which prompts to draw: probabilities, weights, group sizes, random streams."""

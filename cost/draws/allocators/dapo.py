@@ -1,0 +1,61 @@
+"""Dynamic sampling of DAPO (arXiv 2503.14476): draw until P groups have rewards that differ.
+
+The paper generates in batches of 3 P (1536 prompts for 512) and gives up after 10 of them. Here the
+first round draws for P groups and each next one for those still missing, each times `oversample`.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from cost.draws.allocators.drawn import uniform_allocation
+from cost.draws.allocators.filtering import Filtering
+from cost.draws.allocators.types import Allocation, BatchSoFar, Estimates
+from cost.prompts import PromptPool
+
+
+@dataclass(frozen=True, slots=True)
+class DynamicSamplingState:
+    """Where the draws and the open batch stand."""
+
+    draws: Any
+    """State of the draws."""
+    rounds: int
+    """Rounds drawn of the open batch."""
+
+
+@dataclass(frozen=True, slots=True)
+class DynamicSampling(Filtering):
+    """Uniform draws; groups whose usable rewards are all equal, or that failed, are left out.
+
+    A batch that has not P groups after `max_rounds` is learned with those it has; one without any
+    is no update. Weights are 1, so the objective is not preserved (for how far it is see
+    `cost.draws.allocators.filtering`); the draws themselves are uniform.
+    """
+
+    oversample: float = 1.25
+    """Tickets drawn per missing group, at least 1. More means fewer rounds, each of which waits
+    for its longest response, and more groups beyond P, which are lost where staleness does not let
+    them be carried. 1.25 is our choice; the paper's generation batch corresponds to 3."""
+
+    uniform: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        Filtering.__post_init__(self)
+        if not (self.oversample >= 1 and math.isfinite(self.oversample)):
+            raise ValueError(
+                f"allocator.oversample must be finite and at least 1, got {self.oversample!r}"
+            )
+
+    def initial_state(self, prompts: PromptPool) -> DynamicSamplingState:
+        """Return the state before the first draw."""
+        return DynamicSamplingState(draws=self.draws.initial_state(prompts.num_prompts), rounds=0)
+
+    def allocate(self, estimates: Estimates, state: DynamicSamplingState) -> Allocation:
+        """Return 1 / N for every prompt."""
+        return uniform_allocation(len(estimates.costs))
+
+    def num_tickets(self, missing: int, so_far: BatchSoFar, state: DynamicSamplingState) -> int:
+        """Return the missing groups times `oversample`, rounded up."""
+        return math.ceil(self.oversample * missing)

@@ -1,0 +1,1 @@
+"""What tokens cost, in tokens, FLOPs or seconds."""

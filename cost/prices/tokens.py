@@ -1,0 +1,43 @@
+"""The price in tokens that the machine processes."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from cost.types import FloatArray, IntArray
+
+
+@dataclass(frozen=True, slots=True)
+class TokenPrice:
+    """Tokens the machine processes: the response, its share of the prompt, a fixed overhead.
+
+    cost = overhead + prompt_share * prompt + length       (the paper: linear in length)
+    """
+
+    overhead_tokens: float = 0.0
+    """Fixed cost of a response, in tokens; a positive one weakens the effect of length."""
+    prompt_share: float = 1.0
+    """Share of the prompt that one response pays, in [0, 1]: 1 where each response repeats its
+    prompt (the learner), 1 / n where n responses share it (a prefix cache)."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        if not 0 <= self.overhead_tokens < math.inf:
+            raise ValueError(
+                "price.overhead_tokens must be finite and not negative, "
+                f"got {self.overhead_tokens!r}"
+            )
+        if not 0 <= self.prompt_share <= 1:
+            raise ValueError(f"price.prompt_share must lie in [0, 1], got {self.prompt_share!r}")
+
+    def of_drawing(
+        self, prompt_tokens: IntArray, lengths: FloatArray, group_size: int
+    ) -> FloatArray:
+        """Return float64 tokens, as for training."""
+        return self.of_training(prompt_tokens, lengths)
+
+    def of_training(self, prompt_tokens: IntArray, lengths: IntArray | FloatArray) -> FloatArray:
+        """Return float64 tokens, at least 1 (an empty response still takes a slot)."""
+        cost = self.overhead_tokens + self.prompt_share * prompt_tokens + lengths
+        return np.maximum(np.asarray(cost, dtype=np.float64), 1.0)

@@ -1,0 +1,27 @@
+"""Plug `price`: what a response costs, from its length.
+
+Contract: `of_drawing(prompt_tokens, lengths, group_size)` is what generating a response and
+learning from it is expected to cost, for the allocator; `of_training(prompt_tokens, lengths)` what
+training on a finished one costs, for the thinning. Both are elementwise on arrays of one shape (or
+shapes that broadcast), positive and not decreasing in the length. A price that is fitted to
+measured seconds has a state (cost/state.py), `update_spending(state, spending) -> state` and
+`metrics(state)` with keys of `cost.ledger.METRICS`; see cost/prices/seconds.py.
+
+The unit only has to be the same for all: every rule that uses a cost is invariant to its scale.
+"""
+
+from typing import Protocol
+
+from cost.types import FloatArray, IntArray
+
+
+class Price(Protocol):
+    """Turns token counts into a cost."""
+
+    def of_drawing(
+        self, prompt_tokens: IntArray, lengths: FloatArray, group_size: int
+    ) -> FloatArray:
+        """Return the expected cost of a response of a group of `group_size`."""
+
+    def of_training(self, prompt_tokens: IntArray, lengths: IntArray) -> FloatArray:
+        """Return the cost of training on responses of `lengths` tokens."""

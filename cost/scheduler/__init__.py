@@ -1,0 +1,1 @@
+"""The scheduler: draws tickets, takes in reports, selects responses."""

@@ -1,0 +1,144 @@
+"""Settings of the scheduler: its plugs and the few numbers they share.
+
+A hydra structured config, therefore not frozen. Plug fields are `Any` because hydra refuses
+protocols as field types; each names the plug point whose contract its module states.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+_METHODS = {
+    "length": "estimate",
+    "price": "of_training",
+    "utility": "value",
+    "allocator": "next_round",
+    "thinning": "thin",
+    "proxy": "score",
+    "advantage": "advantages",
+    "aggregation": "factors",
+}
+
+
+@dataclass(kw_only=True, slots=True)
+class SchedulerConfig:
+    """What to draw, what it costs and what to keep; keys are `scheduler.*`."""
+
+    length: Any
+    """Expected response length per prompt (cost/worth/lengths.py)."""
+    price: Any
+    """Cost of a response from its length (cost/prices/types.py)."""
+    utility: Any
+    """Worth of a draw per prompt (cost/worth/utilities.py)."""
+    allocator: Any
+    """Probabilities, weights and group sizes, and the way of drawing (cost/draws/allocators/)."""
+    thinning: Any
+    """Which finished responses to train on (cost/thinning/thinning.py)."""
+    proxy: Any
+    """Gradient-norm guess per response (cost/thinning/proxies.py)."""
+    advantage: Any
+    """Advantages of the responses (cost/advantages/)."""
+    aggregation: Any
+    """Factor of each response in the loss (cost/aggregations.py)."""
+    entropy_control: Any = None
+    """Exploring tickets that hold the policy's entropy (cost/draws/entropy_control.py), or None."""
+    tickets_per_step: int = 16
+    """P: groups in one learned batch, unless the allocator says otherwise."""
+    group_size: int = 8
+    """Responses per ticket, at least 2; where the allocator varies it, the average."""
+    pass_rate_decay: float = 0.9
+    """What a visit counts in a prompt's pass rate after one more visit of it, in [0, 1]."""
+    pass_rate_prior_responses: float = 8.0
+    """Responses at which a prompt's own pass rate and the prediction count the same, positive."""
+    gradient_norm_layer: str = "lm_head"
+    """Layer whose gradient is measured per response, for pilots that ask for it and calibrations:
+    "lm_head" (no backward pass) or "embedding" (one a packed row)."""
+    calibrate_every: int = 0
+    """Measure gradient norms of every so many batches and fit the proxy's exponents to them; 0
+    never."""
+    calibrated_proxy: bool = False
+    """Whether the proxy takes over the fitted exponents from the next selection on."""
+    accelerator_hour_price: float | None = None
+    """What an hour of one accelerator costs, in any currency, for the metric `cost/spent_currency`;
+    None leaves that out."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        for key, method in _METHODS.items():
+            if not hasattr(getattr(self, key), method):
+                raise ValueError(
+                    f"scheduler.{key} must be a plug with the method {method}, "
+                    f"got {getattr(self, key)!r}"
+                )
+        control = self.entropy_control
+        if control is not None and not hasattr(control, "temperature_factor"):
+            raise ValueError(
+                "scheduler.entropy_control must be a plug with the method temperature_factor, or "
+                f"null, got {control!r}"
+            )
+        if control is not None and getattr(self.thinning, "thins_tokens", False):
+            raise ValueError(
+                "scheduler.entropy_control must be null with a thinning of tokens, which would "
+                "leave out tokens of exploring tickets; choose another thinning, or set its "
+                f"token shares to 1, got {self.thinning!r}"
+            )
+        if self.group_size < 2:
+            raise ValueError(
+                "scheduler.group_size must be at least 2, since advantages compare the responses "
+                f"of a group, got {self.group_size!r}"
+            )
+        for key in ("tickets_per_step", "pass_rate_prior_responses"):
+            value = getattr(self, key)
+            if not value > 0:
+                raise ValueError(f"scheduler.{key} must be positive, got {value!r}")
+        if self.gradient_norm_layer not in ("lm_head", "embedding"):
+            raise ValueError(
+                "scheduler.gradient_norm_layer must be lm_head or embedding, "
+                f"got {self.gradient_norm_layer!r}"
+            )
+        if self.calibrate_every < 0:
+            raise ValueError(
+                f"scheduler.calibrate_every must not be negative, got {self.calibrate_every!r}"
+            )
+        if self.calibrated_proxy and not (
+            self.calibrate_every and hasattr(self.proxy, "with_exponents")
+        ):
+            raise ValueError(
+                "scheduler.calibrated_proxy needs scheduler.calibrate_every and a proxy with "
+                f"exponents for surprise, got {self.calibrate_every!r} and {self.proxy!r}"
+            )
+        if not 0 <= self.pass_rate_decay <= 1:
+            raise ValueError(
+                f"scheduler.pass_rate_decay must lie in [0, 1], got {self.pass_rate_decay!r}"
+            )
+
+        price = self.accelerator_hour_price
+        if price is not None and not 0 < price < math.inf:
+            raise ValueError(
+                "scheduler.accelerator_hour_price must be finite and positive, or null, "
+                f"got {price!r}"
+            )
+
+    @property
+    def num_exploring(self) -> int:
+        """Exploring tickets in one learned batch, once the entropy is known."""
+        control = self.entropy_control
+        return 0 if control is None else int(control.num_tickets(self.tickets_per_step))
+
+    @property
+    def objective_preserving(self) -> bool:
+        """Whether the expected gradient is that of uniform draws without thinning."""
+        control = self.entropy_control
+        if control is not None and not control.objective_preserving:
+            return False
+        of_group, allocator = (self.advantage, self.aggregation), self.allocator
+        draws_keep_it = bool(allocator.objective_preserving)
+        groups_stand_alone = all(plug.objective_preserving for plug in of_group)
+        sizes_keep_it = all(plug.size_free for plug in of_group)
+        thinning_keeps_it = bool(self.thinning.objective_preserving)
+        return (
+            draws_keep_it
+            and (groups_stand_alone or bool(allocator.uniform))
+            and (sizes_keep_it or not allocator.varies_group_sizes)
+            and thinning_keeps_it
+        )

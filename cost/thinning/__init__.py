@@ -1,0 +1,1 @@
+"""Which finished responses to train on."""

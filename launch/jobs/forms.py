@@ -1,0 +1,218 @@
+"""One job in three forms for other programs: a `ray job submit` line, a RayJob, a Slurm script.
+
+Pure functions from the configuration to text. No form holds a token or another secret: KubeRay
+takes them from Secrets, Slurm from the shell that calls sbatch, and a Slurm job makes itself a
+token.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Sequence
+from importlib.metadata import version
+from typing import Any
+
+import yaml
+
+from conf.programs import SubmitConfig
+from launch.jobs.nodes import Nodes
+
+SHM_PER_MEMORY = 4
+"""A quarter of a pod's memory is for /dev/shm: Ray's object store and NCCL live there."""
+RAY_USER = 1000
+"""The Dockerfile's user."""
+
+
+def run_command(overrides: Sequence[str]) -> list[str]:
+    """Return the words of the command that the job runs."""
+    return ["python", "-m", "launch.train", *overrides]
+
+
+def checked_command(overrides: Sequence[str]) -> str:
+    """Return the shell line that runs the command once every node has the project installed."""
+    return f"python -m launch.jobs.check && exec {shlex.join(run_command(overrides))}"
+
+
+def ray_line(
+    config: SubmitConfig, overrides: Sequence[str], address: str, variables: dict[str, str]
+) -> str:
+    """Return the line that Ray's own program takes.
+
+    It packs the folder where it is called, so that the nodes must have the project installed.
+
+    Args:
+        config: The job.
+        overrides: The run's.
+        address: Of the job server.
+        variables: Allowed environment variables with their values.
+    """
+    words = ["ray", "job", "submit", "--address", address, "--submission-id", config.name]
+    words += ["--working-dir", "."]
+    if variables:
+        words += ["--runtime-env-json", json.dumps({"env_vars": variables})]
+    if not config.follow:
+        words += ["--no-wait"]
+    return "RAY_AUTH_MODE=token " + shlex.join([*words, "--", *run_command(overrides)]) + "\n"
+
+
+def kuberay_manifest(
+    config: SubmitConfig, overrides: Sequence[str], nodes: Nodes, variables: dict[str, str]
+) -> str:
+    """Return a RayJob (ray.io/v1) with a cluster of its own, as YAML.
+
+    The operator asks for a token through `authOptions`: KubeRay 1.5.1 or newer; from 1.6 on the
+    token is that of `kuberay.token_secret`, before it the operator makes one.
+
+    Args:
+        config: The job; `kuberay.claim` is set.
+        overrides: The run's.
+        nodes: The worker pods; the head is one pod more, which holds no engine and no learner.
+        variables: Allowed environment variables with their values.
+    """
+    kuberay = config.kuberay
+    head: dict[str, int] = {"cpu": kuberay.head_cpus, "gpu": 0, "gib": kuberay.head_memory_gib}
+    worker: dict[str, int] = {"cpu": nodes.cpus, "gpu": nodes.gpus, "gib": nodes.memory_gib}
+    spec: dict[str, Any] = {
+        "entrypoint": shlex.join(run_command(overrides)),
+        # The operator sends the entrypoint as it is; a submitter's pod would quote it again.
+        "submissionMode": "HTTPMode",
+        # A run does not go on where a failed one stopped, and refuses its folder.
+        "backoffLimit": 0,
+        "shutdownAfterJobFinishes": True,
+        "ttlSecondsAfterFinished": 600,
+        "rayClusterSpec": {
+            "rayVersion": version("ray"),
+            "authOptions": {"mode": "token", "secretName": kuberay.token_secret},
+            "headGroupSpec": {
+                "rayStartParams": {"dashboard-host": "0.0.0.0", "num-cpus": "0"},
+                "template": _pod(config, "ray-head", head),
+            },
+            "workerGroupSpecs": [
+                {
+                    "groupName": "workers",
+                    "replicas": nodes.count,
+                    "minReplicas": nodes.count,
+                    "maxReplicas": nodes.count,
+                    "rayStartParams": {},
+                    "template": _pod(config, "ray-worker", worker),
+                }
+            ],
+        },
+    }
+    if variables:
+        spec["runtimeEnvYAML"] = yaml.safe_dump({"env_vars": variables})
+    manifest = {
+        "apiVersion": "ray.io/v1",
+        "kind": "RayJob",
+        "metadata": {"name": config.name},
+        "spec": spec,
+    }
+    text: str = yaml.safe_dump(manifest, sort_keys=False, width=10_000)
+    return text
+
+
+def _pod(config: SubmitConfig, name: str, size: dict[str, int]) -> dict[str, Any]:
+    kuberay = config.kuberay
+    resources: dict[str, Any] = {"cpu": size["cpu"], "memory": f"{size['gib']}Gi"}
+    if size["gpu"]:
+        resources["nvidia.com/gpu"] = size["gpu"]
+    container: dict[str, Any] = {
+        "name": name,
+        "image": kuberay.image,
+        "resources": {"requests": resources, "limits": dict(resources)},
+        "securityContext": {
+            "allowPrivilegeEscalation": False,
+            "capabilities": {"drop": ["ALL"]},
+        },
+        "volumeMounts": [
+            {"name": "shm", "mountPath": "/dev/shm"},
+            {"name": "shared", "mountPath": kuberay.mount_path},
+        ],
+    }
+    if config.secrets:
+        container["env"] = [
+            {
+                "name": variable,
+                "valueFrom": {
+                    "secretKeyRef": {"name": kuberay.secret, "key": variable, "optional": True}
+                },
+            }
+            for variable in config.secrets
+        ]
+    shm = max(1, size["gib"] // SHM_PER_MEMORY)
+    return {
+        "spec": {
+            "securityContext": {
+                "runAsNonRoot": True,
+                "runAsUser": RAY_USER,
+                "fsGroup": RAY_USER,
+            },
+            "containers": [container],
+            "volumes": [
+                {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": f"{shm}Gi"}},
+                {"name": "shared", "persistentVolumeClaim": {"claimName": kuberay.claim}},
+            ],
+        }
+    }
+
+
+def slurm_script(config: SubmitConfig, overrides: Sequence[str], nodes: Nodes) -> str:
+    """Return a batch script that starts a Ray cluster of its own for the run, and ends it.
+
+    Call sbatch in the project's folder, on a file system that all nodes share. Variables come from
+    the shell that calls sbatch, by name; the token is made when the job starts.
+
+    Args:
+        config: The job.
+        overrides: The run's.
+        nodes: The machines; the first is also the head.
+    """
+    slurm = config.slurm
+    names = ",".join(["HOME", "USER", *config.env, *config.secrets])
+    options = {
+        "job-name": config.name,
+        "output": "%x-%j.log",
+        "time": slurm.time,
+        "partition": slurm.partition,
+        "account": slurm.account,
+        "nodes": nodes.count,
+        "ntasks-per-node": 1,
+        "cpus-per-task": nodes.cpus,
+        "gpus-per-node": nodes.gpus or None,
+        "mem": f"{nodes.memory_gib}G",
+        "export": names,
+    }
+    lines = [f"#SBATCH --{key}={value}" for key, value in options.items() if value is not None]
+    return _SLURM.format(
+        options="\n".join(lines),
+        activate=shlex.quote(slurm.activate),
+        count=nodes.count,
+        cpus=nodes.cpus,
+        gpus=nodes.gpus,
+        command=shlex.join(run_command(overrides)),
+    )
+
+
+_SLURM = """\
+#!/bin/bash
+{options}
+# When the run ends, Ray stops every Ray process of yours on the nodes: take them whole.
+#SBATCH --exclusive
+set -eo pipefail
+source {activate}
+
+# The token is of this job only, and in no file.
+export RAY_AUTH_MODE=token
+RAY_AUTH_TOKEN=$(python -c 'import secrets; print(secrets.token_hex(32))')
+export RAY_AUTH_TOKEN
+# Nodes start at different times; Ray's own patience is 30 s.
+export RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=600
+
+mapfile -t hosts < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
+address="${{hosts[0]}}:$((20000 + SLURM_JOB_ID % 10000))"
+srun --export=ALL --kill-on-bad-exit=1 \\
+    ray symmetric-run --address "$address" --min-nodes {count} \\
+    --num-cpus {cpus} --num-gpus {gpus} -- \\
+    env RAY_ADDRESS="$address" {command}
+"""

@@ -1,0 +1,53 @@
+"""How many machines of one kind hold a run's engines and learners."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from conf.programs import NodeConfig
+from conf.schema import ResourcesConfig
+from launch.program import UserError
+
+
+@dataclass(frozen=True, slots=True)
+class Nodes:
+    """Machines to start, all alike."""
+
+    count: int
+    cpus: int
+    gpus: int
+    """Of each machine that the run uses; 0 when it runs on CPUs."""
+    memory_gib: int
+
+
+def nodes_for(resources: ResourcesConfig, node: NodeConfig) -> Nodes:
+    """Count the machines: engines first, each whole on one, then learners in the room left.
+
+    Args:
+        resources: What the run asks for, as `launch.run.cluster.reserve` will.
+        node: One machine.
+
+    Raises:
+        UserError: If a machine cannot hold one engine or one learner.
+    """
+    if resources.use_gpu and not node.gpus:
+        raise UserError("node.gpus must be at least 1 with resources.use_gpu=true, got 0")
+    gpus = 0 if resources.use_gpu is False else node.gpus
+    engine = (resources.engine_cpus, resources.tensor_parallel_size if gpus else 0)
+    learner = (resources.learner_cpus, 1 if gpus else 0)
+    if engine[1] > gpus:
+        raise UserError(
+            f"resources.tensor_parallel_size must not exceed node.gpus = {gpus}, got {engine[1]}"
+        )
+    for key, cpus in (("engine_cpus", engine[0]), ("learner_cpus", learner[0])):
+        if cpus > node.cpus:
+            raise UserError(
+                f"resources.{key} must not exceed node.cpus = {node.cpus}, got {cpus:g}"
+            )
+    free: list[tuple[float, int]] = []
+    for cpus, needed in [engine] * resources.num_engines + [learner] * resources.num_learners:
+        at = next((i for i, (c, g) in enumerate(free) if c >= cpus and g >= needed), len(free))
+        if at == len(free):
+            free.append((node.cpus, gpus))
+        free[at] = (free[at][0] - cpus, free[at][1] - needed)
+    return Nodes(count=len(free), cpus=node.cpus, gpus=gpus, memory_gib=node.memory_gib)

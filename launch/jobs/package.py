@@ -1,0 +1,91 @@
+"""What a job takes along: the project's sources and its entry points.
+
+vLLM's workers find the weight transfer through an entry point, which needs the project to be
+installed where they run. Ray puts a job's folder onto the Python path of every process of the job,
+on every node; with the project's metadata beside its packages, that is an installed project.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+
+from launch.program import UserError
+
+SOURCES = (".py", ".yaml")
+MAX_BYTES = 100 * 2**20
+"""Ray keeps packages in the head's memory. Models and data belong where all nodes can read them."""
+
+
+def metadata_files(pyproject: str) -> dict[str, str]:
+    """Return what installing the project would write, by path: name, version and entry points.
+
+    Args:
+        pyproject: Content of pyproject.toml.
+    """
+    project = tomllib.loads(pyproject)["project"]
+    folder = f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
+    sections = [
+        f"[{group}]\n" + "".join(f"{name} = {value}\n" for name, value in points.items())
+        for group, points in project.get("entry-points", {}).items()
+    ]
+    return {
+        f"{folder}/METADATA": (
+            f"Metadata-Version: 2.1\nName: {project['name']}\nVersion: {project['version']}\n"
+        ),
+        f"{folder}/entry_points.txt": "\n".join(sections),
+    }
+
+
+def packed_files(project: Path) -> list[str]:
+    """List what is packed, relative to the project: files that git tracks, and new sources.
+
+    A new file of another kind, such as `.env`, stays here; so does all that git ignores.
+
+    Raises:
+        UserError: If the project is no git checkout.
+    """
+    command = ["git", "-C", str(project), "ls-files", "-z"]
+    try:
+        tracked, new = (
+            subprocess.run([*command, *which], capture_output=True, check=True).stdout.decode()
+            for which in ([], ["--others", "--exclude-standard"])
+        )
+    except FileNotFoundError as error:
+        raise UserError("packing the project needs git, which is not installed here") from error
+    except subprocess.CalledProcessError as error:
+        reason = " ".join(error.stderr.decode(errors="replace").split())
+        raise UserError(
+            f"packing takes the files that git knows, and {str(project)!r} is no checkout of it "
+            f"({reason}); submit from one"
+        ) from error
+    paths = [*tracked.split("\0"), *(path for path in new.split("\0") if path.endswith(SOURCES))]
+    return sorted({path for path in paths if path and (project / path).is_file()})
+
+
+def pack(project: Path, folder: Path) -> int:
+    """Copy what the job takes along, with uncommitted changes, into an empty folder.
+
+    Returns:
+        The number of bytes.
+
+    Raises:
+        UserError: If the project is no git checkout, or too large.
+    """
+    size = 0
+    for path in packed_files(project):
+        target = folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(project / path, target, follow_symlinks=False)
+        size += target.lstat().st_size
+    if size > MAX_BYTES:
+        raise UserError(
+            f"the project's files known to git must not exceed {MAX_BYTES // 2**20} MiB, got "
+            f"{size / 2**20:.0f}; keep models and data on a file system that the nodes share"
+        )
+    for path, text in metadata_files((project / "pyproject.toml").read_text("utf-8")).items():
+        (folder / path).parent.mkdir(exist_ok=True)
+        (folder / path).write_text(text, encoding="utf-8")
+    return size

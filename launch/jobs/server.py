@@ -1,0 +1,187 @@
+"""Send a job to a cluster's job server, stream its output, and learn how it ended."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from launch.jobs.forms import checked_command
+from launch.program import RunError, UserError
+
+if TYPE_CHECKING:
+    from ray.job_submission import JobDetails, JobSubmissionClient
+
+CONNECT_SECONDS = 10.0
+RECONNECT_SECONDS = 5.0
+RECONNECTS = 12
+"""A minute without an answer ends the following, not the job."""
+CHATTY_LOGGERS = (
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray.dashboard.modules.job.sdk",
+    "ray._private.runtime_env.packaging",
+)
+"""They tell of uploads and closed sockets amid the job's output."""
+DEFAULT_ADDRESS = "http://127.0.0.1:8265"
+
+
+def server_address(address: str | None, environ: Mapping[str, str]) -> str:
+    """Return the job server's URL: the given one, the environment's, or this machine's.
+
+    Raises:
+        UserError: If it is not http or https.
+    """
+    ray_address = environ.get("RAY_ADDRESS", "")
+    found = (
+        address
+        or environ.get("RAY_API_SERVER_ADDRESS")
+        or (ray_address if ray_address.startswith("http") else DEFAULT_ADDRESS)
+    )
+    try:
+        parts = urlsplit(found)
+        sound = parts.scheme in ("http", "https") and bool(parts.hostname)
+        _ = parts.port
+    except ValueError:
+        sound = False
+    if not sound:
+        raise UserError(
+            f"address must be the job server's, such as http://HEAD:8265, got {found!r}"
+        )
+    return found.rstrip("/")
+
+
+def connect(address: str) -> JobSubmissionClient:
+    """Reach the job server with this user's token.
+
+    Raises:
+        UserError: If nobody answers, the token is missing or wrong, or it is no job server.
+    """
+    parts = urlsplit(address)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    try:
+        socket.create_connection((parts.hostname or "", port), timeout=CONNECT_SECONDS).close()
+    except OSError as error:
+        raise UserError(
+            f"no job server answers at {address!r} (address): {error}; start a cluster with "
+            "`ray start --head`, or give the address of its dashboard"
+        ) from error
+    # Ray sends the token only when asked to, and lets the environment's address win over ours.
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    os.environ["RAY_API_SERVER_ADDRESS"] = address
+    import requests
+    from ray.exceptions import AuthenticationError
+    from ray.job_submission import JobSubmissionClient
+
+    for name in CHATTY_LOGGERS:
+        logging.getLogger(name).setLevel(logging.WARNING)
+    try:
+        return JobSubmissionClient(address)
+    except AuthenticationError as error:
+        raise _token_refused(address, error) from error
+    except (
+        RuntimeError,
+        ValueError,
+        KeyError,
+        ConnectionError,
+        requests.RequestException,
+    ) as error:
+        raise UserError(
+            f"what answers at {address!r} (address) is no job server of Ray: "
+            f"{' '.join(str(error).split())}"
+        ) from error
+
+
+def _token_refused(address: str, error: Exception) -> UserError:
+    if "Authentication required" in str(error):
+        return UserError(
+            f"the cluster at {address!r} asks for a token and none was sent; put the cluster's "
+            "into RAY_AUTH_TOKEN or ~/.ray/auth_token, and leave RAY_AUTH_MODE unset"
+        )
+    return UserError(
+        f"the cluster at {address!r} refused the token of RAY_AUTH_TOKEN or ~/.ray/auth_token; "
+        "take the one the cluster was started with"
+    )
+
+
+def send(
+    client: JobSubmissionClient,
+    name: str,
+    overrides: Sequence[str],
+    folder: Path,
+    variables: Mapping[str, str],
+) -> None:
+    """Upload the packed folder and start the job.
+
+    Raises:
+        UserError: If the name is taken; the job that has it is left alone.
+        RunError: If the server refuses the job.
+    """
+    # The folder holds what is to be sent, whatever its own .gitignore says.
+    os.environ["RAY_RUNTIME_ENV_IGNORE_GITIGNORE"] = "1"
+    try:
+        client.submit_job(
+            entrypoint=checked_command(overrides),
+            submission_id=name,
+            runtime_env={"working_dir": str(folder), "env_vars": dict(variables)},
+        )
+    except RuntimeError as error:
+        if "already exists" in str(error):
+            raise UserError(
+                f"name must be new on the cluster, where a job {name!r} already exists; choose "
+                "another"
+            ) from error
+        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+        raise RunError(f"the job server refused the job: {lines[0]} {lines[-1]}") from error
+
+
+def follow(client: JobSubmissionClient, name: str, write: Callable[[str], object]) -> JobDetails:
+    """Write the job's output as it comes, until the job has ended.
+
+    A lost connection is taken up again where it broke.
+
+    Returns:
+        How the job ended.
+
+    Raises:
+        RunError: If the server has not answered for a minute; the job goes on.
+    """
+    import aiohttp
+    import requests
+
+    written, failures = 0, 0
+
+    async def stream() -> None:
+        nonlocal written, failures
+        seen = 0
+        async for text in client.tail_job_logs(name):
+            # The server begins with the first line each time.
+            new = text[max(0, written - seen) :]
+            seen += len(text)
+            written = max(written, seen)
+            failures = 0
+            if new:
+                write(new)
+
+    while True:
+        try:
+            asyncio.run(stream())
+            details = client.get_job_info(name)
+            failures = 0
+        except (RuntimeError, OSError, aiohttp.ClientError, requests.RequestException) as error:
+            failures += 1
+            if failures > RECONNECTS:
+                raise RunError(
+                    f"the job server no longer answers ({' '.join(str(error).split())}); the job "
+                    f"goes on: ray job logs --follow {name}"
+                ) from error
+            time.sleep(RECONNECT_SECONDS)
+            continue
+        if details.status.is_terminal():
+            return details
+        time.sleep(0.5)

@@ -1,0 +1,197 @@
+"""Every metric of a run with its meaning, and those that a step's reports and selections give.
+
+    rollout/, cost/step_*  from `step_metrics`: this step alone
+    cost/ (others)         from the scheduler's ledger: counters run since the start
+    learner/               from the learner team
+    evaluation/            from `launch.train`, on steps that `evaluation.every` picks; also with
+                           the name of a set, and of a source, in between
+    publish/, parity/      from the weight transfer and the parity guard
+    loop/                  from `launch.run.loop`
+
+Keys are `package/quantity_unit`. Tokens are counted with the prompt share, since the machine
+processes it too: a response costs its prompt plus itself. Keys with `_response_tokens` leave the
+prompts out.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from cost.ledger import METRICS as LEDGER_METRICS
+from cost.ledger import selectable_responses
+from cost.scheduler.reports import usable
+from cost.thinning.calibration import METRICS as CALIBRATION_METRICS
+from cost.types import BoolArray, FloatArray, IntArray, LengthReport, RewardStatus, Selection
+from launch.record.step import StepResult
+
+_COST_METRICS = LEDGER_METRICS | CALIBRATION_METRICS
+METRICS: dict[str, str] = _COST_METRICS | {
+    "rollout/reward_mean": "Mean reward of the step's usable responses.",
+    "rollout/pass_rate": "Share of usable responses with a reward of 1.",
+    "rollout/length_mean_tokens": "Mean response length; a response cut at the limit counts as is.",
+    "rollout/length_p95_tokens": "95th percentile of the response lengths.",
+    "rollout/truncated_share": "Share of responses that hit the length limit.",
+    "rollout/surprise_mean": "Mean over responses of the sum of (1 - probability)^2 of tokens.",
+    "rollout/mixed_group_share": "Share of the step's groups in which some advantage is not zero.",
+    "rollout/exploring_reward_mean": "Mean reward of usable responses of exploring tickets, which "
+    "the other means leave out; absent without one.",
+    "rollout/reward_timed_out": "Responses whose scoring ran out of time; they get weight 0.",
+    "rollout/reward_crashed": "Responses whose scoring crashed; they get weight 0.",
+    "rollout/reward_truncated": "Responses left out because they hit the length limit; weight 0.",
+    "rollout/retries": "Tries of tickets that failed and were repeated, since the start.",
+    "rollout/tickets_in_flight": "Tickets with the engines, or waiting for one, as the step ended.",
+    "rollout/replaced_actors": "Rollout actors replaced after a death, since the start.",
+    "rollout/failed_tickets": "Tickets that failed all their retries; their gradient is zero.",
+    "cost/step_generated_tokens": "Tokens computed by engines: prompts not cached, and responses.",
+    "cost/step_selectable_tokens": "Tokens of all usable responses, each with its prompt; of "
+    "exploring tickets those that are trained on.",
+    "cost/step_trained_tokens": "Tokens of the kept responses with their prompts, last pass.",
+    "cost/step_generated_response_tokens": "As step_generated_tokens, without prompts.",
+    "cost/step_selectable_response_tokens": "As step_selectable_tokens, without prompts.",
+    "cost/step_trained_response_tokens": "As step_trained_tokens, without prompts.",
+    "cost/step_saved_share": "Share of the step's selectable tokens that was not trained on.",
+    "learner/loss": "Weighted loss, mean over the optimiser steps that were applied.",
+    "learner/grad_norm": "Norm of the gradient before clipping, mean over applied optimiser steps.",
+    "learner/ratio": "Mean ratio of learner to rollout probability over trained tokens.",
+    "learner/clip_fraction": "Share of tokens at which the objective's clip is active.",
+    "learner/entropy": "Mean entropy of the policy at the trained tokens, nats.",
+    "learner/exploring_share": "Share of the trained tokens that exploring tickets sampled, which "
+    "other means over tokens leave out; absent without one.",
+    "learner/kl_rollout": "KL from sampling to training policy per token: mean of r - 1 - log r.",
+    "learner/kl_rollout_k1": "The same by its plain estimate, mean of -log r; it may be negative.",
+    "learner/max_logprob_difference": "Largest difference of learner and rollout_logprobs.",
+    "learner/rollout_ratio": "Mean of r = learner over rollout probability, whatever the objective "
+    "works with; not cut.",
+    "learner/rollout_chi_square": "Chi-square divergence of the same r: mean of r^2, minus 1.",
+    "learner/rollout_effective_share": "Share of effective tokens: (sum r)^2 / (n sum r^2).",
+    "learner/cut_share": "Share of trained tokens whose ratio the correction cut or masked.",
+    "learner/curvature_rejected_share": "Share of trained tokens that learner.curvature masked.",
+    "learner/token_staleness": "Mean staleness of the trained tokens, versions.",
+    "learner/stale_share": "Share of trained tokens that an older version than the learner's made.",
+    "learner/kl_rollout_stale": "kl_rollout over those tokens; NaN without one.",
+    "learner/kl_rollout_fresh": "kl_rollout over all others; NaN without one.",
+    "learner/kl_old": "As kl_rollout, with the learner before the pass in the learner's place "
+    "(learner.behaviour: recomputed).",
+    "learner/kl_old_k1": "As kl_rollout_k1, likewise.",
+    "learner/old_ratio": "As rollout_ratio, likewise.",
+    "learner/old_chi_square": "As rollout_chi_square, likewise.",
+    "learner/old_effective_share": "As rollout_effective_share, likewise.",
+    "learner/max_old_difference": "As max_logprob_difference, likewise.",
+    "learner/kl_reference": "KL from learner to reference policy per trained token, nats (k3).",
+    "learner/kl_reference_response": "KL from rollout to reference policy per response of the "
+    "batch, nats (k1; learner.reference.kl_in: reward).",
+    "learner/tokens": "Trained tokens under the loss mask.",
+    "learner/row_tokens": "Tokens put into rows, prompts included.",
+    "learner/rows": "Packed rows of all ranks.",
+    "learner/row_fill": "Tokens in rows over the room in them.",
+    "learner/rank_balance": "Mean over largest work of a rank (linear and attention), 1 at best.",
+    "learner/skipped_steps": "Optimiser steps left out because the gradient was not finite.",
+    "learner/empty_steps": "Optimiser steps without a response to train on.",
+    "learner/optimizer_steps": "Optimiser steps that were applied.",
+    "learner/update_seconds": "Seconds of one pass over the batch, all ranks.",
+    "learner/lr": "Learning rate of the last optimiser step.",
+    "parity/max_logprob_difference": "Largest difference between engine and learner on the probe.",
+    "parity/mean_logprob_difference": "Mean difference between engine and learner on the probe.",
+    "evaluation/pass_rate": "Held-out pass@1 of the version just published, where evaluated.",
+    "evaluation/pass_rate_stderr": "Its standard error over prompts.",
+    "evaluation/length_mean_tokens": "Mean length of the held-out responses.",
+    "evaluation/seconds": "Seconds of the evaluation; no part of the run's other seconds, unless "
+    "it went on in the background.",
+    "evaluation/version": "Version that the engines held when the evaluation began.",
+    "evaluation/last_version": "Version that they held when it ended.",
+    "publish/seconds": "Seconds until every engine had the new weights.",
+    "publish/bytes": "Bytes of one copy of the weights.",
+    "publish/bytes_per_second": "publish/bytes over publish/seconds.",
+    "loop/wait_seconds": "Seconds the learners waited for the batch.",
+    "loop/update_seconds": "Seconds of selecting and learning.",
+    "loop/publish_seconds": "Seconds of publishing, the parity probe included.",
+    "loop/generate_seconds": "Seconds since the last step with at least one ticket in generation.",
+    "loop/staleness": "Largest staleness of a group of the batch when it was learned, versions.",
+}
+
+
+def successes(report: LengthReport) -> BoolArray:
+    """Return [n] True where the reward is usable and 1 (to rounding) or more."""
+    return usable(report) & (report.rewards >= 1 - 1e-9)
+
+
+def step_metrics(result: StepResult) -> dict[str, float]:
+    """Compute what a person watches from the step's reports and selections.
+
+    A mean over nothing, as in a step in which every ticket failed, is NaN.
+    """
+    reports, selections = result.reports, result.selections
+    num_plain = sum(not selection.exploring for selection in selections)
+    return (
+        _rollout_metrics(reports[:num_plain], selections[:num_plain])
+        | _exploring_metrics(reports[num_plain:])
+        | _failure_metrics(reports)
+        | _cost_metrics(reports, selections)
+    )
+
+
+def _exploring_metrics(reports: Sequence[LengthReport]) -> dict[str, float]:
+    if not reports:
+        return {}
+    rewards = _join([report.rewards[usable(report)] for report in reports])
+    return {"rollout/exploring_reward_mean": _mean(rewards)}
+
+
+def _failure_metrics(reports: Sequence[LengthReport]) -> dict[str, float]:
+    status = _join([report.status for report in reports])
+    return {
+        "rollout/reward_timed_out": float((status == RewardStatus.TIMED_OUT).sum()),
+        "rollout/reward_crashed": float((status == RewardStatus.CRASHED).sum()),
+        "rollout/reward_truncated": float((status == RewardStatus.TRUNCATED).sum()),
+        "rollout/failed_tickets": float(sum(report.num_responses == 0 for report in reports)),
+    }
+
+
+def _rollout_metrics(
+    reports: Sequence[LengthReport], selections: Sequence[Selection]
+) -> dict[str, float]:
+    ok = _join([usable(report) for report in reports])
+    lengths = _join([report.lengths for report in reports])
+    mixed = np.array([bool(np.any(selection.advantages)) for selection in selections])
+    return {
+        "rollout/reward_mean": _mean(_join([report.rewards for report in reports])[ok]),
+        "rollout/pass_rate": _mean(_join([successes(report) for report in reports])[ok]),
+        "rollout/length_mean_tokens": _mean(lengths),
+        "rollout/length_p95_tokens": float(np.quantile(lengths, 0.95))
+        if len(lengths)
+        else math.nan,
+        "rollout/truncated_share": _mean(_join([report.truncated for report in reports])),
+        "rollout/surprise_mean": _mean(_join([report.surprise for report in reports])),
+        "rollout/mixed_group_share": _mean(mixed),
+    }
+
+
+def _cost_metrics(
+    reports: Sequence[LengthReport], selections: Sequence[Selection]
+) -> dict[str, float]:
+    ok = _join([selectable_responses(r, s) for r, s in zip(reports, selections, strict=True)])
+    keep = _join([selection.keep for selection in selections])
+    lengths = _join([report.lengths for report in reports]).astype(np.float64)
+    prompts = _join([np.full(report.num_responses, report.prompt_tokens) for report in reports])
+    generated = float(lengths.sum())
+    selectable = float((lengths + prompts)[ok].sum())
+    trained = float((lengths + prompts)[keep].sum())
+    return {
+        "cost/step_generated_tokens": generated + sum(report.prefill_tokens for report in reports),
+        "cost/step_selectable_tokens": selectable,
+        "cost/step_trained_tokens": trained,
+        "cost/step_generated_response_tokens": generated,
+        "cost/step_selectable_response_tokens": float(lengths[ok].sum()),
+        "cost/step_trained_response_tokens": float(lengths[keep].sum()),
+        "cost/step_saved_share": 1 - trained / selectable if selectable else math.nan,
+    }
+
+
+def _join(parts: Sequence[BoolArray | IntArray | FloatArray]) -> np.ndarray:
+    # Masks stay masks: the empty batch must not turn them into floats.
+    return np.concatenate(parts) if parts else np.zeros(0, dtype=np.bool_)
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean()) if len(values) else math.nan

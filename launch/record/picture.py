@@ -1,0 +1,294 @@
+"""One picture of a run: how well, at what cost, where probability went, where time went.
+
+metrics.jsonl, DrawDistribution, summary -> run.png
+"""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cost.draws.distribution import DrawDistribution
+from cost.types import FloatArray, IntArray
+
+BLUE, ORANGE, GREEN, RED, PURPLE, GREY = (
+    "#3566a8",
+    "#d97a1f",
+    "#3a8f5c",
+    "#b8404f",
+    "#7a5aa6",
+    "#8a8f98",
+)
+MOST_POINTS = 4000
+TITLE_PAD = 22
+"""Points between title and data: room for a legend."""
+STYLE: dict[Any, Any] = {
+    "font.size": 9.5,
+    "axes.titlesize": 11,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e4e6ea",
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+}
+
+
+def draw_picture(
+    metrics_path: Path,
+    distribution: DrawDistribution | None,
+    path: Path,
+    *,
+    summary: Mapping[str, object] | None = None,
+    visits: IntArray | None = None,
+    title: str | None = None,
+) -> None:
+    """Draw a run into one PNG of four panels.
+
+    Args:
+        metrics_path: `metrics.jsonl`; the last line of a step counts.
+        distribution: What the next draw would use; None leaves its panel empty.
+        path: The PNG to write.
+        summary: Content of `summary.json`; its held-out pass rates and totals are marked.
+        visits: [N] times each prompt was drawn; prompts drawn more often get larger points.
+        title: Over the picture; the name of the run folder unless given.
+    """
+    from matplotlib import rc_context
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
+    metrics = read_metrics(metrics_path)
+    facts = summary or {}
+    with rc_context(STYLE):
+        layout = ConstrainedLayoutEngine(h_pad=0.1, w_pad=0.1)
+        figure = Figure(figsize=(12.5, 8.6), layout=layout)
+        FigureCanvasAgg(figure)
+        panels = figure.subplots(2, 2)
+        _quality_panel(panels[0, 0], metrics, facts)
+        _tokens_panel(panels[0, 1], metrics)
+        _probability_panel(panels[1, 0], distribution, visits)
+        _time_panel(panels[1, 1], metrics)
+        figure.suptitle(
+            f"{title or metrics_path.resolve().parent.name}\n",
+            x=0.01,
+            ha="left",
+            fontsize=15,
+            weight="bold",
+        )
+        figure.text(0.012, 0.952, _headline(facts), ha="left", va="top", color="#50555e")
+        figure.savefig(path, dpi=130, format="png")
+
+
+def read_metrics(path: Path) -> dict[str, FloatArray]:
+    """Read `metrics.jsonl` into one array per key, in step order; NaN where a step lacks it."""
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    return metric_columns([json.loads(line) for line in lines])
+
+
+def metric_columns(lines: Sequence[Mapping[str, Any]]) -> dict[str, FloatArray]:
+    """Turn lines of `metrics.jsonl` into columns; the last line of a step counts."""
+    by_step = {record["step"]: record for record in lines}
+    records = [by_step[step] for step in sorted(by_step)]
+    keys = ["step", *sorted({key for record in records for key in record} - {"step"})]
+    missing = math.nan
+    return {
+        key: np.array(
+            [missing if record.get(key) is None else record[key] for record in records],
+            dtype=np.float64,
+        )
+        for key in keys
+    }
+
+
+def smoothed(values: FloatArray, decay: float = 0.85) -> FloatArray:
+    """Average over the past with exponentially falling weights; NaN is skipped.
+
+    Args:
+        values: [T]
+        decay: Weight of the step before, in [0, 1).
+    """
+    out = np.full(len(values), math.nan)
+    total = mass = 0.0
+    for index, value in enumerate(values):
+        seen = math.isfinite(value)
+        total = decay * total + (value if seen else 0.0)
+        mass = decay * mass + seen
+        out[index] = total / mass if mass else math.nan
+    return out
+
+
+def _quality_panel(
+    axes: Any, metrics: Mapping[str, FloatArray], facts: Mapping[str, object]
+) -> None:
+    axes.set_title("Reward and pass rate")
+    steps = metrics["step"]
+    for key, label, colour in (
+        ("rollout/reward_mean", "reward, as drawn", ORANGE),
+        ("cost/reward_mean_uniform", "reward, as under uniform draws", BLUE),
+    ):
+        if key in metrics:
+            axes.plot(steps, metrics[key], color=colour, alpha=0.25, linewidth=1)
+            axes.plot(steps, smoothed(metrics[key]), color=colour, linewidth=2, label=label)
+    ends = (steps[0] - 1, steps[-1]) if len(steps) else (0.0, 1.0)
+    marked = False
+    for when, place in zip(("before", "after"), ends, strict=True):
+        rate, error = (facts.get(f"pass_rate_{when}{part}") for part in ("", "_stderr"))
+        if isinstance(rate, float) and math.isfinite(rate):
+            bar = error if isinstance(error, float) and math.isfinite(error) else 0.0
+            axes.errorbar(
+                place,
+                rate,
+                yerr=bar,
+                fmt="D",
+                color=GREEN,
+                capsize=4,
+                markersize=6,
+                zorder=5,
+                label=None if marked else "held-out pass rate (1 s.e.)",
+            )
+            marked = True
+    axes.set_xlabel("step")
+    axes.set_ylabel("mean per response")
+    _legend_above(axes)
+
+
+def _tokens_panel(axes: Any, metrics: Mapping[str, FloatArray]) -> None:
+    axes.set_title("Tokens per step, prompt share included")
+    steps = metrics["step"]
+    series = (("generated", GREY), ("selectable", ORANGE), ("trained", BLUE))
+    for kind, colour in series:
+        values = metrics.get(f"cost/step_{kind}_tokens")
+        if values is not None:
+            axes.plot(steps, values, color=colour, alpha=0.25, linewidth=1)
+            axes.plot(steps, smoothed(values), color=colour, linewidth=2, label=kind)
+    selectable, trained = (metrics.get(f"cost/step_{kind}_tokens") for kind, _ in series[1:])
+    if selectable is not None and trained is not None:
+        saved = "saved in learning"
+        low, high = smoothed(trained), smoothed(selectable)
+        axes.fill_between(steps, low, high, color=ORANGE, alpha=0.12, linewidth=0, label=saved)
+    axes.set_ylim(bottom=0)
+    axes.yaxis.set_major_formatter(_thousands)
+    axes.set_xlabel("step")
+    axes.set_ylabel("tokens")
+    _legend_above(axes)
+
+
+def _probability_panel(
+    axes: Any, distribution: DrawDistribution | None, visits: IntArray | None
+) -> None:
+    from matplotlib.colors import LogNorm
+
+    axes.set_title("Where probability goes: one point a prompt", pad=TITLE_PAD)
+    axes.set_xlabel("expected response length, tokens")
+    axes.set_ylabel("expected pass rate")
+    axes.set_ylim(-0.04, 1.04)
+    if distribution is None:
+        axes.text(0.5, 0.5, "not recorded", transform=axes.transAxes, ha="center", color=GREY)
+        return
+    num_prompts = len(distribution.probabilities)
+    chosen = np.arange(num_prompts)
+    if num_prompts > MOST_POINTS:
+        chosen = np.random.default_rng(0).choice(num_prompts, MOST_POINTS, replace=False)
+    multiple = (num_prompts * distribution.probabilities)[chosen]
+    positive = multiple[multiple > 0]
+    # Symmetric about 1, so that the colour tells more from less than uniform at a glance.
+    reach = max(1.25, float(np.exp(np.quantile(np.abs(np.log(positive)), 0.99))))
+    times = np.ones(len(chosen)) if visits is None else np.asarray(visits)[chosen]
+    largest = max(float(times.max()), 1.0)
+    # Likely prompts on top: they are the few that matter.
+    order = np.argsort(multiple)
+    points = axes.scatter(
+        distribution.lengths[chosen][order],
+        distribution.pass_rates[chosen][order],
+        c=np.clip(multiple, 1 / reach, reach)[order],
+        s=(10 + 60 * times / largest if visits is not None else np.full(len(chosen), 26.0))[order],
+        norm=LogNorm(1 / reach, reach),
+        cmap="RdYlBu_r",
+        edgecolors="#30343a",
+        linewidths=0.3,
+        alpha=0.9,
+    )
+    bar = axes.figure.colorbar(points, ax=axes, pad=0.02)
+    ticks = [1 / reach, 1 / math.sqrt(reach), 1, math.sqrt(reach), reach]
+    bar.set_ticks(ticks, labels=[f"{tick:.2g}" for tick in ticks])
+    bar.minorticks_off()
+    bar.set_label("N x draw probability (1 = uniform)")
+    if visits is not None:
+        note = f"size: times drawn, 0 to {int(largest)}"
+        axes.text(0.0, 1.02, note, transform=axes.transAxes, va="bottom", fontsize=8.5)
+
+
+def _time_panel(axes: Any, metrics: Mapping[str, FloatArray]) -> None:
+    axes.set_title("Seconds per step and mean length")
+    steps = metrics["step"]
+    base = np.zeros(len(steps))
+    phases = (("wait", GREY), ("update", BLUE), ("publish", GREEN))
+    for phase, colour in phases:
+        if f"loop/{phase}_seconds" in metrics:
+            seconds = np.nan_to_num(metrics[f"loop/{phase}_seconds"])
+            axes.bar(steps, seconds, 1.0, bottom=base, color=colour, alpha=0.55, label=phase)
+            base = base + seconds
+    staleness = metrics.get("loop/staleness")
+    if staleness is not None and np.nan_to_num(staleness).max(initial=0) > 0:
+        axes.plot(steps, staleness, color=PURPLE, linewidth=1.2, label="staleness")
+    axes.set_xlabel("step")
+    axes.set_ylabel("seconds; staleness in versions")
+    right = axes.twinx()
+    right.grid(False)
+    right.spines["right"].set_visible(True)
+    lengths = metrics.get("rollout/length_mean_tokens")
+    if lengths is not None:
+        right.plot(steps, lengths, color=RED, alpha=0.25, linewidth=1)
+        right.plot(steps, smoothed(lengths), color=RED, linewidth=2, label="length (right)")
+    right.set_ylim(bottom=0)
+    right.set_ylabel("tokens", color=RED)
+    right.tick_params(axis="y", colors=RED)
+    _legend_above(axes, right)
+
+
+def _legend_above(*axes: Any) -> None:
+    """Put one legend for these axes between the title and the data, where it covers nothing."""
+    pairs: list[tuple[Any, str]] = []
+    for each in axes:
+        pairs += zip(*each.get_legend_handles_labels(), strict=True)
+    axes[0].set_title(axes[0].get_title(loc="left"), pad=TITLE_PAD)
+    if pairs:
+        axes[0].legend(
+            [handle for handle, _ in pairs],
+            [label for _, label in pairs],
+            loc="lower left",
+            bbox_to_anchor=(-0.01, 0.995),
+            ncols=len(pairs),
+            columnspacing=1.1,
+            handlelength=1.2,
+            handletextpad=0.5,
+            borderaxespad=0.2,
+        )
+
+
+def _headline(facts: Mapping[str, object]) -> str:
+    """The run in one line, of what is known."""
+    parts: list[str] = []
+    rates = [facts.get(f"pass_rate_{when}") for when in ("before", "after")]
+    texts = [f"{rate:.3f}" for rate in rates if isinstance(rate, float) and math.isfinite(rate)]
+    if texts:
+        parts.append("held-out pass rate " + " -> ".join(texts))
+    for kind in ("generated", "trained"):
+        tokens = facts.get(f"{kind}_tokens")
+        if isinstance(tokens, int):
+            parts.append(f"{tokens:,} tokens {kind}")
+    saved = facts.get("saved_share")
+    if isinstance(saved, float) and math.isfinite(saved):
+        parts.append(f"{100 * saved:.0f}% saved in learning")
+    return "   |   ".join(parts)
+
+
+def _thousands(value: float, _: object = None) -> str:
+    return f"{value / 1000:g}k" if value >= 1000 else f"{value:g}"

@@ -1,0 +1,286 @@
+"""What a person at the terminal sees: the plan, the start-up, live progress, the result.
+
+On a terminal a small panel stays below whatever else is printed. Where stdout is a file or a pipe,
+every step is one line, to be read with grep.
+"""
+
+import math
+import re
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from rich import box
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress_bar import ProgressBar
+from rich.status import Status
+from rich.table import Table
+from rich.text import Text
+
+from launch.record.summary import PHASES
+from launch.record.text import count_text, number_text, seconds_text, share_text, sparkline
+
+TURNS = ("wait", "update", "publish")
+"""Phases that take turns and fill a step; generation goes on beside them."""
+TREND_STEPS = 30
+TOKENS = ("generated", "selectable", "trained")
+
+
+class Progress:
+    """Progress of a run; one `update` a step, then `close`."""
+
+    def __init__(
+        self,
+        name: str,
+        num_steps: int,
+        *,
+        console: Console | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._name = name
+        self._num_steps = num_steps
+        self._console = console or Console()
+        self._clock = clock
+        self._pace = Pace(clock())
+        self._step = 0
+        self._metrics: Mapping[str, float] = {}
+        self._trends: dict[str, deque[float]] = {}
+        self._live: Live | None = None
+        if self._console.is_terminal:
+            self._live = Live(
+                console=self._console, refresh_per_second=2, get_renderable=self._render
+            )
+            self._live.start()
+
+    def update(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Show one more step."""
+        self._step, self._metrics = step, metrics
+        self._pace.tick(self._clock(), [metrics.get(f"loop/{phase}_seconds") for phase in TURNS])
+        for key, value in metrics.items():
+            self._trends.setdefault(key, deque(maxlen=TREND_STEPS)).append(value)
+        if self._live is None:
+            self._console.print(
+                self._line(), soft_wrap=True, markup=False, highlight=False, emoji=False
+            )
+        else:
+            self._live.refresh()
+
+    def close(self) -> None:
+        """Leave the last state on the screen and stop drawing."""
+        if self._live is not None:
+            self._live.stop()
+
+    @property
+    def seconds_left(self) -> float:
+        """Expected seconds to the end of the run; NaN before the first step."""
+        return self._pace.left(self._num_steps - self._step, self._clock())
+
+    def _line(self) -> str:
+        width = len(str(self._num_steps))
+        parts = [f"step {self._step:>{width}}/{self._num_steps}"]
+        parts += [f"{label} {text}" for label, text, _ in self._readings()]
+        parts += [self._timing(), f"left {seconds_text(self.seconds_left)}"]
+        return "  ".join(parts)
+
+    def _readings(self) -> list[tuple[str, str, str]]:
+        """Label, text and key of the trend, for each row of the panel."""
+
+        def value(key: str) -> float:
+            return self._metrics.get(key, math.nan)
+
+        length = number_text(value("rollout/length_mean_tokens"), 0)
+        p95 = number_text(value("rollout/length_p95_tokens"), 0)
+        cut = share_text(value("rollout/truncated_share"))
+        generated = count_text(value("cost/step_generated_tokens"))
+        trained = count_text(value("cost/step_trained_tokens"))
+        saved = share_text(value("cost/step_saved_share"))
+        return [
+            ("reward", number_text(value("rollout/reward_mean")), "rollout/reward_mean"),
+            (
+                "uniform",
+                number_text(value("cost/reward_mean_uniform")),
+                "cost/reward_mean_uniform",
+            ),
+            ("pass rate", share_text(value("rollout/pass_rate")), "rollout/pass_rate"),
+            ("length", f"{length} (p95 {p95}, cut {cut})", "rollout/length_mean_tokens"),
+            ("generated", generated, "cost/step_generated_tokens"),
+            ("trained", f"{trained} (saved {saved})", "cost/step_trained_tokens"),
+            ("staleness", number_text(value("loop/staleness"), 0), "loop/staleness"),
+        ]
+
+    def _timing(self) -> str:
+        keys = {phase: f"loop/{phase}_seconds" for phase in PHASES}
+        phases = [
+            f"{phase} {self._metrics[k]:.1f}" for phase, k in keys.items() if k in self._metrics
+        ]
+        return f"step {seconds_text(self._pace.last)} ({', '.join(phases)})"
+
+    def _render(self) -> RenderableType:
+        head = Table.grid(padding=(0, 2))
+        head.add_row(
+            Text(f"step {self._step}/{self._num_steps}", style="bold"),
+            ProgressBar(total=self._num_steps, completed=self._step, width=30),
+            Text(f"{100 * self._step / self._num_steps:.0f}%", style="bold"),
+            Text(
+                f"left {seconds_text(self.seconds_left)}" if self._step else "before the first step"
+            ),
+        )
+        parts: list[RenderableType] = [head]
+        if self._step:
+            body = Table.grid(padding=(0, 2))
+            body.add_column(style="cyan", width=9)
+            body.add_column(width=27)
+            # A fixed width, so that the panel does not grow with every step.
+            body.add_column(style="green", no_wrap=True, width=TREND_STEPS)
+            for label, text, key in self._readings():
+                values = () if self._console.options.ascii_only else self._trends.get(key, ())
+                body.add_row(label, text, sparkline(values))
+            parts += [Text(), body, Text(self._timing(), style="dim")]
+        return Panel(
+            Group(*parts), title=Text(self._name, "bold"), border_style="blue", expand=False
+        )
+
+
+class Pace:
+    """Smoothed seconds per step, and from them the time left."""
+
+    def __init__(self, now: float, smoothing: float = 0.8) -> None:
+        self._smoothing = smoothing
+        self._tick = now
+        self._sum = 0.0
+        self._mass = 0.0
+        self.last = math.nan
+        """Seconds of the last step."""
+
+    def tick(self, now: float, phases: Sequence[float | None] = ()) -> None:
+        """A step ends now.
+
+        Args:
+            now: On any clock, seconds.
+            phases: Seconds that add up to the step; with one missing, the clock is believed, though
+                an evaluation before the first step then counts as part of it.
+        """
+        known = [seconds for seconds in phases if seconds is not None]
+        complete = bool(known) and len(known) == len(phases)
+        self.last, self._tick = (sum(known) if complete else now - self._tick), now
+        self._sum = self._smoothing * self._sum + (1 - self._smoothing) * self.last
+        self._mass = self._smoothing * self._mass + (1 - self._smoothing)
+
+    def left(self, num_steps: int, now: float) -> float:
+        """Expected seconds of so many more steps, the running one's elapsed time taken off."""
+        if not self._mass:
+            return math.nan
+        return max(0.0, num_steps * self._sum / self._mass - (now - self._tick))
+
+
+class Startup:
+    """Status of the parts that start; several may be open at once.
+
+    Example:
+        with startup.part("engines"): ...
+    """
+
+    def __init__(self, *, console: Console | None = None, quiet: bool = False) -> None:
+        self._console = console or Console(quiet=quiet)
+        self._open: list[str] = []
+        spinner = "line" if self._console.options.ascii_only else "dots"
+        self._status = Status("", console=self._console, spinner=spinner)
+
+    @contextmanager
+    def part(self, name: str) -> Iterator[None]:
+        """Show that `name` starts, and at the end how long it took or that it failed."""
+        started = time.monotonic()
+        self._open.append(name)
+        self._refresh()
+        outcome = Text("failed ", style="bold red")
+        try:
+            yield
+            outcome = Text("ready  ", style="green")
+        finally:
+            self._open.remove(name)
+            self._refresh()
+            elapsed = seconds_text(time.monotonic() - started)
+            self._console.print(Text.assemble(outcome, f"{name} ", (elapsed, "dim")))
+
+    def _refresh(self) -> None:
+        if not self._console.is_terminal:
+            return
+        if self._open:
+            self._status.update("starting " + ", ".join(self._open))
+            self._status.start()
+        else:
+            self._status.stop()
+
+
+def print_plan(lines: Mapping[str, object], *, console: Console | None = None) -> None:
+    """Print what the run will do, one line a quantity; whole numbers get thousands separators."""
+    _print_pairs("plan", lines, console or Console())
+
+
+def print_result(
+    summary: Mapping[str, object], run_dir: Path, *, console: Console | None = None
+) -> None:
+    """Print how a run ended and where its files are.
+
+    Args:
+        summary: From `launch.record.summary.RunSummary.finish`.
+        run_dir: The run folder.
+        console: Where to print; stdout unless given.
+    """
+    out = console or Console()
+    table = Table(title="held-out prompts", box=box.ROUNDED, title_style="bold")
+    for heading in ("", "before", "after", "change"):
+        table.add_column(heading, justify="right" if heading else "left")
+    for key in summary:
+        match = re.fullmatch(r"(pass_rate|pass_at_\d+|greedy|length_mean)_before", key)
+        if match and (summary[key], summary[f"{match[1]}_after"]) != (None, None):
+            table.add_row(match[1].replace("_", " "), *_before_after(summary, match[1]))
+    if table.row_count:
+        out.print(table)
+    seconds = summary["seconds"]
+    assert isinstance(seconds, Mapping)
+    lines: dict[str, object] = {
+        "steps": f"{summary['num_steps']} ({summary['skipped_steps']} skipped)"
+    }
+    lines |= {f"{kind} tokens": summary[f"{kind}_tokens"] for kind in TOKENS}
+    lines["saved in learning"] = share_text(_number(summary["saved_share"]))
+    for kind in ("generated", "trained"):
+        lines[f"{kind} if uniform"] = f"{summary[f'uniform_{kind}_tokens_estimated']:,} (estimated)"
+    lines |= {f"{phase} time": seconds_text(_number(value)) for phase, value in seconds.items()}
+    for machine in ("engine", "learner"):
+        lines[f"{machine} seconds"] = number_text(_number(summary[f"{machine}_seconds"]), 1)
+    if summary["spent_currency"] is not None:
+        lines["spent"] = number_text(_number(summary["spent_currency"]), 2)
+    _print_pairs("run", lines | {"files": run_dir}, out)
+
+
+def _before_after(summary: Mapping[str, object], name: str) -> tuple[str, str, str]:
+    digits = 1 if name == "length_mean" else 3
+    keys = [f"{name}_{when}" for when in ("before", "after")]
+    texts = [_estimate(summary[key], summary.get(f"{key}_stderr"), digits) for key in keys]
+    change = _number(summary[keys[1]]) - _number(summary[keys[0]])
+    return texts[0], texts[1], "-" if math.isnan(change) else f"{change:+.{digits}f}"
+
+
+def _estimate(value: object, stderr: object, digits: int) -> str:
+    error = _number(stderr)
+    margin = "" if math.isnan(error) else f" +- {error:.{digits}f}"
+    return number_text(_number(value), digits) + margin
+
+
+def _number(value: object) -> float:
+    return float(value) if isinstance(value, int | float) else math.nan
+
+
+def _print_pairs(title: str, pairs: Mapping[str, object], console: Console) -> None:
+    table = Table(title=title, box=box.ROUNDED, show_header=False, title_style="bold")
+    table.add_column(style="cyan", no_wrap=True)
+    table.add_column(overflow="fold")
+    for label, value in pairs.items():
+        whole = isinstance(value, int) and not isinstance(value, bool)
+        table.add_row(Text(label), Text(f"{value:,}" if whole else str(value)))
+    console.print(table)

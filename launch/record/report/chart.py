@@ -1,0 +1,216 @@
+"""What every chart of the page is made of.
+
+Lines over steps carry no x: the page puts in steps, tokens or seconds, as its reader chooses, from
+`axes`. What a trace belongs to is in its `meta`:
+
+    run: number of its run
+    x: "step" for one value a step, or places of its own on each axis
+    raw: of values that are not smoothed
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from html import escape
+
+import numpy as np
+import plotly.graph_objects as go
+
+from cost.types import FloatArray
+from launch.record.picture import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, smoothed
+from launch.record.run_folder import Run
+
+RUN_COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE, "#1f9aa5", "#a3872a", "#c4609b", "#6b7f2a", GREY)
+DASHES = ("solid", "dot", "dash")
+MOST_RAW = 2
+"""Runs up to which values are drawn as they are, behind the smoothed ones."""
+MOST_POINTS = 1500
+MOST_BLOCKS = 400
+Z95 = 1.959963984540054
+"""Standard errors on either side of a 95% interval."""
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """One metric over steps."""
+
+    key: str
+    label: str
+    colour: str
+
+
+@dataclass(frozen=True, slots=True)
+class Chart:
+    """One chart with its words; without a figure it was not recorded."""
+
+    key: str
+    """Identifier in the page."""
+    title: str
+    note: str
+    figure: go.Figure | None
+    wide: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """Charts that answer one question."""
+
+    key: str
+    title: str
+    note: str
+    charts: Sequence[Chart]
+
+
+def run_colour(index: int) -> str:
+    """Colour of a run; they come round again after the tenth."""
+    return RUN_COLOURS[index % len(RUN_COLOURS)]
+
+
+def axes(runs: Sequence[Run]) -> list[dict[str, list[float]]]:
+    """What lines may be drawn over, by run: `step`, `tokens` generated so far, `seconds`."""
+    return [
+        {key: rounded(values[shown_steps(len(run.steps))]) for key, values in axes_of(run).items()}
+        for run in runs
+    ]
+
+
+def axes_of(run: Run) -> dict[str, FloatArray]:
+    """What a run's lines may be drawn over, a value a step."""
+    return {
+        "step": run.steps,
+        "tokens": run.metrics["cost/generated_tokens"],
+        "seconds": run.ends,
+    }
+
+
+def shown_steps(num_steps: int) -> np.ndarray:
+    """Positions of the steps that lines show: all, or evenly spread with both ends."""
+    return np.unique(np.linspace(0, num_steps - 1, min(num_steps, MOST_POINTS)).round().astype(int))
+
+
+def lines(
+    runs: Sequence[Run],
+    series: Sequence[Series],
+    unit: str,
+    *,
+    from_zero: bool = False,
+    log: bool = False,
+    steps: bool = False,
+    smooth: bool = True,
+    metrics: Sequence[Mapping[str, FloatArray]] | None = None,
+) -> go.Figure | None:
+    """Metrics over steps, as they are and smoothed; None if no run has any.
+
+    They are the runs' own unless `metrics` gives others.
+    """
+    columns = [
+        (index, number, each, of_run[each.key])
+        for index, of_run in enumerate(metrics or [run.metrics for run in runs])
+        for number, each in enumerate(series)
+        if each.key in of_run and np.isfinite(of_run[each.key]).any()
+    ]
+    if not columns:
+        return None
+    figure = empty_figure(unit, log=log)
+    smooth = smooth and not steps
+    several = len(runs) > 1
+    if several and len(series) > 1:
+        for number, each in enumerate(series):
+            figure.add_trace(_legend_entry(each.label, DASHES[number % len(DASHES)]))
+    for index, number, each, column in columns:
+        shown = shown_steps(len(column))
+        values = np.where(column > 0, column, math.nan) if log else column
+        colour = run_colour(index) if several else each.colour
+        line = {"color": colour, "shape": "hv" if steps else "linear"}
+        if several:
+            line["dash"] = DASHES[number % len(DASHES)]
+        meta = {"run": index, "x": "step"}
+        if smooth and len(runs) <= MOST_RAW:
+            figure.add_trace(
+                go.Scatter(
+                    y=values[shown],
+                    mode="lines",
+                    line={**line, "width": 1},
+                    opacity=0.18 if several else 0.3,
+                    hoverinfo="skip",
+                    showlegend=False,
+                    meta={**meta, "raw": True},
+                )
+            )
+        drawn = smoothed(values) if smooth else values
+        suffix = " (this step %{customdata:.4~g})" if smooth else ""
+        few = len(shown) == 1
+        figure.add_trace(
+            go.Scatter(
+                y=drawn[shown],
+                customdata=values[shown],
+                mode="markers" if few else "lines",
+                line={**line, "width": 2.2},
+                marker={"color": colour},
+                name=trace_name(runs[index], each.label, several, len(series)),
+                hovertemplate=f"%{{y:.4~g}}{suffix}",
+                showlegend=not several and len(series) > 1,
+                meta=meta,
+            )
+        )
+    if from_zero:
+        figure.update_yaxes(rangemode="tozero")
+    if steps:
+        largest = max(float(np.nanmax(column)) for *_, column in columns)
+        figure.update_yaxes(dtick=max(1, math.ceil(largest / 5)))
+    return figure
+
+
+def empty_figure(unit: str, *, log: bool = False) -> go.Figure:
+    """Lay out a figure in the page's style, its y axis in a unit."""
+    figure = go.Figure()
+    figure.update_layout(
+        template="none",
+        height=310,
+        margin={"l": 50, "r": 14, "t": 40, "b": 46},
+        paper_bgcolor="rgba(0, 0, 0, 0)",
+        plot_bgcolor="rgba(0, 0, 0, 0)",
+        hovermode="x unified",
+        font={"size": 12},
+        legend={
+            "orientation": "h",
+            "x": 0,
+            "y": 1.02,
+            "xanchor": "left",
+            "yanchor": "bottom",
+            "bgcolor": "rgba(0, 0, 0, 0)",
+        },
+    )
+    figure.update_xaxes(zeroline=False)
+    figure.update_yaxes(title={"text": unit, "standoff": 10}, zeroline=False, automargin="left")
+    if log:
+        figure.update_yaxes(type="log", exponentformat="power", dtick=1)
+    return figure
+
+
+def _legend_entry(label: str, dash: str) -> go.Scatter:
+    return go.Scatter(
+        x=[None],
+        y=[None],
+        mode="lines",
+        line={"color": GREY, "dash": dash, "width": 2.2},
+        name=label,
+        hoverinfo="skip",
+    )
+
+
+def trace_name(run: Run, label: str, several: bool, num_series: int) -> str:
+    """Plotly reads names as markup."""
+    if not several:
+        return escape(label)
+    return escape(run.name) + (f", {escape(label)}" if num_series > 1 else "")
+
+
+def spread(count: int, most: int) -> Iterator[int]:
+    """Take positions of `count`, at most so many, evenly spread with both ends."""
+    return iter(np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int)).tolist())
+
+
+def rounded(values: FloatArray) -> list[float]:
+    """Short numbers: six digits are more than a screen shows."""
+    return [float(f"{value:.6g}") for value in values]

@@ -1,0 +1,129 @@
+"""How well the policy does, and the tokens that it took."""
+
+from collections.abc import Sequence
+
+import plotly.graph_objects as go
+
+from launch.record.picture import BLUE, GREEN, GREY, ORANGE, PURPLE
+from launch.record.report.chart import Z95, Chart, Series, axes_of, lines, run_colour, trace_name
+from launch.record.run_folder import Run
+
+
+def learning_charts(runs: Sequence[Run]) -> list[Chart]:
+    """Reward, pass rate, lengths, and what may go wrong with them."""
+    rate = Series("rollout/pass_rate", "while training", BLUE)
+    reward = (
+        Series("rollout/reward_mean", "as drawn", ORANGE),
+        Series("cost/reward_mean_uniform", "as under uniform draws", BLUE),
+    )
+    lengths = (
+        Series("rollout/length_mean_tokens", "mean", BLUE),
+        Series("rollout/length_p95_tokens", "95th percentile", ORANGE),
+    )
+    mismatch = (
+        Series("learner/kl_rollout", "KL per token", BLUE),
+        Series("parity/max_logprob_difference", "largest difference on a probe", ORANGE),
+    )
+    pass_rate = lines(runs, (rate,), "share passed")
+    if pass_rate is not None:
+        _add_held_out(pass_rate, runs)
+    return [
+        Chart(
+            "reward",
+            "Reward",
+            "Mean per response. Drawing some prompts more often moves the mean; the second line "
+            "undoes that by weights.",
+            lines(runs, reward, "mean reward"),
+        ),
+        Chart(
+            "pass_rate",
+            "Pass rate",
+            "Line: responses of the step. Diamonds: held-out prompts, with 95% intervals over "
+            "prompts.",
+            pass_rate,
+        ),
+        Chart(
+            "length",
+            "Response length",
+            "A response cut at the limit counts as it is.",
+            lines(runs, lengths, "tokens", from_zero=True),
+        ),
+        Chart(
+            "entropy",
+            "Entropy",
+            "Mean at the trained tokens; near 0, the policy no longer explores.",
+            lines(runs, (Series("learner/entropy", "entropy", BLUE),), "nats", from_zero=True),
+        ),
+        Chart(
+            "mismatch",
+            "Mismatch of engine and learner",
+            "KL from the sampling to the training policy, which grows with staleness too; largest "
+            "difference of log-probabilities at equal weights, after each publish.",
+            lines(runs, mismatch, "nats, log scale", log=True),
+        ),
+        Chart(
+            "staleness",
+            "Staleness",
+            "Publishes by which the oldest group of a batch was behind when learned.",
+            lines(
+                runs,
+                (Series("loop/staleness", "staleness", PURPLE),),
+                "versions",
+                from_zero=True,
+                steps=True,
+            ),
+        ),
+    ]
+
+
+def _add_held_out(figure: go.Figure, runs: Sequence[Run]) -> None:
+    several = len(runs) > 1
+    figure.for_each_trace(
+        lambda line: line.update(showlegend=not several and "raw" not in line.meta)
+    )
+    for index, run in enumerate(runs):
+        seen = run.held_out
+        if not len(seen.rates):
+            continue
+        starts = {"step": run.steps[0] - 1, "tokens": 0.0, "seconds": 0.0}
+        places = {
+            key: [starts[key] if at < 0 else float(values[at]) for at in seen.positions]
+            for key, values in axes_of(run).items()
+        }
+        figure.add_trace(
+            go.Scatter(
+                y=seen.rates,
+                error_y={"array": Z95 * seen.errors, "thickness": 1.5, "width": 5},
+                mode="markers",
+                marker={
+                    "symbol": "diamond",
+                    "size": 10,
+                    "color": run_colour(index) if several else GREEN,
+                },
+                name=trace_name(run, "held out", several, 2),
+                hovertemplate="%{y:.3f} ± %{error_y.array:.3f}",
+                showlegend=not several,
+                meta={"run": index, "x": places},
+            )
+        )
+
+
+def token_charts(runs: Sequence[Run]) -> list[Chart]:
+    """Tokens of each step, and so far."""
+    kinds = (("generated", GREY), ("selectable", ORANGE), ("trained", BLUE))
+    per_step = [Series(f"cost/step_{kind}_tokens", kind, colour) for kind, colour in kinds]
+    so_far = [Series(f"cost/{kind}_tokens", kind, colour) for kind, colour in kinds]
+    return [
+        Chart(
+            "step_tokens",
+            "Tokens of each step",
+            "Last pass over the batch. Selectable less trained is what thinning saved.",
+            lines(runs, per_step, "tokens", from_zero=True),
+        ),
+        Chart(
+            "total_tokens",
+            "Tokens so far",
+            "From the ledger: every pass, and what is still in flight.",
+            lines(runs, so_far, "tokens", from_zero=True, smooth=False),
+        ),
+    ]

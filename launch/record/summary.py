@@ -1,0 +1,308 @@
+"""What a run comes to: held-out statistics before and after, totals over the steps, `summary.json`.
+
+    evaluate: reports -> evaluate_statistics -> RunSummary.evaluation --+
+    train:    metrics of a step ------------> RunSummary.step ----------+-> finish -> write_json
+
+With c successes among n responses to a prompt, the chance that k responses hold at least one is
+estimated without bias by 1 - C(n - c, k) / C(n, k) (Chen et al. 2021, arXiv:2107.03374, eq. 1).
+Responses to one prompt are alike, so standard errors are over prompts: the deviation of the
+per-prompt means over the root of the number of prompts.
+"""
+
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from cost.scheduler.reports import usable
+from cost.types import LengthReport, RewardStatus
+from launch.record.metrics import successes
+
+TOKEN_KINDS = tuple(
+    f"{kind}_{unit}"
+    for unit in ("tokens", "response_tokens")
+    for kind in ("generated", "trained", "selectable")
+)
+UNIFORM_TOKENS = tuple(f"uniform_{kind}_tokens_estimated" for kind in ("generated", "trained"))
+PHASES = ("generate", "update", "publish", "wait")
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluationResult:
+    """The policy on held-out prompts; responses without a usable reward are left out of the rates.
+
+    Example: 100 prompts with 8 responses each give pass_rate=0.42, k=8, pass_at_k=0.8.
+    """
+
+    num_prompts: int
+    """Prompts with at least one usable reward."""
+    num_responses: int
+    """Responses with a usable reward."""
+    pass_rate: float
+    """pass@1: mean over prompts of the share of successes."""
+    pass_rate_stderr: float
+    k: int
+    pass_at_k: float
+    """Over the prompts with at least k usable rewards; NaN if there is none."""
+    pass_at_k_stderr: float
+    length_mean: float
+    """Mean over prompts of the mean response length, tokens."""
+    length_stderr: float
+    truncated_share: float
+    """Share of all responses that hit the length limit."""
+    timed_out: int
+    """Responses whose scoring ran out of time."""
+    crashed: int
+    """Responses whose scoring crashed."""
+
+
+def pass_at_k(num_responses: int, num_successes: int, k: int) -> float:
+    """Chance that k of the responses, drawn without replacement, hold a success.
+
+    Raises:
+        ValueError: If there are fewer than k responses, where no unbiased estimate exists.
+    """
+    if not 1 <= k <= num_responses:
+        raise ValueError(f"k must lie in [1, {num_responses}], got {k!r}")
+    return 1 - math.comb(num_responses - num_successes, k) / math.comb(num_responses, k)
+
+
+@dataclass(frozen=True, slots=True)
+class PromptOutcome:
+    """What all responses to one prompt came to."""
+
+    num_scored: int
+    """Responses with a usable reward."""
+    num_passed: int
+    """Of these, with a reward of 1 or more."""
+    length_mean: float
+    """Mean length of all responses, tokens; NaN without one."""
+
+    @property
+    def rate(self) -> float:
+        """Share of the scored responses that passed; there must be one."""
+        return self.num_passed / self.num_scored
+
+
+def outcomes(reports: Sequence[LengthReport]) -> list[PromptOutcome]:
+    """Return one outcome per prompt, several reports of one prompt taken together."""
+    of_prompt: dict[int, list[LengthReport]] = {}
+    for report in reports:
+        of_prompt.setdefault(report.prompt_index, []).append(report)
+    found = []
+    for group in of_prompt.values():
+        tokens = np.concatenate([report.lengths for report in group])
+        found.append(
+            PromptOutcome(
+                num_scored=sum(int(usable(report).sum()) for report in group),
+                num_passed=sum(int(successes(report).sum()) for report in group),
+                length_mean=float(tokens.mean()) if len(tokens) else math.nan,
+            )
+        )
+    return found
+
+
+def evaluate_statistics(reports: Sequence[LengthReport], k: int) -> EvaluationResult:
+    """Summarise an evaluation; several reports of one prompt are taken together.
+
+    Args:
+        reports: One or more per prompt; those of failed tickets are empty and add nothing.
+        k: Of pass@k, at least 1.
+    """
+    prompts = outcomes(reports)
+    rates = [prompt.rate for prompt in prompts if prompt.num_scored]
+    at_k = [pass_at_k(p.num_scored, p.num_passed, k) for p in prompts if p.num_scored >= k]
+    lengths = [prompt.length_mean for prompt in prompts if math.isfinite(prompt.length_mean)]
+    num_usable = sum(prompt.num_scored for prompt in prompts)
+    num_responses = sum(report.num_responses for report in reports)
+    truncated = sum(int(report.truncated.sum()) for report in reports)
+    pass_rate, pass_rate_stderr = _mean_and_stderr(rates)
+    pass_k, pass_k_stderr = _mean_and_stderr(at_k)
+    length, length_stderr = _mean_and_stderr(lengths)
+    return EvaluationResult(
+        num_prompts=len(rates),
+        num_responses=num_usable,
+        pass_rate=pass_rate,
+        pass_rate_stderr=pass_rate_stderr,
+        k=k,
+        pass_at_k=pass_k,
+        pass_at_k_stderr=pass_k_stderr,
+        length_mean=length,
+        length_stderr=length_stderr,
+        truncated_share=_ratio(truncated, num_responses),
+        timed_out=_count(reports, RewardStatus.TIMED_OUT),
+        crashed=_count(reports, RewardStatus.CRASHED),
+    )
+
+
+class RunSummary:
+    """Everything that `summary.json` tells of a run, gathered while it goes on."""
+
+    def __init__(self, k: int) -> None:
+        """Start with nothing measured.
+
+        Args:
+            k: Of pass@k in the evaluations to come.
+        """
+        self._k = k
+        self._num_steps = 0
+        self._sums: dict[str, float] = {}
+        self._counts: dict[str, int] = {}
+        self._last: dict[str, float] = {}
+        self._evaluations = _evaluation_keys("before", k) | _evaluation_keys("after", k)
+        self._startup: tuple[float, Mapping[str, float]] = (math.nan, {})
+        self._evaluate_seconds = 0.0
+
+    def startup(self, seconds: float, parts: Mapping[str, float]) -> None:
+        """Take in how long it took from the program's start to the first work, and by part."""
+        self._startup = (seconds, dict(parts))
+
+    def evaluation(
+        self,
+        when: str,
+        sampled: EvaluationResult,
+        greedy: EvaluationResult | None = None,
+        *,
+        seconds: float,
+    ) -> None:
+        """Take in an evaluation; `when` is "before" or "after"."""
+        self._evaluations |= _evaluation_keys(when, self._k, sampled, greedy)
+        self._evaluate_seconds += seconds
+
+    def evaluated_on_the_way(self, seconds: float) -> None:
+        """Take in the seconds of an evaluation between steps; its results are metrics."""
+        self._evaluate_seconds += seconds
+
+    def step(self, metrics: Mapping[str, float]) -> None:
+        """Take in one step; values that are not finite are left out of sums and means."""
+        self._num_steps += 1
+        for key, value in metrics.items():
+            if math.isfinite(value):
+                self._sums[key] = self._sums.get(key, 0.0) + value
+                self._counts[key] = self._counts.get(key, 0) + 1
+                self._last[key] = value
+
+    def finish(
+        self,
+        *,
+        total_seconds: float,
+        parity_max_logprob_difference: float,
+        versions_published: int,
+        completed: bool = True,
+        loop_seconds: float = math.nan,
+        objective: str | None = None,
+    ) -> dict[str, object]:
+        """Return the content of `summary.json`; what was not measured is None or NaN.
+
+        Token counts are the ledger's, every pass over a batch counted. `generate_tokens_per_second`
+        is response tokens over the seconds in which anything was generated. How far the draws were
+        from uniform, and what draws and thinning are believed to save, are means over the steps.
+        Lengths are those of the sampled evaluations. `objective` is what the run optimised, in
+        words.
+        """
+        seconds = {phase: self._total(f"loop/{phase}_seconds") for phase in PHASES}
+        tokens = {kind: int(self._last.get(f"cost/{kind}", 0)) for kind in TOKEN_KINDS}
+        startup, parts = self._startup
+        return {
+            "completed": completed,
+            "objective": objective,
+            **self._evaluations,
+            "num_steps": self._num_steps,
+            "versions_published": versions_published,
+            "skipped_steps": int(self._total("learner/skipped_steps")),
+            "failed_tickets": int(self._total("rollout/failed_tickets")),
+            "reward_timed_out": int(self._total("rollout/reward_timed_out")),
+            "reward_crashed": int(self._total("rollout/reward_crashed")),
+            **tokens,
+            **{key: int(self._last.get(f"cost/{key}", 0)) for key in UNIFORM_TOKENS},
+            "draw_saving_estimated": self._mean("cost/draw_saving_estimated"),
+            "thinning_saving_estimated": self._mean("cost/thinning_saving_estimated"),
+            "engine_seconds": self._last.get("cost/engine_seconds", 0.0),
+            "learner_seconds": self._last.get("cost/learner_seconds", 0.0),
+            "spent_currency": self._last.get("cost/spent_currency"),
+            "saved_share": 1 - _ratio(tokens["trained_tokens"], tokens["selectable_tokens"]),
+            "generate_tokens_per_second": _ratio(
+                tokens["generated_response_tokens"], seconds["generate"]
+            ),
+            "parity_max_logprob_difference": parity_max_logprob_difference,
+            "total_variation_from_uniform": self._mean("cost/total_variation"),
+            "expected_length_ratio": self._mean("cost/expected_length_ratio"),
+            "seconds": seconds
+            | {
+                "loop": loop_seconds,
+                "startup": startup,
+                "evaluate": self._evaluate_seconds,
+                "total": total_seconds,
+            },
+            "startup_seconds": parts,
+        }
+
+    def _total(self, key: str) -> float:
+        return self._sums.get(key, 0.0)
+
+    def _mean(self, key: str) -> float:
+        return _ratio(self._total(key), self._counts.get(key, 0))
+
+
+def json_ready(value: object) -> object:
+    """Turn a value into what strict JSON holds: NaN and infinities become None, arrays lists."""
+    if isinstance(value, Mapping):
+        return {str(key): json_ready(item) for key, item in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return json_ready(value.tolist())
+    if isinstance(value, list | tuple):
+        return [json_ready(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if value is None or isinstance(value, str | bool | int | float):
+        return value
+    return str(value)
+
+
+def write_json(path: Path, content: Mapping[str, object]) -> None:
+    """Write a JSON file that a reader sees whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    text = json.dumps(json_ready(content), indent=2, allow_nan=False)
+    temporary.write_text(text + "\n", encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def _evaluation_keys(
+    when: str,
+    k: int,
+    sampled: EvaluationResult | None = None,
+    greedy: EvaluationResult | None = None,
+) -> dict[str, object]:
+    assert sampled is None or sampled.k == k
+    return {
+        f"pass_rate_{when}": sampled and sampled.pass_rate,
+        f"pass_rate_{when}_stderr": sampled and sampled.pass_rate_stderr,
+        f"pass_at_{k}_{when}": sampled and sampled.pass_at_k,
+        f"pass_at_{k}_{when}_stderr": sampled and sampled.pass_at_k_stderr,
+        f"greedy_{when}": greedy and greedy.pass_rate,
+        f"greedy_{when}_stderr": greedy and greedy.pass_rate_stderr,
+        f"length_mean_{when}": sampled and sampled.length_mean,
+        f"length_mean_{when}_stderr": sampled and sampled.length_stderr,
+        f"truncated_share_{when}": sampled and sampled.truncated_share,
+    }
+
+
+def _mean_and_stderr(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and its standard error; NaN where there are too few values."""
+    if not values:
+        return math.nan, math.nan
+    if len(values) == 1:
+        return values[0], math.nan
+    return float(np.mean(values)), float(np.std(values, ddof=1) / math.sqrt(len(values)))
+
+
+def _count(reports: Sequence[LengthReport], status: RewardStatus) -> int:
+    return sum(int((report.status == status).sum()) for report in reports)
+
+
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole else math.nan

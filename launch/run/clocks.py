@@ -1,0 +1,74 @@
+"""Seconds of what the loop waits for, on the running event loop's clock.
+
+That is the monotonic clock, or simulated seconds where `launch.study.simulation.clock` runs it.
+"""
+
+import asyncio
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+
+def loop_time() -> float:
+    """Seconds on the running event loop's clock."""
+    return asyncio.get_running_loop().time()
+
+
+class Laps:
+    """Seconds between calls."""
+
+    def __init__(self) -> None:
+        self._last = loop_time()
+
+    def lap(self) -> float:
+        """Seconds since the last lap, or since the start."""
+        now = loop_time()
+        elapsed, self._last = now - self._last, now
+        return elapsed
+
+
+class GenerationClock:
+    """Seconds in which at least one ticket is in generation, in all and by batch.
+
+    Where tickets of several batches are open at once, a second is split by their numbers: the
+    engines serve them together.
+    """
+
+    def __init__(self, now: Callable[[], float] = loop_time) -> None:
+        self._now = now
+        self._open: Counter[int] = Counter()
+        self._seconds: defaultdict[int, float] = defaultdict(float)
+        self._total = 0.0
+        self._since = now()
+
+    @contextmanager
+    def running(self, batch: int) -> Iterator[None]:
+        """Count a ticket of a batch as open while the block runs."""
+        self._settle()
+        self._open[batch] += 1
+        try:
+            yield
+        finally:
+            self._settle()
+            self._open[batch] -= 1
+
+    def take(self, batch: int) -> float:
+        """Seconds of a batch since the last call for it."""
+        self._settle()
+        return self._seconds.pop(batch, 0.0)
+
+    def take_total(self) -> float:
+        """Seconds of all batches since the last call."""
+        self._settle()
+        total, self._total = self._total, 0.0
+        return total
+
+    def _settle(self) -> None:
+        now, num_open = self._now(), self._open.total()
+        elapsed, self._since = now - self._since, now
+        if num_open:
+            self._total += elapsed
+            for batch, count in self._open.items():
+                self._seconds[batch] += elapsed * count / num_open
+            # Batches with no ticket open must not pile up.
+            self._open = +self._open

@@ -1,0 +1,224 @@
+"""Join or start a Ray cluster, and reserve what the run asks for before any actor starts."""
+
+from __future__ import annotations
+
+import math
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from conf.schema import ResourcesConfig
+from launch.program import RunError, UserError
+from launch.run.parity import ParityError
+from rollout.pool import EngineError, ray_logs
+
+CONNECT_SECONDS = 10.0
+START_TRIES = 3
+RELEASE_SECONDS = 15.0
+"""A run that has just ended takes a moment to give its resources back."""
+
+
+class PlacementError(UserError):
+    """The cluster has less than the run asks for."""
+
+
+def connect(resources: ResourcesConfig) -> None:
+    """Join the cluster of `resources.address` or RAY_ADDRESS, or start one on this machine.
+
+    A cluster started here gets as many CPUs as the run asks for: its processes share the machine's
+    cores, and on a small one the sum may well exceed them.
+    """
+    # Ray starts its workers at nice 15, where engines and learners lose to any other process.
+    os.environ.setdefault("RAY_worker_niceness", "0")
+    address = resources.address or os.environ.get("RAY_ADDRESS")
+    # Actors import the project from where this process does.
+    common: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}
+    if address:
+        _require_answer(address)
+        try:
+            ray.init(address=address, **common)
+        except (ConnectionError, RayError) as error:
+            raise UserError(
+                f"no Ray cluster can be joined at {address!r} (resources.address or RAY_ADDRESS): "
+                f"{' '.join(str(error).split())}"
+            ) from error
+        return
+    asked = (
+        resources.num_engines * resources.engine_cpus
+        + resources.num_learners * resources.learner_cpus
+    )
+    for tries_left in reversed(range(START_TRIES)):
+        try:
+            ray.init(
+                address="local",
+                num_cpus=max(os.cpu_count() or 1, math.ceil(asked)),
+                include_dashboard=resources.dashboard,
+                **common,
+            )
+            return
+        except Exception as error:
+            # Ray gives its own processes a fixed 30 s to start, too little on a busy machine, and
+            # says so with a bare Exception.
+            if "timed out during startup" not in str(error) or not tries_left:
+                raise
+            ray.shutdown()
+
+
+def _require_answer(address: str) -> None:
+    """Refuse a "host:port" where nobody listens; Ray itself would try for minutes."""
+    host, separator, port = address.removeprefix("ray://").rpartition(":")
+    if not separator:
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"no Ray cluster answers at {address!r} (resources.address or RAY_ADDRESS): {error}; "
+            "start one with `ray start --head`, or unset it to start one here"
+        ) from error
+
+
+@contextmanager
+def cluster(resources: ResourcesConfig) -> Iterator[None]:
+    """Be connected to a cluster, and turn what fails on it into a message with the way to its logs.
+
+    Raises:
+        RunError: If an actor, an engine or the parity guard failed, or a deadline passed.
+    """
+    connect(resources)
+    try:
+        yield
+    except (RayError, EngineError, ParityError, TimeoutError) as error:
+        what = (
+            str(error)
+            or "a deadline passed; see rollout.*_seconds, learner.*_seconds, loop.*_seconds"
+        )
+        raise RunError(f"{what}\nlogs of all actors on this node: {ray_logs()}") from error
+    finally:
+        ray.shutdown()
+
+
+def use_gpu(resources: ResourcesConfig) -> bool:
+    """Whether the run places engines and learners on GPUs."""
+    if resources.use_gpu is not None:
+        return resources.use_gpu
+    return bool(ray.cluster_resources().get("GPU", 0) >= 1)  # type: ignore[no-untyped-call]
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Reserved bundles: one placement group per engine, one for the learners."""
+
+    engines: list[PlacementGroup]
+    learners: PlacementGroup | None
+    engine_gpus: int
+    learner_gpus: int
+
+    def engine_options(self, index: int, cpus: float) -> dict[str, Any]:
+        """Options of `ray.remote` for the engine with this index."""
+        return {
+            "num_cpus": cpus,
+            "num_gpus": self.engine_gpus,
+            "scheduling_strategy": PlacementGroupSchedulingStrategy(self.engines[index]),
+        }
+
+    def learner_options(self, rank: int, cpus: float) -> dict[str, Any]:
+        """Options of `ray.remote` for the learner with this rank."""
+        assert self.learners is not None
+        return {
+            "num_cpus": cpus,
+            "num_gpus": self.learner_gpus,
+            "scheduling_strategy": PlacementGroupSchedulingStrategy(
+                self.learners, placement_group_bundle_index=rank
+            ),
+        }
+
+    def release(self) -> None:
+        """Give everything back."""
+        for group in self.groups:
+            remove_placement_group(group)
+
+    @property
+    def groups(self) -> list[PlacementGroup]:
+        """All placement groups."""
+        return [*self.engines, *([self.learners] if self.learners else [])]
+
+
+def _free_when_enough(asked: dict[str, float]) -> dict[str, float]:
+    """What is free, after a moment's wait while what is asked is only being given back."""
+    total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    patience = 0.0
+    if all(amount <= total.get(kind, 0) for kind, amount in asked.items()):
+        patience = RELEASE_SECONDS
+    deadline = time.monotonic() + patience
+    while True:
+        free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
+        enough = all(amount <= free.get(kind, 0) for kind, amount in asked.items())
+        if enough or time.monotonic() >= deadline:
+            return free
+        time.sleep(0.2)
+
+
+def reserve(resources: ResourcesConfig, *, learners: bool = True) -> Placement:
+    """Reserve the run's placement groups.
+
+    Args:
+        resources: What the run asks for.
+        learners: False for an evaluation, which has none.
+
+    Raises:
+        PlacementError: If the cluster has less free than asked, with both numbers, or cannot place
+            it within the deadline.
+    """
+    on_gpu = use_gpu(resources)
+    num_learners = resources.num_learners if learners else 0
+    engine_gpus = resources.tensor_parallel_size if on_gpu else 0
+    learner_gpus = 1 if on_gpu else 0
+    asked = {
+        "CPU": resources.num_engines * resources.engine_cpus
+        + num_learners * resources.learner_cpus,
+        "GPU": resources.num_engines * engine_gpus + num_learners * learner_gpus,
+    }
+    free = _free_when_enough(asked)
+    for kind, amount in asked.items():
+        if amount > free.get(kind, 0):
+            raise PlacementError(
+                f"resources: the run asks for {amount:g} {kind}s "
+                f"({resources.num_engines} engines, {num_learners} learners), "
+                f"the cluster has {free.get(kind, 0):g} free; lower resources.num_engines, "
+                "resources.num_learners or resources.tensor_parallel_size"
+            )
+
+    def bundle(cpus: float, gpus: int) -> dict[str, float]:
+        return {"CPU": cpus} | ({"GPU": gpus} if gpus else {})
+
+    placement = Placement(
+        engines=[
+            placement_group([bundle(resources.engine_cpus, engine_gpus)], strategy="PACK")
+            for _ in range(resources.num_engines)
+        ],
+        learners=placement_group(
+            [bundle(resources.learner_cpus, learner_gpus)] * num_learners, strategy="PACK"
+        )
+        if num_learners
+        else None,
+        engine_gpus=engine_gpus,
+        learner_gpus=learner_gpus,
+    )
+    for group in placement.groups:
+        if not group.wait(resources.placement_deadline_seconds):
+            placement.release()
+            raise PlacementError(
+                f"resources: no node could hold {group.bundle_specs} within "
+                f"{resources.placement_deadline_seconds:g} s, free was {free}"
+            )
+    return placement

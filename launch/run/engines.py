@@ -1,0 +1,93 @@
+"""Rollout actors for a run or an evaluation, and sampling from them outside any training."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+
+from cost.types import LengthReport, Ticket
+from launch.run.cluster import Placement
+from rollout.actor import RolloutActor
+from rollout.config import RolloutConfig
+from rollout.engines.vllm_engine import engine_arguments
+from rollout.pool import RolloutPool
+from rollout.types import Prompt
+
+
+def make_pool(
+    *,
+    config: RolloutConfig,
+    run: Any,
+    placement: Placement,
+    scheduler: Any,
+    receives_weights: bool,
+    adapter_rank: int = 0,
+) -> RolloutPool:
+    """Create the rollout actors of a run or an evaluation.
+
+    Args:
+        config: Rollout settings.
+        run: RunConfig or EvaluateConfig: model, plugs, resources and seed are read.
+        placement: Reserved bundles.
+        scheduler: Handle that reports go to; None to evaluate only.
+        receives_weights: True when a learner will publish its weights to the engines.
+        adapter_rank: Rank of the adapters that it will publish instead; 0 for none.
+    """
+    on_gpu = placement.engine_gpus > 0
+
+    def make_actor(index: int, scheduler: Any, seed: int) -> Any:
+        arguments = engine_arguments(
+            config.engine,
+            model_path=run.model.path,
+            dtype=run.model.dtype,
+            float32_head=run.model.float32_head,
+            max_model_len=run.model.max_model_len,
+            tensor_parallel_size=run.resources.tensor_parallel_size,
+            on_gpu=on_gpu,
+            receives_weights=receives_weights,
+            adapter_rank=adapter_rank,
+            seed=seed + index,
+        )
+        options = placement.engine_options(index, run.resources.engine_cpus)
+        # The engine runs hundreds of requests at once, each waiting in a coroutine of its own.
+        actor = ray.remote(RolloutActor).options(
+            name=f"rollout-{index}-{run.name}", max_concurrency=10_000, **options
+        )
+        reward = run.evaluation.engine_reward(run.reward)
+        return actor.remote(config, arguments, run.environment, reward, scheduler, seed)
+
+    return RolloutPool(make_actor, run.resources.num_engines, config, scheduler, run.seed)
+
+
+async def evaluate(
+    rollouts: RolloutPool,
+    prompts: Sequence[Prompt],
+    *,
+    num_samples: int,
+    temperature: float,
+    max_tokens: int,
+) -> list[LengthReport]:
+    """Sample and score prompts outside any training; one report per prompt, in order.
+
+    Args:
+        rollouts: Started engines.
+        prompts: What to ask.
+        num_samples: Responses per prompt.
+        temperature: 0 is greedy.
+        max_tokens: Longest response.
+    """
+    # Ids from the top of the range keep evaluation seeds apart from those of training tickets.
+    first = 2**62 + (2**61 if temperature == 0 else 0)
+    tickets = [
+        Ticket(first + i, prompt.index, num_samples, 1.0, 1.0, max_tokens)
+        for i, prompt in enumerate(prompts)
+    ]
+    return await asyncio.gather(
+        *(
+            rollouts.evaluate(ticket, prompt, temperature)
+            for ticket, prompt in zip(tickets, prompts, strict=True)
+        )
+    )

@@ -1,0 +1,323 @@
+"""The running parts of one training run: scheduler, engines, learners, weights between them.
+
+start:    placement -> actors side by side -> transfer group -> publish 0 -> parity self-test
+publish:  learner rank 0 -> every engine -> parity probe
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Mapping, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+import ray
+
+from conf.schema import RunConfig
+from cost.scheduler.actor import SchedulerActor
+from cost.types import Draw, FloatArray, LengthReport, Selection
+from launch.record.progress import Startup
+from launch.run.clocks import Laps
+from launch.run.cluster import Placement, reserve
+from launch.run.engines import make_pool
+from launch.run.loop import first_error
+from launch.run.parity import Difference, ParityError, Tolerance
+from learner.team import LearnerTeam
+from rollout.pool import RolloutPool
+from rollout.types import Prompt
+
+Result = TypeVar("Result")
+SCHEDULER_DEADLINE_SECONDS = 120.0
+BASELINE_PROBES = 4
+"""Probes whose largest rounding differences are the baseline in bfloat16."""
+
+
+class RemoteScheduler:
+    """The SchedulerActor with awaitable methods and a deadline on each."""
+
+    def __init__(self, handle: Any) -> None:
+        self.handle = handle
+
+    async def draw(self, batch: int, folded_batches: int) -> Draw:
+        """See `cost.scheduler.scheduler.Scheduler.draw`."""
+        drawn: Draw = await self.call("draw", batch, folded_batches)
+        return drawn
+
+    async def observe_gradient_norms(self, norms: Mapping[int, FloatArray]) -> None:
+        """See `cost.scheduler.scheduler.Scheduler.observe_gradient_norms`."""
+        await self.call("observe_gradient_norms", dict(norms))
+
+    async def select(
+        self,
+        batch: int,
+        reports: Sequence[LengthReport],
+        epoch: int = 0,
+        progress: float = 0.0,
+        penalties: Sequence[FloatArray] | None = None,
+    ) -> list[Selection]:
+        """See `cost.scheduler.scheduler.Scheduler.select`."""
+        selections: list[Selection] = await self.call(
+            "select", batch, list(reports), epoch, progress, penalties
+        )
+        return selections
+
+    async def calibrate(
+        self,
+        reports: Sequence[LengthReport],
+        selections: Sequence[Selection],
+        norms: Sequence[FloatArray],
+    ) -> None:
+        """See `cost.scheduler.scheduler.Scheduler.calibrate`."""
+        await self.call("calibrate", list(reports), list(selections), list(norms))
+
+    async def spend(self, batch: int, engine_seconds: float, learner_seconds: float) -> None:
+        """See `cost.scheduler.scheduler.Scheduler.spend`."""
+        await self.call("spend", batch, engine_seconds, learner_seconds)
+
+    async def observe_entropy(self, batch: int, entropy: float) -> None:
+        """See `cost.scheduler.scheduler.Scheduler.observe_entropy`."""
+        await self.call("observe_entropy", batch, entropy)
+
+    async def call(self, method: str, *arguments: Any) -> Any:
+        """Call any method of the scheduler."""
+        reference = getattr(self.handle, method).remote(*arguments)
+        return await asyncio.wait_for(reference, SCHEDULER_DEADLINE_SECONDS)
+
+
+def start_scheduler(config: RunConfig, prompts: Sequence[Prompt]) -> RemoteScheduler:
+    """Create the run's scheduler actor."""
+    actor = ray.remote(SchedulerActor).options(name=f"scheduler-{config.name}", num_cpus=0)
+    return RemoteScheduler(
+        actor.remote(
+            config.scheduler,
+            np.asarray([len(p.token_ids) for p in prompts], dtype=np.int64),
+            [p.source for p in prompts],
+            config.rollout.max_tokens,
+            config.seed,
+            max_staleness=config.loop.max_staleness,
+        )
+    )
+
+
+async def start_learners(config: RunConfig, placement: Placement) -> LearnerTeam:
+    """Start the run's learner workers and load the policy."""
+    return await LearnerTeam.start(
+        config.learner,
+        config.model.path,
+        config.objective,
+        dtype=config.model.dtype,
+        temperature=config.rollout.temperature,
+        float32_head=config.model.float32_head,
+        seed=config.seed,
+        actor_options=[
+            {"name": f"learner-{rank}-{config.name}"}
+            | placement.learner_options(rank, config.resources.learner_cpus)
+            for rank in range(config.resources.num_learners)
+        ],
+    )
+
+
+async def _timed(
+    starting: Coroutine[Any, Any, Result], startup: Startup, name: str
+) -> tuple[Result, float]:
+    clock = Laps()
+    with startup.part(name):
+        return await starting, clock.lap()
+
+
+class System:
+    """Everything that runs for one `RunConfig`; `create` starts it, `close` ends it.
+
+    Args:
+        config: The run.
+        placement: Reserved bundles.
+        scheduler: The scheduler actor.
+        rollouts: Started engines.
+        learners: Started learners.
+        probe_prompts: Prompts of the parity guard.
+    """
+
+    def __init__(
+        self,
+        config: RunConfig,
+        placement: Placement,
+        scheduler: RemoteScheduler,
+        rollouts: RolloutPool,
+        learners: LearnerTeam,
+        probe_prompts: Sequence[Prompt],
+    ) -> None:
+        self._config = config
+        self._placement = placement
+        self._parity = config.parity
+        self._publishing = asyncio.Lock()
+        self._probe_prompts = [prompt.token_ids for prompt in probe_prompts]
+        self._tolerance = Tolerance(
+            max_difference=config.parity.max_difference
+            if config.model.dtype == "float32"
+            else None,
+            slack=config.parity.slack,
+        )
+        self.scheduler = scheduler
+        self.rollouts = rollouts
+        self.learners = learners
+        self._num_probes = 0
+        self.version = 0
+        self.max_logprob_difference = 0.0
+        self.startup_seconds: dict[str, float] = {}
+        rollouts.on_replaced = self._republish
+
+    @classmethod
+    async def create(cls, config: RunConfig, prompts: Sequence[Prompt], startup: Startup) -> System:
+        """Reserve resources, start every part side by side, and publish version 0.
+
+        Raises:
+            PlacementError: If the cluster has too little.
+            ParityError: If an engine does not follow the learner.
+        """
+        placement = reserve(config.resources)
+        scheduler = start_scheduler(config, prompts)
+        rollouts = make_pool(
+            config=config.rollout,
+            run=config,
+            placement=placement,
+            scheduler=scheduler.handle,
+            receives_weights=not config.learner.lora.published_rank,
+            adapter_rank=config.learner.lora.published_rank,
+        )
+        clock = Laps()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                engines = tasks.create_task(_timed(rollouts.start(), startup, "engines"))
+                learning = tasks.create_task(
+                    _timed(start_learners(config, placement), startup, "learners")
+                )
+        except BaseExceptionGroup as errors:
+            await rollouts.close()
+            raise first_error(errors) from None
+        (engine_seconds, _), (learners, learner_seconds) = engines.result(), learning.result()
+        probes = prompts[: config.parity.num_sequences]
+        system = cls(config, placement, scheduler, rollouts, learners, probes)
+        system.startup_seconds = {
+            **{f"engine_{part}": seconds for part, seconds in engine_seconds.items()},
+            "learner": learner_seconds,
+            "side_by_side": clock.lap(),
+        }
+        try:
+            with startup.part("first publish"):
+                await system._connect()
+                await learners.publish(0)
+            system.startup_seconds["first_publish"] = clock.lap()
+            with startup.part("self test"):
+                await system._self_test()
+            system.startup_seconds["self_test"] = clock.lap()
+        except BaseException:
+            await system.close()
+            raise
+        return system
+
+    async def reset(self, config: RunConfig, prompts: Sequence[Prompt]) -> None:
+        """Begin another run on the same engines and learners, as if they were new.
+
+        Args:
+            config: The run; it must share `model`, `rollout`, `environment`, `reward` and
+                `resources` with the one before.
+            prompts: Its training prompts.
+        """
+        ray.kill(self.scheduler.handle)
+        self._config = config
+        self.scheduler = start_scheduler(config, prompts)
+        await self.rollouts.attach(self.scheduler.handle, config.seed)
+        await self.learners.restart(config.learner, config.objective, seed=config.seed)
+        self.version, self._num_probes = 0, 0
+        self.startup_seconds = {}
+        await self._connect()
+        await self.learners.publish(0)
+        baseline = await self.probe()
+        self._tolerance.check(0, baseline)
+        self.max_logprob_difference = baseline.maximum
+
+    async def publish(self, version: int) -> dict[str, float]:
+        """Bring the learner's weights to every engine as `version` and check parity.
+
+        Raises:
+            ParityError: If engine and learner then disagree by more than rounding.
+        """
+        # Also what a replaced engine is given, should one die on the way.
+        self.version = version
+        try:
+            return await self._publish_and_check()
+        except ray.exceptions.RayError as error:
+            # A dead engine is replaced and then holds this version; anything else is raised again.
+            await self.rollouts.replace_dead(error)
+            return await self._publish_and_check()
+
+    async def _publish_and_check(self) -> dict[str, float]:
+        async with self._publishing:
+            metrics = await self.learners.publish(self.version)
+            if self._parity.every and self.version % self._parity.every == 0:
+                found = await self.probe()
+                self.max_logprob_difference = max(self.max_logprob_difference, found.maximum)
+                metrics |= {
+                    "parity/max_logprob_difference": found.maximum,
+                    "parity/mean_logprob_difference": found.mean,
+                }
+                self._tolerance.check(self.version, found)
+            return metrics
+
+    async def _connect(self) -> None:
+        await self.learners.connect_engines(
+            self.rollouts.handles,
+            workers_per_engine=self._config.resources.tensor_parallel_size,
+            deadline_seconds=self._config.loop.publish_deadline_seconds,
+        )
+
+    async def _republish(self) -> None:
+        """Give a replaced engine the weights in force: a new transfer group, the same version."""
+        async with self._publishing:
+            await self._connect()
+            await self.learners.publish(self.version)
+
+    async def probe(self) -> Difference:
+        """Compare every engine with the learners on fresh responses."""
+        self._num_probes += 1
+        probes = await asyncio.gather(
+            *(
+                handle.generate_probe.remote(
+                    self._probe_prompts, self._parity.num_tokens, self._num_probes
+                )
+                for handle in self.rollouts.handles
+            )
+        )
+        rows = [row for probe in probes for row in probe]
+        learner = await self.learners.logprobs([(prompt, response) for prompt, response, _ in rows])
+        return Difference.between([logprobs for *_, logprobs in rows], learner)
+
+    async def _self_test(self) -> None:
+        """Check parity at version 0, and that engines follow a change of all that is published."""
+        baseline = await self.probe()
+        if self._tolerance.max_difference is None:
+            more = [await self.probe() for _ in range(BASELINE_PROBES - 1)]
+            baseline = Difference.largest([baseline, *more])
+            self._tolerance = Tolerance(None, self._parity.slack, baseline)
+        self._tolerance.check(0, baseline)
+        self.max_logprob_difference = baseline.maximum
+        if not self._parity.self_test:
+            return
+        await self.learners.disturb_weights()
+        await self.learners.publish(0)
+        disturbed = await self.probe()
+        await self.learners.restore_weights()
+        await self.learners.publish(0)
+        restored = await self.probe()
+        try:
+            self._tolerance.check(0, disturbed)
+            self._tolerance.check(0, restored)
+        except ParityError as error:
+            raise ParityError(f"start-up self-test with disturbed weights: {error}") from None
+
+    async def close(self) -> None:
+        """End every actor and give the resources back."""
+        await self.rollouts.close()
+        self.learners.close()
+        ray.kill(self.scheduler.handle)
+        self._placement.release()

@@ -1,0 +1,170 @@
+"""Tokens per second of the whole actor path against vLLM's own `LLM.generate`.
+
+    actor path:  RolloutPool.run per ticket -> engine x n -> rewards -> report -> driver
+                                                                           +-> scheduler
+    LLM:         LLM.generate(prompts, n=8) in an actor of its own
+
+Both engines are up all the time and only one is busy. They get the same prompts, arguments, threads
+and sampling parameters. What differs is in the LLM's favour: its requests carry no seeds of their
+own, it scores nothing, sends its responses nowhere, and its clock starts inside its process.
+In ours: the actor path takes no text from the engine, LLM does as by default.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import statistics
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+
+from conf.schema import RunConfig
+from launch.run.cluster import use_gpu
+from launch.run.system import System
+from launch.study.bench.timing import ratio_of_medians, turns
+from rollout.engines.vllm_engine import engine_arguments, stop_token_ids
+from rollout.types import Prompt, TokenArray
+
+CONTESTANTS = ("actor_path", "llm")
+
+
+class PlainLLM:
+    """vLLM's blocking `LLM`, as its documentation shows it; wrap it with `ray.remote`."""
+
+    def __init__(
+        self, arguments: dict[str, Any], sampling: dict[str, Any], num_threads: int
+    ) -> None:
+        os.environ.setdefault("HF_HUB_OFFLINE", "1")
+        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+        os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+        os.environ["OMP_NUM_THREADS"] = str(num_threads)
+        from vllm import LLM, SamplingParams
+
+        self._llm = LLM(**arguments)
+        self._parameters = SamplingParams(**sampling)
+
+    def generate(self, prompts: Sequence[TokenArray]) -> tuple[int, float]:
+        """Sample all responses; returns their tokens and the seconds of the call."""
+        inputs: Any = [{"prompt_token_ids": ids.tolist()} for ids in prompts]
+        began = time.monotonic()
+        outputs = self._llm.generate(inputs, self._parameters, use_tqdm=False)
+        seconds = time.monotonic() - began
+        return sum(len(o.token_ids) for output in outputs for o in output.outputs), seconds
+
+
+class Batches:
+    """Batches of tickets from the system's own scheduler, one after the other."""
+
+    def __init__(self, system: System, prompts: Sequence[Prompt]) -> None:
+        self._system = system
+        self._prompts = prompts
+        self._num_batches = 0
+
+    async def run(self) -> tuple[list[Prompt], int, float]:
+        """Draw a batch, roll it out and let the scheduler select; only the rollout is timed.
+
+        Returns:
+            The prompts drawn, response tokens and seconds.
+        """
+        scheduler = self._system.scheduler
+        batch = self._num_batches
+        self._num_batches += 1
+        tickets = (await scheduler.draw(batch, batch)).tickets
+        prompts = [self._prompts[ticket.prompt_index] for ticket in tickets]
+        began = time.monotonic()
+        groups = await asyncio.gather(
+            *(
+                self._system.rollouts.run(ticket, prompt)
+                for ticket, prompt in zip(tickets, prompts, strict=True)
+            )
+        )
+        seconds = time.monotonic() - began
+        reports = [group.report for group in groups]
+        await scheduler.select(batch, reports)
+        return prompts, sum(int(report.lengths.sum()) for report in reports), seconds
+
+
+async def bench_rollout(
+    config: RunConfig,
+    system: System,
+    prompts: Sequence[Prompt],
+    *,
+    repetitions: int,
+    warm_ups: int,
+) -> dict[str, Any]:
+    """Measure both in turns on the batches that the scheduler draws."""
+    num_samples = config.scheduler.group_size
+    sampling = {
+        "n": num_samples,
+        "temperature": config.rollout.temperature,
+        "max_tokens": config.rollout.max_tokens,
+        "logprobs": 0,
+        "stop_token_ids": stop_token_ids(config.model.path),
+    }
+    arguments, llm = await _start_llm(config, sampling)
+    batches = Batches(system, prompts)
+    measured: dict[str, list[dict[str, float]]] = {name: [] for name in CONTESTANTS}
+    drawn: list[Prompt] = []
+    try:
+        # The actor path goes first: it draws the batch that both run.
+        for turn in turns(CONTESTANTS, repetitions=repetitions, warm_ups=warm_ups):
+            if turn.contestant == "actor_path":
+                drawn, tokens, seconds = await batches.run()
+            else:
+                reference = llm.generate.remote([prompt.token_ids for prompt in drawn])
+                tokens, seconds = await asyncio.wait_for(
+                    reference, config.loop.batch_deadline_seconds
+                )
+            if turn.measured:
+                measured[turn.contestant].append(
+                    {"tokens": tokens, "seconds": seconds, "tokens_per_second": tokens / seconds}
+                )
+    finally:
+        ray.kill(llm)
+    speeds = {name: [row["tokens_per_second"] for row in measured[name]] for name in CONTESTANTS}
+    return {
+        "median_tokens_per_second": {
+            name: statistics.median(values) for name, values in speeds.items()
+        },
+        **ratio_of_medians(speeds["actor_path"], speeds["llm"]),
+        "repetitions": measured,
+        "tickets": config.scheduler.tickets_per_step,
+        "samples_per_ticket": num_samples,
+        "num_engines": config.resources.num_engines,
+        "threads_per_engine": config.rollout.engine.num_threads,
+        "reward_processes": config.rollout.reward_processes,
+        "actor_path_requests_seeded": config.rollout.seeded,
+        "llm_sampling": sampling | {"seed": None, "detokenize": True},
+        "llm_engine_arguments": arguments,
+    }
+
+
+async def _start_llm(config: RunConfig, sampling: dict[str, Any]) -> tuple[dict[str, Any], Any]:
+    """Start the LLM with the arguments of the actor path's engines, weight transfer left out."""
+    on_gpu = use_gpu(config.resources)
+    arguments = engine_arguments(
+        config.rollout.engine,
+        model_path=config.model.path,
+        dtype=config.model.dtype,
+        float32_head=config.model.float32_head,
+        max_model_len=config.model.max_model_len,
+        tensor_parallel_size=config.resources.tensor_parallel_size,
+        on_gpu=on_gpu,
+        receives_weights=False,
+        seed=config.seed,
+    )
+    # It shares the cores that the run reserved for its engine, which is idle meanwhile.
+    num_gpus = config.resources.tensor_parallel_size if on_gpu else 0
+    actor: Any = ray.remote(PlainLLM).options(
+        name=f"llm-{config.name}", num_cpus=0, num_gpus=num_gpus
+    )
+    llm = actor.remote(arguments, sampling, config.rollout.engine.num_threads)
+    try:
+        await asyncio.wait_for(llm.generate.remote([]), config.rollout.start_deadline_seconds)
+    except BaseException:
+        ray.kill(llm)
+        raise
+    return arguments, llm

@@ -1,0 +1,1 @@
+"""Arms times seeds from one start to one budget, and what they show."""

@@ -1,0 +1,212 @@
+"""Costs of Cost-Aware SGD: four ways to draw, what each costs to epsilon, and what none can beat.
+
+    f(w) = sum_i f_i(w)   f_i convex, |grad f_i(w)| <= G_i on the ball of radius R about the start
+    querying component i costs c_i; wanted: least expected cost with E f(w) - min f <= epsilon
+
+The setting, p ~ G / sqrt(c), and that there are a cost-complexity bound, a lower bound and a
+statement on proxies are the paper's (Mohri et al. 2026, arXiv 2604.28020, abstracts). Its theorems
+were not available to us: every constant and derivation is ours and stands in a docstring.
+
+G includes the 1/n of a mean. Arrays are [n], one entry a component.
+`launch/study/theory/sgd.py` runs the method.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from cost.types import FloatArray
+
+
+def uniform(norms: FloatArray, costs: FloatArray) -> FloatArray:
+    """Every component alike: p = 1 / n. All four rules take [n] norms and costs, give [n] p."""
+    norms, _ = _checked(norms, costs)
+    return _shares(np.ones(len(norms)))
+
+
+def norm_only(norms: FloatArray, costs: FloatArray) -> FloatArray:
+    """Least variance per draw: p ~ G."""
+    norms, _ = _checked(norms, costs)
+    return _shares(norms)
+
+
+def cost_only(norms: FloatArray, costs: FloatArray) -> FloatArray:
+    """Optimal where all gradients are of one norm: p ~ 1 / sqrt(c)."""
+    _, costs = _checked(norms, costs)
+    return _shares(1 / np.sqrt(costs))
+
+
+def cost_aware(norms: FloatArray, costs: FloatArray) -> FloatArray:
+    """Least cost x second moment: p ~ G / sqrt(c) (the paper's rule).
+
+    By Cauchy-Schwarz C(p) V(p) = (sum p c) (sum G^2 / p) >= (sum G sqrt(c))^2 with equality here.
+    """
+    norms, costs = _checked(norms, costs)
+    return _shares(norms / np.sqrt(costs))
+
+
+def least_cost_variance(norms: FloatArray, costs: FloatArray, signal: float) -> FloatArray:
+    """Least cost x variance, C(p) (V(p) - S), by fixed point (ours).
+
+    Lagrange's condition with sum p = 1 reads p_i = G_i / sqrt(c_i (V - S) / C + S): between G /
+    sqrt(c), where noise rules, and G, where signal does. At S = 0 it is `cost_aware`.
+
+    Args:
+        norms: [n] gradient norms at one point, not negative, one at least positive.
+        costs: [n], positive.
+        signal: S, squared norm of the full gradient, in [0, (sum G)^2].
+
+    Raises:
+        ValueError: If an argument is outside its range.
+        ArithmeticError: If the iteration does not settle.
+    """
+    norms, costs = _checked(norms, costs)
+    most = float(norms.sum()) ** 2
+    if not 0 <= signal <= most * (1 + 1e-12):
+        raise ValueError(
+            f"signal must lie in [0, sum(norms)^2], here [0, {most!r}], got {signal!r}"
+        )
+    probabilities = cost_aware(norms, costs)
+    for _ in range(10_000):
+        variance = max(second_moment(probabilities, norms) - signal, 0.0)
+        previous = probabilities
+        slope = variance / float(probabilities @ costs)
+        probabilities = _shares(norms / np.sqrt(costs * slope + signal))
+        if np.abs(probabilities - previous).max() <= 1e-13:
+            return probabilities
+    raise ArithmeticError("the fixed point of least cost x variance did not settle in 10000 turns")
+
+
+def second_moment(probabilities: FloatArray, norms: FloatArray) -> float:
+    """V(p) = sum_i G_i^2 / p_i of one draw g_I / p_I; p = 0 is allowed where G = 0.
+
+    Raises:
+        ValueError: If a component with a gradient is never drawn, which no weight can undo.
+    """
+    return float(np.sum(norms**2 / _divisors(probabilities, norms)))
+
+
+def cost_moment(probabilities: FloatArray, norms: FloatArray, costs: FloatArray) -> float:
+    """C(p) V(p), expected cost x second moment of a draw: what the bound multiplies by R^2 / eps^2.
+
+    Example: norms (1, 1) and costs (1, 4) give 10 for uniform and 9 for `cost_aware`.
+    """
+    return float(probabilities @ costs) * second_moment(probabilities, norms)
+
+
+def wrong_proxy_factor(least: float, most: float) -> float:
+    """Bound C V of wrong proxies by this multiple of the optimum: (m + M)^2 / (4 m M).
+
+    Drawing by proxies is p ~ r G / sqrt(c), r_i the proxy's error: guessed over true G, times
+    sqrt(true over guessed c). Then C V = (sum x r) (sum x / r) with x = G sqrt(c), and
+    Kantorovich's inequality bounds it for all r in [m, M]. Only M / m counts. (Ours; the paper has
+    a statement on proxies that we could not read.)
+
+    Example: guesses between half and double the truth, wrong_proxy_factor(0.5, 2), cost 1.5625 x.
+    """
+    if not 0 < least <= most < math.inf:
+        raise ValueError(f"least and most must satisfy 0 < least <= most, got {least!r}, {most!r}")
+    return (least + most) ** 2 / (4 * least * most)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the upper bound prescribes and promises."""
+
+    step: float
+    """Constant step size."""
+    num_steps: int
+    cost: float
+    """Expected total cost R^2 C V / epsilon^2, before the steps are rounded up."""
+
+
+def upper_bound(radius: float, epsilon: float, step_cost: float, moment: float) -> Plan:
+    """Step, number of steps and cost at which projected SGD is epsilon-optimal in expectation.
+
+    Holds for the average of the iterates w_0 .. w_{T-1} of projected SGD with the constant step
+    R / sqrt(T V), started at the centre of the ball. Proof: projection brings no point further from
+    w*, the estimate is unbiased and f convex, so
+
+        E|w_{t+1} - w*|^2 <= E|w_t - w*|^2 - 2 step E[f(w_t) - f*] + step^2 V.
+
+    Summed over t, with |w_0 - w*| <= R and f(average) <= average of f:
+
+        E f(average) - f* <= R^2 / (2 step T) + step V / 2 = R sqrt(V / T)  at that step,
+
+    which is epsilon at T = R^2 V / epsilon^2: then the step is epsilon / V, and the cost C T.
+
+    Args:
+        radius: R, of the ball about the start that is projected on; it holds a minimiser.
+        epsilon: Wanted suboptimality, positive.
+        step_cost: C, expected cost of a step.
+        moment: V, bound on the second moment of a step's estimate, everywhere in the ball.
+    """
+    _positive(radius=radius, epsilon=epsilon, step_cost=step_cost, moment=moment)
+    steps = radius**2 * moment / epsilon**2
+    num_steps = max(math.ceil(steps), 1)
+    return Plan(radius / math.sqrt(num_steps * moment), num_steps, steps * step_cost)
+
+
+def lower_bound(norms: FloatArray, costs: FloatArray, radius: float, epsilon: float) -> float:
+    """Least expected cost of any method on its worst problem.
+
+        R^2 (sum G sqrt(c))^2 / (64 ln(3) epsilon^2)
+
+    The form of the argument is known of the paper, from a fragment of its appendix: two hypotheses
+    that queries must tell apart, sum_i q_i Delta_i^2 at least a constant, and an adversary who sets
+    Delta. Constants and derivation are ours. It is about noisy components: a query of i returns an
+    unbiased gradient of norm <= G_i. (A finite sum whose components are read without noise is never
+    dearer than reading all of them for every full gradient.)
+
+    On [-R, R] let f(w) = s w sum_i Delta_i G_i with s = +1 or -1 unknown; a query of i returns
+    G_i b, b = +1 or -1 with mean s Delta_i. With sum Delta G = 4 epsilon / R the wrong sign of w
+    costs 4 epsilon, so a method that is epsilon-optimal errs with chance <= 1/4 under either s:
+    total variation >= 1/2, and KL >= 1/2 by Pinsker. A query of i adds
+    Delta ln((1 + Delta) / (1 - Delta)) <= 2 ln(3) Delta^2 to KL, for Delta <= 1/2. Hence
+    sum_i q_i Delta_i^2 >= 1 / (4 ln 3), at a cost of at least min_i(c_i / Delta_i^2) / (4 ln 3).
+    The adversary's best Delta is proportional to sqrt(c): that is the bound, for epsilon up to
+    R sum G sqrt(c) / (8 max sqrt(c)). `cost_aware` is within 64 ln(3), about 70, of it.
+
+    Raises:
+        ValueError: If an argument is outside its range, epsilon's included.
+    """
+    norms, costs = _checked(norms, costs)
+    _positive(radius=radius, epsilon=epsilon)
+    root = float(norms @ np.sqrt(costs))
+    largest = radius * root / (8 * math.sqrt(float(costs[norms > 0].max())))
+    if epsilon > largest:
+        raise ValueError(f"epsilon must be at most {largest!r} for this bound, got {epsilon!r}")
+    return (radius * root / epsilon) ** 2 / (64 * math.log(3))
+
+
+def _shares(ratio: FloatArray) -> FloatArray:
+    total: np.float64 = ratio.sum()
+    return np.asarray(ratio / total, dtype=np.float64)
+
+
+def _divisors(probabilities: FloatArray, norms: FloatArray) -> FloatArray:
+    """Return p, with 1 where neither p nor G is positive."""
+    if ((probabilities <= 0) & (norms > 0)).any():
+        raise ValueError("probabilities must be positive wherever norms are, got 0")
+    return np.where(probabilities > 0, probabilities, 1.0)
+
+
+def _checked(norms: FloatArray, costs: FloatArray) -> tuple[FloatArray, FloatArray]:
+    norms, costs = np.asarray(norms, dtype=np.float64), np.asarray(costs, dtype=np.float64)
+    if norms.ndim != 1 or norms.shape != costs.shape or not len(norms):
+        raise ValueError(
+            f"norms and costs must be vectors of one length, got {norms.shape!r} and "
+            f"{costs.shape!r}"
+        )
+    if not (np.isfinite(norms).all() and (norms >= 0).all() and norms.any()):
+        raise ValueError(f"norms must be finite, not negative and not all 0, got {norms!r}")
+    if not (np.isfinite(costs).all() and (costs > 0).all()):
+        raise ValueError(f"costs must be finite and positive, got {costs!r}")
+    return norms, costs
+
+
+def _positive(**values: float) -> None:
+    for name, value in values.items():
+        if not 0 < value < math.inf:
+            raise ValueError(f"{name} must be positive and finite, got {value!r}")

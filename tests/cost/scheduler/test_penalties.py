@@ -1,0 +1,63 @@
+"""Penalties change advantages, and nothing that is learned or reported of the rewards."""
+
+import numpy as np
+import pytest
+
+from cost.advantages.within_group import GroupMean
+from cost.scheduler.penalties import lowered
+from cost.scheduler.scheduler import Scheduler
+from cost.thinning.thinning import KeepAll
+
+
+def play(make_scheduler, make_report, penalty=None):
+    """One batch of one reward for all responses; its scheduler, reports and selections."""
+    scheduler: Scheduler = make_scheduler(advantage=GroupMean(), thinning=KeepAll())
+    tickets = scheduler.draw(0, 0).tickets
+    reports = [make_report(ticket, rewards=np.ones(ticket.num_samples)) for ticket in tickets]
+    for report in reports:
+        scheduler.observe(report)
+    penalties = None if penalty is None else [penalty for _ in reports]
+    return scheduler, reports, scheduler.select(0, reports, penalties=penalties)
+
+
+def test_advantages_are_those_of_the_lowered_rewards(make_scheduler, make_report):
+    penalty = np.array([0.1, 0.3, -0.2, 0.6])
+    _, _, selections = play(make_scheduler, make_report, penalty)
+    for selection in selections:
+        # By hand: 1 - penalty is .9, .7, 1.2, .4, with mean .8.
+        np.testing.assert_allclose(selection.advantages, [0.1, -0.1, 0.4, -0.4], atol=1e-12)
+    _, _, without = play(make_scheduler, make_report)
+    assert not any(selection.advantages.any() for selection in without)
+
+
+def test_statistics_ledger_and_metrics_keep_the_rewards(make_scheduler, make_report):
+    plain, *_ = play(make_scheduler, make_report)
+    penalised, reports, _ = play(make_scheduler, make_report, np.array([0.1, 0.3, -0.2, 0.6]))
+    assert penalised.metrics()["cost/reward_mean_uniform"] == 1.0
+    # A resent report and another pass are what they were.
+    penalised.observe(reports[0])
+    penalised.select(0, reports, 1, penalties=[np.zeros(4) for _ in reports])
+    plain.select(0, reports, 1)
+    for scheduler in (plain, penalised):
+        scheduler.spend(0, 1.0, 1.0)
+    first, second = plain.draw(1, 1), penalised.draw(1, 1)
+    assert first == second
+    for name, state in plain.state_dict()["states"].items():
+        np.testing.assert_equal(penalised.state_dict()["states"][name], state)
+
+
+def test_no_penalties_are_no_change(make_scheduler, make_report):
+    _, reports, _ = play(make_scheduler, make_report)
+    assert lowered(reports, None) == reports
+
+
+@pytest.mark.parametrize(
+    ("penalty", "message"),
+    [
+        (np.zeros(3), r"^penalties must have one number a response, \[4, .*got \[3, "),
+        (np.array([0.0, np.nan, 0.0, 0.0]), r"^penalties must be finite, got array.*ticket 0$"),
+    ],
+)
+def test_penalties_that_cannot_be_true_are_refused(make_scheduler, make_report, penalty, message):
+    with pytest.raises(ValueError, match=message):
+        play(make_scheduler, make_report, penalty)

@@ -1,0 +1,93 @@
+import numpy as np
+import pytest
+
+from cost.worth.predictors import PoolMeanPredictor
+from cost.worth.shrinkage import Readings, ShrunkMean
+
+
+def readings(indices, values, masses=None, weights=None):
+    ones = np.ones(len(indices))
+    return Readings(
+        np.array(indices),
+        np.array(values, float),
+        ones if masses is None else np.array(masses, float),
+        ones if weights is None else np.array(weights, float),
+    )
+
+
+def mean(**changes):
+    settings = {
+        "prior": PoolMeanPredictor(decay=1.0), "prior_count": 2.0, "decay": 0.5,
+        "follow_drift": False, "pool_decay": 0.99,
+    }  # fmt: skip
+    return ShrunkMean(**(settings | changes))
+
+
+def test_formula(pool):
+    estimator = mean()
+    state = estimator.update(
+        estimator.initial_state(pool, 7.0), pool, readings([0, 0, 1], [10, 40, 90])
+    )
+    prior = (10 + 40 + 90) / 3
+    own = (0.5 * 10 + 40) / 1.5
+    expected = [(1.5 * own + 2 * prior) / 3.5, (90 + 2 * prior) / 3, prior, prior]
+    np.testing.assert_allclose(estimator.estimate(state, pool), expected, rtol=1e-12)
+
+
+def test_no_visit_gives_the_initial_value(pool):
+    estimator = mean(prior_count=0.0)
+    assert estimator.estimate(estimator.initial_state(pool, 7.0), pool).tolist() == [7.0] * 4
+
+
+@pytest.mark.parametrize("drift", [False, True])
+def test_one_call_or_many_give_the_same_state_and_leave_the_old_one(pool, drift):
+    estimator = mean(follow_drift=drift, pool_decay=0.7)
+    rng = np.random.default_rng(0)
+    all_at_once = readings(rng.integers(0, 4, 40), rng.uniform(1, 9, 40), rng.integers(1, 9, 40))
+    start = estimator.initial_state(pool, 7.0)
+    whole = estimator.update(start, pool, all_at_once)
+    state = start
+    for row in range(40):
+        part = Readings(*(getattr(all_at_once, n)[row : row + 1] for n in Readings.__slots__))
+        state = estimator.update(state, pool, part)
+    np.testing.assert_allclose(
+        estimator.estimate(state, pool), estimator.estimate(whole, pool), rtol=1e-12
+    )
+    assert start.masses.sum() == 0 and start.num_readings == 0
+
+
+def test_old_visits_follow_the_pool(pool):
+    """Prompt 0 was seen at 20 when the pool was at 10; the pool doubles, so 40 is expected."""
+    estimator = mean(prior_count=0.0, follow_drift=True, pool_decay=0.5)
+    state = estimator.initial_state(pool, 7.0)
+    state = estimator.update(state, pool, readings([1] * 50, [10] * 50))
+    state = estimator.update(state, pool, readings([0], [20], weights=[1e-12]))
+    state = estimator.update(state, pool, readings([1] * 60, [20] * 60))
+    assert estimator.estimate(state, pool)[0] == pytest.approx(40, rel=1e-6)
+
+
+def test_first_visits_do_not_drift_with_the_noise_of_a_young_pool(pool):
+    estimator = mean(prior_count=0.0, follow_drift=True)
+    state = estimator.initial_state(pool, 7.0)
+    state = estimator.update(state, pool, readings([0, 1, 2], [10, 100, 400]))
+    np.testing.assert_allclose(estimator.estimate(state, pool)[:3], [10, 100, 400])
+
+
+def test_pool_mean_undoes_the_draw_probabilities(pool):
+    """Short prompts drawn nine times as often, with a ninth of the weight: no drift seen."""
+    estimator = mean(prior_count=0.0, follow_drift=True, pool_decay=0.999)
+    state = estimator.initial_state(pool, 7.0)
+    even = readings([0, 1] * 1000, [10, 90] * 1000)
+    uneven = readings(([0] * 9 + [1]) * 300, ([10] * 9 + [90]) * 300, weights=([1] * 9 + [9]) * 300)
+    state = estimator.update(state, pool, even)
+    state = estimator.update(state, pool, uneven)
+    assert state.pool_total / state.pool_weight == pytest.approx(50, rel=0.02)
+
+
+def test_prompts_added_later_start_from_the_prediction(pool):
+    estimator = mean()
+    state = estimator.update(estimator.initial_state(pool, 7.0), pool, readings([0], [10]))
+    larger = pool.extended(np.array([50]), ["c"])
+    assert estimator.estimate(state, larger)[4] == 10
+    state = estimator.update(state, larger, readings([4], [30]))
+    assert estimator.estimate(state, larger)[4] == pytest.approx((30 + 2 * 20) / 3)

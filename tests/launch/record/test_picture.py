@@ -1,0 +1,94 @@
+"""The picture is written, whatever is missing; its inputs are read right."""
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cost.draws.distribution import DrawDistribution
+from launch.record.picture import draw_picture, read_metrics, smoothed
+
+
+def distribution(num_prompts: int, *, uniform: bool = False) -> DrawDistribution:
+    rng = np.random.default_rng(0)
+    raw = np.ones(num_prompts) if uniform else rng.random(num_prompts)
+    raw[0] = 1.0 if uniform else 0.0
+    return DrawDistribution(
+        probabilities=raw / raw.sum(),
+        lengths=rng.uniform(10, 300, num_prompts),
+        pass_rates=rng.random(num_prompts),
+        utilities=np.ones(num_prompts),
+        costs=np.ones(num_prompts),
+    )
+
+
+def write_metrics(path: Path, num_steps: int) -> Path:
+    with path.open("w") as file:
+        for step in range(1, num_steps + 1):
+            record = {
+                "step": step,
+                "time": 0.0,
+                "rollout/reward_mean": None if step == 2 else 0.1 * step,
+                "rollout/pass_rate": 0.1 * step,
+                "rollout/length_mean_tokens": 100.0 - step,
+                "cost/step_generated_tokens": 5000.0,
+                "cost/step_selectable_tokens": 4800.0,
+                "cost/step_trained_tokens": 2400.0,
+                "loop/wait_seconds": 4.0,
+                "loop/update_seconds": 2.0,
+                "loop/publish_seconds": 0.5,
+                "loop/staleness": 1.0,
+            }
+            file.write(json.dumps(record) + "\n")
+    return path
+
+
+SUMMARY = {
+    "pass_rate_before": 0.1,
+    "pass_rate_before_stderr": 0.02,
+    "pass_rate_after": 0.5,
+    "pass_rate_after_stderr": math.nan,
+    "generated_tokens": 50_000,
+    "trained_tokens": 24_000,
+    "saved_share": 0.5,
+}
+
+
+@pytest.mark.parametrize(
+    ("num_steps", "num_prompts", "uniform"), [(6, 40, False), (1, 1, True), (0, 5000, False)]
+)
+def test_picture_is_written(tmp_path, num_steps, num_prompts, uniform):
+    metrics = write_metrics(tmp_path / "metrics.jsonl", num_steps)
+    drawn = distribution(num_prompts, uniform=uniform)
+    draw_picture(
+        metrics,
+        drawn,
+        tmp_path / "run.png",
+        summary=SUMMARY,
+        visits=np.arange(num_prompts),
+    )
+    content = (tmp_path / "run.png").read_bytes()
+    assert content.startswith(b"\x89PNG") and len(content) > 10_000
+
+
+def test_picture_of_a_run_that_left_nothing(tmp_path):
+    draw_picture(tmp_path / "metrics.jsonl", None, tmp_path / "run.png")
+    assert (tmp_path / "run.png").stat().st_size > 10_000
+
+
+def test_read_metrics_takes_the_last_line_of_a_step_and_fills_gaps(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    records = [{"step": 2, "a": 1.0}, {"step": 1, "b": 5.0}, {"step": 2, "a": None, "b": 6.0}]
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    columns = read_metrics(path)
+    assert columns["step"].tolist() == [1, 2]
+    assert np.isnan(columns["a"]).all()
+    assert columns["b"].tolist() == [5.0, 6.0]
+
+
+def test_smoothed_skips_nan_and_keeps_a_constant():
+    assert smoothed(np.array([3.0, math.nan, 3.0])).tolist() == pytest.approx([3, 3, 3])
+    assert math.isnan(smoothed(np.array([math.nan, 1.0]))[0])
+    assert smoothed(np.array([0.0, 1.0]), decay=0.5)[1] == pytest.approx(1 / 1.5)

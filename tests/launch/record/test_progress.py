@@ -1,0 +1,220 @@
+"""What is printed, on a terminal and into a file."""
+
+import io
+import math
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from launch.record.progress import (
+    Pace,
+    Progress,
+    Startup,
+    print_plan,
+    print_result,
+)
+from launch.record.summary import EvaluationResult, RunSummary
+from launch.record.text import count_text, number_text, seconds_text, share_text, sparkline
+
+METRICS = {
+    "rollout/reward_mean": 0.412,
+    "rollout/pass_rate": 0.381,
+    "rollout/length_mean_tokens": 142.4,
+    "rollout/length_p95_tokens": 256.0,
+    "rollout/truncated_share": 0.03,
+    "cost/step_generated_tokens": 18_200.0,
+    "cost/step_trained_tokens": 9_000.0,
+    "cost/step_saved_share": 0.5,
+    "loop/staleness": 1.0,
+    "loop/wait_seconds": 4.0,
+    "loop/update_seconds": 5.5,
+    "loop/publish_seconds": 0.5,
+}
+
+
+def plain() -> Console:
+    return Console(file=io.StringIO(), width=100)
+
+
+def terminal(encoding: str = "utf-8") -> tuple[Console, io.BytesIO]:
+    raw = io.BytesIO()
+    file = io.TextIOWrapper(raw, encoding=encoding, write_through=True)
+    return Console(file=file, width=100, force_terminal=True, legacy_windows=False), raw
+
+
+def text_of(console: Console) -> str:
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_a_file_gets_one_whole_line_a_step():
+    console = plain()
+    progress = Progress("run", 20, console=console, clock=lambda: 100.0)
+    progress.update(1, METRICS)
+    progress.update(2, METRICS | {"rollout/reward_mean": math.nan})
+    progress.close()
+    first, second = text_of(console).splitlines()
+    assert first == (
+        "step  1/20  reward 0.412  uniform -  pass rate 38.1%  length 142 (p95 256, cut 3.0%)  "
+        "generated 18.2k  trained 9.0k (saved 50.0%)  staleness 1  "
+        "step 10.0s (update 5.5, publish 0.5, wait 4.0)  left 3m10s"
+    )
+    assert second.startswith("step  2/20  reward -  uniform -  pass rate 38.1%")
+
+
+def test_a_step_without_metrics_still_prints():
+    console = plain()
+    Progress("run", 2, console=console).update(1, {})
+    assert text_of(console).startswith("step 1/2  reward -  uniform -  pass rate -")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_a_terminal_gets_a_panel_with_trends(encoding):
+    console, raw = terminal(encoding)
+    progress = Progress("my run", 3, console=console)
+    for number in (1, 2, 3):
+        progress.update(number, METRICS | {"rollout/reward_mean": number / 10})
+    console.print("a line of somebody else")
+    progress.close()
+    shown = raw.getvalue().decode(encoding)
+    assert "my run" in shown
+    assert "step 3/3" in shown
+    assert "a line of somebody else" in shown
+    assert ("\u2581\u2585\u2588" in shown) == (encoding == "utf-8")
+
+
+def test_a_terminal_panel_is_as_wide_at_the_end_as_at_the_start():
+    console, _ = terminal()
+    progress = Progress("run", 50, console=console)
+    widths = set()
+    for number in range(1, 51):
+        progress.update(number, METRICS | {"rollout/reward_mean": number / 10})
+        widths.add(console.measure(progress._render()).maximum)
+    progress.close()
+    assert len(widths) == 1
+
+
+def test_pace_is_smoothed_and_counts_down():
+    pace = Pace(0.0, smoothing=0.5)
+    assert math.isnan(pace.left(5, 3.0))
+    pace.tick(10.0)
+    assert pace.left(5, 10.0) == pytest.approx(50)
+    assert pace.left(5, 14.0) == pytest.approx(46)
+    pace.tick(30.0)
+    assert pace.left(1, 30.0) == pytest.approx((0.25 * 10 + 0.5 * 20) / 0.75)
+    assert pace.left(0, 99.0) == 0
+
+
+def test_pace_believes_the_phases_over_the_clock():
+    pace = Pace(0.0)
+    pace.tick(1000.0, [1.0, 2.0])
+    assert pace.last == 3.0
+    pace.tick(1010.0, [1.0, None])
+    assert pace.last == 10.0
+
+
+def test_startup_tells_ready_from_failed():
+    console = plain()
+    startup = Startup(console=console)
+    with startup.part("engines"), pytest.raises(KeyError), startup.part("learners"):
+        raise KeyError("x")
+    failed, ready = text_of(console).splitlines()
+    assert failed.startswith("failed learners")
+    assert ready.startswith("ready  engines")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_startup_on_a_terminal_shows_overlapping_parts(encoding):
+    console, raw = terminal(encoding)
+    startup = Startup(console=console)
+    with startup.part("engines"), startup.part("learners"):
+        console.print("a line of somebody else")
+    with startup.part("scheduler"):
+        pass
+    shown = raw.getvalue().decode(encoding)
+    assert "starting engines, learners" in shown
+    assert "scheduler" in shown
+
+
+def test_plan_shows_labels_and_values_as_they_are():
+    console = plain()
+    print_plan({"prompts": 12_000, "mask": True, "path": "[red]x"}, console=console)
+    shown = text_of(console)
+    assert "12,000" in shown and "True" in shown and "[red]x" in shown
+
+
+def evaluation(rate: float) -> EvaluationResult:
+    return EvaluationResult(10, 80, rate, 0.02, 8, 0.9, 0.03, 100.0, 4.0, 0.1, 1, 2)
+
+
+def test_result_shows_before_after_and_change():
+    summary = RunSummary(k=8)
+    summary.evaluation("before", evaluation(0.2), seconds=1.0)
+    summary.evaluation("after", evaluation(0.5), evaluation(0.6), seconds=1.0)
+    summary.step(
+        {
+            "cost/trained_tokens": 1_234_567.0,
+            "cost/uniform_generated_tokens_estimated": 7_654_321.0,
+            "cost/engine_seconds": 98.76,
+            "cost/spent_currency": 12.345,
+            "loop/update_seconds": 61.0,
+        }
+    )
+    finished = summary.finish(
+        total_seconds=3720.0, parity_max_logprob_difference=0.0, versions_published=2
+    )
+    console = plain()
+    print_result(finished, Path("runs/x"), console=console)
+    shown = text_of(console)
+    for part in (
+        "0.200 +- 0.020",
+        "0.500 +- 0.020",
+        "+0.300",
+        "1,234,567",
+        "7,654,321 (estimated)",
+        "98.8",
+        "12.35",
+        "1m01s",
+        "1h02m",
+        "runs/x",
+    ):
+        assert part in shown
+
+
+def test_result_of_a_run_without_evaluation():
+    finished = RunSummary(k=8).finish(
+        total_seconds=1.0, parity_max_logprob_difference=0.0, versions_published=0
+    )
+    console = plain()
+    print_result(finished, Path("runs/x"), console=console)
+    assert "held-out" not in text_of(console)
+
+
+@pytest.mark.parametrize(
+    ("function", "value", "text"),
+    [
+        (seconds_text, 8.12, "8.1s"),
+        (seconds_text, 59.97, "1m00s"),
+        (seconds_text, 192, "3m12s"),
+        (seconds_text, 7500, "2h05m"),
+        (seconds_text, math.nan, "-"),
+        (count_text, 182, "182"),
+        (count_text, 18_200, "18.2k"),
+        (count_text, 1_840_000, "1.8M"),
+        (count_text, 2.5e9, "2.5G"),
+        (count_text, math.nan, "-"),
+        (share_text, 0.4567, "45.7%"),
+        (share_text, math.nan, "-"),
+        (number_text, 0.5, "0.500"),
+        (number_text, math.nan, "-"),
+    ],
+)
+def test_numbers_as_text(function, value, text):
+    assert function(value) == text
+
+
+def test_sparkline_spans_its_own_range_with_gaps():
+    assert sparkline([0.0, math.nan, 7.0]) == "\u2581 \u2588"
+    assert sparkline([1.0, 1.0]) == "\u2581\u2581"
+    assert sparkline([1.0]) == ""

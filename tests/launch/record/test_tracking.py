@@ -1,0 +1,283 @@
+"""Trackers: what they write, and that one that fails does not take the others along."""
+
+import json
+import math
+import pickle
+import socket
+import struct
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+
+from launch.record.tracking import (
+    MOST_CHARACTERS,
+    MOST_ROWS,
+    ConsoleTracker,
+    JsonlTracker,
+    RunInfo,
+    Sample,
+    WandbTracker,
+    open_all,
+)
+from tests.places import CONF
+
+SAMPLE = Sample("2+2?", "it is 4", "4", "4", 1.0, 4, 0.5, 2.0)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunInfo:
+    return RunInfo("test", tmp_path / "run", {"seed": 3, "learner": {"lr": 1e-5}}, 2)
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_jsonl_round_trip_with_what_is_not_finite_as_null(run):
+    tracker = JsonlTracker().open(run)
+    tracker.log(1, {"rollout/reward_mean": 0.5, "learner/loss": math.nan, "x/y": math.inf})
+    written = lines(run.run_dir / "metrics.jsonl")
+    assert written[0].pop("time") > 0
+    assert written == [{"step": 1, "rollout/reward_mean": 0.5, "learner/loss": None, "x/y": None}]
+    tracker.samples(1, [SAMPLE])
+    tracker.close({})
+    assert lines(run.run_dir / "samples.jsonl") == [
+        {
+            "step": 1,
+            "prompt": "2+2?",
+            "response": "it is 4",
+            "answer": "4",
+            "expected": "4",
+            "reward": 1.0,
+            "length_tokens": 4,
+            "advantage": 0.5,
+            "weight": 2.0,
+        }
+    ]
+
+
+def test_jsonl_appends_when_a_run_goes_on(run):
+    for step in (1, 2):
+        tracker = JsonlTracker().open(run)
+        tracker.log(step, {})
+        tracker.close({})
+    assert [record["step"] for record in lines(run.run_dir / "metrics.jsonl")] == [1, 2]
+
+
+def test_console_prints_a_line_a_step(run, capsys):
+    tracker = ConsoleTracker().open(run)
+    tracker.log(1, {"rollout/reward_mean": 0.25})
+    tracker.samples(1, [SAMPLE])
+    tracker.close({})
+    assert capsys.readouterr().out.startswith("step 1/2  reward 0.250")
+
+
+class Recorder:
+    """A tracker that notes its calls."""
+
+    def __init__(self, name: str, events: list[str], fails_at: str = "") -> None:
+        self.name, self.events, self.fails_at = name, events, fails_at
+
+    def _note(self, event: str) -> None:
+        self.events.append(f"{self.name} {event}")
+        if event.startswith(self.fails_at or "-"):
+            raise OSError(self.name)
+
+    def open(self, run):
+        self._note("open")
+        return self
+
+    def log(self, step, metrics):
+        self._note(f"log {step} {dict(metrics)}")
+
+    def samples(self, step, rows):
+        self._note(f"samples {step} {len(rows)}")
+
+    def close(self, summary):
+        self._note(f"close {dict(summary)}")
+
+
+def test_open_all_hands_on_every_call_in_order(run):
+    events: list[str] = []
+    tracker = open_all({"a": Recorder("a", events), "b": Recorder("b", events)}, run)
+    tracker.log(1, {"x": 1.0})
+    tracker.samples(1, [SAMPLE])
+    tracker.close({"done": 1})
+    assert events == [
+        "a open",
+        "b open",
+        "a log 1 {'x': 1.0}",
+        "b log 1 {'x': 1.0}",
+        "a samples 1 1",
+        "b samples 1 1",
+        "a close {'done': 1}",
+        "b close {'done': 1}",
+    ]
+
+
+def test_all_are_closed_even_if_one_fails(run):
+    events: list[str] = []
+    plugs = {name: Recorder(name, events, "close" if name == "a" else "") for name in "abc"}
+    tracker = open_all(plugs, run)
+    with pytest.raises(OSError, match="a"):
+        tracker.close({})
+    assert events[3:] == ["a close {}", "b close {}", "c close {}"]
+
+
+def test_a_failed_open_closes_what_was_open(run):
+    events: list[str] = []
+    plugs = {"a": Recorder("a", events), "b": Recorder("b", events, "open")}
+    with pytest.raises(OSError, match="b"):
+        open_all(plugs, run)
+    assert events == ["a open", "b open", "a close {}"]
+
+
+def test_no_trackers_is_a_choice(run):
+    tracker = open_all({}, run)
+    tracker.log(1, {})
+    tracker.close({})
+
+
+@pytest.fixture
+def no_account(monkeypatch, tmp_path):
+    """A machine on which nobody logged in to wandb, without a network."""
+    for name in ("WANDB_API_KEY", "WANDB_IDENTITY_TOKEN_FILE", "WANDB_MODE"):
+        monkeypatch.delenv(name, raising=False)
+    for name in ("HOME", "WANDB_CONFIG_DIR", "WANDB_CACHE_DIR", "WANDB_DATA_DIR"):
+        monkeypatch.setenv(name, str(tmp_path / "home"))
+    monkeypatch.setenv("NETRC", str(tmp_path / "home" / "netrc"))
+    connect = socket.socket.connect
+
+    def local_only(self, address):
+        local = self.family == socket.AF_UNIX or address[0] in ("127.0.0.1", "localhost", "::1")
+        assert local, f"connection to {address}"
+        return connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", local_only)
+    import wandb
+
+    wandb.teardown()
+    yield
+    wandb.teardown()
+
+
+def test_wandb_offline_needs_no_account(run, no_account, capfd):
+    import wandb
+
+    tracker = WandbTracker().open(run)
+    tracker.log(1, {"rollout/reward_mean": 0.5, "learner/loss": math.nan})
+    tracker.samples(1, [SAMPLE])
+    tracker.log(2, {"rollout/reward_mean": 0.6})
+    tracker.close({"pass_rate_after": 0.5, "seconds": {"total": 3.0}})
+    # The service process writes on after `close`; a program's end waits for it as this does.
+    wandb.teardown()
+    recorded = list((run.run_dir / "wandb").glob("offline-run-*/*.wandb"))
+    assert len(recorded) == 1 and recorded[0].stat().st_size > 500
+    printed = capfd.readouterr()
+    assert printed.out == f"to upload the run: wandb sync {recorded[0].parent}\n"
+    assert printed.err == ""
+
+
+def records(path: Path) -> list:
+    """What an offline run recorded: a log in LevelDB's format after 7 bytes of header.
+
+    Blocks of 32 KiB hold parts of records: checksum (4 bytes), length (2), kind (1: all of it, 2:
+    first, 3: middle, 4: last part), then the part; no part begins in a block's last 6 bytes.
+    """
+    from wandb.proto import wandb_internal_pb2
+
+    content, position, parts, found = path.read_bytes(), 7, b"", []
+    assert content[:4] == b":W&B"
+    while position < len(content):
+        left = 32768 - position % 32768
+        if left < 7:
+            position += left
+            continue
+        length, kind = struct.unpack_from("<HB", content, position + 4)
+        parts += content[position + 7 : position + 7 + length]
+        position += 7 + length
+        if kind in (1, 4):
+            record = wandb_internal_pb2.Record()
+            record.ParseFromString(parts)
+            found.append(record)
+            parts = b""
+    return found
+
+
+def read_items(items) -> dict:
+    return {item.key or "/".join(item.nested_key): json.loads(item.value_json) for item in items}
+
+
+def test_an_offline_wandb_run_holds_everything_but_the_key(run, no_account, monkeypatch, capfd):
+    import wandb
+
+    key = "0123456789abcdef" * 2 + "deadbeef"
+    monkeypatch.setenv("WANDB_API_KEY", key)
+    tracker = WandbTracker(group="baselines", tags=["plain", "seed-3"]).open(run)
+    for step in (1, 2):
+        tracker.log(step, {"rollout/reward_mean": step / 2})
+    long = replace(SAMPLE, response="x" * (3 * MOST_CHARACTERS))
+    tracker.samples(2, [long] * (3 * MOST_ROWS))
+    tracker.close({"pass_rate_after": 0.5, "seconds": {"total": 3.0}, "spent": math.nan})
+    wandb.teardown()
+
+    [path] = (run.run_dir / "wandb").glob("offline-run-*/*.wandb")
+    found = records(path)
+    [opened] = [record.run for record in found if record.HasField("run")]
+    assert (opened.display_name, opened.run_group) == ("test", "baselines")
+    assert list(opened.tags) == ["plain", "seed-3"]
+    config = read_items(opened.config.update)
+    assert config["seed"] == 3 and config["learner"] == {"lr": 1e-5}
+    history = [read_items(record.history.item) for record in found if record.HasField("history")]
+    assert [row["rollout/reward_mean"] for row in history] == [0.5, 1.0]
+    assert [row["_step"] for row in history] == [1, 2]
+    summary: dict = {}
+    for record in found:
+        summary |= read_items(record.summary.update)
+    assert summary["pass_rate_after"] == 0.5 and summary["seconds"] == {"total": 3.0}
+    assert summary["spent"] is None
+
+    table = json.loads((path.parent / "files" / history[1]["samples/path"]).read_text())
+    assert table["columns"] == [field.name for field in fields(Sample)]
+    assert len(table["data"]) == MOST_ROWS
+    assert len(table["data"][0][1]) < MOST_CHARACTERS + 50
+
+    printed = capfd.readouterr()
+    assert key not in printed.out + printed.err
+    written = [file for file in run.run_dir.rglob("*") if file.is_file()]
+    assert path in written and len(written) > 2
+    assert not [file for file in written if key.encode() in file.read_bytes()]
+
+
+def test_wandb_online_without_an_account_is_one_clear_error(run, no_account):
+    with pytest.raises(ValueError, match="online but no account is set: run `wandb login`"):
+        WandbTracker(mode="online").open(run)
+
+
+@pytest.mark.parametrize("tag", ["", "x" * 65])
+def test_wandb_refuses_tags_that_it_could_not_send(tag):
+    with pytest.raises(ValueError, match=r"tracker\.wandb\.tags must have 1 to 64 characters"):
+        WandbTracker(tags=[tag])
+
+
+def test_wandb_refuses_another_mode():
+    with pytest.raises(ValueError, match=r"tracker\.wandb\.mode .* got 'shared'"):
+        WandbTracker(mode="shared")
+
+
+@pytest.mark.parametrize(
+    ("group", "names"),
+    [
+        ("default", ["console", "jsonl", "ray"]),
+        ("wandb", ["console", "jsonl", "ray", "wandb"]),
+    ],
+)
+def test_yaml_builds_named_plugs_that_travel(group, names):
+    folder = CONF / "tracker"
+    with initialize_config_dir(str(folder), version_base="1.3"):
+        plugs = instantiate(compose(group), _convert_="object")
+    assert list(plugs) == names
+    assert pickle.loads(pickle.dumps(plugs)) == plugs

@@ -1,0 +1,111 @@
+import shutil
+
+import pytest
+from transformers import AutoTokenizer
+
+from launch.program import UserError
+from launch.run.inputs import PROJECT, check_context, load_prompts, load_tokenizer, resolve_model
+from rollout.rewards.chain import ChainReward
+from rollout.tasks.jsonl import JsonlTask
+
+CHAIN_MODEL = PROJECT / "rollout/tasks/chain_model"
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return AutoTokenizer.from_pretrained(CHAIN_MODEL)
+
+
+@pytest.fixture
+def model(tmp_path):
+    """A copy of the shipped model to break."""
+    return shutil.copytree(CHAIN_MODEL, tmp_path / "model")
+
+
+@pytest.fixture
+def task(tmp_path):
+    """Makes a task of a file with these lines."""
+
+    def make(*lines, **settings):
+        path = tmp_path / "questions.jsonl"
+        path.write_text("".join(f"{line}\n" for line in lines))
+        return JsonlTask(path=str(path), **settings)
+
+    return make
+
+
+def test_a_model_is_found_here_first_and_then_in_the_project(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert resolve_model("rollout/tasks/chain_model") == str(CHAIN_MODEL)
+    here = shutil.copytree(CHAIN_MODEL, tmp_path / "rollout/tasks/chain_model")
+    assert resolve_model("rollout/tasks/chain_model") == str(here)
+
+
+def test_a_missing_model_is_refused_with_the_way_to_make_one(tmp_path):
+    with pytest.raises(UserError, match=r"^model\.path must be .* got '.*nothing'; .*launch\.smol"):
+        resolve_model(str(tmp_path / "nothing"))
+
+
+def test_a_model_without_weights_is_refused(model):
+    (model / "model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"^model\.path must hold weights .* got '.*model'$"):
+        resolve_model(str(model))
+
+
+@pytest.mark.parametrize("content", [None, "{", "{}"])
+def test_a_tokenizer_that_does_not_load_is_refused_in_one_line(model, content):
+    if content is None:
+        (model / "tokenizer.json").unlink()
+    else:
+        (model / "tokenizer.json").write_text(content)
+    with pytest.raises(
+        UserError, match=r"^model\.path must hold a tokenizer.*got '.*'$"
+    ) as refusal:
+        load_tokenizer(str(model))
+    assert "\n" not in str(refusal.value)
+    assert len(str(refusal.value)) < 500
+
+
+def test_prompts_are_numbered_and_tokenised(task, tokenizer):
+    two = task('{"prompt": "a1 b+2", "answer": "3"}', '{"prompt": "a1 b+3", "answer": "4"}')
+    prompts = load_prompts(two, tokenizer, ChainReward(), 100)
+    assert [(p.index, p.text, p.answer) for p in prompts] == [
+        (0, "a1 b+2", "3"),
+        (1, "a1 b+3", "4"),
+    ]
+
+
+def test_a_refusal_names_the_key_of_the_task_it_concerns(task, tokenizer, tmp_path):
+    bad = task('{"prompt": "a1 b+2", "answer": "3"}', "{")
+    with pytest.raises(UserError, match=r"^task: .*questions\.jsonl:2 is not JSON"):
+        load_prompts(bad, tokenizer, ChainReward(), 100)
+    with pytest.raises(UserError, match=r"^held_out: .*questions\.jsonl:2 is not JSON"):
+        load_prompts(bad, tokenizer, ChainReward(), 100, key="held_out")
+    missing = JsonlTask(path=str(tmp_path / "none.jsonl"))
+    with pytest.raises(UserError, match=r"^held_out\.path cannot be read \(No such file"):
+        load_prompts(missing, tokenizer, ChainReward(), 100, key="held_out")
+
+
+def test_a_template_that_refuses_is_told_as_such(task, model):
+    template = "{{ raise_exception('no system messages') }}"
+    (model / "chat_template.jinja").write_text(template)
+    one = task('{"prompt": "a1 b+2", "answer": "3"}')
+    with pytest.raises(UserError, match=r"chat template of model\.path .*'no system messages'"):
+        load_prompts(one, load_tokenizer(str(model)), ChainReward(), 100)
+
+
+def test_responses_that_leave_no_room_for_prompts_are_refused(task, tokenizer):
+    one = task('{"prompt": "a1 b+2", "answer": "3"}')
+    with pytest.raises(
+        UserError, match=r"^rollout\.max_tokens .*model\.max_model_len, got -88 tok"
+    ):
+        load_prompts(one, tokenizer, ChainReward(), -88)
+
+
+def test_a_context_longer_than_the_models_is_refused(tmp_path):
+    (tmp_path / "config.json").write_text('{"max_position_embeddings": 512}')
+    check_context(str(tmp_path), 512)
+    with pytest.raises(UserError, match=r"^model\.max_model_len .* 512 positions .*, got 513$"):
+        check_context(str(tmp_path), 513)
+    (tmp_path / "config.json").write_text("{}")
+    check_context(str(tmp_path), 10**6)

@@ -1,0 +1,49 @@
+"""Waiting takes no time, and nothing waits for ever."""
+
+import asyncio
+import time
+
+import pytest
+
+from launch.run.clocks import GenerationClock, Laps
+from launch.study.simulation import clock
+
+
+def test_sleeps_and_timeouts_are_in_simulated_seconds():
+    async def main():
+        loop, laps, order = asyncio.get_running_loop(), Laps(), []
+
+        async def sleeper(seconds):
+            await asyncio.sleep(seconds)
+            order.append((seconds, loop.time()))
+
+        await asyncio.gather(sleeper(3600.0), sleeper(0.25), sleeper(7.0))
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(400.0):
+                await asyncio.Event().wait()
+        return order, laps.lap()
+
+    began = time.monotonic()
+    order, lap = clock.run(main())
+    assert order == [(0.25, 0.25), (7.0, 7.0), (3600.0, 3600.0)]
+    assert lap == 4000.0
+    assert time.monotonic() - began < 5
+
+
+def test_the_loops_clocks_follow():
+    async def main():
+        generation = GenerationClock()
+        with generation.running(0):
+            await asyncio.sleep(5)
+        await asyncio.sleep(2)
+        return generation.take_total()
+
+    assert clock.run(main()) == 5
+
+
+def test_a_deadlock_is_an_error():
+    async def main():
+        await asyncio.Event().wait()
+
+    with pytest.raises(clock.StuckError, match="never happen"):
+        clock.run(main())

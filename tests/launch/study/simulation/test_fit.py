@@ -1,0 +1,189 @@
+"""A run folder written from a known profile: the fit finds it, and predicts other settings."""
+
+import asyncio
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from omegaconf import OmegaConf
+
+from launch.program import UserError
+from launch.study.simulation import clock
+from launch.study.simulation.check import check, passes
+from launch.study.simulation.engine import EngineSpeed, SimulatedEngine
+from launch.study.simulation.fit import fit, non_negative
+from launch.study.simulation.measured import MeasuredRun
+from launch.study.simulation.profile import (
+    LearnerSpeed,
+    LearningLaw,
+    MeasuredPrompts,
+    Profile,
+    PublishSpeed,
+    ResponseLengths,
+    sigmoid,
+)
+from launch.study.simulation.study import simulate
+
+TOKENS = np.random.default_rng(0).integers(10, 100, 64)
+TRUE = Profile(
+    source="stated: a test",
+    accelerator="CPU core",
+    max_tokens=400,
+    surprise_per_token=0.1,
+    prompts=MeasuredPrompts(
+        tokens=TOKENS.tolist(),
+        mean_tokens=(5.0 + 1.5 * TOKENS).tolist(),
+        pass_rates=sigmoid(1.5 - 0.03 * TOKENS).tolist(),
+    ),
+    lengths=ResponseLengths(quantiles=[0.7, 0.9, 1.0, 1.1, 1.3]),
+    learning=LearningLaw(gain_logits=0.04, noise_responses=128.0),
+    engine=EngineSpeed(
+        max_num_seqs=64, step_seconds=4e-3, sequence_seconds=8e-5, prefill_token_seconds=8e-5
+    ),
+    learner=LearnerSpeed(update_seconds=0.05, token_seconds=1e-4, row_tokens=1024),
+    publish=PublishSpeed(seconds=0.1, probe_seconds=0.1),
+    engine_slowdown=1.3,
+    learner_slowdown=1.3,
+)
+
+
+def write_run(folder, *, true=TRUE, max_staleness=1, group_size=8, num_steps=24, evaluated=False):
+    """A run folder as `launch.train` leaves it, out of a simulation."""
+    folder.mkdir()
+    config = {
+        "seed": 3,
+        "scheduler": {
+            "length": {"_target_": "cost.worth.lengths.PoolMeanLength"},
+            "price": {"_target_": "cost.prices.tokens.TokenPrice"},
+            "utility": {"_target_": "cost.worth.utilities.ConstantUtility"},
+            "allocator": {"_target_": "cost.draws.allocators.uniform.Uniform"},
+            "thinning": {"_target_": "cost.thinning.thinning.KeepAll"},
+            "proxy": {"_target_": "cost.thinning.proxies.AdvantageProxy"},
+            "advantage": {"_target_": "cost.advantages.within_group.GroupMean"},
+            "aggregation": {"_target_": "cost.aggregations.SequenceMean"},
+            "tickets_per_step": 16,
+            "group_size": group_size,
+        },
+        "rollout": {
+            "max_tokens": 400, "max_retries": 2, "update_mode": "recompute",
+            "engine": {"max_num_seqs": 64, "prefix_caching": False},
+        },
+        "learner": {"num_epochs": 1, "num_minibatches": 1, "row_tokens": 1024},
+        "loop": {"max_staleness": max_staleness},
+        "resources": {"num_engines": 1, "num_learners": 1, "tensor_parallel_size": 1},
+        "evaluation": {"num_samples": 4, "greedy": False},
+        "held_out": {"num_prompts": len(TOKENS) if evaluated else 0},
+    }  # fmt: skip
+    OmegaConf.save(OmegaConf.create(config), folder / "config.yaml")
+    bare = MeasuredRun(folder, config, {"step": np.arange(num_steps)}, [], {})
+    steps = simulate(true, bare.scheduler(), bare.layout).steps
+    rng, samples = np.random.default_rng(1), []
+    for number in range(0, num_steps, 2):
+        index = int(rng.integers(len(TOKENS)))
+        for length in TRUE.lengths.draw(TRUE.prompts.mean_tokens[index], 400, group_size, rng):
+            samples.append({"step": number, "prompt": str(index), "length_tokens": int(length)})
+    lines = [{"step": number} | step.metrics for number, step in enumerate(steps, 1)]
+    for name, rows in (("metrics", lines), ("samples", samples)):
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / f"{name}.jsonl").write_text(text)
+    summary = {"completed": True} | (evaluation(true) if evaluated else {})
+    (folder / "summary.json").write_text(json.dumps(summary))
+    return MeasuredRun.read(str(folder))
+
+
+def evaluation(true):
+    """What a summary says of one evaluation, 4 responses to every prompt and no learner at work."""
+    rng = np.random.default_rng(2)
+    means = true.prompts.mean_tokens
+    lengths = [true.lengths.draw(mean, true.max_tokens, 4, rng).tolist() for mean in means]
+
+    async def generate():
+        engine = SimulatedEngine(true.engine, prefix_caching=False)
+        pairs = zip(TOKENS.tolist(), lengths, strict=True)
+        await asyncio.gather(*(engine.generate(tokens, own) for tokens, own in pairs))
+        return asyncio.get_running_loop().time()
+
+    return {
+        "length_mean_before": float(np.mean(lengths)),
+        "seconds": {"evaluate": clock.run(generate())},
+    }
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory):
+    run = write_run(tmp_path_factory.mktemp("fit") / "run")
+    return fit(run, TOKENS), run
+
+
+def test_the_fit_finds_lengths_pass_rates_and_speeds(fitted):
+    found, _ = fitted
+    assert found.prompts.tokens == TOKENS.tolist()
+    assert found.prompts.mean_tokens == pytest.approx(TRUE.prompts.mean_tokens, rel=0.15)
+    assert np.mean(found.prompts.pass_rates) == pytest.approx(
+        np.mean(TRUE.prompts.pass_rates), abs=0.05
+    )
+    assert np.corrcoef(found.prompts.pass_rates, TRUE.prompts.pass_rates)[0, 1] > 0.95
+    assert found.learner.token_seconds == pytest.approx(1e-4, rel=0.25)
+    assert found.publish.seconds == pytest.approx(0.1)
+    assert found.publish.probe_seconds == pytest.approx(0.1)
+    assert found.source.startswith("measured:")
+
+
+def test_the_run_itself_is_predicted(fitted):
+    found, run = fitted
+    comparisons = check(found, run)
+    assert comparisons[0].name == "step seconds"
+    assert comparisons[0].ratio == pytest.approx(1, abs=0.05)
+    assert passes(comparisons)
+
+
+@pytest.mark.parametrize("other", [{"group_size": 4}, {"max_staleness": 0}, {"max_staleness": 3}])
+def test_other_settings_are_predicted(fitted, tmp_path, other):
+    found, _ = fitted
+    assert passes(check(found, write_run(tmp_path / "other", **other)))
+
+
+@pytest.mark.parametrize(("engine", "learner"), [(1.1, 1.6), (1.6, 1.1)])
+def test_engines_and_learners_are_slowed_down_by_different_factors(tmp_path, engine, learner):
+    true = replace(TRUE, engine_slowdown=engine, learner_slowdown=learner)
+    run = write_run(tmp_path / "run", true=true, evaluated=True)
+    found = fit(run, TOKENS)
+    assert found.engine_slowdown == pytest.approx(engine, abs=0.15)
+    assert found.learner_slowdown == pytest.approx(learner, abs=0.15)
+    assert passes(check(found, write_run(tmp_path / "other", true=true, max_staleness=0)))
+
+
+def test_without_timed_evaluations_both_are_taken_to_slow_down_alike(fitted):
+    found, _ = fitted
+    assert found.engine_slowdown == found.learner_slowdown == pytest.approx(1.3, abs=0.15)
+
+
+def test_a_check_can_fail(fitted, tmp_path):
+    found, run = fitted
+    slow = replace(found, learner=replace(found.learner, token_seconds=1e-3))
+    assert not passes(check(slow, run))
+
+
+def test_folders_that_do_not_serve_are_refused(fitted, tmp_path):
+    found, run = fitted
+    with pytest.raises(UserError, match="folder of a finished training run"):
+        MeasuredRun.read(str(tmp_path / "nothing"))
+    with pytest.raises(UserError, match="at least 4 steps"):
+        MeasuredRun.read(str(write_run(tmp_path / "short", num_steps=3).folder))
+    with pytest.raises(UserError, match=r"rollout\.max_tokens=50"):
+        check(replace(found, max_tokens=50), run)
+
+
+def test_least_squares_without_negative_coefficients():
+    rng = np.random.default_rng(0)
+    matrix = rng.random((40, 4))
+    assert non_negative(matrix, matrix @ np.array([1.0, 0.0, 2.0, 3.0])) == pytest.approx(
+        [1, 0, 2, 3], abs=1e-9
+    )
+    target = matrix @ np.array([1.0, -0.5, 2.0, 0.0])
+    found = np.array(non_negative(matrix, target))
+    assert (found >= 0).all()
+    # No step along any coordinate, staying non-negative, does better.
+    gradient = matrix.T @ (matrix @ found - target)
+    assert (gradient >= -1e-9).all() and np.abs(gradient * found).max() < 1e-9

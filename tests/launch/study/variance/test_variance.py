@@ -1,0 +1,218 @@
+"""The exact variance: closed forms, orderings that must hold, and one real measurement."""
+
+import json
+import math
+import sys
+
+import numpy as np
+import pytest
+
+from cost.thinning.thinning import KeepAll, systematic_sample
+from launch.program import UserError
+from launch.study.variance.measurement import (
+    BatchResult,
+    Bias,
+    Ratio,
+    fitted_proxy,
+    norm_fit,
+    summarise,
+)
+from launch.study.variance.rules import (
+    AGGREGATIONS,
+    ORACLE,
+    added_variance,
+    biased_rules,
+    group_responses,
+    keep_probabilities,
+    second_moment,
+)
+from launch.variance import compose_task, main, parser
+
+
+@pytest.fixture
+def responses():
+    rng = np.random.default_rng(0)
+    size = 48
+    rewards = rng.integers(0, 2, size).astype(float)
+    rewards[:8] = 1.0
+    rewards[9] = math.nan
+    usable = np.isfinite(rewards)
+    lengths = rng.integers(5, 90, size)
+    return group_responses(
+        rewards, usable, 8, [FakeScores(np.log(rng.uniform(0.3, 1, n))) for n in lengths]
+    )
+
+
+class FakeScores:
+    def __init__(self, logprobs):
+        self.logprobs = logprobs
+        self.entropies = -logprobs
+
+
+@pytest.fixture
+def norms(responses):
+    return np.random.default_rng(1).lognormal(0, 0.7, len(responses.lengths))
+
+
+@pytest.mark.parametrize("aggregation", list(AGGREGATIONS))
+@pytest.mark.parametrize("budget", [0.3, 0.5, 0.7])
+def test_every_rule_spends_the_budget_and_none_beats_the_oracle(
+    responses, norms, aggregation, budget
+):
+    chosen = responses.usable & (responses.advantages != 0)
+    assert not chosen[:8].any() and not chosen[9] and chosen.sum() > 20
+    rules = keep_probabilities(responses, aggregation, budget, norms)
+    moment = second_moment(responses, aggregation, norms)
+    added = {}
+    for rule, q in rules.items():
+        assert (q[~chosen] == 0).all() and (q[chosen] > 0).all()
+        spent = q @ responses.lengths / responses.lengths[chosen].sum()
+        assert spent == pytest.approx(budget, rel=1e-9), rule
+        added[rule] = added_variance(responses, aggregation, q, norms) / moment
+    assert added["uniform"] == pytest.approx(1 / budget - 1, rel=1e-9)
+    assert all(value >= added[ORACLE] - 1e-12 for value in added.values())
+
+
+@pytest.mark.parametrize("aggregation", list(AGGREGATIONS))
+def test_the_figure_is_the_variance_of_independent_keeping(responses, aggregation):
+    """Simulated with random gradients of the given norms."""
+    rng = np.random.default_rng(2)
+    gradients = rng.normal(size=(len(responses.lengths), 3))
+    norms = np.linalg.norm(gradients, axis=1)
+    q = keep_probabilities(responses, aggregation, 0.5, norms)["surprise"]
+    parts = (responses.advantages * responses.factors(aggregation))[:, None] * gradients
+    inverse = np.divide(1, q, out=np.zeros_like(q), where=q > 0)
+    keep = rng.random((20000, len(q))) < q
+    error = (keep * inverse - (q > 0)) @ parts
+    simulated = (error**2).sum(axis=1)
+    assert simulated.mean() == pytest.approx(
+        added_variance(responses, aggregation, q, norms), abs=5 * simulated.std() / 20000**0.5
+    )
+
+
+def test_a_perfect_proxy_is_the_oracle(responses):
+    norms = np.sqrt(responses.surprise)
+    for aggregation in AGGREGATIONS:
+        rules = keep_probabilities(responses, aggregation, 0.5, norms)
+        np.testing.assert_allclose(rules["surprise"], rules[ORACLE], rtol=1e-9)
+
+
+def test_systematic_sampling_keeps_with_the_same_probabilities(responses, norms):
+    q = keep_probabilities(responses, "sequence_mean", 0.5, norms)["surprise"]
+    keeps = [systematic_sample(q, np.random.default_rng([3, seed])) for seed in range(3000)]
+    assert (np.abs(np.mean(keeps, axis=0) - q) <= 5 * np.sqrt(q * (1 - q) / 3000) + 1e-12).all()
+
+
+def test_biased_rules_with_everything_train_on_the_full_gradient(responses):
+    entropies = [np.ones(length) for length in responses.lengths]
+    plans = biased_rules(responses, "sequence_mean", 1.0, 8, entropies, seed=0)
+    full = KeepAll().thin(responses.candidates(np.zeros(48)), np.random.default_rng(0))
+    expected = full.keep * responses.advantages * responses.factors("sequence_mean")
+    for rule in ("PODS", "D3S"):
+        np.testing.assert_allclose(plans[rule].coefficients, expected, rtol=1e-9)
+        assert plans[rule].token_factors is None
+    factors = plans["D3S + tokens"].token_factors
+    weights = responses.factors("sequence_mean")
+    kept = [w * f.sum() for w, f in zip(weights, factors, strict=True)]
+    assert sum(kept) == pytest.approx(int((expected != 0).sum()))
+
+
+def test_bias_of_two_gradients():
+    torch = pytest.importorskip("torch")
+    bias = Bias.of(torch.tensor([2.0, 0.0]), torch.tensor([1.0, 1.0]), 4.0, 0.5)
+    assert bias.squared == pytest.approx(2)
+    assert bias.cosine == pytest.approx(0.5**0.5)
+    assert bias.squared_scaled == pytest.approx(1)
+    nothing = Bias.of(torch.zeros(2), torch.tensor([3.0, 4.0]), 4.0, 0.0)
+    assert nothing.squared == nothing.squared_scaled == 25 and math.isnan(nothing.cosine)
+
+
+def test_ratio_over_batches():
+    ratio = Ratio.of([1.0, 3.0], [2.0, 2.0])
+    assert ratio.value == 1.0
+    assert ratio.standard_error == pytest.approx(0.5)
+    assert math.isnan(Ratio.of([1.0], [2.0]).standard_error)
+    assert math.isnan(Ratio.of([0.0], [0.0]).value)
+
+
+def test_fitted_exponents_are_found_again(responses):
+    norms = responses.surprise**0.7 * responses.lengths**-0.2
+    results = [BatchResult(responses, norms, {})]
+    proxy = fitted_proxy(results)
+    assert proxy.surprise_exponent == pytest.approx(0.7)
+    assert proxy.length_exponent == pytest.approx(-0.2)
+    assert fitted_proxy([BatchResult(responses, np.zeros(48), {})]) is None
+    assert norm_fit(results)["surprise"]["correlation"] > 0.9
+    report = summarise(results * 2, ["sequence_mean"], [0.5])
+    rules = report["added_variance"]["sequence_mean"]
+    found = rules["surprise, fitted"]["0.5"]["added_variance"]
+    assert found == pytest.approx(rules[ORACLE]["0.5"]["added_variance"], rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides", "reward"),
+    [
+        ("chain", [], "ChainReward"),
+        ("reasoning_gym_arithmetic", [], "ReasoningGymReward"),
+        ("jsonl", ["task.path=x.jsonl"], "MathReward"),
+        ("chain", ["+reward=math"], "MathReward"),
+    ],
+)
+def test_tasks_get_their_reward(name, overrides, reward):
+    composed = compose_task(name, overrides)
+    assert composed.reward._target_.endswith(reward)
+    assert composed.task._target_.startswith("rollout.tasks.")
+
+
+@pytest.mark.parametrize(
+    ("name", "overrides"),
+    [("nothing", []), ("chain", ["task.colour=1"]), ("nothing", ["+reward=math"])],
+)
+def test_unknown_tasks_and_settings_are_refused(name, overrides):
+    with pytest.raises(UserError):
+        compose_task(name, overrides)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--budgets", "0"], ["--budgets", "1.5"], ["--group-size", "1"], ["--batches", "0"],
+     ["--temperature", "0"], ["--aggregation", "median"]],
+)  # fmt: skip
+def test_the_command_line_refuses(arguments, capsys):
+    with pytest.raises(SystemExit) as refused:
+        parser().parse_intermixed_args(arguments)
+    assert refused.value.code == 2 and arguments[0] in capsys.readouterr().err
+
+
+def test_what_cannot_be_measured_is_said(monkeypatch, tmp_path):
+    monkeypatch.setattr(sys, "argv", ["variance", "--json", str(tmp_path / "no" / "x.json")])
+    with pytest.raises(UserError, match="--json must be a file in a folder that exists"):
+        main()
+    monkeypatch.setattr(sys, "argv", ["variance", "--prompts", "100000"])
+    with pytest.raises(UserError, match="--prompts must not exceed the 192 prompts"):
+        main()
+    monkeypatch.setattr(sys, "argv", ["variance", str(tmp_path)])
+    with pytest.raises(UserError, match="must be a Hugging Face folder"):
+        main()
+
+
+def test_a_measurement_of_the_shipped_model(monkeypatch, tmp_path, capsys):
+    path = tmp_path / "variance.json"
+    arguments = "--batches 2 --prompts 6 --group-size 4 --budgets .5 --max-tokens 160"
+    monkeypatch.setattr(sys, "argv", ["variance", *arguments.split(), "--json", str(path)])
+    main()
+    printed = capsys.readouterr().out
+    report = json.loads(path.read_text())
+    assert report["responses"] == report["usable_responses"] == 48
+    assert 0 < report["responses_with_advantage"] <= 48
+    for aggregation in AGGREGATIONS:
+        rules = report["added_variance"][aggregation]
+        added = {rule: cell["0.5"]["added_variance"] for rule, cell in rules.items()}
+        assert added["uniform"] == pytest.approx(1.0)
+        assert added[ORACLE] < added["surprise"] < added["uniform"]
+        for rule in ("PODS", "D3S", "D3S + tokens"):
+            cell = report["biased"][aggregation][rule]["0.5"]
+            assert 0 < cell["squared_bias_scaled"] <= cell["squared_bias"] * (1 + 1e-6)
+            assert rule in printed
+    assert report["norm_fit"]["surprise"]["correlation"] > 0.5
+    assert max(len(line) for line in printed.splitlines()) <= 80

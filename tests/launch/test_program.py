@@ -1,0 +1,129 @@
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+
+from conf.programs import register
+from conf.schema import RunConfig
+from launch.program import RunError, UserError, build, prepare_run_dir, run_program
+from tests.places import CONF
+
+register()
+
+
+def composed(*overrides: str) -> DictConfig:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose("train", ["experiment=quickstart", *overrides])
+
+
+def test_build_gives_the_schema_with_plugs_built():
+    config = build(composed("task.num_prompts=3"))
+    assert isinstance(config, RunConfig)
+    assert config.task.num_prompts == 3
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        # The schema's own checks know their key.
+        (["learner.lr=-1"], "learner.lr must be positive, got -1.0"),
+        (
+            ["rollout.engine.max_num_seqs=0"],
+            "rollout.engine.max_num_seqs must be at least 1, got 0",
+        ),
+        # A plug knows its kind only, and is found where the configuration holds it.
+        (["task.num_prompts=0"], "task.num_prompts must be at least 1, got 0"),
+        (["held_out.num_prompts=0"], "held_out.num_prompts must be at least 1, got 0"),
+        (["scheduler.allocator.floor=2"], "scheduler.allocator.floor must lie in (0, 1], got 2"),
+        (
+            ["scheduler.utility.prior.ridge=-1"],
+            "scheduler.utility.prior.ridge must be positive, got -1",
+        ),
+        (["tracker=wandb", "tracker.wandb.mode=x"], "tracker.wandb.mode must be offline or online"),
+        # Wrong types and unknown settings of a plug.
+        (["task.num_prompts=many"], "task: rollout.tasks.chain.ChainTask does not fit"),
+        (["+task.colour=red"], "unexpected keyword argument 'colour'"),
+        # Plugs that do not exist.
+        (["task._target_=nowhere.Task"], "task: nowhere.Task does not fit (No module named"),
+        (["task._target_=rollout.tasks.chain.No"], "task: rollout.tasks.chain.No does not fit"),
+        # Values that nobody gave.
+        (["task=jsonl", "task@held_out=jsonl_held_out"], "task.path must be set, got ???"),
+        (["reward=reasoning_gym"], "'held_out.dataset' not found; set it"),
+    ],
+)
+def test_build_refuses_with_one_line_that_names_the_key(overrides, sentence):
+    with pytest.raises(UserError) as refusal:
+        build(composed(*overrides))
+    message = str(refusal.value)
+    assert sentence in message
+    assert "\n" not in message
+    assert "full_key" not in message
+
+
+def test_a_wrong_type_is_shown_with_its_value():
+    with pytest.raises(UserError, match="'num_prompts': 'many'"):
+        build(composed("task.num_prompts=many"))
+
+
+def test_the_run_folder_holds_the_resolved_configuration(tmp_path):
+    config = OmegaConf.create({"one": 1, "two": "${one}"})
+    folder = prepare_run_dir(tmp_path / "a" / "run", config, "train")
+    written = OmegaConf.load(folder / "config.yaml")
+    assert written.one == written.two == 1
+    assert written.defaults[0] == "train_schema"
+
+
+def test_an_empty_run_folder_is_taken(tmp_path):
+    prepare_run_dir(tmp_path, OmegaConf.create(), "train")
+    assert [path.name for path in tmp_path.iterdir()] == ["config.yaml"]
+
+
+def test_a_used_run_folder_is_refused_and_left_alone(tmp_path):
+    (tmp_path / "config.yaml").write_text("mine")
+    with pytest.raises(UserError, match=r"run_dir must be new or empty, got '.*'; choose another"):
+        prepare_run_dir(tmp_path, OmegaConf.create(), "train")
+    assert (tmp_path / "config.yaml").read_text() == "mine"
+
+
+def test_a_run_folder_that_cannot_be_made_is_refused(tmp_path):
+    file = tmp_path / "file"
+    file.write_text("mine")
+    for path in (file, file / "run"):
+        with pytest.raises(UserError, match=r"run_dir must be writable, got '.*file.*': \w+"):
+            prepare_run_dir(path, OmegaConf.create(), "train")
+    assert file.read_text() == "mine"
+
+
+def missing_value() -> None:
+    str(OmegaConf.create({"model": {"path": "???"}}).model.path)
+
+
+def unreachable_engine() -> None:
+    raise RunError("engine 0 died")
+
+
+def wrong_lr() -> None:
+    raise UserError("learner.lr must be positive, got -1.0")
+
+
+@pytest.mark.parametrize(
+    ("program", "status", "line"),
+    [
+        (wrong_lr, 2, "error: learner.lr must be positive, got -1.0\n"),
+        (missing_value, 2, "error: model.path must be set, got ???\n"),
+        (unreachable_engine, 1, "error: engine 0 died\n"),
+        (lambda: None, 0, ""),
+    ],
+)
+def test_a_program_ends_in_one_line_and_a_status(program, status, line, capsys):
+    with pytest.raises(SystemExit) as ended:
+        run_program(program)
+    assert ended.value.code == status
+    assert capsys.readouterr().err == line
+
+
+def test_a_bug_keeps_its_traceback():
+    def bug() -> None:
+        raise KeyError("bug")
+
+    with pytest.raises(KeyError):
+        run_program(bug)
