@@ -35,6 +35,7 @@ SHELLS = {
     "launch/run/system.py": {"ray"},
     "launch/record/tracking.py": {"wandb"},
     "launch/smollm2.py": {"torch"},
+    "launch/models/warmstart.py": {"torch"},
     "launch/study/bench/rollout.py": {"ray", "vllm"},
     "launch/study/bench/gradient_norms.py": {"torch"},
     "launch/study/bench/contest.py": {"torch"},

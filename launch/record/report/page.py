@@ -40,7 +40,7 @@ def page_html(runs: Sequence[Run]) -> str:
     """
     drawn = sections(runs)
     script, style = (
-        files("launch.report").joinpath(name).read_text(encoding="utf-8")
+        files("launch.record.report").joinpath(name).read_text(encoding="utf-8")
         for name in ("page.js", "page.css")
     )
     plotly = get_plotlyjs()

@@ -37,7 +37,7 @@ def test_names_that_users_choose_become_ones_that_prometheus_allows():
 
 
 def test_a_query_names_metrics_that_exist():
-    with pytest.raises(ValueError, match=r"'loop/patience', which launch\.metrics does not list"):
+    with pytest.raises(ValueError, match=r"'loop/patience', which launch\.record\.metrics lacks"):
         Query("x", "<loop/patience> / <loop/update_seconds>")
     with pytest.raises(ValueError, match="a query must name a metric"):
         Query("x", "up")
@@ -84,7 +84,7 @@ def test_a_grafana_dashboard_has_its_panels_side_by_side():
 
 
 def test_the_shipped_files_are_what_would_be_written_now():
-    folder = Path(launch.dashboard.__file__).parent
+    folder = Path(launch.record.dashboard.__file__).parent
     for name, text in texts().items():
         found = (folder / name).read_text(encoding="utf-8")
         assert found == text, f"run python -m launch.dashboard --out {folder.name}"

@@ -269,7 +269,7 @@ def test_the_learner_bench_brings_all_of_the_learner(
 ) -> None:
     for name in ("learner", "gradient_norms", "long_context"):
         monkeypatch.setattr(
-            f"launch.bench.{name}.bench_{name}", lambda config, workload, **counts: counts
+            f"launch.study.bench.{name}.bench_{name}", lambda config, workload, **counts: counts
         )
     arguments = ["learner", f"model.path={model_path}", "--repetitions", "2", "--warm-ups", "0"]
     found = json.loads(json.dumps(measure(parse(arguments)), allow_nan=False))
