@@ -10,13 +10,14 @@ not `objective_preserving` under non-uniform draws.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
 from cost.types import BoolArray, FloatArray, IntArray
 
 
+@runtime_checkable
 class Aggregation(Protocol):
     """Says how the tokens of responses of different length are added up."""
 

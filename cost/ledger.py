@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from cost.scheduler.reports import usable
-from cost.types import BatchSpending, BoolArray, LengthReport, RewardStatus, Selection
+from cost.types import BatchSpending, BoolArray, LengthReport, RewardStatus, Selection, Ticket
 
 METRICS = {
     "cost/tickets": "reports of tickets that came back",
@@ -24,6 +23,9 @@ METRICS = {
     "cost/filtered_tickets": "tickets that an allocator generated and then left out of every batch",
     "cost/filtered_tokens": "generated tokens of these",
     "cost/failed_tickets": "of these, tickets that failed all retries (empty groups)",
+    "cost/lost_attempts": "attempts at tickets that were given up and ended after all; never "
+    "trained on",
+    "cost/wasted_tokens": "generated tokens of these",
     "cost/responses": "responses generated",
     "cost/truncated_responses": "responses that hit the length limit, so that lengths are censored",
     "cost/timed_out_rewards": "responses whose scoring timed out; never trained on",
@@ -89,6 +91,8 @@ class Ledger:
     filtered_tickets: int = 0
     filtered_tokens: int = 0
     failed_tickets: int = 0
+    lost_attempts: int = 0
+    wasted_tokens: int = 0
     responses: int = 0
     truncated_responses: int = 0
     timed_out_rewards: int = 0
@@ -107,29 +111,30 @@ class Ledger:
     uniform_generated_tokens_estimated: float = 0.0
     uniform_trained_tokens_estimated: float = 0.0
 
-    def with_report(
-        self, report: LengthReport, *, trainable: bool = True, exploring: bool = False
-    ) -> "Ledger":
+    def with_report(self, report: LengthReport, ticket: Ticket) -> "Ledger":
         """Enter one finished ticket."""
-        response_tokens = int(report.lengths.sum())
-        pilot_tokens = 0 if trainable else report.generated_tokens
-        exploring_tokens = report.generated_tokens if exploring else 0
-        statuses = np.bincount(report.status, minlength=len(RewardStatus)).tolist()
+        return self._changed(_counts(report, ticket), 1)
+
+    def without_reports(self, reports: Sequence[tuple[Ticket, LengthReport]]) -> "Ledger":
+        """Turn what `with_report` entered into lost attempts."""
+        ledger = self
+        for ticket, report in reports:
+            ledger = ledger._changed(_counts(report, ticket), -1).with_lost(report)
+        return ledger
+
+    def with_lost(self, report: LengthReport) -> "Ledger":
+        """Enter an attempt at a ticket whose responses nobody will learn from."""
         return replace(
             self,
-            tickets=self.tickets + 1,
-            pilot_tickets=self.pilot_tickets + (not trainable),
-            pilot_tokens=self.pilot_tokens + pilot_tokens,
-            exploring_tickets=self.exploring_tickets + exploring,
-            exploring_tokens=self.exploring_tokens + exploring_tokens,
-            failed_tickets=self.failed_tickets + (report.num_responses == 0),
-            responses=self.responses + report.num_responses,
-            truncated_responses=self.truncated_responses + int(report.truncated.sum()),
-            timed_out_rewards=self.timed_out_rewards + statuses[RewardStatus.TIMED_OUT],
-            crashed_rewards=self.crashed_rewards + statuses[RewardStatus.CRASHED],
-            truncated_rewards=self.truncated_rewards + statuses[RewardStatus.TRUNCATED],
+            lost_attempts=self.lost_attempts + 1,
+            wasted_tokens=self.wasted_tokens + report.generated_tokens,
             generated_tokens=self.generated_tokens + report.generated_tokens,
-            generated_response_tokens=self.generated_response_tokens + response_tokens,
+            generated_response_tokens=self.generated_response_tokens + int(report.lengths.sum()),
+        )
+
+    def _changed(self, counts: dict[str, int], sign: int) -> "Ledger":
+        return replace(
+            self, **{name: getattr(self, name) + sign * count for name, count in counts.items()}
         )
 
     def with_filtered(self, reports: Sequence[LengthReport]) -> "Ledger":
@@ -201,9 +206,30 @@ class Ledger:
         return asdict(self)
 
 
+def _counts(report: LengthReport, ticket: Ticket) -> dict[str, int]:
+    """What one finished ticket adds, by the ledger's counter."""
+    tokens = report.generated_tokens
+    statuses = np.bincount(report.status, minlength=len(RewardStatus)).tolist()
+    return {
+        "tickets": 1,
+        "pilot_tickets": int(not ticket.trainable),
+        "pilot_tokens": 0 if ticket.trainable else tokens,
+        "exploring_tickets": int(ticket.exploring),
+        "exploring_tokens": tokens if ticket.exploring else 0,
+        "failed_tickets": int(report.num_responses == 0),
+        "responses": report.num_responses,
+        "truncated_responses": int(report.truncated.sum()),
+        "timed_out_rewards": statuses[RewardStatus.TIMED_OUT],
+        "crashed_rewards": statuses[RewardStatus.CRASHED],
+        "truncated_rewards": statuses[RewardStatus.TRUNCATED],
+        "generated_tokens": tokens,
+        "generated_response_tokens": int(report.lengths.sum()),
+    }
+
+
 def selectable_responses(report: LengthReport, selection: Selection) -> BoolArray:
     """Return [n] True for responses that a thinning could have kept, or that none may leave out."""
-    return selection.keep if selection.exploring else usable(report)
+    return selection.keep if selection.exploring else report.usable
 
 
 def weight_metrics(selections: Sequence[Selection]) -> dict[str, float]:

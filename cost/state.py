@@ -5,19 +5,16 @@ A plug holds settings. One that learns also has
     initial_state(prompts) -> state
     update(state, prompts, visits) -> state          pure: the given state is left as it is
 
-and its method takes `state=` as a keyword. One that does not learn has none of the three; here its
-state is None. A state is a frozen dataclass of arrays, numbers and other such dataclasses.
+and its method takes `state=` as a keyword. One that does not learn has none of the three; its state
+is None. A state is a frozen dataclass of arrays, numbers and other such dataclasses. The scheduler
+binds plugs and states together (`cost.scheduler.plugs`).
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
-from functools import partial
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Protocol, runtime_checkable
 
 from cost.prompts import PromptPool, Visit
-
-Arguments = ParamSpec("Arguments")
-Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,24 +22,40 @@ class NoState:
     """State of a plug point that always has one, for a member that remembers nothing."""
 
 
-def learns(plug: Any) -> bool:
-    """Tell whether a plug keeps statistics between steps."""
-    return hasattr(plug, "initial_state")
+@runtime_checkable
+class Learns(Protocol):
+    """A plug that keeps statistics between steps."""
+
+    def initial_state(self, prompts: PromptPool) -> Any:
+        """Return the state before the first observation."""
+
+    def update(self, state: Any, prompts: PromptPool, visits: Sequence[Visit]) -> Any:
+        """Return the state after one batch's visits, which are in ticket order."""
 
 
-def initial_state(plug: Any, prompts: PromptPool) -> Any:
+class HasState(Protocol):
+    """A part whose state is saved and loaded as plain data."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything as dicts of arrays and numbers."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state_dict`."""
+
+
+def initial_state(plug: object, prompts: PromptPool) -> Any:
     """Return the state of a plug before its first observation; None if it does not learn."""
-    return plug.initial_state(prompts) if learns(plug) else None
+    return plug.initial_state(prompts) if isinstance(plug, Learns) else None
 
 
-def updated(plug: Any, state: Any, prompts: PromptPool, visits: Sequence[Visit]) -> Any:
+def updated(plug: object, state: Any, prompts: PromptPool, visits: Sequence[Visit]) -> Any:
     """Return the state of a plug after some visits, which are in ticket order."""
-    return plug.update(state, prompts, visits) if learns(plug) else None
+    return plug.update(state, prompts, visits) if isinstance(plug, Learns) else None
 
 
-def with_state(method: Callable[Arguments, Result], state: Any) -> Callable[Arguments, Result]:
-    """Give a plug's method its state; the method of a plug that does not learn takes none."""
-    return method if state is None else partial(method, state=state)
+def keywords(state: Any) -> dict[str, Any]:
+    """Return the keyword that a plug's method takes its state by; none if it does not learn."""
+    return {} if state is None else {"state": state}
 
 
 def to_plain(state: Any) -> dict[str, Any] | None:

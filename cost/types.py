@@ -1,13 +1,15 @@
 """The records that the cost room exchanges with the others.
 
     Scheduler.draw -> Draw of Tickets -> (rollout) -> LengthReport -> Scheduler.observe
-    Scheduler.select -> Selection -> (learner) -> BatchSpending -> Scheduler.spend
+    Scheduler.select -> Selection -> (learner) -> Feedback -> Scheduler.learned -> BatchSpending
 
 Every record is frozen. A per-response array has one entry per response of the ticket's group, in
 the order in which the responses were generated; an empty group (a ticket that failed all its
 retries) has arrays of length zero.
 """
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
@@ -27,6 +29,10 @@ class RewardStatus(IntEnum):
     CRASHED = 2
     TRUNCATED = 3
     """Scored, but left out because the response hit the length limit (overlong filtering)."""
+
+
+_OK = int(RewardStatus.OK)
+"""A plain number: numpy compares with a member of an enum ten times slower."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +59,8 @@ class Ticket:
     """False for a pilot, whose responses inform the allocation and are never trained on."""
     temperature_factor: float = 1.0
     """What the run's sampling temperature is multiplied by, positive."""
+    attempt: int = 0
+    """Which try at the ticket this is; each retry has the next number. All else stays."""
 
     @property
     def exploring(self) -> bool:
@@ -102,6 +110,14 @@ class LengthReport:
     """Wall-clock seconds from submission to the last token of the group."""
     version: int
     """Oldest policy version that produced a token of the group."""
+    attempt: int = 0
+    """The ticket's try that generated the group. The report of the newest one counts, which is the
+    one whose group the driver holds: it tries again only when it has given up the try before."""
+
+    @property
+    def usable(self) -> BoolArray:
+        """[n] True where the reward can be used."""
+        return np.asarray(self.status == _OK, dtype=np.bool_)
 
     @property
     def num_responses(self) -> int:
@@ -134,6 +150,26 @@ class Selection:
     exploring: bool = False
     """Whether the ticket was exploring: the loss is then -advantage x log-probability, whatever the
     objective, for the probabilities that it was sampled with are not a policy's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Feedback:
+    """What learning from one batch took, and what it showed.
+
+    Example: Feedback(engine_seconds=3.9, learner_seconds=1.2, entropy=0.41)
+    """
+
+    engine_seconds: float
+    """Seconds with a ticket of the batch in generation, times the accelerators of all engines."""
+    learner_seconds: float
+    """Seconds of updating, times the number of learners."""
+    entropy: float = math.nan
+    """The policy's, nats a token, mean over the tokens learned from, exploring ones left out; not
+    finite where there was none or nobody asked."""
+    gradient_norms: Sequence[FloatArray] | None = None
+    """Norms [n] of the scores of each member's responses before the first pass, exploring ones left
+    out; None where they were not measured. A score is the gradient of a response's summed
+    log-probability."""
 
 
 @dataclass(frozen=True, slots=True)

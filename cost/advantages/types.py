@@ -11,11 +11,10 @@ for the rest; see `Advantage`.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
-from cost.scheduler.reports import usable
 from cost.types import BoolArray, FloatArray, IntArray, LengthReport
 
 
@@ -56,6 +55,7 @@ class GroupBatch:
         return moments(self.rewards, self.usable, self.sizes)
 
 
+@runtime_checkable
 class Advantage(Protocol):
     """Turns the rewards of a batch into advantages."""
 
@@ -115,7 +115,7 @@ def group_batch(
     """
     return GroupBatch(
         rewards=np.concatenate([report.rewards for report in reports]),
-        usable=np.concatenate([usable(report) for report in reports]),
+        usable=np.concatenate([report.usable for report in reports]),
         lengths=np.concatenate([report.lengths for report in reports]),
         answer_codes=np.concatenate([report.answer_codes for report in reports]),
         sizes=np.array([report.num_responses for report in reports]),

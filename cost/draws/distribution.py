@@ -1,17 +1,11 @@
 """The draw distribution at one moment, with the estimates it was made from."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from cost.draws.allocators.types import Estimates, Snapshot
-from cost.prompts import PromptPool
-from cost.scheduler.config import SchedulerConfig
-from cost.state import with_state
+from cost.draws.allocators.types import Snapshot
 from cost.types import FloatArray, IntArray
-from cost.worth.pass_rates import PassRates
 
 LENGTH_CELLS_PER_DOUBLING = 2
 """Cell k of the lengths begins at 2^(k / 2) tokens."""
@@ -90,27 +84,3 @@ class DrawDistribution:
     def expected_length_ratio(self) -> float:
         """Expected response length of a draw over that of a uniform draw."""
         return float(self.probabilities @ self.lengths / self.lengths.mean())
-
-
-def take_snapshot(
-    config: SchedulerConfig,
-    states: Mapping[str, Any],
-    pass_rates: PassRates,
-    prompts: PromptPool,
-    rng: np.random.Generator,
-) -> Snapshot:
-    """Estimate lengths, costs and utilities of all prompts and allocate draws to them; O(N)."""
-    lengths = with_state(config.length.estimate, states["length"])(prompts)
-    rates = pass_rates.estimate(states["pass_rates"], prompts)
-    estimates = Estimates(
-        lengths=lengths,
-        costs=with_state(config.price.of_drawing, states["price"])(
-            prompts.prompt_tokens, lengths, config.group_size
-        ),
-        pass_rates=rates,
-        utilities=with_state(config.utility.value, states["utility"])(
-            prompts, rates, config.group_size
-        ),
-    )
-    allocation = config.allocator.allocate(estimates, states["allocator"])
-    return Snapshot(estimates, allocation, config.allocator.prepare(allocation, rng))

@@ -21,7 +21,22 @@ Contract: `temperature_factor(entropy) -> factor`, positive and never 1, `num_ti
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Protocol, runtime_checkable
+
+
+@runtime_checkable
+class Explores(Protocol):
+    """Says how many exploring tickets there are, and at which temperature."""
+
+    objective_preserving: ClassVar[bool]
+    coefficient: float
+    target: float
+
+    def temperature_factor(self, entropy: float) -> float:
+        """Return what to multiply the run's temperature by."""
+
+    def num_tickets(self, num_groups: int) -> int:
+        """Return the number of exploring tickets beside so many plain ones."""
 
 
 @dataclass(frozen=True, slots=True)

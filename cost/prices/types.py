@@ -4,17 +4,17 @@ Contract: `of_drawing(prompt_tokens, lengths, group_size)` is what generating a 
 learning from it is expected to cost, for the allocator; `of_training(prompt_tokens, lengths)` what
 training on a finished one costs, for the thinning. Both are elementwise on arrays of one shape (or
 shapes that broadcast), positive and not decreasing in the length. A price that is fitted to
-measured seconds has a state (cost/state.py), `update_spending(state, spending) -> state` and
-`metrics(state)` with keys of `cost.ledger.METRICS`; see cost/prices/seconds.py.
+measured seconds is a `FittedPrice`, with a state (cost/state.py); see cost/prices/seconds.py.
 
 The unit only has to be the same for all: every rule that uses a cost is invariant to its scale.
 """
 
-from typing import Protocol
+from typing import Any, Protocol, runtime_checkable
 
-from cost.types import FloatArray, IntArray
+from cost.types import BatchSpending, FloatArray, IntArray
 
 
+@runtime_checkable
 class Price(Protocol):
     """Turns token counts into a cost."""
 
@@ -25,3 +25,14 @@ class Price(Protocol):
 
     def of_training(self, prompt_tokens: IntArray, lengths: IntArray) -> FloatArray:
         """Return the cost of training on responses of `lengths` tokens."""
+
+
+@runtime_checkable
+class FittedPrice(Price, Protocol):
+    """A price that learns from what engines and learners took."""
+
+    def update_spending(self, state: Any, spending: BatchSpending) -> Any:
+        """Return the state after one batch's spending, which follows the batch's visits."""
+
+    def metrics(self, state: Any) -> dict[str, float]:
+        """Return what was fitted, under keys of `cost.ledger.METRICS`."""

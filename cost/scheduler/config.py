@@ -8,16 +8,27 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-_METHODS = {
-    "length": "estimate",
-    "price": "of_training",
-    "utility": "value",
-    "allocator": "next_round",
-    "thinning": "thin",
-    "proxy": "score",
-    "advantage": "advantages",
-    "aggregation": "factors",
+from cost.advantages.types import Advantage
+from cost.aggregations import Aggregation
+from cost.draws.allocators.types import Allocator
+from cost.draws.entropy_control import Explores
+from cost.prices.types import Price
+from cost.thinning.proxies import FittedProxy, Proxy
+from cost.thinning.thinning import ThinningRule
+from cost.worth.lengths import LengthEstimator
+from cost.worth.utilities import Utility
+
+PROTOCOLS: dict[str, tuple[type, str]] = {
+    "length": (LengthEstimator, "estimate"),
+    "price": (Price, "of_training"),
+    "utility": (Utility, "value"),
+    "allocator": (Allocator, "next_round"),
+    "thinning": (ThinningRule, "thin"),
+    "proxy": (Proxy, "score"),
+    "advantage": (Advantage, "advantages"),
+    "aggregation": (Aggregation, "factors"),
 }
+"""Plug to its contract, and the method that tells a member of it."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -64,14 +75,14 @@ class SchedulerConfig:
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        for key, method in _METHODS.items():
-            if not hasattr(getattr(self, key), method):
+        for key, (protocol, method) in PROTOCOLS.items():
+            if not isinstance(getattr(self, key), protocol):
                 raise ValueError(
-                    f"scheduler.{key} must be a plug with the method {method}, "
-                    f"got {getattr(self, key)!r}"
+                    f"scheduler.{key} must be a plug with the method {method} and all else of "
+                    f"{protocol.__module__}.{protocol.__name__}, got {getattr(self, key)!r}"
                 )
         control = self.entropy_control
-        if control is not None and not hasattr(control, "temperature_factor"):
+        if control is not None and not isinstance(control, Explores):
             raise ValueError(
                 "scheduler.entropy_control must be a plug with the method temperature_factor, or "
                 f"null, got {control!r}"
@@ -101,7 +112,7 @@ class SchedulerConfig:
                 f"scheduler.calibrate_every must not be negative, got {self.calibrate_every!r}"
             )
         if self.calibrated_proxy and not (
-            self.calibrate_every and hasattr(self.proxy, "with_exponents")
+            self.calibrate_every and isinstance(self.proxy, FittedProxy)
         ):
             raise ValueError(
                 "scheduler.calibrated_proxy needs scheduler.calibrate_every and a proxy with "

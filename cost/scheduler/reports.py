@@ -2,11 +2,10 @@
 
 import math
 from dataclasses import replace
-from hashlib import blake2b
 
 import numpy as np
 
-from cost.types import BoolArray, FloatArray, LengthReport, RewardStatus, Ticket
+from cost.types import FloatArray, IntArray, LengthReport, RewardStatus, Ticket
 
 # Plain numbers: numpy compares with a member of an enum ten times slower. Statuses count from 0.
 _OK = int(RewardStatus.OK)
@@ -40,7 +39,7 @@ def checked(report: LengthReport, ticket: Ticket) -> LengthReport:
             raise ValueError(f"report.{name} must have shape {(count,)!r}, got {shape!r}")
     if report.prompt_tokens < 1:
         raise ValueError(f"report.prompt_tokens must be positive, got {report.prompt_tokens!r}")
-    for name in ("prefill_tokens", "engine_seconds", "version"):
+    for name in ("prefill_tokens", "engine_seconds", "version", "attempt"):
         value = getattr(report, name)
         if not 0 <= value < math.inf:
             raise ValueError(f"report.{name} must be finite and not negative, got {value!r}")
@@ -51,6 +50,20 @@ def checked(report: LengthReport, ticket: Ticket) -> LengthReport:
             raise ValueError(
                 f"report.{name} must be finite and not negative, got {values[wrong][0].item()!r}"
             )
+    status, codes, rewards = _checked_answers(report, count)
+    return replace(
+        report,
+        lengths=np.asarray(report.lengths, dtype=np.int64),
+        truncated=np.asarray(report.truncated, dtype=np.bool_),
+        rewards=rewards,
+        status=status,
+        surprise=np.asarray(report.surprise, dtype=np.float64),
+        answer_codes=codes,
+    )
+
+
+def _checked_answers(report: LengthReport, count: int) -> tuple[IntArray, IntArray, FloatArray]:
+    """Return status, answer codes and rewards of `count` responses, [n] each."""
     status = np.asarray(report.status, dtype=np.int64)
     unknown = (status < 0) | (status >= _NUM_STATUSES)
     if unknown.any():
@@ -69,15 +82,7 @@ def checked(report: LengthReport, ticket: Ticket) -> LengthReport:
     if missing.any():
         first = rewards[missing][0].item()
         raise ValueError(f"report.rewards must be finite where the status is OK, got {first!r}")
-    return replace(
-        report,
-        lengths=np.asarray(report.lengths, dtype=np.int64),
-        truncated=np.asarray(report.truncated, dtype=np.bool_),
-        rewards=rewards,
-        status=status,
-        surprise=np.asarray(report.surprise, dtype=np.float64),
-        answer_codes=codes,
-    )
+    return status, codes, rewards
 
 
 def checked_norms(norms: FloatArray, ticket: Ticket) -> FloatArray:
@@ -99,31 +104,3 @@ def checked_norms(norms: FloatArray, ticket: Ticket) -> FloatArray:
             f"ticket {ticket.ticket_id}"
         )
     return values
-
-
-def usable(report: LengthReport) -> BoolArray:
-    """Return [n] True where the reward can be used."""
-    return np.asarray(report.status == _OK, dtype=np.bool_)
-
-
-def digest(report: LengthReport) -> int:
-    """Return a 64-bit fingerprint of a checked report, to tell a resent one from another one."""
-    numbers = (
-        report.ticket_id,
-        report.prompt_index,
-        report.prompt_tokens,
-        report.prefill_tokens,
-        float(report.engine_seconds),
-        report.version,
-    )
-    content = blake2b(repr(numbers).encode(), digest_size=8)
-    for array in (
-        report.lengths,
-        report.truncated,
-        report.rewards,
-        report.status,
-        report.surprise,
-        report.answer_codes,
-    ):
-        content.update(np.ascontiguousarray(array).tobytes())
-    return int.from_bytes(content.digest(), "little")

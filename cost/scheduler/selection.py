@@ -5,34 +5,21 @@ exploring: reports -> rewards, factors -> keep what has a positive reward, all o
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
 from cost.advantages.types import GroupBatch, group_batch
+from cost.draws.entropy_control import Explores
 from cost.ledger import weight_metrics
-from cost.scheduler.config import SchedulerConfig
-from cost.scheduler.reports import usable
+from cost.scheduler.plugs import Plugs
 from cost.scheduler.savings import thinning_saving
-from cost.state import with_state
-from cost.thinning.proxies import Proxy
 from cost.thinning.thinning import Candidates, Thinning
 from cost.types import BoolArray, FloatArray, LengthReport, Selection, Ticket
 
 
-def batch_advantages(
-    config: SchedulerConfig, states: Mapping[str, Any], groups: GroupBatch
-) -> FloatArray:
-    """Return [R] float64 advantages of all responses of a batch."""
-    advantages: FloatArray = with_state(config.advantage.advantages, states["advantage"])(groups)
-    return advantages
-
-
 def select_batch(
-    config: SchedulerConfig,
-    proxy: Proxy,
-    states: Mapping[str, Any],
+    plugs: Plugs,
     tickets: Sequence[Ticket],
     reports: Sequence[LengthReport],
     folded: BoolArray,
@@ -43,50 +30,31 @@ def select_batch(
     """Choose what to train on from P finished tickets.
 
     Args:
-        config: The plugs.
-        proxy: Guess of gradient norms, the configured one or with fitted exponents.
-        states: What each plug has learned, by the name of its field.
+        plugs: With what they have learned.
         tickets: P tickets in draw order.
         reports: Their checked reports.
-        folded: [P] True where a report was folded into the states.
+        folded: [P] True where a report was folded into the plugs' states.
         earlier_tokens: Mean response length of earlier batches.
-        progress: Share of the run's batches learned before this one, in [0, 1].
+        progress: Share of the run that is over before this batch, in [0, 1].
         rng: Stream of this batch's thinning.
 
     Returns:
         P selections, and metrics of the batch.
     """
     groups = group_batch(reports, tickets[0].max_tokens, folded)
-    advantages = batch_advantages(config, states, groups)
-    usables = [usable(report) for report in reports]
-    lengths = [report.lengths for report in reports]
-    factors = with_state(config.aggregation.factors, states["aggregation"])(
-        lengths, usables, earlier_tokens
+    advantages = plugs.advantages(groups)
+    factors = plugs.factors(
+        [report.lengths for report in reports],
+        [report.usable for report in reports],
+        earlier_tokens,
     )
-    sizes = groups.sizes
-    weights = np.repeat([ticket.weight for ticket in tickets], sizes)
-    scores = with_state(proxy.score, states["proxy"])(
-        advantages,
-        groups.lengths,
-        np.concatenate([report.surprise for report in reports]),
-        np.concatenate(factors),
-        weights / np.repeat(sizes, sizes),
-    )
-    prompt_tokens = np.repeat([report.prompt_tokens for report in reports], sizes)
-    candidates = Candidates(
-        scores=scores,
-        costs=with_state(config.price.of_training, states["price"])(prompt_tokens, groups.lengths),
-        advantages=advantages,
-        rewards=groups.rewards,
-        usable=groups.usable,
-        groups=groups.groups,
-        progress=progress,
-    )
-    thinning = with_state(config.thinning.thin, states["thinning"])(candidates, rng)
+    weights = np.repeat([ticket.weight for ticket in tickets], groups.sizes)
+    candidates = _candidates(plugs, reports, groups, advantages, factors, weights, progress)
+    thinning = plugs.thin(candidates, rng)
     kept_weights = _weights(candidates, thinning, weights)
     if thinning.advantages is not None:
         advantages = thinning.advantages
-    ends = np.cumsum(sizes)
+    ends = np.cumsum(groups.sizes)
     selections = [
         Selection(
             ticket_id=ticket.ticket_id,
@@ -97,21 +65,51 @@ def select_batch(
             token_share=thinning.token_share,
         )
         for ticket, start, end, group_factors in zip(
-            tickets, ends - sizes, ends, factors, strict=True
+            tickets, ends - groups.sizes, ends, factors, strict=True
         )
     ]
     metrics = thinning.metrics | weight_metrics(selections)
     metrics["cost/reward_mean_uniform"] = uniform_reward_mean(tickets, reports)
-    if config.thinning.objective_preserving:
+    if plugs.thinning.objective_preserving:
         metrics["cost/thinning_saving_estimated"] = thinning_saving(
             candidates.scores, candidates.costs, thinning.probabilities
         )
     return selections, metrics
 
 
+def _candidates(
+    plugs: Plugs,
+    reports: Sequence[LengthReport],
+    groups: GroupBatch,
+    advantages: FloatArray,
+    factors: Sequence[FloatArray],
+    weights: FloatArray,
+    progress: float,
+) -> Candidates:
+    """Score and price the responses [R] of a batch; `weights` [R] are their tickets'."""
+    sizes = groups.sizes
+    scores = plugs.scores(
+        advantages,
+        groups.lengths,
+        np.concatenate([report.surprise for report in reports]),
+        np.concatenate(factors),
+        weights / np.repeat(sizes, sizes),
+    )
+    prompt_tokens = np.repeat([report.prompt_tokens for report in reports], sizes)
+    return Candidates(
+        scores=scores,
+        costs=plugs.training_costs(prompt_tokens, groups.lengths),
+        advantages=advantages,
+        rewards=groups.rewards,
+        usable=groups.usable,
+        groups=groups.groups,
+        progress=progress,
+    )
+
+
 def select_exploring(
-    config: SchedulerConfig,
-    states: Mapping[str, Any],
+    plugs: Plugs,
+    control: Explores | None,
     tickets: Sequence[Ticket],
     reports: Sequence[LengthReport],
     num_groups: int,
@@ -124,8 +122,8 @@ def select_exploring(
     Factors are those of exploring groups for a batch of their own.
 
     Args:
-        config: The plugs, with entropy control.
-        states: What each plug has learned, by the name of its field.
+        plugs: With what they have learned.
+        control: What asked for the exploring tickets; None only where there are none.
         tickets: E exploring tickets in draw order; may be none.
         reports: Their checked reports.
         num_groups: P.
@@ -136,11 +134,10 @@ def select_exploring(
     """
     if not tickets:
         return []
-    usables = [usable(report) for report in reports]
-    factors = with_state(config.aggregation.factors, states["aggregation"])(
-        [report.lengths for report in reports], usables, earlier_tokens
-    )
-    scale = config.entropy_control.coefficient * num_groups / len(tickets)
+    assert control is not None, "exploring tickets come from an entropy control"
+    usables = [report.usable for report in reports]
+    factors = plugs.factors([report.lengths for report in reports], usables, earlier_tokens)
+    scale = control.coefficient * num_groups / len(tickets)
     selections = []
     for ticket, report, ok, own_factors in zip(tickets, reports, usables, factors, strict=True):
         advantages = np.where(ok & (report.rewards > 0), report.rewards, 0.0)
@@ -167,7 +164,7 @@ def uniform_reward_mean(tickets: Sequence[Ticket], reports: Sequence[LengthRepor
     scored = [
         (ticket.weight, rewards)
         for ticket, report in zip(tickets, reports, strict=True)
-        if len(rewards := report.rewards[usable(report)])
+        if len(rewards := report.rewards[report.usable])
     ]
     if not scored:
         return math.nan

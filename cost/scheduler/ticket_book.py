@@ -2,20 +2,47 @@
 
     issue -> record (any order) -> take (ticket order) -> release
 
-A ticket is held until its report was folded into the statistics and its batch was selected; after
-that a report for it can only be a resent one and is ignored.
+A ticket and its report are held until the report was folded into the statistics and the ticket's
+batch was learned. A ticket whose first attempt was given up may be reported more than once, by
+attempts that ended after all: the newest one counts, and the others are lost.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from cost.scheduler.reports import checked, digest
+from cost.ledger import Ledger
+from cost.scheduler.reports import checked
 from cost.types import LengthReport, Ticket
 
 _PER_RESPONSE = ("lengths", "truncated", "rewards", "status", "surprise", "answer_codes")
 _PER_REPORT = tuple(name for name in LengthReport.__dataclass_fields__ if name not in _PER_RESPONSE)
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What a report changed: nothing, if the same attempt had been recorded before."""
+
+    ticket: Ticket | None = None
+    """The ticket that is reported, if it was not released."""
+    counts: LengthReport | None = None
+    """The report, checked, if it is the one of its ticket that counts."""
+    replaced: LengthReport | None = None
+    """The report of an older attempt that counted until then, and is lost."""
+    lost: LengthReport | None = None
+    """The report, if it is of an attempt that was given up."""
+
+    def entered(self, ledger: Ledger) -> Ledger:
+        """Enter the change into a ledger."""
+        if self.lost is not None:
+            return ledger.with_lost(self.lost)
+        if self.ticket is None or self.counts is None:
+            return ledger
+        if self.replaced is not None:
+            ledger = ledger.without_reports([(self.ticket, self.replaced)])
+        return ledger.with_report(self.counts, self.ticket)
 
 
 class TicketBook:
@@ -29,7 +56,6 @@ class TicketBook:
         self.released_until = 0
         self._tickets: dict[int, Ticket] = {}
         self._reports: dict[int, LengthReport] = {}
-        self._digests: dict[int, int] = {}
 
     def issue(self, tickets: Iterable[Ticket]) -> None:
         """Note new tickets; their ids continue the count."""
@@ -62,52 +88,59 @@ class TicketBook:
         after = sum(t.exploring and t.ticket_id >= ticket_id for t in self._tickets.values())
         return ticket_id - (self.num_exploring - after)
 
-    def record(self, report: LengthReport) -> LengthReport | None:
-        """Keep a report until it is taken.
-
-        Returns:
-            The checked report, or None if it was recorded before.
+    def record(self, report: LengthReport) -> Recorded:
+        """Keep a report until its ticket is released; that of a newer attempt takes its place.
 
         Raises:
-            ValueError: If the ticket is unknown, a field cannot be true, or another report with
-                other contents was recorded for the ticket.
+            ValueError: If the ticket is unknown or a field cannot be true.
         """
         if 0 <= report.ticket_id < self.released_until:
-            return None
-        report = checked(report, self.ticket(report.ticket_id))
-        fingerprint = digest(report)
-        known = self._digests.setdefault(report.ticket_id, fingerprint)
-        if known != fingerprint:
-            raise ValueError(
-                "report.ticket_id must not repeat with other contents, "
-                f"got a second report for {report.ticket_id!r}"
-            )
-        if report.ticket_id in self._reports or report.ticket_id < self.taken_until:
-            return None
+            # Nobody waits for it, so it can only be of an attempt that was given up.
+            return Recorded(lost=report)
+        ticket = self.ticket(report.ticket_id)
+        report = checked(report, ticket)
+        known = self._reports.get(report.ticket_id)
+        if known is None and report.attempt < ticket.attempt:
+            # The ticket was reopened; that attempt's group went with the others.
+            return Recorded(lost=report)
+        if known is not None and report.attempt == known.attempt:
+            return Recorded()
+        # What the statistics have learned from stays what they have learned from.
+        folded = report.ticket_id < self.taken_until
+        if known is not None and (report.attempt < known.attempt or folded):
+            return Recorded(lost=report)
         self._reports[report.ticket_id] = report
-        return report
+        return Recorded(ticket, counts=report, replaced=known)
+
+    def awaited(self, ticket_ids: Sequence[int], attempts: Sequence[int]) -> list[int]:
+        """Return the tickets of which there is no report of that attempt or a newer one."""
+        return [
+            key
+            for key, attempt in zip(ticket_ids, attempts, strict=True)
+            if key not in self._reports or self._reports[key].attempt < attempt
+        ]
 
     def missing(self, until: int, first: int = 0) -> list[int]:
         """Return the tickets from `first` to before `until` that have no report yet."""
         start = max(first, self.taken_until)
         return [key for key in range(start, until) if key not in self._reports]
 
-    def reports(self, first: int, end: int) -> list[LengthReport]:
-        """Return the reports of tickets first to end - 1, none of which was taken.
+    def reports(self, ticket_ids: Iterable[int]) -> list[LengthReport]:
+        """Return the reports of some tickets that were not released, in the order given.
 
         Raises:
             ValueError: If one has no report.
         """
-        missing = [key for key in range(first, end) if key not in self._reports]
+        keys = list(ticket_ids)
+        missing = [key for key in keys if key not in self._reports]
         if missing:
             raise ValueError(
-                f"tickets {first} to {end - 1} must all have been reported, "
-                f"{len(missing)} are missing: {missing[:10]!r}"
+                f"tickets must all have been reported, {len(missing)} are missing: {missing[:10]!r}"
             )
-        return [self._reports[key] for key in range(first, end)]
+        return [self._reports[key] for key in keys]
 
     def take(self, until: int) -> list[tuple[Ticket, LengthReport]]:
-        """Hand over the reports of all tickets before `until`, in ticket order, once.
+        """Hand over the reports of all tickets before `until` to be folded, in ticket order, once.
 
         Raises:
             ValueError: If one has no report yet, or `until` is beyond the tickets drawn.
@@ -125,18 +158,22 @@ class TicketBook:
             )
         keys = range(self.taken_until, until)
         self.taken_until = max(self.taken_until, until)
-        return [(self._tickets[key], self._reports.pop(key)) for key in keys]
+        return [(self._tickets[key], self._reports[key]) for key in keys]
 
     def release(self, before: int) -> None:
         """Forget tickets before `before` whose reports were taken."""
         until = min(before, self.taken_until)
         for key in range(self.released_until, until):
             del self._tickets[key]
-            self._digests.pop(key, None)
+            del self._reports[key]
         self.released_until = max(self.released_until, until)
 
-    def reopen(self, first: int) -> list[Ticket]:
-        """Forget the reports from `first` on and return those tickets, to be run again.
+    def reopen(self, first: int) -> tuple[list[Ticket], list[tuple[Ticket, LengthReport]]]:
+        """Begin a new attempt at all tickets from `first` on.
+
+        Returns:
+            Those tickets, to be run again, and those of them with reports, of groups that are
+            lost.
 
         Raises:
             ValueError: If one of them is part of the statistics already.
@@ -146,10 +183,13 @@ class TicketBook:
                 f"first_ticket_id must be at least {self.taken_until}, the tickets folded, "
                 f"got {first!r}"
             )
+        lost: list[tuple[Ticket, LengthReport]] = []
         for key in range(first, self.next_ticket_id):
-            self._reports.pop(key, None)
-            self._digests.pop(key, None)
-        return [self._tickets[key] for key in range(first, self.next_ticket_id)]
+            ticket, report = self._tickets[key], self._reports.pop(key, None)
+            last = ticket.attempt if report is None else report.attempt
+            self._tickets[key] = replace(ticket, attempt=last + 1)
+            lost += [] if report is None else [(ticket, report)]
+        return [self._tickets[key] for key in range(first, self.next_ticket_id)], lost
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything as dicts of arrays and numbers."""
@@ -163,7 +203,6 @@ class TicketBook:
                 for name in Ticket.__dataclass_fields__
             },
             "reports": _columns(list(self._reports.values())),
-            "digests": {str(key): value for key, value in self._digests.items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -179,7 +218,6 @@ class TicketBook:
         self._tickets = {ticket.ticket_id: ticket for ticket in rows}
         self.released_until = min(self._tickets, default=self.next_ticket_id)
         self._reports = {report.ticket_id: report for report in _rows(state["reports"])}
-        self._digests = {int(key): value for key, value in state["digests"].items()}
 
 
 def _columns(reports: Sequence[LengthReport]) -> dict[str, np.ndarray]:

@@ -6,7 +6,7 @@ is at most (m + M)^2 / (4 m M) of the optimum.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -16,6 +16,7 @@ LEAST_EXPONENT = 0.1
 """A fitted exponent of |A| is no smaller: a response's worth grows with its advantage."""
 
 
+@runtime_checkable
 class Proxy(Protocol):
     """Guesses gradient norms."""
 
@@ -37,6 +38,14 @@ class Proxy(Protocol):
             ticket_weights: [M] ticket's weight over its group size: what the estimator multiplies a
                 response of that ticket with, beside the factor.
         """
+
+
+@runtime_checkable
+class FittedProxy(Proxy, Protocol):
+    """A proxy whose exponents can be taken from a calibration."""
+
+    def with_exponents(self, advantage: float, surprise: float, length: float) -> Proxy:
+        """Return the proxy with fitted exponents."""
 
 
 @dataclass(frozen=True, slots=True)

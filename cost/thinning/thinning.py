@@ -11,7 +11,7 @@ may the loss have such a term.
 """
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -59,6 +59,7 @@ class Thinning:
     (0, 1]."""
 
 
+@runtime_checkable
 class ThinningRule(Protocol):
     """Decides which responses to keep."""
 

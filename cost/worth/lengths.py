@@ -9,7 +9,7 @@ counts with the cap as its length: that is what it cost. Its censoring is noted 
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from cost.worth.predictors import PoolMeanPredictor, RidgePredictor
 from cost.worth.shrinkage import Readings, ShrunkMean, ShrunkMeanState
 
 
+@runtime_checkable
 class LengthEstimator(Protocol):
     """Estimates response lengths per prompt."""
 

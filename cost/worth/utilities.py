@@ -11,7 +11,7 @@ to a prediction from features.
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from cost.worth.predictors import RidgePredictor
 from cost.worth.shrinkage import Readings, ShrunkMean, ShrunkMeanState
 
 
+@runtime_checkable
 class Utility(Protocol):
     """Values a draw of each prompt."""
 

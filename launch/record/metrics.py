@@ -20,7 +20,6 @@ import numpy as np
 
 from cost.ledger import METRICS as LEDGER_METRICS
 from cost.ledger import selectable_responses
-from cost.scheduler.reports import usable
 from cost.thinning.calibration import METRICS as CALIBRATION_METRICS
 from cost.types import BoolArray, FloatArray, IntArray, LengthReport, RewardStatus, Selection
 from launch.record.step import StepResult
@@ -113,7 +112,7 @@ METRICS: dict[str, str] = _COST_METRICS | {
 
 def successes(report: LengthReport) -> BoolArray:
     """Return [n] True where the reward is usable and 1 (to rounding) or more."""
-    return usable(report) & (report.rewards >= 1 - 1e-9)
+    return report.usable & (report.rewards >= 1 - 1e-9)
 
 
 def step_metrics(result: StepResult) -> dict[str, float]:
@@ -134,7 +133,7 @@ def step_metrics(result: StepResult) -> dict[str, float]:
 def _exploring_metrics(reports: Sequence[LengthReport]) -> dict[str, float]:
     if not reports:
         return {}
-    rewards = _join([report.rewards[usable(report)] for report in reports])
+    rewards = _join([report.rewards[report.usable] for report in reports])
     return {"rollout/exploring_reward_mean": _mean(rewards)}
 
 
@@ -151,7 +150,7 @@ def _failure_metrics(reports: Sequence[LengthReport]) -> dict[str, float]:
 def _rollout_metrics(
     reports: Sequence[LengthReport], selections: Sequence[Selection]
 ) -> dict[str, float]:
-    ok = _join([usable(report) for report in reports])
+    ok = _join([report.usable for report in reports])
     lengths = _join([report.lengths for report in reports])
     mixed = np.array([bool(np.any(selection.advantages)) for selection in selections])
     return {

@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 
-from cost.scheduler.reports import usable
 from cost.types import LengthReport, RewardStatus
 from launch.record.metrics import successes
 
@@ -98,7 +97,7 @@ def outcomes(reports: Sequence[LengthReport]) -> list[PromptOutcome]:
         tokens = np.concatenate([report.lengths for report in group])
         found.append(
             PromptOutcome(
-                num_scored=sum(int(usable(report).sum()) for report in group),
+                num_scored=sum(int(report.usable.sum()) for report in group),
                 num_passed=sum(int(successes(report).sum()) for report in group),
                 length_mean=float(tokens.mean()) if len(tokens) else math.nan,
             )

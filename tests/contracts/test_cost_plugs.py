@@ -17,12 +17,12 @@ from cost.advantages.types import group_batch
 from cost.draws.allocators.types import BatchSoFar, Complete, Estimates, Snapshot
 from cost.ledger import METRICS
 from cost.prompts import PromptPool, Visit, prompt_pool
-from cost.scheduler.config import SchedulerConfig
-from cost.scheduler.reports import usable
-from cost.scheduler.scheduler import PLUGS, Scheduler
-from cost.state import from_plain, initial_state, learns, to_plain, updated, with_state
+from cost.scheduler.config import PROTOCOLS, SchedulerConfig
+from cost.scheduler.scheduler import Scheduler
+from cost.state import Learns, from_plain, initial_state, keywords, to_plain, updated
 from cost.thinning.thinning import Candidates
-from cost.types import BatchSpending, Draw, LengthReport, Selection, Ticket
+from cost.types import BatchSpending, Draw, Feedback, FloatArray, LengthReport, Selection, Ticket
+from tests.cost.play import select
 from tests.places import CONF
 
 DEFAULTS = {
@@ -85,7 +85,7 @@ def random_visits(rng: np.random.Generator, pool: PromptPool, count: int) -> lis
             status=status, surprise=lengths * rng.random(size), answer_codes=np.arange(size),
             engine_seconds=1.0, version=0,
         )  # fmt: skip
-        ok = usable(report)
+        ok = report.usable
         advantages = np.where(ok, rng.normal(size=size), 0.0)
         factors = 1 / np.maximum(lengths, 1)
         visits.append(Visit(report, float(rng.uniform(0.2, 5)), ok, advantages, factors))
@@ -135,10 +135,11 @@ class Play:
         self.tickets: dict[int, Ticket] = {}
         self.reports: dict[int, LengthReport] = {}
         self.draws: list[Draw] = []
+        self.norms: dict[int, FloatArray] = {}
 
     def round(self) -> Draw:
         """Draw a round, report its tickets and give the norms it asks for."""
-        drawn = self.scheduler.draw(self.batch, self.batch)
+        drawn = self.scheduler.draw(self.batch, self.batch, self.norms)
         assert drawn.tickets or drawn.members is not None
         for ticket in drawn.tickets:
             assert ticket.num_samples >= 1 and 0 < ticket.probability <= 1
@@ -147,15 +148,11 @@ class Play:
             report = play_ticket(ticket, self.batch)
             self.reports[ticket.ticket_id] = report
             self.scheduler.observe(report)
-        if drawn.gradient_norms:
-            self.scheduler.observe_gradient_norms(
-                {
-                    ticket.ticket_id: play_norms(
-                        ticket, self.reports[ticket.ticket_id].num_responses
-                    )
-                    for ticket in drawn.tickets
-                }
-            )
+        self.norms = {
+            ticket.ticket_id: play_norms(ticket, self.reports[ticket.ticket_id].num_responses)
+            for ticket in drawn.tickets
+            if drawn.gradient_norms
+        }
         self.draws.append(drawn)
         return drawn
 
@@ -175,20 +172,20 @@ class Play:
         """Select the batch that was drawn, pay for it and go on to the next."""
         members = self.draws[-1].members
         assert members is not None
-        selections = self.scheduler.select(self.batch, [self.reports[key] for key in members])
+        selections = select(self.scheduler, self.batch, [self.reports[key] for key in members])
         assert [selection.ticket_id for selection in selections] == list(members)
-        self.scheduler.spend(self.batch, 3.0, 2.0)
+        self.scheduler.learned(self.batch, Feedback(3.0, 2.0))
         self.batch += 1
         return selections
 
 
-@pytest.mark.parametrize("group", PLUGS)
+@pytest.mark.parametrize("group", list(PROTOCOLS))
 def test_defaults_and_members_exist(group):
     assert DEFAULTS[group] in names(group)
 
 
 @pytest.mark.parametrize(
-    ("group", "name"), [(group, name) for group in PLUGS for name in names(group)]
+    ("group", "name"), [(group, name) for group in list(PROTOCOLS) for name in names(group)]
 )
 def test_every_member_composes_pickles_and_runs(group, name):
     composed = config(**{group: name})
@@ -232,8 +229,8 @@ def test_prompt_statistics(group, seed, size, count):
 
     def read(plug, state, prompts, rates):
         if group == "length":
-            return with_state(plug.estimate, state)(prompts)
-        return with_state(plug.value, state)(prompts, rates, 8)
+            return plug.estimate(prompts, **keywords(state))
+        return plug.value(prompts, rates, 8, **keywords(state))
 
     rates = rng.random(size)
     for parameter in members(group):
@@ -246,7 +243,7 @@ def test_prompt_statistics(group, seed, size, count):
         np.testing.assert_allclose(
             read(plug, shuffled, shuffled_pool, rates[order]), values[order], rtol=1e-6, atol=1e-9
         )
-        if learns(plug):
+        if isinstance(plug, Learns):
             half = updated(plug, initial_state(plug, pool), pool, visits[: count // 2])
             half = from_plain(initial_state(plug, pool), to_plain(half))
             stepped = updated(plug, half, pool, visits[count // 2 :])
@@ -285,14 +282,15 @@ def test_price(plug, rows, spendings, group_size):
     tokens, lengths = np.array(rows).T
     restored = from_plain(fresh, to_plain(state))
     for method, size in ((plug.of_drawing, [group_size]), (plug.of_training, [])):
-        price = with_state(method, state)
+        price = partial(method, **keywords(state))
         cost = price(tokens, lengths, *size)
         assert cost.dtype == np.float64 and cost.shape == lengths.shape
         assert (cost > 0).all() and np.isfinite(cost).all()
         assert (price(tokens, lengths + 1, *size) >= cost).all()
         alone = [price(tokens[[i]], lengths[[i]], *size)[0] for i in range(len(rows))]
         np.testing.assert_allclose(alone, cost, rtol=1e-12)
-        np.testing.assert_array_equal(with_state(method, restored)(tokens, lengths, *size), cost)
+        again = method(tokens, lengths, *size, **keywords(restored))
+        np.testing.assert_array_equal(again, cost)
 
 
 def random_estimates(rng: np.random.Generator, size: int, spread: int) -> Estimates:
@@ -508,10 +506,10 @@ def reports_of(groups: list[list[tuple[float, bool, int, int]]]) -> list[LengthR
 
 def advantages_of(plug: Any, state: Any, groups: list[Any]) -> list[np.ndarray]:
     reports = reports_of(groups)
-    flat = with_state(plug.advantages, state)(group_batch(reports, 500))
+    flat = plug.advantages(group_batch(reports, 500), **keywords(state))
     assert flat.dtype == np.float64 and np.isfinite(flat).all()
     parts = np.split(flat, np.cumsum([len(group) for group in groups])[:-1])
-    assert all((part[~usable(r)] == 0).all() for part, r in zip(parts, reports, strict=True))
+    assert all((part[~r.usable] == 0).all() for part, r in zip(parts, reports, strict=True))
     return parts
 
 
@@ -534,7 +532,7 @@ def test_advantage(plug, groups, earlier, random):
     before = reports_of([[(reward, True, 9, 0) for reward in group] for group in earlier])
     for report in before:
         nothing = np.zeros(report.num_responses)
-        state = updated(plug, state, pool, [Visit(report, 1.0, usable(report), nothing, nothing)])
+        state = updated(plug, state, pool, [Visit(report, 1.0, report.usable, nothing, nothing)])
     same = partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-6)
     found = advantages_of(plug, state, groups)
     assert sum(map(len, found)) == sum(map(len, groups))
@@ -565,7 +563,7 @@ def test_advantages_of_a_batch_without_a_response(plug):
         0, 0, 5, 5, *(np.zeros(0, dtype) for dtype in (int, bool, float, int, float, int)), 1.0, 0
     )
     state = initial_state(plug, ADVANTAGE_POOL)
-    found = with_state(plug.advantages, state)(group_batch([empty, empty], 500))
+    found = plug.advantages(group_batch([empty, empty], 500), **keywords(state))
     assert found.shape == (0,) and found.dtype == np.float64
 
 

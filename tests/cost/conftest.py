@@ -12,7 +12,6 @@ from cost.draws.allocators.square_root import SquareRoot
 from cost.prices.tokens import TokenPrice
 from cost.prompts import PromptPool, Visit, prompt_pool
 from cost.scheduler.config import SchedulerConfig
-from cost.scheduler.reports import usable
 from cost.scheduler.scheduler import Scheduler
 from cost.thinning.proxies import SurpriseProxy
 from cost.thinning.thinning import CostAware
@@ -83,6 +82,7 @@ def make_report() -> Callable[..., LengthReport]:
             "answer_codes": np.arange(size),
             "engine_seconds": 1.0,
             "version": 0,
+            "attempt": ticket.attempt,
         }
         return LengthReport(**(fields | changes))  # type: ignore[arg-type]
 
@@ -100,6 +100,7 @@ def empty_report() -> Callable[[Ticket], LengthReport]:
             prefill_tokens=0, lengths=nothing.astype(int), truncated=nothing.astype(bool),
             rewards=nothing, status=nothing.astype(int), surprise=nothing,
             answer_codes=nothing.astype(int), engine_seconds=0.0, version=0,
+            attempt=ticket.attempt,
         )  # fmt: skip
 
     return build
@@ -158,6 +159,6 @@ def make_visit() -> Callable[..., Visit]:
             answer_codes=np.arange(size), engine_seconds=1.0, version=0,
         )  # fmt: skip
         advantages = GroupStandardised(epsilon=0.0).advantages(group_batch([report], 100))
-        return Visit(report, weight, usable(report), advantages, np.array(factors or [1.0] * size))
+        return Visit(report, weight, report.usable, advantages, np.array(factors or [1.0] * size))
 
     return build

@@ -10,6 +10,7 @@ from cost.advantages.within_group import GroupMean
 from cost.aggregations import BatchTokenMean, ConstantLength
 from cost.draws.allocators.square_root import SquareRoot
 from cost.draws.allocators.types import Estimates
+from tests.cost.play import select
 
 N, GROUP = 4, 3
 
@@ -104,7 +105,7 @@ def test_probabilities_read_again_after_the_draw_are_caught(make_scheduler, make
     assert dispatched == pytest.approx(gradients.mean(), rel=1e-12)
     assert abs(read_again / gradients.mean() - 1) > 1e-3
 
-    selections = scheduler.select(1, reports)
+    selections = select(scheduler, 1, reports)
     for ticket, selection in zip(drawn, selections, strict=True):
         kept = selection.weight[selection.keep]
         assert (kept >= ticket.weight * (1 - 1e-12)).all()
@@ -133,14 +134,7 @@ def test_advantages_after_thinning_are_biased(make_groups):
 
 
 def test_a_batch_in_completion_order_is_short():
-    """The first 8 of 16 to finish: why `select` demands ticket order."""
+    """The first 8 of 16 to finish: why batches are made of tickets in draw order."""
     lengths = np.random.default_rng(0).lognormal(0, 0.6, (20000, 16))
     assert np.sort(lengths)[:, :8].mean() == pytest.approx(0.68, abs=0.01)
     assert lengths[:, :8].mean() == pytest.approx(1.20, abs=0.02)
-
-
-def test_select_refuses_completion_order(make_scheduler, make_report):
-    scheduler = make_scheduler()
-    reports = [make_report(ticket) for ticket in scheduler.draw(0, 0).tickets]
-    with pytest.raises(ValueError, match="reports must be in ticket order"):
-        scheduler.select(0, [reports[1], reports[0], *reports[2:]])

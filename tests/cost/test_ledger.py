@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -7,6 +9,8 @@ from cost.types import BatchSpending, Selection, Ticket
 TICKET = Ticket(
     ticket_id=0, prompt_index=0, num_samples=4, probability=0.5, weight=1.0, max_tokens=128
 )
+
+PILOT = replace(TICKET, trainable=False)
 
 
 def selection(keep, weight):
@@ -24,7 +28,7 @@ def report(make_report):
 
 
 def test_counts_with_and_without_the_prompt(report, empty_report):
-    ledger = Ledger().with_report(report).with_report(empty_report(TICKET))
+    ledger = Ledger().with_report(report, TICKET).with_report(empty_report(TICKET), TICKET)
     chosen = selection([False, False, False, True], [0, 0, 0, 2.0])
     nothing = selection(np.zeros(0, bool), [])
     ledger = ledger.with_selection([report, empty_report(TICKET)], [chosen, nothing])
@@ -40,23 +44,42 @@ def test_counts_with_and_without_the_prompt(report, empty_report):
 
 def test_rewards_left_out_are_counted_by_reason(make_report):
     report = make_report(TICKET, status=np.array([3, 3, 1, 2]), rewards=np.full(4, np.nan))
-    ledger = Ledger().with_report(report)
+    ledger = Ledger().with_report(report, TICKET)
     counts = (ledger.truncated_rewards, ledger.timed_out_rewards, ledger.crashed_rewards)
     assert counts == (2, 1, 1)
 
 
 def test_pilots_are_counted_beside_the_rest(report):
-    ledger = Ledger().with_report(report).with_report(report, trainable=False)
+    ledger = Ledger().with_report(report, TICKET).with_report(report, PILOT)
     assert (ledger.tickets, ledger.responses, ledger.generated_tokens) == (2, 8, 312)
     assert (ledger.pilot_tickets, ledger.pilot_tokens) == (1, 156)
     assert ledger.filtered_tickets == ledger.filtered_tokens == 0
 
 
 def test_filtered_tickets_were_reported_before(report, empty_report):
-    ledger = Ledger().with_report(report).with_filtered([report, empty_report(TICKET)])
+    ledger = Ledger().with_report(report, TICKET).with_filtered([report, empty_report(TICKET)])
     assert (ledger.filtered_tickets, ledger.filtered_tokens) == (2, 156)
     assert (ledger.tickets, ledger.generated_tokens, ledger.pilot_tickets) == (1, 156, 0)
     assert ledger.with_filtered([]) == ledger
+
+
+@pytest.mark.parametrize("ticket", [TICKET, PILOT, replace(TICKET, temperature_factor=1.2)])
+def test_a_lost_attempt_keeps_nothing_but_its_tokens(report, make_report, ticket):
+    """The engines did compute them; of all else the newer attempt's alone counts."""
+    newer = make_report(ticket, attempt=1, seed=4)
+    ledger = Ledger().with_report(report, ticket).without_reports([(ticket, report)])
+    assert ledger == Ledger(
+        lost_attempts=1, wasted_tokens=156, generated_tokens=156, generated_response_tokens=146
+    )
+    assert ledger == Ledger().with_lost(report)
+    both, alone = ledger.with_report(newer, ticket), Ledger().with_report(newer, ticket)
+    assert both == replace(
+        alone,
+        lost_attempts=1,
+        wasted_tokens=156,
+        generated_tokens=alone.generated_tokens + 156,
+        generated_response_tokens=alone.generated_response_tokens + 146,
+    )
 
 
 def test_seconds_add_up():
@@ -66,7 +89,7 @@ def test_seconds_add_up():
 
 
 def test_round_trip(report):
-    ledger = Ledger().with_report(report, trainable=False).with_filtered([report])
+    ledger = Ledger().with_report(report, PILOT).with_filtered([report])
     assert Ledger(**ledger.state_dict()) == ledger
 
 

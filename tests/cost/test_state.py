@@ -1,10 +1,8 @@
-from dataclasses import dataclass
-
 import numpy as np
 import pytest
 
 from cost.prices.tokens import TokenPrice
-from cost.state import NoState, from_plain, initial_state, to_plain, updated, with_state
+from cost.state import NoState, from_plain, initial_state, keywords, to_plain, updated
 from cost.worth.lengths import PoolShrunkLength
 
 
@@ -26,14 +24,8 @@ def test_plugs_that_do_not_learn_have_no_state(pool):
     assert from_plain(NoState(), to_plain(NoState())) == NoState()
 
 
-def test_method_takes_state_only_where_there_is_one():
-    @dataclass(frozen=True, slots=True)
-    class Scaled:
-        def price(self, tokens: int, *, state: int) -> int:
-            return tokens * state
-
-    assert with_state(Scaled().price, 3)(5) == 15
-    assert with_state(abs, None)(-5) == 5
+def test_a_state_is_a_keyword_only_where_there_is_one():
+    assert keywords(None) == {} and keywords(NoState()) == {"state": NoState()}
 
 
 def test_refuses_the_state_of_another_plug(pool):

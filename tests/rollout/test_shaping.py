@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from cost.scheduler.reports import checked, usable
+from cost.scheduler.reports import checked
 from cost.types import RewardStatus, Ticket
 from rollout.actor import RolloutActor, make_report
 from rollout.config import OverlongConfig, RolloutConfig
@@ -72,7 +72,7 @@ def test_filtering_leaves_truncated_responses_without_a_usable_reward():
     assert shaped.reward_status.tolist() == [OK, TRUNCATED, CRASHED]
     assert shaped.rewards[0] == 1.0 and np.isnan(shaped.rewards[1:]).all()
     report = checked(make_report(group.ticket, group.prompt, shaped), group.ticket)
-    assert usable(report).tolist() == [True, False, False]
+    assert report.usable.tolist() == [True, False, False]
     assert report.truncated.tolist() == [False, True, True]
 
 

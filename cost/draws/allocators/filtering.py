@@ -24,7 +24,6 @@ from cost.draws.allocators.drawn import draw_round
 from cost.draws.allocators.types import Allocation, BatchSoFar, Complete, Round, Snapshot
 from cost.draws.draws import Draws, EpochDraws
 from cost.prompts import PromptPool, Visit
-from cost.scheduler.reports import usable
 from cost.types import FloatArray, IntArray, LengthReport
 
 
@@ -118,7 +117,7 @@ def walk(
 
 def mixed(report: LengthReport) -> bool:
     """Tell whether two usable rewards of the group differ; False for an empty group."""
-    rewards = report.rewards[usable(report)]
+    rewards = report.rewards[report.usable]
     return len(rewards) > 0 and bool(rewards.max() > rewards.min())
 
 

@@ -27,7 +27,6 @@ from cost.draws.allocators.integers import check_bounds, proportional, rounded
 from cost.draws.allocators.types import Allocation, BatchSoFar, Estimates, Round, Snapshot
 from cost.draws.draws import EpochDraws
 from cost.prompts import PromptPool, Visit
-from cost.scheduler.reports import usable
 from cost.types import FloatArray, IntArray, LengthReport
 from cost.worth.predictors import RidgePredictor
 from cost.worth.shrinkage import Readings, ShrunkMean, ShrunkMeanState
@@ -326,14 +325,14 @@ def pilot_statistics(so_far: BatchSoFar) -> tuple[FloatArray, FloatArray]:
                 f"responses, got {len(gradient_norms)!r}"
             )
         if correct.any():
-            rates[position] = correct.sum() / usable(report).sum()
+            rates[position] = correct.sum() / report.usable.sum()
             norms[position] = correct @ gradient_norms / correct.sum()
     return rates, norms
 
 
 def correctness(report: LengthReport) -> FloatArray:
     """Return [n] in [0, 1] how correct each response is: its reward, 0 where not usable."""
-    ok = usable(report)
+    ok = report.usable
     correct = np.zeros(report.num_responses)
     correct[ok] = np.clip(report.rewards[ok], 0, 1)
     return correct

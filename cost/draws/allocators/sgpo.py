@@ -21,7 +21,6 @@ import numpy.typing as npt
 from cost.draws.allocators.types import Allocation, BatchSoFar, Estimates, Round, Snapshot
 from cost.draws.draws import EpochDraws, EpochState
 from cost.prompts import PromptPool, Visit
-from cost.scheduler.reports import usable
 from cost.types import FloatArray, IntArray, LengthReport
 
 DROPPED = 0
@@ -263,7 +262,7 @@ class Sgpo:
 
 def _pass_rate(report: LengthReport) -> float:
     """Mean usable reward, clipped to [0, 1] each; 0 if there is none."""
-    rewards = report.rewards[usable(report)]
+    rewards = report.rewards[report.usable]
     return float(np.clip(rewards, 0, 1).mean()) if len(rewards) else 0.0
 
 

@@ -20,7 +20,7 @@ is equally likely and every group of the same size. The flags may depend on a me
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -115,6 +115,7 @@ class Complete:
     the batch, the others are carried."""
 
 
+@runtime_checkable
 class Allocator(Protocol):
     """Decides how tokens are spent on prompts."""
 

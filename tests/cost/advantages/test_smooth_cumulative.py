@@ -4,6 +4,8 @@ import pytest
 from cost.advantages.smooth_cumulative import SmoothCumulative
 from cost.advantages.within_group import GroupStandardised
 from cost.state import from_plain, to_plain
+from cost.types import Feedback
+from tests.cost.play import select
 
 PLUG = SmoothCumulative(epsilon=0.0)
 
@@ -108,8 +110,8 @@ def test_the_scheduler_uses_visits_that_were_folded(make_scheduler, make_report)
             restored.load_state_dict(scheduler.state_dict())
             scheduler = restored
         rewards = [np.array([1.0, 0.0, 0.0, 1.0]), np.ones(4)][batch]
-        selections = scheduler.select(batch, [make_report(t, rewards=rewards) for t in tickets])
-        scheduler.spend(batch, 1.0, 1.0)
-    seen = scheduler.state_dict()["states"]["advantage"]["num_visits"]
+        selections = select(scheduler, batch, [make_report(t, rewards=rewards) for t in tickets])
+        scheduler.learned(batch, Feedback(1.0, 1.0))
+    seen = scheduler.state_dict()["statistics"]["plugs"]["advantage"]["num_visits"]
     for ticket, selection in zip(tickets, selections, strict=True):
         assert (selection.advantages > 0).all() == (seen[ticket.prompt_index] > 0)

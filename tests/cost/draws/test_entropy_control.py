@@ -14,13 +14,14 @@ from cost.draws.draws import EpochDraws
 from cost.draws.entropy_control import EntropyControl
 from cost.ledger import METRICS
 from cost.prices.seconds import SecondsPrice
+from cost.scheduler.plugs import Plugs
 from cost.scheduler.selection import select_exploring
 from cost.scheduler.state_file import load_state, save_state
 from cost.thinning.thinning import CostAware, D3s
-from cost.types import Ticket
+from cost.types import Feedback, Ticket
+from tests.cost.play import select
 
 CONTROL = EntropyControl(coefficient=0.5, target=0.6)
-STATES = {"aggregation": None}
 
 
 @pytest.mark.parametrize(
@@ -132,10 +133,9 @@ class Player:
 
     def learn(self, batch):
         reports = [self.reports[ticket_id] for ticket_id in self.members[batch]]
-        self.selections.append(self.scheduler.select(batch, reports))
-        self.scheduler.spend(batch, 2.0, 1.0)
-        if self.entropy is not None:
-            self.scheduler.observe_entropy(batch, self.entropy(batch))
+        self.selections.append(select(self.scheduler, batch, reports))
+        entropy = math.nan if self.entropy is None else self.entropy(batch)
+        self.scheduler.learned(batch, Feedback(2.0, 1.0, entropy))
         self.num_learned += 1
 
     def kept_plain(self):
@@ -172,9 +172,10 @@ def test_everything_else_is_as_without_to_the_last_bit(
         assert replace(ticket, ticket_id=0) == replace(other, ticket_id=0)
     assert player.kept_plain() == without.kept_plain()
     one, other = scheduler.state_dict(), without.scheduler.state_dict()
-    np.testing.assert_equal(one["states"], other["states"])
-    for key in ("earlier", "earlier_next", "fold_metrics", "batch_metrics"):
-        assert one[key] == other[key]
+    np.testing.assert_equal(one["statistics"]["plugs"], other["statistics"]["plugs"])
+    assert one["statistics"]["fold_metrics"] == other["statistics"]["fold_metrics"]
+    for key in ("earlier", "earlier_next", "metrics"):
+        assert one["selecting"][key] == other["selecting"][key]
     found, expected = scheduler.metrics(), without.scheduler.metrics()
     for key in PLAIN_METRICS & set(expected):
         assert found[key] == expected[key], key
@@ -214,7 +215,7 @@ def test_a_folded_batch_has_no_entropy_to_tell(make_scheduler, make_report):
     scheduler = make_scheduler(entropy_control=CONTROL)
     Player(scheduler, make_report, entropy=lambda batch: 1.0).play(3)
     with pytest.raises(ValueError, match="batch must be complete and not folded yet, got 1"):
-        scheduler.observe_entropy(1, 1.0)
+        scheduler.learned(1, Feedback(2.0, 1.0, 1.0))
 
 
 def test_a_batch_without_members_explores_nothing(make_scheduler, make_report):
@@ -231,15 +232,15 @@ def exploring_ticket(number=7, weight=2.5):
 
 
 def test_rewarded_responses_are_kept_with_their_reward_and_failed_ones_count(
-    make_config, make_report, empty_report
+    make_config, make_report, empty_report, pool
 ):
-    config = make_config(entropy_control=CONTROL)
+    plugs = Plugs.of(make_config(), pool)
     ticket = exploring_ticket()
     rewards = np.array([1.0, 0.0, -0.5, np.nan])
     report = make_report(ticket, rewards=rewards, status=np.array([0, 0, 0, 2]))
     failed = replace(ticket, ticket_id=8)
     chosen, empty = select_exploring(
-        config, STATES, [ticket, failed], [report, empty_report(failed)], 8, 100.0
+        plugs, CONTROL, [ticket, failed], [report, empty_report(failed)], 8, 100.0
     )
     assert chosen.keep.tolist() == [True, False, False, False]
     assert chosen.advantages.tolist() == [1.0, 0.0, 0.0, 0.0]
@@ -251,15 +252,15 @@ def test_rewarded_responses_are_kept_with_their_reward_and_failed_ones_count(
 
 @pytest.mark.parametrize("aggregation", [SequenceMean(), ConstantLength(), PromptMean()])
 def test_the_term_is_a_mean_over_the_plain_tickets_whichever_are_repeated(
-    make_config, make_report, aggregation
+    make_config, make_report, pool, aggregation
 ):
-    config = make_config(entropy_control=CONTROL, aggregation=aggregation)
+    plugs = Plugs.of(make_config(aggregation=aggregation), pool)
     tickets = [exploring_ticket(k, weight=0.5 + k) for k in range(4)]
     reports = [make_report(ticket) for ticket in tickets]
 
     def term(chosen):
         selections = select_exploring(
-            config, STATES, [tickets[k] for k in chosen], [reports[k] for k in chosen], 4, 50.0
+            plugs, CONTROL, [tickets[k] for k in chosen], [reports[k] for k in chosen], 4, 50.0
         )
         return sum((s.weight * s.factors * s.advantages).sum() / 4 / 4 for s in selections)
 
@@ -328,7 +329,7 @@ def test_penalties_are_of_plain_tickets(make_scheduler, make_report):
     drawn = scheduler.draw(1, 1)
     reports = [make_report(ticket) for ticket in drawn.tickets]
     penalties = [np.full(report.num_responses, 0.25) for report in reports[:8]]
-    selections = scheduler.select(1, reports, penalties=penalties)
+    selections = select(scheduler, 1, reports, penalties=penalties)
     assert len(selections) == 10
     assert all(set(s.advantages.tolist()) <= {0.0, 1.0} for s in selections[8:])
 

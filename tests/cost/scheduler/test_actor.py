@@ -1,16 +1,19 @@
 """The actor's own behaviour, run in a plain event loop; Ray itself is left to tests/system."""
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
 import pytest
 
+from cost.advantages.types import group_batch
+from cost.advantages.within_group import GroupStandardised
 from cost.draws.allocators.drawn import Drawn, draw_round, uniform_allocation
 from cost.draws.allocators.types import Complete
 from cost.draws.entropy_control import EntropyControl
 from cost.scheduler.actor import SchedulerActor
+from cost.types import Feedback
 
 
 @pytest.fixture
@@ -48,6 +51,12 @@ class SecondRound(Drawn):
         return draw_round(indices, sizes, snapshot, final=False, gradient_norms=True), state
 
 
+async def observe_and_select(actor, batch, tickets, make_report):
+    for ticket in tickets:
+        await actor.observe(make_report(ticket))
+    await actor.select(batch, [ticket.attempt for ticket in tickets])
+
+
 def test_a_draw_waits_for_reports_on_their_way(actor, make_report):
     async def run():
         tickets = (await actor.draw(0, 0)).tickets
@@ -67,8 +76,8 @@ def test_a_round_waits_for_reports_of_the_one_before(make_actor, make_report):
     async def run():
         drawn = await actor.draw(0, 0)
         assert drawn.members is None and drawn.gradient_norms
-        await actor.observe_gradient_norms({t.ticket_id: np.ones(4) for t in drawn.tickets})
-        waiting = asyncio.create_task(actor.draw(0, 0))
+        norms = {t.ticket_id: np.ones(4) for t in drawn.tickets}
+        waiting = asyncio.create_task(actor.draw(0, 0, norms))
         for ticket in drawn.tickets:
             await asyncio.sleep(0)
             assert not waiting.done()
@@ -111,21 +120,41 @@ def test_the_error_of_an_observe_nobody_awaits_is_not_lost(actor, make_report):
         asyncio.run(run())
 
 
-def test_selected_reports_count_as_observed(actor, make_report):
+def test_a_selection_waits_for_the_attempt_whose_groups_the_caller_holds(actor, make_report):
     async def run():
         tickets = (await actor.draw(0, 0)).tickets
-        await actor.select(0, [make_report(ticket) for ticket in tickets])
-        await actor.draw(1, 1)
-        return (await actor.metrics())["cost/tickets"]
+        for ticket in tickets:
+            await actor.observe(make_report(ticket))
+        waiting = asyncio.create_task(actor.select(0, [0, 1, 0, 0]))
+        await asyncio.sleep(0)
+        assert not waiting.done()
+        again = make_report(replace(tickets[1], attempt=1), seed=3)
+        await actor.observe(again)
+        selections = await waiting
+        metrics = await actor.metrics()
+        return again, selections, metrics
 
-    assert asyncio.run(run()) == 4
+    again, selections, metrics = asyncio.run(run())
+    expected = GroupStandardised().advantages(group_batch([again], 128))
+    np.testing.assert_array_equal(selections[1].advantages, expected)
+    assert (metrics["cost/tickets"], metrics["cost/lost_attempts"]) == (4, 1)
+
+
+def test_an_attempt_that_never_reports_ends_the_wait(actor, make_report):
+    async def run():
+        for ticket in (await actor.draw(0, 0)).tickets:
+            await actor.observe(make_report(ticket))
+        await actor.select(0, [0, 0, 2, 0])
+
+    with pytest.raises(TimeoutError, match=r"no report for tickets \[2\] within 0.2 seconds"):
+        asyncio.run(run())
 
 
 def test_spent_seconds_reach_the_ledger(actor, make_report):
     async def run():
         tickets = (await actor.draw(0, 0)).tickets
-        await actor.select(0, [make_report(ticket) for ticket in tickets])
-        await actor.spend(0, 3.0, 2.0)
+        await observe_and_select(actor, 0, tickets, make_report)
+        await actor.learned(0, Feedback(3.0, 2.0))
         return await actor.metrics()
 
     metrics = asyncio.run(run())
@@ -139,9 +168,8 @@ def test_the_entropy_decides_on_the_temperature_of_the_next_batch(make_actor, ma
         for batch, entropy in enumerate((0.9, 0.1, 0.5)):
             tickets = (await actor.draw(batch, batch)).tickets
             factors.append([ticket.temperature_factor for ticket in tickets if ticket.exploring])
-            await actor.select(batch, [make_report(ticket) for ticket in tickets])
-            await actor.spend(batch, 3.0, 2.0)
-            await actor.observe_entropy(batch, entropy)
+            await observe_and_select(actor, batch, tickets, make_report)
+            await actor.learned(batch, Feedback(3.0, 2.0, entropy))
         return factors
 
     assert asyncio.run(run()) == [[], [0.8], [1.2]]

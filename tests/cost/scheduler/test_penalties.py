@@ -7,6 +7,8 @@ from cost.advantages.within_group import GroupMean
 from cost.scheduler.penalties import lowered
 from cost.scheduler.scheduler import Scheduler
 from cost.thinning.thinning import KeepAll
+from cost.types import Feedback
+from tests.cost.play import select
 
 
 def play(make_scheduler, make_report, penalty=None):
@@ -17,7 +19,7 @@ def play(make_scheduler, make_report, penalty=None):
     for report in reports:
         scheduler.observe(report)
     penalties = None if penalty is None else [penalty for _ in reports]
-    return scheduler, reports, scheduler.select(0, reports, penalties=penalties)
+    return scheduler, reports, select(scheduler, 0, reports, penalties=penalties)
 
 
 def test_advantages_are_those_of_the_lowered_rewards(make_scheduler, make_report):
@@ -36,14 +38,14 @@ def test_statistics_ledger_and_metrics_keep_the_rewards(make_scheduler, make_rep
     assert penalised.metrics()["cost/reward_mean_uniform"] == 1.0
     # A resent report and another pass are what they were.
     penalised.observe(reports[0])
-    penalised.select(0, reports, 1, penalties=[np.zeros(4) for _ in reports])
-    plain.select(0, reports, 1)
+    select(penalised, 0, reports, epoch=1, penalties=[np.zeros(4) for _ in reports])
+    select(plain, 0, reports, epoch=1)
     for scheduler in (plain, penalised):
-        scheduler.spend(0, 1.0, 1.0)
+        scheduler.learned(0, Feedback(1.0, 1.0))
     first, second = plain.draw(1, 1), penalised.draw(1, 1)
     assert first == second
-    for name, state in plain.state_dict()["states"].items():
-        np.testing.assert_equal(penalised.state_dict()["states"][name], state)
+    plugs = [one.state_dict()["statistics"]["plugs"] for one in (plain, penalised)]
+    np.testing.assert_equal(*plugs)
 
 
 def test_no_penalties_are_no_change(make_scheduler, make_report):

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from cost.draws.allocators.uniform import Uniform
 from cost.scheduler.savings import draw_saving, floored_share, thinning_saving
 from cost.thinning.waterfill import waterfill
+from tests.cost.play import select
 
 quick = settings(max_examples=50, deadline=None)
 SEEDS = st.integers(0, 10**6)
@@ -126,7 +127,7 @@ def test_a_batch_is_credited_with_the_saving_of_its_own_draws(make_scheduler, ma
         if ahead:
             scheduler.draw(2, 1)
             assert scheduler.metrics()["cost/draw_saving_estimated"] != saving
-        scheduler.select(0, reports[0])
+        select(scheduler, 0, reports[0])
         uniform_tokens.append(scheduler.metrics()["cost/uniform_generated_tokens_estimated"])
     tokens = sum(report.generated_tokens for report in reports[0])
     assert uniform_tokens[0] == pytest.approx(tokens / (1 - saving))

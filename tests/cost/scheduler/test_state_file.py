@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cost.scheduler.state_file import load_state, save_state
+from tests.cost.play import select
 
 LEAVES = (
     st.none()
@@ -53,16 +54,15 @@ def test_a_scheduler_continues_from_the_file(tmp_path, make_scheduler, make_repo
     scheduler, other = make_scheduler(), make_scheduler()
     for batch in range(3):
         reports = [make_report(ticket) for ticket in scheduler.draw(batch, batch).tickets]
-        scheduler.select(batch, reports)
+        select(scheduler, batch, reports)
     # One batch is out, and half of it reported.
     for ticket in scheduler.draw(3, 2).tickets[::2]:
         scheduler.observe(make_report(ticket))
     save_state(tmp_path / "state", scheduler.state_dict())
     other.load_state_dict(load_state(tmp_path / "state"))
-    for ticket in scheduler.reissue(24):
-        scheduler.observe(make_report(ticket))
-    for ticket in other.reissue(24):
-        other.observe(make_report(ticket))
+    for one in (scheduler, other):
+        reports = [make_report(ticket) for ticket in one.reissue(24)]
+        select(one, 3, reports)
     for batch in (4, 5):
         draw = scheduler.draw(batch, batch)
         assert other.draw(batch, batch) == draw

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from cost.scheduler.scheduler import Scheduler
-from cost.types import Draw, FloatArray, LengthReport, Selection, Ticket
+from cost.types import Draw, Feedback, FloatArray, LengthReport, Selection, Ticket
+from tests.cost.play import select
 
 MOST_ROUNDS = 100
 
@@ -61,25 +62,24 @@ def run_batches() -> Callable[..., list[Played]]:
         for batch in range(first_batch, first_batch + num_batches):
             rounds: list[Draw] = []
             reports: dict[int, LengthReport] = {}
+            norms: dict[int, FloatArray] = {}
             while not rounds or rounds[-1].members is None:
                 assert len(rounds) < MOST_ROUNDS, "the allocator never completes its batch"
-                drawn = scheduler.draw(batch, batch)
+                drawn = scheduler.draw(batch, batch, norms)
                 rounds.append(drawn)
                 for ticket in drawn.tickets:
                     reports[ticket.ticket_id] = make_report(ticket)
                     held[ticket.ticket_id] = (ticket, reports[ticket.ticket_id])
                     scheduler.observe(reports[ticket.ticket_id])
-                if drawn.gradient_norms:
-                    scheduler.observe_gradient_norms(
-                        {
-                            ticket.ticket_id: make_norms(ticket, reports[ticket.ticket_id])
-                            for ticket in drawn.tickets
-                        }
-                    )
+                norms = {
+                    ticket.ticket_id: make_norms(ticket, reports[ticket.ticket_id])
+                    for ticket in drawn.tickets
+                    if drawn.gradient_norms
+                }
             members = rounds[-1].members
             assert members is not None
-            selections = scheduler.select(batch, [held[key][1] for key in members])
-            scheduler.spend(batch, engine_seconds=1.0, learner_seconds=1.0)
+            selections = select(scheduler, batch, [held[key][1] for key in members])
+            scheduler.learned(batch, Feedback(engine_seconds=1.0, learner_seconds=1.0))
             batches.append(Played(rounds, reports, [held[key][0] for key in members], selections))
         return batches
 

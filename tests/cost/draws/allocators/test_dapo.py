@@ -10,6 +10,7 @@ from cost.draws.allocators.filtering import mixed
 from cost.draws.allocators.types import BatchSoFar, Complete, Estimates, Snapshot
 from cost.draws.draws import IndependentDraws
 from cost.types import LengthReport, Ticket
+from tests.cost.play import select
 
 MIXED, EQUAL = [1.0, 0.0, 1.0, 0.0], [1.0, 1.0, 1.0, 1.0]
 
@@ -43,7 +44,7 @@ def play_stale():
                     reports[ticket.ticket_id] = make_report(ticket)
                     scheduler.observe(reports[ticket.ticket_id])
             members.append(drawn.members)
-            scheduler.select(batch, [reports[key] for key in drawn.members])
+            select(scheduler, batch, [reports[key] for key in drawn.members])
         return reports, members, rounds
 
     return play
@@ -119,7 +120,7 @@ def test_order_of_reports_does_not_matter(make_scheduler, report_when):
                 for ticket in order(drawn.tickets):
                     reports[ticket.ticket_id] = report_when(lambda t: t.prompt_index % 2)(ticket)
                     scheduler.observe(reports[ticket.ticket_id])
-            scheduler.select(batch, [reports[key] for key in drawn.members])
+            select(scheduler, batch, [reports[key] for key in drawn.members])
             members.append(drawn.members)
         runs.append(members)
     assert runs[0] == runs[1]
@@ -212,15 +213,6 @@ def test_state_round_trip_between_rounds(make_scheduler, run_batches, report_whe
     resumed.load_state_dict(whole.state_dict())
     one, other = whole.draw(2, 2), resumed.draw(2, 2)
     assert one == other and one.members is None and 0 < len(one.tickets) < 5
-
-
-def test_prompts_added_during_the_run_are_drawn(make_scheduler, run_batches, report_when):
-    scheduler = make_scheduler(4, allocator=DynamicSampling(), tickets_per_step=4)
-    report = report_when(lambda ticket: True)
-    run_batches(scheduler, report, 2)
-    scheduler.add_prompts(np.array([5, 6]), ["source0", "new"])
-    played = run_batches(scheduler, report, 4, first_batch=2)
-    assert {4, 5} <= {ticket.prompt_index for batch in played for ticket in batch.members}
 
 
 def test_gradient_direction_is_kept_and_its_length_is_over_the_mixed_share(make_report):

@@ -248,16 +248,6 @@ def test_equal_rewards_forever_end_in_empty_batches(
     assert scheduler.metrics()["cost/filtered_tickets"] == scheduler.metrics()["cost/tickets"]
 
 
-def test_prompts_added_during_the_run_are_drawn(make_scheduler, run_batches, make_report):
-    scheduler = make_scheduler(20, allocator=Greso(), tickets_per_step=4)
-    report = difficulty_report(make_report)
-    run_batches(scheduler, report, 3)
-    scheduler.add_prompts(np.full(10, 7), ["new"] * 10)
-    played = run_batches(scheduler, report, 5, first_batch=3)
-    assert any(ticket.prompt_index >= 20 for batch in played for ticket in batch.members)
-    assert len(scheduler.state_dict()["states"]["allocator"]["streaks"]) == 30
-
-
 def test_draws_that_need_probabilities_get_uniform_ones():
     allocator = Greso(draws=EpochDraws())
     assert snapshot_of(allocator, state_of([0, 9, -9]), 3).prepared == 3

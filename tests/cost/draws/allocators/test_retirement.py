@@ -44,14 +44,6 @@ def test_when_all_are_retired_all_return(make_scheduler, run_batches, solved_rep
     assert sorted(drawn(batches)) == sorted([0, 1, 2] * 4)
 
 
-def test_added_prompts_are_drawn(make_scheduler, run_batches, solved_report):
-    scheduler = make_scheduler(num_prompts=6, allocator=Retirement(), tickets_per_step=3)
-    run_batches(scheduler, solved_report, 3)
-    scheduler.add_prompts(np.array([5, 6]), ["source0", "new"])
-    later = run_batches(scheduler, solved_report, 5, first_batch=3)
-    assert {0, 2, 3, 6, 7} == set(drawn(later))
-
-
 @pytest.mark.parametrize(
     ("rewards", "usable", "retires"),
     [

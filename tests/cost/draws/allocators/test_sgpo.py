@@ -9,6 +9,7 @@ import pytest
 from cost.draws.allocators.sgpo import DROPPED, UNSOLVED, Sgpo
 from cost.draws.allocators.types import Estimates
 from cost.prompts import prompt_pool
+from tests.cost.play import select
 
 FAST = {"profile_tickets": 8, "unsolved_share": 1.0}
 
@@ -180,10 +181,10 @@ def test_late_visits_of_an_earlier_stage_do_not_count(make_scheduler, make_repor
             drawn = scheduler.draw(batch, max(0, batch - 2))
             for ticket in drawn.tickets:
                 scheduler.observe(report(ticket))
-        scheduler.select(batch, [report(ticket) for ticket in drawn.tickets])
+        select(scheduler, batch, [report(ticket) for ticket in drawn.tickets])
         sizes.append(drawn.tickets[0].num_samples)
     assert sizes == [2] * 4 + [8] * 5
-    state = scheduler.state_dict()["states"]["allocator"]
+    state = scheduler.state_dict()["statistics"]["plugs"]["allocator"]
     # Pilots 8, then 4 batches of 16: the stage begins at ticket 72; folded of it: batches 4 to 6.
     assert state["first_ticket"] == 72 and state["best_pass_rate"] == pytest.approx(1 / 8)
 
@@ -222,37 +223,9 @@ def test_a_failed_profile_counts_as_unsolved(
 
     scheduler = sgpo_scheduler(6)
     batches = run_batches(scheduler, report, 2)
-    state = scheduler.state_dict()["states"]["allocator"]
+    state = scheduler.state_dict()["statistics"]["plugs"]["allocator"]
     assert state["group_sizes"].tolist() == [2, 2, 2, 2, UNSOLVED, 2]
     assert all(len(batch.members) == 16 for batch in batches)
-
-
-def test_added_prompts_are_profiled_and_join_the_stages(sgpo_scheduler, run_batches, make_report):
-    rates = np.array([0.5] * 4 + [0.25] * 4 + [0.5, 0.25, 0.125, 0.0, 1.0])
-    scheduler = sgpo_scheduler(8)
-    report = rates_report(make_report, rates)
-    batches = run_batches(scheduler, report, 3)
-    assert group_sizes(batches) == [2, 2, 4]
-    scheduler.add_prompts(np.full(5, 9), ["new"] * 5)
-    batches = run_batches(scheduler, report, 8, first_batch=3)
-    assert [t.prompt_index for t in batches[0].pilots] == [8, 9, 10, 11, 12]
-    assert not any(batch.pilots for batch in batches[1:])
-    drawn = {t.prompt_index for batch in batches for t in batch.members}
-    # 8 came after its stage and 12 is trivial; 9 joins the present stage, 10 makes another.
-    assert {9, 10, 11} <= drawn and not {8, 12} & drawn
-    sizes = group_sizes(batches)
-    assert sizes == sorted(sizes) and sizes[0] == 4 and sizes[-1] == 8
-    assert scheduler.metrics()["cost/pilot_tickets"] == 13
-
-
-def test_prompts_added_during_the_profile_are_profiled_too(sgpo_scheduler, make_report):
-    scheduler = sgpo_scheduler(8)
-    report = rates_report(make_report, [0.5] * 10)
-    for ticket in scheduler.draw(0, 0).tickets:
-        scheduler.observe(report(ticket))
-    scheduler.add_prompts(np.full(2, 9), ["new"] * 2)
-    drawn = scheduler.draw(0, 0)
-    assert [t.prompt_index for t in drawn.tickets] == [8, 9] and drawn.members is None
 
 
 def test_state_round_trip_anywhere(sgpo_scheduler, run_batches, make_report):

@@ -1,0 +1,228 @@
+"""The scheduler's plugs bound to what they have learned: one typed record, one verb a use.
+
+SchedulerConfig, PromptPool -> Plugs.of -> Plugs -> snapshot, advantages, factors, scores, ...
+visits of a folded batch    -> Plugs.folded -> Plugs
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from cost.advantages.types import Advantage, GroupBatch
+from cost.aggregations import Aggregation
+from cost.draws.allocators.types import (
+    Allocator,
+    BatchSoFar,
+    Complete,
+    Estimates,
+    Round,
+    Snapshot,
+)
+from cost.prices.types import FittedPrice, Price
+from cost.prompts import PromptPool, Visit
+from cost.scheduler.config import PROTOCOLS, SchedulerConfig
+from cost.state import from_plain, initial_state, keywords, to_plain, updated
+from cost.thinning import calibration
+from cost.thinning.calibration import CalibrationState
+from cost.thinning.proxies import FittedProxy, Proxy
+from cost.thinning.thinning import Candidates, Thinning, ThinningRule
+from cost.types import BatchSpending, BoolArray, FloatArray, IntArray, LengthReport, Selection
+from cost.worth.lengths import LengthEstimator
+from cost.worth.pass_rates import PassRates
+from cost.worth.utilities import Utility
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """What a calibration compares gradient norms with: M responses of a selected batch."""
+
+    advantages: FloatArray
+    """[M] from the full groups."""
+    lengths: IntArray
+    """[M] tokens."""
+    surprise: FloatArray
+    """[M]"""
+    factors: FloatArray
+    """[M] aggregation factors, tokens^-1."""
+
+    @classmethod
+    def of(cls, reports: Sequence[LengthReport], selections: Sequence[Selection]) -> "Scored":
+        """Lay the responses of groups end to end; the sequences are aligned."""
+        none = np.zeros(0)
+        return cls(
+            advantages=np.concatenate([none, *(selection.advantages for selection in selections)]),
+            lengths=np.concatenate([none.astype(int), *(report.lengths for report in reports)]),
+            surprise=np.concatenate([none, *(report.surprise for report in reports)]),
+            factors=np.concatenate([none, *(selection.factors for selection in selections)]),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Plugs:
+    """Every plug of the scheduler, with the state of those that learn."""
+
+    length: LengthEstimator
+    price: Price
+    utility: Utility
+    allocator: Allocator
+    thinning: ThinningRule
+    proxy: Proxy
+    advantage: Advantage
+    aggregation: Aggregation
+    pass_rates: PassRates
+    calibrated_proxy: bool
+    """Whether the proxy takes its exponents from the calibrations."""
+    states: Mapping[str, Any]
+    """What each has learned, by the name of its field above, None for one that does not learn; and
+    the calibrations' sums under "calibration"."""
+
+    @classmethod
+    def of(cls, config: SchedulerConfig, prompts: PromptPool) -> "Plugs":
+        """Bind the configured plugs to their states before the first visit."""
+        chosen = {name: getattr(config, name) for name in PROTOCOLS}
+        pass_rates = PassRates(config.pass_rate_decay, config.pass_rate_prior_responses)
+        states = {name: initial_state(plug, prompts) for name, plug in chosen.items()}
+        states["pass_rates"] = pass_rates.initial_state(prompts)
+        states["calibration"] = CalibrationState()
+        return cls(
+            **chosen,
+            pass_rates=pass_rates,
+            calibrated_proxy=config.calibrated_proxy,
+            states=states,
+        )
+
+    def _with(self, **states: Any) -> "Plugs":
+        return replace(self, states={**self.states, **states})
+
+    def _state(self, name: str) -> dict[str, Any]:
+        return keywords(self.states[name])
+
+    def folded(self, prompts: PromptPool, visits: Sequence[Visit]) -> "Plugs":
+        """Return the plugs after one batch's visits, at least one, in ticket order."""
+        learned = {
+            name: updated(getattr(self, name), self.states[name], prompts, visits)
+            for name in PROTOCOLS
+        }
+        rates = self.pass_rates.update(self.states["pass_rates"], prompts, visits)
+        return self._with(**learned, pass_rates=rates)
+
+    def spent(self, spending: BatchSpending) -> "Plugs":
+        """Return the plugs after what one batch took of the machines."""
+        if not isinstance(self.price, FittedPrice):
+            return self
+        return self._with(price=self.price.update_spending(self.states["price"], spending))
+
+    def calibrated(self, scored: Scored, norms: Sequence[FloatArray]) -> "Plugs":
+        """Return the plugs after a calibration.
+
+        Args:
+            scored: A batch's responses.
+            norms: Norms of their scores, one array a group.
+
+        Raises:
+            ValueError: If the norms cannot be true.
+        """
+        state = calibration.updated(
+            self.states["calibration"],
+            np.concatenate([np.zeros(0), *norms]),
+            scored.advantages,
+            scored.lengths,
+            scored.surprise,
+            scored.factors,
+        )
+        return self._with(calibration=state)
+
+    def calibration_metrics(self) -> dict[str, float]:
+        """Return the exponents that the calibrations give."""
+        return calibration.exponents(self.states["calibration"]).metrics()
+
+    def lengths(self, prompts: PromptPool) -> FloatArray:
+        """Return [N] expected response lengths, tokens."""
+        return self.length.estimate(prompts, **self._state("length"))
+
+    def snapshot(self, prompts: PromptPool, group_size: int, rng: np.random.Generator) -> Snapshot:
+        """Estimate lengths, costs and utilities of all prompts and allocate draws to them; O(N)."""
+        lengths = self.lengths(prompts)
+        rates = self.pass_rates.estimate(self.states["pass_rates"], prompts)
+        estimates = Estimates(
+            lengths=lengths,
+            costs=self.price.of_drawing(
+                prompts.prompt_tokens, lengths, group_size, **self._state("price")
+            ),
+            pass_rates=rates,
+            utilities=self.utility.value(prompts, rates, group_size, **self._state("utility")),
+        )
+        allocation = self.allocator.allocate(estimates, self.states["allocator"])
+        return Snapshot(estimates, allocation, self.allocator.prepare(allocation, rng))
+
+    def next_round(
+        self, so_far: BatchSoFar, snapshot: Snapshot, rng: np.random.Generator
+    ) -> tuple[Round | Complete, "Plugs"]:
+        """Ask the allocator what to draw next for a batch."""
+        answer, state = self.allocator.next_round(so_far, snapshot, rng, self.states["allocator"])
+        return answer, self._with(allocator=state)
+
+    def advantages(self, groups: GroupBatch) -> FloatArray:
+        """Return [R] advantages of all responses of a batch."""
+        return self.advantage.advantages(groups, **self._state("advantage"))
+
+    def factors(
+        self, lengths: Sequence[IntArray], usable: Sequence[BoolArray], earlier_tokens: float
+    ) -> list[FloatArray]:
+        """Return the aggregation factors [n] of every group of a batch."""
+        return self.aggregation.factors(
+            lengths, usable, earlier_tokens, **self._state("aggregation")
+        )
+
+    def scores(
+        self,
+        advantages: FloatArray,
+        lengths: IntArray,
+        surprise: FloatArray,
+        factors: FloatArray,
+        ticket_weights: FloatArray,
+    ) -> FloatArray:
+        """Return [M] guesses of gradient norms, by fitted exponents where so configured."""
+        return self._proxy_in_use().score(
+            advantages, lengths, surprise, factors, ticket_weights, **self._state("proxy")
+        )
+
+    def _proxy_in_use(self) -> Proxy:
+        state = self.states["calibration"]
+        if not self.calibrated_proxy or state.num_responses == 0:
+            return self.proxy
+        assert isinstance(self.proxy, FittedProxy), "SchedulerConfig refuses others"
+        fitted = calibration.exponents(state)
+        return self.proxy.with_exponents(
+            fitted.advantage_exponent, fitted.surprise_exponent, fitted.length_exponent
+        )
+
+    def training_costs(self, prompt_tokens: IntArray, lengths: IntArray) -> FloatArray:
+        """Return [M] costs of training on responses."""
+        return self.price.of_training(prompt_tokens, lengths, **self._state("price"))
+
+    def thin(self, candidates: Candidates, rng: np.random.Generator) -> Thinning:
+        """Draw the responses to train on."""
+        return self.thinning.thin(candidates, rng, **self._state("thinning"))
+
+    def price_metrics(self) -> dict[str, float]:
+        """Return what a fitted price has found; nothing of another."""
+        if not isinstance(self.price, FittedPrice):
+            return {}
+        return self.price.metrics(self.states["price"])
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the states as dicts of arrays and numbers."""
+        return {name: to_plain(state) for name, state in self.states.items()}
+
+    def loaded(self, state: Mapping[str, Any]) -> "Plugs":
+        """Return the plugs with the states of `state_dict`.
+
+        Raises:
+            ValueError: If they are of other plugs.
+        """
+        return self._with(
+            **{name: from_plain(own, state[name]) for name, own in self.states.items()}
+        )
