@@ -6,6 +6,9 @@
 Every record is frozen. A per-response array has one entry per response of the ticket's group, in
 the order in which the responses were generated; an empty group (a ticket that failed all its
 retries) has arrays of length zero.
+
+The examples tell of one batch of two tickets, 16 and 17, with two responses each; those of
+`rollout.types` go on with ticket 17. `array` stands for `numpy.array`.
 """
 
 from dataclasses import dataclass
@@ -33,8 +36,18 @@ class RewardStatus(IntEnum):
 class Ticket:
     """An order to sample one prompt `num_samples` times.
 
-    Example: Ticket(ticket_id=17, prompt_index=3, num_samples=8, probability=0.0125, weight=0.625,
-    max_tokens=256) was drawn from N = 128 prompts: weight = 1 / (128 * 0.0125).
+    Example: drawn from N = 128 prompts, hence weight = 1 / (128 * 0.0125).
+
+        Ticket(
+            ticket_id=17,
+            prompt_index=3,
+            num_samples=2,
+            probability=0.0125,
+            weight=0.625,
+            max_tokens=256,
+            trainable=True,
+            temperature_factor=1.0,
+        )
     """
 
     ticket_id: int
@@ -62,7 +75,20 @@ class Ticket:
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """One round of a batch's tickets."""
+    """One round of a batch's tickets.
+
+    Example: a batch that one round completes.
+
+        Draw(
+            tickets=[
+                Ticket(16, 90, num_samples=2, probability=0.004, weight=1.953125, max_tokens=256),
+                Ticket(17, 3, num_samples=2, probability=0.0125, weight=0.625, max_tokens=256),
+            ],
+            members=(16, 17),
+            carried=(),
+            gradient_norms=False,
+        )
+    """
 
     tickets: list[Ticket]
     """To be run now, in draw order."""
@@ -77,7 +103,26 @@ class Draw:
 
 @dataclass(frozen=True, slots=True)
 class LengthReport:
-    """What one finished ticket cost and earned; small enough to send to the scheduler."""
+    """What one finished ticket cost and earned; small enough to send to the scheduler.
+
+    Example: the first response is right, and took ten tokens; the second, of thirteen, is wrong,
+    and its last tokens are of version 5.
+
+        LengthReport(
+            ticket_id=17,
+            prompt_index=3,
+            prompt_tokens=9,
+            prefill_tokens=18,
+            lengths=array([10, 13]),
+            truncated=array([False, False]),
+            rewards=array([1.0, 0.0]),
+            status=array([0, 0]),
+            surprise=array([0.26, 1.06]),
+            answer_codes=array([0, 1]),
+            engine_seconds=0.42,
+            version=4,
+        )
+    """
 
     ticket_id: int
     prompt_index: int
@@ -116,7 +161,20 @@ class LengthReport:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which responses of one group to train on, and how much each counts."""
+    """Which responses of one group to train on, and how much each counts.
+
+    Example: the first response was kept with probability 0.8, hence weight = 0.625 / 0.8.
+
+        Selection(
+            ticket_id=17,
+            keep=array([True, False]),
+            weight=array([0.78125, 0.0]),
+            advantages=array([0.999998, -0.999998]),
+            factors=array([1 / 10, 1 / 13]),
+            token_share=1.0,
+            exploring=False,
+        )
+    """
 
     ticket_id: int
     keep: BoolArray
@@ -138,7 +196,21 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class BatchSpending:
-    """What one batch took of the machines and what they did for it; all passes together."""
+    """What one batch took of the machines and what they did for it; all passes together.
+
+    Example: both tickets, of whose four responses one was trained on.
+
+        BatchSpending(
+            responses=4,
+            prefill_tokens=50,
+            response_tokens=151,
+            engine_seconds=0.9,
+            trained_responses=1,
+            trained_prompt_tokens=9,
+            trained_response_tokens=10,
+            learner_seconds=0.3,
+        )
+    """
 
     responses: int
     """Generated, pilots and filtered groups included."""
