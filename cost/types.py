@@ -91,12 +91,12 @@ class Draw:
     """
 
     tickets: list[Ticket]
-    """To be run now, in draw order."""
+    """The tickets to run now, in draw order; there may be none once the batch is complete."""
     members: tuple[int, ...] | None
-    """Ids of the tickets that make the batch, in draw order, exploring ones last; None while rounds
-    are to follow, of which the next may be drawn when all tickets of this one were reported."""
+    """Ids of the tickets that make the batch, in draw order, exploring ones last. None while more
+    rounds follow; the next may be drawn when all tickets of this one were reported."""
     carried: tuple[int, ...]
-    """Ids of tickets whose groups a later batch may learn from."""
+    """Ids of the tickets that are kept for a later batch to learn from."""
     gradient_norms: bool
     """Whether the next round needs gradient norms of this one's responses."""
 
@@ -127,7 +127,7 @@ class LengthReport:
     ticket_id: int
     prompt_index: int
     prompt_tokens: int
-    """Length of the prompt."""
+    """Tokens of the prompt, at least 1."""
     prefill_tokens: int
     """Prompt tokens the engine really computed for the whole group (cached ones excluded)."""
     lengths: IntArray
@@ -137,12 +137,12 @@ class LengthReport:
     rewards: FloatArray
     """[n] reward; NaN where `status` is not OK."""
     status: IntArray
-    """[n] RewardStatus."""
+    """[n] `RewardStatus` of each reward."""
     surprise: FloatArray
     """[n] sum over the response's own tokens of (1 - probability)^2, as they were sampled."""
     answer_codes: IntArray
-    """[n] position of the first response of the group with the same final answer, its own where no
-    earlier one has it; no answer found is an answer like others."""
+    """[n] position of the first response of the group with the same final answer, which is the
+    response's own where no earlier one has that answer. All without an answer share one code."""
     engine_seconds: float
     """Wall-clock seconds from submission to the last token of the group."""
     version: int
@@ -180,15 +180,15 @@ class Selection:
     keep: BoolArray
     """[n] True for responses to train on."""
     weight: FloatArray
-    """[n] ticket weight over keep probability; 0 where not kept. The learner divides by the number
-    of plain groups, exploring groups too."""
+    """[n] ticket weight over keep probability; 0 where not kept. The learner divides the sum over
+    all groups, exploring ones included, by the number of plain groups."""
     advantages: FloatArray
     """[n] advantages from the full group, before thinning; 0 where the reward is not usable."""
     factors: FloatArray
     """[n] aggregation factor a of the estimator (1 / length for the sequence mean), tokens^-1."""
     token_share: float = 1.0
-    """Share of the optimiser step's tokens to train on, largest |advantage| x entropy first; in
-    (0, 1], 1 trains on all."""
+    """Share of the optimiser step's tokens to train on, in (0, 1]: those of largest |advantage| x
+    entropy. 1 trains on all."""
     exploring: bool = False
     """Whether the ticket was exploring: the loss is then -advantage x log-probability, whatever the
     objective, for the probabilities that it was sampled with are not a policy's."""
@@ -213,18 +213,18 @@ class BatchSpending:
     """
 
     responses: int
-    """Generated, pilots and filtered groups included."""
+    """Responses that were generated, those of pilots and filtered groups included."""
     prefill_tokens: int
-    """Prompt tokens that engines computed."""
+    """Prompt tokens that the engines computed."""
     response_tokens: int
-    """Response tokens that engines computed."""
+    """Response tokens that the engines computed."""
     engine_seconds: float
     """Seconds with a ticket in generation, times the accelerators of all engines."""
     trained_responses: int
-    """Kept responses, once per pass."""
+    """Responses that were kept, counted once per pass."""
     trained_prompt_tokens: int
-    """Prompts of the kept responses, repeated with each."""
+    """Prompt tokens of the kept responses; the prompt counts with each response."""
     trained_response_tokens: int
-    """Tokens of the kept responses."""
+    """Response tokens of the kept responses."""
     learner_seconds: float
     """Seconds of updating, times the number of learners."""
