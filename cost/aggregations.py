@@ -35,8 +35,8 @@ class Aggregation(Protocol):
             lengths: P arrays [n_k] of response lengths.
             usable: P arrays [n_k], True where the response counts in the loss.
             earlier_tokens: Mean response length over the batches before this one, weighted to
-                uniform draws; the response limit before the first. Known before this batch was
-                looked at, so it may serve as a divisor.
+                uniform draws; the response limit before the first. It is known before this batch
+                was looked at, so it may serve as a divisor.
 
         Returns:
             P arrays [n_k] float64, positive, tokens^-1.
@@ -73,7 +73,7 @@ class ConstantLength:
     size_free: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        """Check ranges."""
+        """Refuse settings that are out of range."""
         if self.reference_tokens is not None and not self.reference_tokens > 0:
             raise ValueError(
                 f"aggregation.reference_tokens must be positive, got {self.reference_tokens!r}"

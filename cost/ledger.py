@@ -166,11 +166,11 @@ class Ledger:
         """Enter one pass of the learner over a batch.
 
         Args:
-            reports: Of the batch's members, or of some of them.
-            selections: One a report, in the same order.
+            reports: The reports of the batch's members, or of some of them.
+            selections: One selection for each report, in the same order.
             first_pass: Whether the batch was not entered before.
-            draw_saving: Of `cost.scheduler.savings`, for the draws of the batch, less than 1.
-            thinning_saving: Of `cost.scheduler.savings`, for this pass, less than 1.
+            draw_saving: What the draws of the batch save by `cost.scheduler.savings`, less than 1.
+            thinning_saving: What this pass saves by `cost.scheduler.savings`, less than 1.
         """
         selectable, trained = np.zeros(3, dtype=np.int64), np.zeros(3, dtype=np.int64)
         for report, selection in zip(reports, selections, strict=True):
@@ -246,6 +246,6 @@ def weight_metrics(selections: Sequence[Selection]) -> dict[str, float]:
 
 
 def _spent(report: LengthReport, chosen: np.ndarray) -> np.ndarray:
-    """Responses, tokens with prompts, response tokens of the chosen responses."""
+    """Return number, tokens with prompts, and response tokens of the chosen responses."""
     count, response_tokens = int(chosen.sum()), int(report.lengths[chosen].sum())
     return np.array([count, report.prompt_tokens * count + response_tokens, response_tokens])

@@ -18,7 +18,7 @@ class PromptPool:
     prompt_tokens: IntArray
     """[N] length of each prompt, at least 1."""
     source_codes: IntArray
-    """[N] index into `source_names`."""
+    """[N] index of each prompt's source in `source_names`."""
     source_names: tuple[str, ...]
     """Names of the data sets or generators, in order of first appearance."""
     max_tokens: int
@@ -26,7 +26,7 @@ class PromptPool:
 
     @property
     def num_prompts(self) -> int:
-        """N."""
+        """N, the number of prompts."""
         return len(self.prompt_tokens)
 
     def extended(self, prompt_tokens: IntArray, sources: Sequence[str]) -> "PromptPool":
@@ -88,7 +88,7 @@ class Visit:
     usable: BoolArray
     """[n] True where the reward can be used."""
     advantages: FloatArray
-    """[n] from the full group; 0 where not usable."""
+    """[n] advantages from the full group; 0 where the reward is not usable."""
     factors: FloatArray
     """[n] aggregation factors, up to one factor for all visits of a run."""
 

@@ -6,6 +6,9 @@
 Every record is frozen. A per-response array has one entry per response of the ticket's group, in
 the order in which the responses were generated; an empty group (a ticket that failed all its
 retries) has arrays of length zero.
+
+The examples tell of one batch of two tickets, 16 and 17, with two responses each; those of
+`rollout.types` go on with ticket 17. `array` stands for `numpy.array`.
 """
 
 import math
@@ -39,8 +42,18 @@ _OK = int(RewardStatus.OK)
 class Ticket:
     """An order to sample one prompt `num_samples` times.
 
-    Example: Ticket(ticket_id=17, prompt_index=3, num_samples=8, probability=0.0125, weight=0.625,
-    max_tokens=256) was drawn from N = 128 prompts: weight = 1 / (128 * 0.0125).
+    Example: drawn from N = 128 prompts, hence weight = 1 / (128 * 0.0125).
+
+        Ticket(
+            ticket_id=17,
+            prompt_index=3,
+            num_samples=2,
+            probability=0.0125,
+            weight=0.625,
+            max_tokens=256,
+            trainable=True,
+            temperature_factor=1.0,
+        )
     """
 
     ticket_id: int
@@ -70,27 +83,59 @@ class Ticket:
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """One round of a batch's tickets."""
+    """One round of a batch's tickets.
+
+    Example: a batch that one round completes.
+
+        Draw(
+            tickets=[
+                Ticket(16, 90, num_samples=2, probability=0.004, weight=1.953125, max_tokens=256),
+                Ticket(17, 3, num_samples=2, probability=0.0125, weight=0.625, max_tokens=256),
+            ],
+            members=(16, 17),
+            carried=(),
+            gradient_norms=False,
+        )
+    """
 
     tickets: list[Ticket]
-    """To be run now, in draw order."""
+    """The tickets to run now, in draw order; there may be none once the batch is complete."""
     members: tuple[int, ...] | None
-    """Ids of the tickets that make the batch, in draw order, exploring ones last; None while rounds
-    are to follow, of which the next may be drawn when all tickets of this one were reported."""
+    """Ids of the tickets that make the batch, in draw order, exploring ones last. None while more
+    rounds follow; the next may be drawn when all tickets of this one were reported."""
     carried: tuple[int, ...]
-    """Ids of tickets whose groups a later batch may learn from."""
+    """Ids of the tickets that are kept for a later batch to learn from."""
     gradient_norms: bool
     """Whether the next round needs gradient norms of this one's responses."""
 
 
 @dataclass(frozen=True, slots=True)
 class LengthReport:
-    """What one finished ticket cost and earned; small enough to send to the scheduler."""
+    """What one finished ticket cost and earned; small enough to send to the scheduler.
+
+    Example: the first response is right, and took ten tokens; the second, of thirteen, is wrong,
+    and its last tokens are of version 5.
+
+        LengthReport(
+            ticket_id=17,
+            prompt_index=3,
+            prompt_tokens=9,
+            prefill_tokens=18,
+            lengths=array([10, 13]),
+            truncated=array([False, False]),
+            rewards=array([1.0, 0.0]),
+            status=array([0, 0]),
+            surprise=array([0.26, 1.06]),
+            answer_codes=array([0, 1]),
+            engine_seconds=0.42,
+            version=4,
+        )
+    """
 
     ticket_id: int
     prompt_index: int
     prompt_tokens: int
-    """Length of the prompt."""
+    """Tokens of the prompt, at least 1."""
     prefill_tokens: int
     """Prompt tokens the engine really computed for the whole group (cached ones excluded)."""
     lengths: IntArray
@@ -100,12 +145,12 @@ class LengthReport:
     rewards: FloatArray
     """[n] reward; NaN where `status` is not OK."""
     status: IntArray
-    """[n] RewardStatus."""
+    """[n] `RewardStatus` of each reward."""
     surprise: FloatArray
     """[n] sum over the response's own tokens of (1 - probability)^2, as they were sampled."""
     answer_codes: IntArray
-    """[n] position of the first response of the group with the same final answer, its own where no
-    earlier one has it; no answer found is an answer like others."""
+    """[n] position of the first response of the group with the same final answer, which is the
+    response's own where no earlier one has that answer. All without an answer share one code."""
     engine_seconds: float
     """Wall-clock seconds from submission to the last token of the group."""
     version: int
@@ -132,21 +177,34 @@ class LengthReport:
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Which responses of one group to train on, and how much each counts."""
+    """Which responses of one group to train on, and how much each counts.
+
+    Example: the first response was kept with probability 0.8, hence weight = 0.625 / 0.8.
+
+        Selection(
+            ticket_id=17,
+            keep=array([True, False]),
+            weight=array([0.78125, 0.0]),
+            advantages=array([0.999998, -0.999998]),
+            factors=array([1 / 10, 1 / 13]),
+            token_share=1.0,
+            exploring=False,
+        )
+    """
 
     ticket_id: int
     keep: BoolArray
     """[n] True for responses to train on."""
     weight: FloatArray
-    """[n] ticket weight over keep probability; 0 where not kept. The learner divides by the number
-    of plain groups, exploring groups too."""
+    """[n] ticket weight over keep probability; 0 where not kept. The learner divides the sum over
+    all groups, exploring ones included, by the number of plain groups."""
     advantages: FloatArray
     """[n] advantages from the full group, before thinning; 0 where the reward is not usable."""
     factors: FloatArray
     """[n] aggregation factor a of the estimator (1 / length for the sequence mean), tokens^-1."""
     token_share: float = 1.0
-    """Share of the optimiser step's tokens to train on, largest |advantage| x entropy first; in
-    (0, 1], 1 trains on all."""
+    """Share of the optimiser step's tokens to train on, in (0, 1]: those of largest |advantage| x
+    entropy. 1 trains on all."""
     exploring: bool = False
     """Whether the ticket was exploring: the loss is then -advantage x log-probability, whatever the
     objective, for the probabilities that it was sampled with are not a policy's."""
@@ -174,21 +232,35 @@ class Feedback:
 
 @dataclass(frozen=True, slots=True)
 class BatchSpending:
-    """What one batch took of the machines and what they did for it; all passes together."""
+    """What one batch took of the machines and what they did for it; all passes together.
+
+    Example: both tickets, of whose four responses one was trained on.
+
+        BatchSpending(
+            responses=4,
+            prefill_tokens=50,
+            response_tokens=151,
+            engine_seconds=0.9,
+            trained_responses=1,
+            trained_prompt_tokens=9,
+            trained_response_tokens=10,
+            learner_seconds=0.3,
+        )
+    """
 
     responses: int
-    """Generated, pilots and filtered groups included."""
+    """Responses that were generated, those of pilots and filtered groups included."""
     prefill_tokens: int
-    """Prompt tokens that engines computed."""
+    """Prompt tokens that the engines computed."""
     response_tokens: int
-    """Response tokens that engines computed."""
+    """Response tokens that the engines computed."""
     engine_seconds: float
     """Seconds with a ticket in generation, times the accelerators of all engines."""
     trained_responses: int
-    """Kept responses, once per pass."""
+    """Responses that were kept, counted once per pass."""
     trained_prompt_tokens: int
-    """Prompts of the kept responses, repeated with each."""
+    """Prompt tokens of the kept responses; the prompt counts with each response."""
     trained_response_tokens: int
-    """Tokens of the kept responses."""
+    """Response tokens of the kept responses."""
     learner_seconds: float
     """Seconds of updating, times the number of learners."""

@@ -1,6 +1,9 @@
 """The records that rollout makes: prompts in, scored groups out.
 
 Task -> Prompt -> engine -> Completion -> environment -> Trajectory -> reward -> Group
+
+The examples follow ticket 17 of `cost.types`, in tokens of the model shipped with the chain task.
+`array` stands for `numpy.array`.
 """
 
 from dataclasses import dataclass
@@ -18,7 +21,17 @@ MaskArray = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One question of a task, tokenised with the policy's chat template."""
+    """One question of a task, tokenised with the policy's chat template.
+
+    Example:
+        Prompt(
+            index=3,
+            token_ids=array([2, 69, 23, 225, 70, 15, 24, 1, 3], int32),
+            answer="7",
+            source="chain",
+            text="a3 b+4",
+        )
+    """
 
     index: int
     """Position in the task, in [0, N)."""
@@ -34,7 +47,12 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class VersionSpan:
-    """A run of tokens [start, end) that one policy version produced."""
+    """A run of tokens [start, end) that one policy version produced.
+
+    Example: new weights arrived after the eighth token.
+
+        VersionSpan(start=8, end=13, version=5)
+    """
 
     start: int
     end: int
@@ -43,7 +61,18 @@ class VersionSpan:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """One engine call's output."""
+    """One engine call's output.
+
+    Example: "b7 #### 7" and the token that ends a message.
+
+        Completion(
+            token_ids=array([70, 27, 225, 7, 7, 7, 7, 225, 27, 1], int32),
+            rollout_logprobs=array([0, -0.693, 0, 0, 0, 0, 0, 0, -0.105, 0], float32),
+            finish_reason="stop",
+            version_spans=(VersionSpan(start=0, end=10, version=4),),
+            cached_tokens=0,
+        )
+    """
 
     token_ids: TokenArray
     """[T]"""
@@ -59,7 +88,19 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class Trajectory:
-    """One play of an environment: everything after the prompt."""
+    """One play of an environment: everything after the prompt.
+
+    Example: "b+4=8 #### 8", which is wrong, in one turn.
+
+        Trajectory(
+            token_ids=array([70, 15, 24, 33, 28, 225, 7, 7, 7, 7, 225, 28, 1], int32),
+            loss_mask=array([True] * 13),
+            rollout_logprobs=array([0, -0.693, 0, 0, -2.303, 0, 0, 0, 0, 0, 0, 0, 0], float32),
+            version_spans=(VersionSpan(0, 8, version=4), VersionSpan(8, 13, version=5)),
+            truncated=False,
+            prefill_tokens=9,
+        )
+    """
 
     token_ids: TokenArray
     """[T]"""
@@ -76,7 +117,21 @@ class Trajectory:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """All trajectories of one ticket with their rewards."""
+    """All trajectories of one ticket with their rewards.
+
+    Example: `right` and `wrong` are the plays of the completion and the trajectory above.
+
+        Group(
+            ticket=Ticket(17, 3, num_samples=2, probability=0.0125, weight=0.625, max_tokens=256),
+            prompt=prompt,
+            trajectories=(right, wrong),
+            rewards=array([1.0, 0.0]),
+            reward_components={"correct": array([1.0, 0.0]), "format": array([1.0, 1.0])},
+            reward_status=array([0, 0]),
+            answers=("7", "8"),
+            seconds=0.42,
+        )
+    """
 
     ticket: Ticket
     prompt: Prompt
@@ -94,7 +149,12 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class GroupRef:
-    """A finished group as the driver sees it: its report, and a reference to the data."""
+    """A finished group as the driver sees it: its report, and a reference to the data.
+
+    Example: the prompt of 9 tokens counts twice, with responses of 10 and 13.
+
+        GroupRef(report=report, num_tokens=41, data=reference)
+    """
 
     report: LengthReport
     num_tokens: int

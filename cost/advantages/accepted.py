@@ -25,11 +25,11 @@ class Accepted:
     compares_within_groups: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        """Check ranges."""
+        """Refuse settings that are out of range."""
         _check_reward("accepted_reward", self.accepted_reward)
 
     def advantages(self, groups: GroupBatch) -> FloatArray:
-        """Return [R] float64, 0 or 1."""
+        """Return [R] float64 advantages, 0 or 1."""
         return _at_least(groups, self.accepted_reward).astype(np.float64)
 
 
@@ -53,9 +53,9 @@ class DecoupledLength:
     """
 
     length_temperature: float = 0.1
-    """lambda, in shares of the longest length, positive; infinity weighs all right ones alike."""
+    """lambda, in shares of `max_tokens`, positive; infinity weighs all right responses alike."""
     max_tokens: int | None = None
-    """Length that is 1 on that scale, positive; None for the response limit."""
+    """Length in tokens that is 1 on that scale, positive; None for the response limit."""
     correct_reward: float = 1.0
     """Smallest reward of a right response; rewards are as they are after shaping."""
 
@@ -65,7 +65,7 @@ class DecoupledLength:
     needs_sequence_mean: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        """Check ranges."""
+        """Refuse settings that are out of range."""
         _check_reward("correct_reward", self.correct_reward)
         if not self.length_temperature > 0:
             raise ValueError(
@@ -99,7 +99,7 @@ class DecoupledLength:
 
 
 def _at_least(groups: GroupBatch, reward: float) -> BoolArray:
-    """[R] True where a usable reward is that large."""
+    """Return [R] True where a usable reward is that large."""
     return groups.usable & (np.where(groups.usable, groups.rewards, -np.inf) >= reward)
 
 

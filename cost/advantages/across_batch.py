@@ -35,7 +35,7 @@ class BatchDeviation:
     compares_within_groups: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        """Check ranges."""
+        """Refuse settings that are out of range."""
         check_epsilon(self.epsilon)
 
     def advantages(self, groups: GroupBatch) -> FloatArray:
@@ -63,7 +63,7 @@ class BatchStandardised:
     compares_within_groups: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        """Check ranges."""
+        """Refuse settings that are out of range."""
         check_epsilon(self.epsilon)
 
     def advantages(self, groups: GroupBatch) -> FloatArray:
@@ -94,9 +94,9 @@ class Consistency:
     """
 
     steepness: float = 20.0
-    """gamma, positive."""
+    """gamma of the formula, positive."""
     threshold: float = 1.5
-    """rho: entropy in nats at which both count half, not negative."""
+    """rho of the formula: entropy in nats at which both count half, not negative."""
     epsilon: float = 1e-6
     """Added to both deviations, in units of reward, not negative."""
 
@@ -105,7 +105,7 @@ class Consistency:
     compares_within_groups: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        """Check ranges."""
+        """Refuse settings that are out of range."""
         check_epsilon(self.epsilon)
         if not 0 < self.steepness < np.inf:
             raise ValueError(
@@ -117,7 +117,7 @@ class Consistency:
             )
 
     def advantages(self, groups: GroupBatch) -> FloatArray:
-        """Return [R] float64."""
+        """Return [R] float64 advantages."""
         seen = groups.moments
         local = standardised(groups, seen.means, seen.deviations(), self.epsilon)
         between = moments(seen.means, seen.counts > 0, np.array([len(groups.sizes)]))

@@ -13,12 +13,12 @@ from cost.types import FloatArray, IntArray
 
 @dataclass(frozen=True, slots=True)
 class SmoothCumulativeState:
-    """Rewards of each prompt so far; 32 bytes a prompt."""
+    """What each prompt's visits earned so far; 32 bytes a prompt."""
 
     num_visits: IntArray
-    """[N] groups with a usable reward."""
+    """[N] number of groups that had a usable reward."""
     rewards: Moments
-    """Of each prompt's usable rewards over all its visits: arrays [N]."""
+    """Moments of each prompt's usable rewards over all its visits; its arrays are [N]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class SmoothCumulative:
     compares_within_groups: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        """Check ranges."""
+        """Refuse settings that are out of range."""
         check_epsilon(self.epsilon)
 
     def initial_state(self, prompts: PromptPool) -> SmoothCumulativeState:
@@ -87,7 +87,7 @@ class SmoothCumulative:
         return SmoothCumulativeState(num_visits, rewards)
 
     def advantages(self, groups: GroupBatch, state: SmoothCumulativeState) -> FloatArray:
-        """Return [R] float64."""
+        """Return [R] float64 advantages."""
         num_visits, rewards = _grown(state, int(groups.prompt_indices.max(initial=-1)) + 1)
         now, before = groups.moments, _at(rewards, groups.prompt_indices)
         both = before.pooled(now)

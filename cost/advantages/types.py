@@ -23,7 +23,7 @@ class GroupBatch:
     """G scored groups; their R responses lie end to end, group after group."""
 
     rewards: FloatArray
-    """[R] reward, any value where not usable."""
+    """[R] rewards; where a reward is not usable it may be any value."""
     usable: BoolArray
     """[R] True where the reward may be used."""
     lengths: IntArray
@@ -51,7 +51,7 @@ class GroupBatch:
 
     @property
     def moments(self) -> "Moments":
-        """Of the usable rewards of each group."""
+        """Number, mean and spread of the usable rewards of each group."""
         return moments(self.rewards, self.usable, self.sizes)
 
 
@@ -79,7 +79,7 @@ class Moments:
     counts: IntArray
     """[G] values counted."""
     means: FloatArray
-    """[G] exactly the value where all are equal; 0 where there is none."""
+    """[G] means; exactly the value where all are equal, 0 where there is none."""
     squares: FloatArray
     """[G] sum of squared deviations from the mean; exactly 0 where all are equal."""
 
@@ -91,7 +91,7 @@ class Moments:
     def pooled(self, other: "Moments") -> "Moments":
         """Return the moments of both sets of values together, group by group.
 
-        The exact form with the difference of the means (Chan, Golub and LeVeque 1979).
+        It is the exact form with the difference of the means (Chan, Golub and LeVeque 1979).
         """
         counts = self.counts + other.counts
         share = other.counts / np.maximum(counts, 1)
@@ -111,7 +111,7 @@ def group_batch(
     Args:
         reports: G reports, empty ones included, at least one.
         max_tokens: Largest number of tokens in one response.
-        folded: [G] True where the report was folded into the states; None for nowhere.
+        folded: [G] True where the report was folded into the states; None where none was.
     """
     return GroupBatch(
         rewards=np.concatenate([report.rewards for report in reports]),
@@ -129,7 +129,7 @@ def moments(values: FloatArray, counted: BoolArray, sizes: IntArray) -> Moments:
     """Return the moments of each group's counted values.
 
     Args:
-        values: [R] end to end; those not counted may be NaN.
+        values: [R] values of all groups end to end; those not counted may be NaN.
         counted: [R] True for values to count.
         sizes: [G] values of each group, counted or not; they add up to R.
     """
@@ -160,9 +160,9 @@ def standardised(
     """Return [R] (reward - mean) / (deviation + epsilon); 0 where not usable or no deviation.
 
     Args:
-        groups: The rewards.
-        means: [G] subtracted from each group.
-        deviations: [G] that each group is divided by.
+        groups: The groups whose rewards are standardised.
+        means: [G] what is subtracted from the rewards of each group.
+        deviations: [G] what they are divided by.
         epsilon: Added to the deviations, not negative.
     """
     repeated = np.repeat(deviations, groups.sizes)

@@ -16,7 +16,7 @@ class GroupStandardised:
     epsilon: float = 1e-6
     """Added to the deviation, in units of reward, not negative."""
     ddof: int = 0
-    """0 for the population deviation, 1 for the sample deviation, which divides by n - 1: its
+    """0 for the population deviation, 1 for the sample deviation, which divides by n - 1 and whose
     advantages are smaller by sqrt((n - 1) / n)."""
 
     size_free: ClassVar[bool] = False
@@ -24,7 +24,7 @@ class GroupStandardised:
     compares_within_groups: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        """Check ranges."""
+        """Refuse settings that are out of range."""
         check_epsilon(self.epsilon)
         if self.ddof not in (0, 1):
             raise ValueError(f"advantage.ddof must be 0 or 1, got {self.ddof!r}")
@@ -39,7 +39,7 @@ class GroupStandardised:
 class GroupMean:
     """R - mean: Dr. GRPO (Liu et al. 2025, 2503.20783); no bias to easy and hard prompts.
 
-    A group of n has (n - 1) / n of the expected gradient.
+    A group of n has (n - 1) / n of the expected gradient of a large one.
     """
 
     size_free: ClassVar[bool] = False
@@ -87,7 +87,7 @@ class VirtualBest:
     compares_within_groups: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        """Check ranges."""
+        """Refuse settings that are out of range."""
         check_epsilon(self.epsilon)
         if not np.isfinite(self.best_reward):
             raise ValueError(f"advantage.best_reward must be finite, got {self.best_reward!r}")

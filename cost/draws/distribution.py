@@ -22,9 +22,9 @@ class DrawCells:
     """
 
     length_cells: IntArray
-    """[C] int, cell of the expected response length."""
+    """[C] int, number of the cell of the expected response length."""
     pass_rate_cells: IntArray
-    """[C] int, cell of the expected pass rate, in [0, NUM_PASS_RATE_CELLS)."""
+    """[C] int, number of the cell of the expected pass rate, in [0, NUM_PASS_RATE_CELLS)."""
     num_prompts: IntArray
     """[C] int, prompts in the cell, at least 1."""
     probabilities: FloatArray
@@ -36,7 +36,7 @@ class DrawDistribution:
     """How likely each prompt is, and why."""
 
     probabilities: FloatArray
-    """[N] per-draw probabilities, sums to 1."""
+    """[N] per-draw probabilities, which sum to 1."""
     lengths: FloatArray
     """[N] expected response length, tokens."""
     pass_rates: FloatArray
@@ -48,7 +48,7 @@ class DrawDistribution:
 
     @classmethod
     def of(cls, snapshot: Snapshot) -> "DrawDistribution":
-        """Describe a snapshot; the arrays are shared."""
+        """Return what a snapshot draws by; the arrays are shared with it."""
         estimates = snapshot.estimates
         return cls(
             probabilities=snapshot.allocation.probabilities,

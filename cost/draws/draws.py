@@ -23,7 +23,7 @@ from cost.types import FloatArray, IntArray
 
 
 class Draws(Protocol):
-    """Draws prompts."""
+    """A way to draw prompts from given probabilities."""
 
     any_probabilities: ClassVar[bool]
 
@@ -35,7 +35,7 @@ class Draws(Protocol):
 
         Args:
             probabilities: [N] float64, positive, sums to 1.
-            rng: Used for nothing else.
+            rng: A stream that is used for nothing else.
         """
 
     def draw(
@@ -44,10 +44,10 @@ class Draws(Protocol):
         """Draw prompts.
 
         Args:
-            state: State after the last draw.
-            prepared: Answer of `prepare`.
-            num_draws: m.
-            rng: Used for nothing else.
+            state: The state after the last draw.
+            prepared: What `prepare` returned.
+            num_draws: m, the number of prompts to draw.
+            rng: A stream that is used for nothing else.
 
         Returns:
             [m] int64 prompt indices in draw order, and the state.
@@ -65,7 +65,7 @@ class IndependentDraws:
         return NoState()
 
     def prepare(self, probabilities: FloatArray, rng: np.random.Generator) -> FloatArray:
-        """Cumulate the probabilities."""
+        """Return the cumulated probabilities."""
         return np.cumsum(probabilities)
 
     def draw(
@@ -80,7 +80,7 @@ class LaidOut:
     """Prompts in random order with the right ends of their intervals; 16 bytes a prompt."""
 
     order: IntArray
-    """[N] permutation."""
+    """[N] prompts in the order in which their intervals lie."""
     edges: FloatArray
     """[N] cumulated probabilities in that order."""
 
@@ -123,7 +123,7 @@ class EpochState:
     permutation: IntArray
     """[N] order of the present pass."""
     cursor: int
-    """Prompts of it already drawn."""
+    """Number of prompts of the present pass that were drawn already."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +140,7 @@ class EpochDraws:
         return EpochState(permutation=np.arange(num_prompts, dtype=np.int64), cursor=num_prompts)
 
     def prepare(self, probabilities: FloatArray, rng: np.random.Generator) -> int:
-        """Return N.
+        """Return N, all that there is to prepare.
 
         Raises:
             ValueError: If the probabilities are not uniform.
@@ -179,7 +179,7 @@ def systematic_counts(expected: FloatArray, start: float, *, total: int | None =
 
     Args:
         expected: [M] float64 interval lengths, not negative: the expected counts.
-        start: In [0, 1); uniform for unbiased counts.
+        start: Place of the first point, in [0, 1); uniform for unbiased counts.
         total: Sum of `expected` where it is known to be an integer; rounding of the sum then cannot
             add or lose a point.
 

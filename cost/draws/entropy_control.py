@@ -51,13 +51,14 @@ class EntropyControl:
     """
 
     coefficient: float = 0.25
-    """Of the REINFORCE term, positive. Ours, the paper's is not known: with a share of a quarter an
-    exploring response then counts as much as a plain one, as in a batch that mixes them."""
+    """Factor of the REINFORCE term, positive. The default is ours, the paper's is not known: with a
+    share of a quarter an exploring response counts as much as a plain one, as in a batch that mixes
+    them."""
     target: float = 0.5
-    """Entropy to hold, nats per token, as `learner/entropy` measures it. The paper's default; .75
-    did best there."""
+    """Entropy to hold, in nats per token, as `learner/entropy` measures it. The default is the
+    paper's, in which .75 did best."""
     share: float = 0.25
-    """Exploring tickets over plain ones, in (0, 1]; at least one ticket."""
+    """Exploring tickets over plain ones, in (0, 1]; there is at least one exploring ticket."""
     lower_temperature: float = 0.8
     """Factor while the entropy is at the target or above, in (0, 1)."""
     higher_temperature: float = 1.2
@@ -66,7 +67,7 @@ class EntropyControl:
     objective_preserving: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        """Check ranges."""
+        """Refuse settings that are out of range."""
         for key in ("coefficient", "target"):
             value = getattr(self, key)
             if not 0 < value < math.inf:
@@ -90,7 +91,7 @@ class EntropyControl:
         """Return what to multiply the run's temperature by.
 
         Args:
-            entropy: Of the policy, nats per token; a number.
+            entropy: The entropy of the policy, in nats per token; not NaN.
         """
         return self.higher_temperature if entropy < self.target else self.lower_temperature
 

@@ -27,5 +27,5 @@ def seed_for(seed: int, name: str, *counters: int) -> int:
 
 
 def generator_for(seed: int, name: str, *counters: int) -> np.random.Generator:
-    """Make the generator of one named stream; arguments as in `seed_for`."""
+    """Make the generator of one named stream; the arguments are those of `seed_for`."""
     return np.random.default_rng(seed_for(seed, name, *counters))

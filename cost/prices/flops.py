@@ -17,7 +17,7 @@ SHAPE_KEYS = {
     "intermediate_size": "intermediate_size",
     "vocab_size": "vocab_size",
 }
-"""Setting to the key of a model's config.json that must give it."""
+"""The key of a model's config.json that must give each setting."""
 EXPERT_KEYS = ("num_experts", "num_local_experts", "n_routed_experts", "num_experts_per_tok")
 
 
@@ -31,7 +31,8 @@ class FlopsPrice:
         head        2 h vocab                      response tokens only, in engine and learner
         attention   4 layers heads head_dim t      for the token at position t, hence quadratic
 
-    Exact for causal attention over the whole context; norms, softmax and embeddings are left out.
+    This is exact for causal attention over the whole context; norms, softmax and embeddings are
+    left out.
     The quadratic part is priced at the expected length, not the expected square, for draws.
     """
 
@@ -50,11 +51,11 @@ class FlopsPrice:
     gradient_checkpointing: bool = False
     """Whether the learner computes the forward pass twice."""
     trained_share: float = 1.0
-    """Passes of the learner over a generated response, on average: the share that thinning keeps,
-    times the passes over a batch; for draws, not negative."""
+    """Mean number of passes of the learner over a generated response, not negative: the share that
+    thinning keeps, times the passes over a batch. Draws alone are priced with it."""
 
     def __post_init__(self) -> None:
-        """Check ranges."""
+        """Refuse settings that are out of range."""
         sizes = (*SHAPE_KEYS, "num_kv_heads", "head_dim", "mlp_matrices")
         for key in sizes:
             value = getattr(self, key)
@@ -126,7 +127,7 @@ class FlopsPrice:
         return self._linear * tokens + self._attention * tokens * (tokens + 1)
 
     def _response(self, prompt_tokens: IntArray, lengths: IntArray | FloatArray) -> FloatArray:
-        """The forward pass of the response with the prompt's keys and values at hand."""
+        """Return FLOPs of the response's forward pass, the prompt's keys and values at hand."""
         prompt = np.asarray(prompt_tokens, dtype=np.float64)
         length = np.asarray(lengths, dtype=np.float64)
         # Positions prompt + 1 ... prompt + length.

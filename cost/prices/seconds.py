@@ -8,7 +8,7 @@
 Batches of one run look alike, so the counts are nearly collinear and least squares alone would give
 any split between them. A ridge holds what the data do not tell at equal seconds per token, in terms
 of shares of the total (thereby free of units) and the more firmly the noisier the seconds are; no
-coefficient is negative. Ours.
+coefficient is negative. The fit is ours.
 
 K is the number of counts.
 """
@@ -25,16 +25,16 @@ from cost.prompts import PromptPool, Visit
 from cost.types import BatchSpending, FloatArray, IntArray
 
 ENGINE_PRIOR = np.array([0.0, 1.0, 1.0])
-"""Responses, prefilled tokens, response tokens: seconds of each relative to one another."""
+"""Seconds of a response, a prefilled token and a response token, relative to one another."""
 LEARNER_PRIOR = np.array([0.0, 1.0])
-"""Responses, tokens."""
+"""Seconds of a response and of a token, relative to one another."""
 NOISES = np.geomspace(0.05, 3.0, 16)
-"""Deviations of a batch's seconds over their mean that are considered."""
+"""The noises that are considered: deviations of a batch's seconds over their mean."""
 USUAL_NOISE, USUAL_MASS = 0.2, 3.0
-"""The deviation expected of them, and for how many batches that counts: a few batches can always
+"""The noise that is expected, and for how many batches that counts: a few batches can always
 be explained by some split without any noise."""
 LEAST_SECONDS = 1e-9
-"""Less in all is no measurement."""
+"""Fewer seconds in all are no measurement."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,16 +42,16 @@ class FitState:
     """Sums over batches, each batch discounted by those after it."""
 
     mass: float
-    """Batches."""
+    """Number of batches."""
     gram: FloatArray
-    """[K, K] products of counts."""
+    """[K, K] sum of products of counts."""
     cross: FloatArray
-    """[K] counts times seconds."""
+    """[K] sum of counts times seconds."""
     counts: FloatArray
-    """[K]"""
+    """[K] sum of the counts."""
     seconds: float
     squares: float
-    """Squared seconds."""
+    """Sum of the squared seconds."""
 
     @classmethod
     def empty(cls, num_counts: int) -> "FitState":
@@ -108,11 +108,11 @@ class SecondsState:
     """What is known of the machines."""
 
     num_batches: int
-    """Batches whose seconds were told, those left out included."""
+    """Number of batches whose seconds were told, those left out of the fit included."""
     engine: FitState
     learner: FitState
     error_share: float
-    """Of the last batch, before it was folded; NaN while nothing could be predicted."""
+    """Error for the last batch, predicted before it was folded; NaN while nothing could be."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,12 +121,12 @@ class SecondsPrice:
 
     Tokens are the price until the first batch in the fit (`TokenPrice` with its defaults).
 
-    Limits. Seconds are wall-clock during which any ticket was in generation: what is fitted are
-    averages at the run's own batch size and concurrency, in which responses share an engine. That a
-    batch lasts as long as its longest response is not in a sum over tokens. With a staleness above
-    0 the seconds told with a batch are partly those of its neighbours; the totals agree over time,
-    the split between counts is blurred. Measured seconds differ between runs, so that draws by this
-    price do not repeat exactly.
+    It has limits. Seconds are wall-clock during which any ticket was in generation: what is fitted
+    are averages at the run's own batch size and concurrency, in which responses share an engine.
+    That a batch lasts as long as its longest response is not in a sum over tokens. With a staleness
+    above 0 the seconds told with a batch are partly those of its neighbours; the totals agree over
+    time, while the split between counts is blurred. Measured seconds differ between runs, so that
+    draws by this price do not repeat exactly.
     """
 
     decay: float = 0.95
@@ -135,12 +135,12 @@ class SecondsPrice:
     """How far the shares of responses, prompts and response tokens in the seconds may be from those
     of equal seconds per token (a standard deviation, the shares sum to about 1); positive."""
     skip_batches: int = 1
-    """First batches left out: engines and learners compile and allocate in them."""
+    """First batches to leave out, in which engines and learners compile and allocate."""
     prefix_caching: bool = True
     """Whether the engine computes a prompt once for the whole group."""
 
     def __post_init__(self) -> None:
-        """Check ranges."""
+        """Refuse settings that are out of range."""
         if not 0 <= self.decay <= 1:
             raise ValueError(f"price.decay must lie in [0, 1], got {self.decay!r}")
         if not 0 < self.doubt < math.inf:
@@ -211,7 +211,7 @@ class SecondsPrice:
         return TokenPrice().of_training(prompt_tokens, lengths) if seconds is None else seconds
 
     def metrics(self, state: SecondsState) -> dict[str, float]:
-        """Return what is fitted so far, keys of `cost.ledger.METRICS`."""
+        """Return what is fitted so far, by keys of `cost.ledger.METRICS`."""
         metrics: dict[str, float] = {}
         engine = state.engine.fitted(ENGINE_PRIOR, self.doubt)
         if engine is not None:
@@ -239,7 +239,7 @@ class SecondsPrice:
         return seconds
 
     def _error_share(self, state: SecondsState, spending: BatchSpending) -> float:
-        """One step ahead: |predicted - measured| of both machines over what was measured."""
+        """Return |predicted - measured| of both kinds of machines over what was measured."""
         engine = state.engine.fitted(ENGINE_PRIOR, self.doubt)
         learner = state.learner.fitted(LEARNER_PRIOR, self.doubt)
         total = spending.engine_seconds + spending.learner_seconds
@@ -255,14 +255,14 @@ class SecondsPrice:
 def nonnegative_least_squares(gram: FloatArray, cross: FloatArray) -> FloatArray:
     """Minimise x' gram x / 2 - cross' x over x >= 0 by trying every set of positive entries.
 
-    Exact; for the handful of unknowns here.
+    The answer is exact. Its cost doubles with every unknown, of which there are few here.
 
     Args:
         gram: [K, K] positive definite.
-        cross: [K]
+        cross: [K] any numbers.
 
     Returns:
-        [K] not negative.
+        [K] the minimising x, not negative.
     """
     best, least = np.zeros(len(cross)), 0.0
     for choice in product((False, True), repeat=len(cross)):
@@ -292,7 +292,7 @@ def _likeliest_noise(
         gram: [K, K] sum of z z.
         cross: [K] sum of z e.
         squares: Sum of e e.
-        doubt: Positive.
+        doubt: Standard deviation of delta, positive.
     """
     values, vectors = np.linalg.eigh(gram)
     values = np.maximum(values, 0.0)[:, None]
@@ -315,11 +315,11 @@ def _learner_counts(spending: BatchSpending) -> FloatArray:
 
 
 def _least(fit: FitState) -> float:
-    """Seconds of one average token: an empty response still takes a slot."""
+    """Return the seconds of one average token, for an empty response still takes a slot."""
     return fit.seconds / float(fit.counts[1:].sum())
 
 
 def _trained_share(state: SecondsState) -> float:
-    """Passes of the learner over a generated response."""
+    """Return the mean number of passes of the learner over a generated response."""
     responses = state.engine.counts[0]
     return float(state.learner.counts[0] / responses) if responses > 0 else 0.0

@@ -22,7 +22,7 @@ class TokenPrice:
     prompt (the learner), 1 / n where n responses share it (a prefix cache)."""
 
     def __post_init__(self) -> None:
-        """Check ranges."""
+        """Refuse settings that are out of range."""
         if not 0 <= self.overhead_tokens < math.inf:
             raise ValueError(
                 "price.overhead_tokens must be finite and not negative, "
@@ -34,7 +34,7 @@ class TokenPrice:
     def of_drawing(
         self, prompt_tokens: IntArray, lengths: FloatArray, group_size: int
     ) -> FloatArray:
-        """Return float64 tokens, as for training."""
+        """Return float64 tokens, the same as for training."""
         return self.of_training(prompt_tokens, lengths)
 
     def of_training(self, prompt_tokens: IntArray, lengths: IntArray | FloatArray) -> FloatArray:

@@ -1,9 +1,9 @@
 """Plug `price`: what a response costs, from its length.
 
 Contract: `of_drawing(prompt_tokens, lengths, group_size)` is what generating a response and
-learning from it is expected to cost, for the allocator; `of_training(prompt_tokens, lengths)` what
-training on a finished one costs, for the thinning. Both are elementwise on arrays of one shape (or
-shapes that broadcast), positive and not decreasing in the length. A price that is fitted to
+learning from it is expected to cost, for the allocator; `of_training(prompt_tokens, lengths)` is
+what training on a finished one costs, for the thinning. Both are elementwise on arrays of one shape
+(or shapes that broadcast), positive and not decreasing in the length. A price that is fitted to
 measured seconds is a `FittedPrice`, with a state (cost/state.py); see cost/prices/seconds.py.
 
 The unit only has to be the same for all: every rule that uses a cost is invariant to its scale.

@@ -40,11 +40,11 @@ NUM_EXPONENTS = 3
 PRIOR_EXPONENTS = (1.0, 0.0, 0.5)
 """Advantage, length, surprise: those of `cost.thinning.proxies.SurpriseProxy`."""
 _OFFSET = np.array([1.0, 0.0, 0.0])
-"""From the exponents of the score to those of the gradient."""
+"""What turns the exponents of the score into those of the gradient, by addition."""
 _SMALLEST_RESIDUAL = 1e-2
-"""Natural logarithms: no residual deviation is believed to be smaller."""
+"""Least residual deviation that is believed, in natural logarithms."""
 _SMALLEST_EIGENVALUE = 1e-8
-"""Of the regressors' correlations; below, they are taken to be collinear."""
+"""Least eigenvalue of the correlations; below it the regressors are taken to be collinear."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,13 +55,13 @@ class Calibration:
     length_exponent: float
     surprise_exponent: float
     advantage_exponent_error: float
-    """Standard errors, like the next two."""
+    """Standard error of the exponent, like the next two."""
     length_exponent_error: float
     surprise_exponent_error: float
     r_squared: float
-    """Of log score norms, at most 1; negative where the exponents are worse than none."""
+    """R^2 of the log score norms, at most 1; negative where the exponents are worse than none."""
     num_responses: float
-    """Responses behind it, older calibrations discounted."""
+    """Number of responses that were fitted, those of older calibrations discounted."""
 
     def metrics(self) -> dict[str, float]:
         """Return the values under the keys of `METRICS`."""
@@ -90,10 +90,10 @@ class CalibrationState:
     moment: FloatArray = field(default_factory=lambda: np.zeros(NUM_EXPONENTS))
     """[3] their products with the centred log score norm."""
     total: float = 0.0
-    """Squares of the centred log score norm."""
+    """Sum of squares of the centred log score norm."""
     num_responses: float = 0.0
     num_calibrations: float = 0.0
-    """Constants that were fitted."""
+    """Number of calibrations, each of which has a constant of its own."""
 
 
 def updated(
@@ -110,12 +110,12 @@ def updated(
 
     Responses count where advantage, factor, length, surprise and norm are all non-zero: the others
     have no logarithm, and no part in the gradient or none that a proxy of this form could guess.
-    Without any the state stays the same, undiscounted.
+    Without any such response the state stays the same, undiscounted.
 
     Args:
-        state: Of the earlier calibrations.
+        state: The sums over the earlier calibrations.
         norms: [M] norms of the scores, not negative; from one layer, always the same.
-        advantages: [M] from the full groups.
+        advantages: [M] advantages from the full groups.
         lengths: [M] response tokens.
         surprise: [M] sum over the response's tokens of (1 - probability)^2.
         factors: [M] aggregation factors.
@@ -210,7 +210,7 @@ def exponents(state: CalibrationState, *, prior_error: float = 0.25) -> Calibrat
 
 
 def _residual_square(state: CalibrationState, slopes: FloatArray) -> float:
-    """Sum of squared residuals under some exponents of the score [3]."""
+    """Return the sum of squared residuals under some exponents of the score [3]."""
     square = state.total - 2 * slopes @ state.moment + slopes @ state.gram @ slopes
     return max(float(square), 0.0)
 

@@ -17,7 +17,7 @@ def max_variance_subsets(values: FloatArray, groups: IntArray, size: int) -> Boo
     shuffles beforehand.
 
     Args:
-        values: [M] float64, finite.
+        values: [M] float64 numbers to choose from, finite.
         groups: [M] int64, which group a value belongs to; any integers.
         size: Values to choose in each group, at least 1; a smaller group is chosen whole.
 

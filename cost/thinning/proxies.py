@@ -18,7 +18,7 @@ LEAST_EXPONENT = 0.1
 
 @runtime_checkable
 class Proxy(Protocol):
-    """Guesses gradient norms."""
+    """Guesses the gradient norms of responses."""
 
     def score(
         self,
@@ -31,7 +31,7 @@ class Proxy(Protocol):
         """Return [M] float64 guesses, up to one common factor.
 
         Args:
-            advantages: [M] from the full groups.
+            advantages: [M] advantages from the full groups.
             lengths: [M] response tokens.
             surprise: [M] sum over the response's tokens of (1 - probability)^2.
             factors: [M] aggregation factors.
@@ -57,12 +57,12 @@ class AdvantageProxy:
     """
 
     advantage_exponent: float = 1.0
-    """b, positive."""
+    """b, the exponent of |A|; positive."""
     length_exponent: float = 0.0
-    """d."""
+    """d, the exponent of the length; any number."""
 
     def __post_init__(self) -> None:
-        """Check ranges."""
+        """Refuse settings that are out of range."""
         _check_exponents(self.advantage_exponent, self.length_exponent)
 
     def score(
@@ -73,7 +73,7 @@ class AdvantageProxy:
         factors: FloatArray,
         ticket_weights: FloatArray,
     ) -> FloatArray:
-        """Return [M] float64; surprise, factors and ticket weights are not looked at."""
+        """Return [M] float64 guesses; surprise, factors and ticket weights are not looked at."""
         scale = np.maximum(lengths, 1).astype(np.float64) ** self.length_exponent
         return np.abs(advantages) ** self.advantage_exponent * scale
 
@@ -89,14 +89,14 @@ class SurpriseProxy:
     """
 
     advantage_exponent: float = 1.0
-    """b, positive."""
+    """b, the exponent of |A|; positive."""
     surprise_exponent: float = 0.5
-    """e, not negative; 0 leaves the surprise out."""
+    """e, the exponent of the surprise; not negative, and 0 leaves the surprise out."""
     length_exponent: float = 0.0
-    """d, beside the length in the aggregation factor."""
+    """d, the exponent of the length beside the length in the aggregation factor."""
 
     def __post_init__(self) -> None:
-        """Check ranges."""
+        """Refuse settings that are out of range."""
         _check_exponents(self.advantage_exponent, self.length_exponent)
         if not (self.surprise_exponent >= 0 and np.isfinite(self.surprise_exponent)):
             raise ValueError(
@@ -120,7 +120,7 @@ class SurpriseProxy:
         factors: FloatArray,
         ticket_weights: FloatArray,
     ) -> FloatArray:
-        """Return [M] float64; an empty response counts as one token."""
+        """Return [M] float64 guesses; an empty response counts as one token."""
         scale = np.maximum(lengths, 1).astype(np.float64) ** self.length_exponent
         norms: FloatArray = (
             np.abs(advantages) ** self.advantage_exponent

@@ -30,9 +30,9 @@ class Candidates:
     costs: FloatArray
     """[M] what training on each costs, positive."""
     advantages: FloatArray
-    """[M] from the full groups."""
+    """[M] advantages from the full groups."""
     rewards: FloatArray
-    """[M] NaN where not usable."""
+    """[M] rewards; NaN where not usable."""
     usable: BoolArray
     """[M] True where the reward can be used."""
     groups: IntArray
@@ -46,12 +46,12 @@ class Thinning:
     """What to keep, and with which probability it was kept."""
 
     keep: BoolArray
-    """[M]"""
+    """[M] True for the responses to train on."""
     probabilities: FloatArray
-    """[M] q in [0, 1]; positive where kept. A rule that does not preserve the objective puts the
-    share here that makes 1 / q the mean over what it selects."""
+    """[M] q in [0, 1], positive where kept. A rule that does not preserve the objective puts here
+    the share for which 1 / q gives the mean over what it selects."""
     metrics: dict[str, float] = field(default_factory=dict)
-    """Keys of `cost.ledger.METRICS`."""
+    """Metrics of this thinning, by keys of `cost.ledger.METRICS`."""
     advantages: FloatArray | None = None
     """[M] advantages to train with instead of those of the full groups; None leaves them."""
     token_share: float = 1.0
@@ -81,7 +81,7 @@ class KeepAll:
     keeps_zero_advantage: ClassVar[bool] = True
 
     def thin(self, candidates: Candidates, rng: np.random.Generator) -> Thinning:
-        """Keep what is usable; `rng` is left alone."""
+        """Keep what is usable; `rng` is not used."""
         usable = candidates.usable
         return Thinning(keep=usable.copy(), probabilities=usable.astype(np.float64))
 
@@ -98,7 +98,7 @@ class NonZero:
     keeps_zero_advantage: ClassVar[bool] = False
 
     def thin(self, candidates: Candidates, rng: np.random.Generator) -> Thinning:
-        """Keep what has a gradient; `rng` is left alone."""
+        """Keep what has a gradient; `rng` is not used."""
         keep = candidates.usable & (candidates.advantages != 0)
         return Thinning(keep=keep, probabilities=keep.astype(np.float64))
 
@@ -112,7 +112,7 @@ class AdvantageOnly:
     """
 
     budget: float = 0.5
-    """Share of the candidates' cost to spend, in (0, 1]; as in `CostAware`."""
+    """Share of the candidates' cost to spend, in (0, 1], as in `CostAware`."""
     floor: float = 0.02
     """Least q of a candidate, in (0, 1]; a floor above the budget is lowered to it."""
     keep_zero_advantage: bool = False
@@ -121,7 +121,7 @@ class AdvantageOnly:
     objective_preserving: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        """Check ranges."""
+        """Refuse settings that are out of range."""
         _check_share("budget", self.budget)
         _check_share("floor", self.floor)
 
@@ -155,17 +155,18 @@ class CostAware:
     advantage is not 0, so the saving on the whole batch is larger. Half the tokens added 8-14% to
     the second moment with the surprise proxy, 27-74% with the paper's (measured)."""
     floor: float = 0.02
-    """Least q of a candidate, in (0, 1]; weights are at most 1 / floor of the ticket's. The value
-    of the measurements above: a response this unlikely has a score 50 times below the cap, so that
-    even its weighted gradient is ordinary. Raise it where the proxy calibrates badly. A floor above
-    the budget cannot be paid and is lowered to it, which is the uniform rule q = budget."""
+    """Least q of a candidate, in (0, 1]; weights are at most 1 / floor of the ticket's. The default
+    is what the measurements above were made with: a response this unlikely has a score 50 times
+    below the cap, so that even its weighted gradient is ordinary. Raise it where the proxy
+    calibrates badly. A floor above the budget cannot be paid and is lowered to it, which is the
+    uniform rule q = budget."""
     keep_zero_advantage: bool = False
     """Whether responses of advantage 0 are candidates."""
 
     objective_preserving: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        """Check ranges."""
+        """Refuse settings that are out of range."""
         _check_share("budget", self.budget)
         _check_share("floor", self.floor)
 
@@ -196,7 +197,7 @@ class Pods:
     """
 
     num_kept: int = 4
-    """m, responses of a group to select, at least 1; a group with fewer is selected whole."""
+    """m, the responses of a group to select, at least 1; a group with fewer is selected whole."""
     epsilon: float = 1e-6
     """Added to the deviation, in units of reward, not negative."""
 
@@ -204,14 +205,14 @@ class Pods:
     keeps_zero_advantage: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        """Check ranges."""
+        """Refuse settings that are out of range."""
         if self.num_kept < 1:
             raise ValueError(f"thinning.num_kept must be at least 1, got {self.num_kept!r}")
         if not self.epsilon >= 0:
             raise ValueError(f"thinning.epsilon must not be negative, got {self.epsilon!r}")
 
     def thin(self, candidates: Candidates, rng: np.random.Generator) -> Thinning:
-        """Select; `rng` breaks ties between equal rewards."""
+        """Select the responses of every group; `rng` breaks ties between equal rewards."""
         size = len(candidates.usable)
         items = rng.permutation(np.flatnonzero(candidates.usable))
         groups = candidates.groups[items]
@@ -239,7 +240,7 @@ class D3s:
     the N - k highest. Tokens: of these the top K percent by |advantage| x entropy (the learner's
     part). (N, K) moves in a straight line over the run, the aggressive end first. The paper's
     endpoints are not known to us; the defaults are ours, and stay below the fifth of the tokens
-    that the paper reports. Goes with `advantage=group_standardised`, as in the paper.
+    that the paper reports. It goes with `advantage=group_standardised`, as in the paper.
 
     Each selected response gets q = N / (usable responses), so that 1 / q turns the estimator's mean
     over the batch into the mean over the selected. No response's own probability is undone: biased
@@ -259,7 +260,7 @@ class D3s:
     keeps_zero_advantage: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        """Check ranges."""
+        """Refuse settings that are out of range."""
         for key in ("response_share", "token_share"):
             for end in ("start", "end"):
                 _check_share(f"{key}_{end}", getattr(self, f"{key}_{end}"))
@@ -278,7 +279,7 @@ class D3s:
         )
 
     def thin(self, candidates: Candidates, rng: np.random.Generator) -> Thinning:
-        """Select; `rng` breaks ties between equal advantages."""
+        """Select the responses of the batch; `rng` breaks ties between equal advantages."""
         response_share, token_share = self.shares(candidates.progress)
         items = rng.permutation(np.flatnonzero(candidates.usable))
         # One response alone has no variance.
@@ -296,12 +297,13 @@ class D3s:
 def systematic_sample(probabilities: FloatArray, rng: np.random.Generator) -> BoolArray:
     """Keep each item with its probability, and about the expected number of items.
 
-    In random order with one uniform start (cost/draws/draws.py): the inclusion probabilities are
-    those of independent draws, the count is within 1 of its mean, the realised cost varies less.
+    Items are taken in random order with one uniform start (cost/draws/draws.py): the inclusion
+    probabilities are those of independent draws, while the count is within 1 of its mean and the
+    realised cost varies less.
 
     Args:
-        probabilities: [M] float64 in [0, 1]; 1 is always kept, 0 never.
-        rng: Gives the order and the start.
+        probabilities: [M] float64 in [0, 1]; an item of 1 is always kept, one of 0 never.
+        rng: The stream that gives the order and the start.
 
     Returns:
         [M] bool.
@@ -321,7 +323,7 @@ def _chosen(candidates: Candidates, keep_zero_advantage: bool) -> BoolArray:
 def _budgeted(
     scores: FloatArray, costs: FloatArray, chosen: BoolArray, budget: float, floor: float
 ) -> FloatArray:
-    """Water-fill the chosen with a share of their cost: [M] probabilities, 0 for the others."""
+    """Return [M] probabilities that spend a share of the cost of the chosen; 0 for the others."""
     q = np.zeros(len(chosen))
     chosen_costs = costs[chosen]
     q[chosen] = waterfill(scores[chosen], chosen_costs, budget * float(chosen_costs.sum()), floor)
@@ -343,7 +345,10 @@ def _sampled(costs: FloatArray, q: FloatArray, floor: float, rng: np.random.Gene
 
 
 def _standardised(values: FloatArray, groups: IntArray, epsilon: float) -> FloatArray:
-    """(value - mean) / (population deviation + epsilon) within groups; exact 0 for equal values."""
+    """Standardise within groups: (value - mean) / (population deviation + epsilon).
+
+    Equal values give exact zeros.
+    """
     if len(values) == 0:
         return np.zeros(0)
     order = np.lexsort((values, groups))

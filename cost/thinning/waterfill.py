@@ -8,8 +8,8 @@ budget, a floor and the cap at 1 is ours (KKT conditions).
 
 The budget spent is piecewise linear and increasing in s with breakpoints floor / r_i and 1 / r_i,
 r = G / sqrt(c). With prefix sums over sorted r it is known at any s after two look-ups, so the
-piece that holds the budget is found by bisection; on it, s solves one linear equation. Exact,
-O(n log n) for the sort.
+piece that holds the budget is found by bisection; on it, s solves one linear equation. The solution
+is exact, and takes O(n log n) for the sort.
 """
 
 from bisect import bisect_left

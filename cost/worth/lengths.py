@@ -3,8 +3,8 @@
 Contract: `estimate(prompts, state=...) -> [N] float64`, positive, at most about `max_tokens`.
 
 The optimal draw probability under random costs divides by sqrt(E cost), so the mean of the length
-is estimated, not the mean of 1 / sqrt(length) (ours). A truncated response
-counts with the cap as its length: that is what it cost. Its censoring is noted in the ledger.
+is estimated, not the mean of 1 / sqrt(length) (ours). A truncated response counts with the cap as
+its length, because that is what it cost. Its censoring is noted in the ledger.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ from cost.worth.shrinkage import Readings, ShrunkMean, ShrunkMeanState
 
 @runtime_checkable
 class LengthEstimator(Protocol):
-    """Estimates response lengths per prompt."""
+    """Estimates how long the responses to each prompt will be."""
 
     def estimate(self, prompts: PromptPool) -> FloatArray:
         """Return [N] float64 expected tokens of one response, at least 1."""
@@ -37,13 +37,13 @@ class PoolShrunkLength:
     decay: float = 0.7
     """What a visit counts after one more visit of the same prompt, in [0, 1]."""
     prior: Any = field(default_factory=RidgePredictor)
-    """`cost.worth.predictors.Predictor` for prompts with few or no visits (hydra refuses the
+    """The `cost.worth.predictors.Predictor` for prompts with few or no visits (hydra refuses the
     protocol)."""
     initial_tokens: float | None = None
     """Length assumed before the first visit of any prompt; None for `max_tokens`."""
 
     def __post_init__(self) -> None:
-        """Check ranges."""
+        """Refuse settings that are out of range."""
         if not self.prior_visits >= 0:
             raise ValueError(f"length.prior_visits must not be negative, got {self.prior_visits!r}")
         if not 0 <= self.decay <= 1:
@@ -88,7 +88,7 @@ class PoolMeanLength:
     """Length assumed before the first visit; None for `max_tokens`."""
 
     def __post_init__(self) -> None:
-        """Check ranges."""
+        """Refuse settings that are out of range."""
         if not 0 < self.decay <= 1:
             raise ValueError(f"length.decay must lie in (0, 1], got {self.decay!r}")
         _check_initial_tokens(self.initial_tokens)
@@ -105,12 +105,12 @@ class PoolMeanLength:
         return predictor.update(state, prompts, indices, _mean_lengths(visits))
 
     def estimate(self, prompts: PromptPool, state: Any) -> FloatArray:
-        """Return [N] float64, all equal, at least 1."""
+        """Return [N] float64 expected tokens of one response, all equal, at least 1."""
         return np.maximum(PoolMeanPredictor(self.decay).predict(state, prompts), 1.0)
 
 
 def _mean_lengths(visits: Sequence[Visit]) -> FloatArray:
-    """Mean response length of each visit, [V]."""
+    """Return [V] mean response length of each visit."""
     if not visits:
         return np.zeros(0)
     return visit_means(visits, np.concatenate([visit.report.lengths for visit in visits]))[1]

@@ -25,7 +25,7 @@ class PassRates:
     decay: float
     """What a visit counts after one more visit of the same prompt, in [0, 1]."""
     prior_responses: float
-    """k of the formula, in responses."""
+    """k of the formula: how many responses the prediction counts for."""
 
     def initial_state(self, prompts: PromptPool) -> ShrunkMeanState:
         """Return the state that knows no visit."""
@@ -52,7 +52,7 @@ class PassRates:
         return self._mean.update(state, prompts, readings)
 
     def estimate(self, state: ShrunkMeanState, prompts: PromptPool) -> FloatArray:
-        """Return [N] float64 in [0, 1]."""
+        """Return [N] float64 expected pass rate of each prompt, in [0, 1]."""
         rates = self._mean.estimate(state, prompts)
         return np.clip(rates, 0.0, 1.0, out=rates)
 

@@ -53,7 +53,7 @@ class PoolMeanPredictor:
     """What a visit counts after one more visit, in (0, 1]."""
 
     def __post_init__(self) -> None:
-        """Check ranges."""
+        """Refuse settings that are out of range."""
         _check_decay(self.decay)
 
     def initial_state(self, prompts: PromptPool, initial: float) -> PoolMeanState:
@@ -72,7 +72,7 @@ class PoolMeanPredictor:
         )
 
     def predict(self, state: PoolMeanState, prompts: PromptPool) -> FloatArray:
-        """Return [N] float64, all equal."""
+        """Return [N] float64 predictions, all equal."""
         mean = state.total / state.count if state.count > 0 else state.initial
         return np.full(prompts.num_prompts, mean)
 
@@ -85,15 +85,15 @@ class RidgeState:
     centre: FloatArray
     """[2] mean of tokens and of log tokens over the prompts at the start of the run."""
     scale: FloatArray
-    """[2] their standard deviations, 1 where zero."""
+    """[2] standard deviations of the same, 1 where they are zero."""
     gram: FloatArray
     """[F, F] discounted sum of x x^T."""
     moment: FloatArray
     """[F] discounted sum of x y."""
     low: float
-    """Smallest value seen; infinity before the first."""
+    """The smallest value seen; infinity before the first."""
     high: float
-    """Largest value seen; minus infinity before the first."""
+    """The largest value seen; minus infinity before the first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +106,7 @@ class RidgePredictor:
     """What a visit counts after one more visit, in (0, 1]."""
 
     def __post_init__(self) -> None:
-        """Check ranges."""
+        """Refuse settings that are out of range."""
         _check_decay(self.decay)
         if not self.ridge > 0:
             raise ValueError(f"predictor.ridge must be positive, got {self.ridge!r}")
@@ -154,7 +154,7 @@ class RidgePredictor:
         )
 
     def predict(self, state: RidgeState, prompts: PromptPool) -> FloatArray:
-        """Return [N] float64, within the range of the values seen."""
+        """Return [N] float64 predictions, within the range of the values seen."""
         count = state.gram[0, 0]
         if count == 0:
             return np.full(prompts.num_prompts, state.initial)
@@ -179,13 +179,13 @@ class RidgePredictor:
 
 
 def _shared_features(state: RidgeState, prompt_tokens: IntArray) -> FloatArray:
-    """Standardised tokens and log tokens, [..., 2]."""
+    """Return [..., 2] standardised tokens and log tokens."""
     tokens = prompt_tokens.astype(np.float64)
     return (np.stack([tokens, np.log(tokens)], axis=-1) - state.centre) / state.scale
 
 
 def _ages(decay: float, count: int) -> tuple[float, FloatArray]:
-    """What everything earlier, and each of V values [V], counts after those values."""
+    """Return what everything earlier counts after V values, and what each of them does, [V]."""
     return decay**count, decay ** np.arange(count - 1, -1, -1, dtype=np.float64)
 
 

@@ -27,9 +27,9 @@ class Readings:
     """V values seen at prompts, oldest first."""
 
     indices: IntArray
-    """[V] prompt of each value."""
+    """[V] index of the prompt at which each value was seen."""
     values: FloatArray
-    """[V]"""
+    """[V] the values."""
     masses: FloatArray
     """[V] how many units of `prior_count` a value counts for: visits, or responses."""
     weights: FloatArray
@@ -38,7 +38,7 @@ class Readings:
 
 @dataclass(frozen=True, slots=True)
 class ShrunkMeanState:
-    """24 bytes a prompt, and the prior's own state."""
+    """What is kept of each prompt, 24 bytes, and the state of the prior."""
 
     masses: FloatArray
     """[N] discounted mass n_i."""
@@ -50,7 +50,7 @@ class ShrunkMeanState:
     pool_weight: float
     num_readings: int
     warm_reference: float
-    """Pool mean at the end of the warm-up; NaN before."""
+    """The pool mean at the end of the warm-up; NaN before that."""
     prior: Any
 
 

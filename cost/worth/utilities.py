@@ -30,7 +30,7 @@ class Utility(Protocol):
 
         Args:
             prompts: The N prompts.
-            pass_rates: [N] in [0, 1], already shrunk.
+            pass_rates: [N] expected pass rates in [0, 1], already shrunk.
             group_size: Responses in a group.
         """
 
@@ -47,7 +47,7 @@ class PassRateVariance:
     """True where the advantages are divided by the group's deviation."""
 
     def value(self, prompts: PromptPool, pass_rates: FloatArray, group_size: int) -> FloatArray:
-        """Return [N] float64 in [0, 1]."""
+        """Return [N] float64 expected variance, in [0, 1]."""
         if self.standardised:
             return np.maximum(1 - pass_rates**group_size - (1 - pass_rates) ** group_size, 0.0)
         return pass_rates * (1 - pass_rates)
@@ -59,7 +59,7 @@ class GroupSurprise:
 
     A is the advantage, S the surprise and a the aggregation factor (1 / length for the sequence
     mean, the same for all for token sums). A^2 S follows the squared gradient norm of a response
-    (r = .96, SmolLM2-135M) and costs no backward pass. Ours, not the paper's.
+    (r = .96, SmolLM2-135M) and costs no backward pass. This member is ours, not the paper's.
     """
 
     prior_visits: float = 4.0
@@ -67,11 +67,11 @@ class GroupSurprise:
     decay: float = 0.9
     """What a visit counts after one more visit of the same prompt, in [0, 1]."""
     prior: Any = field(default_factory=RidgePredictor)
-    """`cost.worth.predictors.Predictor` for prompts with few or no visits (hydra refuses the
+    """The `cost.worth.predictors.Predictor` for prompts with few or no visits (hydra refuses the
     protocol)."""
 
     def __post_init__(self) -> None:
-        """Check ranges."""
+        """Refuse settings that are out of range."""
         if not self.prior_visits > 0:
             raise ValueError(f"utility.prior_visits must be positive, got {self.prior_visits!r}")
         if not 0 <= self.decay <= 1:
@@ -104,7 +104,7 @@ class GroupSurprise:
         group_size: int,
         state: ShrunkMeanState,
     ) -> FloatArray:
-        """Return [N] float64, not negative."""
+        """Return [N] float64 expected second moments, not negative."""
         values = self._mean.estimate(state, prompts)
         return np.maximum(values, 0.0, out=values)
 
@@ -120,12 +120,12 @@ class ConstantUtility:
     """Every draw is worth the same: draws then follow cost alone, p ~ 1 / sqrt(cost)."""
 
     def value(self, prompts: PromptPool, pass_rates: FloatArray, group_size: int) -> FloatArray:
-        """Return [N] ones."""
+        """Return [N] float64 ones."""
         return np.ones(prompts.num_prompts)
 
 
 def _second_moments(visits: Sequence[Visit]) -> tuple[IntArray, FloatArray]:
-    """Of each visit the number of usable responses, and their mean of (a A)^2 S: [V], [V]."""
+    """Return [V] usable responses of each visit, and [V] their mean of (a A)^2 S."""
     norms = (
         np.concatenate([visit.factors for visit in visits]) ** 2
         * np.concatenate([visit.advantages for visit in visits]) ** 2

@@ -28,18 +28,44 @@ MOST_CHARACTERS = 20_000
 
 @dataclass(frozen=True, slots=True)
 class RunInfo:
-    """What a tracker may know of the run."""
+    """What a tracker may know of the run.
+
+    Example: the configuration is shortened here.
+
+        RunInfo(
+            name="quickstart",
+            run_dir=Path("runs/quickstart-20260901-120000"),
+            config={"seed": 0, "loop": {"num_steps": 40, "max_staleness": 1}},
+            num_steps=40,
+        )
+    """
 
     name: str
     run_dir: Path
+    """The run folder, which may not exist yet."""
     config: Mapping[str, Any]
     """The resolved configuration."""
     num_steps: int
+    """Batches to learn."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One response, to be read by a person."""
+    """One response, to be read by a person.
+
+    Example: the response of ticket 17 in `cost.types` that was trained on.
+
+        Sample(
+            prompt="a3 b+4",
+            response="b7 #### 7",
+            answer="7",
+            expected="7",
+            reward=1.0,
+            length_tokens=10,
+            advantage=0.999998,
+            weight=0.78125,
+        )
+    """
 
     prompt: str
     response: str

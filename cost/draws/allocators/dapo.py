@@ -19,17 +19,17 @@ class DynamicSamplingState:
     """Where the draws and the open batch stand."""
 
     draws: Any
-    """State of the draws."""
+    """The state of the draws."""
     rounds: int
-    """Rounds drawn of the open batch."""
+    """How many rounds of the open batch were drawn."""
 
 
 @dataclass(frozen=True, slots=True)
 class DynamicSampling(Filtering):
     """Uniform draws; groups whose usable rewards are all equal, or that failed, are left out.
 
-    A batch that has not P groups after `max_rounds` is learned with those it has; one without any
-    is no update. Weights are 1, so the objective is not preserved (for how far it is see
+    A batch that has not P groups after `max_rounds` is learned with those it has; a batch without
+    any is no update. Weights are 1, so the objective is not preserved (for how far it is see
     `cost.draws.allocators.filtering`); the draws themselves are uniform.
     """
 
@@ -41,7 +41,7 @@ class DynamicSampling(Filtering):
     uniform: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        """Check ranges."""
+        """Refuse settings that are out of range."""
         Filtering.__post_init__(self)
         if not (self.oversample >= 1 and math.isfinite(self.oversample)):
             raise ValueError(

@@ -23,7 +23,7 @@ class Drawn:
     """
 
     draws: Any = field(default_factory=SystematicDraws)
-    """A `cost.draws.draws.Draws` (hydra refuses the protocol)."""
+    """The way of drawing, a `cost.draws.draws.Draws` (hydra refuses the protocol)."""
 
     varies_group_sizes: ClassVar[bool] = False
 
@@ -42,7 +42,7 @@ class Drawn:
     def next_round(
         self, so_far: BatchSoFar, snapshot: Snapshot, rng: np.random.Generator, state: Any
     ) -> tuple[Round, Any]:
-        """Draw P prompts, all there is to the batch."""
+        """Draw P prompts, which are the whole batch."""
         indices, state = self.draws.draw(state, snapshot.prepared, so_far.num_groups, rng)
         sizes = self.group_sizes(indices, snapshot, so_far.group_size)
         return draw_round(indices, sizes, snapshot), state

@@ -36,7 +36,8 @@ class Filtering:
     """
 
     draws: Any = field(default_factory=EpochDraws)
-    """A `cost.draws.draws.Draws` (hydra refuses the protocol); given uniform probabilities."""
+    """The way of drawing, a `cost.draws.draws.Draws` (hydra refuses the protocol), which is given
+    uniform probabilities."""
     max_rounds: int = 10
     """Rounds after which a batch is learned with what was accepted, fewer than P groups or even
     none, at least 1. 10 is DAPO's number of generation batches."""
@@ -45,7 +46,7 @@ class Filtering:
     varies_group_sizes: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        """Check ranges."""
+        """Refuse settings that are out of range."""
         if self.max_rounds < 1:
             raise ValueError(f"allocator.max_rounds must be at least 1, got {self.max_rounds!r}")
 
@@ -95,15 +96,15 @@ def walk(
     """Draw on, skipping prompts at random, until `count` were not skipped.
 
     Args:
-        draws: Meets the prompts; with `EpochDraws` each once a pass.
-        state: State of the draws.
+        draws: The way in which prompts are met; with `EpochDraws` each is met once a pass.
+        state: The state of the draws.
         prepared: What the draws prepared.
-        keep_probabilities: [N] chance of not being skipped, one of them positive.
-        count: Prompts to return.
-        rng: Used for nothing else.
+        keep_probabilities: [N] chance of not being skipped, at least one of them positive.
+        count: The number of prompts to return.
+        rng: A stream that is used for nothing else.
 
     Returns:
-        [count] prompts, how many were met, and the state; the last one met is the last returned.
+        [count] prompts, how many were met, and the state. The last one met is the last returned.
     """
     taken = np.zeros(0, dtype=np.int64)
     num_met = 0

@@ -37,11 +37,11 @@ class GresoState:
     """What the prompts' last visits were, and where controller and draws stand."""
 
     draws: Any
-    """State of the draws; its position is that of the walk."""
+    """The state of the draws, whose position is that of the walk."""
     rounds: int
-    """Rounds drawn of the open batch."""
+    """How many rounds of the open batch were drawn."""
     num_walked: int
-    """Prompts passed so far, drawn or skipped."""
+    """How many prompts the walk has passed, drawn or skipped."""
     streaks: npt.NDArray[np.int16]
     """[M <= N] length of the present streak, positive for easy and negative for hard; 0 for none,
     and for prompts beyond M."""
@@ -50,7 +50,7 @@ class GresoState:
     p_hard: float
     """Chance of keeping a hard prompt after one visit."""
     zero_variance_share: float
-    """Of the last folded batch's groups, those without variance, in [0, 1]."""
+    """Share of the last folded batch's groups that had no variance, in [0, 1]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,15 +62,15 @@ class Greso(Filtering):
     """
 
     p_start: float = 0.5
-    """First p of both kinds, in [p_min, p_max]."""
+    """The p of both kinds at the start, in [p_min, p_max]."""
     p_min: float = 0.05
     """Least p, in (0, p_max]."""
     p_max: float = 0.95
     """Largest p, at most 1."""
     p_step: float = 0.01
-    """What p moves a batch, not negative."""
+    """How far p moves with one batch, not negative."""
     floor: float = 0.01
-    """Least chance of keeping a prompt, in (0, 1]; every prompt returns."""
+    """Least chance of keeping a prompt, in (0, 1], so that every prompt returns."""
     zero_variance_target: float = 0.25
     """Share of groups without variance that the controller steers to, a third of it for easy and
     two thirds for hard ones, in [0, 1]."""
@@ -92,7 +92,7 @@ class Greso(Filtering):
     uniform: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        """Check ranges."""
+        """Refuse settings that are out of range."""
         Filtering.__post_init__(self)
         if not 0 < self.p_min <= self.p_max <= 1:
             raise ValueError(
@@ -142,7 +142,7 @@ class Greso(Filtering):
     def update(self, state: GresoState, prompts: PromptPool, visits: Sequence[Visit]) -> GresoState:
         """Take in one batch's visits, filtered ones included, then move both p.
 
-        They stay until the walk has passed as many prompts as there are, the first epoch.
+        Both p stay until the walk has passed as many prompts as there are, the first epoch.
         """
         scored = [visit for visit in visits if visit.usable.sum() >= 2]
         if not scored:
@@ -215,7 +215,7 @@ class Greso(Filtering):
 
 
 def _extended(streaks: npt.NDArray[np.int16], num_prompts: int) -> npt.NDArray[np.int16]:
-    """Copy, with zeros for prompts that were added since."""
+    """Return a copy, with zeros for prompts that were added since."""
     extended = np.zeros(num_prompts, dtype=np.int16)
     extended[: len(streaks)] = streaks
     return extended

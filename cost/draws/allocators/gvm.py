@@ -47,7 +47,7 @@ class Gvm(Drawn):
     """
 
     draws: Any = field(default_factory=EpochDraws)
-    """A `cost.draws.draws.Draws` (hydra refuses the protocol)."""
+    """The way of drawing, a `cost.draws.draws.Draws` (hydra refuses the protocol)."""
     pilots: int = 8
     """N', responses of each prompt's pilot, at least 1."""
     alpha: float = 1e-3
@@ -68,7 +68,7 @@ class Gvm(Drawn):
     varies_group_sizes: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        """Check ranges."""
+        """Refuse settings that are out of range."""
         _check_discount(self.alpha, self.beta)
         if self.pilots < 1:
             raise ValueError(f"allocator.pilots must be at least 1, got {self.pilots!r}")
@@ -135,7 +135,7 @@ class Gvm(Drawn):
 
 @dataclass(frozen=True, slots=True)
 class SurpriseGvmState:
-    """24 bytes a prompt more than the draws' state, and the predictor's."""
+    """Norms of each prompt and the state of the draws; 24 bytes a prompt beside that state."""
 
     draws: Any
     mean: ShrunkMeanState
@@ -149,13 +149,13 @@ class SurpriseGvm:
 
     G_i^2 is a running mean of the surprise over correct responses, shrunk to a prediction from
     features: surprise follows the squared gradient norm of a response and costs no backward pass.
-    p_i is the scheduler's pass rate. Ours, not the paper's.
+    p_i is the scheduler's pass rate. This member is ours, not the paper's.
 
     Group sizes are known before the draw. The objective is kept as `Knapsack` keeps it.
     """
 
     draws: Any = field(default_factory=EpochDraws)
-    """A `cost.draws.draws.Draws` (hydra refuses the protocol)."""
+    """The way of drawing, a `cost.draws.draws.Draws` (hydra refuses the protocol)."""
     alpha: float = 1e-3
     """Discount of prompts that are nearly never solved, not negative."""
     beta: float = 2.0
@@ -178,7 +178,7 @@ class SurpriseGvm:
     varies_group_sizes: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        """Check ranges."""
+        """Refuse settings that are out of range."""
         _check_discount(self.alpha, self.beta)
         if self.min_samples < 2:
             raise ValueError(
@@ -230,7 +230,7 @@ class SurpriseGvm:
         rng: np.random.Generator,
         state: SurpriseGvmState,
     ) -> tuple[Round, SurpriseGvmState]:
-        """Draw P prompts, all there is to the batch.
+        """Draw P prompts, which are the whole batch.
 
         Raises:
             ValueError: If `min_samples` exceeds the group size.
@@ -268,8 +268,8 @@ def norms_to_shares(
     Args:
         rates: [m] float64 pass rates in [0, 1].
         norms: [m] float64 mean gradient norms of correct responses, not negative.
-        alpha: Not negative.
-        beta: At least 2.
+        alpha: Discount of prompts that are nearly never solved, not negative.
+        beta: How fast that discount grows as p sinks, at least 2.
     """
     shares = np.zeros(len(rates))
     solved = rates > 0
@@ -286,15 +286,15 @@ def allotted(
 ) -> IntArray:
     """Turn shares into whole numbers that keep the sum, up to a rest that pays for no response.
 
-    Rounded down; the remainder goes to prompts with a positive share, low pass rates first (the
-    paper's code).
+    Numbers are rounded down; the remainder goes to prompts with a positive share, low pass rates
+    first (the paper's code).
 
     Args:
         rates: [m] float64 pass rates in [0, 1].
         shares: [m] float64 u, not negative; if all are zero, all count the same (ours).
         costs: [m] float64 cost of a response, positive; ones for a sum in responses.
         mean_size: The budget is this times sum(costs).
-        min_samples: Least number of each, at most `mean_size`.
+        min_samples: Least number of responses of each prompt, at most `mean_size`.
 
     Returns:
         [m] int64.

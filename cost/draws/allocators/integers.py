@@ -12,7 +12,7 @@ import numpy as np
 from cost.types import FloatArray, IntArray
 
 _SLACK = 1e-9
-"""Relative to the budget; forgives rounding, never pays for a response."""
+"""Share of the budget that forgives rounding and never pays for a response."""
 
 
 def filled(
@@ -30,10 +30,11 @@ def filled(
 
     Args:
         counts: [m] int64 to start from.
-        priority: That of raising prompt i from n to n + 1, for i and n; not increasing in n.
+        priority: Called with i and n, the priority of raising prompt i from n to n + 1 responses,
+            which does not increase in n.
         upper: [m] int64 most responses of each.
         costs: [m] float64 cost of a response, positive.
-        budget: To spend, what `counts` cost included.
+        budget: What may be spent, in the unit of `costs`, on `counts` and all that is added.
 
     Returns:
         [m] int64, not less than `counts`.
@@ -59,7 +60,7 @@ def filled(
 
 
 def evenly(index: int, count: int) -> float:
-    """Priority for `filled` that raises the smallest group first."""
+    """Return a priority for `filled` that raises the smallest group first."""
     return -float(count)
 
 
@@ -74,8 +75,8 @@ def proportional(
     Args:
         shares: [m] float64, not negative, one of them positive.
         costs: [m] float64, positive.
-        budget: At least the cost of `least` responses everywhere.
-        least: Lower bound, not negative.
+        budget: What to spend, at least the cost of `least` responses of every prompt.
+        least: Lower bound of every n_i, not negative.
 
     Returns:
         [m] float64.
@@ -99,7 +100,7 @@ def rounded(amounts: FloatArray, costs: FloatArray, budget: float, order: IntArr
     Args:
         amounts: [m] float64, not negative, of cost `budget` in all.
         costs: [m] float64, positive.
-        budget: To spend.
+        budget: What may be spent, in the unit of `costs`.
         order: Prompts that may get one more, the first to be served first.
 
     Returns:
@@ -119,7 +120,7 @@ def check_bounds(group_size: int, min_samples: int, max_samples: int | None = No
     """Refuse bounds that groups of `group_size` on average cannot keep.
 
     Raises:
-        ValueError: Naming the key to change.
+        ValueError: If they exclude that average; the message names the key to change.
     """
     if group_size < min_samples:
         raise ValueError(

@@ -41,7 +41,7 @@ class Knapsack(Drawn):
     """
 
     draws: Any = field(default_factory=EpochDraws)
-    """A `cost.draws.draws.Draws` (hydra refuses the protocol)."""
+    """The way of drawing, a `cost.draws.draws.Draws` (hydra refuses the protocol)."""
     min_samples: int = 2
     """Least responses of a prompt, at least 2, at most the group size."""
     max_samples: int = 128
@@ -58,7 +58,7 @@ class Knapsack(Drawn):
     varies_group_sizes: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        """Check ranges."""
+        """Refuse settings that are out of range."""
         if self.min_samples < 2:
             raise ValueError(
                 "allocator.min_samples must be at least 2, since advantages compare the responses "
@@ -103,9 +103,9 @@ def packed(
     Args:
         rates: [m] float64 pass rates in [0, 1].
         costs: [m] float64 cost of a response, positive; ones for a budget in responses.
-        budget: To spend, in the unit of `costs`, at least min_samples * sum(costs).
-        min_samples: Least responses of each.
-        max_samples: Most responses of each.
+        budget: What to spend, in the unit of `costs`, at least min_samples * sum(costs).
+        min_samples: Least responses of each prompt.
+        max_samples: Most responses of each prompt.
 
     Returns:
         [m] int64 in [min_samples, max_samples].
@@ -148,6 +148,6 @@ def need(rate: float) -> float:
     """Return the responses for a 90% chance that they are not all as the likelier outcome.
 
     Args:
-        rate: In (0, 1).
+        rate: The pass rate, in (0, 1).
     """
     return math.log(1 - ALMOST_SURE) / math.log(max(rate, 1 - rate))

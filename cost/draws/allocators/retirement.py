@@ -19,31 +19,33 @@ class RetirementState:
     """Who is retired, and where the draws stand."""
 
     draws: Any
-    """State of the draws."""
+    """The state of the draws."""
     retired: BoolArray
-    """[M <= N] True for retired prompts; those beyond M are not."""
+    """[M <= N] True for retired prompts; prompts beyond M are not retired."""
 
 
 @dataclass(frozen=True, slots=True)
 class Retirement:
-    """Uniform draws from the prompts that no group has solved well enough yet, weights 1.
+    """Draws uniformly, with weights of 1, from the prompts that no group has solved well enough.
 
     The paper retires prompts with a pass rate of at least .9 for good; here the mean usable reward
-    of one group decides, failed and unusable ones nothing. When all are retired, all return (ours).
+    of one group decides, and a group without a usable reward decides nothing. When all prompts are
+    retired, all return (ours).
     The objective becomes the mean over the prompts that are left.
     """
 
     pass_rate: float = 0.9
     """Mean usable reward of a group at which its prompt retires, positive."""
     draws: Any = field(default_factory=EpochDraws)
-    """A `cost.draws.draws.Draws` (hydra refuses the protocol); given uniform probabilities."""
+    """The way of drawing, a `cost.draws.draws.Draws` (hydra refuses the protocol), which is given
+    uniform probabilities."""
 
     objective_preserving: ClassVar[bool] = False
     uniform: ClassVar[bool] = False
     varies_group_sizes: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        """Check ranges."""
+        """Refuse settings that are out of range."""
         if not self.pass_rate > 0:
             raise ValueError(f"allocator.pass_rate must be positive, got {self.pass_rate!r}")
 
@@ -90,7 +92,7 @@ class Retirement:
 
 
 def _extended(retired: BoolArray, num_prompts: int) -> BoolArray:
-    """Copy, with False for prompts that were added since."""
+    """Return a copy, with False for prompts that were added since."""
     extended = np.zeros(num_prompts, dtype=np.bool_)
     extended[: len(retired)] = retired
     return extended

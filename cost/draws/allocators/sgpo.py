@@ -24,9 +24,10 @@ from cost.prompts import PromptPool, Visit
 from cost.types import FloatArray, IntArray, LengthReport
 
 DROPPED = 0
-"""In place of a group size: never drawn again."""
+"""Stands in place of a group size: the prompt is never drawn again."""
 UNSOLVED = -1
-"""In place of a group size: kept without a success, drawn in every stage with its group size."""
+"""Stands in place of a group size: the prompt was kept without a success, and is drawn in every
+stage with the group size of that stage."""
 DRAWS = EpochDraws()
 
 SizeArray = npt.NDArray[np.int16]
@@ -39,21 +40,22 @@ class SgpoState:
     group_sizes: SizeArray
     """[M <= N] group size of each profiled prompt, `DROPPED` or `UNSOLVED`."""
     num_tickets: int
-    """Tickets drawn so far: the id of the next one."""
+    """How many tickets were drawn so far, which is the id of the next one."""
     group_size: int
-    """Of the present stage; 0 before the first."""
+    """Group size of the present stage; 0 before the first stage."""
     first_ticket: int
-    """Visits before it are pilots or of an earlier stage."""
+    """Id of the stage's first ticket; visits before it are of pilots or of an earlier stage."""
     draws: EpochState
-    """Passes over the stage's prompts."""
+    """The state of the draws, which pass over the stage's prompts."""
     pass_rate_sum: float
-    """Of the present pass's visits."""
+    """Sum of the pass rates that the visits of the present pass had."""
     num_visits: int
-    """Visits of the present pass that had a usable reward."""
+    """Number of visits of the present pass that had a usable reward."""
     best_pass_rate: float
-    """Mean of the stage's last pass that was better than those before; -1 before the first."""
+    """Mean pass rate of the last pass of the stage that was better than the passes before it; -1
+    before the first pass."""
     num_stale_passes: int
-    """Passes since then."""
+    """Passes that ended since that best one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +98,7 @@ class Sgpo:
     varies_group_sizes: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        """Check ranges."""
+        """Refuse settings that are out of range."""
         for key in ("profile_samples", "profile_tickets", "patience"):
             value = getattr(self, key)
             if value < 1:
@@ -156,7 +158,7 @@ class Sgpo:
     def allocate(self, estimates: Estimates, state: SgpoState) -> Allocation:
         """Return the expected shares: uniform over the stage's prompts, 0 for all others.
 
-        Uniform over all prompts while they are profiled.
+        While prompts are profiled, the shares are uniform over all of them.
         """
         size = len(estimates.costs)
         shares: FloatArray = np.zeros(size)
@@ -261,25 +263,25 @@ class Sgpo:
 
 
 def _pass_rate(report: LengthReport) -> float:
-    """Mean usable reward, clipped to [0, 1] each; 0 if there is none."""
+    """Return the mean of the usable rewards, each clipped to [0, 1]; 0 if there is none."""
     rewards = report.rewards[report.usable]
     return float(np.clip(rewards, 0, 1).mean()) if len(rewards) else 0.0
 
 
 def _members(state: SgpoState) -> IntArray:
-    """Prompts of the present stage, ascending."""
+    """Return the prompts of the present stage, ascending."""
     sizes = state.group_sizes
     return np.flatnonzero((sizes == state.group_size) | (sizes == UNSOLVED))
 
 
 def _stages(state: SgpoState) -> Any:
-    """Group sizes of the stages after the present one that have prompts, ascending."""
+    """Return the group sizes of the later stages that have prompts, ascending."""
     sizes = np.unique(state.group_sizes)
     return sizes[sizes > state.group_size]
 
 
 def _entered(state: SgpoState, group_size: int) -> SgpoState:
-    """Begin a stage."""
+    """Return the state at the beginning of a stage."""
     state = replace(state, group_size=group_size, first_ticket=state.num_tickets)
     return replace(
         state,

@@ -26,7 +26,7 @@ class SquareRoot(Drawn):
     uniform: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        """Check ranges."""
+        """Refuse settings that are out of range."""
         if not 0 < self.floor <= 1:
             raise ValueError(f"allocator.floor must lie in (0, 1], got {self.floor!r}")
         if not self.draws.any_probabilities:

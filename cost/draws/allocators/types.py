@@ -30,7 +30,7 @@ from cost.types import FloatArray, IntArray, LengthReport, Ticket
 
 @dataclass(frozen=True, slots=True)
 class Estimates:
-    """What is believed of the N prompts."""
+    """What the scheduler believes of the N prompts."""
 
     lengths: FloatArray
     """[N] expected response length, tokens."""
@@ -47,8 +47,8 @@ class Allocation:
     """How often each prompt is drawn and what a draw weighs."""
 
     probabilities: FloatArray
-    """[N] sums to 1; positive where the objective is preserved. A member that does not draw by them
-    states the shares it expects."""
+    """[N] chance of each prompt in one draw; they sum to 1, and are positive where the objective is
+    preserved. A member that does not draw by them states the shares it expects."""
     weights: FloatArray
     """[N] design weight of a draw: 1 / (N p) where the objective is preserved."""
 
@@ -64,40 +64,41 @@ class Snapshot:
 
     @property
     def num_prompts(self) -> int:
-        """N."""
+        """N, the number of prompts."""
         return len(self.allocation.probabilities)
 
 
 @dataclass(frozen=True, slots=True)
 class BatchSoFar:
-    """One batch while it is drawn."""
+    """What is known of a batch while it is drawn."""
 
     num_groups: int
-    """P: groups to learn from."""
+    """P, the number of groups to learn from."""
     group_size: int
-    """Responses per group, on average."""
+    """Responses per group, as a mean over the batch."""
     tickets: Sequence[Ticket]
-    """Drawn for this batch so far, in draw order."""
+    """The tickets drawn for this batch so far, in draw order."""
     reports: Sequence[LengthReport]
-    """Theirs, in the same order; complete."""
+    """The reports of these tickets in the same order; every ticket has one."""
     gradient_norms: Mapping[int, FloatArray]
-    """By ticket id, [n] norms of the responses' gradients, for rounds that asked for them."""
+    """[n] norms of the responses' gradients by ticket id, for the rounds that asked for them."""
     carried: Sequence[int]
-    """Ids of tickets accepted while an earlier batch was drawn and not learned yet."""
+    """Ids of the tickets that were accepted while an earlier batch was drawn, and that no batch has
+    learned from yet."""
 
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """Tickets to issue; all arrays have m entries, in draw order."""
+    """One round of tickets to issue; all arrays have m entries, in draw order."""
 
     indices: IntArray
-    """[m] prompts."""
+    """[m] index of the prompt of each ticket."""
     group_sizes: IntArray
-    """[m] responses of each, at least 1."""
+    """[m] responses to generate for each ticket, at least 1."""
     probabilities: FloatArray
-    """[m] per-draw probability of each prompt, in (0, 1]."""
+    """[m] per-draw probability of each ticket's prompt, in (0, 1]."""
     weights: FloatArray
-    """[m] design weights."""
+    """[m] design weight of each ticket, positive."""
     trainable: bool = True
     """False for pilots and profiles, which are generated to inform and never trained on."""
     gradient_norms: bool = False
@@ -108,7 +109,7 @@ class Round:
 
 @dataclass(frozen=True, slots=True)
 class Complete:
-    """The batch needs no more tickets."""
+    """The answer of an allocator whose batch needs no more tickets."""
 
     accepted: Sequence[int]
     """Ids of all tickets worth learning from, in draw order, carried ones first. The first P make
@@ -144,8 +145,8 @@ class Allocator(Protocol):
         """Return what to draw next for a batch, and the state after it.
 
         Args:
-            so_far: The batch; without tickets in its first round.
-            snapshot: What is believed, the same for all rounds of the batch.
-            rng: Stream of this round, used for nothing else.
+            so_far: The batch; it has no tickets before its first round.
+            snapshot: What is believed, which is the same for all rounds of the batch.
+            rng: The stream of this round, which is used for nothing else.
             state: The state after the last round.
         """

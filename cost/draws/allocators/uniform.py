@@ -1,4 +1,4 @@
-"""Every prompt the same: with `EpochDraws` this is plain GRPO."""
+"""All prompts are equally likely: with `EpochDraws` this is plain GRPO."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -9,7 +9,7 @@ from cost.draws.allocators.types import Allocation, Estimates
 
 @dataclass(frozen=True, slots=True)
 class Uniform(Drawn):
-    """Every prompt equally likely, weights exactly 1."""
+    """Draws every prompt with the same probability, with weights of exactly 1."""
 
     objective_preserving: ClassVar[bool] = True
     uniform: ClassVar[bool] = True

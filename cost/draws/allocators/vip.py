@@ -29,27 +29,27 @@ _HALVINGS = 60
 
 @dataclass(frozen=True, slots=True)
 class VarianceInformed(Drawn):
-    """Uniform draws; group sizes of least variance.
+    """Uniform draws with the group sizes of least variance.
 
-    Whether the objective is kept: as for `cost.draws.allocators.knapsack.Knapsack`.
+    It keeps the objective as far as `cost.draws.allocators.knapsack.Knapsack` does.
     """
 
     draws: Any = field(default_factory=EpochDraws)
-    """A `cost.draws.draws.Draws` (hydra refuses the protocol)."""
+    """The way of drawing, a `cost.draws.draws.Draws` (hydra refuses the protocol)."""
     leave_one_out: bool = False
     """True for the variance under leave-one-out advantages, False for group-mean ones."""
     min_samples: int = 3
-    """L, at most the group size. At least 2; at least 3 for group means, whose variance is not
-    convex below. The default is ours."""
+    """L, the least responses of a prompt, at most the group size. It is at least 2, and at least 3
+    for group means, whose variance is not convex below. The default is ours."""
     max_samples: int = 128
-    """U, at least the group size. The default is ours."""
+    """U, the most responses of a prompt, at least the group size. The default is ours."""
 
     objective_preserving: ClassVar[bool] = True
     uniform: ClassVar[bool] = False
     varies_group_sizes: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        """Check ranges."""
+        """Refuse settings that are out of range."""
         least = 2 if self.leave_one_out else 3
         if self.min_samples < least:
             raise ValueError(
@@ -94,14 +94,14 @@ def least_variance(
 ) -> IntArray:
     """Share out `total` responses.
 
-    Prompts of spread 0 get `min_samples`, and of what all others cannot take equal parts.
+    Prompts of spread 0 get `min_samples`, and equal parts of what all others cannot take.
 
     Args:
         spreads: [m] float64 p (1 - p), not negative.
-        total: In [m * min_samples, m * max_samples].
-        leave_one_out: Which f.
-        min_samples: L, for group means at least 3.
-        max_samples: U.
+        total: Responses to share out, in [m * min_samples, m * max_samples].
+        leave_one_out: True for the f of leave-one-out advantages, False for that of group means.
+        min_samples: L, the least of each prompt; for group means at least 3.
+        max_samples: U, the most of each prompt.
 
     Returns:
         [m] int64 in [min_samples, max_samples] that sum to `total`.
@@ -127,7 +127,7 @@ def _real_solution(
     spreads = spreads / spreads.max()
 
     def minimisers(multiplier: float) -> FloatArray:
-        """The n at which v f falls by `multiplier` per response, within the bounds."""
+        """Return the n at which v f falls by `multiplier` per response, within the bounds."""
         # A spread of 0 has an infinite slope, which gives the lower bound.
         with np.errstate(divide="ignore", over="ignore"):
             slopes = multiplier / spreads

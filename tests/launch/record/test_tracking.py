@@ -12,6 +12,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
+from cost.types import LengthReport, Selection
 from launch.record.tracking import (
     MOST_CHARACTERS,
     MOST_ROWS,
@@ -22,6 +23,7 @@ from launch.record.tracking import (
     WandbTracker,
     open_all,
 )
+from tests.examples import example
 from tests.places import CONF
 
 SAMPLE = Sample("2+2?", "it is 4", "4", "4", 1.0, 4, 0.5, 2.0)
@@ -34,6 +36,15 @@ def run(tmp_path: Path) -> RunInfo:
 
 def lines(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def test_examples_are_of_the_response_that_the_scheduler_selected():
+    report, selection, sample = example(LengthReport), example(Selection), example(Sample)
+    assert example(RunInfo).config["loop"]["num_steps"] == example(RunInfo).num_steps
+    assert sample.weight == selection.weight[0]
+    assert sample.advantage == selection.advantages[0]
+    assert sample.length_tokens == report.lengths[0]
+    assert sample.reward == report.rewards[0]
 
 
 def test_jsonl_round_trip_with_what_is_not_finite_as_null(run):
