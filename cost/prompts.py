@@ -29,35 +29,6 @@ class PromptPool:
         """N, the number of prompts."""
         return len(self.prompt_tokens)
 
-    def extended(self, prompt_tokens: IntArray, sources: Sequence[str]) -> "PromptPool":
-        """Append prompts; indices of the present ones do not move.
-
-        Args:
-            prompt_tokens: [M] int, at least 1.
-            sources: M names; new ones are allowed.
-
-        Raises:
-            ValueError: If the lengths differ or a prompt has no tokens.
-        """
-        tokens = np.asarray(prompt_tokens, dtype=np.int64)
-        if tokens.ndim != 1 or len(tokens) != len(sources):
-            raise ValueError(
-                f"prompt_tokens must hold one number for each of the {len(sources)} sources, "
-                f"got shape {tokens.shape!r}"
-            )
-        if len(tokens) and tokens.min() < 1:
-            raise ValueError(f"prompt_tokens must be positive, got {int(tokens.min())!r}")
-        code_of = {name: code for code, name in enumerate(self.source_names)}
-        codes = np.fromiter(
-            (code_of.setdefault(name, len(code_of)) for name in sources), np.int64, len(sources)
-        )
-        return PromptPool(
-            prompt_tokens=np.concatenate([self.prompt_tokens, tokens]),
-            source_codes=np.concatenate([self.source_codes, codes]),
-            source_names=tuple(code_of),
-            max_tokens=self.max_tokens,
-        )
-
 
 def prompt_pool(prompt_tokens: IntArray, sources: Sequence[str], max_tokens: int) -> PromptPool:
     """Build the pool of a task.
@@ -72,10 +43,21 @@ def prompt_pool(prompt_tokens: IntArray, sources: Sequence[str], max_tokens: int
     """
     if max_tokens < 1:
         raise ValueError(f"max_tokens must be positive, got {max_tokens!r}")
-    if len(prompt_tokens) == 0:
-        raise ValueError(f"prompt_tokens must hold at least one prompt, got {len(prompt_tokens)!r}")
-    nothing = np.zeros(0, dtype=np.int64)
-    return PromptPool(nothing, nothing, (), max_tokens).extended(prompt_tokens, sources)
+    tokens = np.asarray(prompt_tokens, dtype=np.int64)
+    if len(tokens) == 0:
+        raise ValueError(f"prompt_tokens must hold at least one prompt, got {len(tokens)!r}")
+    if tokens.ndim != 1 or len(tokens) != len(sources):
+        raise ValueError(
+            f"prompt_tokens must hold one number for each of the {len(sources)} sources, "
+            f"got shape {tokens.shape!r}"
+        )
+    if tokens.min() < 1:
+        raise ValueError(f"prompt_tokens must be positive, got {int(tokens.min())!r}")
+    code_of: dict[str, int] = {}
+    codes = np.fromiter(
+        (code_of.setdefault(name, len(code_of)) for name in sources), np.int64, len(sources)
+    )
+    return PromptPool(tokens, codes, tuple(code_of), max_tokens)
 
 
 @dataclass(frozen=True, slots=True)

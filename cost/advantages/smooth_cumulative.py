@@ -71,8 +71,8 @@ class SmoothCumulative:
         )
         scored = np.flatnonzero(seen.counts)
         indices = np.array([visit.report.prompt_index for visit in visits])[scored]
-        num_visits, rewards = _grown(state, prompts.num_prompts)
-        num_visits = num_visits + np.bincount(indices, minlength=prompts.num_prompts)
+        rewards = state.rewards
+        num_visits = state.num_visits + np.bincount(indices, minlength=prompts.num_prompts)
         rewards = Moments(rewards.counts.copy(), rewards.means.copy(), rewards.squares.copy())
         # A prompt's k-th visit of these in the k-th turn: within a turn every prompt is another.
         order = np.argsort(indices, kind="stable")
@@ -88,8 +88,7 @@ class SmoothCumulative:
 
     def advantages(self, groups: GroupBatch, state: SmoothCumulativeState) -> FloatArray:
         """Return [R] float64 advantages."""
-        num_visits, rewards = _grown(state, int(groups.prompt_indices.max(initial=-1)) + 1)
-        now, before = groups.moments, _at(rewards, groups.prompt_indices)
+        now, before = groups.moments, _at(state.rewards, groups.prompt_indices)
         both = before.pooled(now)
         # A group that is in the state already must not count twice.
         total = Moments(
@@ -97,7 +96,7 @@ class SmoothCumulative:
             np.where(groups.folded, before.means, both.means),
             np.where(groups.folded, before.squares, both.squares),
         )
-        visit = np.maximum(num_visits[groups.prompt_indices] + ~groups.folded, 1)
+        visit = np.maximum(state.num_visits[groups.prompt_indices] + ~groups.folded, 1)
         later = np.repeat((visit - 1) / visit, groups.sizes)
         own = standardised(groups, now.means, now.deviations(), self.epsilon)
         cumulative = standardised(groups, total.means, total.deviations(), self.epsilon)
@@ -110,16 +109,3 @@ class SmoothCumulative:
 
 def _at(whole: Moments, indices: IntArray) -> Moments:
     return Moments(whole.counts[indices], whole.means[indices], whole.squares[indices])
-
-
-def _grown(state: SmoothCumulativeState, size: int) -> tuple[IntArray, Moments]:
-    """Return the per-prompt arrays, with room for prompts added since; not to be written to."""
-    missing = max(size - len(state.num_visits), 0)
-    if missing == 0:
-        return state.num_visits, state.rewards
-    rewards = state.rewards
-    return np.pad(state.num_visits, (0, missing)), Moments(
-        np.pad(rewards.counts, (0, missing)),
-        np.pad(rewards.means, (0, missing)),
-        np.pad(rewards.squares, (0, missing)),
-    )

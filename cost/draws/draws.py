@@ -130,7 +130,7 @@ class EpochState:
 class EpochDraws:
     """Passes over the prompts in reshuffled order, each prompt once a pass: plain GRPO.
 
-    A batch may span two passes. Prompts added during a pass are mixed into the rest of it.
+    A batch may span two passes.
     """
 
     any_probabilities: ClassVar[bool] = False
@@ -159,9 +159,6 @@ class EpochDraws:
         """Take the next prompts of the pass."""
         size = prepared
         permutation, cursor = state.permutation, state.cursor
-        if size > len(permutation) > cursor:
-            rest = np.concatenate([permutation[cursor:], np.arange(len(permutation), size)])
-            permutation = np.concatenate([permutation[:cursor], rng.permutation(rest)])
         taken: list[IntArray] = []
         missing = num_draws
         while missing:

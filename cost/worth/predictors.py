@@ -133,7 +133,7 @@ class RidgePredictor:
         """Take in values [V] seen at the prompts `indices` [V], oldest first."""
         if len(values) == 0:
             return state
-        # Sources beyond the columns (rare ones, or ones added later) share the intercept.
+        # Sources beyond the columns, the rare ones, share the intercept.
         num_columns = len(state.moment)
         x_VF = np.zeros((len(values), num_columns))
         x_VF[:, 0] = 1.0

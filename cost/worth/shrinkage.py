@@ -87,7 +87,7 @@ class ShrunkMean:
     ) -> ShrunkMeanState:
         """Take in readings; one call with all or one call for each give the same state."""
         masses, totals, references = (
-            column.copy() for column in _grown(state, prompts.num_prompts)
+            column.copy() for column in (state.masses, state.totals, state.references)
         )
         pool_totals, pool_weights = self._pool(state, readings)
         pool_means = pool_totals[1:] / pool_weights[1:]
@@ -123,7 +123,7 @@ class ShrunkMean:
 
     def estimate(self, state: ShrunkMeanState, prompts: PromptPool) -> FloatArray:
         """Return [N] float64 estimates; the prediction alone where a prompt was never visited."""
-        masses, totals, references = _grown(state, prompts.num_prompts)
+        masses, totals, references = state.masses, state.totals, state.references
         estimates = self.prior.predict(state.prior, prompts)
         own = self.prior_count * estimates
         if self.follow_drift and not np.isnan(state.warm_reference) and state.pool_weight > 0:
@@ -161,15 +161,3 @@ def _turns(indices: IntArray) -> list[IntArray]:
     turn[order] = np.arange(len(indices)) - np.repeat(starts, counts)
     ends = np.cumsum(np.bincount(turn))
     return np.split(np.argsort(turn, kind="stable"), ends[:-1]) if len(indices) else []
-
-
-def _grown(state: ShrunkMeanState, size: int) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Return the per-prompt arrays, with room for prompts added since; not to be written to."""
-    missing = size - len(state.masses)
-    if missing == 0:
-        return state.masses, state.totals, state.references
-    return (
-        np.pad(state.masses, (0, missing)),
-        np.pad(state.totals, (0, missing)),
-        np.pad(state.references, (0, missing), constant_values=np.nan),
-    )

@@ -147,7 +147,7 @@ class Greso(Filtering):
         scored = [visit for visit in visits if visit.usable.sum() >= 2]
         if not scored:
             return state
-        streaks = _extended(state.streaks, prompts.num_prompts)
+        streaks = state.streaks.copy()
         kinds = np.array([self._kind(visit.report.rewards[visit.usable]) for visit in scored])
         for visit, kind in zip(scored, kinds.tolist(), strict=True):
             index = visit.report.prompt_index
@@ -171,14 +171,14 @@ class Greso(Filtering):
     def allocate(self, estimates: Estimates, state: GresoState) -> Allocation:
         """Return shares in proportion to the chance of being kept when the walk comes by."""
         size = len(estimates.costs)
-        keep = self.keep_probabilities(state, size)
+        keep = self.keep_probabilities(state)
         shares = keep / keep.sum()
         weights = 1.0 / (size * shares) if self.correct else np.ones(size)
         return Allocation(probabilities=shares, weights=weights)
 
-    def keep_probabilities(self, state: GresoState, num_prompts: int) -> FloatArray:
+    def keep_probabilities(self, state: GresoState) -> FloatArray:
         """Return [N] chance of being drawn when the walk comes by, in [floor, 1]."""
-        streaks = _extended(state.streaks, num_prompts)
+        streaks = state.streaks
         p = np.where(streaks > 0, state.p_easy, state.p_hard)
         kept: FloatArray = np.maximum(p ** np.abs(streaks.astype(np.int64)), self.floor)
         return kept
@@ -198,7 +198,7 @@ class Greso(Filtering):
         self, count: int, snapshot: Snapshot, rng: np.random.Generator, state: GresoState
     ) -> tuple[IntArray, GresoState]:
         """Walk on until `count` prompts were not skipped."""
-        keep = self.keep_probabilities(state, snapshot.num_prompts)
+        keep = self.keep_probabilities(state)
         indices, num_met, draws = walk(self.draws, state.draws, snapshot.prepared, keep, count, rng)
         return indices, replace(state, draws=draws, num_walked=state.num_walked + num_met)
 
@@ -212,10 +212,3 @@ class Greso(Filtering):
     def _moved(self, p: float, share: float, target: float) -> float:
         moved = p - self.p_step if share >= target else p + self.p_step
         return max(self.p_min, min(moved, self.p_max))
-
-
-def _extended(streaks: npt.NDArray[np.int16], num_prompts: int) -> npt.NDArray[np.int16]:
-    """Return a copy, with zeros for prompts that were added since."""
-    extended = np.zeros(num_prompts, dtype=np.int16)
-    extended[: len(streaks)] = streaks
-    return extended

@@ -238,14 +238,11 @@ class SurpriseGvm:
         check_bounds(so_far.group_size, self.min_samples)
         indices, draws = self.draws.draw(state.draws, snapshot.prepared, so_far.num_groups, rng)
         estimates = snapshot.estimates
-        # Prompts added since the last update have no estimate yet.
-        missing = snapshot.num_prompts - len(state.squared_norms)
-        padding = (0, missing)
-        squared = np.pad(state.squared_norms, padding, constant_values=state.squared_norms.mean())
+        norms = np.sqrt(state.squared_norms[indices])
         rates = estimates.pass_rates[indices]
         sizes = allotted(
             rates,
-            norms_to_shares(rates, np.sqrt(squared[indices]), self.alpha, self.beta),
+            norms_to_shares(rates, norms, self.alpha, self.beta),
             estimates.costs[indices] if self.cost_aware else np.ones(len(indices)),
             so_far.group_size,
             self.min_samples,

@@ -58,7 +58,7 @@ class Retirement:
         self, state: RetirementState, prompts: PromptPool, visits: Sequence[Visit]
     ) -> RetirementState:
         """Retire the prompts that one batch's groups solved."""
-        retired = _extended(state.retired, prompts.num_prompts)
+        retired = state.retired.copy()
         for visit in visits:
             rewards = visit.report.rewards[visit.usable]
             if len(rewards) and rewards.mean() >= self.pass_rate:
@@ -67,7 +67,7 @@ class Retirement:
 
     def allocate(self, estimates: Estimates, state: RetirementState) -> Allocation:
         """Return the same share for all prompts that are left, 0 for the retired."""
-        left = ~_extended(state.retired, len(estimates.costs))
+        left = ~state.retired
         return Allocation(probabilities=left / left.sum(), weights=np.ones(len(left)))
 
     def prepare(self, allocation: Allocation, rng: np.random.Generator) -> Any:
@@ -83,16 +83,9 @@ class Retirement:
         state: RetirementState,
     ) -> tuple[Round, RetirementState]:
         """Draw P prompts that are not retired."""
-        left: FloatArray = np.where(_extended(state.retired, snapshot.num_prompts), 0.0, 1.0)
+        left: FloatArray = np.where(state.retired, 0.0, 1.0)
         indices, _, draws = walk(
             self.draws, state.draws, snapshot.prepared, left, so_far.num_groups, rng
         )
         sizes = np.full(len(indices), so_far.group_size, dtype=np.int64)
         return draw_round(indices, sizes, snapshot), replace(state, draws=draws)
-
-
-def _extended(retired: BoolArray, num_prompts: int) -> BoolArray:
-    """Return a copy, with False for prompts that were added since."""
-    extended = np.zeros(num_prompts, dtype=np.bool_)
-    extended[: len(retired)] = retired
-    return extended

@@ -8,7 +8,7 @@ That the group size follows 1 / (pass rate), that trivial prompts are dropped, u
 and the rest trained easy to hard is the paper's abstract. The numbers, the power-of-two buckets and
 the mixing of the kept unsolved into every stage are from a re-implementation that quotes the
 paper's equations (secondary). Ours: when a stage ends, the shuffled passes within it, responses per
-batch that stay constant, and what becomes of failed and added prompts.
+batch that stay constant, and what becomes of failed prompts.
 """
 
 from collections.abc import Sequence
@@ -73,9 +73,7 @@ class Sgpo:
     the last one goes on to the end of the run. If only unsolved prompts were kept, they are trained
     on with `max_group_size`.
 
-    A prompt whose profile has no usable reward counts as unsolved. Prompts added during the run
-    are profiled before the next batch and join the stages from the present one on; those whose
-    stage is over are not drawn.
+    A prompt whose profile has no usable reward counts as unsolved.
     """
 
     profile_samples: int = 8

@@ -76,15 +76,6 @@ def test_a_group_in_the_state_does_not_count_twice(after, make_groups):
     np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
-def test_prompts_added_later_have_no_history(after, make_groups, pool, make_visit):
-    state = after((0, [1.0, 0.0]))
-    found = PLUG.advantages(make_groups([1.0, 0.0], prompts=[6]), state)
-    assert found.tolist() == [1.0, -1.0]
-    more = pool.extended(np.ones(3, int), ["a"] * 3)
-    state = PLUG.update(state, more, [make_visit(6, [1, 1], [1.0, 0.0])])
-    assert state.num_visits.tolist() == [1, 0, 0, 0, 0, 0, 1]
-
-
 def test_state_round_trip_and_update_leaves_the_old(after, pool, make_visit):
     state = after((0, [1.0, 0.0]))
     plain = to_plain(state)

@@ -183,15 +183,6 @@ def test_epoch_covers_each_prompt_once_a_pass(batch):
     assert passes[0] != passes[1]
 
 
-def test_epoch_mixes_added_prompts_into_the_pass():
-    draws = EpochDraws()
-    rng = np.random.default_rng(0)
-    small, large = (draws.prepare(np.full(size, 1 / size), rng) for size in (4, 6))
-    first, state = draws.draw(draws.initial_state(4), small, 2, rng)
-    rest, _ = draws.draw(state, large, 4, rng)
-    assert sorted([*first, *rest]) == list(range(6))
-
-
 def test_epoch_refuses_other_probabilities():
     with pytest.raises(ValueError, match=r"allocator\.draws: EpochDraws needs uniform"):
         EpochDraws().prepare(np.array([0.4, 0.6]), np.random.default_rng(0))

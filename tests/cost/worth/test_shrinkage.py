@@ -82,12 +82,3 @@ def test_pool_mean_undoes_the_draw_probabilities(pool):
     state = estimator.update(state, pool, even)
     state = estimator.update(state, pool, uneven)
     assert state.pool_total / state.pool_weight == pytest.approx(50, rel=0.02)
-
-
-def test_prompts_added_later_start_from_the_prediction(pool):
-    estimator = mean()
-    state = estimator.update(estimator.initial_state(pool, 7.0), pool, readings([0], [10]))
-    larger = pool.extended(np.array([50]), ["c"])
-    assert estimator.estimate(state, larger)[4] == 10
-    state = estimator.update(state, larger, readings([4], [30]))
-    assert estimator.estimate(state, larger)[4] == pytest.approx((30 + 2 * 20) / 3)

@@ -45,7 +45,7 @@ def visits_of(make_visit):
 )  # fmt: skip
 def test_skip_probability(streak, p, skip):
     for sign, changes in ((1, {"p_easy": p, "p_hard": 0.77}), (-1, {"p_hard": p, "p_easy": 0.77})):
-        keep = Greso().keep_probabilities(state_of([sign * streak, 0], **changes), 2)
+        keep = Greso().keep_probabilities(state_of([sign * streak, 0], **changes))
         assert keep == pytest.approx([1 - skip, 1.0])
 
 
@@ -162,7 +162,7 @@ def test_prompts_are_drawn_as_often_as_allocate_says():
     p = snapshot.allocation.probabilities
     assert p.sum() == pytest.approx(1)
     assert (np.abs(shares - p) < 5 * np.sqrt(p / len(indices))).all()
-    keep = allocator.keep_probabilities(state, 8)
+    keep = allocator.keep_probabilities(state)
     assert state.num_walked == pytest.approx(len(indices) / keep.mean(), rel=0.02)
     # Corrected: the weighted mean of what is drawn is the uniform mean.
     weights = snapshot.allocation.weights

@@ -326,12 +326,6 @@ def test_costs_enter_by_their_root():
     assert sizes.tolist() == [100, 75]
 
 
-def test_prompts_added_since_the_last_update_count_as_the_mean():
-    sizes = surprise_sizes([1.0, 7.0], [1.0] * 3, [1.0] * 3)
-    assert sizes.sum() == 240
-    np.testing.assert_allclose(sizes / sizes[2], np.sqrt([1 / 4, 7 / 4, 1]), rtol=0.03)
-
-
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
