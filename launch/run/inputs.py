@@ -9,7 +9,7 @@ from typing import Any
 from launch.program import UserError
 from rollout.types import Prompt
 
-PROJECT = Path(__file__).resolve().parents[1]
+PROJECT = Path(__file__).resolve().parents[2]
 
 
 def resolve_model(path: str) -> str:
