@@ -7,7 +7,7 @@ trained on is exactly what it sampled.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -22,6 +22,7 @@ class Generate(Protocol):
         ...
 
 
+@runtime_checkable
 class Environment(Protocol):
     """The plug `environment`: plays one prompt once; plays of a group run at the same time."""
 

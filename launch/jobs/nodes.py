@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from conf.programs import NodeConfig
-from conf.schema import ResourcesConfig
+from conf.resources import ResourcesConfig
 from launch.program import UserError
 
 

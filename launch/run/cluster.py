@@ -16,7 +16,7 @@ from ray.exceptions import RayError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from conf.schema import ResourcesConfig
+from conf.resources import ResourcesConfig
 from launch.program import RunError, UserError
 from launch.run.parity import ParityError
 from rollout.pool import EngineError, ray_logs

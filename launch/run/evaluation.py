@@ -28,7 +28,8 @@ from rollout.rewards.by_set import address
 from rollout.types import Prompt
 
 if TYPE_CHECKING:
-    from conf.schema import EvaluateConfig, EvaluationConfig, RunConfig
+    from conf.evaluation import EvaluationConfig
+    from conf.schema import EvaluateConfig, RunConfig
     from rollout.pool import RolloutPool
 
 HELD_OUT = "held_out"

@@ -10,7 +10,7 @@ import logging
 import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -22,6 +22,7 @@ Check = Callable[[str], None]
 """Raises ValueError for an answer that a reward cannot use; see `rollout.rewards.types.Reward`."""
 
 
+@runtime_checkable
 class Task(Protocol):
     """The plug `task`: where prompts come from."""
 

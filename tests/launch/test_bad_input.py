@@ -13,7 +13,7 @@ import sys
 import pytest
 from hydra import compose, initialize_config_dir
 
-from conf.schema import ResourcesConfig
+from conf.resources import ResourcesConfig
 from launch.program import UserError
 from launch.run.cluster import PlacementError, connect, reserve
 from launch.train import prepare

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from conf.programs import KubeRayConfig, NodeConfig, SlurmConfig, SubmitConfig
-from conf.schema import ResourcesConfig
+from conf.resources import ResourcesConfig
 from launch.jobs.check import lacking
 from launch.jobs.forms import RAY_USER, kuberay_manifest, ray_line, slurm_script
 from launch.jobs.nodes import Nodes, nodes_for

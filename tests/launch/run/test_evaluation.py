@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 from scipy import stats
 
-from conf.schema import EvaluationConfig
+from conf.evaluation import EvaluationConfig
 from cost.types import LengthReport, RewardStatus
 from launch.record.summary import evaluate_statistics, json_ready
 from launch.run.evaluation import Figures, measure, table
