@@ -62,7 +62,7 @@ def make_pool(
     return RolloutPool(make_actor, run.resources.num_engines, config, scheduler, run.seed)
 
 
-async def evaluate(
+async def ask(
     rollouts: RolloutPool,
     prompts: Sequence[Prompt],
     *,
