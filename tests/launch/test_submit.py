@@ -22,8 +22,9 @@ from launch.jobs.forms import RAY_USER, kuberay_manifest, ray_line, slurm_script
 from launch.jobs.nodes import Nodes, nodes_for
 from launch.jobs.package import metadata_files, pack, packed_files
 from launch.jobs.server import connect, server_address
+from launch.jobs.submission import allowed_variables, checked_run
 from launch.program import UserError
-from launch.submit import allowed_variables, checked_run, split_arguments
+from launch.submit import split_arguments
 from tests.places import PROJECT
 
 AWKWARD = ["experiment=quickstart", 'name="it\'s $HOME (a)"', "run_dir=/shared/a b", "x=${y}"]
