@@ -79,15 +79,7 @@ def engine_arguments(
         "disable_log_stats": True,
         "seed": seed,
     }
-    kv_cache_gib = config.kv_cache_gib or (None if on_gpu else CPU_KV_CACHE_GIB)
-    if kv_cache_gib is not None:
-        arguments["kv_cache_memory_bytes"] = int(kv_cache_gib * 2**30)
-    if on_gpu:
-        arguments["gpu_memory_utilization"] = config.gpu_memory_utilization
-    else:
-        # A partly computed prompt of a request with a seed kills the CPU worker: vLLM then rewinds
-        # the request's random generator, which torch cannot do on CPU.
-        arguments["enable_chunked_prefill"] = False
+    arguments |= _memory_arguments(config, on_gpu=on_gpu)
     overrides: dict[str, Any] = {}
     if float32_head:
         overrides["head_dtype"] = "float32"
@@ -99,6 +91,20 @@ def engine_arguments(
         arguments |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": largest}
     if overrides:
         arguments["hf_overrides"] = overrides
+    return arguments
+
+
+def _memory_arguments(config: EngineConfig, *, on_gpu: bool) -> dict[str, Any]:
+    arguments: dict[str, Any] = {}
+    kv_cache_gib = config.kv_cache_gib or (None if on_gpu else CPU_KV_CACHE_GIB)
+    if kv_cache_gib is not None:
+        arguments["kv_cache_memory_bytes"] = int(kv_cache_gib * 2**30)
+    if on_gpu:
+        arguments["gpu_memory_utilization"] = config.gpu_memory_utilization
+    else:
+        # A partly computed prompt of a request with a seed kills the CPU worker: vLLM then rewinds
+        # the request's random generator, which torch cannot do on CPU.
+        arguments["enable_chunked_prefill"] = False
     return arguments
 
 
