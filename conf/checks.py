@@ -49,4 +49,4 @@ class ProfilePlug(Protocol):
 
     @property
     def engine(self) -> Any:
-        """How fast the engines are."""
+        """Say how fast the engines are."""

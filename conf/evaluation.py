@@ -18,9 +18,9 @@ class EvaluationSet:
     """Prompts that a policy is measured on."""
 
     task: Any
-    """Plug: the prompts."""
+    """The plug that makes the prompts."""
     reward: Any = None
-    """Plug that scores the responses to them; None takes the run's."""
+    """The plug that scores the responses to them; None takes the run's reward."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -28,7 +28,7 @@ class EvaluationConfig:
     """How the policy is measured on held-out prompts."""
 
     sets: dict[str, EvaluationSet] = field(default_factory=dict)
-    """Sets by name, beside `held_out`."""
+    """The sets to measure on beside `held_out`, by name."""
     num_samples: int = 8
     """Responses per prompt at `temperature`; pass@k is given for k = 1 and k = num_samples."""
     pass_at: list[int] = field(default_factory=list)
@@ -74,10 +74,10 @@ class EvaluationConfig:
         require(self.every >= 0, "evaluation.every must not be negative", self.every)
 
     def engine_reward(self, reward: Any) -> Any:
-        """What engines score with: the run's reward, and those of sets where they have their own.
+        """Return what engines score with: the run's reward, and those of sets with their own.
 
         Args:
-            reward: The run's.
+            reward: The run's reward.
         """
         own = {
             name: chosen.reward for name, chosen in self.sets.items() if chosen.reward is not None

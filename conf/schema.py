@@ -33,7 +33,7 @@ class ModelConfig:
     float32_head: bool = False
     """Compute logits in float32 where the rest has 16 bits, in engine and learner: the two then
     differ less (ScaleRL, 2510.13786), for a copy of the output head in float32 and slower products
-    with it. Of no effect in float32."""
+    with it. It has no effect in float32."""
     max_model_len: int = 2048
     """Longest prompt plus response, tokens."""
 
@@ -89,7 +89,7 @@ class LoopConfig:
 
 @dataclass(kw_only=True, slots=True)
 class ParityConfig:
-    """Does the engine compute what the learner computes, at the same version?"""
+    """How to check that engine and learner compute the same at the same version."""
 
     every: int = 1
     """Check after every so many publishes; 0 checks at start only."""
@@ -98,9 +98,9 @@ class ParityConfig:
     num_tokens: int = 16
     """Tokens of each probe response."""
     max_difference: float = 1e-3
-    """float32: largest difference of one token's log-probability."""
+    """Largest difference of one token's log-probability that passes in float32, nats."""
     slack: float = 2.0
-    """bfloat16: mean and 99th percentile may be so many times those measured at start."""
+    """In 16 bits, mean and 99th percentile may be so many times those measured at start."""
     self_test: bool = True
     """At start, publish disturbed weights, see the engine follow, and restore them."""
 
@@ -125,9 +125,9 @@ class RunConfig:
     be empty."""
     model: ModelConfig
     task: Any
-    """Plug: the training prompts."""
+    """The plug that makes the training prompts."""
     held_out: Any
-    """Plug: the evaluation prompts."""
+    """The plug that makes the prompts of evaluations."""
     reward: Any
     environment: Any
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
@@ -139,7 +139,7 @@ class RunConfig:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     resources: ResourcesConfig = field(default_factory=ResourcesConfig)
     tracker: Any
-    """Plugs by name: where metrics go."""
+    """The plugs that metrics go to, by name."""
 
     def __post_init__(self) -> None:
         self._check_plugs()
@@ -219,7 +219,7 @@ class RunConfig:
 
     @property
     def max_prompt_tokens(self) -> int:
-        """Longest prompt that leaves room for a whole response."""
+        """Tokens of the longest prompt that leaves room for a whole response."""
         return self.model.max_model_len - self.rollout.max_tokens
 
     @property
@@ -252,5 +252,5 @@ class EvaluateConfig:
 
     @property
     def max_prompt_tokens(self) -> int:
-        """Longest prompt that leaves room for a whole response."""
+        """Tokens of the longest prompt that leaves room for a whole response."""
         return self.model.max_model_len - self.rollout.max_tokens

@@ -57,15 +57,17 @@ class GlooInitInfo(WeightTransferInitInfo):
 
 @dataclass
 class GlooUpdateInfo(WeightTransferUpdateInfo):
-    """Names, dtypes and shapes in stream order."""
+    """What a receiver needs to know of the tensors to come, in stream order."""
 
     names: list[str]
     dtype_names: list[str]
+    """Names of torch's dtypes, such as "bfloat16"."""
     shapes: list[list[int]]
+    """Full shapes, unpartitioned."""
 
 
 class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo]):
-    """Engine-worker half of the gloo backend."""
+    """The half of the gloo backend in an engine worker, which receives."""
 
     init_info_cls = GlooInitInfo
     update_info_cls = GlooUpdateInfo
@@ -122,7 +124,7 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
 
 @dataclass
 class GlooTrainerInitInfo(TrainerInitInfo):
-    """Learner-side settings of the gloo backend."""
+    """What a learner needs to open the transfer group."""
 
     backend: ClassVar[str] = BACKEND
 
@@ -132,7 +134,7 @@ class GlooTrainerInitInfo(TrainerInitInfo):
 
 
 class GlooTrainerWeightTransferEngine(TrainerWeightTransferEngine[GlooTrainerInitInfo]):
-    """Learner half of the gloo backend; rank 0 sends, the other ranks only help to gather."""
+    """The half of the gloo backend in a learner: rank 0 sends, the others only help to gather."""
 
     init_info_cls = GlooTrainerInitInfo
     _group: ProcessGroupGloo | None = None
@@ -160,7 +162,11 @@ class GlooTrainerWeightTransferEngine(TrainerWeightTransferEngine[GlooTrainerIni
         return engine
 
     def send_weights(self) -> None:
-        """Stream the source once; called on every learner rank."""
+        """Stream the source once to all engines; every learner rank must call it.
+
+        Raises:
+            ValueError: If the source yields another tensor than it declared.
+        """
         assert self.source is not None
         if not self.is_sender:
             for _ in self.source:

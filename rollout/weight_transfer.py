@@ -67,7 +67,7 @@ class PolicySource(WeightSource):
 
     @property
     def num_bytes(self) -> int:
-        """Bytes on the wire for one publish to one receiver."""
+        """Bytes that one publish sends to one receiver."""
         return sum(m.dtype.itemsize * torch.Size(m.shape).numel() for m in self._metadata)
 
     def metadata(self) -> list[ParamMeta]:
@@ -117,7 +117,7 @@ class EngineClient:
         self._all([handle.start_weight_update.remote() for handle in self._handles])
 
     def update_weights(self, update_info: Any) -> None:
-        """Receive; runs while the sender broadcasts."""
+        """Let every engine receive; it returns when the sender's broadcasts have arrived."""
         self._all([handle.update_weights.remote(update_info) for handle in self._handles])
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
@@ -149,13 +149,13 @@ def open_sender(
     Called on every learner rank; only rank 0 opens a connection.
 
     Args:
-        on_gpu: NCCL when True, gloo otherwise.
+        on_gpu: Whether tensors travel over NCCL; over gloo otherwise.
         rank: This learner's rank.
         master_address: Host of learner rank 0, reachable from the engines.
         master_port: A free port there.
         num_receivers: Engine workers in all (engines times tensor parallel size).
-        client: Control plane to the engines.
-        source: What to send.
+        client: Tells the engines to join, to receive and to load.
+        source: The parameters to send.
     """
     register()
     where = (master_address, master_port, num_receivers + 1)

@@ -62,7 +62,7 @@ def checked_run(config: SubmitConfig, overrides: Sequence[str]) -> RunConfig:
 
 
 def allowed_variables(names: Sequence[str], environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the allowed variables that are set."""
+    """Return the variables with these names that are set, with their values."""
     return {name: environ[name] for name in names if name in environ}
 
 

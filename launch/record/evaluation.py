@@ -33,14 +33,14 @@ UNCUT_COLUMNS = 140
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What the responses to some prompts came to."""
+    """What the responses to some prompts came to, each figure with its uncertainty."""
 
     num_prompts: int
-    """All that were asked; those without a scored response are in no figure."""
+    """All prompts that were asked; those without a scored response are in no figure."""
     num_responses: int
     """Responses with a usable reward."""
     avg: Estimate
-    """avg@n over prompts, in [0, 1]."""
+    """Mean over prompts of the share of responses that pass (avg@n), in [0, 1]."""
     pass_at: dict[int, Estimate]
     """pass@k by k, each over the prompts with at least k scored responses, in [0, 1]."""
     length: Estimate
@@ -95,13 +95,13 @@ class Figures:
 
 @dataclass(frozen=True, slots=True)
 class SetResult:
-    """A policy on one set."""
+    """How a policy did on one set."""
 
     overall: Figures
     sources: dict[str, Figures]
-    """By the prompts' source, in order of first appearance."""
+    """The figures of each source of prompts, in order of first appearance."""
     reports: Sequence[LengthReport] = field(repr=False)
-    """One per prompt, in the set's order."""
+    """What the figures are made of: one report per prompt, in the set's order."""
 
     @classmethod
     def of(
@@ -110,7 +110,7 @@ class SetResult:
         """Summarise one set, in all and by source.
 
         Args:
-            prompts: The set's.
+            prompts: The prompts of the set.
             reports: One per prompt, in the same order.
             pass_at: Each k of pass@k.
         """
@@ -131,7 +131,7 @@ class SetResult:
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:
-    """A policy on every set."""
+    """How a policy did on every set."""
 
     version: int
     """Version that the engines held at the start."""
@@ -141,7 +141,7 @@ class Evaluation:
     """Responses per prompt in `sampled`."""
     seconds: float
     sampled: dict[str, SetResult]
-    """By name of the set."""
+    """The results of `num_samples` responses per prompt, by name of the set."""
     greedy: dict[str, SetResult] | None
     """The same with one greedy response per prompt; None if not taken."""
 

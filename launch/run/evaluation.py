@@ -66,11 +66,11 @@ async def measure(
 
     Args:
         rollouts: Started engines.
-        sets: The prompts.
-        settings: Responses per prompt, their temperature, and each k.
-        max_tokens: Longest response.
+        sets: The prompts, by name of the set.
+        settings: Says how many responses a prompt gets, at which temperature, and each k.
+        max_tokens: Tokens of the longest response.
         greedy: Whether to take a greedy response per prompt too.
-        version: What the engines hold when it is called.
+        version: Returns the version that the engines hold when it is called.
     """
     began, first = time.monotonic(), version()
     pass_at = sorted({1, *settings.pass_at, settings.num_samples})

@@ -34,7 +34,7 @@ class Inputs:
     prompts: list[Prompt]
     """What the policy is trained on."""
     sets: Sets
-    """What it is measured on."""
+    """What the policy is measured on."""
 
 
 def prepare(composed: DictConfig) -> Inputs:
@@ -53,7 +53,7 @@ def prepare(composed: DictConfig) -> Inputs:
 
 
 def prepare_evaluation(composed: DictConfig) -> tuple[EvaluateConfig, Sets]:
-    """Do the same for an evaluation.
+    """Check everything of an evaluation likewise, and return its configuration and prompts.
 
     Raises:
         UserError: With one sentence on what to change.
@@ -132,11 +132,11 @@ def load_prompts(
     """Make a task's prompts and check that the reward can use every answer.
 
     Args:
-        task: The plug.
+        task: The plug that makes the prompts.
         tokenizer: The policy's tokenizer.
         reward: The plug that will score the responses.
-        max_prompt_tokens: Longest prompt that leaves room for a response.
-        key: Where the configuration holds the task: "task" or "held_out".
+        max_prompt_tokens: Tokens of the longest prompt that leaves room for a response.
+        key: Where the configuration holds the task, such as "task" or "held_out".
 
     Raises:
         UserError: With the place of the first prompt or answer that cannot be used.

@@ -5,7 +5,7 @@ from launch.run.inputs import Inputs
 
 
 def objective_text(config: RunConfig) -> str:
-    """What the run optimises, in words."""
+    """Say in words what the run optimises."""
     control = config.scheduler.entropy_control
     if config.scheduler.objective_preserving:
         text = "uniform over prompts: draws and thinning are undone by weights"
@@ -22,7 +22,7 @@ def objective_text(config: RunConfig) -> str:
 
 
 def derived_plan(inputs: Inputs) -> dict[str, object]:
-    """What follows from the configuration, as shown before any actor starts."""
+    """Return what follows from the configuration, a label and a text for each row to show."""
     config = inputs.config
     resources, scheduler, learner = config.resources, config.scheduler, config.learner
     tokens = config.responses_per_step * config.model.max_model_len
