@@ -8,6 +8,7 @@ from typing import Any
 
 import ray
 
+from conf.schema import EvaluateConfig, RunConfig
 from cost.types import LengthReport, Ticket
 from launch.run.cluster import Placement
 from rollout.actor import RolloutActor
@@ -20,7 +21,7 @@ from rollout.types import Prompt
 def make_pool(
     *,
     config: RolloutConfig,
-    run: Any,
+    run: RunConfig | EvaluateConfig,
     placement: Placement,
     scheduler: Any,
     receives_weights: bool,
@@ -30,7 +31,7 @@ def make_pool(
 
     Args:
         config: How tickets become groups.
-        run: A RunConfig or EvaluateConfig, of which model, plugs, resources and seed are read.
+        run: What the actors are for: model, plugs, resources and seed are read.
         placement: What is reserved for the run.
         scheduler: The actor that reports go to; None to evaluate only.
         receives_weights: True when a learner will publish its weights to the engines.
