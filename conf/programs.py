@@ -10,7 +10,8 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 
-from conf.schema import EvaluateConfig, RunConfig, require, require_plug
+from conf.checks import ProfilePlug, require, require_plug
+from conf.schema import EvaluateConfig, RunConfig
 from cost.scheduler.config import SchedulerConfig
 
 BUDGET_AXES = ("generated_tokens", "trained_tokens", "seconds", "steps")
@@ -119,7 +120,7 @@ class SimulateConfig:
     """Folder of a real run: predict it instead of simulating a study."""
 
     def __post_init__(self) -> None:
-        require_plug("profile", self.profile, "engine")
+        require_plug("profile", self.profile, ProfilePlug)
         require(
             len(self.accelerators) >= 1 and min(self.accelerators) >= 1,
             "accelerators must name at least one number, each at least 1",

@@ -7,35 +7,19 @@ with the key. What concerns several rooms at once is checked in `RunConfig.__pos
 """
 
 import math
-import re
 from dataclasses import dataclass, field
 from typing import Any
 
+from conf.checks import ObjectivePlug, TrackerPlug, require, require_plug
+from conf.evaluation import HELD_OUT, EvaluationConfig
+from conf.resources import ResourcesConfig
 from cost.aggregations import counts_responses_alike
 from cost.scheduler.config import SchedulerConfig
 from learner.config import LearnerConfig
 from rollout.config import RolloutConfig
-from rollout.rewards.by_set import RewardBySet
-
-
-def require(condition: bool, message: str, value: object) -> None:
-    """Raise a ValueError that ends in the value, unless the condition holds."""
-    if not condition:
-        raise ValueError(f"{message}, got {value!r}")
-
-
-_PLUGS = {
-    "task": "prompts",
-    "held_out": "prompts",
-    "reward": "score",
-    "environment": "play",
-    "objective": "token_losses",
-}
-
-
-def require_plug(key: str, plug: object, method: str) -> None:
-    """Raise a ValueError naming the key, unless the plug has the method."""
-    require(hasattr(plug, method), f"{key} must be a plug with the method {method}", plug)
+from rollout.environments import Environment
+from rollout.rewards.types import Reward
+from rollout.tasks.prompts import Task
 
 
 @dataclass(kw_only=True, slots=True)
@@ -49,7 +33,7 @@ class ModelConfig:
     float32_head: bool = False
     """Compute logits in float32 where the rest has 16 bits, in engine and learner: the two then
     differ less (ScaleRL, 2510.13786), for a copy of the output head in float32 and slower products
-    with it. Of no effect in float32."""
+    with it. It has no effect in float32."""
     max_model_len: int = 2048
     """Longest prompt plus response, tokens."""
 
@@ -105,7 +89,7 @@ class LoopConfig:
 
 @dataclass(kw_only=True, slots=True)
 class ParityConfig:
-    """Does the engine compute what the learner computes, at the same version?"""
+    """How to check that engine and learner compute the same at the same version."""
 
     every: int = 1
     """Check after every so many publishes; 0 checks at start only."""
@@ -114,9 +98,9 @@ class ParityConfig:
     num_tokens: int = 16
     """Tokens of each probe response."""
     max_difference: float = 1e-3
-    """float32: largest difference of one token's log-probability."""
+    """Largest difference of one token's log-probability that passes in float32, nats."""
     slack: float = 2.0
-    """bfloat16: mean and 99th percentile may be so many times those measured at start."""
+    """In 16 bits, mean and 99th percentile may be so many times those measured at start."""
     self_test: bool = True
     """At start, publish disturbed weights, see the engine follow, and restore them."""
 
@@ -131,110 +115,6 @@ class ParityConfig:
 
 
 @dataclass(kw_only=True, slots=True)
-class EvaluationSet:
-    """Prompts that a policy is measured on."""
-
-    task: Any
-    """Plug: the prompts."""
-    reward: Any = None
-    """Plug that scores the responses to them; None takes the run's."""
-
-
-@dataclass(kw_only=True, slots=True)
-class EvaluationConfig:
-    """How the policy is measured on held-out prompts."""
-
-    sets: dict[str, EvaluationSet] = field(default_factory=dict)
-    """Sets by name, beside `held_out`."""
-    num_samples: int = 8
-    """Responses per prompt at `temperature`; pass@k is given for k = 1 and k = num_samples."""
-    pass_at: list[int] = field(default_factory=list)
-    """Give pass@k for these k too, each in [1, num_samples]."""
-    temperature: float = 1.0
-    greedy: bool = True
-    """Also take one greedy response per prompt."""
-    before: bool = True
-    """Evaluate the starting policy."""
-    after: bool = True
-    """Evaluate the trained policy."""
-    every: int = 0
-    """Also evaluate after every so many steps, sampled responses only; 0 for never. Learning waits
-    for it and the run's seconds leave it out, but with `loop.max_staleness` > 0 the engines go on
-    with batches in flight meanwhile."""
-    background: bool = False
-    """Let learning go on during the evaluations of `every`. They share the engines with training,
-    so that their seconds are part of the run's, and new weights reach responses half done: results
-    name the first and the last version, and come with the step that finds them ready."""
-
-    def __post_init__(self) -> None:
-        require(
-            self.num_samples >= 1, "evaluation.num_samples must be at least 1", self.num_samples
-        )
-        require(
-            all(1 <= k <= self.num_samples for k in self.pass_at),
-            "evaluation.pass_at must lie in [1, evaluation.num_samples], here "
-            f"[1, {self.num_samples}]",
-            self.pass_at,
-        )
-        for name, chosen in self.sets.items():
-            key = f"evaluation.sets.{name}"
-            require(
-                re.fullmatch(r"[A-Za-z0-9_.-]+", name) is not None and name != "held_out",
-                "evaluation.sets must have names of letters, digits, '_', '.' and '-', other than "
-                "held_out",
-                name,
-            )
-            require_plug(f"{key}.task", chosen.task, "prompts")
-            if chosen.reward is not None:
-                require_plug(f"{key}.reward", chosen.reward, "score")
-        require(self.temperature > 0, "evaluation.temperature must be positive", self.temperature)
-        require(self.every >= 0, "evaluation.every must not be negative", self.every)
-
-    def engine_reward(self, reward: Any) -> Any:
-        """What engines score with: the run's reward, and those of sets where they have their own.
-
-        Args:
-            reward: The run's.
-        """
-        own = {
-            name: chosen.reward for name, chosen in self.sets.items() if chosen.reward is not None
-        }
-        return RewardBySet(reward, own) if own else reward
-
-
-@dataclass(kw_only=True, slots=True)
-class ResourcesConfig:
-    """What of the cluster the run takes: one placement group per engine, one for the learners."""
-
-    num_engines: int = 1
-    """Rollout actors, each with one vLLM engine."""
-    tensor_parallel_size: int = 1
-    """GPUs that hold one copy of the model; at least 1 also on CPU."""
-    num_learners: int = 1
-    """Learner workers."""
-    use_gpu: bool | None = None
-    """None takes GPUs when the cluster has any."""
-    engine_cpus: float = 1.0
-    """CPUs reserved for each engine."""
-    learner_cpus: float = 1.0
-    """CPUs reserved for each learner worker."""
-    address: str | None = None
-    """Ray address to join; None joins the cluster of RAY_ADDRESS, or starts one here."""
-    dashboard: bool = False
-    """Serve the dashboard of a cluster started here."""
-    placement_deadline_seconds: float = 120.0
-    """Longest wait for the cluster to reserve the resources."""
-
-    def __post_init__(self) -> None:
-        for key in ("num_engines", "tensor_parallel_size", "num_learners"):
-            require(
-                getattr(self, key) >= 1, f"resources.{key} must be at least 1", getattr(self, key)
-            )
-        for key in ("engine_cpus", "learner_cpus", "placement_deadline_seconds"):
-            require(getattr(self, key) > 0, f"resources.{key} must be positive", getattr(self, key))
-
-
-@dataclass(kw_only=True, slots=True)
 class RunConfig:
     """Everything a training run depends on."""
 
@@ -245,9 +125,9 @@ class RunConfig:
     be empty."""
     model: ModelConfig
     task: Any
-    """Plug: the training prompts."""
+    """The plug that makes the training prompts."""
     held_out: Any
-    """Plug: the evaluation prompts."""
+    """The plug that makes the prompts of evaluations."""
     reward: Any
     environment: Any
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
@@ -259,14 +139,25 @@ class RunConfig:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     resources: ResourcesConfig = field(default_factory=ResourcesConfig)
     tracker: Any
-    """Plugs by name: where metrics go."""
+    """The plugs that metrics go to, by name."""
 
     def __post_init__(self) -> None:
-        for key, method in _PLUGS.items():
-            require_plug(key, getattr(self, key), method)
-        trackers = dict(self.tracker)
-        for name, plug in trackers.items():
-            require_plug(f"tracker.{name}", plug, "open")
+        self._check_plugs()
+        self._check_lengths()
+        self._check_precision()
+        self._check_steps()
+        self._check_estimates()
+
+    def _check_plugs(self) -> None:
+        require_plug("task", self.task, Task)
+        require_plug(HELD_OUT, self.held_out, Task)
+        require_plug("reward", self.reward, Reward)
+        require_plug("environment", self.environment, Environment)
+        require_plug("objective", self.objective, ObjectivePlug)
+        for name, plug in dict(self.tracker).items():
+            require_plug(f"tracker.{name}", plug, TrackerPlug)
+
+    def _check_lengths(self) -> None:
         longest = self.model.max_model_len
         require(
             self.rollout.max_tokens < longest,
@@ -279,6 +170,8 @@ class RunConfig:
             "response fits a row",
             self.learner.row_tokens,
         )
+
+    def _check_precision(self) -> None:
         require(
             self.model.dtype == "float32" or self.learner.zero_stage > 0,
             f"learner.zero_stage must be 1, 2 or 3 when model.dtype is {self.model.dtype}, to keep "
@@ -291,6 +184,8 @@ class RunConfig:
             "trains in float16 on GPUs only",
             self.model.dtype,
         )
+
+    def _check_steps(self) -> None:
         require(
             not self.evaluation.background or self.rollout.update_mode != "drain",
             "evaluation.background must be false with rollout.update_mode=drain, where publishing "
@@ -304,6 +199,7 @@ class RunConfig:
             self.learner.num_minibatches,
         )
 
+    def _check_estimates(self) -> None:
         require(
             not self.learner.terms_for_all or self.scheduler.thinning.keeps_zero_advantage,
             "scheduler.thinning must keep responses of advantage 0 with "
@@ -323,7 +219,7 @@ class RunConfig:
 
     @property
     def max_prompt_tokens(self) -> int:
-        """Longest prompt that leaves room for a whole response."""
+        """Tokens of the longest prompt that leaves room for a whole response."""
         return self.model.max_model_len - self.rollout.max_tokens
 
     @property
@@ -356,5 +252,5 @@ class EvaluateConfig:
 
     @property
     def max_prompt_tokens(self) -> int:
-        """Longest prompt that leaves room for a whole response."""
+        """Tokens of the longest prompt that leaves room for a whole response."""
         return self.model.max_model_len - self.rollout.max_tokens

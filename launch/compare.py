@@ -30,10 +30,9 @@ from conf.programs import BudgetConfig, CompareConfig, register
 from launch.program import UserError, build, one_line, run_program, start
 from launch.record.summary import write_json
 from launch.record.tracking import LONGEST_TAG
-from launch.run.inputs import resolve_model
+from launch.run.inputs import Inputs, prepare, resolve_model
 from launch.study.comparison.curves import read_curve
 from launch.study.comparison.findings import FinishedRun, comparison_json, find, sentences, table
-from launch.train import Inputs, TrainingRun, prepare
 
 register()
 SHARED = (
@@ -318,6 +317,7 @@ async def compare(planned: list[PlannedRun]) -> None:
 
     from launch.record.progress import Startup
     from launch.run.system import System
+    from launch.run.training import TrainingRun
 
     console = Console()
     left = [run for run in planned if run.summary() is None]

@@ -48,6 +48,7 @@ def make_report(ticket: Ticket, prompt: Prompt, group: Group) -> LengthReport:
         ),
         engine_seconds=group.seconds,
         version=min(versions, default=0),
+        attempt=ticket.attempt,
     )
 
 
@@ -67,6 +68,7 @@ def empty_report(ticket: Ticket, prompt: Prompt) -> LengthReport:
         answer_codes=none.astype(np.int64),
         engine_seconds=0.0,
         version=0,
+        attempt=ticket.attempt,
     )
 
 

@@ -18,7 +18,7 @@ Item = TypeVar("Item")
 
 
 class OrderedBuffer(Generic[Item]):
-    """Items by ticket id, taken in order; one event loop, one taker.
+    """Holds items by ticket id and hands them out in order, in one event loop and to one taker.
 
     Args:
         max_staleness: Versions a batch may be behind when it is learned, at least 0.
@@ -41,7 +41,7 @@ class OrderedBuffer(Generic[Item]):
             await self._changed.wait_for(lambda: self._version >= batch - self._max_staleness)
 
     async def put(self, ticket_id: int, item: Item) -> None:
-        """Add one finished group; each ticket once."""
+        """Add the finished item of one ticket; each ticket comes once."""
         async with self._changed:
             assert ticket_id >= self._next_ticket and ticket_id not in self._items, ticket_id
             self._items[ticket_id] = item

@@ -1,4 +1,4 @@
-"""Settings of the rollout room."""
+"""The settings of everything that generates."""
 
 import math
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ ADAPTER_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 
 @dataclass(kw_only=True, slots=True)
 class EngineConfig:
-    """One vLLM engine; what it may use of the machine is in `resources`."""
+    """How one vLLM engine works; what it may use of the machine is in `resources`."""
 
     max_num_seqs: int = 128
     """Sequences that run at the same time."""
@@ -79,7 +79,7 @@ class RolloutConfig:
     top_p: float = 1.0
     """Fixed at 1: see `__post_init__`."""
     top_k: int = 0
-    """Fixed at 0 (off): see `__post_init__`."""
+    """Fixed at 0, which is off: the learner could not compute these log-probabilities."""
     repetition_penalty: float = 1.0
     """Fixed at 1: see `__post_init__`."""
     seeded: bool = True

@@ -7,7 +7,7 @@ trained on is exactly what it sampled.
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
@@ -15,13 +15,14 @@ from rollout.types import Completion, Prompt, TokenArray, Trajectory
 
 
 class Generate(Protocol):
-    """Continues a sequence with the policy."""
+    """A function that continues a sequence with the policy."""
 
     async def __call__(self, token_ids: TokenArray, max_tokens: int) -> Completion:
         """Sample up to `max_tokens` tokens after `token_ids` [T] int32."""
         ...
 
 
+@runtime_checkable
 class Environment(Protocol):
     """The plug `environment`: plays one prompt once; plays of a group run at the same time."""
 
@@ -29,7 +30,7 @@ class Environment(Protocol):
         """Call `generate` as often as the game asks for, and gather what came after the prompt.
 
         Args:
-            generate: The policy.
+            generate: Continues a sequence with the policy.
             prompt: Where the play begins.
             max_tokens: Largest number of tokens in the trajectory, the environment's included.
         """
@@ -38,7 +39,7 @@ class Environment(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class SingleTurn:
-    """One question, one response."""
+    """The environment of one question and one response."""
 
     async def play(self, generate: Generate, prompt: Prompt, max_tokens: int) -> Trajectory:
         """Generate once; every token is the policy's own."""

@@ -1,7 +1,7 @@
 """The driver's side of R rollout actors: place tickets, watch deadlines, replace what dies.
 
-A ticket that crashes or misses its deadline is retried as it is, with its probability and its place
-in the order; a fresh draw in its stead would favour prompts that finish. An actor that died, or
+A ticket that crashes or misses its deadline is tried again as a new attempt, with its probability
+and its place in the order; a fresh draw in its stead would favour prompts that finish. An actor that died, or
 whose engine died, is replaced, and gets the current weights before it gets a ticket.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -84,7 +85,7 @@ class RolloutPool:
     async def run(self, ticket: Ticket, prompt: Prompt) -> GroupRef:
         """Turn one ticket into a group; an empty one after the last failed retry."""
 
-        async def attempt(handle: Any) -> GroupRef:
+        async def attempt(handle: Any, ticket: Ticket) -> GroupRef:
             report, data = handle.run.options(num_returns=2).remote(ticket, prompt)
             found: LengthReport = await self._in_time(report)
             tokens = found.prompt_tokens * found.num_responses + int(found.lengths.sum())
@@ -96,7 +97,9 @@ class RolloutPool:
         finally:
             self.num_in_flight -= 1
         if group is None:
-            report = empty_report(ticket, prompt)
+            # The newest attempt counts: whatever the others may still report is lost.
+            last = replace(ticket, attempt=ticket.attempt + self._config.max_retries + 1)
+            report = empty_report(last, prompt)
             await self._scheduler.observe.remote(report)
             return GroupRef(report=report, num_tokens=0, data=None)
         return group
@@ -104,7 +107,7 @@ class RolloutPool:
     async def evaluate(self, ticket: Ticket, prompt: Prompt, temperature: float) -> LengthReport:
         """Score one prompt's responses without anyone learning from them."""
 
-        async def attempt(handle: Any) -> LengthReport:
+        async def attempt(handle: Any, ticket: Ticket) -> LengthReport:
             found: LengthReport = await self._in_time(
                 handle.evaluate.remote(ticket, prompt, temperature)
             )
@@ -120,14 +123,20 @@ class RolloutPool:
             ray.cancel(reference, force=False)
             raise
 
-    async def _retry(self, ticket: Ticket, attempt: Callable[[Any], Awaitable[Any]]) -> Any:
-        """Try on the least loaded usable actor; None when every try failed."""
-        for _ in range(self._config.max_retries + 1):
+    async def _retry(
+        self, ticket: Ticket, attempt: Callable[[Any, Ticket], Awaitable[Any]]
+    ) -> Any:
+        """Try on the least loaded usable actor; None when every try failed.
+
+        Each try is another attempt at the same ticket: one that was given up may have reported, or
+        may do so later.
+        """
+        for number in range(ticket.attempt, ticket.attempt + self._config.max_retries + 1):
             index = await self._least_loaded()
             handle = self.handles[index]
             self._load[index] += ticket.num_samples
             try:
-                result = await attempt(handle)
+                result = await attempt(handle, replace(ticket, attempt=number))
                 self._deaths_in_a_row = 0
                 return result
             except TimeoutError:

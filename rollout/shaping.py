@@ -24,7 +24,7 @@ def overlong_shares(lengths: IntArray, max_tokens: int, buffer_share: float) -> 
 
     Args:
         lengths: [n] tokens of each response.
-        max_tokens: L_max.
+        max_tokens: L_max, the limit on a response's tokens.
         buffer_share: L_buffer / L_max, in [0, 1]; 0 for no penalty.
     """
     if buffer_share == 0:

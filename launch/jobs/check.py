@@ -21,7 +21,7 @@ def lacking(pyproject: str) -> list[str]:
     """List what this Python lacks of a project: its dependencies, vLLM and its entry points.
 
     Args:
-        pyproject: Content of pyproject.toml.
+        pyproject: The content of pyproject.toml.
     """
     project = tomllib.loads(pyproject)["project"]
     found = []
@@ -46,7 +46,7 @@ def lacking(pyproject: str) -> list[str]:
 
 
 def lacking_on_nodes(pyproject: str) -> dict[str, list[str]]:
-    """Ask every node of the cluster; returns what is lacking by the node's address."""
+    """Ask every node of the cluster, and return what is lacking by the node's address."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -63,7 +63,7 @@ def lacking_on_nodes(pyproject: str) -> dict[str, list[str]]:
 
 
 def main() -> int:
-    """Print a sentence for each Python that lacks something; returns the exit code."""
+    """Print a sentence for each Python that lacks something, and return the exit code."""
     pyproject = Path("pyproject.toml").read_text(encoding="utf-8")
     here = lacking(pyproject)
     if here:

@@ -21,7 +21,7 @@ from launch.jobs.nodes import Nodes
 SHM_PER_MEMORY = 4
 """A quarter of a pod's memory is for /dev/shm: Ray's object store and NCCL live there."""
 RAY_USER = 1000
-"""The Dockerfile's user."""
+"""The user as whom the image of the Dockerfile runs."""
 
 
 def run_command(overrides: Sequence[str]) -> list[str]:
@@ -42,9 +42,9 @@ def ray_line(
     It packs the folder where it is called, so that the nodes must have the project installed.
 
     Args:
-        config: The job.
-        overrides: The run's.
-        address: Of the job server.
+        config: The job's settings.
+        overrides: What stands after `--`: the overrides of the run.
+        address: The URL of the job server.
         variables: Allowed environment variables with their values.
     """
     words = ["ray", "job", "submit", "--address", address, "--submission-id", config.name]
@@ -65,8 +65,8 @@ def kuberay_manifest(
     token is that of `kuberay.token_secret`, before it the operator makes one.
 
     Args:
-        config: The job; `kuberay.claim` is set.
-        overrides: The run's.
+        config: The job's settings; `kuberay.claim` is set.
+        overrides: What stands after `--`: the overrides of the run.
         nodes: The worker pods; the head is one pod more, which holds no engine and no learner.
         variables: Allowed environment variables with their values.
     """
@@ -164,8 +164,8 @@ def slurm_script(config: SubmitConfig, overrides: Sequence[str], nodes: Nodes) -
     the shell that calls sbatch, by name; the token is made when the job starts.
 
     Args:
-        config: The job.
-        overrides: The run's.
+        config: The job's settings.
+        overrides: What stands after `--`: the overrides of the run.
         nodes: The machines; the first is also the head.
     """
     slurm = config.slurm

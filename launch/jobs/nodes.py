@@ -5,18 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from conf.programs import NodeConfig
-from conf.schema import ResourcesConfig
+from conf.resources import ResourcesConfig
 from launch.program import UserError
 
 
 @dataclass(frozen=True, slots=True)
 class Nodes:
-    """Machines to start, all alike."""
+    """The machines to start, all alike."""
 
     count: int
     cpus: int
     gpus: int
-    """Of each machine that the run uses; 0 when it runs on CPUs."""
+    """GPUs of each machine that the run uses; 0 when it runs on CPUs."""
     memory_gib: int
 
 
@@ -25,7 +25,7 @@ def nodes_for(resources: ResourcesConfig, node: NodeConfig) -> Nodes:
 
     Args:
         resources: What the run asks for, as `launch.run.cluster.reserve` will.
-        node: One machine.
+        node: What one machine has.
 
     Raises:
         UserError: If a machine cannot hold one engine or one learner.

@@ -16,14 +16,15 @@ from launch.program import UserError
 
 SOURCES = (".py", ".yaml")
 MAX_BYTES = 100 * 2**20
-"""Ray keeps packages in the head's memory. Models and data belong where all nodes can read them."""
+"""A package may not be larger: Ray keeps it in the head's memory. Models and data belong where all
+nodes can read them."""
 
 
 def metadata_files(pyproject: str) -> dict[str, str]:
     """Return what installing the project would write, by path: name, version and entry points.
 
     Args:
-        pyproject: Content of pyproject.toml.
+        pyproject: The content of pyproject.toml.
     """
     project = tomllib.loads(pyproject)["project"]
     folder = f"{project['name'].replace('-', '_')}-{project['version']}.dist-info"
@@ -69,7 +70,7 @@ def pack(project: Path, folder: Path) -> int:
     """Copy what the job takes along, with uncommitted changes, into an empty folder.
 
     Returns:
-        The number of bytes.
+        The number of bytes copied.
 
     Raises:
         UserError: If the project is no git checkout, or too large.

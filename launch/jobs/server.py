@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 CONNECT_SECONDS = 10.0
 RECONNECT_SECONDS = 5.0
 RECONNECTS = 12
-"""A minute without an answer ends the following, not the job."""
+"""Tries in a row; a minute without an answer ends the following, not the job."""
 CHATTY_LOGGERS = (
     "ray.dashboard.modules.dashboard_sdk",
     "ray.dashboard.modules.job.sdk",
     "ray._private.runtime_env.packaging",
 )
-"""They tell of uploads and closed sockets amid the job's output."""
+"""Loggers of Ray that tell of uploads and closed sockets amid the job's output."""
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 
 

@@ -16,7 +16,7 @@ from ray.exceptions import RayError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from conf.schema import ResourcesConfig
+from conf.resources import ResourcesConfig
 from launch.program import RunError, UserError
 from launch.run.parity import ParityError
 from rollout.pool import EngineError, ray_logs
@@ -24,7 +24,7 @@ from rollout.pool import EngineError, ray_logs
 CONNECT_SECONDS = 10.0
 START_TRIES = 3
 RELEASE_SECONDS = 15.0
-"""A run that has just ended takes a moment to give its resources back."""
+"""Longest wait for a run that has just ended to give its resources back."""
 
 
 class PlacementError(UserError):
@@ -108,7 +108,7 @@ def cluster(resources: ResourcesConfig) -> Iterator[None]:
 
 
 def use_gpu(resources: ResourcesConfig) -> bool:
-    """Whether the run places engines and learners on GPUs."""
+    """Say whether the run places engines and learners on GPUs."""
     if resources.use_gpu is not None:
         return resources.use_gpu
     return bool(ray.cluster_resources().get("GPU", 0) >= 1)  # type: ignore[no-untyped-call]
@@ -116,7 +116,7 @@ def use_gpu(resources: ResourcesConfig) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """Reserved bundles: one placement group per engine, one for the learners."""
+    """What is reserved for a run: one placement group per engine, one for the learners."""
 
     engines: list[PlacementGroup]
     learners: PlacementGroup | None
@@ -124,7 +124,7 @@ class Placement:
     learner_gpus: int
 
     def engine_options(self, index: int, cpus: float) -> dict[str, Any]:
-        """Options of `ray.remote` for the engine with this index."""
+        """Return the options of `ray.remote` for the engine with this index."""
         return {
             "num_cpus": cpus,
             "num_gpus": self.engine_gpus,
@@ -132,7 +132,7 @@ class Placement:
         }
 
     def learner_options(self, rank: int, cpus: float) -> dict[str, Any]:
-        """Options of `ray.remote` for the learner with this rank."""
+        """Return the options of `ray.remote` for the learner with this rank."""
         assert self.learners is not None
         return {
             "num_cpus": cpus,
@@ -143,13 +143,13 @@ class Placement:
         }
 
     def release(self) -> None:
-        """Give everything back."""
+        """Give everything back to the cluster."""
         for group in self.groups:
             remove_placement_group(group)
 
     @property
     def groups(self) -> list[PlacementGroup]:
-        """All placement groups."""
+        """All placement groups, those of engines first."""
         return [*self.engines, *([self.learners] if self.learners else [])]
 
 

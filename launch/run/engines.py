@@ -8,6 +8,7 @@ from typing import Any
 
 import ray
 
+from conf.schema import EvaluateConfig, RunConfig
 from cost.types import LengthReport, Ticket
 from launch.run.cluster import Placement
 from rollout.actor import RolloutActor
@@ -20,7 +21,7 @@ from rollout.types import Prompt
 def make_pool(
     *,
     config: RolloutConfig,
-    run: Any,
+    run: RunConfig | EvaluateConfig,
     placement: Placement,
     scheduler: Any,
     receives_weights: bool,
@@ -29,10 +30,10 @@ def make_pool(
     """Create the rollout actors of a run or an evaluation.
 
     Args:
-        config: Rollout settings.
-        run: RunConfig or EvaluateConfig: model, plugs, resources and seed are read.
-        placement: Reserved bundles.
-        scheduler: Handle that reports go to; None to evaluate only.
+        config: How tickets become groups.
+        run: What the actors are for: model, plugs, resources and seed are read.
+        placement: What is reserved for the run.
+        scheduler: The actor that reports go to; None to evaluate only.
         receives_weights: True when a learner will publish its weights to the engines.
         adapter_rank: Rank of the adapters that it will publish instead; 0 for none.
     """
@@ -62,7 +63,7 @@ def make_pool(
     return RolloutPool(make_actor, run.resources.num_engines, config, scheduler, run.seed)
 
 
-async def evaluate(
+async def ask(
     rollouts: RolloutPool,
     prompts: Sequence[Prompt],
     *,
@@ -70,14 +71,14 @@ async def evaluate(
     temperature: float,
     max_tokens: int,
 ) -> list[LengthReport]:
-    """Sample and score prompts outside any training; one report per prompt, in order.
+    """Sample and score prompts outside any training, and return one report per prompt, in order.
 
     Args:
         rollouts: Started engines.
-        prompts: What to ask.
-        num_samples: Responses per prompt.
-        temperature: 0 is greedy.
-        max_tokens: Longest response.
+        prompts: [N] the prompts to ask.
+        num_samples: How often each prompt is asked.
+        temperature: Sampling temperature; 0 is greedy.
+        max_tokens: Tokens of the longest response.
     """
     # Ids from the top of the range keep evaluation seeds apart from those of training tickets.
     first = 2**62 + (2**61 if temperature == 0 else 0)

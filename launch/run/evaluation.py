@@ -1,217 +1,62 @@
-"""Named sets of prompts, and what a policy's responses to them come to.
+"""Asking a policy every prompt of every set: once, or when a run's turn for it comes.
 
-    configuration -> load_sets -> {set: prompts} -> measure -> Evaluation -> metrics, JSON, table
-
-avg@n is the mean over prompts of the share of a prompt's n responses that pass, which is pass@1;
-pass@k is estimated without bias from the same responses (`launch.record.summary.pass_at_k`).
-Responses to one prompt are alike, so the interval of each figure is over prompts: Student's t, 95%,
-cut to [0, 1] where the figure is a share. It speaks of other prompts of the same kind. Where all
-prompts agree it has no width, which says nothing about prompts that were not asked.
+sets -> measure -> `launch.record.evaluation.Evaluation` -> evaluation.json, metrics, summary
 """
 
-import math
+from __future__ import annotations
+
+import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
 
-from rich import box
-from rich.table import Table
-from rich.text import Text
-
-from cost.types import LengthReport, RewardStatus
-from launch.record.statistics import Estimate, t_quantile
-from launch.record.summary import EvaluationResult, evaluate_statistics, outcomes, pass_at_k
-from launch.record.text import number_text, share_text
-from launch.run.inputs import load_prompts
-from rollout.rewards.by_set import address
-from rollout.types import Prompt
-
-if TYPE_CHECKING:
-    from conf.schema import EvaluateConfig, EvaluationConfig, RunConfig
-    from rollout.pool import RolloutPool
-
-HELD_OUT = "held_out"
-"""The set that every configuration has, and that `summary.json` speaks of."""
-
-Sets = Mapping[str, Sequence[Prompt]]
-"""Prompts by name of the set, `HELD_OUT` first."""
+from conf.evaluation import EvaluationConfig
+from conf.schema import EvaluateConfig
+from launch.record.evaluation import Evaluation, SetResult
+from launch.record.summary import RunSummary, write_json
+from launch.run.cluster import reserve
+from launch.run.engines import ask, make_pool
+from launch.run.inputs import Inputs, Sets
+from launch.run.system import System
+from rollout.pool import RolloutPool
 
 
-@dataclass(frozen=True, slots=True)
-class Figures:
-    """What the responses to some prompts came to."""
-
-    num_prompts: int
-    """All that were asked; those without a scored response are in no figure."""
-    num_responses: int
-    """Responses with a usable reward."""
-    avg: Estimate
-    """avg@n over prompts, in [0, 1]."""
-    pass_at: dict[int, Estimate]
-    """pass@k by k, each over the prompts with at least k scored responses, in [0, 1]."""
-    length: Estimate
-    """Mean over prompts of the mean response length, tokens."""
-    truncated_share: float
-    """Share of all responses that hit the length limit; NaN without one."""
-    timed_out: int
-    """Responses whose scoring ran out of time."""
-    crashed: int
-    """Responses whose scoring crashed."""
-
-    @classmethod
-    def of(cls, reports: Sequence[LengthReport], pass_at: Iterable[int]) -> "Figures":
-        """Take the reports of an evaluation together.
-
-        Args:
-            reports: One or more per prompt; those of failed tickets are empty.
-            pass_at: Each k of pass@k, at least 1.
-        """
-        prompts = outcomes(reports)
-        num_responses = sum(report.num_responses for report in reports)
-        truncated = sum(int(report.truncated.sum()) for report in reports)
-        return cls(
-            num_prompts=len(prompts),
-            num_responses=sum(prompt.num_scored for prompt in prompts),
-            avg=Estimate.of([prompt.rate for prompt in prompts if prompt.num_scored]),
-            pass_at={
-                k: Estimate.of(
-                    [pass_at_k(p.num_scored, p.num_passed, k) for p in prompts if p.num_scored >= k]
-                )
-                for k in pass_at
-            },
-            length=Estimate.of([p.length_mean for p in prompts if math.isfinite(p.length_mean)]),
-            truncated_share=truncated / num_responses if num_responses else math.nan,
-            timed_out=_count(reports, RewardStatus.TIMED_OUT),
-            crashed=_count(reports, RewardStatus.CRASHED),
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        """Return every figure with its standard error and interval."""
-        return {
-            "num_prompts": self.num_prompts,
-            "num_responses": self.num_responses,
-            "avg": _share_json(self.avg),
-            "pass_at": {k: _share_json(found) for k, found in self.pass_at.items()},
-            "length_tokens": _json(self.length, self.length.low, self.length.high),
-            "truncated_share": self.truncated_share,
-            "timed_out": self.timed_out,
-            "crashed": self.crashed,
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class SetResult:
-    """A policy on one set."""
-
-    overall: Figures
-    sources: dict[str, Figures]
-    """By the prompts' source, in order of first appearance."""
-    reports: Sequence[LengthReport] = field(repr=False)
-    """One per prompt, in the set's order."""
-
-    @classmethod
-    def of(
-        cls, prompts: Sequence[Prompt], reports: Sequence[LengthReport], pass_at: Sequence[int]
-    ) -> "SetResult":
-        """Summarise one set, in all and by source.
-
-        Args:
-            prompts: The set's.
-            reports: One per prompt, in the same order.
-            pass_at: Each k of pass@k.
-        """
-        by_source: dict[str, list[LengthReport]] = {}
-        for prompt, report in zip(prompts, reports, strict=True):
-            by_source.setdefault(prompt.source, []).append(report)
-        return cls(
-            Figures.of(reports, pass_at),
-            {source: Figures.of(group, pass_at) for source, group in by_source.items()},
-            reports,
-        )
-
-    def to_json(self) -> dict[str, Any]:
-        """Return the figures, in all and by source."""
-        sources = {source: figures.to_json() for source, figures in self.sources.items()}
-        return self.overall.to_json() | {"sources": sources}
-
-
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """A policy on every set."""
-
-    version: int
-    """Version that the engines held at the start."""
-    last_version: int
-    """Version that they held at the end; later only where learning went on meanwhile."""
-    num_samples: int
-    """Responses per prompt in `sampled`."""
-    seconds: float
-    sampled: dict[str, SetResult]
-    """By name of the set."""
-    greedy: dict[str, SetResult] | None
-    """The same with one greedy response per prompt; None if not taken."""
-
-    def held_out(self) -> tuple[EvaluationResult, EvaluationResult | None]:
-        """Return what `summary.json` tells of the held-out set: sampled and greedy."""
-        sampled = evaluate_statistics(self.sampled[HELD_OUT].reports, k=self.num_samples)
-        if self.greedy is None:
-            return sampled, None
-        return sampled, evaluate_statistics(self.greedy[HELD_OUT].reports, k=1)
-
-    def metrics(self) -> dict[str, float]:
-        """Return metrics of the sampled responses, in all and by source where there are several."""
-        found = {
-            "evaluation/seconds": self.seconds,
-            "evaluation/version": float(self.version),
-            "evaluation/last_version": float(self.last_version),
-        }
-        for name, result in self.sampled.items():
-            of_sources = result.sources if len(result.sources) > 1 else {}
-            found |= _metrics(f"evaluation/{name}", result.overall)
-            for source, figures in of_sources.items():
-                found |= _metrics(f"evaluation/{name}/{source}", figures)
-        return found
-
-    def to_json(self) -> dict[str, Any]:
-        """Return everything but the single reports."""
-        content: dict[str, Any] = {
-            "version": self.version,
-            "last_version": self.last_version,
-            "num_samples": self.num_samples,
-            "seconds": self.seconds,
-            "interval": "95%, Student's t over prompts",
-        }
-        for way, results in (("sampled", self.sampled), ("greedy", self.greedy)):
-            if results is not None:
-                content[way] = {name: result.to_json() for name, result in results.items()}
-        return content
-
-
-def load_sets(config: "RunConfig | EvaluateConfig", tokenizer: Any) -> dict[str, list[Prompt]]:
-    """Load every set and check its answers with the reward that will score it.
+async def evaluate(config: EvaluateConfig, sets: Sets) -> Evaluation:
+    """Start engines on a connected cluster, measure the policy, and end them.
 
     Raises:
-        UserError: With the key of the set and the first prompt or answer that cannot be used.
+        PlacementError: If the cluster has too little.
     """
-    longest = config.max_prompt_tokens
-    sets = {
-        HELD_OUT: load_prompts(config.held_out, tokenizer, config.reward, longest, key=HELD_OUT)
-    }
-    for name, chosen in config.evaluation.sets.items():
-        key = f"evaluation.sets.{name}.task"
-        if chosen.reward is None:
-            sets[name] = load_prompts(chosen.task, tokenizer, config.reward, longest, key=key)
-        else:
-            prompts = load_prompts(chosen.task, tokenizer, chosen.reward, longest, key=key)
-            sets[name] = [address(prompt, name) for prompt in prompts]
-    return sets
+    placement = reserve(config.resources, learners=False)
+    pool = make_pool(
+        config=config.rollout,
+        run=config,
+        placement=placement,
+        scheduler=None,
+        receives_weights=False,
+    )
+    try:
+        await pool.start()
+        return await measure(
+            pool,
+            sets,
+            config.evaluation,
+            max_tokens=config.rollout.max_tokens,
+            greedy=config.evaluation.greedy,
+            version=lambda: 0,
+        )
+    finally:
+        await pool.close()
+        placement.release()
 
 
 async def measure(
-    rollouts: "RolloutPool",
+    rollouts: RolloutPool,
     sets: Sets,
-    settings: "EvaluationConfig",
+    settings: EvaluationConfig,
     *,
     max_tokens: int,
     greedy: bool,
@@ -221,37 +66,35 @@ async def measure(
 
     Args:
         rollouts: Started engines.
-        sets: The prompts.
-        settings: Responses per prompt, their temperature, and each k.
-        max_tokens: Longest response.
+        sets: The prompts, by name of the set.
+        settings: Says how many responses a prompt gets, at which temperature, and each k.
+        max_tokens: Tokens of the longest response.
         greedy: Whether to take a greedy response per prompt too.
-        version: What the engines hold when it is called.
+        version: Returns the version that the engines hold when it is called.
     """
     began, first = time.monotonic(), version()
     pass_at = sorted({1, *settings.pass_at, settings.num_samples})
-    sampled = await _ask(
+    sampled = await _ask_all(
         rollouts, sets, settings.num_samples, settings.temperature, max_tokens, pass_at
     )
-    best = await _ask(rollouts, sets, 1, 0.0, max_tokens, [1]) if greedy else None
+    best = await _ask_all(rollouts, sets, 1, 0.0, max_tokens, [1]) if greedy else None
     return Evaluation(
         first, version(), settings.num_samples, time.monotonic() - began, sampled, best
     )
 
 
-async def _ask(
-    rollouts: "RolloutPool",
+async def _ask_all(
+    rollouts: RolloutPool,
     sets: Sets,
     num_samples: int,
     temperature: float,
     max_tokens: int,
     pass_at: Sequence[int],
 ) -> dict[str, SetResult]:
-    from launch.run.engines import evaluate
-
     # All sets at once, so that engines run empty once and not at the end of each set.
     every = [prompt for prompts in sets.values() for prompt in prompts]
     reports = iter(
-        await evaluate(
+        await ask(
             rollouts,
             [replace(prompt, index=index) for index, prompt in enumerate(every)],
             num_samples=num_samples,
@@ -265,84 +108,81 @@ async def _ask(
     }
 
 
-def table(evaluation: Evaluation) -> Table:
-    """Return a row per set and source, each figure with its 95% interval."""
-    figures = evaluation.sampled[HELD_OUT].overall
-    ks = [k for k in figures.pass_at if k > 1]
-    headings = [f"avg@{evaluation.num_samples}", *(f"pass@{k}" for k in ks)]
-    if evaluation.greedy is not None:
-        headings.append("greedy")
-    out = Table(
-        title="held-out prompts", caption="95% intervals over prompts", box=box.ROUNDED,
-        title_style="bold",
-    )  # fmt: skip
-    out.add_column("set", style="cyan", no_wrap=True)
-    for heading in ("prompts", *headings, "length", "cut", "not scored"):
-        out.add_column(heading, justify="right")
+class Evaluations:
+    """The evaluations of one training run; `evaluation.json` has all that are finished.
 
-    def add(label: str, sampled: Figures, greedy: Figures | None) -> None:
-        shares = [sampled.avg, *(sampled.pass_at[k] for k in ks), *([greedy.avg] if greedy else [])]
-        out.add_row(
-            Text(label),
-            f"{sampled.num_prompts:,}",
-            *(_share_text(share) for share in shares),
-            number_text(sampled.length.mean, 1),
-            share_text(sampled.truncated_share),
-            f"{sampled.timed_out + sampled.crashed:,}",
+    Args:
+        inputs: What the run starts from.
+        system: Its running parts.
+        summary: What the results and seconds are told to.
+    """
+
+    def __init__(self, inputs: Inputs, system: System, summary: RunSummary) -> None:
+        config = inputs.config
+        self._settings = config.evaluation
+        self._measure = partial(
+            measure,
+            system.rollouts,
+            inputs.sets,
+            config.evaluation,
+            max_tokens=config.rollout.max_tokens,
+            version=lambda: system.version,
         )
+        self._summary = summary
+        self._path = Path(config.run_dir) / "evaluation.json"
+        self._finished: list[dict[str, Any]] = []
+        self._background: asyncio.Task[Evaluation] | None = None
 
-    for name, result in evaluation.sampled.items():
-        best = evaluation.greedy[name] if evaluation.greedy is not None else None
-        add(name, result.overall, best.overall if best else None)
-        if len(result.sources) > 1:
-            for source, sampled in result.sources.items():
-                add(f"  {source}", sampled, best.sources[source] if best else None)
-    return out
+    async def take(self, when: str) -> None:
+        """Measure the policy while nothing else goes on; `when` is "before" or "after"."""
+        found = await self._measure(greedy=self._settings.greedy)
+        self._record(when, found)
+        sampled, greedy = found.held_out()
+        self._summary.evaluation(when, sampled, greedy, seconds=found.seconds)
 
+    async def after_step(self, step: int) -> dict[str, float]:
+        """Return the metrics of an evaluation that is ready after a step, if any.
 
-def _metrics(prefix: str, figures: Figures) -> dict[str, float]:
-    found = {
-        f"{prefix}/pass_rate": figures.avg.mean,
-        f"{prefix}/pass_rate_stderr": _stderr(figures.avg),
-        f"{prefix}/length_mean_tokens": figures.length.mean,
-    }
-    for k, estimate in figures.pass_at.items():
-        if k > 1:
-            found[f"{prefix}/pass_at_{k}"] = estimate.mean
-            found[f"{prefix}/pass_at_{k}_stderr"] = _stderr(estimate)
-    return found
+        Unless it goes on in the background, it is of the version just published: nothing is
+        published while the loop waits for it.
+        """
+        due = bool(self._settings.every) and step % self._settings.every == 0
+        if not self._settings.background:
+            if not due:
+                return {}
+            found = await self._measure(greedy=False)
+            self._summary.evaluated_on_the_way(found.seconds)
+            return self._on_the_way(found)
+        metrics: dict[str, float] = {}
+        # Two at once would only slow each other down.
+        if due or (self._background is not None and self._background.done()):
+            metrics = await self.finish_background()
+        if due:
+            self._background = asyncio.create_task(self._measure(greedy=False))
+        return metrics
 
+    async def finish_background(self) -> dict[str, float]:
+        """Wait for the evaluation in the background, if there is one, and return its metrics."""
+        if self._background is None:
+            return {}
+        found = await self._background
+        self._background = None
+        return self._on_the_way(found)
 
-def _stderr(estimate: Estimate) -> float:
-    if estimate.count < 2:
-        return math.nan
-    return estimate.half_width / t_quantile(estimate.count - 1)
+    def cancel(self) -> None:
+        """Give up the evaluation in the background, if there is one."""
+        if self._background is not None:
+            self._background.cancel()
 
+    def _on_the_way(self, found: Evaluation) -> dict[str, float]:
+        self._record("on the way", found)
+        sampled, _ = found.held_out()
+        return found.metrics() | {
+            "evaluation/pass_rate": sampled.pass_rate,
+            "evaluation/pass_rate_stderr": sampled.pass_rate_stderr,
+            "evaluation/length_mean_tokens": sampled.length_mean,
+        }
 
-def _share_ends(estimate: Estimate) -> tuple[float, float]:
-    if estimate.count < 2:
-        return math.nan, math.nan
-    return max(estimate.low, 0.0), min(estimate.high, 1.0)
-
-
-def _share_json(estimate: Estimate) -> dict[str, float]:
-    return _json(estimate, *_share_ends(estimate))
-
-
-def _json(estimate: Estimate, low: float, high: float) -> dict[str, float]:
-    return {
-        "mean": estimate.mean,
-        "stderr": _stderr(estimate),
-        "low": low,
-        "high": high,
-        "num_prompts": estimate.count,
-    }
-
-
-def _share_text(estimate: Estimate) -> str:
-    margin = "" if math.isnan(estimate.half_width) else f" +- {estimate.half_width:.3f}"
-    return number_text(estimate.mean) + margin
-
-
-def _count(reports: Sequence[LengthReport], status: RewardStatus) -> int:
-    return sum(int((report.status == status).sum()) for report in reports)
+    def _record(self, when: str, found: Evaluation) -> None:
+        self._finished.append({"when": when} | found.to_json())
+        write_json(self._path, {"evaluations": self._finished})

@@ -3,13 +3,73 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from launch.program import UserError
+from omegaconf import DictConfig, OmegaConf
+
+from conf.evaluation import HELD_OUT
+from conf.schema import EvaluateConfig, RunConfig
+from launch.program import UserError, build, prepare_run_dir
+from rollout.rewards.by_set import address
 from rollout.types import Prompt
 
 PROJECT = Path(__file__).resolve().parents[2]
+
+Sets = Mapping[str, Sequence[Prompt]]
+"""Prompts by name of the set, `HELD_OUT` first."""
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """What a training run starts from, checked."""
+
+    config: RunConfig
+    resolved: dict[str, Any]
+    """The configuration as plain values, as in `config.yaml`."""
+    tokenizer: Any
+    """The policy's Hugging Face tokenizer."""
+    prompts: list[Prompt]
+    """What the policy is trained on."""
+    sets: Sets
+    """What the policy is measured on."""
+
+
+def prepare(composed: DictConfig) -> Inputs:
+    """Check everything of a training that can be checked without a cluster; make the run folder.
+
+    Raises:
+        UserError: With one sentence on what to change.
+    """
+    config: RunConfig = _build(composed)
+    tokenizer = load_tokenizer(config.model.path)
+    prompts = load_prompts(config.task, tokenizer, config.reward, config.max_prompt_tokens)
+    sets = load_sets(config, tokenizer)
+    prepare_run_dir(Path(config.run_dir), composed, "train")
+    resolved: Any = OmegaConf.to_container(composed, resolve=True)
+    return Inputs(config, resolved, tokenizer, prompts, sets)
+
+
+def prepare_evaluation(composed: DictConfig) -> tuple[EvaluateConfig, Sets]:
+    """Check everything of an evaluation likewise, and return its configuration and prompts.
+
+    Raises:
+        UserError: With one sentence on what to change.
+    """
+    config: EvaluateConfig = _build(composed)
+    sets = load_sets(config, load_tokenizer(config.model.path))
+    prepare_run_dir(Path(config.run_dir), composed, "evaluate")
+    return config, sets
+
+
+def _build(composed: DictConfig) -> Any:
+    composed.model.path = resolve_model(composed.model.path)
+    composed.run_dir = str(Path(composed.run_dir).resolve())
+    config = build(composed)
+    check_context(config.model.path, config.model.max_model_len)
+    return config
 
 
 def resolve_model(path: str) -> str:
@@ -72,11 +132,11 @@ def load_prompts(
     """Make a task's prompts and check that the reward can use every answer.
 
     Args:
-        task: The plug.
+        task: The plug that makes the prompts.
         tokenizer: The policy's tokenizer.
         reward: The plug that will score the responses.
-        max_prompt_tokens: Longest prompt that leaves room for a response.
-        key: Where the configuration holds the task: "task" or "held_out".
+        max_prompt_tokens: Tokens of the longest prompt that leaves room for a response.
+        key: Where the configuration holds the task, such as "task" or "held_out".
 
     Raises:
         UserError: With the place of the first prompt or answer that cannot be used.
@@ -99,3 +159,23 @@ def load_prompts(
         # Tasks call themselves "task", wherever the configuration holds them.
         reason = " ".join(str(error).split()).replace("task.", f"{key}.")
         raise UserError(reason if reason.startswith(key) else f"{key}: {reason}") from error
+
+
+def load_sets(config: RunConfig | EvaluateConfig, tokenizer: Any) -> dict[str, list[Prompt]]:
+    """Load every set and check its answers with the reward that will score it.
+
+    Raises:
+        UserError: With the key of the set and the first prompt or answer that cannot be used.
+    """
+    longest = config.max_prompt_tokens
+    sets = {
+        HELD_OUT: load_prompts(config.held_out, tokenizer, config.reward, longest, key=HELD_OUT)
+    }
+    for name, chosen in config.evaluation.sets.items():
+        key = f"evaluation.sets.{name}.task"
+        if chosen.reward is None:
+            sets[name] = load_prompts(chosen.task, tokenizer, config.reward, longest, key=key)
+        else:
+            prompts = load_prompts(chosen.task, tokenizer, chosen.reward, longest, key=key)
+            sets[name] = [address(prompt, name) for prompt in prompts]
+    return sets

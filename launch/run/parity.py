@@ -25,7 +25,12 @@ class Difference:
     def between(
         cls, engine: Sequence[npt.NDArray[np.float32]], learner: Sequence[npt.NDArray[np.float32]]
     ) -> "Difference":
-        """Compare per-response arrays; a non-finite value counts as an infinite difference."""
+        """Compare log-probabilities; a non-finite value counts as an infinite difference.
+
+        Args:
+            engine: One array [T] a response, of the engine.
+            learner: The same of the learner.
+        """
         gap = np.abs(np.concatenate(list(engine)) - np.concatenate(list(learner)))
         gap = np.where(np.isfinite(gap), gap, np.inf)
         return cls(
@@ -34,7 +39,7 @@ class Difference:
 
     @classmethod
     def largest(cls, found: Sequence["Difference"]) -> "Difference":
-        """The largest of each figure over several probes."""
+        """Return the largest of each figure over several probes."""
         return cls(
             max(d.mean for d in found), max(d.p99 for d in found), max(d.maximum for d in found)
         )
@@ -46,13 +51,14 @@ class ParityError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Tolerance:
-    """What counts as rounding."""
+    """What still counts as rounding."""
 
     max_difference: float | None
-    """float32: bound on the maximum; None compares with `baseline` instead."""
+    """Bound on the maximum in float32, nats; None compares with `baseline` instead."""
     slack: float = 2.0
     """Multiple of the baseline's mean and 99th percentile that is accepted."""
     baseline: Difference | None = None
+    """What was measured at start; needed where `max_difference` is None."""
 
     def check(self, version: int, found: Difference) -> None:
         """Raise ParityError, naming version and difference, when `found` is not rounding."""

@@ -15,7 +15,7 @@ import ray
 
 from conf.schema import RunConfig
 from cost.scheduler.actor import SchedulerActor
-from cost.types import Draw, FloatArray, LengthReport, Selection
+from cost.types import Draw, Feedback, FloatArray, Selection
 from launch.record.progress import Startup
 from launch.run.clocks import Laps
 from launch.run.cluster import Placement, reserve
@@ -38,45 +38,30 @@ class RemoteScheduler:
     def __init__(self, handle: Any) -> None:
         self.handle = handle
 
-    async def draw(self, batch: int, folded_batches: int) -> Draw:
+    async def draw(
+        self, batch: int, folded: int, gradient_norms: Mapping[int, FloatArray] | None = None
+    ) -> Draw:
         """See `cost.scheduler.scheduler.Scheduler.draw`."""
-        drawn: Draw = await self.call("draw", batch, folded_batches)
+        drawn: Draw = await self.call("draw", batch, folded, gradient_norms)
         return drawn
-
-    async def observe_gradient_norms(self, norms: Mapping[int, FloatArray]) -> None:
-        """See `cost.scheduler.scheduler.Scheduler.observe_gradient_norms`."""
-        await self.call("observe_gradient_norms", dict(norms))
 
     async def select(
         self,
         batch: int,
-        reports: Sequence[LengthReport],
+        attempts: Sequence[int],
         epoch: int = 0,
         progress: float = 0.0,
         penalties: Sequence[FloatArray] | None = None,
     ) -> list[Selection]:
         """See `cost.scheduler.scheduler.Scheduler.select`."""
         selections: list[Selection] = await self.call(
-            "select", batch, list(reports), epoch, progress, penalties
+            "select", batch, list(attempts), epoch, progress, penalties
         )
         return selections
 
-    async def calibrate(
-        self,
-        reports: Sequence[LengthReport],
-        selections: Sequence[Selection],
-        norms: Sequence[FloatArray],
-    ) -> None:
-        """See `cost.scheduler.scheduler.Scheduler.calibrate`."""
-        await self.call("calibrate", list(reports), list(selections), list(norms))
-
-    async def spend(self, batch: int, engine_seconds: float, learner_seconds: float) -> None:
-        """See `cost.scheduler.scheduler.Scheduler.spend`."""
-        await self.call("spend", batch, engine_seconds, learner_seconds)
-
-    async def observe_entropy(self, batch: int, entropy: float) -> None:
-        """See `cost.scheduler.scheduler.Scheduler.observe_entropy`."""
-        await self.call("observe_entropy", batch, entropy)
+    async def learned(self, batch: int, feedback: Feedback) -> None:
+        """See `cost.scheduler.scheduler.Scheduler.learned`."""
+        await self.call("learned", batch, feedback)
 
     async def call(self, method: str, *arguments: Any) -> Any:
         """Call any method of the scheduler."""

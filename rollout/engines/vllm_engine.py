@@ -24,7 +24,7 @@ CPU_KV_CACHE_GIB = 4.0
 
 
 def stop_token_ids(model_path: str) -> list[int]:
-    """Every end-of-sequence id in the model folder's config.json or generation_config.json."""
+    """Return every end-of-sequence id of the folder's config.json and generation_config.json."""
     found: set[int] = set()
     for name in ("config.json", "generation_config.json"):
         path = Path(model_path) / name
@@ -47,7 +47,7 @@ def engine_arguments(
     adapter_rank: int = 0,
     seed: int,
 ) -> dict[str, Any]:
-    """Arguments of vLLM's `AsyncEngineArgs` for one engine.
+    """Return the arguments of vLLM's `AsyncEngineArgs` for one engine.
 
     Args:
         config: Engine settings.
@@ -79,15 +79,7 @@ def engine_arguments(
         "disable_log_stats": True,
         "seed": seed,
     }
-    kv_cache_gib = config.kv_cache_gib or (None if on_gpu else CPU_KV_CACHE_GIB)
-    if kv_cache_gib is not None:
-        arguments["kv_cache_memory_bytes"] = int(kv_cache_gib * 2**30)
-    if on_gpu:
-        arguments["gpu_memory_utilization"] = config.gpu_memory_utilization
-    else:
-        # A partly computed prompt of a request with a seed kills the CPU worker: vLLM then rewinds
-        # the request's random generator, which torch cannot do on CPU.
-        arguments["enable_chunked_prefill"] = False
+    arguments |= _memory_arguments(config, on_gpu=on_gpu)
     overrides: dict[str, Any] = {}
     if float32_head:
         overrides["head_dtype"] = "float32"
@@ -99,6 +91,20 @@ def engine_arguments(
         arguments |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": largest}
     if overrides:
         arguments["hf_overrides"] = overrides
+    return arguments
+
+
+def _memory_arguments(config: EngineConfig, *, on_gpu: bool) -> dict[str, Any]:
+    arguments: dict[str, Any] = {}
+    kv_cache_gib = config.kv_cache_gib or (None if on_gpu else CPU_KV_CACHE_GIB)
+    if kv_cache_gib is not None:
+        arguments["kv_cache_memory_bytes"] = int(kv_cache_gib * 2**30)
+    if on_gpu:
+        arguments["gpu_memory_utilization"] = config.gpu_memory_utilization
+    else:
+        # A partly computed prompt of a request with a seed kills the CPU worker: vLLM then rewinds
+        # the request's random generator, which torch cannot do on CPU.
+        arguments["enable_chunked_prefill"] = False
     return arguments
 
 
@@ -131,7 +137,7 @@ class VLLMEngine:
     async def generate(
         self, token_ids: TokenArray, *, max_tokens: int, temperature: float, seed: int | None
     ) -> Completion:
-        """Complete one prompt.
+        """Complete one prompt, and return the tokens with their log-probabilities and versions.
 
         Args:
             token_ids: [T_prompt] int32.
@@ -191,7 +197,7 @@ class VLLMEngine:
         await self._llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info))
 
     async def update_weights(self, update_info: Any) -> None:
-        """Receive and load."""
+        """Receive the weights that a learner sends, and load them."""
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
 
         await self._llm.update_weights(WeightTransferUpdateRequest(update_info))
@@ -207,7 +213,7 @@ class VLLMEngine:
         Running requests go on with them, as they do with new weights.
 
         Args:
-            version: What tokens are labelled with from now on.
+            version: What the tokens sampled after it are labelled with.
             files: Content of peft's `adapter_config.json` and `adapter_model.safetensors`.
             mode: See `RolloutConfig.update_mode`.
         """

@@ -19,9 +19,9 @@ class RewardBySet:
     """Scores each response with the reward of its set."""
 
     default: Reward
-    """Of training, and of sets that name no reward."""
+    """The reward of training, and of sets that name none of their own."""
     of_set: Mapping[str, Reward]
-    """By name of the set."""
+    """The rewards of sets with their own, by name of the set."""
 
     def score(self, prompt_text: str, response_text: str, answer: str) -> Score:
         """Score a response with the reward that its answer is addressed to."""

@@ -10,7 +10,7 @@ _ANSWER = re.compile(r"####[ \t]*(-?[0-9]{1,18})\s*\Z")
 
 @dataclass(frozen=True, slots=True)
 class ChainReward:
-    """1.0 when the response ends in "#### " and the right number, else 0.0.
+    """Gives 1.0 when the response ends in "#### " and the right number, else 0.0.
 
     Text after the number makes the response wrong: a response states one answer, at its end.
     """

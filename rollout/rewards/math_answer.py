@@ -14,9 +14,10 @@ from rollout.rewards.types import Score
 
 @dataclass(frozen=True, slots=True)
 class MathReward:
-    """1.0 when the response's answer equals the task's, as numbers, sets or expressions; else 0.0.
+    """Gives 1.0 when the response's answer equals the task's, else 0.0.
 
-    The last boxed expression counts if there is one, else the last formula or number.
+    They are compared as numbers, sets or expressions. Of a response the last boxed expression
+    counts if there is one, else the last formula or number.
     """
 
     precision: int = 6

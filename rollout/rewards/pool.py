@@ -31,10 +31,10 @@ class ScoredResponse:
     """How the scoring of one response ended."""
 
     score: Score | None
-    """None unless `status` is OK."""
+    """What the reward returned; None unless `status` is OK."""
     status: RewardStatus
     error: str
-    """The reward's traceback or what became of its process; "" when OK."""
+    """The reward's traceback, or what became of its process; "" when `status` is OK."""
 
 
 class RewardPool:
@@ -72,7 +72,7 @@ class RewardPool:
         self._closed = False
 
     async def start(self) -> None:
-        """Start all processes and wait until each has loaded the reward; again is harmless.
+        """Start all processes and wait until each has loaded the reward; a second call is harmless.
 
         Raises:
             RuntimeError: If a process cannot load the reward, with its traceback.

@@ -20,10 +20,10 @@ _NUMBER = re.compile(r"(?:(?<!\d)-)?\d+(?:,\d{3})*(?:\.\d+)?")
 
 @dataclass(frozen=True, slots=True)
 class ReasoningGymReward:
-    """1.0 when the generator's scorer gives the extracted answer full marks, else 0.0."""
+    """Gives 1.0 when the generator's scorer gives the extracted answer full marks, else 0.0."""
 
     dataset: str
-    """Name of the generator, the task's."""
+    """Name of the generator that the task draws from."""
     extract: str = "tag"
     """"tag" takes the last <answer>...</answer>; "last_number" the last number of the response."""
 
@@ -50,7 +50,7 @@ class ReasoningGymReward:
         return Score(correct, {"correct": correct, "format": float(bool(found))}, extracted)
 
     def check(self, answer: str) -> None:
-        """Accept answers that the scorer gives full marks to themselves."""
+        """Accept answers to which the scorer itself gives full marks."""
         if self.extract == "last_number" and not _NUMBER.fullmatch(answer):
             raise ValueError(f"reward.extract=last_number needs a number as answer, got {answer!r}")
         if self._marks("", answer, answer) < FULL_MARKS:

@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +26,7 @@ class Score:
                 raise ValueError(f"a score's {name} must be finite, got {value!r}")
 
 
+@runtime_checkable
 class Reward(Protocol):
     """The plug `reward`: scores one response; pure and picklable.
 

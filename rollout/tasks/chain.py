@@ -35,7 +35,7 @@ MAX_MISSES = 100_000
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """One question: a start digit and the steps that follow.
+    """One question: a start value and the steps that follow.
 
     Example: Chain(start=3, steps=(("+", 4), ("*", 3))) asks "a3 b+4 c*3"; its answer is "1".
     """
@@ -108,7 +108,7 @@ class ChainTask:
     num_prompts: int = 192
     """Questions in the set, at least 1."""
     seed: int = 0
-    """Which set to draw."""
+    """Which set to draw: one seed makes one set of each split."""
     max_steps: int = 25
     """Longest chain, 2 to 25; a response takes 3 or 6 tokens a step."""
     easy_share: float = 0.0

@@ -10,7 +10,7 @@ import logging
 import zlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -22,6 +22,7 @@ Check = Callable[[str], None]
 """Raises ValueError for an answer that a reward cannot use; see `rollout.rewards.types.Reward`."""
 
 
+@runtime_checkable
 class Task(Protocol):
     """The plug `task`: where prompts come from."""
 
@@ -91,26 +92,18 @@ def make_prompts(
         if check is not None:
             _check_answer(item, check)
         token_ids = np.asarray(_encode(item, tokenizer, chat=chat), dtype=np.int32)
+        key = token_ids.tobytes()
         if max_tokens is not None and len(token_ids) > max_tokens:
             if long_prompts == "refuse":
-                raise ValueError(
-                    f"{item.place} is longer than the {max_tokens} tokens left for a prompt; raise "
-                    "model.max_model_len, lower rollout.max_tokens or set task.long_prompts=skip, "
-                    f"got {len(token_ids)} tokens"
-                )
+                raise _too_long(item, len(token_ids), max_tokens)
             num_long += 1
-            continue
-        key = token_ids.tobytes()
-        if key in first_place:
+        elif key in first_place:
             if duplicates == "refuse":
-                raise ValueError(
-                    f"{item.place} repeats the prompt of {first_place[key]}; remove one or set "
-                    f"task.duplicates=skip, got {item.text[:80]!r}"
-                )
+                raise _repeated(item, first_place[key])
             num_repeated += 1
-            continue
-        first_place[key] = item.place
-        prompts.append(Prompt(len(prompts), token_ids, item.answer, item.source, item.text))
+        else:
+            first_place[key] = item.place
+            prompts.append(Prompt(len(prompts), token_ids, item.answer, item.source, item.text))
     if num_long or num_repeated:
         _log.warning(
             "left out %d prompts over %s tokens and %d repeated ones; %d remain",
@@ -125,6 +118,21 @@ def make_prompts(
             "were repeated; raise model.max_model_len, choose another split or add prompts, got 0"
         )
     return prompts
+
+
+def _too_long(item: Item, num_tokens: int, max_tokens: int) -> ValueError:
+    return ValueError(
+        f"{item.place} is longer than the {max_tokens} tokens left for a prompt; raise "
+        "model.max_model_len, lower rollout.max_tokens or set task.long_prompts=skip, "
+        f"got {num_tokens} tokens"
+    )
+
+
+def _repeated(item: Item, first_place: str) -> ValueError:
+    return ValueError(
+        f"{item.place} repeats the prompt of {first_place}; remove one or set "
+        f"task.duplicates=skip, got {item.text[:80]!r}"
+    )
 
 
 def require_policy(key: str, value: str) -> None:

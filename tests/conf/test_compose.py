@@ -10,8 +10,9 @@ from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig, OmegaConf
 
+from conf.evaluation import EvaluationSet
 from conf.programs import register
-from conf.schema import EvaluateConfig, EvaluationSet, RunConfig
+from conf.schema import EvaluateConfig, RunConfig
 from launch.program import build
 from tests.places import CONF
 

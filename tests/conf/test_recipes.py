@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from conf.programs import register
 from conf.schema import RunConfig
 from launch.program import UserError, build
-from launch.train import objective_text
+from launch.run.plan_text import objective_text
 from tests.places import CONF
 
 register()

@@ -3,15 +3,10 @@ import re
 import pytest
 from hydra import compose, initialize_config_dir
 
+from conf.evaluation import EvaluationConfig
 from conf.programs import register
-from conf.schema import (
-    EvaluationConfig,
-    LoopConfig,
-    ModelConfig,
-    ParityConfig,
-    ResourcesConfig,
-    RunConfig,
-)
+from conf.resources import ResourcesConfig
+from conf.schema import LoopConfig, ModelConfig, ParityConfig, RunConfig
 from launch.program import UserError, build
 from tests.places import CONF
 

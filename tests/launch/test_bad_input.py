@@ -13,10 +13,10 @@ import sys
 import pytest
 from hydra import compose, initialize_config_dir
 
-from conf.schema import ResourcesConfig
+from conf.resources import ResourcesConfig
 from launch.program import UserError
 from launch.run.cluster import PlacementError, connect, reserve
-from launch.train import prepare
+from launch.run.inputs import prepare
 from tests.places import CHAIN_MODEL, CONF, PROJECT
 
 JSONL = ("task=jsonl", "task@held_out=jsonl_held_out", "++held_out.split=all", "task.split=all")

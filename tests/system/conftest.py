@@ -13,8 +13,8 @@ from tests.places import CHAIN_MODEL
 
 @pytest.fixture
 def prepared(tmp_path):
-    """Compose and check a configuration; returns `launch.train.Inputs`."""
-    from launch.train import prepare
+    """Compose and check a configuration; returns `launch.run.inputs.Inputs`."""
+    from launch.run.inputs import prepare
 
     register()
 

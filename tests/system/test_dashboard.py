@@ -8,7 +8,7 @@ import urllib.request
 import pytest
 import ray
 
-from conf.schema import ResourcesConfig
+from conf.resources import ResourcesConfig
 from launch.record.dashboard.names import prometheus_name
 from launch.record.dashboard.panels import PANELS
 from launch.record.dashboard.tracker import RayTracker

@@ -4,12 +4,13 @@ import asyncio
 import json
 import os
 import signal
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-import launch.evaluate
+import launch.run.evaluation
 
 pytestmark = pytest.mark.system
 
@@ -24,7 +25,7 @@ def test_a_run_with_two_learners_survives_the_death_of_its_engine(
     """Tied model, ZeRO 2 over two ranks, staleness 1, keys and values kept over updates."""
     from launch.record.progress import Startup
     from launch.run.system import System
-    from launch.train import TrainingRun
+    from launch.run.training import TrainingRun
 
     inputs = prepared(
         "resources.num_learners=2",
@@ -40,7 +41,7 @@ def test_a_run_with_two_learners_survives_the_death_of_its_engine(
     async def main():
         system = await System.create(inputs.config, inputs.prompts, Startup())
         try:
-            run = TrainingRun(inputs, system)
+            run = TrainingRun(inputs, system, began=time.time())
             killed = asyncio.create_task(kill_engine_after(system, step=2))
             await run.run(Startup())
             await killed
@@ -57,7 +58,7 @@ def test_a_run_with_two_learners_survives_the_death_of_its_engine(
     async def main_and_evaluate():
         """vLLM loads what the run saved, from disk and without a learner."""
         found = await main()
-        return *found, await launch.evaluate.run(evaluation, inputs.sets)
+        return *found, await launch.run.evaluation.evaluate(evaluation, inputs.sets)
 
     evaluation = evaluate_config(f"model.path={run_dir / 'policy'}")
     num_replaced, probe, logprobs, evaluated = on_cluster(
@@ -114,7 +115,7 @@ def test_two_engines_follow_an_untied_policy_and_the_guard_sees_a_fault(
     from launch.record.progress import Startup
     from launch.run.parity import ParityError, Tolerance
     from launch.run.system import System
-    from launch.train import TrainingRun
+    from launch.run.training import TrainingRun
 
     inputs = prepared(
         f"model.path={untied_model}",
@@ -134,7 +135,7 @@ def test_two_engines_follow_an_untied_policy_and_the_guard_sees_a_fault(
     async def main():
         system = await System.create(inputs.config, inputs.prompts, Startup())
         try:
-            await TrainingRun(inputs, system).run(Startup())
+            await TrainingRun(inputs, system, began=time.time()).run(Startup())
             # Weights that were changed but not published, as after a transfer that lost some.
             await system.learners.disturb_weights()
             return system.version, await system.probe()
@@ -158,7 +159,7 @@ def test_engines_follow_adapters_that_are_published_by_themselves(prepared, on_c
     """Tied model, ZeRO 3, staleness 1, keys and values kept over updates, some layers adapted."""
     from launch.record.progress import Startup
     from launch.run.system import System
-    from launch.train import TrainingRun
+    from launch.run.training import TrainingRun
 
     inputs = prepared(
         "learner.lora.rank=3",
@@ -178,7 +179,7 @@ def test_engines_follow_adapters_that_are_published_by_themselves(prepared, on_c
         system = await System.create(inputs.config, inputs.prompts, Startup())
         try:
             before = await system.learners.logprobs(probe)
-            await TrainingRun(inputs, system).run(Startup())
+            await TrainingRun(inputs, system, began=time.time()).run(Startup())
             return before, await system.learners.logprobs(probe)
         finally:
             await system.close()

@@ -13,7 +13,9 @@ import numpy as np
 from cost.scheduler.actor import SchedulerActor
 from cost.scheduler.config import SchedulerConfig
 from launch.record.metrics import step_metrics
-from launch.run.loop import Plan, StepResult, train
+from launch.record.step import StepResult
+from launch.run.loop import train
+from launch.run.parts import Parts, Plan
 from launch.study.simulation import clock
 from launch.study.simulation.engine import SimulatedPool
 from launch.study.simulation.learners import SharedCores, SimulatedLearners, SimulatedPublisher
@@ -195,12 +197,14 @@ async def _simulate(
                 gradient_norm_layer=scheduler_config.gradient_norm_layer,
                 calibrate_every=scheduler_config.calibrate_every,
             ),
-            prompts=[_prompt(index, int(tokens)) for index, tokens in enumerate(table.tokens)],
-            scheduler=scheduler,
-            rollouts=pool,
-            learners=learners,
-            publish=SimulatedPublisher(profile.publish, pool).publish,
-            on_step=on_step,
+            Parts(
+                prompts=[_prompt(index, int(tokens)) for index, tokens in enumerate(table.tokens)],
+                scheduler=scheduler,
+                rollouts=pool,
+                learners=learners,
+                publish=SimulatedPublisher(profile.publish, pool).publish,
+            ),
+            on_step,
         )
     finally:
         pool.close()

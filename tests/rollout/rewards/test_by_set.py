@@ -5,11 +5,12 @@ import asyncio
 import numpy as np
 import pytest
 
-from conf.schema import EvaluationConfig, EvaluationSet
+from conf.evaluation import EvaluationConfig, EvaluationSet
 from rollout.rewards.by_set import SEPARATOR, RewardBySet, address
 from rollout.rewards.chain import ChainReward
 from rollout.rewards.math_answer import MathReward
 from rollout.rewards.pool import RewardPool
+from rollout.tasks.chain import ChainTask
 from rollout.types import Prompt
 
 BOTH = RewardBySet(ChainReward(), {"sums": MathReward()})
@@ -57,7 +58,7 @@ def test_it_scores_in_the_reward_processes():
 
 
 def test_without_a_reward_of_their_own_sets_leave_the_reward_as_it_is():
-    task, reward = type("Task", (), {"prompts": None})(), ChainReward()
+    task, reward = ChainTask(), ChainReward()
     assert EvaluationConfig(sets={"a": EvaluationSet(task=task)}).engine_reward(reward) is reward
     own = {"a": EvaluationSet(task=task, reward=MathReward()), "b": EvaluationSet(task=task)}
     found = EvaluationConfig(sets=own).engine_reward(reward)

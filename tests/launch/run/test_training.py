@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,7 +15,8 @@ from cost.types import Draw, LengthReport, Selection, Ticket
 from launch.program import UserError
 from launch.record.progress import Startup
 from launch.record.run_folder import read_runs
-from launch.train import TrainingRun, prepare
+from launch.run.inputs import prepare
+from launch.run.training import TrainingRun
 from learner.team import DivergedError
 from rollout.types import GroupRef
 
@@ -104,7 +106,7 @@ def make_run(tmp_path):
             scheduler=FakeScheduler(), rollouts=FakeRollouts(), learners=FakeLearners(diverges_at),
             publish=publish, version=0, max_logprob_difference=1e-6, startup_seconds={},
         )  # fmt: skip
-        return TrainingRun(inputs, system), system, tmp_path / "run"
+        return TrainingRun(inputs, system, began=time.time()), system, tmp_path / "run"
 
     return build
 

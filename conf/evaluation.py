@@ -1,0 +1,85 @@
+"""What a policy is measured on, how, and when."""
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from conf.checks import require, require_plug
+from rollout.rewards.by_set import RewardBySet
+from rollout.rewards.types import Reward
+from rollout.tasks.prompts import Task
+
+HELD_OUT = "held_out"
+"""The set that every configuration has, and that `summary.json` speaks of."""
+
+
+@dataclass(kw_only=True, slots=True)
+class EvaluationSet:
+    """Prompts that a policy is measured on."""
+
+    task: Any
+    """The plug that makes the prompts."""
+    reward: Any = None
+    """The plug that scores the responses to them; None takes the run's reward."""
+
+
+@dataclass(kw_only=True, slots=True)
+class EvaluationConfig:
+    """How the policy is measured on held-out prompts."""
+
+    sets: dict[str, EvaluationSet] = field(default_factory=dict)
+    """The sets to measure on beside `held_out`, by name."""
+    num_samples: int = 8
+    """Responses per prompt at `temperature`; pass@k is given for k = 1 and k = num_samples."""
+    pass_at: list[int] = field(default_factory=list)
+    """Give pass@k for these k too, each in [1, num_samples]."""
+    temperature: float = 1.0
+    greedy: bool = True
+    """Also take one greedy response per prompt."""
+    before: bool = True
+    """Evaluate the starting policy."""
+    after: bool = True
+    """Evaluate the trained policy."""
+    every: int = 0
+    """Also evaluate after every so many steps, sampled responses only; 0 for never. Learning waits
+    for it and the run's seconds leave it out, but with `loop.max_staleness` > 0 the engines go on
+    with batches in flight meanwhile."""
+    background: bool = False
+    """Let learning go on during the evaluations of `every`. They share the engines with training,
+    so that their seconds are part of the run's, and new weights reach responses half done: results
+    name the first and the last version, and come with the step that finds them ready."""
+
+    def __post_init__(self) -> None:
+        require(
+            self.num_samples >= 1, "evaluation.num_samples must be at least 1", self.num_samples
+        )
+        require(
+            all(1 <= k <= self.num_samples for k in self.pass_at),
+            "evaluation.pass_at must lie in [1, evaluation.num_samples], here "
+            f"[1, {self.num_samples}]",
+            self.pass_at,
+        )
+        for name, chosen in self.sets.items():
+            key = f"evaluation.sets.{name}"
+            require(
+                re.fullmatch(r"[A-Za-z0-9_.-]+", name) is not None and name != HELD_OUT,
+                "evaluation.sets must have names of letters, digits, '_', '.' and '-', other than "
+                "held_out",
+                name,
+            )
+            require_plug(f"{key}.task", chosen.task, Task)
+            if chosen.reward is not None:
+                require_plug(f"{key}.reward", chosen.reward, Reward)
+        require(self.temperature > 0, "evaluation.temperature must be positive", self.temperature)
+        require(self.every >= 0, "evaluation.every must not be negative", self.every)
+
+    def engine_reward(self, reward: Any) -> Any:
+        """Return what engines score with: the run's reward, and those of sets with their own.
+
+        Args:
+            reward: The run's reward.
+        """
+        own = {
+            name: chosen.reward for name, chosen in self.sets.items() if chosen.reward is not None
+        }
+        return RewardBySet(reward, own) if own else reward

@@ -1,0 +1,37 @@
+"""What a run takes of a cluster."""
+
+from dataclasses import dataclass
+
+from conf.checks import require
+
+
+@dataclass(kw_only=True, slots=True)
+class ResourcesConfig:
+    """What of the cluster the run takes: one placement group per engine, one for the learners."""
+
+    num_engines: int = 1
+    """Rollout actors, each with one vLLM engine."""
+    tensor_parallel_size: int = 1
+    """GPUs that hold one copy of the model; at least 1 also on CPU."""
+    num_learners: int = 1
+    """Learner workers."""
+    use_gpu: bool | None = None
+    """None takes GPUs when the cluster has any."""
+    engine_cpus: float = 1.0
+    """CPUs reserved for each engine."""
+    learner_cpus: float = 1.0
+    """CPUs reserved for each learner worker."""
+    address: str | None = None
+    """Ray address to join; None joins the cluster of RAY_ADDRESS, or starts one here."""
+    dashboard: bool = False
+    """Serve the dashboard of a cluster started here."""
+    placement_deadline_seconds: float = 120.0
+    """Longest wait for the cluster to reserve the resources."""
+
+    def __post_init__(self) -> None:
+        for key in ("num_engines", "tensor_parallel_size", "num_learners"):
+            require(
+                getattr(self, key) >= 1, f"resources.{key} must be at least 1", getattr(self, key)
+            )
+        for key in ("engine_cpus", "learner_cpus", "placement_deadline_seconds"):
+            require(getattr(self, key) > 0, f"resources.{key} must be positive", getattr(self, key))

@@ -1,0 +1,120 @@
+"""A training run as a job: checked here, then sent and followed, or printed for another program.
+
+SubmitConfig + the run's overrides -> checked_run -> pack -> send -> follow
+`---> a form for ray, KubeRay or Slurm
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+
+from hydra import compose, initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+
+from conf.programs import SubmitConfig
+from conf.schema import RunConfig
+from launch.jobs.forms import kuberay_manifest, ray_line, slurm_script
+from launch.jobs.nodes import nodes_for
+from launch.jobs.package import pack
+from launch.jobs.server import connect, follow, send, server_address
+from launch.program import RunError, UserError, build, one_line
+
+PROJECT = Path(__file__).resolve().parents[2]
+
+
+def checked_run(config: SubmitConfig, overrides: Sequence[str]) -> RunConfig:
+    """Compose and check the run here, where an error costs nothing.
+
+    Raises:
+        UserError: If the run does not compose, or its folder would be lost with the job.
+    """
+    if not overrides:
+        raise UserError("name the run after `--`, such as -- experiment=quickstart run_dir=/shared")
+    GlobalHydra.instance().clear()
+    with initialize_config_module("conf", version_base="1.3"):
+        try:
+            composed = compose("train", overrides=list(overrides))
+        except Exception as error:
+            raise UserError(one_line(error)) from error
+    run: RunConfig = build(composed)
+    folder = PurePosixPath(run.run_dir)
+    if config.form == "kuberay":
+        if config.kuberay.claim is None:
+            raise UserError(
+                "kuberay.claim must name the PersistentVolumeClaim that keeps run_dir, got null: "
+                "the pods are deleted after the run"
+            )
+        if not folder.is_relative_to(config.kuberay.mount_path):
+            raise UserError(
+                f"run_dir must lie under kuberay.mount_path = {config.kuberay.mount_path!r}, got "
+                f"{run.run_dir!r}: the pods are deleted after the run"
+            )
+    elif config.form != "slurm" and not folder.is_absolute():
+        raise UserError(
+            "run_dir must be an absolute folder that the head keeps, such as /shared/runs/first, "
+            f"got {run.run_dir!r}: the job's own folder is deleted after it"
+        )
+    return run
+
+
+def allowed_variables(names: Sequence[str], environ: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables with these names that are set, with their values."""
+    return {name: environ[name] for name in names if name in environ}
+
+
+def submit(config: SubmitConfig, overrides: Sequence[str]) -> None:
+    """Print the job in the form asked for, or send and follow it.
+
+    Raises:
+        UserError: With one sentence on what to change; nothing was started.
+        RunError: If the job did not succeed.
+    """
+    run = checked_run(config, overrides)
+    variables = allowed_variables(config.env, os.environ)
+    if config.form == "submit":
+        _send_and_follow(config, overrides, variables)
+    elif config.form == "ray":
+        address = server_address(config.address, os.environ)
+        print(ray_line(config, overrides, address, variables), end="")
+    elif config.form == "kuberay":
+        nodes = nodes_for(run.resources, config.node)
+        print(kuberay_manifest(config, overrides, nodes, variables), end="")
+    else:
+        print(slurm_script(config, overrides, nodes_for(run.resources, config.node)), end="")
+
+
+def _send_and_follow(
+    config: SubmitConfig, overrides: Sequence[str], variables: dict[str, str]
+) -> None:
+    address = server_address(config.address, os.environ)
+    client = connect(address)
+    with tempfile.TemporaryDirectory() as folder:
+        size = pack(PROJECT, Path(folder))
+        send(client, config.name, overrides, Path(folder), variables)
+    along = f", with {', '.join(variables)}" if variables else ""
+    print(f"job {config.name} at {address}: {size / 2**20:.1f} MiB packed{along}")
+    later = f"ray job logs --address {address} --follow {config.name}"
+    if not config.follow:
+        print(f"follow it with: {later}")
+        return
+
+    def write(text: str) -> None:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+    try:
+        details = follow(client, config.name, write)
+    except KeyboardInterrupt:
+        raise RunError(
+            f"no longer following; the job goes on: {later}; end it with: ray job stop --address "
+            f"{address} {config.name}"
+        ) from None
+    if details.status.value != "SUCCEEDED":
+        # Ray repeats the output, which was just streamed, after these words.
+        reason = " ".join((details.message or "").split(", last available logs")[0].split())
+        raise RunError(f"job {config.name} ended as {details.status.value}: {reason}")
+    print(f"job {config.name} ended as SUCCEEDED")

@@ -1,0 +1,274 @@
+"""What a policy's responses to named sets of prompts come to: figures, metrics, JSON, a table.
+
+    reports of a set -> SetResult -> Evaluation -> metrics, evaluation.json, table
+
+avg@n is the mean over prompts of the share of a prompt's n responses that pass, which is pass@1;
+pass@k is estimated without bias from the same responses (`launch.record.summary.pass_at_k`).
+Responses to one prompt are alike, so the interval of each figure is over prompts: Student's t, 95%,
+cut to [0, 1] where the figure is a share. It speaks of other prompts of the same kind. Where all
+prompts agree it has no width, which says nothing about prompts that were not asked.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from conf.evaluation import HELD_OUT
+from cost.types import LengthReport, RewardStatus
+from launch.record.statistics import Estimate, t_quantile
+from launch.record.summary import EvaluationResult, evaluate_statistics, outcomes, pass_at_k
+from launch.record.text import number_text, share_text
+from rollout.types import Prompt
+
+UNCUT_COLUMNS = 140
+"""Characters that hold every column of the table."""
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What the responses to some prompts came to, each figure with its uncertainty."""
+
+    num_prompts: int
+    """All prompts that were asked; those without a scored response are in no figure."""
+    num_responses: int
+    """Responses with a usable reward."""
+    avg: Estimate
+    """Mean over prompts of the share of responses that pass (avg@n), in [0, 1]."""
+    pass_at: dict[int, Estimate]
+    """pass@k by k, each over the prompts with at least k scored responses, in [0, 1]."""
+    length: Estimate
+    """Mean over prompts of the mean response length, tokens."""
+    truncated_share: float
+    """Share of all responses that hit the length limit; NaN without one."""
+    timed_out: int
+    """Responses whose scoring ran out of time."""
+    crashed: int
+    """Responses whose scoring crashed."""
+
+    @classmethod
+    def of(cls, reports: Sequence[LengthReport], pass_at: Iterable[int]) -> "Figures":
+        """Take the reports of an evaluation together.
+
+        Args:
+            reports: One or more per prompt; those of failed tickets are empty.
+            pass_at: Each k of pass@k, at least 1.
+        """
+        prompts = outcomes(reports)
+        num_responses = sum(report.num_responses for report in reports)
+        truncated = sum(int(report.truncated.sum()) for report in reports)
+        return cls(
+            num_prompts=len(prompts),
+            num_responses=sum(prompt.num_scored for prompt in prompts),
+            avg=Estimate.of([prompt.rate for prompt in prompts if prompt.num_scored]),
+            pass_at={
+                k: Estimate.of(
+                    [pass_at_k(p.num_scored, p.num_passed, k) for p in prompts if p.num_scored >= k]
+                )
+                for k in pass_at
+            },
+            length=Estimate.of([p.length_mean for p in prompts if math.isfinite(p.length_mean)]),
+            truncated_share=truncated / num_responses if num_responses else math.nan,
+            timed_out=_count(reports, RewardStatus.TIMED_OUT),
+            crashed=_count(reports, RewardStatus.CRASHED),
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return every figure with its standard error and interval."""
+        return {
+            "num_prompts": self.num_prompts,
+            "num_responses": self.num_responses,
+            "avg": _share_json(self.avg),
+            "pass_at": {k: _share_json(found) for k, found in self.pass_at.items()},
+            "length_tokens": _json(self.length, self.length.low, self.length.high),
+            "truncated_share": self.truncated_share,
+            "timed_out": self.timed_out,
+            "crashed": self.crashed,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class SetResult:
+    """How a policy did on one set."""
+
+    overall: Figures
+    sources: dict[str, Figures]
+    """The figures of each source of prompts, in order of first appearance."""
+    reports: Sequence[LengthReport] = field(repr=False)
+    """What the figures are made of: one report per prompt, in the set's order."""
+
+    @classmethod
+    def of(
+        cls, prompts: Sequence[Prompt], reports: Sequence[LengthReport], pass_at: Sequence[int]
+    ) -> "SetResult":
+        """Summarise one set, in all and by source.
+
+        Args:
+            prompts: The prompts of the set.
+            reports: One per prompt, in the same order.
+            pass_at: Each k of pass@k.
+        """
+        by_source: dict[str, list[LengthReport]] = {}
+        for prompt, report in zip(prompts, reports, strict=True):
+            by_source.setdefault(prompt.source, []).append(report)
+        return cls(
+            Figures.of(reports, pass_at),
+            {source: Figures.of(group, pass_at) for source, group in by_source.items()},
+            reports,
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the figures, in all and by source."""
+        sources = {source: figures.to_json() for source, figures in self.sources.items()}
+        return self.overall.to_json() | {"sources": sources}
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """How a policy did on every set."""
+
+    version: int
+    """Version that the engines held at the start."""
+    last_version: int
+    """Version that they held at the end; later only where learning went on meanwhile."""
+    num_samples: int
+    """Responses per prompt in `sampled`."""
+    seconds: float
+    sampled: dict[str, SetResult]
+    """The results of `num_samples` responses per prompt, by name of the set."""
+    greedy: dict[str, SetResult] | None
+    """The same with one greedy response per prompt; None if not taken."""
+
+    def held_out(self) -> tuple[EvaluationResult, EvaluationResult | None]:
+        """Return what `summary.json` tells of the held-out set: sampled and greedy."""
+        sampled = evaluate_statistics(self.sampled[HELD_OUT].reports, k=self.num_samples)
+        if self.greedy is None:
+            return sampled, None
+        return sampled, evaluate_statistics(self.greedy[HELD_OUT].reports, k=1)
+
+    def metrics(self) -> dict[str, float]:
+        """Return metrics of the sampled responses, in all and by source where there are several."""
+        found = {
+            "evaluation/seconds": self.seconds,
+            "evaluation/version": float(self.version),
+            "evaluation/last_version": float(self.last_version),
+        }
+        for name, result in self.sampled.items():
+            of_sources = result.sources if len(result.sources) > 1 else {}
+            found |= _metrics(f"evaluation/{name}", result.overall)
+            for source, figures in of_sources.items():
+                found |= _metrics(f"evaluation/{name}/{source}", figures)
+        return found
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything but the single reports."""
+        content: dict[str, Any] = {
+            "version": self.version,
+            "last_version": self.last_version,
+            "num_samples": self.num_samples,
+            "seconds": self.seconds,
+            "interval": "95%, Student's t over prompts",
+        }
+        for way, results in (("sampled", self.sampled), ("greedy", self.greedy)):
+            if results is not None:
+                content[way] = {name: result.to_json() for name, result in results.items()}
+        return content
+
+
+def print_evaluation(evaluation: Evaluation, run_dir: Path) -> None:
+    """Print the table, and the folder that holds the files."""
+    console = Console()
+    if not console.is_terminal:
+        # Output that goes to a file need not fit a screen.
+        console = Console(width=UNCUT_COLUMNS)
+    console.print(table(evaluation))
+    console.print(f"files: {run_dir}", markup=False, highlight=False, soft_wrap=True)
+
+
+def table(evaluation: Evaluation) -> Table:
+    """Return a row per set and source, each figure with its 95% interval."""
+    figures = evaluation.sampled[HELD_OUT].overall
+    ks = [k for k in figures.pass_at if k > 1]
+    headings = [f"avg@{evaluation.num_samples}", *(f"pass@{k}" for k in ks)]
+    if evaluation.greedy is not None:
+        headings.append("greedy")
+    out = Table(
+        title="held-out prompts", caption="95% intervals over prompts", box=box.ROUNDED,
+        title_style="bold",
+    )  # fmt: skip
+    out.add_column("set", style="cyan", no_wrap=True)
+    for heading in ("prompts", *headings, "length", "cut", "not scored"):
+        out.add_column(heading, justify="right")
+
+    def add(label: str, sampled: Figures, greedy: Figures | None) -> None:
+        shares = [sampled.avg, *(sampled.pass_at[k] for k in ks), *([greedy.avg] if greedy else [])]
+        out.add_row(
+            Text(label),
+            f"{sampled.num_prompts:,}",
+            *(_share_text(share) for share in shares),
+            number_text(sampled.length.mean, 1),
+            share_text(sampled.truncated_share),
+            f"{sampled.timed_out + sampled.crashed:,}",
+        )
+
+    for name, result in evaluation.sampled.items():
+        best = evaluation.greedy[name] if evaluation.greedy is not None else None
+        add(name, result.overall, best.overall if best else None)
+        if len(result.sources) > 1:
+            for source, sampled in result.sources.items():
+                add(f"  {source}", sampled, best.sources[source] if best else None)
+    return out
+
+
+def _metrics(prefix: str, figures: Figures) -> dict[str, float]:
+    found = {
+        f"{prefix}/pass_rate": figures.avg.mean,
+        f"{prefix}/pass_rate_stderr": _stderr(figures.avg),
+        f"{prefix}/length_mean_tokens": figures.length.mean,
+    }
+    for k, estimate in figures.pass_at.items():
+        if k > 1:
+            found[f"{prefix}/pass_at_{k}"] = estimate.mean
+            found[f"{prefix}/pass_at_{k}_stderr"] = _stderr(estimate)
+    return found
+
+
+def _stderr(estimate: Estimate) -> float:
+    if estimate.count < 2:
+        return math.nan
+    return estimate.half_width / t_quantile(estimate.count - 1)
+
+
+def _share_ends(estimate: Estimate) -> tuple[float, float]:
+    if estimate.count < 2:
+        return math.nan, math.nan
+    return max(estimate.low, 0.0), min(estimate.high, 1.0)
+
+
+def _share_json(estimate: Estimate) -> dict[str, float]:
+    return _json(estimate, *_share_ends(estimate))
+
+
+def _json(estimate: Estimate, low: float, high: float) -> dict[str, float]:
+    return {
+        "mean": estimate.mean,
+        "stderr": _stderr(estimate),
+        "low": low,
+        "high": high,
+        "num_prompts": estimate.count,
+    }
+
+
+def _share_text(estimate: Estimate) -> str:
+    margin = "" if math.isnan(estimate.half_width) else f" +- {estimate.half_width:.3f}"
+    return number_text(estimate.mean) + margin
+
+
+def _count(reports: Sequence[LengthReport], status: RewardStatus) -> int:
+    return sum(int((report.status == status).sum()) for report in reports)

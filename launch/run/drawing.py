@@ -1,0 +1,99 @@
+"""Drawing one batch: its rounds, and the tickets that each of them sends out.
+
+    scheduler.draw -> tickets -> rollouts.run -> buffer
+         ^                           |
+         +--- gradient norms --------+        for a round that asks for them
+"""
+
+import asyncio
+from dataclasses import dataclass, replace
+
+from cost.types import FloatArray, Ticket
+from launch.run.clocks import GenerationClock
+from launch.run.parts import Parts, Plan
+from rollout.buffer import OrderedBuffer
+from rollout.types import GroupRef
+
+
+@dataclass(frozen=True, slots=True)
+class DrawnBatch:
+    """A batch that is drawn: all its tickets, and which of them and of earlier ones to use."""
+
+    batch: int
+    num_tickets: int
+    """Drawn for it, in all rounds."""
+    pilots: frozenset[int]
+    """Ids of those that are never trained on."""
+    members: tuple[int, ...]
+    """Ids of the tickets to learn from, in draw order."""
+    num_exploring: int
+    """Exploring ones among the members, which are the last."""
+    carried: tuple[int, ...]
+    """Ids of tickets whose groups a later batch may learn from."""
+
+
+class Rounds:
+    """Draws batches round by round.
+
+    Args:
+        plan: The loop's numbers.
+        parts: What the loop drives.
+        buffer: Where finished groups go.
+        generation: Told when tickets are in generation.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        parts: Parts,
+        buffer: OrderedBuffer[GroupRef],
+        generation: GenerationClock,
+    ) -> None:
+        self._plan = plan
+        self._parts = parts
+        self._buffer = buffer
+        self._generation = generation
+
+    async def draw(self, batch: int, tasks: asyncio.TaskGroup) -> DrawnBatch:
+        """Draw all rounds of a batch; the tickets of the last may still be in generation.
+
+        Args:
+            batch: Its number.
+            tasks: What tickets are run in.
+
+        Raises:
+            TimeoutError: If a round before the last misses its deadline.
+        """
+        tickets: list[Ticket] = []
+        norms: dict[int, FloatArray] = {}
+        folded = max(0, batch - self._plan.max_staleness)
+        while True:
+            drawn = await self._parts.scheduler.draw(batch, folded, norms)
+            running = [tasks.create_task(self._roll(batch, ticket)) for ticket in drawn.tickets]
+            tickets += drawn.tickets
+            if drawn.members is not None:
+                return DrawnBatch(
+                    batch=batch,
+                    num_tickets=len(tickets),
+                    pilots=frozenset(t.ticket_id for t in tickets if not t.trainable),
+                    members=drawn.members,
+                    num_exploring=sum(ticket.exploring for ticket in tickets),
+                    carried=drawn.carried,
+                )
+            async with asyncio.timeout(self._plan.batch_deadline_seconds):
+                groups = await asyncio.gather(*running)
+                norms = await self._norms(groups) if drawn.gradient_norms else {}
+
+    async def _roll(self, batch: int, ticket: Ticket) -> GroupRef:
+        with self._generation.running(batch):
+            prompt = self._parts.prompts[ticket.prompt_index]
+            group = await self._parts.rollouts.run(ticket, prompt)
+        # Nobody learns from a pilot: once measured, its responses need not be held any longer.
+        kept = group if ticket.trainable else replace(group, data=None)
+        await self._buffer.put(ticket.ticket_id, kept)
+        return group
+
+    async def _norms(self, groups: list[GroupRef]) -> dict[int, FloatArray]:
+        layer = self._plan.gradient_norm_layer
+        norms = await self._parts.learners.gradient_norms(groups, layer=layer)
+        return {group.report.ticket_id: own for group, own in zip(groups, norms, strict=True)}

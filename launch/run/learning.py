@@ -1,0 +1,151 @@
+"""Learning from one batch: its members, and every pass over them.
+
+buffer.take -> members -> (scheduler.select -> learners.update) each pass -> Learned
+"""
+
+import asyncio
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from cost.types import FloatArray, LengthReport, Selection
+from launch.run.clocks import Laps
+from launch.run.drawing import DrawnBatch
+from launch.run.parts import Metrics, Parts, Plan
+from rollout.buffer import OrderedBuffer
+from rollout.types import GroupRef
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """A batch whose groups are all there."""
+
+    drawn: DrawnBatch
+    groups: list[GroupRef]
+    """The members, in draw order, exploring ones last."""
+    reports: list[LengthReport]
+    """Of all tickets drawn for the batch."""
+
+    @property
+    def num_plain(self) -> int:
+        """Members that are not exploring, which come first."""
+        return len(self.groups) - self.drawn.num_exploring
+
+    @property
+    def staleness(self) -> float:
+        """Largest staleness at use: the learner's version minus a group's oldest one."""
+        versions = [group.report.version for group in self.groups if group.data is not None]
+        return float(max((self.drawn.batch - version for version in versions), default=0))
+
+
+class HandOver:
+    """Hands batches over when they are whole, and holds the groups that are carried.
+
+    Args:
+        buffer: Where finished groups come from.
+        deadline_seconds: Longest wait for a batch that is drawn.
+    """
+
+    def __init__(self, buffer: OrderedBuffer[GroupRef], deadline_seconds: float) -> None:
+        self._buffer = buffer
+        self._deadline_seconds = deadline_seconds
+        self._held: dict[int, GroupRef] = {}
+
+    async def take(self, drawn: DrawnBatch) -> Taken:
+        """Wait for all tickets of a batch; groups that were filtered are not held any longer.
+
+        Raises:
+            TimeoutError: If they miss the deadline.
+        """
+        async with asyncio.timeout(self._deadline_seconds):
+            fresh = await self._buffer.take(drawn.num_tickets)
+        self._held |= {group.report.ticket_id: group for group in fresh}
+        groups = [self._held[ticket_id] for ticket_id in drawn.members]
+        self._held = {ticket_id: self._held[ticket_id] for ticket_id in drawn.carried}
+        return Taken(drawn, groups, [group.report for group in fresh])
+
+
+@dataclass(frozen=True, slots=True)
+class Learned:
+    """What all passes over a batch came to."""
+
+    selections: list[Selection]
+    """Of the last pass."""
+    metrics: Metrics
+    """From the learners."""
+    trained_tokens: int
+    """Of the kept responses, the prompt repeated with each, every pass counted."""
+    learner_seconds: float
+    """At work, of one learner."""
+    gradient_norms: list[FloatArray] | None
+    """[n] of every plain member, if this batch's were measured."""
+
+    @property
+    def entropy(self) -> float:
+        """The policy's, nats a token; NaN if the learners do not say."""
+        return self.metrics.get("learner/entropy", math.nan)
+
+
+class Passes:
+    """Takes the passes over a batch.
+
+    Args:
+        plan: The loop's numbers.
+        parts: What the loop drives.
+    """
+
+    def __init__(self, plan: Plan, parts: Parts) -> None:
+        self._plan = plan
+        self._parts = parts
+
+    async def learn(self, taken: Taken, progress: float) -> Learned:
+        """Select from a batch and update the policy, once a pass.
+
+        Args:
+            taken: The batch.
+            progress: Share of the run that is over before it, in [0, 1].
+        """
+        batch, groups = taken.drawn.batch, taken.groups
+        scheduler, learners = self._parts.scheduler, self._parts.learners
+        attempts = [group.report.attempt for group in groups]
+        # Penalties and calibrations compare the policy's own responses.
+        plain = groups[: taken.num_plain]
+        updating = Laps()
+        penalties, metrics = await self._penalties(plain)
+        learner_seconds, trained_tokens = updating.lap(), 0
+        norms = None
+        for epoch in range(self._plan.num_epochs):
+            selections = await scheduler.select(batch, attempts, epoch, progress, penalties)
+            if epoch == 0 and self._calibrates(batch):
+                layer = self._plan.gradient_norm_layer
+                norms = await learners.gradient_norms(plain, layer=layer)
+            trained_tokens += _trained_tokens(groups, selections)
+            updating = Laps()
+            metrics |= await learners.update(groups, selections, step=batch, epoch=epoch)
+            learner_seconds += updating.lap()
+        return Learned(selections, metrics, trained_tokens, learner_seconds, norms)
+
+    def _calibrates(self, batch: int) -> bool:
+        every = self._plan.calibrate_every
+        return bool(every) and batch % every == 0
+
+    async def _penalties(
+        self, groups: Sequence[GroupRef]
+    ) -> tuple[list[FloatArray] | None, Metrics]:
+        """What a batch's responses lose of their rewards, once for all passes over it."""
+        coefficient = self._plan.reward_kl_coefficient
+        if not coefficient:
+            return None, {}
+        found = await self._parts.learners.reference_kl(groups)
+        mean = float(np.mean(np.concatenate(found))) if any(map(len, found)) else math.nan
+        return [coefficient * kl for kl in found], {"learner/kl_reference_response": mean}
+
+
+def _trained_tokens(groups: Sequence[GroupRef], selections: Sequence[Selection]) -> int:
+    """Tokens of the kept responses, the prompt repeated with each, as the ledger counts them."""
+    return sum(
+        int((group.report.lengths + group.report.prompt_tokens)[selection.keep].sum())
+        for group, selection in zip(groups, selections, strict=True)
+    )

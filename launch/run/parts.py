@@ -1,0 +1,99 @@
+"""The parts of a running system as the loop sees them, and the loop's numbers."""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from cost.types import Draw, Feedback, FloatArray, Selection, Ticket
+from rollout.types import GroupRef, Prompt
+
+Metrics = dict[str, float]
+
+
+class Scheduler(Protocol):
+    """The scheduler as the loop sees it; see `cost.scheduler.scheduler.Scheduler`."""
+
+    async def draw(
+        self, batch: int, folded: int, gradient_norms: Mapping[int, FloatArray] | None = None
+    ) -> Draw:
+        """Fold the first so many batches, then draw the next round of a batch."""
+
+    async def select(
+        self,
+        batch: int,
+        attempts: Sequence[int],
+        epoch: int = 0,
+        progress: float = 0.0,
+        penalties: Sequence[FloatArray] | None = None,
+    ) -> list[Selection]:
+        """Choose and weigh the responses to train on, rewards lowered by penalties [n] each."""
+
+    async def learned(self, batch: int, feedback: Feedback) -> None:
+        """Take in what learning from a batch took and showed."""
+
+
+class Rollouts(Protocol):
+    """The rollout pool as the loop sees it."""
+
+    async def run(self, ticket: Ticket, prompt: Prompt) -> GroupRef:
+        """Turn a ticket into a group; an empty one if it fails for good."""
+
+
+class Learners(Protocol):
+    """The learner team as the loop sees it."""
+
+    async def update(
+        self, groups: Sequence[GroupRef], selections: Sequence[Selection], *, step: int, epoch: int
+    ) -> Metrics:
+        """Take one pass over a batch; raises when the loss stays non-finite."""
+
+    async def gradient_norms(self, groups: Sequence[GroupRef], *, layer: str) -> list[FloatArray]:
+        """Norm of each response's summed score, one array a group."""
+
+    async def reference_kl(self, groups: Sequence[GroupRef]) -> list[FloatArray]:
+        """Estimate each response's divergence from the reference policy, one array a group."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the loop drives."""
+
+    prompts: Sequence[Prompt]
+    """[N] the task; a ticket's `prompt_index` points into it."""
+    scheduler: Scheduler
+    rollouts: Rollouts
+    learners: Learners
+    publish: Callable[[int], Awaitable[Metrics]]
+    """Makes the given version available to the engines."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The loop's numbers."""
+
+    num_steps: int
+    """Batches to learn."""
+    num_epochs: int
+    """Passes over each batch."""
+    max_staleness: int
+    """Versions a batch may be behind when learned."""
+    batch_deadline_seconds: float
+    """Longest wait for one round of a batch."""
+    num_engine_accelerators: int = 1
+    """Accelerators of all engines together."""
+    num_learners: int = 1
+    """Learners at work during an update."""
+    reward_kl_coefficient: float = 0.0
+    """What a nat of a response's divergence from the reference takes off its reward; 0 when there
+    is nothing to take off."""
+    gradient_norm_layer: str = "lm_head"
+    """Layer whose gradient is measured per response."""
+    calibrate_every: int = 0
+    """Batches between measurements for the scheduler's calibration; 0 for none."""
+    max_generated_tokens: int | None = None
+    """No batch is drawn once those before it are expected to take so many tokens of the engines;
+    None for no such bound."""
+    max_trained_tokens: int | None = None
+    """The same for tokens of kept responses with their prompts, every pass counted."""
+    max_seconds: float | None = None
+    """The same for seconds of waiting, learning and publishing."""

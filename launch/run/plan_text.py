@@ -1,0 +1,45 @@
+"""What a run says of itself before it starts."""
+
+from conf.schema import RunConfig
+from launch.run.inputs import Inputs
+
+
+def objective_text(config: RunConfig) -> str:
+    """Say in words what the run optimises."""
+    control = config.scheduler.entropy_control
+    if config.scheduler.objective_preserving:
+        text = "uniform over prompts: draws and thinning are undone by weights"
+    elif control is not None:
+        text = (
+            "reweighted: exploring tickets at other temperatures add a term that holds the entropy "
+            f"near {control.target:g} nats"
+        )
+    else:
+        text = "reweighted: the draws, thinning or aggregation chosen change the uniform objective"
+    if config.learner.curvature.masks:
+        text += "; biased by learner.curvature, whose mask depends on what was drawn"
+    return text
+
+
+def derived_plan(inputs: Inputs) -> dict[str, object]:
+    """Return what follows from the configuration, a label and a text for each row to show."""
+    config = inputs.config
+    resources, scheduler, learner = config.resources, config.scheduler, config.learner
+    tokens = config.responses_per_step * config.model.max_model_len
+    tickets = f"{scheduler.tickets_per_step} tickets"
+    if scheduler.num_exploring:
+        tickets = f"({tickets} + {scheduler.num_exploring} exploring)"
+    measured = ", ".join(f"{len(prompts)} {name}" for name, prompts in inputs.sets.items())
+    return {
+        "objective": objective_text(config),
+        "prompts": f"{len(inputs.prompts)} to train on; measured on {measured}",
+        "one step": f"{tickets} x {scheduler.group_size} responses = "
+        f"{config.responses_per_step} responses, at most {tokens:,} tokens",
+        "learning": f"{learner.num_epochs} pass(es) of {learner.num_minibatches} optimiser "
+        f"step(s), at most {config.num_rows_at_most} rows of {learner.row_tokens} tokens a learner",
+        "run": f"{config.loop.num_steps} steps, staleness at most {config.loop.max_staleness}",
+        "placement": f"{resources.num_engines} engine(s) of {resources.tensor_parallel_size} "
+        f"worker(s), {resources.num_learners} learner(s), ZeRO {learner.zero_stage}, "
+        f"{config.model.dtype}",
+        "run folder": config.run_dir,
+    }

@@ -1,0 +1,201 @@
+"""vLLM's weight transfer over gloo, for engines and learners on CPUs, where vLLM has no backend.
+
+GlooTrainerWeightTransferEngine ==== gloo broadcast, one tensor after the other ====> load
+(learner rank 0; others gather)                       GlooWeightTransferEngine (each worker)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from datetime import timedelta
+from typing import Any, ClassVar, Self
+
+import torch
+from torch.distributed import ProcessGroupGloo, TCPStore  # type: ignore[attr-defined]
+from vllm.distributed.weight_transfer.base import (
+    TrainerInitInfo,
+    TrainerWeightTransferEngine,
+    WeightSource,
+    WeightTransferEngine,
+    WeightTransferInitInfo,
+    WeightTransferUpdateInfo,
+)
+
+BACKEND = "gloo"
+TIMEOUT_SECONDS = 120.0
+"""Longest wait for the group to come together, and for one tensor."""
+
+
+def _join(master_address: str, master_port: int, rank: int, world_size: int) -> ProcessGroupGloo:
+    timeout = timedelta(seconds=TIMEOUT_SECONDS)
+    store = TCPStore(
+        master_address,
+        master_port,
+        world_size,
+        is_master=rank == 0,
+        timeout=timeout,
+        wait_for_workers=False,
+    )
+    return ProcessGroupGloo(store, rank, world_size, timeout)
+
+
+def _broadcast(group: ProcessGroupGloo, tensor: torch.Tensor) -> None:
+    group.broadcast(tensor, 0).wait()  # type: ignore[attr-defined]
+
+
+@dataclass(kw_only=True)
+class GlooInitInfo(WeightTransferInitInfo):
+    """What an engine worker needs to join the transfer group."""
+
+    master_address: str
+    master_port: int
+    rank_offset: int
+    world_size: int
+
+
+@dataclass
+class GlooUpdateInfo(WeightTransferUpdateInfo):
+    """What a receiver needs to know of the tensors to come, in stream order."""
+
+    names: list[str]
+    dtype_names: list[str]
+    """Names of torch's dtypes, such as "bfloat16"."""
+    shapes: list[list[int]]
+    """Full shapes, unpartitioned."""
+
+
+class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo]):
+    """The half of the gloo backend in an engine worker, which receives."""
+
+    init_info_cls = GlooInitInfo
+    update_info_cls = GlooUpdateInfo
+    _group: ProcessGroupGloo | None = None
+
+    def init_transfer_engine(self, init_info: GlooInitInfo) -> None:
+        """Join the learner's group at this worker's rank."""
+        parallel = self.parallel_config
+        rank = parallel.data_parallel_index * parallel.world_size + parallel.rank
+        self._group = _join(
+            init_info.master_address,
+            init_info.master_port,
+            rank + init_info.rank_offset,
+            init_info.world_size,
+        )
+
+    def start_weight_update(self) -> None:
+        """Open a layerwise reload: CPU kernels repack weights, so loading in place fails."""
+        from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
+
+        initialize_layerwise_reload(self.model)
+
+    def update_weights(self, update_info: dict[str, Any]) -> None:
+        """Receive without the base class's accelerator synchronisation, which CPUs lack."""
+        self.receive_weights(self.parse_update_info(update_info))
+
+    def receive_weights(self, update_info: GlooUpdateInfo) -> None:
+        """Receive and load one parameter after the other."""
+        if self._group is None:
+            raise RuntimeError("gloo weight transfer: init_transfer_engine has not been called")
+        group = self._group
+
+        def stream() -> Iterator[tuple[str, torch.Tensor]]:
+            for name, dtype_name, shape in zip(
+                update_info.names, update_info.dtype_names, update_info.shapes, strict=True
+            ):
+                tensor = torch.empty(shape, dtype=getattr(torch, dtype_name))
+                _broadcast(group, tensor)
+                yield name, tensor
+
+        for name, tensor in stream():
+            self.model.load_weights([(name, tensor)])  # type: ignore[operator]
+
+    def finish_weight_update(self) -> None:
+        """Close the layerwise reload."""
+        from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
+
+        finalize_layerwise_reload(self.model, self.model_config)  # type: ignore[no-untyped-call]
+
+    def shutdown(self) -> None:
+        """Leave the group."""
+        self._group = None
+
+
+@dataclass
+class GlooTrainerInitInfo(TrainerInitInfo):
+    """What a learner needs to open the transfer group."""
+
+    backend: ClassVar[str] = BACKEND
+
+    master_address: str
+    master_port: int
+    world_size: int
+
+
+class GlooTrainerWeightTransferEngine(TrainerWeightTransferEngine[GlooTrainerInitInfo]):
+    """The half of the gloo backend in a learner: rank 0 sends, the others only help to gather."""
+
+    init_info_cls = GlooTrainerInitInfo
+    _group: ProcessGroupGloo | None = None
+
+    @classmethod
+    def trainer_init(
+        cls, init_info: GlooTrainerInitInfo, *, client: Any, source: WeightSource | None = None
+    ) -> Self:
+        """Open the group together with the engines; see `TrainerWeightTransferEngine`."""
+        engine = cls(client=client, source=source, is_sender=init_info.is_sender)
+        if not engine.is_sender:
+            return engine
+        payload = GlooInitInfo(
+            master_address=init_info.master_address,
+            master_port=init_info.master_port,
+            rank_offset=1,
+            world_size=init_info.world_size,
+        )
+        with ThreadPoolExecutor(max_workers=1) as side:
+            joined = side.submit(client.init_weight_transfer_engine, asdict(payload))
+            engine._group = _join(
+                init_info.master_address, init_info.master_port, 0, init_info.world_size
+            )
+            joined.result()
+        return engine
+
+    def send_weights(self) -> None:
+        """Stream the source once to all engines; every learner rank must call it.
+
+        Raises:
+            ValueError: If the source yields another tensor than it declared.
+        """
+        assert self.source is not None
+        if not self.is_sender:
+            for _ in self.source:
+                pass
+            return
+        assert self._group is not None
+        metadata = self.source.metadata()
+        info = GlooUpdateInfo(
+            names=[m.name for m in metadata],
+            dtype_names=[str(m.dtype).removeprefix("torch.") for m in metadata],
+            shapes=[list(m.shape) for m in metadata],
+        )
+        self.client.start_weight_update()
+        side = ThreadPoolExecutor(max_workers=1)
+        try:
+            received = side.submit(self.client.update_weights, asdict(info))
+            for (name, tensor), expected in zip(self.source, metadata, strict=True):
+                if name != expected.name or tuple(tensor.shape) != expected.shape:
+                    raise ValueError(
+                        f"weight source: declared {expected.name} {expected.shape}, "
+                        f"got {name} {tuple(tensor.shape)}"
+                    )
+                _broadcast(self._group, tensor.detach().contiguous())
+            received.result()
+        finally:
+            # After a failed broadcast the receiver never returns; joining it would hang here too.
+            side.shutdown(wait=False)
+        self.client.finish_weight_update()
+
+    def shutdown(self) -> None:
+        """Leave the group."""
+        self._group = None

@@ -1,0 +1,140 @@
+"""The job as other programs take it, and the image that it names."""
+
+import shlex
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+from conf.programs import KubeRayConfig, SlurmConfig, SubmitConfig
+from launch.jobs.forms import RAY_USER, kuberay_manifest, ray_line, slurm_script
+from launch.jobs.nodes import Nodes
+from tests.places import PROJECT
+
+AWKWARD = ["experiment=quickstart", 'name="it\'s $HOME (a)"', "run_dir=/shared/a b", "x=${y}"]
+COMMAND = ["python", "-m", "launch.train", *AWKWARD]
+GPU_NODES = Nodes(count=2, cpus=32, gpus=8, memory_gib=256)
+
+
+def job(**settings):
+    settings.setdefault("kuberay", KubeRayConfig(claim="shared"))
+    return SubmitConfig(name="first", **settings)
+
+
+def test_the_ray_line_is_one_shell_command_with_the_same_job():
+    line = ray_line(job(), AWKWARD, "http://h:8265", {"HF_HOME": "/a b"})
+    words = shlex.split(line)
+    assert words[:4] == ["RAY_AUTH_MODE=token", "ray", "job", "submit"]
+    assert words[words.index("--") + 1 :] == COMMAND
+    assert words[words.index("--submission-id") + 1] == "first"
+    environment = yaml.safe_load(words[words.index("--runtime-env-json") + 1])
+    assert environment == {"env_vars": {"HF_HOME": "/a b"}}
+    assert "--no-wait" in ray_line(job(follow=False), AWKWARD, "http://h:8265", {})
+
+
+def test_the_rayjob_has_one_head_and_the_workers_that_the_run_needs():
+    manifest = yaml.safe_load(kuberay_manifest(job(), AWKWARD, GPU_NODES, {"HF_HOME": "/hf"}))
+    assert (manifest["apiVersion"], manifest["kind"]) == ("ray.io/v1", "RayJob")
+    assert manifest["metadata"]["name"] == "first"
+    spec = manifest["spec"]
+    assert shlex.split(spec["entrypoint"]) == COMMAND
+    assert spec["shutdownAfterJobFinishes"] is True
+    assert spec["backoffLimit"] == 0
+    assert yaml.safe_load(spec["runtimeEnvYAML"]) == {"env_vars": {"HF_HOME": "/hf"}}
+    cluster = spec["rayClusterSpec"]
+    (workers,) = cluster["workerGroupSpecs"]
+    assert workers["replicas"] == workers["minReplicas"] == workers["maxReplicas"] == 2
+    head = cluster["headGroupSpec"]
+    # Nothing is placed on the head, which has no GPU.
+    assert head["rayStartParams"]["num-cpus"] == "0"
+    for group, gpus in ((head, None), (workers, 8)):
+        pod = group["template"]["spec"]
+        (container,) = pod["containers"]
+        assert container["image"] == "cost-aware-rl"
+        assert container["resources"]["limits"].get("nvidia.com/gpu") == gpus
+        assert pod["securityContext"]["runAsNonRoot"] is True
+        mounts = {mount["name"] for mount in container["volumeMounts"]}
+        assert mounts == {volume["name"] for volume in pod["volumes"]}
+
+
+def test_the_rayjob_refers_to_secrets_and_holds_none(monkeypatch):
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "very-secret-token")
+    monkeypatch.setenv("WANDB_API_KEY", "very-secret-key")
+    text = kuberay_manifest(job(secrets=["WANDB_API_KEY"]), AWKWARD, GPU_NODES, {})
+    assert "very-secret" not in text
+    cluster = yaml.safe_load(text)["spec"]["rayClusterSpec"]
+    assert cluster["authOptions"] == {"mode": "token", "secretName": "cost-aware-rl-token"}
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        (variable,) = group["template"]["spec"]["containers"][0]["env"]
+        assert variable["name"] == "WANDB_API_KEY"
+        assert variable["valueFrom"]["secretKeyRef"]["key"] == "WANDB_API_KEY"
+
+
+def test_a_rayjob_on_cpus_asks_for_no_gpu():
+    nodes = Nodes(count=1, cpus=4, gpus=0, memory_gib=8)
+    assert "nvidia" not in kuberay_manifest(job(), AWKWARD, nodes, {})
+
+
+def run_slurm(script, tmp_path):
+    """Run a batch script as Slurm would, with programs that only say how they were called."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    programs = {
+        "scontrol": "printf 'node7\\nnode8\\n'",
+        "srun": 'printf "%s\\n" "$@" > srun.txt; printf "%s" "$RAY_AUTH_TOKEN" > token.txt',
+    }
+    for name, text in programs.items():
+        path = folder / name
+        path.write_text(f"#!/bin/bash\n{text}\n")
+        path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    (tmp_path / "activate").write_text("")
+    (tmp_path / "job.sh").write_text(script)
+    python = Path(sys.executable).parent
+    environ = {
+        "PATH": f"{folder}:{python}:/usr/bin:/bin",
+        "SLURM_JOB_ID": "12345",
+        "SLURM_JOB_NODELIST": "node[7-8]",
+        "HOME": "/home/me",
+    }
+    subprocess.run(["bash", "job.sh"], cwd=tmp_path, env=environ, check=True)
+    return (tmp_path / "srun.txt").read_text().splitlines(), (tmp_path / "token.txt").read_text()
+
+
+def test_the_slurm_script_runs_the_same_command_with_a_token_of_its_own(tmp_path):
+    script = slurm_script(job(slurm=SlurmConfig(activate="./activate")), AWKWARD, GPU_NODES)
+    words, token = run_slurm(script, tmp_path)
+    at = words.index("--")
+    assert words[at + 1] == "env"
+    address = words[words.index("--address") + 1]
+    assert words[at + 2] == f"RAY_ADDRESS={address}"
+    assert words[at + 3 :] == COMMAND
+    assert address.startswith("node7:")
+    assert words[words.index("--min-nodes") + 1] == "2"
+    assert words[words.index("--num-gpus") + 1] == "8"
+    assert len(token) == 64
+    assert token not in script
+
+
+def test_the_slurm_script_exports_the_allowed_names_only():
+    config = job(env=["HF_HOME"], secrets=["WANDB_API_KEY"], slurm=SlurmConfig(partition="gpu"))
+    script = slurm_script(config, AWKWARD, GPU_NODES)
+    options = dict(
+        line.removeprefix("#SBATCH --").split("=", 1)
+        for line in script.splitlines()
+        if line.startswith("#SBATCH") and "=" in line
+    )
+    assert options["export"] == "HOME,USER,HF_HOME,WANDB_API_KEY"
+    assert (options["nodes"], options["gpus-per-node"], options["partition"]) == ("2", "8", "gpu")
+    assert "account" not in options
+    assert subprocess.run(["bash", "-n"], input=script, text=True).returncode == 0
+
+
+def test_the_image_runs_as_a_user_without_rights_and_holds_no_secret():
+    lines = (PROJECT / "Dockerfile").read_text().splitlines()
+    users = [line.split()[1] for line in lines if line.startswith("USER")]
+    assert users == [str(RAY_USER)]
+    assert not any(line.startswith(("ARG", "ENV")) and "TOKEN" in line for line in lines)
+    ignored = (PROJECT / ".dockerignore").read_text().splitlines()
+    assert {".git", ".venv", ".env*", "runs"} <= set(ignored)

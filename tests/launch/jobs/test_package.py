@@ -1,0 +1,89 @@
+"""What a job takes along, and the pins of the image that takes its place."""
+
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import distributions, entry_points
+
+import pytest
+
+from launch.jobs.package import metadata_files, pack, packed_files
+from launch.program import UserError
+from tests.places import PROJECT
+
+
+def test_the_packed_folder_is_an_installed_project(tmp_path):
+    """With the folder on the path, Python finds the entry points that installing would make."""
+    size = pack(PROJECT, tmp_path)
+    assert 0 < size < 100e6
+    (found,) = distributions(path=[str(tmp_path)])
+    assert found.name == "cost-aware-rl"
+    (packed,) = found.entry_points
+    assert packed in entry_points(group="vllm.general_plugins")
+    code = (
+        "import importlib.metadata as m, launch, pathlib;"
+        "(p,) = [e for e in m.entry_points(group='vllm.general_plugins')"
+        " if e.name == 'cost_aware_rl'];"
+        "print(p.dist.locate_file(''), pathlib.Path(launch.__file__).parents[1])"
+    )
+    environ = {"PYTHONPATH": str(tmp_path), "PATH": os.environ["PATH"]}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environ, cwd="/", capture_output=True, text=True
+    )
+    assert done.stdout.split() == [str(tmp_path)] * 2, done.stderr
+
+
+def test_what_git_tracks_and_new_sources_are_packed(tmp_path):
+    project = tmp_path / "project"
+    project.mkdir()
+    for name, text in {
+        "pyproject.toml": '[project]\nname = "a-b"\nversion = "1.0"\n',
+        ".gitignore": "ignored.py\n",
+        "known.txt": "",
+        "new.py": "",
+        "ignored.py": "",
+        "secret.env": "KEY=1",
+        "deleted.py": "",
+    }.items():
+        (project / name).write_text(text)
+    git = ["git", "-C", str(project)]
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "add", "pyproject.toml", "known.txt", "deleted.py"], check=True)
+    (project / "deleted.py").unlink()
+    assert packed_files(project) == ["known.txt", "new.py", "pyproject.toml"]
+    packed = tmp_path / "packed"
+    packed.mkdir()
+    pack(project, packed)
+    assert sorted(path.name for path in packed.iterdir()) == [
+        "a_b-1.0.dist-info",
+        "known.txt",
+        "new.py",
+        "pyproject.toml",
+    ]
+
+
+def test_a_folder_that_is_no_checkout_is_refused(tmp_path):
+    with pytest.raises(UserError, match="is no checkout"):
+        pack(tmp_path, tmp_path)
+
+
+def test_metadata_hold_every_entry_point():
+    files = metadata_files(
+        '[project]\nname = "a"\nversion = "2"\n'
+        '[project.entry-points.g]\nx = "m:f"\ny = "m:g"\n[project.entry-points.h]\nz = "m:h"\n'
+    )
+    assert files["a-2.dist-info/entry_points.txt"] == "[g]\nx = m:f\ny = m:g\n\n[h]\nz = m:h\n"
+
+
+def test_the_images_pins_are_those_of_the_project():
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text())["project"]
+    for extra, file in (("cpu", "constraints.txt"), ("gpu", "constraints-gpu.txt")):
+        lines = (PROJECT / ".ci" / file).read_text().splitlines()
+        pins = dict(line.replace("_", "-").split("==") for line in lines if "==" in line)
+        asked = project["dependencies"] + project["optional-dependencies"][extra]
+        for requirement in asked:
+            if "==" in requirement:
+                name, pin = re.sub(r"\[.*\]", "", requirement).split("==")
+                assert pins[name] == pin, f"{file}: {name}"

@@ -1,0 +1,91 @@
+"""Where the job server is, and what answers in its place."""
+
+import http.server
+import threading
+
+import pytest
+
+from launch.jobs.server import connect, server_address
+from launch.program import UserError
+
+
+@pytest.mark.parametrize(
+    ("address", "environ", "expected"),
+    [
+        ("http://head:8265/", {"RAY_ADDRESS": "http://other:1"}, "http://head:8265"),
+        (None, {"RAY_API_SERVER_ADDRESS": "https://h", "RAY_ADDRESS": "http://o"}, "https://h"),
+        (None, {"RAY_ADDRESS": "http://o:1"}, "http://o:1"),
+        (None, {"RAY_ADDRESS": "10.0.0.1:6379"}, "http://127.0.0.1:8265"),
+        (None, {}, "http://127.0.0.1:8265"),
+    ],
+)
+def test_the_address_given_wins_over_the_environment(address, environ, expected):
+    assert server_address(address, environ) == expected
+
+
+@pytest.mark.parametrize("address", ["ray://head:10001", "head:8265", "http://", "http://h:port"])
+def test_an_address_that_is_no_job_server_is_refused(address):
+    with pytest.raises(UserError, match=r"^address must be the job server's"):
+        server_address(address, {})
+
+
+class Answer(http.server.BaseHTTPRequestHandler):
+    """A server that gives one answer to everything."""
+
+    status, body = 404, b""
+
+    def do_GET(self):
+        self.send_response(self.status)
+        self.end_headers()
+        self.wfile.write(self.body)
+
+    def log_message(self, *arguments):
+        pass
+
+
+@pytest.fixture
+def answering(monkeypatch):
+    """Start a server that answers with a status; returns its address."""
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "0123456789abcdef0123456789abcdef")
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "")
+    servers = []
+
+    def start(status, body=b""):
+        handler = type("Given", (Answer,), {"status": status, "body": body})
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        servers.append(server)
+        return f"http://127.0.0.1:{server.server_port}"
+
+    yield start
+    for server in servers:
+        server.shutdown()
+        server.server_close()
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "sentence"),
+    [
+        (401, b"Unauthorized", "asks for a token and none was sent"),
+        (403, b"Forbidden", "refused the token of RAY_AUTH_TOKEN or ~/.ray/auth_token"),
+        (404, b"", "is no job server of Ray"),
+        (500, b"", "is no job server of Ray"),
+        (200, b"<html>", "is no job server of Ray"),
+        (200, b'{"version": "4", "ray_version": "1.0.0"}', "is no job server of Ray"),
+        (200, b'{"other": 1}', "is no job server of Ray"),
+    ],
+)
+def test_what_answers_instead_of_a_job_server_is_named(answering, status, body, sentence):
+    with pytest.raises(UserError) as refusal:
+        connect(answering(status, body))
+    message = str(refusal.value)
+    assert sentence in message
+    assert "\n" not in message
+    assert "0123456789abcdef" not in message
+
+
+def test_nobody_answering_is_one_sentence(monkeypatch):
+    monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "")
+    with pytest.raises(UserError, match=r"^no job server answers at 'http://127.0.0.1:9' \(addr"):
+        connect("http://127.0.0.1:9")

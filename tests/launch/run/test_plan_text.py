@@ -1,0 +1,36 @@
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_module
+
+from conf.programs import register
+from launch.program import build
+from launch.run.inputs import Inputs
+from launch.run.plan_text import derived_plan
+from rollout.types import Prompt
+
+register()
+
+
+@pytest.fixture
+def plan_of():
+    """Compose a run with two prompts to learn from and one to be measured on."""
+    prompts = [Prompt(i, np.arange(3, dtype=np.int32), "1", "mine", "?") for i in range(3)]
+
+    def make(*overrides):
+        with initialize_config_module("conf", version_base="1.3"):
+            config = build(compose("train", ["experiment=quickstart", *overrides]))
+        return derived_plan(Inputs(config, {}, None, prompts[:2], {"held_out": prompts[2:]}))
+
+    return make
+
+
+def test_the_plan_says_what_one_step_comes_to(plan_of):
+    plan = plan_of("scheduler.tickets_per_step=3", "scheduler.group_size=4")
+    assert plan["one step"] == "3 tickets x 4 responses = 12 responses, at most 6,144 tokens"
+    assert plan["prompts"] == "2 to train on; measured on 1 held_out"
+    assert str(plan["objective"]).startswith("uniform over prompts")
+
+
+def test_exploring_tickets_are_named_beside_the_others(plan_of):
+    plan = plan_of("entropy_control@scheduler.entropy_control=aepo", "scheduler.tickets_per_step=4")
+    assert str(plan["one step"]).startswith("(4 tickets + 1 exploring) x 8 responses = 40 resp")

@@ -1,0 +1,130 @@
+"""The gloo backend without an engine: transfer between threads."""
+
+import threading
+from contextlib import suppress
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from rollout.gloo_transfer import GlooInitInfo, GlooWeightTransferEngine
+from rollout.weight_transfer import PolicySource, open_sender
+
+
+def make_source():
+    weights = {"embed.weight": torch.arange(6.0).reshape(2, 3), "norm.weight": torch.ones(3)}
+    metadata = [(name, t.dtype, tuple(t.shape)) for name, t in weights.items()]
+    aliases = {"lm_head.weight": "embed.weight"}
+    return PolicySource(metadata, lambda: iter(weights.items()), aliases), weights
+
+
+class FakeReceiver:
+    """Stands in for a RolloutActor: an engine half and a model that records what it loads."""
+
+    def __init__(self):
+        config = SimpleNamespace(data_parallel_index=0, world_size=1, rank=0)
+        self.engine = object.__new__(GlooWeightTransferEngine)
+        self.engine.parallel_config = config
+        self.engine.model = self
+        self.loaded = {}
+        self.events = []
+
+    def load_weights(self, pairs):
+        self.loaded |= {name: tensor.clone() for name, tensor in pairs}
+
+
+class FakeClient:
+    def __init__(self, receivers):
+        self.receivers = receivers
+        self.version = 0
+
+    def _all(self, call):
+        threads = [threading.Thread(target=call, args=(i, r)) for i, r in enumerate(self.receivers)]
+        for t in threads:
+            t.start()
+        for t in threads:
+            t.join(30)
+
+    def init_weight_transfer_engine(self, info):
+        def join(i, receiver):
+            shifted = info | {"rank_offset": info["rank_offset"] + i}
+            receiver.engine.init_transfer_engine(GlooInitInfo(**shifted))
+
+        self._all(join)
+
+    def start_weight_update(self):
+        for r in self.receivers:
+            r.events.append("start")
+
+    def update_weights(self, info):
+        def receive(_, receiver):
+            # A receiver whose sender gave up sees the connection end.
+            with suppress(RuntimeError):
+                receiver.engine.update_weights(info)
+
+        self._all(receive)
+
+    def finish_weight_update(self, weight_version=None):
+        for r in self.receivers:
+            r.events.append(("finish", self.version))
+
+
+def test_every_receiver_gets_every_weight_bit_for_bit(free_port):
+    source, weights = make_source()
+    receivers = [FakeReceiver(), FakeReceiver()]
+    client = FakeClient(receivers)
+    sender = open_sender(
+        on_gpu=False,
+        rank=0,
+        master_address="127.0.0.1",
+        master_port=free_port,
+        num_receivers=2,
+        client=client,
+        source=source,
+    )
+    for version in (0, 1):
+        weights["norm.weight"] += 0.1
+        client.version = version
+        sender.send_weights()
+        for receiver in receivers:
+            assert receiver.events[-2:] == ["start", ("finish", version)]
+            assert torch.equal(receiver.loaded["lm_head.weight"], weights["embed.weight"])
+            assert torch.equal(receiver.loaded["norm.weight"], weights["norm.weight"])
+
+
+def test_a_source_that_disagrees_with_its_metadata_is_an_error(free_port):
+    source, weights = make_source()
+    receivers = [FakeReceiver()]
+    sender = open_sender(
+        on_gpu=False,
+        rank=0,
+        master_address="127.0.0.1",
+        master_port=free_port,
+        num_receivers=1,
+        client=FakeClient(receivers),
+        source=source,
+    )
+    weights["embed.weight"] = torch.zeros(5)
+    with pytest.raises(ValueError, match=r"declared embed\.weight"):
+        sender.send_weights()
+
+
+def test_ranks_other_than_0_only_help_to_gather():
+    gathered = []
+
+    def parameters():
+        gathered.append(True)
+        return iter([("w", torch.ones(1))])
+
+    source = PolicySource([("w", torch.float32, (1,))], parameters, {})
+    sender = open_sender(
+        on_gpu=False,
+        rank=1,
+        master_address="unused",
+        master_port=1,
+        num_receivers=1,
+        client=None,
+        source=source,
+    )
+    sender.send_weights()
+    assert gathered == [True]
