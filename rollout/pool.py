@@ -1,8 +1,8 @@
 """The driver's side of R rollout actors: place tickets, watch deadlines, replace what dies.
 
 A ticket that crashes or misses its deadline is tried again as a new attempt, with its probability
-and its place in the order; a fresh draw in its stead would favour prompts that finish. An actor that died, or
-whose engine died, is replaced, and gets the current weights before it gets a ticket.
+and its place in the order; a fresh draw in its stead would favour prompts that finish. An actor
+that died, or whose engine died, is replaced, and gets the current weights before it gets a ticket.
 """
 
 from __future__ import annotations
@@ -123,9 +123,7 @@ class RolloutPool:
             ray.cancel(reference, force=False)
             raise
 
-    async def _retry(
-        self, ticket: Ticket, attempt: Callable[[Any, Ticket], Awaitable[Any]]
-    ) -> Any:
+    async def _retry(self, ticket: Ticket, attempt: Callable[[Any, Ticket], Awaitable[Any]]) -> Any:
         """Try on the least loaded usable actor; None when every try failed.
 
         Each try is another attempt at the same ticket: one that was given up may have reported, or

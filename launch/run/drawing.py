@@ -1,8 +1,8 @@
 """Drawing one batch: its rounds, and the tickets that each of them sends out.
 
-    scheduler.draw -> tickets -> rollouts.run -> buffer
-         ^                           |
-         +--- gradient norms --------+        for a round that asks for them
+scheduler.draw -> tickets -> rollouts.run -> buffer
+^                           |
++--- gradient norms --------+        for a round that asks for them
 """
 
 import asyncio

@@ -28,10 +28,10 @@ from launch.run.parts import Parts, Plan
 from rollout.buffer import OrderedBuffer
 from rollout.types import GroupRef
 
+OnStep = Callable[[StepResult], Awaitable[None]]
 
-async def train(
-    plan: Plan, parts: Parts, on_step: Callable[[StepResult], Awaitable[None]]
-) -> None:
+
+async def train(plan: Plan, parts: Parts, on_step: OnStep) -> None:
     """Run the loop to its end; `on_step` is called after each publish.
 
     Raises:

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from cost.types import Draw, LengthReport, Selection, Ticket
-from launch.run.loop import Plan, StepResult, train
+from launch.record.step import StepResult
+from launch.run.loop import train
+from launch.run.parts import Parts, Plan
 from rollout.types import GroupRef, Prompt
 
 P = 4
@@ -39,10 +41,13 @@ class FakeScheduler:
         self.drawn: list[int] = []
         self.carried: tuple[int, ...] = ()
         self.members = {}
-        self.spendings = {}
-        self.penalties, self.progress, self.entropies = [], [], []
+        self.feedback = {}
+        self.penalties, self.progress = [], []
 
-    async def draw(self, batch, folded_batches):
+    async def draw(self, batch, folded_batches, gradient_norms):
+        if gradient_norms:
+            told = {key: values.tolist() for key, values in gradient_norms.items()}
+            self.events.append(("norms", told))
         self.events.append(("draw", batch, self.round))
         if self.round == 0:
             self.folded_batches.append(folded_batches)
@@ -73,30 +78,20 @@ class FakeScheduler:
         self.members[batch] = chosen
         return Draw(tickets, chosen, self.carried, False)
 
-    async def observe_gradient_norms(self, norms):
-        self.events.append(("norms", {key: values.tolist() for key, values in norms.items()}))
-
-    async def select(self, batch, reports, epoch, progress, penalties):
-        ids = [r.ticket_id for r in reports]
-        assert tuple(ids) == self.members[batch]
+    async def select(self, batch, attempts, epoch, progress, penalties):
+        ids = list(self.members[batch])
+        # As the fake rollouts have it.
+        assert attempts == [ticket_id % 2 for ticket_id in ids]
         self.events.append(("select", ids, epoch))
         self.penalties.append(penalties)
         self.progress.append(progress)
         one = np.ones(2)
-        return [Selection(r.ticket_id, one > 0, one, one, one) for r in reports]
+        return [Selection(ticket_id, one > 0, one, one, one) for ticket_id in ids]
 
-    async def calibrate(self, reports, selections, norms):
-        assert len(reports) == len(selections) == len(norms)
-        self.events.append(("calibrate", [r.ticket_id for r in reports]))
-
-    async def spend(self, batch, engine_seconds, learner_seconds):
-        assert batch not in self.spendings
-        self.events.append(("spend", batch))
-        self.spendings[batch] = (engine_seconds, learner_seconds)
-
-    async def observe_entropy(self, batch, entropy):
-        self.events.append(("entropy", batch))
-        self.entropies.append(entropy)
+    async def learned(self, batch, feedback):
+        assert batch not in self.feedback
+        self.events.append(("learned", batch))
+        self.feedback[batch] = feedback
 
 
 class Payload:
@@ -133,6 +128,7 @@ class FakeRollouts:
             np.arange(2),
             0.1,
             version,
+            attempt=ticket.ticket_id % 2,
         )
         self.payloads[ticket.ticket_id] = payload = Payload()
         return GroupRef(report, 13, data=payload)
@@ -228,12 +224,14 @@ def run(
                     batch_deadline_seconds=batch_deadline_seconds,
                     **plan,
                 ),
-                prompts=[make_prompt(i) for i in range(P)],
-                scheduler=outcome.scheduler,
-                rollouts=outcome.rollouts,
-                learners=outcome.learners,
-                publish=publish,
-                on_step=on_step,
+                Parts(
+                    prompts=[make_prompt(i) for i in range(P)],
+                    scheduler=outcome.scheduler,
+                    rollouts=outcome.rollouts,
+                    learners=outcome.learners,
+                    publish=publish,
+                ),
+                on_step,
             )
         finally:
             outcome.still_running = len(asyncio.all_tasks()) - 1
@@ -346,24 +344,25 @@ def test_a_batch_is_paid_for_once_before_the_next_may_fold_it(max_staleness):
     outcome = run(
         num_epochs=2, max_staleness=max_staleness, num_engine_accelerators=2, num_learners=3
     )
-    order = [e[:2] for e in outcome.of("update", "spend", "publish")]
+    order = [e[:2] for e in outcome.of("update", "learned", "publish")]
     expected = [
         e
         for b in range(4)
-        for e in (("update", b), ("update", b), ("spend", b), ("publish", b + 1))
+        for e in (("update", b), ("update", b), ("learned", b), ("publish", b + 1))
     ]
     assert order == expected
-    drawn = outcome.of("draw", "spend")
+    drawn = outcome.of("draw", "learned")
     for batch, folded_batches in enumerate(outcome.scheduler.folded_batches):
         before = drawn[: drawn.index(("draw", batch, 0))]
-        paid = [e[1] for e in before if e[0] == "spend"]
+        paid = [e[1] for e in before if e[0] == "learned"]
         assert paid[:folded_batches] == list(range(folded_batches))
     for batch, step in enumerate(outcome.steps):
-        engine, learner = outcome.scheduler.spendings[batch]
+        feedback = outcome.scheduler.feedback[batch]
+        engine, learner = feedback.engine_seconds, feedback.learner_seconds
         assert engine > 0
         # Selecting is part of the phase, not of what the learners are paid for.
         assert 3 * 0.02 <= learner <= 3 * step.metrics["loop/update_seconds"]
-    paid_seconds = sum(engine for engine, _ in outcome.scheduler.spendings.values())
+    paid_seconds = sum(f.engine_seconds for f in outcome.scheduler.feedback.values())
     total = sum(step.metrics["loop/generate_seconds"] for step in outcome.steps)
     assert paid_seconds == pytest.approx(2 * total, rel=1e-2, abs=1e-3)
 
@@ -395,9 +394,13 @@ def test_calibration_measures_members_before_they_are_learned():
     outcome = run(calibrate_every=2, num_epochs=2, num_rounds=2)
     measured = [e[1:] for e in outcome.of("gradient_norms")]
     assert measured == [([0, 1, 2, 3], "lm_head"), ([16, 17, 18, 19], "lm_head")]
-    order = [e[0] for e in outcome.of("calibrate", "update")]
-    assert order == ["calibrate", "update", "update", "update", "update"] * 2
-    assert not run().of("gradient_norms", "calibrate")
+    order = [e[0] for e in outcome.of("select", "gradient_norms", "update", "learned")]
+    passes = ["update", "select", "update", "learned"]
+    assert order == ["select", "gradient_norms", *passes, "select", *passes] * 2
+    told = [outcome.scheduler.feedback[batch].gradient_norms for batch in range(4)]
+    assert [values.tolist() for values in told[2]] == [[key, key] for key in (16, 17, 18, 19)]
+    assert told[1] is None and told[3] is None
+    assert not run().of("gradient_norms")
 
 
 @pytest.mark.parametrize("max_staleness", [0, 1, 2])
@@ -414,7 +417,7 @@ def test_exploring_tickets_are_learned_with_their_batch_and_compared_with_nothin
     assert [ids[P:] for ids in members] == [[b * size - 2, b * size - 1] for b in range(1, 5)]
     assert [e[1] for e in outcome.of("select")] == members
     assert [[g.report.ticket_id for g in step.groups] for step in outcome.steps] == members
-    for kind in ("reference_kl", "gradient_norms", "calibrate"):
+    for kind in ("reference_kl", "gradient_norms"):
         assert [e[1] for e in outcome.of(kind)] == [ids[:P] for ids in members]
     assert all(len(penalties) == P for penalties in outcome.scheduler.penalties)
     assert outcome.still_running == 0
@@ -422,14 +425,14 @@ def test_exploring_tickets_are_learned_with_their_batch_and_compared_with_nothin
 
 @pytest.mark.parametrize("max_staleness", [0, 2])
 def test_the_entropy_of_a_batch_is_told_before_the_next_may_fold_it(max_staleness):
-    outcome = run(exploring=1, max_staleness=max_staleness, controls_entropy=True, num_epochs=2)
-    assert outcome.scheduler.entropies == [1.0, 2.0, 3.0, 4.0]
-    known = outcome.of("draw", "entropy")
+    outcome = run(exploring=1, max_staleness=max_staleness, num_epochs=2)
+    told = [outcome.scheduler.feedback[batch].entropy for batch in range(4)]
+    assert told == [1.0, 2.0, 3.0, 4.0]
+    known = outcome.of("draw", "learned")
     for batch, folded_batches in enumerate(outcome.scheduler.folded_batches):
         before = known[: known.index(("draw", batch, 0))]
-        told = [e[1] for e in before if e[0] == "entropy"]
+        told = [e[1] for e in before if e[0] == "learned"]
         assert told[:folded_batches] == list(range(folded_batches))
-    assert not run().of("entropy")
 
 
 def test_tokens_of_exploring_tickets_count():
