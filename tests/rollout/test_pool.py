@@ -131,6 +131,7 @@ def test_a_dead_actor_is_replaced_once_and_gets_weights_before_the_same_ticket()
         await made.pool.start()
         groups = await asyncio.gather(*(made.pool.run(ticket(i), PROMPT) for i in range(3)))
         assert [g.report.ticket_id for g in groups] == [0, 1, 2]
+        assert [g.report.attempt for g in groups] == [1, 1, 1]
         assert made.made == [0, 0]
         assert made.pool.num_replaced == 1 and made.pool.num_retries == 3
         assert events.index("weights") == 3
@@ -146,7 +147,8 @@ def test_a_ticket_that_never_finishes_becomes_an_empty_group_that_is_reported():
         await made.pool.start()
         group = await made.pool.run(ticket(5), PROMPT)
         assert group.data is None and group.report.num_responses == 0
-        assert [r.ticket_id for r in made.scheduler.reports] == [5]
+        # A report that an earlier attempt may still bring must not count in its stead.
+        assert [(r.ticket_id, r.attempt) for r in made.scheduler.reports] == [(5, 3)]
         assert made.log == [(0, 5)] * 3
 
     asyncio.run(scenario())

@@ -1,0 +1,52 @@
+"""A batch is handed over when it is whole, and nothing is held that nobody learns from."""
+
+import asyncio
+from types import SimpleNamespace
+
+import pytest
+
+from launch.run.drawing import DrawnBatch
+from launch.run.learning import HandOver
+from rollout.buffer import OrderedBuffer
+from rollout.types import GroupRef
+
+
+def group(ticket_id, version=0, data="there"):
+    return GroupRef(SimpleNamespace(ticket_id=ticket_id, version=version), 1, data)
+
+
+def drawn(batch, num_tickets, members, carried=(), num_exploring=0):
+    return DrawnBatch(batch, num_tickets, frozenset(), members, num_exploring, carried)
+
+
+def taken(steps, groups, deadline_seconds=1.0):
+    async def scenario():
+        buffer = OrderedBuffer(5)
+        hand_over = HandOver(buffer, deadline_seconds)
+        for one in groups:
+            await buffer.put(one.report.ticket_id, one)
+        return [await hand_over.take(step) for step in steps], hand_over
+
+    return asyncio.run(scenario())
+
+
+def test_carried_groups_come_with_the_batch_that_learns_them():
+    steps = [drawn(0, 4, (0, 2), carried=(3,)), drawn(1, 2, (3, 5))]
+    found, hand_over = taken(steps, [group(key) for key in (5, 4, 3, 2, 1, 0)])
+    assert [[g.report.ticket_id for g in one.groups] for one in found] == [[0, 2], [3, 5]]
+    assert [[r.ticket_id for r in one.reports] for one in found] == [[0, 1, 2, 3], [4, 5]]
+    assert hand_over._held == {}
+
+
+def test_staleness_is_that_of_the_oldest_group_with_data():
+    step = drawn(3, 3, (0, 1, 2), num_exploring=1)
+    groups = [group(0, version=0, data=None), group(1, version=2), group(2, version=3)]
+    [found], _ = taken([step], groups)
+    assert found.staleness == 1.0 and found.num_plain == 2
+    [empty], _ = taken([drawn(3, 0, ())], [])
+    assert empty.staleness == 0.0 and empty.groups == []
+
+
+def test_a_batch_that_is_not_whole_misses_its_deadline():
+    with pytest.raises(TimeoutError):
+        taken([drawn(0, 2, (0, 1))], [group(0)], deadline_seconds=0.01)
