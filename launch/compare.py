@@ -13,10 +13,10 @@ engines. Every run keeps the folder of a training run, under RUN_DIR/ARM/seed-SE
 from __future__ import annotations
 
 import asyncio
-import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,10 +28,19 @@ from omegaconf import DictConfig, OmegaConf
 
 from conf.programs import BudgetConfig, CompareConfig, register
 from launch.program import UserError, build, one_line, run_program, start
+from launch.record.run_folder import (
+    SUMMARY,
+    metric_columns,
+    read_config,
+    read_steps,
+    read_summary,
+    refused,
+)
 from launch.record.summary import write_json
 from launch.record.tracking import LONGEST_TAG
 from launch.run.inputs import resolve_model
-from launch.study.comparison.curves import read_curve
+from launch.study.comparison.curves import NEEDED as NEEDED_METRICS
+from launch.study.comparison.curves import curve_of
 from launch.study.comparison.findings import FinishedRun, comparison_json, find, sentences, table
 from launch.train import Inputs, TrainingRun, prepare
 
@@ -56,7 +65,7 @@ NEEDED = (
 )
 """What a finished run's summary must tell."""
 PLAN = "comparison.yaml"
-OWN_KEYS = ("name", "run_dir", "defaults", "hydra")
+OWN_KEYS = ("name", "run_dir")
 """Keys of a run's configuration in which it may differ from what is asked for."""
 MOST_DRAWN = 20
 """Batches that an allocator may draw at most to fill one; more than any here does."""
@@ -77,25 +86,29 @@ class PlannedRun:
         Raises:
             UserError: If the file is damaged or of another version.
         """
-        path = self.run_dir / "summary.json"
-        if not path.exists():
+        if not (self.run_dir / SUMMARY).exists():
             return None
-        try:
-            content: Any = json.loads(path.read_text(encoding="utf-8"))
-            completed = content.get("completed")
-        except (ValueError, AttributeError) as error:
-            raise UserError(
-                f"{path} is damaged ({error}): move {self.run_dir} away to run it again"
-            ) from error
-        if not completed:
+        with _or_move_away():
+            content = read_summary(self.run_dir)
+        if not content.get("completed"):
             return None
         missing = [key for key in NEEDED if content.get(key) is None]
         if missing:
-            raise UserError(
-                f"{path} lacks {', '.join(missing)}, so it is from another version of the program: "
-                "choose another name or run_dir"
+            raise refused(
+                self.run_dir,
+                f"{SUMMARY} has no {missing[0]}, so it is of another version; choose another name "
+                "or run_dir",
             )
-        return dict(content)
+        return content
+
+
+@contextmanager
+def _or_move_away() -> Iterator[None]:
+    """Offer another way out of what makes a run of a comparison unreadable."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{error}, or move the folder away to run it again") from error
 
 
 def plan_runs(config: CompareConfig) -> list[PlannedRun]:
@@ -270,12 +283,10 @@ def require_same_settings(run: PlannedRun) -> None:
     Raises:
         UserError: With the first setting that differs.
     """
-    path = run.run_dir / "config.yaml"
-    if not path.exists():
-        raise UserError(f"{run.run_dir} has no config.yaml; move it away to run it again")
+    with _or_move_away():
+        there = _flat(read_config(run.run_dir))
     composed = run.composed.copy()
     composed.model.path = resolve_model(composed.model.path)
-    there = _flat(OmegaConf.to_container(OmegaConf.load(path)))
     asked = _flat(OmegaConf.to_container(composed, resolve=True))
     for key in sorted(there.keys() | asked.keys()):
         if there.get(key, "nothing") != asked.get(key, "nothing"):
@@ -364,18 +375,9 @@ def results_of(planned: list[PlannedRun]) -> dict[str, dict[int, FinishedRun]]:
         summary = summaries[run.arm, run.seed]
         if summary is None:
             continue
-        try:
-            curve = read_curve(run.run_dir, summary, starts.get(run.seed, math.nan))
-        except (KeyError, ValueError) as error:
-            raise UserError(
-                f"{run.run_dir / 'metrics.jsonl'} is damaged or of another version "
-                f"({' '.join(str(error).split())}); move the folder away to run it again"
-            ) from error
-        if len(curve.training) != summary["num_steps"]:
-            raise UserError(
-                f"{run.run_dir / 'metrics.jsonl'} is incomplete, {len(curve.training)} of "
-                f"{summary['num_steps']} steps; move the folder away to run it again"
-            )
+        with _or_move_away():
+            steps = read_steps(run.run_dir, in_some=NEEDED_METRICS, at_least=summary["num_steps"])
+        curve = curve_of(metric_columns(steps), summary, starts.get(run.seed, math.nan))
         found.setdefault(run.arm, {})[run.seed] = FinishedRun(summary, curve)
     return found
 

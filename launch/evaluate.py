@@ -64,6 +64,7 @@ def main(composed: DictConfig) -> None:
     def program() -> None:
         from rich.console import Console
 
+        from launch.record.run_folder import EVALUATION
         from launch.record.summary import write_json
         from launch.run.cluster import cluster
         from launch.run.evaluation import load_sets, table
@@ -76,7 +77,7 @@ def main(composed: DictConfig) -> None:
         run_dir = prepare_run_dir(Path(config.run_dir), composed, "evaluate")
         with cluster(config.resources):
             found = asyncio.run(run(config, sets))
-        write_json(run_dir / "evaluation.json", found.to_json())
+        write_json(run_dir / EVALUATION, found.to_json())
         console = Console()
         if not console.is_terminal:
             # Wide enough for every column, where the output goes to a file.

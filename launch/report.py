@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from launch.program import UserError, run_program
-from launch.record.run_folder import read_runs
+from launch.record.report.runs import read_runs
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:

@@ -153,6 +153,7 @@ class TrainingRun:
         """
         from launch.record.picture import draw_picture
         from launch.record.progress import print_result
+        from launch.record.run_folder import SUMMARY
         from launch.record.summary import write_json
         from launch.record.tracking import RunInfo, open_all
         from learner.team import DivergedError
@@ -187,16 +188,10 @@ class TrainingRun:
                 loop_seconds=self._loop_seconds,
                 objective=objective_text(config),
             )
-            write_json(self._run_dir / "summary.json", finished)
+            write_json(self._run_dir / SUMMARY, finished)
             if self._tracker is not None:
                 self._tracker.close(finished)
-        draw_picture(
-            self._run_dir / "metrics.jsonl",
-            distribution,
-            self._run_dir / "run.png",
-            summary=finished,
-            title=config.name,
-        )
+        draw_picture(self._run_dir, distribution, summary=finished, title=config.name)
         if not self._quiet:
             print_result(finished, self._run_dir)
 
@@ -344,10 +339,11 @@ class TrainingRun:
         }
 
     def _record(self, when: str, found: Evaluation) -> None:
+        from launch.record.run_folder import EVALUATION
         from launch.record.summary import write_json
 
         self._evaluations.append({"when": when} | found.to_json())
-        write_json(self._run_dir / "evaluation.json", {"evaluations": self._evaluations})
+        write_json(self._run_dir / EVALUATION, {"evaluations": self._evaluations})
 
     async def _measure(self, *, greedy: bool) -> Evaluation:
         from launch.run.evaluation import measure

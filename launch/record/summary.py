@@ -29,6 +29,8 @@ TOKEN_KINDS = tuple(
 )
 UNIFORM_TOKENS = tuple(f"uniform_{kind}_tokens_estimated" for kind in ("generated", "trained"))
 PHASES = ("generate", "update", "publish", "wait")
+TURNS = ("wait", "update", "publish")
+"""Phases that take turns and fill a step; generation goes on beside them."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,18 +9,18 @@ lane shows in one piece, from the publish on which a batch is admitted, the seco
 generated, wherever between two publishes those were.
 """
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from launch.program import UserError
+from launch.record.run_folder import read_steps
+from launch.record.summary import PHASES
 
 LOOP, ENGINES, INSIDE = "loop", "engines", "inside"
 LANES = {LOOP: 1, ENGINES: 2, INSIDE: 3}
-NEEDED = ("time", *(f"loop/{part}_seconds" for part in ("wait", "update", "publish", "generate")))
+NEEDED = ("time", *(f"loop/{part}_seconds" for part in PHASES))
 NOTE = (
     "Durations are measured; starts follow from the order of the loop and the time each step was "
     "logged. The engines' seconds of a step are drawn in one piece."
@@ -74,9 +74,9 @@ def step_slices(records: Sequence[Mapping[str, Any]]) -> list[Slice]:
             start += seconds
         update_end, publish_end = began + wait + update, start
         # The last pass ends the update; the transfer of the weights begins the publish.
-        learning = min(_number(record, "learner/update_seconds"), update)
+        learning = min(_seconds(record, "learner/update_seconds"), update)
         slices.append(_slice(INSIDE, "last pass", update_end - learning, learning, record))
-        transfer = min(_number(record, "publish/seconds"), publish)
+        transfer = min(_seconds(record, "publish/seconds"), publish)
         slices.append(_slice(INSIDE, "transfer", update_end, transfer, record))
         if transfer:
             rest = publish - transfer
@@ -128,39 +128,12 @@ def trace(slices: Sequence[Slice], name: str) -> dict[str, Any]:
 
 
 def read_records(run_dir: Path) -> list[dict[str, Any]]:
-    """Read the steps of a run folder; the last line of a step counts.
+    """Return the steps of a run folder, in step order; the run may still go on.
 
     Raises:
         UserError: If the folder, its metrics or a key of `NEEDED` is missing.
     """
-    path = run_dir / "metrics.jsonl"
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise UserError(
-            f"RUN must be a folder of launch.train with metrics.jsonl ({reason}), "
-            f"got {str(run_dir)!r}"
-        ) from error
-    if not lines:
-        raise UserError(f"{path} has no steps; wait for the first, or name another run, got 0")
-    by_step: dict[int, dict[str, Any]] = {}
-    for number, line in enumerate(lines, start=1):
-        try:
-            record = json.loads(line)
-            by_step[record["step"]] = record
-        except (ValueError, TypeError, KeyError) as error:
-            raise UserError(
-                f"{path}:{number} is no record of a step; remove the line if the run was cut off, "
-                f"got {line[:80]!r}"
-            ) from error
-        for key in NEEDED:
-            if not math.isfinite(_number(record, key, math.nan)):
-                raise UserError(
-                    f"{path}:{number} lacks {key}, which a trace needs; name a run of this "
-                    f"version of launch.train, got {record.get(key)!r}"
-                )
-    return [by_step[step] for step in sorted(by_step)]
+    return read_steps(run_dir, in_every=NEEDED)
 
 
 def _slice(lane: str, name: str, start: float, seconds: float, record: Mapping[str, Any]) -> Slice:
@@ -174,10 +147,8 @@ def _evaluation_seconds(record: Mapping[str, Any]) -> float:
     # One in the background began at an earlier version than the one this step published.
     if version is not None and version != record["step"]:
         return 0.0
-    return _number(record, "evaluation/seconds")
+    return _seconds(record, "evaluation/seconds")
 
 
-def _number(record: Mapping[str, Any], key: str, default: float = 0.0) -> float:
-    value = record.get(key)
-    usable = isinstance(value, int | float) and not isinstance(value, bool)
-    return float(value) if usable and value is not None else default
+def _seconds(record: Mapping[str, Any], key: str) -> float:
+    return float(record.get(key) or 0.0)

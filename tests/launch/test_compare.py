@@ -284,7 +284,7 @@ def test_a_finished_run_of_other_settings_is_refused(make_config):
     with pytest.raises(UserError, match=r"max_seconds is 'nothing' there and None now"):
         check(make_config(), folder)
     path.unlink()
-    with pytest.raises(UserError, match=r"has no config\.yaml"):
+    with pytest.raises(UserError, match=r"has no config\.yaml, or move the folder away"):
         check(make_config(), folder)
 
 
@@ -292,11 +292,11 @@ def test_a_summary_that_cannot_be_read_is_refused(make_config):
     folder = write_plan(make_config())
     run = plan_runs(make_config())[0]
     finish(run, selectable_tokens=None)
-    with pytest.raises(UserError, match=r"lacks selectable_tokens, so it is from another version"):
+    with pytest.raises(UserError, match=r"summary\.json has no selectable_tokens, so it is of"):
         check(make_config(), folder)
-    for text in ("{", "[1]"):
+    for text, said in (("{", "is not JSON"), ("[1]", "has no results")):
         (run.run_dir / "summary.json").write_text(text)
-        with pytest.raises(UserError, match=r"summary\.json is damaged .*move .*seed-0 away"):
+        with pytest.raises(UserError, match=rf"seed-0': summary\.json {said}, or move the folder"):
             check(make_config(), folder)
 
 
@@ -304,11 +304,15 @@ def test_metrics_that_are_not_all_there_are_refused(make_config):
     folder = write_plan(make_config())
     run = plan_runs(make_config())[0]
     finish(run, num_lines=1)
-    with pytest.raises(UserError, match=r"metrics\.jsonl is incomplete, 1 of 2 steps"):
+    with pytest.raises(UserError, match=r"metrics\.jsonl has 1 steps, and at least 2 steps"):
         check(make_config(), folder)
-    for text in ('{"step": 1}\n{"step": 2}\n', '{"st', ""):
+    for text, said in (
+        ('{"step": 1}\n{"step": 2}\n', r"no line of metrics\.jsonl has cost/generated_tokens"),
+        ('{"st', r"line 1 of metrics\.jsonl is not JSON"),
+        ("", r"metrics\.jsonl has no step"),
+    ):
         (run.run_dir / "metrics.jsonl").write_text(text)
-        with pytest.raises(UserError, match=r"metrics\.jsonl is damaged or of another version"):
+        with pytest.raises(UserError, match=rf"{said}.*, or move the folder away to run it again"):
             check(make_config(), folder)
 
 

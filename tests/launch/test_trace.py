@@ -50,11 +50,11 @@ def test_nothing_is_overwritten(folder):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (None, "RUN must be a folder of launch.train with metrics.jsonl"),
-        ("", "has no steps"),
-        ('{"step": 1, "ti', "metrics.jsonl:1 is no record of a step"),
-        ("[1]", "metrics.jsonl:1 is no record of a step"),
-        ('{"step": 1, "time": 1.0}', "metrics.jsonl:1 lacks loop/wait_seconds"),
+        (None, "a run must be a folder of launch.train, .* it has no metrics.jsonl"),
+        ("", "metrics.jsonl has no step"),
+        ('{"step": 1, "ti', "line 1 of metrics.jsonl is not JSON; if it was cut off, remove it"),
+        ("[1]", "line 1 of metrics.jsonl has no step"),
+        ('{"step": 1, "time": 1.0}', "line 1 of metrics.jsonl has no loop/generate_seconds"),
     ],
 )
 def test_a_run_that_cannot_be_traced_is_refused_in_one_sentence(tmp_path, content, message):

@@ -6,7 +6,7 @@ import plotly.graph_objects as go
 
 from launch.record.picture import BLUE, GREEN, GREY, ORANGE, PURPLE
 from launch.record.report.chart import Z95, Chart, Series, axes_of, lines, run_colour, trace_name
-from launch.record.run_folder import Run
+from launch.record.report.runs import Run
 
 
 def learning_charts(runs: Sequence[Run]) -> list[Chart]:

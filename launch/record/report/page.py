@@ -21,7 +21,7 @@ from cost.ledger import METRICS as LEDGER_METRICS
 from cost.ledger import Ledger
 from launch.record.report.chart import Z95, Chart, Section, axes, run_colour
 from launch.record.report.charts import sections
-from launch.record.run_folder import Run
+from launch.record.report.runs import Run
 from launch.record.summary import json_ready
 from launch.record.text import seconds_text, share_text
 
@@ -40,7 +40,7 @@ def page_html(runs: Sequence[Run]) -> str:
     """
     drawn = sections(runs)
     script, style = (
-        files("launch.report").joinpath(name).read_text(encoding="utf-8")
+        files("launch.record.report").joinpath(name).read_text(encoding="utf-8")
         for name in ("page.js", "page.css")
     )
     plotly = get_plotlyjs()

@@ -12,7 +12,8 @@ from cost.draws.distribution import LENGTH_CELLS_PER_DOUBLING, NUM_PASS_RATE_CEL
 from cost.types import FloatArray
 from launch.record.picture import BLUE, ORANGE
 from launch.record.report.chart import MOST_BLOCKS, Chart, empty_figure, rounded, spread
-from launch.record.run_folder import Run, StepCells
+from launch.record.report.runs import Run
+from launch.record.run_folder import StepCells
 
 MOST_MAPS = 40
 

@@ -10,7 +10,8 @@ import plotly.graph_objects as go
 from cost.types import FloatArray
 from launch.record.picture import BLUE, GREEN, ORANGE, PURPLE
 from launch.record.report.chart import MOST_BLOCKS, Chart, Series, empty_figure, lines
-from launch.record.run_folder import PHASES, Run
+from launch.record.report.runs import Run
+from launch.record.summary import TURNS
 
 IDLE = "rgba(138, 143, 152, 0.45)"
 
@@ -141,7 +142,7 @@ def timeline_bars(run: Run) -> dict[tuple[bool, str], Bars]:
 
     Neighbouring steps are taken together where there are too many.
     """
-    wait, update, publish = (np.nan_to_num(run.metrics[f"loop/{p}_seconds"]) for p in PHASES)
+    wait, update, publish = (np.nan_to_num(run.metrics[f"loop/{p}_seconds"]) for p in TURNS)
     ends = run.ends
     begins = ends - wait - update - publish
     before = np.concatenate([[min(begins[0], 0.0)], ends[:-1]])
@@ -189,7 +190,7 @@ def _idle(runs: Sequence[Run]) -> go.Figure | None:
     )
     shares: list[dict[str, FloatArray]] = []
     for run in runs:
-        wait, update, publish = (np.nan_to_num(run.metrics[f"loop/{p}_seconds"]) for p in PHASES)
+        wait, update, publish = (np.nan_to_num(run.metrics[f"loop/{p}_seconds"]) for p in TURNS)
         whole = np.diff(run.ends, prepend=0.0)
         whole = np.maximum(whole, wait + update + publish)
         whole = np.where(whole > 0, whole, math.nan)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from launch.program import UserError
-from launch.record.run_folder import read_runs
+from launch.record.report.runs import read_runs
 from launch.report import parse, run
 from tests.launch.record.run_folders import write_run
 
@@ -281,7 +281,7 @@ def test_a_folder_that_is_incomplete_or_of_another_version_is_named_in_a_sentenc
     with pytest.raises(UserError) as refused:
         run(parse([str(folder)]))
     message = str(refused.value)
-    assert message.startswith(f"RUN must be a folder of launch.train, got '{folder}': ")
+    assert message.startswith(f"a run must be a folder of launch.train, got '{folder}': ")
     assert said in message and "\n" not in message
     assert not (folder / "report.html").exists()
 
