@@ -16,7 +16,8 @@ import numpy as np
 from launch.record.picture import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, STYLE
 from launch.record.statistics import Estimate
 from launch.study.comparison.curves import AXES, AxisCurves
-from launch.study.comparison.findings import Comparison, Row, verdict
+from launch.study.comparison.findings import Comparison, Row
+from launch.study.comparison.words import verdict
 
 COLOURS = (GREY, BLUE, ORANGE, GREEN, RED, PURPLE, "#2ba3b4", "#a0642a", "#c05a9c", "#5b6b1f")
 CSS = """

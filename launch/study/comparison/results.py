@@ -12,8 +12,10 @@ from conf.programs import CompareConfig
 from launch.record.run_folder import metric_columns, read_steps
 from launch.record.summary import write_json
 from launch.study.comparison.curves import NEEDED, curve_of
-from launch.study.comparison.findings import FinishedRun, comparison_json, find, sentences, table
+from launch.study.comparison.findings import find
 from launch.study.comparison.plan import PlannedRun, or_move_away
+from launch.study.comparison.runs import FinishedRun
+from launch.study.comparison.words import comparison_json, sentences, table
 
 
 def results_of(planned: list[PlannedRun]) -> dict[str, dict[int, FinishedRun]]:

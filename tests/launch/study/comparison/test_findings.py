@@ -10,15 +10,10 @@ from rich.console import Console
 
 from launch.record.summary import json_ready
 from launch.study.comparison.curves import AXES, Curve
-from launch.study.comparison.findings import (
-    FinishedRun,
-    comparison_json,
-    find,
-    sentences,
-    table,
-    verdict,
-)
+from launch.study.comparison.findings import find
 from launch.study.comparison.page import page
+from launch.study.comparison.runs import FinishedRun
+from launch.study.comparison.words import comparison_json, sentences, table, verdict
 
 NUM_STEPS = 10
 
