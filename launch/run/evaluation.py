@@ -3,7 +3,7 @@
     configuration -> load_sets -> {set: prompts} -> measure -> Evaluation -> metrics, JSON, table
 
 avg@n is the mean over prompts of the share of a prompt's n responses that pass, which is pass@1;
-pass@k is estimated without bias from the same responses (`launch.record.summary.pass_at_k`).
+pass@k is estimated without bias from the same responses (`launch.record.outcomes.pass_at_k`).
 Responses to one prompt are alike, so the interval of each figure is over prompts: Student's t, 95%,
 cut to [0, 1] where the figure is a share. It speaks of other prompts of the same kind. Where all
 prompts agree it has no width, which says nothing about prompts that were not asked.
@@ -20,8 +20,8 @@ from rich.table import Table
 from rich.text import Text
 
 from cost.types import LengthReport, RewardStatus
+from launch.record.outcomes import EvaluationResult, evaluate_statistics, outcomes, pass_at_k
 from launch.record.statistics import Estimate, t_quantile
-from launch.record.summary import EvaluationResult, evaluate_statistics, outcomes, pass_at_k
 from launch.record.text import number_text, share_text
 from launch.run.inputs import load_prompts
 from rollout.rewards.by_set import address

@@ -11,7 +11,8 @@ from scipy import stats
 
 from conf.schema import EvaluationConfig
 from cost.types import LengthReport, RewardStatus
-from launch.record.summary import evaluate_statistics, json_ready
+from launch.record.outcomes import evaluate_statistics
+from launch.record.summary import json_ready
 from launch.run.evaluation import Figures, measure, table
 from rollout.types import Prompt
 
