@@ -31,6 +31,7 @@ def main(composed: DictConfig) -> None:
         config, sets = prepare_evaluation(composed)
         # These load heavy packages, for which no refusal has to wait.
         from launch.record.evaluation import print_evaluation
+        from launch.record.run_folder import EVALUATION
         from launch.record.summary import write_json
         from launch.run.cluster import cluster
         from launch.run.evaluation import evaluate
@@ -38,7 +39,7 @@ def main(composed: DictConfig) -> None:
         with cluster(config.resources):
             found = asyncio.run(evaluate(config, sets))
         run_dir = Path(config.run_dir)
-        write_json(run_dir / "evaluation.json", found.to_json())
+        write_json(run_dir / EVALUATION, found.to_json())
         print_evaluation(found, run_dir)
 
     run_program(program)

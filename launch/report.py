@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from launch.program import UserError, run_program
-from launch.record.run_folder import read_runs
+from launch.record.report.runs import read_runs
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -40,24 +40,16 @@ def run(parsed: argparse.Namespace) -> None:
     """Read the runs and write the page.
 
     Raises:
-        UserError: If a run cannot be read, the file exists or cannot be written, or plotly is
-            missing.
+        UserError: If a run cannot be read, or the file exists or cannot be written.
     """
+    from launch.record.report.page import page_html
+
     # A missing run is named before the place of its report, which may lie in it.
     runs = read_runs(parsed.runs)
     if os.path.lexists(parsed.out):
         raise UserError(
             f"--out must be a new file, got {str(parsed.out)!r}, which exists; choose another"
         )
-    try:
-        from launch.record.report.page import page_html
-    except ModuleNotFoundError as error:
-        if error.name != "plotly":
-            raise
-        raise UserError(
-            "launch.report needs plotly, which is not installed; "
-            'install it with `pip install -e ".[report]"`'
-        ) from error
     # Model output may hold half a surrogate pair, which no file can.
     content = page_html(runs).encode("utf-8", errors="replace")
     try:

@@ -22,8 +22,8 @@ from rich.text import Text
 
 from conf.evaluation import HELD_OUT
 from cost.types import LengthReport, RewardStatus
+from launch.record.outcomes import EvaluationResult, evaluate_statistics, outcomes, pass_at_k
 from launch.record.statistics import Estimate, t_quantile
-from launch.record.summary import EvaluationResult, evaluate_statistics, outcomes, pass_at_k
 from launch.record.text import number_text, share_text
 from rollout.types import Prompt
 

@@ -1,18 +1,18 @@
 """One picture of a run: how well, at what cost, where probability went, where time went.
 
-metrics.jsonl, DrawDistribution, summary -> run.png
+run folder, DrawDistribution, summary -> run.png
 """
 
-import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cost.draws.distribution import DrawDistribution
-from cost.types import FloatArray, IntArray
+from cost.types import FloatArray
+from launch.record.run_folder import METRICS, PICTURE, metric_columns, read_steps
 
 BLUE, ORANGE, GREEN, RED, PURPLE, GREY = (
     "#3566a8",
@@ -41,30 +41,30 @@ STYLE: dict[Any, Any] = {
 
 
 def draw_picture(
-    metrics_path: Path,
+    run_dir: Path,
     distribution: DrawDistribution | None,
-    path: Path,
     *,
     summary: Mapping[str, object] | None = None,
-    visits: IntArray | None = None,
     title: str | None = None,
 ) -> None:
-    """Draw a run into one PNG of four panels.
+    """Draw a run into one PNG of four panels, in its folder.
 
     Args:
-        metrics_path: `metrics.jsonl`; the last line of a step counts.
+        run_dir: The run folder; without metrics the panels over steps stay empty.
         distribution: What the next draw would use; None leaves its panel empty.
-        path: The PNG to write.
         summary: Content of `summary.json`; its held-out pass rates and totals are marked.
-        visits: [N] times each prompt was drawn; prompts drawn more often get larger points.
-        title: Over the picture; the name of the run folder unless given.
+        title: Stands over the picture; the name of the run folder unless given.
+
+    Raises:
+        UserError: If the metrics are damaged.
     """
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    metrics = read_metrics(metrics_path)
+    recorded = (run_dir / METRICS).exists()
+    metrics = metric_columns(read_steps(run_dir, at_least=0) if recorded else [])
     facts = summary or {}
     with rc_context(STYLE):
         layout = ConstrainedLayoutEngine(h_pad=0.1, w_pad=0.1)
@@ -73,38 +73,17 @@ def draw_picture(
         panels = figure.subplots(2, 2)
         _quality_panel(panels[0, 0], metrics, facts)
         _tokens_panel(panels[0, 1], metrics)
-        _probability_panel(panels[1, 0], distribution, visits)
+        _probability_panel(panels[1, 0], distribution)
         _time_panel(panels[1, 1], metrics)
         figure.suptitle(
-            f"{title or metrics_path.resolve().parent.name}\n",
+            f"{title or run_dir.resolve().name}\n",
             x=0.01,
             ha="left",
             fontsize=15,
             weight="bold",
         )
         figure.text(0.012, 0.952, _headline(facts), ha="left", va="top", color="#50555e")
-        figure.savefig(path, dpi=130, format="png")
-
-
-def read_metrics(path: Path) -> dict[str, FloatArray]:
-    """Read `metrics.jsonl` into one array per key, in step order; NaN where a step lacks it."""
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    return metric_columns([json.loads(line) for line in lines])
-
-
-def metric_columns(lines: Sequence[Mapping[str, Any]]) -> dict[str, FloatArray]:
-    """Turn lines of `metrics.jsonl` into columns; the last line of a step counts."""
-    by_step = {record["step"]: record for record in lines}
-    records = [by_step[step] for step in sorted(by_step)]
-    keys = ["step", *sorted({key for record in records for key in record} - {"step"})]
-    missing = math.nan
-    return {
-        key: np.array(
-            [missing if record.get(key) is None else record[key] for record in records],
-            dtype=np.float64,
-        )
-        for key in keys
-    }
+        figure.savefig(run_dir / PICTURE, dpi=130, format="png")
 
 
 def smoothed(values: FloatArray, decay: float = 0.85) -> FloatArray:
@@ -180,9 +159,7 @@ def _tokens_panel(axes: Any, metrics: Mapping[str, FloatArray]) -> None:
     _legend_above(axes)
 
 
-def _probability_panel(
-    axes: Any, distribution: DrawDistribution | None, visits: IntArray | None
-) -> None:
+def _probability_panel(axes: Any, distribution: DrawDistribution | None) -> None:
     from matplotlib.colors import LogNorm
 
     axes.set_title("Where probability goes: one point a prompt", pad=TITLE_PAD)
@@ -200,15 +177,13 @@ def _probability_panel(
     positive = multiple[multiple > 0]
     # Symmetric about 1, so that the colour tells more from less than uniform at a glance.
     reach = max(1.25, float(np.exp(np.quantile(np.abs(np.log(positive)), 0.99))))
-    times = np.ones(len(chosen)) if visits is None else np.asarray(visits)[chosen]
-    largest = max(float(times.max()), 1.0)
     # Likely prompts on top: they are the few that matter.
     order = np.argsort(multiple)
     points = axes.scatter(
         distribution.lengths[chosen][order],
         distribution.pass_rates[chosen][order],
         c=np.clip(multiple, 1 / reach, reach)[order],
-        s=(10 + 60 * times / largest if visits is not None else np.full(len(chosen), 26.0))[order],
+        s=26.0,
         norm=LogNorm(1 / reach, reach),
         cmap="RdYlBu_r",
         edgecolors="#30343a",
@@ -220,9 +195,6 @@ def _probability_panel(
     bar.set_ticks(ticks, labels=[f"{tick:.2g}" for tick in ticks])
     bar.minorticks_off()
     bar.set_label("N x draw probability (1 = uniform)")
-    if visits is not None:
-        note = f"size: times drawn, 0 to {int(largest)}"
-        axes.text(0.0, 1.02, note, transform=axes.transAxes, va="bottom", fontsize=8.5)
 
 
 def _time_panel(axes: Any, metrics: Mapping[str, FloatArray]) -> None:

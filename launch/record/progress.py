@@ -21,11 +21,9 @@ from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
-from launch.record.summary import PHASES
+from launch.record.summary import PHASES, TURNS
 from launch.record.text import count_text, number_text, seconds_text, share_text, sparkline
 
-TURNS = ("wait", "update", "publish")
-"""Phases that take turns and fill a step; generation goes on beside them."""
 TREND_STEPS = 30
 TOKENS = ("generated", "selectable", "trained")
 

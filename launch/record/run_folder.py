@@ -1,10 +1,14 @@
-"""What a run folder says, read and checked.
+"""What a run folder holds: the names of its files, and the one way to read and to refuse each.
 
-config.yaml, summary.json, metrics.jsonl, samples.jsonl, cells.jsonl -> Run
+config.yaml   -> read_config
+metrics.jsonl -> read_steps -> metric_columns
+samples.jsonl -> read_samples
+cells.jsonl   -> read_cells
+summary.json  -> read_summary
 """
 
 import json
-from collections import Counter
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,33 +20,14 @@ from yaml import YAMLError
 
 from cost.types import FloatArray, IntArray
 from launch.program import UserError
-from launch.record.picture import metric_columns
 
-PHASES = ("wait", "update", "publish")
-NEEDED_METRICS = (
-    "time",
-    "rollout/reward_mean",
-    "rollout/pass_rate",
-    "rollout/length_mean_tokens",
-    "rollout/length_p95_tokens",
-    "cost/generated_tokens",
-    "cost/step_generated_tokens",
-    "cost/step_selectable_tokens",
-    "cost/step_trained_tokens",
-    "loop/staleness",
-    "loop/generate_seconds",
-    *(f"loop/{phase}_seconds" for phase in PHASES),
-)
-"""Without these there is no page; a chart of any other says that it was not recorded."""
-NEEDED_FACTS = (
-    "completed",
-    "num_steps",
-    "generated_tokens",
-    "trained_tokens",
-    "selectable_tokens",
-    "seconds",
-)
-NEEDED_OF_SAMPLES = ("step", "prompt", "response", "answer", "expected", "reward", "length_tokens")
+CONFIG = "config.yaml"
+METRICS = "metrics.jsonl"
+SAMPLES = "samples.jsonl"
+CELLS = "cells.jsonl"
+EVALUATION = "evaluation.json"
+SUMMARY = "summary.json"
+PICTURE = "run.png"
 CELL_COLUMNS = ("length_cells", "pass_rate_cells", "num_prompts", "probabilities")
 
 
@@ -57,165 +42,121 @@ class StepCells:
     probabilities: FloatArray
 
 
-@dataclass(frozen=True, slots=True)
-class HeldOut:
-    """Pass rates on held-out prompts, in the order they were measured."""
-
-    positions: IntArray
-    """[M] position of the step after which it was measured; -1 before the first."""
-    rates: FloatArray
-    """[M] in [0, 1]."""
-    errors: FloatArray
-    """[M] standard errors over prompts; 0 where unknown."""
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """One run, as its folder tells."""
-
-    name: str
-    """Different for every run of a page."""
-    config: Mapping[str, Any]
-    summary: Mapping[str, Any]
-    metrics: Mapping[str, FloatArray]
-    """[T] each, T at least 1, in step order; NaN where a step lacks the metric."""
-    samples: Sequence[Mapping[str, Any]]
-    cells: Sequence[StepCells]
-    """In step order; empty where they were not recorded."""
-
-    @property
-    def steps(self) -> FloatArray:
-        """[T] numbers of the steps."""
-        return self.metrics["step"]
-
-    @property
-    def held_out(self) -> "HeldOut":
-        """What was measured before, on the way and after."""
-        rates, errors = (
-            np.concatenate(
-                [
-                    [_fact(self.summary, f"pass_rate_before{part}")],
-                    self.metrics.get(
-                        f"evaluation/pass_rate{part}", np.full(len(self.steps), np.nan)
-                    ),
-                    [_fact(self.summary, f"pass_rate_after{part}")],
-                ]
-            )
-            for part in ("", "_stderr")
-        )
-        positions = np.array([-1, *range(len(self.steps)), len(self.steps) - 1])
-        if np.isfinite(rates[-1]):
-            # The same weights as after the last step, measured again.
-            rates[-2] = np.nan
-        found = np.isfinite(rates)
-        return HeldOut(positions[found], rates[found], np.nan_to_num(errors[found]))
-
-    @property
-    def ends(self) -> FloatArray:
-        """[T] seconds at which each step ended, since the first began.
-
-        Never less than the step's own parts add up to: of a simulated run only these are known.
-        """
-        phases = [np.nan_to_num(self.metrics[f"loop/{phase}_seconds"]) for phase in PHASES]
-        parts = np.sum(phases, axis=0)
-        passed = np.diff(np.nan_to_num(self.metrics["time"]), prepend=0.0)
-        passed[0] = 0.0
-        return np.cumsum(np.maximum(passed, parts))
-
-
-def read_runs(paths: Sequence[Path]) -> list[Run]:
-    """Read run folders, in the order given.
-
-    A run is called by its `name`; where two share one, the folder is added.
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return the settings of a run.
 
     Raises:
-        UserError: Naming the first folder that cannot be used, and why.
+        UserError: If `config.yaml` is missing or holds no settings.
     """
-    resolved = [path.resolve() for path in paths]
-    for index, path in enumerate(resolved):
-        if path in resolved[:index]:
-            raise UserError(f"RUN must name each folder once, got {str(paths[index])!r} twice")
-    configs = [_read_config(path) for path in paths]
-    names = [
-        str(config.get("name") or path.name) for config, path in zip(configs, resolved, strict=True)
-    ]
-    times = Counter(names)
-    unique = [
-        name if times[name] == 1 else f"{name} ({path})"
-        for name, path in zip(names, resolved, strict=True)
-    ]
-    return [
-        _read_run(path, name, config)
-        for path, name, config in zip(paths, unique, configs, strict=True)
-    ]
-
-
-def _read_run(path: Path, name: str, config: Mapping[str, Any]) -> Run:
-    # The summary comes last in a run, so its absence says most.
-    summary = _read_summary(path)
-    lines = _read_lines(path, "metrics.jsonl", ("step",))
-    if not lines:
-        raise _refused(path, "metrics.jsonl has no step; the run ended before its first one")
-    present = {key for line in lines for key, value in line.items() if value is not None}
-    for key in NEEDED_METRICS:
-        if key not in present:
-            raise _other_version(path, f"no line of metrics.jsonl has {key}")
-    for number, line in enumerate(lines, start=1):
-        for key, value in line.items():
-            if value is not None and not isinstance(value, int | float):
-                raise _refused(path, f"{key} in line {number} of metrics.jsonl is not a number")
-    has_cells = (path / "cells.jsonl").exists()
-    return Run(
-        name=name,
-        config=config,
-        summary=summary,
-        metrics=metric_columns(lines),
-        samples=_read_lines(path, "samples.jsonl", NEEDED_OF_SAMPLES),
-        cells=_read_cells(path) if has_cells else (),
-    )
-
-
-def _fact(summary: Mapping[str, Any], key: str) -> float:
-    value = summary.get(key)
-    return float(value) if isinstance(value, int | float) else np.nan
-
-
-def _read_config(path: Path) -> Mapping[str, Any]:
-    if not path.is_dir():
-        reason = "it is a file" if path.exists() else "there is no such folder"
-        raise _refused(path, reason)
-    text = _read_text(path, "config.yaml")
+    text = _read_text(folder, CONFIG)
     try:
         config: Any = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
     except (YAMLError, ValueError) as error:
-        raise _refused(path, "config.yaml is not YAML") from error
+        raise refused(folder, f"{CONFIG} is not YAML") from error
     if not isinstance(config, dict):
-        raise _refused(path, "config.yaml has no settings")
+        raise refused(folder, f"{CONFIG} has no settings")
     # What hydra needs to run it again is no setting.
     return {key: value for key, value in config.items() if key not in ("defaults", "hydra")}
 
 
-def _read_summary(path: Path) -> Mapping[str, Any]:
-    text = _read_text(path, "summary.json", "; it goes on or was killed: a run that ended has one")
+def read_summary(folder: Path, needed: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the results of a run that ended.
+
+    Args:
+        folder: Of the run.
+        needed: Keys that it must have.
+
+    Raises:
+        UserError: If `summary.json` is missing, damaged or lacks one of them.
+    """
+    remark = "; it goes on or was killed: a run that ended has one"
     try:
-        summary: dict[str, Any] = json.loads(text)
+        summary: Any = json.loads(_read_text(folder, SUMMARY, remark))
     except ValueError as error:
-        raise _refused(path, "summary.json is not JSON") from error
-    for key in NEEDED_FACTS:
-        if not isinstance(summary, dict) or key not in summary:
-            raise _other_version(path, f"summary.json has no {key}")
+        raise refused(folder, f"{SUMMARY} is not JSON") from error
+    if not isinstance(summary, dict):
+        raise refused(folder, f"{SUMMARY} has no results")
+    for key in needed:
+        if key not in summary:
+            raise _other_version(folder, f"{SUMMARY} has no {key}")
     return summary
 
 
-def _read_cells(path: Path) -> list[StepCells]:
+def read_steps(
+    folder: Path, *, in_every: Sequence[str] = (), in_some: Sequence[str] = (), at_least: int = 1
+) -> list[dict[str, Any]]:
+    """Return the metrics of every step, in step order; the last line of a step counts.
+
+    Args:
+        folder: Of the run, which may still go on.
+        in_every: Metrics that every line must have as a finite number.
+        in_some: Metrics that at least one line must have.
+        at_least: Steps that there must be.
+
+    Raises:
+        UserError: If `metrics.jsonl` is missing, damaged, too short or lacks a metric.
+    """
+    lines = _read_lines(folder, METRICS)
+    if not lines and at_least:
+        raise refused(folder, f"{METRICS} has no step; the run ended before its first one")
+    present = {key for line in lines for key, value in line.items() if value is not None}
+    for key in in_some:
+        if key not in present:
+            raise _other_version(folder, f"no line of {METRICS} has {key}")
+    for number, line in enumerate(lines, start=1):
+        for key, value in line.items():
+            if value is not None and not isinstance(value, int | float):
+                raise refused(folder, f"{key} in line {number} of {METRICS} is not a number")
+        for key in in_every:
+            if line.get(key) is None or not math.isfinite(line[key]):
+                raise _other_version(folder, f"line {number} of {METRICS} has no {key}")
+    by_step = {line["step"]: line for line in lines}
+    if len(by_step) < at_least:
+        raise refused(
+            folder, f"{METRICS} has {len(by_step)} steps, and at least {at_least} steps are needed"
+        )
+    return [by_step[step] for step in sorted(by_step)]
+
+
+def metric_columns(steps: Sequence[Mapping[str, Any]]) -> dict[str, FloatArray]:
+    """Return the metrics of T steps as one array [T] a key; NaN where a step lacks it."""
+    keys = ["step", *sorted({key for step in steps for key in step} - {"step"})]
+    columns = {key: [step.get(key) for step in steps] for key in keys}
+    # As float64, None is NaN.
+    return {key: np.array(column, dtype=np.float64) for key, column in columns.items()}
+
+
+def read_samples(folder: Path, needed: Sequence[str]) -> list[dict[str, Any]]:
+    """Return the responses that were kept for people to read, in the order of their steps.
+
+    Args:
+        folder: Of the run.
+        needed: Keys that each must have.
+
+    Raises:
+        UserError: If `samples.jsonl` is missing, damaged or lacks one of them.
+    """
+    return _read_lines(folder, SAMPLES, needed)
+
+
+def read_cells(folder: Path) -> list[StepCells]:
+    """Return where draws went, in step order; empty where `cells.jsonl` was not written.
+
+    Raises:
+        UserError: If the file is damaged.
+    """
+    if not (folder / CELLS).exists():
+        return []
     found: dict[int, StepCells] = {}
-    for line in _read_lines(path, "cells.jsonl", ("step", *CELL_COLUMNS)):
+    for number, line in enumerate(_read_lines(folder, CELLS, CELL_COLUMNS), start=1):
         try:
             columns = {key: np.asarray(line[key], dtype=np.float64) for key in CELL_COLUMNS}
         except (TypeError, ValueError) as error:
-            raise _other_version(path, "cells.jsonl holds something else") from error
+            reason = f"line {number} of {CELLS} holds something else"
+            raise _other_version(folder, reason) from error
         if len({column.shape for column in columns.values()}) != 1:
-            raise _other_version(path, "cells.jsonl holds columns of different lengths")
+            reason = f"line {number} of {CELLS} holds columns of different lengths"
+            raise _other_version(folder, reason)
         found[line["step"]] = StepCells(
             step=line["step"],
             length_cells=columns["length_cells"].astype(np.int64),
@@ -226,35 +167,43 @@ def _read_cells(path: Path) -> list[StepCells]:
     return [found[step] for step in sorted(found)]
 
 
-def _read_lines(path: Path, name: str, keys: Sequence[str]) -> list[dict[str, Any]]:
+def refused(folder: Path, reason: str) -> UserError:
+    """Return what to raise for a folder that cannot be used as a run.
+
+    Args:
+        folder: As it was named.
+        reason: What is wrong, with file and line, and what to do about it.
+    """
+    return UserError(f"a run must be a folder of launch.train, got {str(folder)!r}: {reason}")
+
+
+def _other_version(folder: Path, reason: str) -> UserError:
+    return refused(folder, f"{reason}; it is of another version, use it with that one")
+
+
+def _read_lines(folder: Path, name: str, needed: Sequence[str] = ()) -> list[dict[str, Any]]:
     records: list[dict[str, Any]] = []
-    for number, text in enumerate(_read_text(path, name).splitlines(), start=1):
+    for number, text in enumerate(_read_text(folder, name).splitlines(), start=1):
         try:
             record = json.loads(text)
         except ValueError as error:
             reason = f"line {number} of {name} is not JSON; if it was cut off, remove it"
-            raise _refused(path, reason) from error
-        for key in keys:
+            raise refused(folder, reason) from error
+        for key in ("step", *needed):
             if not isinstance(record, dict) or key not in record:
-                raise _other_version(path, f"line {number} of {name} has no {key}")
+                raise _other_version(folder, f"line {number} of {name} has no {key}")
         if not isinstance(record["step"], int):
-            raise _refused(path, f"step in line {number} of {name} is not a whole number")
+            raise refused(folder, f"step in line {number} of {name} is not a whole number")
         records.append(record)
     return records
 
 
-def _read_text(path: Path, name: str, remark: str = "") -> str:
+def _read_text(folder: Path, name: str, remark: str = "") -> str:
+    if not folder.is_dir():
+        raise refused(folder, "it is a file" if folder.exists() else "there is no such folder")
     try:
-        return (path / name).read_text(encoding="utf-8")
+        return (folder / name).read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        raise _refused(path, f"it has no {name}{remark}") from error
+        raise refused(folder, f"it has no {name}{remark}") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise _refused(path, f"{name} cannot be read ({error})") from error
-
-
-def _other_version(path: Path, reason: str) -> UserError:
-    return _refused(path, f"{reason}; it is of another version, make the report with that one")
-
-
-def _refused(path: Path, reason: str) -> UserError:
-    return UserError(f"RUN must be a folder of launch.train, got {str(path)!r}: {reason}")
+        raise refused(folder, f"{name} cannot be read ({error})") from error

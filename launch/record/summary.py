@@ -1,25 +1,18 @@
-"""What a run comes to: held-out statistics before and after, totals over the steps, `summary.json`.
+"""What a run comes to: held-out results before and after, totals over the steps, `summary.json`.
 
-    evaluate: reports -> evaluate_statistics -> RunSummary.evaluation --+
-    train:    metrics of a step ------------> RunSummary.step ----------+-> finish -> write_json
-
-With c successes among n responses to a prompt, the chance that k responses hold at least one is
-estimated without bias by 1 - C(n - c, k) / C(n, k) (Chen et al. 2021, arXiv:2107.03374, eq. 1).
-Responses to one prompt are alike, so standard errors are over prompts: the deviation of the
-per-prompt means over the root of the number of prompts.
+evaluations ------------> RunSummary.evaluation --+
+metrics of each step ---> RunSummary.step --------+-> finish -> write_json
 """
 
 import json
 import math
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
-from cost.types import LengthReport, RewardStatus
-from launch.record.metrics import successes
+from launch.record.outcomes import EvaluationResult
 
 TOKEN_KINDS = tuple(
     f"{kind}_{unit}"
@@ -28,114 +21,8 @@ TOKEN_KINDS = tuple(
 )
 UNIFORM_TOKENS = tuple(f"uniform_{kind}_tokens_estimated" for kind in ("generated", "trained"))
 PHASES = ("generate", "update", "publish", "wait")
-
-
-@dataclass(frozen=True, slots=True)
-class EvaluationResult:
-    """The policy on held-out prompts; responses without a usable reward are left out of the rates.
-
-    Example: 100 prompts with 8 responses each give pass_rate=0.42, k=8, pass_at_k=0.8.
-    """
-
-    num_prompts: int
-    """Prompts with at least one usable reward."""
-    num_responses: int
-    """Responses with a usable reward."""
-    pass_rate: float
-    """pass@1: mean over prompts of the share of successes."""
-    pass_rate_stderr: float
-    k: int
-    pass_at_k: float
-    """Over the prompts with at least k usable rewards; NaN if there is none."""
-    pass_at_k_stderr: float
-    length_mean: float
-    """Mean over prompts of the mean response length, tokens."""
-    length_stderr: float
-    truncated_share: float
-    """Share of all responses that hit the length limit."""
-    timed_out: int
-    """Responses whose scoring ran out of time."""
-    crashed: int
-    """Responses whose scoring crashed."""
-
-
-def pass_at_k(num_responses: int, num_successes: int, k: int) -> float:
-    """Chance that k of the responses, drawn without replacement, hold a success.
-
-    Raises:
-        ValueError: If there are fewer than k responses, where no unbiased estimate exists.
-    """
-    if not 1 <= k <= num_responses:
-        raise ValueError(f"k must lie in [1, {num_responses}], got {k!r}")
-    return 1 - math.comb(num_responses - num_successes, k) / math.comb(num_responses, k)
-
-
-@dataclass(frozen=True, slots=True)
-class PromptOutcome:
-    """What all responses to one prompt came to."""
-
-    num_scored: int
-    """Responses with a usable reward."""
-    num_passed: int
-    """Of these, with a reward of 1 or more."""
-    length_mean: float
-    """Mean length of all responses, tokens; NaN without one."""
-
-    @property
-    def rate(self) -> float:
-        """Share of the scored responses that passed; there must be one."""
-        return self.num_passed / self.num_scored
-
-
-def outcomes(reports: Sequence[LengthReport]) -> list[PromptOutcome]:
-    """Return one outcome per prompt, several reports of one prompt taken together."""
-    of_prompt: dict[int, list[LengthReport]] = {}
-    for report in reports:
-        of_prompt.setdefault(report.prompt_index, []).append(report)
-    found = []
-    for group in of_prompt.values():
-        tokens = np.concatenate([report.lengths for report in group])
-        found.append(
-            PromptOutcome(
-                num_scored=sum(int(report.usable.sum()) for report in group),
-                num_passed=sum(int(successes(report).sum()) for report in group),
-                length_mean=float(tokens.mean()) if len(tokens) else math.nan,
-            )
-        )
-    return found
-
-
-def evaluate_statistics(reports: Sequence[LengthReport], k: int) -> EvaluationResult:
-    """Summarise an evaluation; several reports of one prompt are taken together.
-
-    Args:
-        reports: One or more per prompt; those of failed tickets are empty and add nothing.
-        k: Of pass@k, at least 1.
-    """
-    prompts = outcomes(reports)
-    rates = [prompt.rate for prompt in prompts if prompt.num_scored]
-    at_k = [pass_at_k(p.num_scored, p.num_passed, k) for p in prompts if p.num_scored >= k]
-    lengths = [prompt.length_mean for prompt in prompts if math.isfinite(prompt.length_mean)]
-    num_usable = sum(prompt.num_scored for prompt in prompts)
-    num_responses = sum(report.num_responses for report in reports)
-    truncated = sum(int(report.truncated.sum()) for report in reports)
-    pass_rate, pass_rate_stderr = _mean_and_stderr(rates)
-    pass_k, pass_k_stderr = _mean_and_stderr(at_k)
-    length, length_stderr = _mean_and_stderr(lengths)
-    return EvaluationResult(
-        num_prompts=len(rates),
-        num_responses=num_usable,
-        pass_rate=pass_rate,
-        pass_rate_stderr=pass_rate_stderr,
-        k=k,
-        pass_at_k=pass_k,
-        pass_at_k_stderr=pass_k_stderr,
-        length_mean=length,
-        length_stderr=length_stderr,
-        truncated_share=_ratio(truncated, num_responses),
-        timed_out=_count(reports, RewardStatus.TIMED_OUT),
-        crashed=_count(reports, RewardStatus.CRASHED),
-    )
+TURNS = ("wait", "update", "publish")
+"""Phases that take turns and fill a step; generation goes on beside them."""
 
 
 class RunSummary:
@@ -288,19 +175,6 @@ def _evaluation_keys(
         f"length_mean_{when}_stderr": sampled and sampled.length_stderr,
         f"truncated_share_{when}": sampled and sampled.truncated_share,
     }
-
-
-def _mean_and_stderr(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and its standard error; NaN where there are too few values."""
-    if not values:
-        return math.nan, math.nan
-    if len(values) == 1:
-        return values[0], math.nan
-    return float(np.mean(values)), float(np.std(values, ddof=1) / math.sqrt(len(values)))
-
-
-def _count(reports: Sequence[LengthReport], status: RewardStatus) -> int:
-    return sum(int((report.status == status).sum()) for report in reports)
 
 
 def _ratio(part: float, whole: float) -> float:

@@ -17,6 +17,7 @@ from typing import Any, Protocol, TextIO
 
 from cost.draws.distribution import DrawCells
 from launch.record.progress import Progress
+from launch.record.run_folder import CELLS, METRICS, SAMPLES
 from launch.record.summary import json_ready
 
 LONGEST_TAG = 64
@@ -228,8 +229,8 @@ class _OpenJsonl:
     def __init__(self, run_dir: Path) -> None:
         # Line-buffered: a run that is killed leaves every finished line behind.
         self._metrics, self._samples, self._cells = (
-            (run_dir / f"{name}.jsonl").open("a", encoding="utf-8", buffering=1)
-            for name in ("metrics", "samples", "cells")
+            (run_dir / name).open("a", encoding="utf-8", buffering=1)
+            for name in (METRICS, SAMPLES, CELLS)
         )
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:

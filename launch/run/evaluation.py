@@ -16,6 +16,7 @@ from typing import Any
 from conf.evaluation import EvaluationConfig
 from conf.schema import EvaluateConfig
 from launch.record.evaluation import Evaluation, SetResult
+from launch.record.run_folder import EVALUATION
 from launch.record.summary import RunSummary, write_json
 from launch.run.cluster import reserve
 from launch.run.engines import ask, make_pool
@@ -129,7 +130,7 @@ class Evaluations:
             version=lambda: system.version,
         )
         self._summary = summary
-        self._path = Path(config.run_dir) / "evaluation.json"
+        self._path = Path(config.run_dir) / EVALUATION
         self._finished: list[dict[str, Any]] = []
         self._background: asyncio.Task[Evaluation] | None = None
 

@@ -16,6 +16,7 @@ from launch.program import UserError
 from launch.record.metrics import step_metrics
 from launch.record.picture import draw_picture
 from launch.record.progress import Startup, print_result
+from launch.record.run_folder import SUMMARY
 from launch.record.samples import samples_of
 from launch.record.step import StepResult
 from launch.record.summary import RunSummary, write_json
@@ -95,13 +96,7 @@ class TrainingRun:
         finally:
             self._evaluations.cancel()
             finished = self._finish(completed)
-        draw_picture(
-            self._run_dir / "metrics.jsonl",
-            distribution,
-            self._run_dir / "run.png",
-            summary=finished,
-            title=self._config.name,
-        )
+        draw_picture(self._run_dir, distribution, summary=finished, title=self._config.name)
         if not self._quiet:
             print_result(finished, self._run_dir)
 
@@ -175,7 +170,7 @@ class TrainingRun:
             loop_seconds=self._loop_seconds,
             objective=objective_text(self._config),
         )
-        write_json(self._run_dir / "summary.json", finished)
+        write_json(self._run_dir / SUMMARY, finished)
         if self._tracker is not None:
             self._tracker.close(finished)
         return finished

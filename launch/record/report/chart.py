@@ -18,7 +18,7 @@ import plotly.graph_objects as go
 
 from cost.types import FloatArray
 from launch.record.picture import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, smoothed
-from launch.record.run_folder import Run
+from launch.record.report.runs import Run
 
 RUN_COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE, "#1f9aa5", "#a3872a", "#c4609b", "#6b7f2a", GREY)
 DASHES = ("solid", "dot", "dash")
@@ -112,53 +112,57 @@ def lines(
     if not columns:
         return None
     figure = empty_figure(unit, log=log)
-    smooth = smooth and not steps
-    several = len(runs) > 1
+    smooth, several = smooth and not steps, len(runs) > 1
     if several and len(series) > 1:
         for number, each in enumerate(series):
             figure.add_trace(_legend_entry(each.label, DASHES[number % len(DASHES)]))
     for index, number, each, column in columns:
-        shown = shown_steps(len(column))
         values = np.where(column > 0, column, math.nan) if log else column
         colour = run_colour(index) if several else each.colour
         line = {"color": colour, "shape": "hv" if steps else "linear"}
         if several:
             line["dash"] = DASHES[number % len(DASHES)]
-        meta = {"run": index, "x": "step"}
         if smooth and len(runs) <= MOST_RAW:
-            figure.add_trace(
-                go.Scatter(
-                    y=values[shown],
-                    mode="lines",
-                    line={**line, "width": 1},
-                    opacity=0.18 if several else 0.3,
-                    hoverinfo="skip",
-                    showlegend=False,
-                    meta={**meta, "raw": True},
-                )
-            )
-        drawn = smoothed(values) if smooth else values
-        suffix = " (this step %{customdata:.4~g})" if smooth else ""
-        few = len(shown) == 1
-        figure.add_trace(
-            go.Scatter(
-                y=drawn[shown],
-                customdata=values[shown],
-                mode="markers" if few else "lines",
-                line={**line, "width": 2.2},
-                marker={"color": colour},
-                name=trace_name(runs[index], each.label, several, len(series)),
-                hovertemplate=f"%{{y:.4~g}}{suffix}",
-                showlegend=not several and len(series) > 1,
-                meta=meta,
-            )
-        )
+            pale = _pale_line(values, line, index)
+            figure.add_trace(pale.update(opacity=0.18 if several else 0.3))
+        strong = _strong_line(values, line, index, smooth=smooth)
+        name = trace_name(runs[index], each.label, several, len(series))
+        figure.add_trace(strong.update(name=name, showlegend=not several and len(series) > 1))
     if from_zero:
         figure.update_yaxes(rangemode="tozero")
     if steps:
         largest = max(float(np.nanmax(column)) for *_, column in columns)
         figure.update_yaxes(dtick=max(1, math.ceil(largest / 5)))
     return figure
+
+
+def _pale_line(values: FloatArray, line: Mapping[str, str], index: int) -> go.Scatter:
+    """Values as they are, behind the smoothed ones."""
+    return go.Scatter(
+        y=values[shown_steps(len(values))],
+        mode="lines",
+        line={**line, "width": 1},
+        hoverinfo="skip",
+        showlegend=False,
+        meta={"run": index, "x": "step", "raw": True},
+    )
+
+
+def _strong_line(
+    values: FloatArray, line: Mapping[str, str], index: int, *, smooth: bool
+) -> go.Scatter:
+    """Values in front, smoothed or not; of a single step, a mark."""
+    shown = shown_steps(len(values))
+    suffix = " (this step %{customdata:.4~g})" if smooth else ""
+    return go.Scatter(
+        y=(smoothed(values) if smooth else values)[shown],
+        customdata=values[shown],
+        mode="markers" if len(shown) == 1 else "lines",
+        line={**line, "width": 2.2},
+        marker={"color": line["color"]},
+        hovertemplate=f"%{{y:.4~g}}{suffix}",
+        meta={"run": index, "x": "step"},
+    )
 
 
 def empty_figure(unit: str, *, log: bool = False) -> go.Figure:

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from launch.record.report.chart import Section
 from launch.record.report.learning import learning_charts, token_charts
 from launch.record.report.probability import probability_charts, without_cells
+from launch.record.report.runs import Run
 from launch.record.report.times import time_charts
-from launch.record.run_folder import Run
 
 
 def sections(runs: Sequence[Run]) -> list[Section]:

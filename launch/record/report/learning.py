@@ -6,11 +6,11 @@ import plotly.graph_objects as go
 
 from launch.record.picture import BLUE, GREEN, GREY, ORANGE, PURPLE
 from launch.record.report.chart import Z95, Chart, Series, axes_of, lines, run_colour, trace_name
-from launch.record.run_folder import Run
+from launch.record.report.runs import Run
 
 
 def learning_charts(runs: Sequence[Run]) -> list[Chart]:
-    """Reward, pass rate, lengths, and what may go wrong with them."""
+    """Return charts of reward, pass rate and lengths, and of what may go wrong with them."""
     rate = Series("rollout/pass_rate", "while training", BLUE)
     reward = (
         Series("rollout/reward_mean", "as drawn", ORANGE),
@@ -19,10 +19,6 @@ def learning_charts(runs: Sequence[Run]) -> list[Chart]:
     lengths = (
         Series("rollout/length_mean_tokens", "mean", BLUE),
         Series("rollout/length_p95_tokens", "95th percentile", ORANGE),
-    )
-    mismatch = (
-        Series("learner/kl_rollout", "KL per token", BLUE),
-        Series("parity/max_logprob_difference", "largest difference on a probe", ORANGE),
     )
     pass_rate = lines(runs, (rate,), "share passed")
     if pass_rate is not None:
@@ -48,6 +44,17 @@ def learning_charts(runs: Sequence[Run]) -> list[Chart]:
             "A response cut at the limit counts as it is.",
             lines(runs, lengths, "tokens", from_zero=True),
         ),
+        *_health_charts(runs),
+    ]
+
+
+def _health_charts(runs: Sequence[Run]) -> list[Chart]:
+    """Entropy, mismatch and staleness."""
+    mismatch = (
+        Series("learner/kl_rollout", "KL per token", BLUE),
+        Series("parity/max_logprob_difference", "largest difference on a probe", ORANGE),
+    )
+    return [
         Chart(
             "entropy",
             "Entropy",
@@ -109,7 +116,7 @@ def _add_held_out(figure: go.Figure, runs: Sequence[Run]) -> None:
 
 
 def token_charts(runs: Sequence[Run]) -> list[Chart]:
-    """Tokens of each step, and so far."""
+    """Return charts of the tokens of each step, and so far."""
     kinds = (("generated", GREY), ("selectable", ORANGE), ("trained", BLUE))
     per_step = [Series(f"cost/step_{kind}_tokens", kind, colour) for kind, colour in kinds]
     so_far = [Series(f"cost/{kind}_tokens", kind, colour) for kind, colour in kinds]

@@ -1,35 +1,37 @@
-"""The page: runs -> one HTML document that asks no network for anything.
+"""The page of one or more runs: what was achieved, charts, ledger, samples, settings.
 
-Whatever a model, a data set or a configuration wrote is escaped, and the document's own policy
-lets no script run but the two in it, by their hashes, and no request leave.
+    runs -> page_html -> one HTML document
+
+Whatever a model, a data set or a configuration wrote is escaped.
 """
 
-import base64
-import hashlib
-import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from html import escape
-from importlib.resources import files
 from itertools import groupby
 from typing import Any
 
-from plotly.offline import get_plotlyjs
-
 from cost.ledger import METRICS as LEDGER_METRICS
 from cost.ledger import Ledger
-from launch.record.report.chart import Z95, Chart, Section, axes, run_colour
+from launch.record.report.chart import Z95, Section, axes, run_colour
 from launch.record.report.charts import sections
-from launch.record.run_folder import Run
-from launch.record.summary import json_ready
+from launch.record.report.document import (
+    UNKNOWN,
+    chip,
+    document,
+    navigation,
+    section_html,
+    table_html,
+)
+from launch.record.report.runs import Run
+from launch.record.report.settings import settings_html
 from launch.record.text import seconds_text, share_text
 
 MOST_GROUPS = 12
 """Sample groups of a run that the page shows."""
 MOST_CHARACTERS = 6000
 """Of a prompt or response; the rest is in samples.jsonl."""
-UNKNOWN = "-"
 
 
 def page_html(runs: Sequence[Run]) -> str:
@@ -39,70 +41,17 @@ def page_html(runs: Sequence[Run]) -> str:
         runs: At least one.
     """
     drawn = sections(runs)
-    script, style = (
-        files("launch.record.report").joinpath(name).read_text(encoding="utf-8")
-        for name in ("page.js", "page.css")
-    )
-    plotly = get_plotlyjs()
-    policy = "; ".join(
-        [
-            "default-src 'none'",
-            f"script-src {_hash(plotly)} {_hash(script)}",
-            "style-src 'unsafe-inline'",
-            "img-src data: blob:",
-            "base-uri 'none'",
-            "form-action 'none'",
-        ]
-    )
-    title = "Run report: " + ", ".join(run.name for run in runs)
-    body = "\n".join(
-        [
-            _header(runs),
-            _controls(runs, drawn),
-            "<main>",
-            *(_section(section) for section in drawn),
-            _ledger(runs),
-            _samples(runs),
-            _settings(runs),
-            "</main>",
-        ]
-    )
-    return f"""<!DOCTYPE html>
-<html lang="en">
-<head>
-<meta charset="utf-8">
-<meta http-equiv="Content-Security-Policy" content="{policy}">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<meta name="color-scheme" content="light dark">
-<title>{escape(title)}</title>
-<style>
-{style}</style>
-</head>
-<body>
-{body}
-<script type="application/json" id="data">{_data(runs, drawn)}</script>
-<script>{plotly}</script>
-<script>{script}</script>
-</body>
-</html>
-"""
-
-
-def _hash(script: str) -> str:
-    digest = hashlib.sha256(script.encode("utf-8")).digest()
-    return f"'sha256-{base64.b64encode(digest).decode('ascii')}'"
-
-
-def _data(runs: Sequence[Run], drawn: Sequence[Section]) -> str:
-    """Axes and figures as JSON that cannot end the script element it stands in."""
-    figures = [
-        f"{json.dumps(chart.key)}: {chart.figure.to_json()}"
-        for section in drawn
-        for chart in section.charts
-        if chart.figure is not None
+    body = [
+        _header(runs),
+        _controls(runs, drawn),
+        "<main>",
+        *map(section_html, drawn),
+        _ledger(runs),
+        _samples(runs),
+        settings_html(runs),
+        "</main>",
     ]
-    over = json.dumps(json_ready(axes(runs)), allow_nan=False)
-    return f'{{"axes": {over}, "figures": {{{", ".join(figures)}}}}}'.replace("<", "\\u003c")
+    return document("Run report: " + ", ".join(run.name for run in runs), body, drawn, axes(runs))
 
 
 def _header(runs: Sequence[Run]) -> str:
@@ -156,7 +105,7 @@ def _tiles(run: Run) -> str:
 def _comparison(runs: Sequence[Run]) -> str:
     rows = [
         (
-            _chip(index, run),
+            of_run,
             *(_rate(run.summary, when) for when in ("before", "after")),
             _count(run.summary["num_steps"]),
             _count(run.summary["generated_tokens"]),
@@ -165,67 +114,31 @@ def _comparison(runs: Sequence[Run]) -> str:
             _seconds(run.summary["seconds"].get("loop")),
             _objective(run),
         )
-        for index, run in enumerate(runs)
+        for of_run, run in zip(_chips(runs), runs, strict=True)
     ]
     heads = (
         "run", "held-out pass rate before", "after", "steps", "tokens generated",
         "tokens trained", "left out in learning", "training loop", "objective",
     )  # fmt: skip
-    return _table(heads, rows) + '<p class="note">Pass rates with 95% intervals over prompts.</p>'
+    return (
+        table_html(heads, rows) + '<p class="note">Pass rates with 95% intervals over prompts.</p>'
+    )
 
 
 def _controls(runs: Sequence[Run], drawn: Sequence[Section]) -> str:
     links = [(section.key, section.title) for section in drawn]
     links += [("ledger", "Ledger"), ("samples", "Samples"), ("settings", "Settings")]
-    anchors = "".join(f'<a href="#{key}">{title}</a>' for key, title in links)
-    chips = ""
-    if len(runs) > 1:
-        chips = '<div class="runs" title="Click to hide or show a run">' + "".join(
-            f'<button type="button" class="run" data-run="{index}" aria-pressed="true">'
-            f"{_chip(index, run)}</button>"
-            for index, run in enumerate(runs)
-        )
-        chips += "</div>"
     choices = "".join(
         f'<button type="button" data-axis="{key}" aria-pressed="{str(key == "step").lower()}">'
         f"{label}</button>"
         for key, label in (("step", "steps"), ("tokens", "tokens"), ("seconds", "seconds"))
     )
-    return (
-        f'<nav><div class="links">{anchors}</div>{chips}'
-        f'<div class="choice" role="group" aria-label="Lines over"><span>over</span>{choices}</div>'
-        "</nav>"
-    )
+    choice = f'<div class="choice" role="group" aria-label="Lines over"><span>over</span>{choices}'
+    return navigation(links, _chips(runs), f"{choice}</div>")
 
 
-def _chip(index: int, run: Run) -> str:
-    colour = run_colour(index)
-    return f'<span class="dot" style="background:{colour}"></span>{escape(run.name)}'
-
-
-def _section(section: Section) -> str:
-    note = f'<p class="note">{section.note}</p>' if section.note else ""
-    absent = [chart for chart in section.charts if chart.figure is None]
-    drawn = [chart for chart in section.charts if chart.figure is not None]
-    # A wide one in the same grid would keep the columns beside two narrow ones open.
-    charts = "\n".join(
-        f'<div class="charts">{"".join(map(_chart, some))}</div>'
-        for _, some in groupby(drawn, key=lambda chart: chart.wide)
-    )
-    missing = "".join(
-        f'<p class="note">{escape(chart.title)}: not recorded.</p>' for chart in absent
-    )
-    return (
-        f'<section id="{section.key}"><h2>{section.title}</h2>{note}\n{charts}\n{missing}</section>'
-    )
-
-
-def _chart(chart: Chart) -> str:
-    return (
-        f'<figure class="chart"><figcaption><h3>{escape(chart.title)}</h3>'
-        f'<p class="note">{chart.note}</p></figcaption>'
-        f'<div class="plot" id="plot-{chart.key}"></div></figure>'
-    )
+def _chips(runs: Sequence[Run]) -> list[str]:
+    return [chip(run_colour(index), run.name) for index, run in enumerate(runs)]
 
 
 def _ledger(runs: Sequence[Run]) -> str:
@@ -266,13 +179,13 @@ def _ledger(runs: Sequence[Run]) -> str:
     return (
         '<section id="ledger"><h2>Ledger</h2><p class="note">Everything spent, counted at the last '
         "step; estimated figures rest on the scheduler's own estimates.</p>"
-        f"{_table(heads, rows)}</section>"
+        f"{table_html(heads, rows)}</section>"
     )
 
 
 def _samples(runs: Sequence[Run]) -> str:
     blocks: list[str] = []
-    for index, run in enumerate(runs):
+    for of_run, run in zip(_chips(runs), runs, strict=True):
         groups = [
             list(rows)
             for _, rows in groupby(run.samples, key=lambda row: (row["step"], row["prompt"]))
@@ -281,7 +194,7 @@ def _samples(runs: Sequence[Run]) -> str:
         shown = min(count, MOST_GROUPS)
         places = sorted({round(at * (count - 1) / max(shown - 1, 1)) for at in range(shown)})
         if len(runs) > 1:
-            blocks.append(f"<h3>{_chip(index, run)}</h3>")
+            blocks.append(f"<h3>{of_run}</h3>")
         if not groups:
             blocks.append('<p class="note">None was recorded.</p>')
         elif len(places) < count:
@@ -320,48 +233,6 @@ def _facts(row: Mapping[str, Any]) -> list[tuple[str, str]]:
     facts += [(key, _number(row[key])) for key in ("advantage", "weight") if key in row]
     facts.append(("tokens", _count(row["length_tokens"])))
     return [*facts, ("answer", _text(row["answer"]) or UNKNOWN)]
-
-
-def _settings(runs: Sequence[Run]) -> str:
-    """Every setting; of several runs, those that differ first."""
-    flat = [dict(_flat(run.config)) for run in runs]
-    keys = list(dict.fromkeys(key for settings in flat for key in settings))
-
-    def rows(chosen: Iterable[str]) -> list[tuple[str, ...]]:
-        return [
-            (escape(key), *(escape(settings.get(key, UNKNOWN)) for settings in flat))
-            for key in chosen
-        ]
-
-    differing = [key for key in keys if len({settings.get(key) for settings in flat}) > 1]
-    heads = ("setting", *(escape(run.name) for run in runs))
-    differences = ""
-    if len(runs) > 1:
-        differences = f"<p>Settings that differ:</p>{_table(heads, rows(differing))}"
-    return (
-        f'<section id="settings"><h2>Settings</h2>{differences}<details><summary>All {len(keys)} '
-        f"settings</summary>{_table(heads, rows(keys))}</details></section>"
-    )
-
-
-def _flat(value: Any, key: str = "") -> Iterable[tuple[str, str]]:
-    if isinstance(value, Mapping) and value:
-        for name, item in value.items():
-            yield from _flat(item, f"{key}.{name}" if key else str(name))
-    else:
-        yield key, str(value)
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Cells are markup already."""
-    head = "".join(f"<th>{cell}</th>" for cell in heads)
-    lines = "".join(
-        "<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>\n" for row in rows
-    )
-    return (
-        f'<div class="table"><table><thead><tr>{head}</tr></thead><tbody>\n{lines}</tbody></table>'
-        "</div>"
-    )
 
 
 def _objective(run: Run) -> str:

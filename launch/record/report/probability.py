@@ -1,7 +1,7 @@
 """Where the scheduler's probability went, by expected length and pass rate."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
 
@@ -12,7 +12,8 @@ from cost.draws.distribution import LENGTH_CELLS_PER_DOUBLING, NUM_PASS_RATE_CEL
 from cost.types import FloatArray
 from launch.record.picture import BLUE, ORANGE
 from launch.record.report.chart import MOST_BLOCKS, Chart, empty_figure, rounded, spread
-from launch.record.run_folder import Run, StepCells
+from launch.record.report.runs import Run
+from launch.record.run_folder import StepCells
 
 MOST_MAPS = 40
 
@@ -24,7 +25,7 @@ def without_cells(runs: Sequence[Run]) -> str:
 
 
 def probability_charts(runs: Sequence[Run]) -> list[Chart]:
-    """A map and two heat maps for each run that recorded its cells."""
+    """Return a map and two heat maps for each run that recorded its cells."""
     charts: list[Chart] = []
     for index, run in enumerate(runs):
         if not run.cells:
@@ -65,69 +66,12 @@ def _map(cells: Sequence[StepCells], index: int, *, wide: bool) -> go.Figure:
     reach = max(math.log2(1.25), float(np.quantile(np.abs(np.log2(positive)), 0.99)))
     frames = [_bubbles(each, values, reach) for each, values in zip(cells, multiples, strict=True)]
     figure = empty_figure("expected pass rate")
-    ticks = np.linspace(-reach, reach, 5)
-    last = frames[-1]
-    figure.add_trace(
-        go.Scatter(
-            x=last["x"],
-            y=last["y"],
-            customdata=last["customdata"],
-            mode="markers",
-            marker={
-                "size": last["size"],
-                "sizemode": "area",
-                # A cell with a quarter of all draws gets a bubble of 44 pixels.
-                "sizeref": 0.25 / 44**2,
-                "sizemin": 2,
-                "color": last["color"],
-                "cmin": -reach,
-                "cmax": reach,
-                "colorscale": [[0, BLUE], [0.5, "#b4b8be"], [1, ORANGE]],
-                "line": {"color": "rgba(128, 128, 128, 0.9)", "width": 0.6},
-                "opacity": 0.92,
-                "colorbar": {
-                    "title": {"text": "x uniform", "side": "right"},
-                    "thickness": 12,
-                    "outlinewidth": 0,
-                    "tickvals": ticks,
-                    "ticktext": [f"{2**tick:.2g}x" for tick in ticks],
-                },
-            },
-            hovertemplate=(
-                "length %{customdata[0]}, pass rate %{customdata[1]}<br>"
-                "%{customdata[2]} of the draws, %{customdata[3]} of the prompts"
-                " (%{customdata[4]})<extra></extra>"
-            ),
-            meta={"run": index},
-        )
-    )
+    figure.add_trace(_bubble_trace(frames[-1], reach).update(meta={"run": index}))
     figure.update_layout(
         hovermode="closest",
         height=440 if wide else 360,
         margin={"t": 16, "b": 130},
-        sliders=[
-            {
-                "active": len(frames) - 1,
-                "currentvalue": {"prefix": "after step ", "xanchor": "right", "offset": 6},
-                "pad": {"t": 56},
-                "steps": [
-                    {
-                        "label": str(each.step),
-                        "method": "restyle",
-                        "args": [
-                            {
-                                "x": [frame["x"]],
-                                "y": [frame["y"]],
-                                "customdata": [frame["customdata"]],
-                                "marker.size": [frame["size"]],
-                                "marker.color": [frame["color"]],
-                            }
-                        ],
-                    }
-                    for each, frame in zip(cells, frames, strict=True)
-                ],
-            }
-        ],
+        sliders=[_slider([each.step for each in cells], frames)],
     )
     lengths = np.concatenate([each.length_cells for each in cells])
     low, high = int(lengths.min()), int(lengths.max()) + 1
@@ -141,6 +85,59 @@ def _map(cells: Sequence[StepCells], index: int, *, wide: bool) -> go.Figure:
     )
     figure.update_yaxes(range=[-0.06, 1.06], tickformat=".0%")
     return figure
+
+
+def _bubble_trace(frame: Mapping[str, list[Any]], reach: float) -> go.Scatter:
+    """The bubbles of one step; colours end `reach` doublings from uniform."""
+    ticks = np.linspace(-reach, reach, 5)
+    marker = {
+        "size": frame["size"],
+        "sizemode": "area",
+        # A cell with a quarter of all draws gets a bubble of 44 pixels.
+        "sizeref": 0.25 / 44**2,
+        "sizemin": 2,
+        "color": frame["color"],
+        "cmin": -reach,
+        "cmax": reach,
+        "colorscale": [[0, BLUE], [0.5, "#b4b8be"], [1, ORANGE]],
+        "line": {"color": "rgba(128, 128, 128, 0.9)", "width": 0.6},
+        "opacity": 0.92,
+        "colorbar": {
+            "title": {"text": "x uniform", "side": "right"},
+            "thickness": 12,
+            "outlinewidth": 0,
+            "tickvals": ticks,
+            "ticktext": [f"{2**tick:.2g}x" for tick in ticks],
+        },
+    }
+    return go.Scatter(
+        x=frame["x"],
+        y=frame["y"],
+        customdata=frame["customdata"],
+        mode="markers",
+        marker=marker,
+        hovertemplate=(
+            "length %{customdata[0]}, pass rate %{customdata[1]}<br>"
+            "%{customdata[2]} of the draws, %{customdata[3]} of the prompts"
+            " (%{customdata[4]})<extra></extra>"
+        ),
+    )
+
+
+def _slider(steps: Sequence[int], frames: Sequence[Mapping[str, list[Any]]]) -> dict[str, Any]:
+    """What puts another step's bubbles in place; the last step's are there at first."""
+
+    def change(step: int, frame: Mapping[str, list[Any]]) -> dict[str, Any]:
+        of_marker = {f"marker.{key}": [frame[key]] for key in ("size", "color")}
+        of_trace = {key: [frame[key]] for key in ("x", "y", "customdata")}
+        return {"label": str(step), "method": "restyle", "args": [of_trace | of_marker]}
+
+    return {
+        "active": len(frames) - 1,
+        "currentvalue": {"prefix": "after step ", "xanchor": "right", "offset": 6},
+        "pad": {"t": 56},
+        "steps": [change(step, frame) for step, frame in zip(steps, frames, strict=True)],
+    }
 
 
 def _bubbles(cells: StepCells, multiples: FloatArray, reach: float) -> dict[str, list[Any]]:

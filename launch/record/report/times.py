@@ -10,13 +10,25 @@ import plotly.graph_objects as go
 from cost.types import FloatArray
 from launch.record.picture import BLUE, GREEN, ORANGE, PURPLE
 from launch.record.report.chart import MOST_BLOCKS, Chart, Series, empty_figure, lines
-from launch.record.run_folder import PHASES, Run
+from launch.record.report.runs import Run
+from launch.record.summary import TURNS
 
 IDLE = "rgba(138, 143, 152, 0.45)"
+KINDS = (
+    ("generating", ORANGE),
+    ("updating", BLUE),
+    ("publishing", GREEN),
+    ("between steps", PURPLE),
+    ("idle", IDLE),
+)
+"""What bars of the timeline show, and their colours."""
+
+Bars = tuple[FloatArray, FloatArray, list[str]]
+"""Starts, seconds, labels."""
 
 
 def time_charts(runs: Sequence[Run]) -> list[Chart]:
-    """The timeline, the idle shares and the seconds of each phase."""
+    """Return the timeline, the idle shares and the seconds of each phase."""
     longest = max(_block_size(len(run.steps)) for run in runs)
     blocks = f" Up to {longest} steps are drawn as one." if longest > 1 else ""
     return [
@@ -55,52 +67,22 @@ def time_charts(runs: Sequence[Run]) -> list[Chart]:
 
 def _timeline(runs: Sequence[Run]) -> go.Figure:
     """Two lanes a run: what engines and learners did, second by second."""
-    several = len(runs) > 1
     figure = empty_figure("")
-    kinds = (
-        ("generating", ORANGE),
-        ("updating", BLUE),
-        ("publishing", GREEN),
-        ("between steps", PURPLE),
-        ("idle", IDLE),
-    )
-    for kind, colour in kinds:
-        figure.add_trace(
-            go.Bar(
-                x=[None],
-                y=[None],
-                name=kind,
-                marker=_fill(kind, colour),
-                orientation="h",
-                legendgroup=kind,
-            )
-        )
+    for kind, colour in KINDS:
+        entry = go.Bar(x=[None], y=[None], name=kind, marker=_fill(kind, colour), orientation="h")
+        figure.add_trace(entry.update(legendgroup=kind))
     lanes: list[str] = []
     for index, run in enumerate(runs):
-        prefix = f"{escape(run.name)} " if several else ""
-        engines, learners = f"{prefix}engines", f"{prefix}learners"
-        lanes += [engines, learners]
+        prefix = f"{escape(run.name)} " if len(runs) > 1 else ""
+        of_run = {True: f"{prefix}engines", False: f"{prefix}learners"}
+        lanes += of_run.values()
         bars = timeline_bars(run)
-        for kind, colour in kinds:
-            for lane in (engines, learners):
-                of_lane = bars.get((lane == engines, kind))
-                if of_lane is None:
-                    continue
-                starts, seconds, labels = of_lane
-                figure.add_trace(
-                    go.Bar(
-                        y=[lane] * len(starts),
-                        base=np.round(starts, 4),
-                        x=np.round(seconds, 4),
-                        customdata=labels,
-                        orientation="h",
-                        marker=_fill(kind, colour),
-                        legendgroup=kind,
-                        showlegend=False,
-                        hovertemplate=f"{kind} %{{x:.2f}} s, %{{customdata}}<extra></extra>",
-                        meta={"run": index},
-                    )
-                )
+        for kind, colour in KINDS:
+            for is_engines, lane in of_run.items():
+                of_lane = bars.get((is_engines, kind))
+                if of_lane is not None:
+                    trace = _bar_trace(lane, kind, colour, of_lane)
+                    figure.add_trace(trace.update(meta={"run": index}))
     figure.update_layout(
         barmode="overlay",
         bargap=0.25,
@@ -123,6 +105,22 @@ def _timeline(runs: Sequence[Run]) -> go.Figure:
     return figure
 
 
+def _bar_trace(lane: str, kind: str, colour: str, bars: Bars) -> go.Bar:
+    """Everything of one kind in one lane."""
+    starts, seconds, labels = bars
+    return go.Bar(
+        y=[lane] * len(starts),
+        base=np.round(starts, 4),
+        x=np.round(seconds, 4),
+        customdata=labels,
+        orientation="h",
+        marker=_fill(kind, colour),
+        legendgroup=kind,
+        showlegend=False,
+        hovertemplate=f"{kind} %{{x:.2f}} s, %{{customdata}}<extra></extra>",
+    )
+
+
 def _fill(kind: str, colour: str) -> dict[str, object]:
     if kind != "idle":
         return {"color": colour, "line": {"width": 0}}
@@ -133,15 +131,12 @@ def _fill(kind: str, colour: str) -> dict[str, object]:
     }
 
 
-Bars = tuple[FloatArray, FloatArray, list[str]]
-
-
 def timeline_bars(run: Run) -> dict[tuple[bool, str], Bars]:
-    """Bars of the timeline by (engines?, kind): starts, seconds, labels.
+    """Return the bars of the timeline, by whether they are the engines' and by kind.
 
     Neighbouring steps are taken together where there are too many.
     """
-    wait, update, publish = (np.nan_to_num(run.metrics[f"loop/{p}_seconds"]) for p in PHASES)
+    wait, update, publish = (np.nan_to_num(run.metrics[f"loop/{p}_seconds"]) for p in TURNS)
     ends = run.ends
     begins = ends - wait - update - publish
     before = np.concatenate([[min(begins[0], 0.0)], ends[:-1]])
@@ -189,7 +184,7 @@ def _idle(runs: Sequence[Run]) -> go.Figure | None:
     )
     shares: list[dict[str, FloatArray]] = []
     for run in runs:
-        wait, update, publish = (np.nan_to_num(run.metrics[f"loop/{p}_seconds"]) for p in PHASES)
+        wait, update, publish = (np.nan_to_num(run.metrics[f"loop/{p}_seconds"]) for p in TURNS)
         whole = np.diff(run.ends, prepend=0.0)
         whole = np.maximum(whole, wait + update + publish)
         whole = np.where(whole > 0, whole, math.nan)

@@ -15,13 +15,12 @@ bootstrap, paired). With few seeds they are too narrow; they show shapes, not te
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cost.types import FloatArray
-from launch.record.picture import read_metrics
+from launch.record.summary import TURNS
 
 AXES = {
     "generated_tokens": "generated tokens",
@@ -32,7 +31,9 @@ AXES = {
 """Axes in the words of a reader."""
 HELD_OUT = "evaluation/pass_rate"
 TRAINING = "cost/reward_mean_uniform"
-PHASES = ("wait", "update", "publish")
+SECONDS = tuple(f"loop/{turn}_seconds" for turn in TURNS)
+NEEDED = ("cost/generated_tokens", "cost/trained_tokens", *SECONDS, TRAINING)
+"""Metrics that a curve is made of."""
 BANDWIDTH_SHARE = 0.2
 """Deviation of the smoothing weights, as a share of the longest run on the axis."""
 NUM_GRID = 61
@@ -84,20 +85,18 @@ class Reach:
     """Share of the resamples that get there, in [0, 1]."""
 
 
-def read_curve(run_dir: Path, summary: Mapping[str, Any], start: float = math.nan) -> Curve:
-    """Read a finished run's curve.
+def curve_of(
+    metrics: Mapping[str, FloatArray], summary: Mapping[str, Any], start: float = math.nan
+) -> Curve:
+    """Return a finished run's curve.
 
     Args:
-        run_dir: With `metrics.jsonl`.
+        metrics: By key [S], with all of `NEEDED`.
         summary: Content of its `summary.json`; the evaluation after the run is its last point.
         start: Held-out pass rate of the starting policy.
-
-    Raises:
-        KeyError: If the metrics lack what the axes need.
     """
-    metrics = read_metrics(run_dir / "metrics.jsonl")
     num_steps = len(metrics["step"])
-    seconds = sum(np.nan_to_num(metrics[f"loop/{phase}_seconds"]) for phase in PHASES)
+    seconds = sum(np.nan_to_num(metrics[key]) for key in SECONDS)
     held_out = np.array(metrics.get(HELD_OUT, np.full(num_steps, math.nan)))
     after = summary.get("pass_rate_after")
     if num_steps and after is not None:

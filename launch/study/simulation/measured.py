@@ -1,20 +1,28 @@
 """What a real run's folder says: its configuration, its steps, its evaluations.
 
-RUN_FOLDER: config.yaml, metrics.jsonl, samples.jsonl, summary.json
+run folder -> MeasuredRun
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from hydra.utils import instantiate
-from omegaconf import OmegaConf
 
 from cost.scheduler.config import SchedulerConfig
 from cost.types import FloatArray
 from launch.program import UserError
+from launch.record.run_folder import (
+    METRICS,
+    metric_columns,
+    read_config,
+    read_samples,
+    read_steps,
+    read_summary,
+    refused,
+)
+from launch.record.summary import TURNS
 from launch.study.simulation.study import Layout
 
 
@@ -36,32 +44,24 @@ class MeasuredRun:
         """Read a run folder.
 
         Raises:
-            UserError: If a file is missing or the run did not finish.
+            UserError: If a file is missing or damaged, or if the run did not finish 4 steps.
         """
         path = Path(folder)
-        try:
-            config: Any = OmegaConf.to_container(OmegaConf.load(path / "config.yaml"))
-            lines = _json_lines(path / "metrics.jsonl")
-            samples = _json_lines(path / "samples.jsonl")
-            summary = json.loads((path / "summary.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
-            raise UserError(
-                f"fit and check take the folder of a finished training run, got {folder!r}: {error}"
-            ) from error
-        if len(lines) < 4 or not summary.get("completed", True):
-            raise UserError(
-                "fit and check take a run that finished at least 4 steps, "
-                f"got {len(lines)} in {folder!r}"
-            )
-        keys = set.intersection(*(set(line) for line in lines))
+        config = read_config(path)
+        summary = read_summary(path)
+        if not summary.get("completed", True):
+            raise refused(path, "it did not complete; fit and check take a run that finished")
+        steps = read_steps(path, at_least=4)
         groups: dict[tuple[int, str], list[int]] = {}
-        for sample in samples:
+        for sample in read_samples(path, ("prompt", "length_tokens")):
             group = groups.setdefault((sample["step"], sample["prompt"]), [])
             group.append(int(sample["length_tokens"]))
+        in_every = set.intersection(*(set(step) for step in steps))
+        columns = metric_columns(steps)
         return cls(
             folder=path,
             config=config,
-            steps={key: np.array([line[key] for line in lines], np.float64) for key in keys},
+            steps={key: columns[key] for key in in_every},
             samples=list(groups.values()),
             summary=summary,
         )
@@ -73,7 +73,7 @@ class MeasuredRun:
             UserError: If the run did not measure it in every step.
         """
         if key not in self.steps:
-            raise UserError(f"{self.folder}/metrics.jsonl must have {key!r} in every line")
+            raise UserError(f"{self.folder / METRICS} must have {key!r} in every line")
         values: FloatArray = self.steps[key]
         return values
 
@@ -85,8 +85,7 @@ class MeasuredRun:
     @property
     def step_seconds(self) -> FloatArray:
         """[S] seconds from one publish to the next."""
-        parts = ("wait", "update", "publish")
-        seconds: FloatArray = np.sum([self[f"loop/{part}_seconds"] for part in parts], axis=0)
+        seconds: FloatArray = np.sum([self[f"loop/{turn}_seconds"] for turn in TURNS], axis=0)
         return seconds
 
     @property
@@ -130,7 +129,3 @@ class MeasuredRun:
                 f"{self.folder}/config.yaml has scheduler settings that do not build; use a run of "
                 f"this version ({reason:.300})"
             ) from error
-
-
-def _json_lines(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]

@@ -10,7 +10,8 @@ from scipy import stats
 
 from cost.types import LengthReport, RewardStatus
 from launch.record.evaluation import Evaluation, Figures, SetResult, table
-from launch.record.summary import evaluate_statistics, json_ready
+from launch.record.outcomes import evaluate_statistics
+from launch.record.summary import json_ready
 from rollout.types import Prompt
 
 HELD_OUT_RATES, OWN_RATES = (0.0, 0.25, 1.0), (0.5, 0.5)

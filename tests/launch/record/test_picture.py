@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from cost.draws.distribution import DrawDistribution
-from launch.record.picture import draw_picture, read_metrics, smoothed
+from launch.record.picture import draw_picture, smoothed
 
 
 def distribution(num_prompts: int, *, uniform: bool = False) -> DrawDistribution:
@@ -60,32 +60,15 @@ SUMMARY = {
     ("num_steps", "num_prompts", "uniform"), [(6, 40, False), (1, 1, True), (0, 5000, False)]
 )
 def test_picture_is_written(tmp_path, num_steps, num_prompts, uniform):
-    metrics = write_metrics(tmp_path / "metrics.jsonl", num_steps)
-    drawn = distribution(num_prompts, uniform=uniform)
-    draw_picture(
-        metrics,
-        drawn,
-        tmp_path / "run.png",
-        summary=SUMMARY,
-        visits=np.arange(num_prompts),
-    )
+    write_metrics(tmp_path / "metrics.jsonl", num_steps)
+    draw_picture(tmp_path, distribution(num_prompts, uniform=uniform), summary=SUMMARY)
     content = (tmp_path / "run.png").read_bytes()
     assert content.startswith(b"\x89PNG") and len(content) > 10_000
 
 
 def test_picture_of_a_run_that_left_nothing(tmp_path):
-    draw_picture(tmp_path / "metrics.jsonl", None, tmp_path / "run.png")
+    draw_picture(tmp_path, None)
     assert (tmp_path / "run.png").stat().st_size > 10_000
-
-
-def test_read_metrics_takes_the_last_line_of_a_step_and_fills_gaps(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    records = [{"step": 2, "a": 1.0}, {"step": 1, "b": 5.0}, {"step": 2, "a": None, "b": 6.0}]
-    path.write_text("".join(json.dumps(record) + "\n" for record in records))
-    columns = read_metrics(path)
-    assert columns["step"].tolist() == [1, 2]
-    assert np.isnan(columns["a"]).all()
-    assert columns["b"].tolist() == [5.0, 6.0]
 
 
 def test_smoothed_skips_nan_and_keeps_a_constant():

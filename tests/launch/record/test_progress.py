@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from launch.record.outcomes import EvaluationResult
 from launch.record.progress import (
     Pace,
     Progress,
@@ -14,7 +15,7 @@ from launch.record.progress import (
     print_plan,
     print_result,
 )
-from launch.record.summary import EvaluationResult, RunSummary
+from launch.record.summary import RunSummary
 from launch.record.text import count_text, number_text, seconds_text, share_text, sparkline
 
 METRICS = {

@@ -1,6 +1,5 @@
-"""Evaluation statistics in closed form, the keys of `summary.json`, atomic JSON."""
+"""The keys of `summary.json`, and atomic JSON."""
 
-import itertools
 import json
 import math
 from pathlib import Path
@@ -8,103 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cost.types import LengthReport, RewardStatus
-from launch.record.summary import (
-    EvaluationResult,
-    RunSummary,
-    evaluate_statistics,
-    json_ready,
-    pass_at_k,
-    write_json,
-)
-
-
-def report(prompt_index, rewards, *, lengths=None, status=None, truncated=None):
-    count = len(rewards)
-    return LengthReport(
-        ticket_id=prompt_index,
-        prompt_index=prompt_index,
-        prompt_tokens=10,
-        prefill_tokens=10,
-        lengths=np.array(lengths or [10] * count, dtype=np.int64),
-        truncated=np.array(truncated or [False] * count, dtype=np.bool_),
-        rewards=np.array(rewards, dtype=np.float64),
-        status=np.array(status or [RewardStatus.OK] * count, dtype=np.int64),
-        surprise=np.zeros(count),
-        answer_codes=np.arange(count),
-        engine_seconds=1.0,
-        version=0,
-    )
-
-
-@pytest.mark.parametrize("n", [1, 2, 5, 8])
-def test_pass_at_k_is_the_share_of_subsets_with_a_success(n):
-    for c, k in itertools.product(range(n + 1), range(1, n + 1)):
-        outcomes = [1] * c + [0] * (n - c)
-        subsets = list(itertools.combinations(outcomes, k))
-        assert pass_at_k(n, c, k) == pytest.approx(sum(map(max, subsets)) / len(subsets))
-
-
-def test_pass_at_k_is_unbiased_over_independent_draws():
-    n, k, rate = 6, 3, 0.3
-    mean = sum(
-        math.comb(n, c) * rate**c * (1 - rate) ** (n - c) * pass_at_k(n, c, k) for c in range(n + 1)
-    )
-    assert mean == pytest.approx(1 - (1 - rate) ** k)
-
-
-@pytest.mark.parametrize("k", [0, 3])
-def test_pass_at_k_refuses_more_draws_than_responses(k):
-    with pytest.raises(ValueError, match=f"k must lie in .*got {k}"):
-        pass_at_k(2, 1, k)
-
-
-def test_statistics_are_means_over_prompts_with_errors_over_prompts():
-    result = evaluate_statistics(
-        [
-            report(0, [1, 1, 1, 1], lengths=[2, 4, 6, 8]),
-            report(1, [0, 0, 0, 1], lengths=[10] * 4, truncated=[True, False, False, False]),
-            report(2, [0, 0, 0, 0], lengths=[15] * 4),
-        ],
-        k=2,
-    )
-    rates = np.array([1, 0.25, 0])
-    assert result.pass_rate == pytest.approx(rates.mean())
-    assert result.pass_rate_stderr == pytest.approx(rates.std(ddof=1) / math.sqrt(3))
-    assert result.pass_at_k == pytest.approx((1 + 0.5 + 0) / 3)
-    assert result.length_mean == pytest.approx(10)
-    assert result.length_stderr == pytest.approx(5 / math.sqrt(3))
-    assert result.truncated_share == pytest.approx(1 / 12)
-    assert (result.num_prompts, result.num_responses) == (3, 12)
-
-
-def test_rewards_that_cannot_be_used_are_left_out_and_counted():
-    status = [RewardStatus.OK, RewardStatus.OK, RewardStatus.TIMED_OUT, RewardStatus.CRASHED]
-    result = evaluate_statistics(
-        [
-            report(0, [1, 0, math.nan, math.nan], status=status),
-            report(1, [math.nan], status=[RewardStatus.CRASHED]),
-            report(2, []),
-        ],
-        k=3,
-    )
-    assert result.pass_rate == 0.5
-    assert math.isnan(result.pass_rate_stderr)
-    assert math.isnan(result.pass_at_k), "two usable responses cannot tell pass@3"
-    assert (result.num_prompts, result.num_responses) == (1, 2)
-    assert (result.timed_out, result.crashed) == (1, 2)
-
-
-def test_two_reports_of_one_prompt_are_one_prompt():
-    apart = evaluate_statistics([report(7, [1, 0]), report(7, [0, 0]), report(8, [1, 1, 1, 1])], 4)
-    together = evaluate_statistics([report(7, [1, 0, 0, 0]), report(8, [1, 1, 1, 1])], 4)
-    assert apart == together
-
-
-def test_statistics_of_nothing_are_nan():
-    result = evaluate_statistics([], k=1)
-    assert math.isnan(result.pass_rate) and math.isnan(result.truncated_share)
-    assert result.num_prompts == 0
+from launch.record.outcomes import EvaluationResult
+from launch.record.summary import RunSummary, json_ready, write_json
 
 
 def evaluation(rate: float, k: int = 8) -> EvaluationResult:

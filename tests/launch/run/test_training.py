@@ -14,7 +14,7 @@ from cost.draws.distribution import DrawDistribution
 from cost.types import Draw, LengthReport, Selection, Ticket
 from launch.program import UserError
 from launch.record.progress import Startup
-from launch.record.run_folder import read_runs
+from launch.record.report.runs import read_runs
 from launch.run.inputs import prepare
 from launch.run.training import TrainingRun
 from learner.team import DivergedError

@@ -1,6 +1,5 @@
 """The page holds what the run folders say, and what it refuses it refuses in one sentence."""
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -9,13 +8,10 @@ import numpy as np
 import pytest
 
 from launch.program import UserError
-from launch.record.run_folder import read_runs
+from launch.record.report.runs import read_runs
 from launch.report import parse, run
+from tests.launch.record.report.pages import decoded, figures
 from tests.launch.record.run_folders import write_run
-
-needs_plotly = pytest.mark.skipif(
-    importlib.util.find_spec("plotly") is None, reason="plotly is not installed"
-)
 
 
 @pytest.fixture
@@ -32,21 +28,6 @@ def without(*keys):
     return lambda record: {key: value for key, value in record.items() if key not in keys}
 
 
-def figures(page):
-    text = page.split('id="data">')[1].split("</script>")[0]
-    return json.loads(text)["figures"]
-
-
-def decoded(values):
-    """Plotly writes arrays as base64."""
-    import base64
-
-    if not isinstance(values, dict):
-        return np.asarray(values, dtype=float)
-    return np.frombuffer(base64.b64decode(values["bdata"]), dtype=values["dtype"])
-
-
-@needs_plotly
 def test_command_writes_one_file_beside_the_run(folder):
     done = subprocess.run(
         [sys.executable, "-m", "launch.report", str(folder)], capture_output=True, text=True
@@ -59,7 +40,6 @@ def test_command_writes_one_file_beside_the_run(folder):
     assert "420,000" in page
 
 
-@needs_plotly
 def test_nothing_is_overwritten(folder):
     (folder / "report.html").write_text("mine")
     with pytest.raises(UserError, match=r"^--out must be a new file, got .*report\.html"):
@@ -67,7 +47,6 @@ def test_nothing_is_overwritten(folder):
     assert (folder / "report.html").read_text() == "mine"
 
 
-@needs_plotly
 def test_charts_show_the_metrics_smoothed_and_as_they_are(folder):
     run(parse([str(folder)]))
     drawn = figures((folder / "report.html").read_text(encoding="utf-8"))
@@ -100,7 +79,6 @@ def test_seconds_of_a_simulated_run_are_those_of_its_parts(folder):
     assert np.diff(read.ends, prepend=0)[[0, 10]] == pytest.approx([2.7, 1.25])
 
 
-@needs_plotly
 def test_timeline_accounts_for_every_second_of_both_lanes(folder):
     from launch.record.report.times import timeline_bars
 
@@ -118,7 +96,6 @@ def test_timeline_accounts_for_every_second_of_both_lanes(folder):
     assert idle[:3] == pytest.approx([1.5] * 3) and idle[5] == pytest.approx(0.05)
 
 
-@needs_plotly
 def test_long_runs_are_thinned_and_keep_every_second(tmp_path):
     from launch.record.report.chart import MOST_BLOCKS, MOST_POINTS, shown_steps
     from launch.record.report.times import timeline_bars
@@ -131,7 +108,6 @@ def test_long_runs_are_thinned_and_keep_every_second(tmp_path):
     assert seconds.sum() == pytest.approx(2 * MOST_POINTS)
 
 
-@needs_plotly
 def test_map_of_probability_says_how_far_from_uniform(folder):
     run(parse([str(folder)]))
     drawn = figures((folder / "report.html").read_text(encoding="utf-8"))
@@ -147,7 +123,6 @@ def test_map_of_probability_says_how_far_from_uniform(folder):
     )
 
 
-@needs_plotly
 def test_several_runs_are_told_apart(tmp_path):
     folders = [
         write_run(tmp_path / "a", name="alpha"),
@@ -167,7 +142,6 @@ def test_runs_of_one_name_get_their_folder_added(tmp_path):
     assert names == [f"first ({folder})" for folder in folders]
 
 
-@needs_plotly
 def test_foreign_text_is_escaped_everywhere(tmp_path):
     evil = '</script><script>alert(1)</script><img src="http://x.invalid/a" onerror="alert(2)">'
     folder = write_run(tmp_path / "run", name=evil.replace("'", ""), response=evil + "\ud800")
@@ -191,7 +165,6 @@ def test_foreign_text_is_escaped_everywhere(tmp_path):
     assert not any("<" in name for name in names)
 
 
-@needs_plotly
 def test_page_allows_no_script_but_its_own_and_no_request(folder):
     import base64
     import hashlib
@@ -208,7 +181,6 @@ def test_page_allows_no_script_but_its_own_and_no_request(folder):
         assert f"'sha256-{digest}'" in policy
 
 
-@needs_plotly
 def test_what_was_not_recorded_is_said(folder):
     (folder / "cells.jsonl").unlink()
     change_lines(folder / "metrics.jsonl", without("learner/entropy"))
@@ -224,7 +196,6 @@ def test_what_was_not_recorded_is_said(folder):
     assert "entropy" not in figures(page) and "map_0" not in figures(page)
 
 
-@needs_plotly
 def test_a_run_of_one_step(tmp_path):
     folder = write_run(tmp_path / "run", num_steps=1)
     run(parse([str(folder)]))
@@ -281,7 +252,7 @@ def test_a_folder_that_is_incomplete_or_of_another_version_is_named_in_a_sentenc
     with pytest.raises(UserError) as refused:
         run(parse([str(folder)]))
     message = str(refused.value)
-    assert message.startswith(f"RUN must be a folder of launch.train, got '{folder}': ")
+    assert message.startswith(f"a run must be a folder of launch.train, got '{folder}': ")
     assert said in message and "\n" not in message
     assert not (folder / "report.html").exists()
 
@@ -300,7 +271,6 @@ def test_a_run_given_twice_is_refused(folder):
         run(parse([str(folder), f"{folder}/../run"]))
 
 
-@needs_plotly
 def test_an_out_that_cannot_be_written_is_refused(folder, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="--out must be writable"):

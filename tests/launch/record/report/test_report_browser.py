@@ -1,7 +1,6 @@
 """The page in a real browser: every chart is drawn, its buttons work, and nothing is asked for."""
 
 import html
-import importlib.util
 import json
 import re
 import shutil
@@ -18,9 +17,6 @@ CHROMIUM = next(
 pytestmark = [
     pytest.mark.browser,
     pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed"),
-    pytest.mark.skipif(
-        importlib.util.find_spec("plotly") is None, reason="plotly is not installed"
-    ),
 ]
 
 PROBE = """

@@ -1,20 +1,20 @@
 """Curves from metrics, their smoothing, bands over seeds, and what it takes to reach a level."""
 
-import json
 import math
 
 import numpy as np
 import pytest
 
+from launch.record.run_folder import metric_columns
 from launch.study.comparison.curves import (
     AXES,
     Curve,
     compare_along,
+    curve_of,
     evaluated,
     first_reach,
     local_linear,
     on_grid,
-    read_curve,
 )
 
 NAN = math.nan
@@ -39,7 +39,7 @@ def lines(rate, count=40, per_step=100.0, base=0.2, seeds=(0, 1, 2)):
     }
 
 
-def test_a_curve_is_read_with_its_axes(tmp_path):
+def test_a_curve_has_its_axes():
     rows = [
         {
             "step": step, "cost/generated_tokens": 100 * step, "cost/trained_tokens": 60 * step,
@@ -48,9 +48,7 @@ def test_a_curve_is_read_with_its_axes(tmp_path):
         }
         for step in (1, 2, 3)
     ]  # fmt: skip
-    text = "".join(json.dumps(row) + "\n" for row in rows)
-    (tmp_path / "metrics.jsonl").write_text(text)
-    curve = read_curve(tmp_path, {"pass_rate_after": 0.6}, start=0.3)
+    curve = curve_of(metric_columns(rows), {"pass_rate_after": 0.6}, start=0.3)
     assert curve.spent["generated_tokens"].tolist() == [100, 200, 300]
     assert curve.spent["trained_tokens"].tolist() == [60, 120, 180]
     assert curve.spent["seconds"].tolist() == [3, 6, 9]

@@ -167,7 +167,7 @@ def test_a_check_can_fail(fitted, tmp_path):
 
 def test_folders_that_do_not_serve_are_refused(fitted, tmp_path):
     found, run = fitted
-    with pytest.raises(UserError, match="folder of a finished training run"):
+    with pytest.raises(UserError, match="there is no such folder"):
         MeasuredRun.read(str(tmp_path / "nothing"))
     with pytest.raises(UserError, match="at least 4 steps"):
         MeasuredRun.read(str(write_run(tmp_path / "short", num_steps=3).folder))

@@ -1,0 +1,161 @@
+"""What a page is made of: every file of some run folders.
+
+run folders -> read_runs -> Run
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from cost.types import FloatArray, IntArray
+from launch.program import UserError
+from launch.record.run_folder import (
+    StepCells,
+    metric_columns,
+    read_cells,
+    read_config,
+    read_samples,
+    read_steps,
+    read_summary,
+)
+from launch.record.summary import TURNS
+
+NEEDED_METRICS = (
+    "time",
+    "rollout/reward_mean",
+    "rollout/pass_rate",
+    "rollout/length_mean_tokens",
+    "rollout/length_p95_tokens",
+    "cost/generated_tokens",
+    "cost/step_generated_tokens",
+    "cost/step_selectable_tokens",
+    "cost/step_trained_tokens",
+    "loop/staleness",
+    "loop/generate_seconds",
+    *(f"loop/{phase}_seconds" for phase in TURNS),
+)
+"""Without these there is no page; a chart of any other says that it was not recorded."""
+NEEDED_FACTS = (
+    "completed",
+    "num_steps",
+    "generated_tokens",
+    "trained_tokens",
+    "selectable_tokens",
+    "seconds",
+)
+NEEDED_OF_SAMPLES = ("prompt", "response", "answer", "expected", "reward", "length_tokens")
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """Pass rates on held-out prompts, in the order they were measured."""
+
+    positions: IntArray
+    """[M] position of the step after which it was measured; -1 before the first."""
+    rates: FloatArray
+    """[M] in [0, 1]."""
+    errors: FloatArray
+    """[M] standard errors over prompts; 0 where unknown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One run, as its folder tells."""
+
+    name: str
+    """Different for every run of a page."""
+    config: Mapping[str, Any]
+    summary: Mapping[str, Any]
+    metrics: Mapping[str, FloatArray]
+    """[T] each, T at least 1, in step order; NaN where a step lacks the metric."""
+    samples: Sequence[Mapping[str, Any]]
+    cells: Sequence[StepCells]
+    """In step order; empty where they were not recorded."""
+
+    @property
+    def steps(self) -> FloatArray:
+        """[T] numbers of the steps."""
+        return self.metrics["step"]
+
+    @property
+    def held_out(self) -> "HeldOut":
+        """What was measured before, on the way and after."""
+        rates, errors = (
+            np.concatenate(
+                [
+                    [_fact(self.summary, f"pass_rate_before{part}")],
+                    self.metrics.get(
+                        f"evaluation/pass_rate{part}", np.full(len(self.steps), np.nan)
+                    ),
+                    [_fact(self.summary, f"pass_rate_after{part}")],
+                ]
+            )
+            for part in ("", "_stderr")
+        )
+        positions = np.array([-1, *range(len(self.steps)), len(self.steps) - 1])
+        if np.isfinite(rates[-1]):
+            # The same weights as after the last step, measured again.
+            rates[-2] = np.nan
+        found = np.isfinite(rates)
+        return HeldOut(positions[found], rates[found], np.nan_to_num(errors[found]))
+
+    @property
+    def ends(self) -> FloatArray:
+        """[T] seconds at which each step ended, since the first began.
+
+        Never less than the step's own parts add up to: of a simulated run only these are known.
+        """
+        phases = [np.nan_to_num(self.metrics[f"loop/{phase}_seconds"]) for phase in TURNS]
+        parts = np.sum(phases, axis=0)
+        passed = np.diff(np.nan_to_num(self.metrics["time"]), prepend=0.0)
+        passed[0] = 0.0
+        return np.cumsum(np.maximum(passed, parts))
+
+
+def read_runs(folders: Sequence[Path]) -> list[Run]:
+    """Read run folders, in the order given.
+
+    A run is called by its `name`; where two share one, the folder is added.
+
+    Raises:
+        UserError: Naming the first folder that cannot be used, and why.
+    """
+    resolved = [folder.resolve() for folder in folders]
+    for index, folder in enumerate(resolved):
+        if folder in resolved[:index]:
+            raise UserError(f"runs must name each folder once, got {str(folders[index])!r} twice")
+    configs = [read_config(folder) for folder in folders]
+    names = [
+        str(config.get("name") or folder.name)
+        for config, folder in zip(configs, resolved, strict=True)
+    ]
+    times = Counter(names)
+    unique = [
+        name if times[name] == 1 else f"{name} ({folder})"
+        for name, folder in zip(names, resolved, strict=True)
+    ]
+    return [
+        _read_run(folder, name, config)
+        for folder, name, config in zip(folders, unique, configs, strict=True)
+    ]
+
+
+def _read_run(folder: Path, name: str, config: Mapping[str, Any]) -> Run:
+    return Run(
+        name=name,
+        config=config,
+        # The summary comes last in a run, so its absence says most.
+        summary=read_summary(folder, NEEDED_FACTS),
+        metrics=metric_columns(read_steps(folder, in_some=NEEDED_METRICS)),
+        samples=read_samples(folder, NEEDED_OF_SAMPLES),
+        cells=read_cells(folder),
+    )
+
+
+def _fact(summary: Mapping[str, Any], key: str) -> float:
+    value = summary.get(key)
+    return float(value) if isinstance(value, int | float) else np.nan

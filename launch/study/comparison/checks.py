@@ -1,0 +1,141 @@
+"""What a comparison refuses before its first run, without changing a file.
+
+CompareConfig, its folder -> check -> the planned runs
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from conf.programs import CompareConfig
+from launch.program import UserError, build
+from launch.record.run_folder import read_config
+from launch.run.inputs import resolve_model
+from launch.study.comparison.plan import PlannedRun, or_move_away, plan_runs
+from launch.study.comparison.results import results_of
+
+PLAN = "comparison.yaml"
+OWN_KEYS = ("name", "run_dir")
+"""Keys of a run's configuration in which it may differ from what is asked for."""
+MOST_DRAWN = 20
+"""Batches that an allocator may draw at most to fill one; more than any here does."""
+
+
+def check(config: CompareConfig, folder: Path) -> list[PlannedRun]:
+    """Refuse everything that can be refused, before the first run and without changing a file.
+
+    Raises:
+        UserError: With one sentence on what to change.
+    """
+    require_own_folder(config, folder)
+    planned = plan_runs(config)
+    arms = {run.arm: build(run.composed.copy()) for run in planned[: len(config.arms)]}
+    require_reachable(config, arms)
+    for run in planned:
+        if run.summary() is not None:
+            require_same_settings(run)
+    results_of(planned)
+    return planned
+
+
+def require_own_folder(config: CompareConfig, folder: Path) -> None:
+    """Refuse a folder that is not this comparison's; nothing in it is changed.
+
+    Arms and seeds may be added or left out; what runs of one name have in common may not change.
+
+    Raises:
+        UserError: With what is there and what to change.
+    """
+    if not folder.exists() or not any(folder.iterdir()):
+        return
+    if not (folder / PLAN).exists():
+        raise UserError(
+            f"run_dir must be new, empty or a comparison's, got {str(folder)!r}, which has no "
+            f"{PLAN} and so is something else's or an older version's; choose another name or "
+            "run_dir"
+        )
+    earlier: Any = OmegaConf.to_container(OmegaConf.load(folder / PLAN))
+    now = plan_content(config)
+    pairs = {key: (earlier.get(key), now[key]) for key in ("budget", "max_steps", "base")}
+    pairs |= {
+        f"arms.{arm}": (earlier["arms"][arm], overrides)
+        for arm, overrides in now["arms"].items()
+        if arm in earlier.get("arms", {})
+    }
+    for key, (there, asked) in pairs.items():
+        if there != asked:
+            raise UserError(
+                f"{str(folder)!r} holds a comparison with another {key} ({there!r} there, "
+                f"{asked!r} asked for); choose another name or run_dir"
+            )
+
+
+def plan_content(config: CompareConfig) -> dict[str, Any]:
+    """Return what `comparison.yaml` says."""
+    content = asdict(config)
+    content.pop("run_dir")
+    return content
+
+
+def write_plan(config: CompareConfig, folder: Path) -> None:
+    """Write `comparison.yaml`, which says whose folder it is."""
+    folder.mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(OmegaConf.create(plan_content(config)), folder / PLAN)
+
+
+def require_reachable(config: CompareConfig, arms: Mapping[str, Any]) -> None:
+    """Refuse a budget of tokens that no arm can spend in `max_steps` batches.
+
+    Args:
+        config: Of the comparison.
+        arms: By arm its RunConfig.
+
+    Raises:
+        UserError: With what the arms could spend at most.
+    """
+    if config.budget.axis not in ("generated_tokens", "trained_tokens"):
+        return
+    most = 0
+    for run in arms.values():
+        step = run.responses_per_step * run.model.max_model_len
+        trained = config.budget.axis == "trained_tokens"
+        most = max(most, step * (run.learner.num_epochs if trained else MOST_DRAWN))
+    if most * config.max_steps < config.budget.amount:
+        raise UserError(
+            f"budget.amount must be within reach of some arm: in max_steps = {config.max_steps} "
+            f"batches none can spend more than {most * config.max_steps:,} {config.budget.axis}, "
+            f"got {config.budget.amount:,.0f}"
+        )
+
+
+def require_same_settings(run: PlannedRun) -> None:
+    """Refuse a finished run that was made with other settings, or by another version.
+
+    Raises:
+        UserError: With the first setting that differs.
+    """
+    with or_move_away():
+        there = _flat(read_config(run.run_dir))
+    composed = run.composed.copy()
+    composed.model.path = resolve_model(composed.model.path)
+    asked = _flat(OmegaConf.to_container(composed, resolve=True))
+    for key in sorted(there.keys() | asked.keys()):
+        if there.get(key, "nothing") != asked.get(key, "nothing"):
+            raise UserError(
+                f"{run.run_dir} was run with other settings or by another version: {key} is "
+                f"{there.get(key, 'nothing')!r} there and {asked.get(key, 'nothing')!r} now; "
+                "choose another name or run_dir"
+            )
+
+
+def _flat(content: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(content, dict):
+        return {prefix: content}
+    found: dict[str, Any] = {}
+    for key, value in content.items():
+        if prefix or key not in OWN_KEYS:
+            found |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
+    return found

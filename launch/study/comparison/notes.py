@@ -1,0 +1,118 @@
+"""What a reader of a comparison must know to judge its numbers."""
+
+from launch.record.statistics import LEVEL, MIN_TEST_SEEDS, no_test_sentence, smallest_p
+from launch.study.comparison.runs import Runs, incomparable, reweighted
+
+OFF_BUDGET = 0.1
+"""Share of the budget that spending may be off before it is mentioned."""
+
+
+def notes(runs: Runs, axis: str, amount: float, *, held_out: bool, background: bool) -> list[str]:
+    """Return what must be known, a sentence or two each.
+
+    Args:
+        runs: That have finished.
+        axis: Of the budget.
+        amount: Of the budget.
+        held_out: Whether the curves are of evaluations on the way, else of training rewards.
+        background: Whether those went on beside training.
+    """
+    said = [*_test_notes(runs), *_missing_notes(runs), *_budget_notes(runs, axis, amount)]
+    if background:
+        said.append(
+            "Evaluations shared the engines with training (evaluation.background): seconds hold "
+            "what they took, of each arm differently, and do not compare arms."
+        )
+    return [*said, *_objective_notes(runs, held_out), *_curve_notes(runs, held_out)]
+
+
+def _num_shared(runs: Runs) -> int:
+    """Seeds that every arm has."""
+    return len(set.intersection(*(set(own) for own in runs.values())))
+
+
+def _test_notes(runs: Runs) -> list[str]:
+    """Which tests were made, and what they can show at best."""
+    first, *others = runs
+    if not others:
+        return []
+    num_shared, num_arms = _num_shared(runs), len(others)
+    arms = f"{num_arms} arm{'s' if num_arms > 1 else ''}"
+    said = [
+        f"{arms} held against {first}. Each interval is a 95% one of Student's t over paired "
+        "seeds, for its arm alone; p-values are of the sign-flip permutation test, corrected "
+        f"for all {arms} together (Holm)."
+    ]
+    best = num_arms * smallest_p(num_shared)
+    if num_shared < MIN_TEST_SEEDS:
+        said.append(no_test_sentence(num_shared, num_arms))
+    elif best > LEVEL:
+        said.append(
+            f"Over {num_arms} arms, {num_shared} seeds reach p = {best:.3g} at best for the first "
+            "arm found: add seeds to be able to show a difference at 5%."
+        )
+    return said
+
+
+def _missing_notes(runs: Runs) -> list[str]:
+    """Which runs of the baseline's seeds have not finished."""
+    baseline = set(next(iter(runs.values())))
+    missing = {arm: sorted(baseline - set(own)) for arm, own in runs.items()}
+    return [
+        f"{arm} has no finished run of seed {', '.join(map(str, seeds))}."
+        for arm, seeds in missing.items()
+        if seeds
+    ]
+
+
+def _budget_notes(runs: Runs, axis: str, amount: float) -> list[str]:
+    """Who spent something else than the budget."""
+    spent = {
+        arm: sum(run.spent(axis) for run in own.values()) / len(own) for arm, own in runs.items()
+    }
+    off = {arm: each for arm, each in spent.items() if abs(each - amount) > OFF_BUDGET * amount}
+    if not off:
+        return []
+    listed = ", ".join(f"{arm} {each:,.0f}" for arm, each in off.items())
+    if all(each < (1 - OFF_BUDGET) * amount for each in spent.values()):
+        return [
+            f"No arm reached the budget of {amount:,.0f} {axis} (on average {listed}): the runs "
+            "ended with max_steps, so raise it or lower budget.amount."
+        ]
+    return [
+        f"Not at equal budget: of {amount:,.0f} {axis} these arms spent on average {listed}. A run "
+        "ends with a whole batch, or with max_steps."
+    ]
+
+
+def _objective_notes(runs: Runs, held_out: bool) -> list[str]:
+    """Which arms optimise something else than the uniform objective."""
+    others = reweighted(runs)
+    if not others:
+        return []
+    left_out = "; left out of the curves, since its training reward is not comparable"
+    return [
+        f"{', '.join(others)}: optimises a reweighted objective, not the uniform one"
+        f"{left_out if not held_out and incomparable(runs) else ''}."
+    ]
+
+
+def _curve_notes(runs: Runs, held_out: bool) -> list[str]:
+    """What the curves show, and what their bands are."""
+    num_shared = _num_shared(runs)
+    if not num_shared:
+        return []
+    source = (
+        "held-out pass@1, evaluated on the way, straight lines in between"
+        if held_out
+        else "training reward, design-weighted to uniform draws and smoothed, since the runs "
+        "were not evaluated on the way (evaluation.every); where an arm's draws are not undone "
+        "by weights it is not comparable, and its end need not order the arms as held-out "
+        "pass@1 does"
+    )
+    few = "; with so few they are too narrow, and show shapes, not tests"
+    return [
+        f"Curves show {source}.",
+        f"Bands and intervals of curves draw the {num_shared} shared seeds with replacement "
+        f"(percentile bootstrap){few if num_shared < MIN_TEST_SEEDS else ''}.",
+    ]

@@ -1,0 +1,181 @@
+"""Which runs a comparison is made of: arms times seeds, composed, with a budget and a folder each.
+
+CompareConfig -> plan_runs -> PlannedRun, each refused here if it cannot be compared
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra import compose, initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig, OmegaConf
+
+from conf.programs import BudgetConfig, CompareConfig
+from launch.program import UserError, one_line
+from launch.record.run_folder import SUMMARY, read_summary, refused
+from launch.record.tracking import LONGEST_TAG
+
+SHARED = (
+    "model",
+    "task",
+    "held_out",
+    "reward",
+    "environment",
+    "rollout",
+    "resources",
+    "evaluation",
+)
+"""What all arms must have in common: the question asked, and what stays up between runs."""
+NEEDED = (
+    "pass_rate_after",
+    "num_steps",
+    "generated_tokens",
+    "selectable_tokens",
+    "trained_tokens",
+)
+"""What a finished run's summary must tell."""
+
+
+@dataclass(frozen=True, slots=True)
+class PlannedRun:
+    """One arm with one seed."""
+
+    arm: str
+    seed: int
+    composed: DictConfig
+    run_dir: Path
+
+    def summary(self) -> dict[str, Any] | None:
+        """Return the finished run's summary; None if it has not finished.
+
+        Raises:
+            UserError: If the file is damaged or of another version.
+        """
+        if not (self.run_dir / SUMMARY).exists():
+            return None
+        with or_move_away():
+            content = read_summary(self.run_dir)
+        if not content.get("completed"):
+            return None
+        missing = [key for key in NEEDED if content.get(key) is None]
+        if missing:
+            raise refused(
+                self.run_dir,
+                f"{SUMMARY} has no {missing[0]}, so it is of another version; choose another name "
+                "or run_dir",
+            )
+        return content
+
+
+@contextmanager
+def or_move_away() -> Iterator[None]:
+    """Offer another way out of what makes a run of a comparison unreadable."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{error}, or move the folder away to run it again") from error
+
+
+def plan_runs(config: CompareConfig) -> list[PlannedRun]:
+    """Compose every run, seeds outermost, so that an early stop leaves whole comparisons.
+
+    Raises:
+        UserError: If an arm does not compose, differs from the first in what must be shared, or if
+            no arm can reach the budget.
+    """
+    folder = Path(config.run_dir).resolve()
+    arms = {}
+    GlobalHydra.instance().clear()
+    with initialize_config_module("conf", version_base="1.3"):
+        for arm, overrides in config.arms.items():
+            own = [
+                *budget_overrides(config.budget, config.max_steps),
+                "loop.save_final=false",
+                f"evaluation.before={str(arm == next(iter(config.arms))).lower()}",
+                "~tracker.console",
+            ]
+            try:
+                arms[arm] = compose("train", overrides=[*config.base, *overrides, *own])
+            except Exception as error:
+                raise UserError(f"arms.{arm}: {one_line(error)}") from error
+    planned = []
+    for seed in config.seeds:
+        for arm, of_arm in arms.items():
+            run_dir = folder / arm / f"seed-{seed}"
+            composed = of_arm.copy()
+            composed.name, composed.seed, composed.run_dir = f"{arm}-{seed}", seed, str(run_dir)
+            _group(composed, config.name, arm)
+            planned.append(PlannedRun(arm, seed, composed, run_dir))
+    _require_shared(planned)
+    _require_evaluated(planned)
+    _require_seconds_of_its_own(config, planned)
+    return planned
+
+
+def _group(composed: DictConfig, name: str, arm: str) -> None:
+    """Let a tracker that knows groups show the runs of a comparison together."""
+    for tracker in composed.tracker.values():
+        if "group" in tracker and "tags" in tracker:
+            tracker.group = tracker.group or name
+            tags = (arm, f"seed-{composed.seed}")
+            tracker.tags = [*tracker.tags, *(tag[:LONGEST_TAG] for tag in tags)]
+
+
+def budget_overrides(budget: BudgetConfig, max_steps: int) -> list[str]:
+    """Return the overrides that end a run with its budget."""
+    bounds: dict[str, float | int | str] = {
+        "max_generated_tokens": "null",
+        "max_trained_tokens": "null",
+        "max_seconds": "null",
+        "num_steps": max_steps,
+    }
+    if budget.axis == "seconds":
+        bounds["max_seconds"] = budget.amount
+    else:
+        key = "num_steps" if budget.axis == "steps" else f"max_{budget.axis}"
+        bounds[key] = int(budget.amount)
+    return [f"loop.{key}={value}" for key, value in bounds.items()]
+
+
+def _require_shared(planned: list[PlannedRun]) -> None:
+    def shared(run: PlannedRun, key: str) -> Any:
+        found: Any = OmegaConf.to_container(run.composed[key], resolve=False)
+        if key == "evaluation":
+            found.pop("before")
+        return found
+
+    def published(run: PlannedRun) -> str:
+        lora = run.composed.learner.lora
+        return f"adapters of rank {lora.rank}" if lora.publish == "adapters" else "weights"
+
+    for run in planned:
+        for key in SHARED:
+            first, own = shared(planned[0], key), shared(run, key)
+            if first != own:
+                raise UserError(
+                    f"arms must share {key}, or their results mean nothing together: "
+                    f"{planned[0].arm} has {first!r}, {run.arm} has {own!r}"
+                )
+        first, own = published(planned[0]), published(run)
+        if first != own:
+            raise UserError(
+                "arms must share learner.lora.publish, and with adapters learner.lora.rank, which "
+                f"engines are started for: {planned[0].arm} has {first}, {run.arm} has {own}"
+            )
+
+
+def _require_evaluated(planned: list[PlannedRun]) -> None:
+    if not planned[0].composed.evaluation.after:
+        raise UserError("evaluation.after must be true: it is what arms are compared by, got False")
+
+
+def _require_seconds_of_its_own(config: CompareConfig, planned: list[PlannedRun]) -> None:
+    if config.budget.axis == "seconds" and planned[0].composed.evaluation.background:
+        raise UserError(
+            "evaluation.background must be false where budget.axis is seconds: evaluations would "
+            "share the engines with training and so be paid from the budget, by each arm "
+            "differently, got True"
+        )

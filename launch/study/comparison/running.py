@@ -1,0 +1,55 @@
+"""The runs of a comparison, one after the other on one system.
+
+planned runs -> run_all; each: reset engines, learners, scheduler -> launch.train's run -> summary
+"""
+
+import time
+from pathlib import Path
+
+from rich.console import Console
+
+from launch.record.progress import Startup
+from launch.run.inputs import prepare
+from launch.run.system import System
+from launch.run.training import TrainingRun
+from launch.study.comparison.plan import PlannedRun
+
+
+async def run_all(planned: list[PlannedRun]) -> None:
+    """Run what has not finished, on one system."""
+    console = Console()
+    left = [run for run in planned if run.summary() is None]
+    system: System | None = None
+    try:
+        for number, run in enumerate(left, len(planned) - len(left) + 1):
+            aside = set_aside(run.run_dir)
+            if aside is not None:
+                console.print(f"{run.arm} seed {run.seed} was interrupted; kept in {aside}")
+            inputs, began = prepare(run.composed.copy()), time.time()
+            if system is None:
+                system = await System.create(inputs.config, inputs.prompts, Startup())
+            else:
+                await system.reset(inputs.config, inputs.prompts)
+            await TrainingRun(inputs, system, began=began, quiet=True).run(Startup(quiet=True))
+            done = run.summary()
+            assert done is not None
+            console.print(
+                f"{number}/{len(planned)} {run.arm} seed {run.seed}: "
+                f"pass@1 {done['pass_rate_after']:.3f}, {done['num_steps']} steps, "
+                f"{done['generated_tokens']:,} tokens generated, {done['trained_tokens']:,} "
+                f"trained, {done['seconds']['total']:.0f} s"
+            )
+    finally:
+        if system is not None:
+            await system.close()
+
+
+def set_aside(run_dir: Path) -> Path | None:
+    """Rename what an interrupted run left, so that nothing is lost and the folder is free."""
+    if not run_dir.exists() or not any(run_dir.iterdir()):
+        return None
+    count = 1
+    while (aside := run_dir.with_name(f"{run_dir.name}.interrupted-{count}")).exists():
+        count += 1
+    run_dir.rename(aside)
+    return aside

@@ -1,0 +1,39 @@
+"""What a reader must know is said, and nothing where there is nothing to say."""
+
+import pytest
+
+from launch.study.comparison.findings import find
+from tests.launch.study.comparison.made_runs import find_in, make_run
+
+
+def test_few_seeds_say_that_no_test_is_in_reach():
+    found = find_in(base=[0.1, 0.5, 0.9], other=[0.2, 0.61, 0.99])
+    assert any("5% test is out of reach with 3 paired seeds" in note for note in found.notes)
+    assert any("too narrow" in note for note in found.notes)
+
+
+@pytest.mark.parametrize(
+    ("budget", "expected"),
+    [(100, None), (109, None), (150, "No arm reached the budget"), (60, "Not at equal budget")],
+)
+def test_spending_that_is_off_the_budget_is_said(budget, expected):
+    notes = find_in(base=[0.5, 0.6], other=[0.5, 0.6], budget=budget).notes
+    said = [note for note in notes if "budget" in note]
+    assert (not said) if expected is None else said[0].startswith(expected)
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_evaluations_beside_training_make_seconds_no_measure_and_it_is_said(background):
+    runs = {arm: {seed: make_run(0.5) for seed in range(2)} for arm in ("plain", "other")}
+    notes = find("test", "steps", 100, runs, 8, background=background).notes
+    assert any("evaluation.background" in note for note in notes) == background
+
+
+def test_a_reweighted_objective_is_said():
+    runs = {
+        "base": {0: make_run(0.5, objective="uniform over prompts: ...")},
+        "odd": {0: make_run(0.5, objective="reweighted: ...")},
+    }
+    notes = find("test", "steps", 100, runs, 8).notes
+    assert any(note.startswith("odd: optimises a reweighted objective") for note in notes)
+    assert not any(note.startswith("base") for note in notes)

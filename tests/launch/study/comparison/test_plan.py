@@ -1,0 +1,136 @@
+"""Which runs a comparison plans, and which arms it refuses; nothing is started."""
+
+import pytest
+from omegaconf import OmegaConf
+
+from conf.programs import BudgetConfig
+from launch.program import UserError, build
+from launch.study.comparison.plan import plan_runs
+from tests.places import CONF
+
+
+def test_seeds_are_outermost_and_runs_carry_budget_and_place(make_config, tmp_path):
+    planned = plan_runs(make_config())
+    assert [(run.seed, run.arm) for run in planned] == [
+        (0, "plain"), (0, "aware"), (1, "plain"), (1, "aware"),
+    ]  # fmt: skip
+    first, second = planned[0].composed, planned[1].composed
+    assert first.loop.max_generated_tokens == second.loop.max_generated_tokens == 5000
+    assert first.run_dir == str(tmp_path / "out" / "plain" / "seed-0")
+    assert first.evaluation.before and not second.evaluation.before
+    assert first.scheduler.allocator._target_.endswith("Uniform")
+    assert second.scheduler.allocator._target_.endswith("SquareRoot")
+    assert {run.composed.seed for run in planned} == {0, 1}
+
+
+@pytest.mark.parametrize(
+    ("axis", "amount", "expected"),
+    [
+        ("generated_tokens", 700, (700, None, None, 90)),
+        ("trained_tokens", 700, (None, 700, None, 90)),
+        ("seconds", 2.5, (None, None, 2.5, 90)),
+        ("steps", 70, (None, None, None, 70)),
+    ],
+)
+def test_a_budget_bounds_its_axis_and_no_other(make_config, axis, amount, expected):
+    base = ["experiment=quickstart", "loop.max_generated_tokens=1", "loop.max_seconds=1"]
+    budget = BudgetConfig(axis=axis, amount=amount)
+    config = make_config(budget=budget, max_steps=90, seeds=[0], base=base)
+    for run in plan_runs(config):
+        loop = build(run.composed).loop
+        bounds = (loop.max_generated_tokens, loop.max_trained_tokens, loop.max_seconds)
+        assert (*bounds, loop.num_steps) == expected
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key"),
+    [
+        (["task.num_prompts=7"], "task"),
+        (["rollout.temperature=0.5"], "rollout"),
+        (["resources.num_engines=2"], "resources"),
+        (["evaluation.num_samples=2"], "evaluation"),
+        (["evaluation.every=2"], "evaluation"),
+        (["learner.lora.rank=2", "learner.lora.publish=adapters"], "learner.lora.publish"),
+    ],
+)
+def test_arms_that_cannot_be_compared_are_refused(make_config, overrides, key):
+    with pytest.raises(UserError, match=rf"^arms must share {key}, .*plain has .*odd has"):
+        plan_runs(make_config(arms={"plain": [], "odd": overrides}))
+
+
+def test_evaluations_beside_training_are_refused_where_seconds_are_the_budget(make_config):
+    base = ["experiment=quickstart", "evaluation.every=2", "evaluation.background=true"]
+    budget = BudgetConfig(axis="seconds", amount=60)
+    with pytest.raises(UserError, match=r"^evaluation\.background must be false"):
+        plan_runs(make_config(base=base, budget=budget))
+    assert plan_runs(make_config(base=base))
+
+
+def test_a_tracker_that_knows_groups_is_told_comparison_arm_and_seed(make_config):
+    base = ["experiment=quickstart", "tracker=wandb"]
+    runs = plan_runs(make_config(base=[*base, "tracker.wandb.tags=[cpu]"]))
+    wandb = [run.composed.tracker.wandb for run in runs]
+    assert {each.group for each in wandb} == {"compare"}
+    assert [list(each.tags) for each in wandb] == [
+        ["cpu", "plain", "seed-0"],
+        ["cpu", "aware", "seed-0"],
+        ["cpu", "plain", "seed-1"],
+        ["cpu", "aware", "seed-1"],
+    ]
+    [first, *_] = plan_runs(make_config(base=[*base, "tracker.wandb.group=mine"]))
+    assert first.composed.tracker.wandb.group == "mine"
+
+
+def test_runs_that_would_not_be_evaluated_are_refused(make_config):
+    base = ["experiment=quickstart", "evaluation.after=false"]
+    with pytest.raises(UserError, match=r"^evaluation\.after must be true"):
+        plan_runs(make_config(base=base))
+
+
+def test_arms_may_differ_in_the_learner(make_config):
+    assert plan_runs(make_config(arms={"plain": [], "slow": ["learner.lr=1e-6"]}))
+
+
+def test_an_arm_that_does_not_compose_is_named(make_config):
+    with pytest.raises(UserError, match=r"^arms\.typo: .*allocatr"):
+        plan_runs(make_config(arms={"plain": [], "typo": ["allocatr=epoch"]}))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"arms": {}}, "arms must name at least one arm"),
+        ({"arms": {"../x": []}}, "arms must have names of letters"),
+        ({"seeds": []}, "seeds must name at least one seed"),
+        ({"seeds": [1, 1]}, "seeds must differ"),
+        ({"max_steps": 0}, "max_steps must be positive"),
+    ],
+)
+def test_refuses(make_config, changes, message):
+    with pytest.raises(ValueError, match=message):
+        make_config(**changes)
+
+
+def test_shipped_comparisons_compose(make_config):
+    folder = CONF / "comparison"
+    for path in sorted(folder.glob("*.yaml")):
+        arms = OmegaConf.to_container(OmegaConf.load(path))["arms"]
+        planned = plan_runs(make_config(arms=arms, seeds=[0]))
+        assert len(planned) == len(arms)
+
+
+def test_the_baselines_are_the_four_of_the_field_and_ours(make_config):
+    folder = CONF / "comparison"
+    arms = OmegaConf.to_container(OmegaConf.load(folder / "baselines.yaml"))["arms"]
+    schedulers = {
+        run.arm: run.composed.scheduler for run in plan_runs(make_config(arms=arms, seeds=[0]))
+    }
+    thinnings = {arm: each.thinning._target_.split(".")[-1] for arm, each in schedulers.items()}
+    assert thinnings == {
+        "epoch": "KeepAll", "non_zero": "NonZero", "advantage_only": "AdvantageOnly",
+        "paper_proxy": "CostAware", "ours": "CostAware",
+    }  # fmt: skip
+    proxies = {arm: each.proxy._target_.split(".")[-1] for arm, each in schedulers.items()}
+    assert (proxies["paper_proxy"], proxies["ours"]) == ("AdvantageProxy", "SurpriseProxy")
+    draws = {arm for arm, each in schedulers.items() if each.allocator._target_.endswith("Uniform")}
+    assert draws == set(arms) - {"ours"}
