@@ -16,7 +16,7 @@ REINFORCE of what was sampled (`cost.draws.entropy_control`). No ratio is about 
 the same under every objective and correction, and the means to report leave its tokens out.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -26,7 +26,7 @@ from learner.batch import MicroBatch
 from learner.corrections import Correction, NoCorrection
 from learner.mismatch import ratio_values, staleness_values
 from learner.objectives.ratios import token_ratios
-from learner.objectives.types import Objective
+from learner.objectives.types import LossInputs, Objective
 from learner.reference import kl_estimates
 
 if TYPE_CHECKING:
@@ -95,10 +95,18 @@ def row_loss(
     if old is not None:
         old = old.to(learner_logprobs.device)
     behaviour = row.rollout_logprobs if old is None else old
-    layout = (row.advantages, row.segment_ids, mask)
-    output = objective.token_losses(learner_logprobs, behaviour, *layout)
+    inputs = LossInputs(
+        learner_logprobs=learner_logprobs,
+        rollout_logprobs=behaviour,
+        advantages=row.advantages,
+        segment_ids=row.segment_ids,
+        loss_mask=mask,
+    )
+    output = objective.token_losses(inputs)
     trainer = learner_logprobs.detach() if old is None else old
-    factors = terms.correction.factors(trainer, row.rollout_logprobs, *layout)
+    factors = terms.correction.factors(
+        replace(inputs, learner_logprobs=trainer, rollout_logprobs=row.rollout_logprobs)
+    )
     losses = factors * output.token_losses
     uncut = token_ratios(trainer, row.rollout_logprobs) if terms.correction.weighs else 1.0
     values = output.metrics | {"entropy": entropies.detach(), "cut_share": factors != uncut}

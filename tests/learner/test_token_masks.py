@@ -12,7 +12,7 @@ import torch
 
 from learner.batch import collate, segment_of
 from learner.config import RejectedShares
-from learner.objectives import ClippedSurrogate
+from learner.objectives import ClippedSurrogate, LossInputs
 from learner.token_masks import top_tokens
 from learner.update import merge_sums, old_logprobs, update_step
 
@@ -21,6 +21,16 @@ OBJECTIVE = ClippedSurrogate(clip_low=0.2, clip_high=0.28)
 
 def flat(gradients):
     return torch.cat([gradient.flatten() for gradient in gradients.values()])
+
+
+def inputs_of(row, logprobs):
+    return LossInputs(
+        learner_logprobs=logprobs,
+        rollout_logprobs=row.rollout_logprobs,
+        advantages=row.advantages,
+        segment_ids=row.segment_ids,
+        loss_mask=row.loss_mask,
+    )
 
 
 class Ranks:
@@ -85,9 +95,7 @@ def test_the_top_tokens_by_advantage_times_entropy_and_no_others(plain_engine, b
     for segment in segments:
         row = collate([segment])
         logprobs, entropies = reference.logprobs(row)
-        losses = OBJECTIVE.token_losses(
-            logprobs, row.rollout_logprobs, row.advantages, row.segment_ids, row.loss_mask
-        ).token_losses
+        losses = OBJECTIVE.token_losses(inputs_of(row, logprobs)).token_losses
         for t in np.flatnonzero(segment.loss_mask):
             score = abs(segment.advantage) * entropies[t].item()
             tokens.append((score, segment.loss_weight, losses[t]))
@@ -135,9 +143,7 @@ def test_tokens_that_count_the_same_give_the_mean_over_the_kept(plain_engine, ba
     row = collate([replace(s, loss_weight=1 / num_tokens) for s in segments])
     [sums], _ = Ranks(plain_engine, 1).update([[row]], token_share=0.25)
     logprobs, entropies = plain_engine().logprobs(row)
-    losses = OBJECTIVE.token_losses(
-        logprobs, row.rollout_logprobs, row.advantages, row.segment_ids, row.loss_mask
-    ).token_losses[row.loss_mask]
+    losses = OBJECTIVE.token_losses(inputs_of(row, logprobs)).token_losses[row.loss_mask]
     scores = (row.advantages.abs() * entropies)[row.loss_mask]
     best = scores.topk(math.ceil(0.25 * num_tokens)).indices
     assert sums.loss == pytest.approx(losses[best].mean().item(), abs=1e-6)

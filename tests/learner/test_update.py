@@ -125,8 +125,8 @@ def test_thinning_is_unbiased_and_other_divisors_are_not(plain_engine, batch):
 class LossWithoutGradient:
     """A loss of infinity whose gradient is zero: only the loss itself gives it away."""
 
-    def token_losses(self, learner_logprobs, rollout_logprobs, advantages, segment_ids, loss_mask):
-        return ObjectiveOutput(token_losses=learner_logprobs * 0 + torch.inf, metrics={})
+    def token_losses(self, inputs):
+        return ObjectiveOutput(token_losses=inputs.learner_logprobs * 0 + torch.inf, metrics={})
 
 
 @pytest.mark.parametrize("kind", ["infinite loss", "nan weight", "nan weight before padding"])

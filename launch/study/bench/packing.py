@@ -21,6 +21,7 @@ from launch.study.bench.contest import MOST_WORK, Contest, GradientEngine, Setti
 from launch.study.bench.throughput import device_name, throughput
 from launch.study.bench.workload import Workload
 from learner.batch import Segment, collate
+from learner.objectives.types import LossInputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,13 +104,14 @@ class PaddedContest(Contest):
         """Run the same step over the padded batches; returns the gradient."""
         for index, batch in enumerate(self.batches):
             logprobs = padded_logprobs(self._padded_model, batch, self._setting.temperature)
-            output = self._objective.token_losses(
-                logprobs.flatten(),
-                batch.rollout_logprobs.flatten(),
-                batch.advantages.flatten(),
-                batch.segment_ids.flatten(),
-                batch.loss_mask.flatten(),
+            inputs = LossInputs(
+                learner_logprobs=logprobs.flatten(),
+                rollout_logprobs=batch.rollout_logprobs.flatten(),
+                advantages=batch.advantages.flatten(),
+                segment_ids=batch.segment_ids.flatten(),
+                loss_mask=batch.loss_mask.flatten(),
             )
+            output = self._objective.token_losses(inputs)
             loss = (batch.loss_weights.flatten() * output.token_losses).sum()
             self._padded_engine.backward(loss, boundary=index == len(self.batches) - 1)
         self._padded_engine.step()
