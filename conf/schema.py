@@ -14,6 +14,7 @@ from typing import Any
 from cost.aggregations import counts_responses_alike
 from cost.scheduler.config import SchedulerConfig
 from learner.config import LearnerConfig
+from learner.numerics import Numerics
 from rollout.config import RolloutConfig
 from rollout.rewards.by_set import RewardBySet
 
@@ -320,6 +321,15 @@ class RunConfig:
                 f"for the formula of {type(plug).__name__}",
                 self.scheduler.aggregation,
             )
+
+    @property
+    def numerics(self) -> Numerics:
+        """How the learner computes log-probabilities."""
+        return Numerics(
+            dtype=self.model.dtype,
+            temperature=self.rollout.temperature,
+            float32_head=self.model.float32_head,
+        )
 
     @property
     def max_prompt_tokens(self) -> int:

@@ -29,6 +29,7 @@ from learner.config import LearnerConfig
 from learner.engine import StepOutcome
 from learner.gradient_norms import gradient_norms
 from learner.logprobs import PackedPolicy, check_head, check_packing, head_inputs
+from learner.numerics import Numerics
 from learner.objectives.curvature import adam_change
 from learner.optimizers import AdamW
 from learner.policy import load_policy
@@ -48,30 +49,20 @@ class DeepSpeedEngine:
     ranks build it at the same time, and call its methods in the same order.
     """
 
-    def __init__(
-        self,
-        config: LearnerConfig,
-        model_path: str,
-        *,
-        dtype: str,
-        temperature: float,
-        float32_head: bool = False,
-    ) -> None:
+    def __init__(self, config: LearnerConfig, model_path: str, numerics: Numerics) -> None:
         """Join the other ranks and load the policy.
 
         Args:
             config: The learner's settings.
             model_path: Local folder with a Hugging Face checkpoint.
-            dtype: "float32", or with a ZeRO stage of at least 1 "bfloat16" or "float16".
-            temperature: Sampling temperature of the rollouts.
-            float32_head: Whether logits are computed in float32, whatever the dtype.
+            numerics: Of the policy, and of its reference.
 
         Raises:
             ValueError: If the settings ask for what this device lacks, or for adapters where the
                 model has no layer.
         """
         on_gpu = torch.cuda.is_available()
-        check_device(config, dtype, on_gpu=on_gpu)
+        check_device(config, numerics.dtype, on_gpu=on_gpu)
         os.environ.setdefault("DS_ACCELERATOR", "cuda" if on_gpu else "cpu")
         import deepspeed
 
@@ -88,45 +79,42 @@ class DeepSpeedEngine:
         self._config = config
         self._applied_steps = 0
         self._undisturbed: list[torch.Tensor] = []
-        self._model = load_policy(model_path, config, dtype, float32_head=float32_head)
+        self._model = load_policy(model_path, config, numerics)
         self._adapted = lora.attach(self._model, config.lora) if config.lora.rank else None
         self._weights = list(lora.weights_of(self._model))
         chunk = {"logits_chunk_tokens": config.logits_chunk_tokens}
-        policy = self._packed = PackedPolicy(self._model, temperature, **chunk)
+        policy = self._packed = PackedPolicy(self._model, numerics.temperature, **chunk)
         check_packing(policy)
         if config.curvature.masks:
             check_head(policy)
         if config.chunk_tokens is not None:
             policy = ChunkedPolicy(
-                self._model, temperature, chunk_tokens=config.chunk_tokens, **chunk
+                self._model, numerics.temperature, chunk_tokens=config.chunk_tokens, **chunk
             )
         trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
         self._engine, *_ = deepspeed.initialize(
             model=policy,
             optimizer=config.chosen_optimizer.build(trained, config.lr),
-            config=deepspeed_settings(config, dtype),
+            config=deepspeed_settings(config, numerics.dtype),
             dist_init_required=False,
         )
         if config.zero_stage == 3:
             self._packed.most = self._most
-        self._reference = self._load_reference(model_path, dtype, temperature, float32_head)
+        self._reference = self._load_reference(model_path, numerics)
         scaler: Any = getattr(self._engine.optimizer, "loss_scaler", None)
         # At the smallest scale a bad gradient is an ordinary skipped step, as in other precisions.
         if getattr(scaler, "raise_error_at_min_scale", False):
             scaler.raise_error_at_min_scale = False
 
-    def _load_reference(
-        self, model_path: str, dtype: str, temperature: float, float32_head: bool
-    ) -> PackedPolicy | None:
+    def _load_reference(self, model_path: str, numerics: Numerics) -> PackedPolicy | None:
         """The frozen reference on its device; None without one, or when adapters make it free."""
         settings = self._config.reference
         if not settings.kl_coefficient or (self._adapted is not None and settings.path is None):
             return None
-        path = settings.path or model_path
-        model = load_policy(path, self._config, dtype, float32_head=float32_head)
+        model = load_policy(settings.path or model_path, self._config, numerics)
         model.eval().requires_grad_(False)  # type: ignore[no-untyped-call]
         policy = PackedPolicy(
-            model, temperature, logits_chunk_tokens=self._config.logits_chunk_tokens
+            model, numerics.temperature, logits_chunk_tokens=self._config.logits_chunk_tokens
         )
         return policy.to(self.device)
 

@@ -23,6 +23,7 @@ from learner.batch import MicroBatch, Segment, collate, segment_of
 from learner.config import LearnerConfig
 from learner.deepspeed_engine import DeepSpeedEngine
 from learner.loss import LossTerms, RowOrigin
+from learner.numerics import Numerics
 from learner.objectives.types import Objective
 from learner.partition import MinibatchPlan, Row, plan_rows
 from learner.reference import response_kl
@@ -43,10 +44,8 @@ class LearnerWorker:
         config: LearnerConfig,
         model_path: str,
         objective: Objective,
+        numerics: Numerics,
         *,
-        dtype: str,
-        temperature: float,
-        float32_head: bool = False,
         seed: int = 0,
     ) -> None:
         """Remember the settings; `connect` does the work.
@@ -57,9 +56,7 @@ class LearnerWorker:
             config: The learner's settings.
             model_path: Local folder with a Hugging Face checkpoint.
             objective: Token losses.
-            dtype: Precision of the weights, "float32" or "bfloat16".
-            temperature: Sampling temperature of the rollouts.
-            float32_head: Whether logits are computed in float32, whatever the dtype.
+            numerics: Of the policy.
             seed: For whatever torch draws at random in training.
         """
         torch.set_num_threads(config.num_threads)
@@ -69,9 +66,7 @@ class LearnerWorker:
         self._config = config
         self._model_path = model_path
         self._objective = objective
-        self._dtype = dtype
-        self._temperature = temperature
-        self._float32_head = float32_head
+        self._numerics = numerics
         self._engine: DeepSpeedEngine | None = None
         self._publisher: Publisher | None = None
 
@@ -125,13 +120,7 @@ class LearnerWorker:
         self._load()
 
     def _load(self) -> None:
-        self._engine = DeepSpeedEngine(
-            self._config,
-            self._model_path,
-            dtype=self._dtype,
-            temperature=self._temperature,
-            float32_head=self._float32_head,
-        )
+        self._engine = DeepSpeedEngine(self._config, self._model_path, self._numerics)
 
     def update(
         self,

@@ -17,6 +17,7 @@ from learner.config import LearnerConfig, ReferenceConfig, RejectedShares
 from learner.deepspeed_engine import DeepSpeedEngine, deepspeed_settings
 from learner.gradient_norms import LAYERS
 from learner.lora import LoraConfig
+from learner.numerics import Numerics
 from learner.objectives.clipped_surrogate import ClippedSurrogate
 from learner.optimizers import AdamW
 from learner.update import update_step
@@ -102,9 +103,7 @@ def main(folder: Path) -> None:
         engine = WatchedEngine(
             config,
             task["models"][tied],
-            dtype=dtype,
-            temperature=0.9,
-            float32_head=kind == "float32 head",
+            Numerics(dtype=dtype, temperature=0.9, float32_head=kind == "float32 head"),
         )
         start = engine._adapter_tensors()
         gradients, outcomes, losses, weights, token_sums = [], [], [], [], []

@@ -19,6 +19,7 @@ from learner.gradient_norms import LAYERS, gradient_norms
 from learner.logprobs import PackedPolicy
 from learner.lora import LoraConfig
 from learner.loss import LossTerms, RowOrigin
+from learner.numerics import Numerics
 from learner.objectives.clipped_surrogate import ClippedSurrogate
 from learner.optimizers import AdamW
 from learner.team import DivergedError, LearnerTeam
@@ -158,7 +159,7 @@ def test_the_gradient_is_the_plain_batch_s_and_a_term_of_the_exploring_groups(ba
     # The plain engine knows no shared prompts.
     config = LearnerConfig(row_tokens=64, shared_prefix=False)
     objective, engine = ClippedSurrogate(clip_low=0.01, clip_high=0.01), plain_engine(lr=1e-12)
-    packer = LearnerWorker(0, 1, config, "", objective, dtype="float32", temperature=1.0)
+    packer = LearnerWorker(0, 1, config, "", objective, Numerics("float32", 1.0))
 
     def train(count):
         worker = FakeWorker()
@@ -329,8 +330,7 @@ def test_two_real_workers_train_like_one_plain_engine(
             config,
             str(model_paths[False]),
             ClippedSurrogate(),
-            dtype="float32",
-            temperature=0.9,
+            Numerics(dtype="float32", temperature=0.9),
             seed=0,
             actor_options=[{"num_cpus": 0.5}] * 2,
         )

@@ -20,6 +20,7 @@ from learner.batch import MicroBatch, Segment, collate
 from learner.config import LearnerConfig
 from learner.engine import StepOutcome
 from learner.logprobs import PackedPolicy
+from learner.numerics import Numerics
 from learner.objectives.types import Objective
 from learner.partition import Work, plan_rows
 from learner.policy import load_policy
@@ -93,9 +94,7 @@ class Setting:
     learner: LearnerConfig
     objective: Objective
     model_path: str
-    dtype: str
-    float32_head: bool
-    temperature: float
+    numerics: Numerics
     seed: int
     work: Work
     """What a token takes of the model."""
@@ -107,21 +106,17 @@ class Setting:
             learner=config.learner,
             objective=config.objective,
             model_path=config.model.path,
-            dtype=config.model.dtype,
-            float32_head=config.model.float32_head,
-            temperature=config.rollout.temperature,
+            numerics=config.numerics,
             seed=config.seed,
             work=Work.of_model(config.model.path),
         )
 
     def policy(self, device: torch.device) -> PackedPolicy:
         """Load a policy as the learner does."""
-        model: Any = load_policy(
-            self.model_path, self.learner, self.dtype, float32_head=self.float32_head
-        )
+        model: Any = load_policy(self.model_path, self.learner, self.numerics)
         return PackedPolicy(
             model.to(device),
-            self.temperature,
+            self.numerics.temperature,
             logits_chunk_tokens=self.learner.logits_chunk_tokens,
         )
 

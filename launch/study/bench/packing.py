@@ -103,7 +103,9 @@ class PaddedContest(Contest):
     def padded(self) -> Tensor:
         """Run the same step over the padded batches; returns the gradient."""
         for index, batch in enumerate(self.batches):
-            logprobs = padded_logprobs(self._padded_model, batch, self._setting.temperature)
+            logprobs = padded_logprobs(
+                self._padded_model, batch, self._setting.numerics.temperature
+            )
             inputs = LossInputs(
                 learner_logprobs=logprobs.flatten(),
                 rollout_logprobs=batch.rollout_logprobs.flatten(),
@@ -140,7 +142,7 @@ def bench_packed(
             setting.work,
             found["median_seconds"],
             device=device_name(),
-            dtype=setting.dtype,
+            dtype=setting.numerics.dtype,
         ),
         "row_tokens": row_tokens,
         "num_rows": len(rows),
