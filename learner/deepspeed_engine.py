@@ -28,10 +28,8 @@ from learner.chunked import ChunkedPolicy
 from learner.config import LearnerConfig
 from learner.engine import StepOutcome
 from learner.gradient_norms import gradient_norms
-from learner.logprobs import PackedPolicy, check_head, check_packing, head_inputs
+from learner.logprobs import PackedPolicy, check_head, check_packing
 from learner.numerics import Numerics
-from learner.objectives.curvature import adam_change
-from learner.optimizers import AdamW
 from learner.policy import load_policy
 
 if TYPE_CHECKING:
@@ -172,68 +170,21 @@ class DeepSpeedEngine:
             base: torch.Tensor = self._engine(*inputs)[0]
         return base
 
-    @torch.no_grad()
-    def hidden_states(self, row: MicroBatch) -> torch.Tensor:
-        """Hidden states [K, D] that predict a row's loss tokens, as the output head takes them.
-
-        Every rank must ask, as for log-probabilities.
-        """
-        with head_inputs(self._model) as seen:
-            self.logprobs(row)
-        return torch.cat(seen, dim=1)[0]
-
     @property
-    def _head(self) -> torch.nn.Parameter:
-        """The output head's weight; where embeddings are tied, that of both."""
-        head: Any = self._model.get_output_embeddings()  # type: ignore[no-untyped-call]
-        weight: torch.nn.Parameter = head.weight
-        return weight
+    def num_applied_steps(self) -> int:
+        """Optimiser steps that have changed the policy."""
+        return self._applied_steps
 
-    @torch.no_grad()
-    def head_weight(self) -> torch.Tensor:
-        """Copy the output head's whole weight: [V, D] float32. Every rank must ask.
+    def optimizer_state(self, parameter: torch.nn.Parameter, key: str) -> torch.Tensor:
+        """Return what the optimiser holds of a parameter under a key, whole.
 
-        The one that the policy computes with: in 16 bits, not its float32 master copy.
+        It is there after the first applied step. Every rank must ask; it is not to be changed.
         """
-        with self._whole([self._head]):
-            return self._head.detach().to(torch.float32, copy=True)
-
-    @torch.no_grad()
-    def head_change(self, gradient: torch.Tensor) -> torch.Tensor:
-        """How the next optimiser step would change the head's weight: [V, D] float32.
-
-        By Adam from its present moments and the step's learning rate, without weight decay. The
-        gradient's clipping is left out: the norm of all gradients is known after the backward pass
-        only. Where embeddings are tied the moments are those of both uses of the matrix, while the
-        gradient is that of one.
-
-        Args:
-            gradient: [V, D] float32, this rank's part of the loss's gradient in the head; it is
-                overwritten with the sum over ranks. Every rank must ask.
-        """
-        adam = self._config.chosen_optimizer
-        assert isinstance(adam, AdamW), "LearnerConfig refuses others"
-        # Losses are multiplied by the number of ranks that DeepSpeed divides gradients by.
-        torch.distributed.all_reduce(gradient)
-        return adam_change(
-            gradient,
-            self._adam_state("exp_avg", gradient),
-            self._adam_state("exp_avg_sq", gradient),
-            step=self._applied_steps + 1,
-            lr=self._next_lr(),
-            betas=(adam.betas[0], adam.betas[1]),
-            eps=adam.eps,
-        )
-
-    def _adam_state(self, key: str, like: torch.Tensor) -> torch.Tensor:
-        """Adam's `exp_avg` or `exp_avg_sq` of the head, whole; every rank must ask."""
-        if not self._applied_steps:
-            return torch.zeros_like(like)
         if self._config.zero_stage == 0:
-            state: torch.Tensor = self._engine.optimizer.state[self._head][key]
+            state: torch.Tensor = self._engine.optimizer.state[parameter][key]
             return state
-        whole: torch.Tensor = self._deepspeed.utils.safe_get_full_optimizer_state(self._head, key)
-        return whole.to(like)
+        whole: torch.Tensor = self._deepspeed.utils.safe_get_full_optimizer_state(parameter, key)
+        return whole
 
     def gradient_norms(self, row: MicroBatch, layer: str) -> torch.Tensor:
         """Norms [S] float64 of the row's responses' scores; see `learner.gradient_norms`."""
@@ -276,7 +227,7 @@ class DeepSpeedEngine:
 
     def step(self) -> StepOutcome:
         """Clip and apply the gradient, or discard it if it is not finite; either way clear it."""
-        lr = self._next_lr()
+        lr = self.next_lr
         for group in self._engine.optimizer.param_groups:
             group["lr"] = lr
         if self._config.zero_stage == 0:
@@ -290,7 +241,8 @@ class DeepSpeedEngine:
         retry = not applied and self._loss_scale() < scale
         return self._counted(StepOutcome(applied=applied, grad_norm=norm, lr=lr, retry=retry))
 
-    def _next_lr(self) -> float:
+    @property
+    def next_lr(self) -> float:
         """Learning rate of the next optimiser step."""
         warmup = max(self._config.warmup_steps, 1)
         return self._config.lr * min(1.0, (self._applied_steps + 1) / warmup)
@@ -326,10 +278,10 @@ class DeepSpeedEngine:
         one is asked for. Tied weights come once, under the embedding's name.
         """
         for weight in self._weights:
-            with self._whole(weight.parts):
+            with self.whole(weight.parts):
                 yield weight.name, weight.merged()
 
-    def _whole(self, parameters: Sequence[torch.nn.Parameter]) -> AbstractContextManager[Any]:
+    def whole(self, parameters: Sequence[torch.nn.Parameter]) -> AbstractContextManager[Any]:
         """Within it the parameters are whole, also under ZeRO-3; every rank must enter."""
         if self._config.zero_stage < 3:
             return nullcontext()
@@ -410,7 +362,7 @@ class DeepSpeedEngine:
             return tensors
         for name, parameter in self._model.named_parameters():
             if parameter.requires_grad:
-                with self._whole([parameter]):
+                with self.whole([parameter]):
                     if self.rank == 0:
                         tensors[name] = parameter.detach().to("cpu", copy=True)
         return tensors

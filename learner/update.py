@@ -9,13 +9,13 @@ A step in which any rank met a non-finite loss must be skipped by all of them. T
 before the last backward pass, and if one objects, all make their gradients NaN: from there on the
 engine's own check for non-finite gradients discards everything, the same way in every ZeRO stage.
 
-Before the step tokens can lose their weight in the loss, see `learner.token_masks`.
+Before the step tokens can lose their weight in the loss, by hooks: see `learner.token_masks`.
 """
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -25,11 +25,6 @@ from learner.engine import Engine, StepOutcome
 from learner.loss import LossTerms, RowOrigin, row_loss
 from learner.mismatch import derived
 from learner.objectives import Objective
-from learner.token_masks import with_top_tokens, within_curvature
-
-if TYPE_CHECKING:
-    from learner.config import RejectedShares
-
 
 MAXIMA = {"max_logprob_difference": "kl_rollout_k1", "max_old_difference": "kl_old_k1"}
 """Metric to the token value whose largest size it is."""
@@ -54,6 +49,20 @@ class StepSums:
     outcome: StepOutcome
 
 
+class StepHook(Protocol):
+    """What an option does to an optimiser step's rows before the step is taken."""
+
+    def before_step(
+        self, rows: Sequence[MicroBatch]
+    ) -> tuple[Sequence[MicroBatch], dict[str, float]]:
+        """Change this rank's rows, on the CPU; every rank must call this.
+
+        Returns:
+            As many rows, and metrics: name -> sum over this rank's loss tokens.
+        """
+        ...
+
+
 def update_step(
     engine: Engine,
     rows: Sequence[MicroBatch],
@@ -61,8 +70,7 @@ def update_step(
     *,
     terms: LossTerms = LossTerms(),  # noqa: B008
     origins: Sequence[RowOrigin] | None = None,
-    token_share: float = 1.0,
-    curvature: "RejectedShares | None" = None,
+    hooks: Sequence[StepHook] = (),
 ) -> StepSums:
     """Run one optimiser step over this rank's rows.
 
@@ -72,30 +80,24 @@ def update_step(
         objective: Token losses.
         terms: What the loss has beside them.
         origins: One a row; None when rows say all there is to say.
-        token_share: Share of the step's loss tokens to train on, in (0, 1], the same on all ranks;
-            at 1 there is no pass to find entropies.
-        curvature: What CAPO's mask may leave out, the same on all ranks; None for no mask.
+        hooks: Each is given the rows that the one before it leaves; the same on all ranks.
 
     Raises:
-        ValueError: If there are no rows, or the share is out of range.
+        ValueError: If there are no rows.
     """
     if not rows:
         raise ValueError(f"rows must not be empty, got {rows!r}")
-    if not 0 < token_share <= 1:
-        raise ValueError(f"token_share must lie in (0, 1], got {token_share!r}")
-    if token_share < 1:
-        rows = with_top_tokens(engine, rows, token_share)
-    masked: dict[str, float] = {}
-    if curvature is not None and curvature.masks:
-        rows, num_rejected = within_curvature(engine, rows, curvature)
-        masked = {"curvature_rejected_share": float(num_rejected)}
+    of_hooks: dict[str, float] = {}
+    for hook in hooks:
+        rows, found = hook.before_step(rows)
+        of_hooks |= found
     if origins is None:
         origins = [RowOrigin()] * len(rows)
     while True:
         sums = _try_step(engine, rows, origins, objective, terms)
         # It ends: each try is at a smaller scale, and at the least there is no other try.
         if not sums.outcome.retry:
-            return replace(sums, token_sums=sums.token_sums | masked)
+            return replace(sums, token_sums=sums.token_sums | of_hooks)
 
 
 def _try_step(

@@ -22,12 +22,14 @@ from cost.types import Selection
 from learner.batch import MicroBatch, Segment, collate, segment_of
 from learner.config import LearnerConfig
 from learner.deepspeed_engine import DeepSpeedEngine
+from learner.deepspeed_head import DeepSpeedHead
 from learner.loss import LossTerms, RowOrigin
 from learner.numerics import Numerics
 from learner.objectives.types import Objective
 from learner.partition import MinibatchPlan, Row, plan_rows
 from learner.reference import response_kl
-from learner.update import StepSums, old_logprobs, update_step
+from learner.token_masks import TopTokens, WithinCurvature
+from learner.update import StepHook, StepSums, old_logprobs, update_step
 from rollout.types import Group, Trajectory
 
 if TYPE_CHECKING:
@@ -68,6 +70,7 @@ class LearnerWorker:
         self._objective = objective
         self._numerics = numerics
         self._engine: DeepSpeedEngine | None = None
+        self._hooks: tuple[StepHook, ...] = ()
         self._publisher: Publisher | None = None
 
     @property
@@ -120,7 +123,12 @@ class LearnerWorker:
         self._load()
 
     def _load(self) -> None:
-        self._engine = DeepSpeedEngine(self._config, self._model_path, self._numerics)
+        config = self._config
+        engine = self._engine = DeepSpeedEngine(config, self._model_path, self._numerics)
+        self._hooks = ()
+        if config.curvature.masks:
+            head = DeepSpeedHead(engine, config.chosen_optimizer)
+            self._hooks = (WithinCurvature(engine, head, config.curvature),)
 
     def update(
         self,
@@ -145,6 +153,9 @@ class LearnerWorker:
         if self._config.behaviour == "recomputed":
             # All of the pass, before its first step changes the policy.
             steps = [(rows, self._recomputed(rows, origins)) for rows, origins in steps]
+        # One share for the whole batch, so the same on every rank.
+        share = min(selection.token_share for selection in selections)
+        hooks = (TopTokens(self.engine, share), *self._hooks)
         return [
             update_step(
                 self.engine,
@@ -152,9 +163,7 @@ class LearnerWorker:
                 self._objective,
                 terms=LossTerms.of(self._config),
                 origins=origins,
-                # One for the whole batch, so the same on every rank.
-                token_share=min(selection.token_share for selection in selections),
-                curvature=self._config.curvature,
+                hooks=hooks,
             )
             for rows, origins in steps
         ]

@@ -15,11 +15,13 @@ from deepspeed.utils import safe_get_full_grad
 from learner import deepspeed_engine
 from learner.config import LearnerConfig, ReferenceConfig, RejectedShares
 from learner.deepspeed_engine import DeepSpeedEngine, deepspeed_settings
+from learner.deepspeed_head import DeepSpeedHead
 from learner.gradient_norms import LAYERS
 from learner.lora import LoraConfig
 from learner.numerics import Numerics
 from learner.objectives.clipped_surrogate import ClippedSurrogate
 from learner.optimizers import AdamW
+from learner.token_masks import WithinCurvature
 from learner.update import update_step
 
 
@@ -33,6 +35,7 @@ class WatchedEngine(DeepSpeedEngine):
     def __init__(self, *args, **settings):
         super().__init__(*args, **settings)
         self.norms, self.gathered, self.foreseen = [], set(), []
+        self.head = DeepSpeedHead(self, self._config.chosen_optimizer)
 
     def logprobs(self, row, **settings):
         self.row = row
@@ -55,7 +58,7 @@ class WatchedEngine(DeepSpeedEngine):
         if self._config.curvature.masks:
             # Each rank's part of it, as it were.
             part = self.gradients["lm_head.weight"].float() / self.num_ranks
-            self.foreseen.append(self.head_change(part))
+            self.foreseen.append(self.head.change(part))
         return super().step()
 
 
@@ -105,10 +108,13 @@ def main(folder: Path) -> None:
             task["models"][tied],
             Numerics(dtype=dtype, temperature=0.9, float32_head=kind == "float32 head"),
         )
+        hooks = []
+        if config.curvature.masks:
+            hooks = [WithinCurvature(engine, engine.head, config.curvature)]
         start = engine._adapter_tensors()
         gradients, outcomes, losses, weights, token_sums = [], [], [], [], []
         for step_rows in (rows, spoilt, rows):
-            sums = update_step(engine, step_rows, ClippedSurrogate(), curvature=config.curvature)
+            sums = update_step(engine, step_rows, ClippedSurrogate(), hooks=hooks)
             gradients.append(engine.gradients)
             outcomes.append(sums.outcome)
             losses.append(sums.loss)

@@ -21,6 +21,7 @@ from learner.gradient_norms import LAYERS, gradient_norms
 from learner.logprobs import PackedPolicy
 from learner.lora import LoraConfig, attach, weights_of
 from learner.objectives.clipped_surrogate import ClippedSurrogate
+from learner.token_masks import WithinCurvature
 from learner.update import update_step
 from tests.places import PROJECT
 
@@ -158,13 +159,16 @@ def test_as_many_tokens_are_masked_as_asked_for(results, run):
 
 
 @pytest.mark.parametrize("run", EXACT_MASKED)
-def test_every_stage_masks_the_tokens_of_one_plain_rank(results, rows, plain_engine, run):
+def test_every_stage_masks_the_tokens_of_one_plain_rank(
+    results, rows, plain_engine, plain_head, run
+):
     engine = plain_engine(temperature=0.9, max_grad_norm=1e9)
     all_rows = [row for rank_rows in rows for row in rank_rows]
-    shares = RejectedShares(low=0.1, high=0.05, shift=0.1)
+    head = plain_head(engine)
+    mask = WithinCurvature(engine, head, RejectedShares(low=0.1, high=0.05, shift=0.1))
     for index in (0, 2):
-        before = engine.head_weight()
-        sums = update_step(engine, all_rows, ClippedSurrogate(), curvature=shares)
+        before = head.weight()
+        sums = update_step(engine, all_rows, ClippedSurrogate(), hooks=[mask])
         assert difference(results[0][run]["gradients"][index], engine.gradients) < 2e-6
         assert difference(results[0][run]["weights"][index], dict(engine.model.state_dict())) < 1e-5
         rejected = [rank[run]["token_sums"][index]["curvature_rejected_share"] for rank in results]

@@ -160,13 +160,6 @@ def test_sums_leave_padding_out(plain_engine, pack, batch):
     assert padded.token_maxima == plain.token_maxima
 
 
-@pytest.mark.parametrize("share", [0.0, 1.5, float("nan")])
-def test_a_token_share_out_of_range_is_refused(plain_engine, pack, batch, share):
-    [rows] = pack(*batch)
-    with pytest.raises(ValueError, match=r"^token_share must lie in \(0, 1\], got"):
-        update_step(plain_engine(), rows, OBJECTIVE, token_share=share)
-
-
 def test_no_rows_are_refused(plain_engine):
     with pytest.raises(ValueError, match=r"^rows must not be empty, got \[\]$"):
         update_step(plain_engine(), [], OBJECTIVE)

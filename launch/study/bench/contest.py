@@ -35,7 +35,6 @@ class GradientEngine:
     def __init__(self, policy: PackedPolicy, device: torch.device) -> None:
         self._policy = policy
         self.device = device
-        self.temperature = policy.temperature
         self.gradient: Tensor = torch.zeros(0)
         """The latest step's gradient, all parameters one after the other."""
 
@@ -48,18 +47,6 @@ class GradientEngine:
 
     def reference_logprobs(self, row: MicroBatch) -> Tensor:
         """See `learner.engine.Engine`; the losses timed here have no reference."""
-        raise NotImplementedError
-
-    def hidden_states(self, row: MicroBatch) -> Tensor:
-        """See `learner.engine.Engine`; the steps timed here mask no tokens."""
-        raise NotImplementedError
-
-    def head_weight(self) -> Tensor:
-        """See `hidden_states`."""
-        raise NotImplementedError
-
-    def head_change(self, gradient: Tensor) -> Tensor:
-        """See `hidden_states`."""
         raise NotImplementedError
 
     def agree(self, value: bool) -> bool:
