@@ -23,13 +23,13 @@ from learner.batch import MicroBatch, Segment, collate, segment_of
 from learner.config import LearnerConfig
 from learner.deepspeed_engine import DeepSpeedEngine
 from learner.deepspeed_head import DeepSpeedHead
-from learner.loss import LossTerms, RowOrigin
+from learner.loss import Loss, RowOrigin
 from learner.numerics import Numerics
 from learner.objectives.types import Objective
 from learner.partition import MinibatchPlan, Row, plan_rows
 from learner.reference import response_kl
 from learner.token_masks import TopTokens, WithinCurvature
-from learner.update import StepHook, StepSums, old_logprobs, update_step
+from learner.update import StepHook, StepSums, Updater, old_logprobs
 from rollout.types import Group, Trajectory
 
 if TYPE_CHECKING:
@@ -70,6 +70,7 @@ class LearnerWorker:
         self._objective = objective
         self._numerics = numerics
         self._engine: DeepSpeedEngine | None = None
+        self._updater: Updater | None = None
         self._hooks: tuple[StepHook, ...] = ()
         self._publisher: Publisher | None = None
 
@@ -113,7 +114,8 @@ class LearnerWorker:
         """
         if self._publisher is not None:
             self._publisher.close()
-        self._publisher = self._engine = None
+        self._publisher = self._engine = self._updater = None
+        self._hooks = ()
         # The old engine's hooks refer to it in cycles, and its memory is needed.
         gc.collect()
         if torch.cuda.is_available():
@@ -125,6 +127,7 @@ class LearnerWorker:
     def _load(self) -> None:
         config = self._config
         engine = self._engine = DeepSpeedEngine(config, self._model_path, self._numerics)
+        self._updater = Updater(engine, Loss.of(self._objective, config))
         self._hooks = ()
         if config.curvature.masks:
             head = DeepSpeedHead(engine, config.chosen_optimizer)
@@ -156,17 +159,8 @@ class LearnerWorker:
         # One share for the whole batch, so the same on every rank.
         share = min(selection.token_share for selection in selections)
         hooks = (TopTokens(self.engine, share), *self._hooks)
-        return [
-            update_step(
-                self.engine,
-                rows,
-                self._objective,
-                terms=LossTerms.of(self._config),
-                origins=origins,
-                hooks=hooks,
-            )
-            for rows, origins in steps
-        ]
+        assert self._updater is not None, "connect() comes first"
+        return [self._updater.step(rows, origins, hooks) for rows, origins in steps]
 
     def _pack(
         self,

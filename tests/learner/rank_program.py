@@ -18,11 +18,12 @@ from learner.deepspeed_engine import DeepSpeedEngine, deepspeed_settings
 from learner.deepspeed_head import DeepSpeedHead
 from learner.gradient_norms import LAYERS
 from learner.lora import LoraConfig
+from learner.loss import Loss
 from learner.numerics import Numerics
 from learner.objectives.clipped_surrogate import ClippedSurrogate
 from learner.optimizers import AdamW
 from learner.token_masks import WithinCurvature
-from learner.update import update_step
+from learner.update import Updater
 
 
 class WatchedEngine(DeepSpeedEngine):
@@ -114,7 +115,7 @@ def main(folder: Path) -> None:
         start = engine._adapter_tensors()
         gradients, outcomes, losses, weights, token_sums = [], [], [], [], []
         for step_rows in (rows, spoilt, rows):
-            sums = update_step(engine, step_rows, ClippedSurrogate(), hooks=hooks)
+            sums = Updater(engine, Loss(ClippedSurrogate())).step(step_rows, hooks=hooks)
             gradients.append(engine.gradients)
             outcomes.append(sums.outcome)
             losses.append(sums.loss)

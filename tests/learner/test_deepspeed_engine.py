@@ -20,9 +20,10 @@ from learner.config import RejectedShares
 from learner.gradient_norms import LAYERS, gradient_norms
 from learner.logprobs import PackedPolicy
 from learner.lora import LoraConfig, attach, weights_of
+from learner.loss import Loss
 from learner.objectives.clipped_surrogate import ClippedSurrogate
 from learner.token_masks import WithinCurvature
-from learner.update import update_step
+from learner.update import Updater
 from tests.places import PROJECT
 
 pytestmark = pytest.mark.system
@@ -127,7 +128,7 @@ def reference(plain_engine, rows):
     all_rows = [row for rank_rows in rows for row in rank_rows]
     steps = []
     for _ in range(2):
-        sums = update_step(engine, all_rows, ClippedSurrogate())
+        sums = Updater(engine, Loss(ClippedSurrogate())).step(all_rows)
         weights = {n: p.detach().clone() for n, p in engine.model.named_parameters()}
         steps.append((sums, engine.gradients, weights))
     return steps
@@ -168,7 +169,7 @@ def test_every_stage_masks_the_tokens_of_one_plain_rank(
     mask = WithinCurvature(engine, head, RejectedShares(low=0.1, high=0.05, shift=0.1))
     for index in (0, 2):
         before = head.weight()
-        sums = update_step(engine, all_rows, ClippedSurrogate(), hooks=[mask])
+        sums = Updater(engine, Loss(ClippedSurrogate())).step(all_rows, hooks=[mask])
         assert difference(results[0][run]["gradients"][index], engine.gradients) < 2e-6
         assert difference(results[0][run]["weights"][index], dict(engine.model.state_dict())) < 1e-5
         rejected = [rank[run]["token_sums"][index]["curvature_rejected_share"] for rank in results]
@@ -199,7 +200,7 @@ def test_adapters_take_the_steps_of_one_plain_rank(results, rows, plain_engine, 
     engine.optimizer = torch.optim.AdamW(trained, lr=1e-3, eps=1e-4, weight_decay=0.01)
     all_rows = [row for rank_rows in rows for row in rank_rows]
     for index in (0, 2):
-        sums = update_step(engine, all_rows, ClippedSurrogate())
+        sums = Updater(engine, Loss(ClippedSurrogate())).step(all_rows)
         assert difference(seen["gradients"][index], engine.gradients) < 2e-6
         norm = seen["outcomes"][index].grad_norm
         assert norm == pytest.approx(sums.outcome.grad_norm, rel=1e-5)

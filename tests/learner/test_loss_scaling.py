@@ -13,8 +13,9 @@ from learner.batch import collate
 from learner.config import LearnerConfig
 from learner.deepspeed_engine import DeepSpeedEngine, check_device, deepspeed_settings
 from learner.engine import StepOutcome
+from learner.loss import Loss
 from learner.objectives.clipped_surrogate import ClippedSurrogate
-from learner.update import update_step
+from learner.update import Updater
 
 OFFLOAD = {"zero_optimization": {"offload_optimizer": {"device": "cpu", "pin_memory": True}}}
 
@@ -132,8 +133,8 @@ class Overflowing:
 def test_a_step_tried_again_is_the_step(plain_engine, pack, batch):
     [rows] = pack(*batch)
     expected, ours = plain_engine(), Overflowing(plain_engine(), 3)
-    first = update_step(expected, rows, ClippedSurrogate())
-    again = update_step(ours, rows, ClippedSurrogate())
+    first = Updater(expected, Loss(ClippedSurrogate())).step(rows)
+    again = Updater(ours, Loss(ClippedSurrogate())).step(rows)
     assert ours.steps == 4
     assert again == first
     for mine, theirs in zip(
@@ -146,6 +147,6 @@ def test_a_loss_that_is_not_finite_is_not_tried_again(plain_engine):
     engine = Overflowing(plain_engine(), 3)
     row = collate([])
     row.loss_weights.fill_(math.nan)
-    outcome = update_step(engine, [row], ClippedSurrogate()).outcome
+    outcome = Updater(engine, Loss(ClippedSurrogate())).step([row]).outcome
     assert engine.steps == 1
     assert not outcome.applied and not outcome.retry

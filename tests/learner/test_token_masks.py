@@ -12,9 +12,10 @@ import torch
 
 from learner.batch import collate, segment_of
 from learner.config import RejectedShares
+from learner.loss import Loss
 from learner.objectives import ClippedSurrogate, LossInputs
 from learner.token_masks import TopTokens, WithinCurvature, top_tokens
-from learner.update import merge_sums, old_logprobs, update_step
+from learner.update import Updater, merge_sums, old_logprobs
 
 OBJECTIVE = ClippedSurrogate(clip_low=0.2, clip_high=0.28)
 
@@ -71,7 +72,7 @@ class Ranks:
                 mine.append(WithinCurvature(engine, head, curvature))
         with ThreadPoolExecutor(len(self.engines)) as pool:
             calls = [
-                pool.submit(update_step, engine, rows, OBJECTIVE, hooks=mine)
+                pool.submit(Updater(engine, Loss(OBJECTIVE)).step, rows, hooks=mine)
                 for engine, rows, mine in zip(self.engines, rows_of_ranks, hooks, strict=True)
             ]
             sums = [call.result() for call in calls]
@@ -81,9 +82,9 @@ class Ranks:
 def test_all_tokens_are_bitwise_the_plain_step_for_one_forward_a_row(plain_engine, pack, batch):
     [rows] = pack(*batch)
     plain, sharing = plain_engine(), plain_engine()
-    expected = update_step(plain, rows, OBJECTIVE)
+    expected = Updater(plain, Loss(OBJECTIVE)).step(rows)
     sharing.gather = None  # nobody may ask
-    found = update_step(sharing, rows, OBJECTIVE, hooks=[TopTokens(sharing, 1.0)])
+    found = Updater(sharing, Loss(OBJECTIVE)).step(rows, hooks=[TopTokens(sharing, 1.0)])
     assert found == expected
     assert torch.equal(flat(sharing.gradients), flat(plain.gradients))
 
@@ -208,7 +209,7 @@ def test_the_mask_is_of_what_the_whole_step_would_do_to_each_token(
     [rows] = pack(*batch)
     whole = plain_engine(temperature=0.9, weight_decay=0.0, max_grad_norm=1e9)
     # Then Adam has moments.
-    update_step(whole, at_ratio_one(rows, whole), OBJECTIVE)
+    Updater(whole, Loss(OBJECTIVE)).step(at_ratio_one(rows, whole))
     rows = [*at_ratio_one(rows, whole), collate([])]
     masked, reference = copy.deepcopy(whole), copy.deepcopy(whole)
 
@@ -220,7 +221,7 @@ def test_the_mask_is_of_what_the_whole_step_would_do_to_each_token(
             ).last_hidden_state[0]
             for row in rows
         ]
-    update_step(whole, rows, OBJECTIVE)
+    Updater(whole, Loss(OBJECTIVE)).step(rows)
     delta = whole.model.lm_head.weight.detach() - head
     moments = {}
     for i, row in enumerate(rows[:-1]):
@@ -240,9 +241,9 @@ def test_the_mask_is_of_what_the_whole_step_would_do_to_each_token(
     for i, t in left_out:
         weights[i][t] = 0
     expected = [replace(row, loss_weights=w) for row, w in zip(rows, weights, strict=True)]
-    update_step(reference, expected, OBJECTIVE)
+    Updater(reference, Loss(OBJECTIVE)).step(expected)
     mask = WithinCurvature(masked, plain_head(masked), SHARES)
-    sums = update_step(masked, rows, OBJECTIVE, hooks=[mask])
+    sums = Updater(masked, Loss(OBJECTIVE)).step(rows, hooks=[mask])
     assert torch.equal(flat(masked.gradients), flat(reference.gradients))
     share = merge_sums([[sums]], row_tokens=64)["learner/curvature_rejected_share"]
     assert share == pytest.approx(len(left_out) / 146)
@@ -253,9 +254,9 @@ def test_without_shares_to_reject_the_step_is_bitwise_the_plain_one(
 ):
     [rows] = pack(*batch)
     plain, masking = plain_engine(), plain_engine()
-    expected = update_step(plain, rows, OBJECTIVE)
+    expected = Updater(plain, Loss(OBJECTIVE)).step(rows)
     mask = WithinCurvature(masking, plain_head(masking), RejectedShares())
-    found = update_step(masking, rows, OBJECTIVE, hooks=[mask])
+    found = Updater(masking, Loss(OBJECTIVE)).step(rows, hooks=[mask])
     assert found.token_sums.pop("curvature_rejected_share") == 0
     assert found == expected
     assert torch.equal(flat(masking.gradients), flat(plain.gradients))

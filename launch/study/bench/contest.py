@@ -20,11 +20,12 @@ from learner.batch import MicroBatch, Segment, collate
 from learner.config import LearnerConfig
 from learner.engine import StepOutcome
 from learner.logprobs import PackedPolicy
+from learner.loss import Loss
 from learner.numerics import Numerics
 from learner.objectives.types import Objective
 from learner.partition import Work, plan_rows
 from learner.policy import load_policy
-from learner.update import update_step
+from learner.update import Updater
 
 
 class GradientEngine:
@@ -115,8 +116,8 @@ class Contest:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._setting, self._workload = setting, workload
         policy = setting.policy(device)
-        self._objective = setting.objective
         self.engine = GradientEngine(policy, device)
+        self._updater = Updater(self.engine, Loss(setting.objective))
         model: Any = policy.model
         segments = workload.segments(
             vocabulary=model.config.vocab_size,
@@ -145,7 +146,7 @@ class Contest:
 
     def packed(self, rows: Sequence[MicroBatch]) -> Tensor:
         """Run the learner's own step over packed rows; returns the gradient."""
-        update_step(self.engine, rows, self._objective)
+        self._updater.step(rows)
         return self.engine.gradient
 
 

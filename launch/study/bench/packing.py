@@ -1,6 +1,6 @@
 """Packed rows against padded ones.
 
-    packed:  responses -> plan_rows -> rows [T] -> update_step, prompts repeated
+    packed:  responses -> plan_rows -> rows [T] -> Updater.step, prompts repeated
     padded:  batches of 8 in the given order -> [8, T_longest] with an attention mask
 
 The packed side also computes entropies and metrics, as a run does; the padded side does not.
@@ -113,7 +113,7 @@ class PaddedContest(Contest):
                 segment_ids=batch.segment_ids.flatten(),
                 loss_mask=batch.loss_mask.flatten(),
             )
-            output = self._objective.token_losses(inputs)
+            output = self._setting.objective.token_losses(inputs)
             loss = (batch.loss_weights.flatten() * output.token_losses).sum()
             self._padded_engine.backward(loss, boundary=index == len(self.batches) - 1)
         self._padded_engine.step()
