@@ -7,16 +7,16 @@ from torch import Tensor
 
 from learner.batch import MicroBatch
 from learner.deepspeed_engine import DeepSpeedEngine
-from learner.logprobs import head_inputs
 from learner.objectives.curvature import adam_change
 from learner.optimizers import AdamW
+from learner.output_head import head_inputs
 
 
 class DeepSpeedHead:
     """A `learner.token_masks.OutputHead` of a DeepSpeedEngine.
 
     Args:
-        engine: Its model must pass `learner.logprobs.check_head`.
+        engine: Its model must pass `learner.output_head.check_head`.
         adam: The engine's optimiser.
     """
 
@@ -27,7 +27,7 @@ class DeepSpeedHead:
     @property
     def temperature(self) -> float:
         """Sampling temperature of the rollouts, which divides the logits."""
-        return self._engine.temperature
+        return self._engine.numerics.temperature
 
     @property
     def _parameter(self) -> torch.nn.Parameter:

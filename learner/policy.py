@@ -8,8 +8,8 @@ import torch
 
 from learner import attention
 from learner.config import LearnerConfig
-from learner.logprobs import widen_head
 from learner.numerics import Numerics
+from learner.output_head import widen_head
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -334,16 +334,16 @@ class LearnerWorker:
         return self._publisher.publish(version)
 
     def disturb_weights(self) -> None:
-        """See `DeepSpeedEngine.disturb_weights`; for the start-up self-test."""
-        self.engine.disturb_weights()
+        """See `DeepSpeedWeights.disturb`; for the start-up self-test."""
+        self.engine.weights.disturb()
 
     def restore_weights(self) -> None:
-        """See `DeepSpeedEngine.restore_weights`."""
-        self.engine.restore_weights()
+        """See `DeepSpeedWeights.restore`."""
+        self.engine.weights.restore()
 
     def save(self, path: str, tokenizer_path: str | None = None) -> None:
         """Write the policy as a Hugging Face checkpoint, with the tokenizer's files if given."""
-        self.engine.save_pretrained(
+        self.engine.weights.save(
             Path(path), None if tokenizer_path is None else Path(tokenizer_path)
         )
 

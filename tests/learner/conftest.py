@@ -11,7 +11,8 @@ import torch
 from cost.types import Selection, Ticket
 from learner.batch import MicroBatch, collate, segment_of
 from learner.engine import StepOutcome
-from learner.logprobs import PackedPolicy, head_inputs
+from learner.logprobs import PackedPolicy
+from learner.output_head import head_inputs
 from learner.partition import plan_rows
 from rollout.types import Group, Prompt, Trajectory, VersionSpan
 

@@ -14,8 +14,9 @@ from deepspeed.utils import safe_get_full_grad
 
 from learner import deepspeed_engine
 from learner.config import LearnerConfig, ReferenceConfig, RejectedShares
-from learner.deepspeed_engine import DeepSpeedEngine, deepspeed_settings
+from learner.deepspeed_engine import DeepSpeedEngine
 from learner.deepspeed_head import DeepSpeedHead
+from learner.deepspeed_settings import deepspeed_settings
 from learner.gradient_norms import LAYERS
 from learner.lora import LoraConfig
 from learner.loss import Loss
@@ -36,7 +37,7 @@ class WatchedEngine(DeepSpeedEngine):
     def __init__(self, *args, **settings):
         super().__init__(*args, **settings)
         self.norms, self.gathered, self.foreseen = [], set(), []
-        self.head = DeepSpeedHead(self, self._config.chosen_optimizer)
+        self.head = DeepSpeedHead(self, self.config.chosen_optimizer)
 
     def logprobs(self, row, **settings):
         self.row = row
@@ -56,7 +57,7 @@ class WatchedEngine(DeepSpeedEngine):
             for name, parameter in self.model.named_parameters()
             if parameter.requires_grad
         }
-        if self._config.curvature.masks:
+        if self.config.curvature.masks:
             # Each rank's part of it, as it were.
             part = self.gradients["lm_head.weight"].float() / self.num_ranks
             self.foreseen.append(self.head.change(part))
@@ -112,7 +113,7 @@ def main(folder: Path) -> None:
         hooks = []
         if config.curvature.masks:
             hooks = [WithinCurvature(engine, engine.head, config.curvature)]
-        start = engine._adapter_tensors()
+        start = engine.weights.adapter_tensors()
         gradients, outcomes, losses, weights, token_sums = [], [], [], [], []
         for step_rows in (rows, spoilt, rows):
             sums = Updater(engine, Loss(ClippedSurrogate())).step(step_rows, hooks=hooks)
@@ -120,9 +121,9 @@ def main(folder: Path) -> None:
             outcomes.append(sums.outcome)
             losses.append(sums.loss)
             token_sums.append(sums.token_sums)
-            weights.append({n: t.float().clone() for n, t in engine.full_parameters()})
+            weights.append({n: t.float().clone() for n, t in engine.weights.full()})
         path = folder / "-".join(["checkpoint", *map(str, run)])
-        engine.save_pretrained(path, task["tokenizer"])
+        engine.weights.save(path, task["tokenizer"])
         row = rows[0].to(engine.device)
         with torch.no_grad():
             logprobs = engine.logprobs(row)[0]
@@ -131,13 +132,13 @@ def main(folder: Path) -> None:
             references = [engine.reference_logprobs(row), engine.logprobs(row)[0].detach()]
         files, disturbed_files = {}, {}
         if kind == "lora":
-            files = engine.adapter_files()
-        engine.disturb_weights()
+            files = engine.weights.adapter_files()
+        engine.weights.disturb()
         with torch.no_grad():
             disturbed = engine.logprobs(row)[0]
         if kind == "lora":
-            disturbed_files = engine.adapter_files()
-        engine.restore_weights()
+            disturbed_files = engine.weights.adapter_files()
+        engine.weights.restore()
         with torch.no_grad():
             restored = engine.logprobs(row)[0]
         results[run] = {
@@ -146,7 +147,7 @@ def main(folder: Path) -> None:
             "disturbed": disturbed,
             "restored": restored,
             "start": start,
-            "adapters": engine._adapter_tensors(),
+            "adapters": engine.weights.adapter_tensors(),
             "logprobs": logprobs,
             "references": references,
             "gradients": gradients,
@@ -157,7 +158,7 @@ def main(folder: Path) -> None:
             "token_sums": token_sums,
             "foreseen": engine.foreseen,
             "weights": weights,
-            "metadata": engine.parameter_metadata(),
+            "metadata": engine.weights.metadata(),
             "checkpoint": str(path),
         }
     torch.save(results, folder / f"rank{rank}.pt")
