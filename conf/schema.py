@@ -16,6 +16,7 @@ from conf.resources import ResourcesConfig
 from cost.aggregations import counts_responses_alike
 from cost.scheduler.config import SchedulerConfig
 from learner.config import LearnerConfig
+from learner.numerics import Numerics
 from rollout.config import RolloutConfig
 from rollout.environments import Environment
 from rollout.rewards.types import Reward
@@ -216,6 +217,15 @@ class RunConfig:
                 f"for the formula of {type(plug).__name__}",
                 self.scheduler.aggregation,
             )
+
+    @property
+    def numerics(self) -> Numerics:
+        """How the learner computes log-probabilities."""
+        return Numerics(
+            dtype=self.model.dtype,
+            temperature=self.rollout.temperature,
+            float32_head=self.model.float32_head,
+        )
 
     @property
     def max_prompt_tokens(self) -> int:

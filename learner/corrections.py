@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 
 from learner.objectives.ratios import MAX_LOG_RATIO, run_means, token_ratios
+from learner.objectives.types import LossInputs
 
 
 class Correction(Protocol):
@@ -40,22 +41,12 @@ class Correction(Protocol):
         """Whether the factors contain the ratio w, rather than being 0 and 1 only."""
         ...
 
-    def factors(
-        self,
-        trainer_logprobs: Tensor,
-        rollout_logprobs: Tensor,
-        advantages: Tensor,
-        segment_ids: Tensor,
-        loss_mask: Tensor,
-    ) -> Tensor:
+    def factors(self, inputs: LossInputs) -> Tensor:
         """Compute the factor of every token of a packed row.
 
         Args:
-            trainer_logprobs: [T] float32; see above.
-            rollout_logprobs: [T] float32, under the distribution that was sampled.
-            advantages: [T] float32, one value per segment repeated over its tokens.
-            segment_ids: [T] int64, which response a token belongs to, -1 in padding.
-            loss_mask: [T] bool, True on tokens that the policy wrote.
+            inputs: The row, with the trainer's log-probabilities as the learner's, see above, and
+                as the rollout's those of the distribution that was sampled.
 
         Returns:
             [T] float32 without gradient, finite and not negative; of no meaning outside the mask.
@@ -72,16 +63,9 @@ class NoCorrection:
         """Nothing is weighed."""
         return False
 
-    def factors(
-        self,
-        trainer_logprobs: Tensor,
-        rollout_logprobs: Tensor,
-        advantages: Tensor,
-        segment_ids: Tensor,
-        loss_mask: Tensor,
-    ) -> Tensor:
+    def factors(self, inputs: LossInputs) -> Tensor:
         """Return [T] ones."""
-        return torch.ones_like(rollout_logprobs)
+        return torch.ones_like(inputs.rollout_logprobs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,16 +92,9 @@ class Truncated:
         """The factor is w, cut."""
         return True
 
-    def factors(
-        self,
-        trainer_logprobs: Tensor,
-        rollout_logprobs: Tensor,
-        advantages: Tensor,
-        segment_ids: Tensor,
-        loss_mask: Tensor,
-    ) -> Tensor:
+    def factors(self, inputs: LossInputs) -> Tensor:
         """Return [T] min(w, cap)."""
-        return _ratios(trainer_logprobs, rollout_logprobs).clamp(max=self.cap)
+        return _ratios(inputs).clamp(max=self.cap)
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,16 +121,9 @@ class Band:
         """As configured."""
         return self.weigh
 
-    def factors(
-        self,
-        trainer_logprobs: Tensor,
-        rollout_logprobs: Tensor,
-        advantages: Tensor,
-        segment_ids: Tensor,
-        loss_mask: Tensor,
-    ) -> Tensor:
+    def factors(self, inputs: LossInputs) -> Tensor:
         """Return [T] w or 1 inside the band, 0 outside."""
-        ratios = _ratios(trainer_logprobs, rollout_logprobs)
+        ratios = _ratios(inputs)
         inside = (ratios >= self.low) & (ratios <= self.high)
         return torch.where(inside, ratios if self.weigh else 1.0, 0.0)
 
@@ -180,17 +150,10 @@ class SequenceMask:
         """A mask only."""
         return False
 
-    def factors(
-        self,
-        trainer_logprobs: Tensor,
-        rollout_logprobs: Tensor,
-        advantages: Tensor,
-        segment_ids: Tensor,
-        loss_mask: Tensor,
-    ) -> Tensor:
+    def factors(self, inputs: LossInputs) -> Tensor:
         """Return [T] 1 for tokens of responses inside the band, 0 for others."""
-        means = _mean_log_ratios(trainer_logprobs, rollout_logprobs, segment_ids, loss_mask).exp()
-        return ((means >= self.low) & (means <= self.high)).to(rollout_logprobs.dtype)
+        means = _mean_log_ratios(inputs).exp()
+        return ((means >= self.low) & (means <= self.high)).to(inputs.rollout_logprobs.dtype)
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,32 +183,22 @@ class OffPolicyMask:
         """A mask only."""
         return False
 
-    def factors(
-        self,
-        trainer_logprobs: Tensor,
-        rollout_logprobs: Tensor,
-        advantages: Tensor,
-        segment_ids: Tensor,
-        loss_mask: Tensor,
-    ) -> Tensor:
+    def factors(self, inputs: LossInputs) -> Tensor:
         """Return [T] 0 for tokens of responses to leave out, 1 for others."""
-        means = _mean_log_ratios(trainer_logprobs, rollout_logprobs, segment_ids, loss_mask)
-        left_out = (advantages < 0) & (-means > self.delta)
-        return (~left_out).to(rollout_logprobs.dtype)
+        means = _mean_log_ratios(inputs)
+        left_out = (inputs.advantages < 0) & (-means > self.delta)
+        return (~left_out).to(inputs.rollout_logprobs.dtype)
 
 
-def _ratios(trainer_logprobs: Tensor, rollout_logprobs: Tensor) -> Tensor:
-    return token_ratios(trainer_logprobs.detach(), rollout_logprobs)
+def _ratios(inputs: LossInputs) -> Tensor:
+    return token_ratios(inputs.learner_logprobs.detach(), inputs.rollout_logprobs)
 
 
-def _mean_log_ratios(
-    trainer_logprobs: Tensor, rollout_logprobs: Tensor, segment_ids: Tensor, loss_mask: Tensor
-) -> Tensor:
-    differences = (trainer_logprobs.detach() - rollout_logprobs).clamp(
-        -MAX_LOG_RATIO, MAX_LOG_RATIO
-    )
+def _mean_log_ratios(inputs: LossInputs) -> Tensor:
+    differences = inputs.learner_logprobs.detach() - inputs.rollout_logprobs
+    differences = differences.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
     # Padding has the id -1.
-    return run_means(differences, segment_ids + 1, loss_mask)
+    return run_means(differences, inputs.segment_ids + 1, inputs.loss_mask)
 
 
 def _check_band(low: float, high: float) -> None:

@@ -12,33 +12,29 @@ says nothing about the policy: its outcome asks to try the same step again.
 
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
-from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from learner import lora
 from learner.batch import MicroBatch
-from learner.checkpoint import save_checkpoint
 from learner.chunked import ChunkedPolicy
 from learner.config import LearnerConfig
+from learner.deepspeed_settings import check_device, deepspeed_settings
+from learner.deepspeed_weights import DeepSpeedWeights
 from learner.engine import StepOutcome
 from learner.gradient_norms import gradient_norms
-from learner.logprobs import PackedPolicy, check_head, check_packing, head_inputs
-from learner.objectives.curvature import adam_change
-from learner.optimizers import AdamW
+from learner.logprobs import PackedPolicy
+from learner.numerics import Numerics
+from learner.output_head import check_head
+from learner.packing_check import check_packing
 from learner.policy import load_policy
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-
-DISTURBANCE = 0.05
-"""Standard deviation of the noise in adapters, see `DeepSpeedEngine.disturb_weights`."""
 
 
 class DeepSpeedEngine:
@@ -48,87 +44,75 @@ class DeepSpeedEngine:
     ranks build it at the same time, and call its methods in the same order.
     """
 
-    def __init__(
-        self,
-        config: LearnerConfig,
-        model_path: str,
-        *,
-        dtype: str,
-        temperature: float,
-        float32_head: bool = False,
-    ) -> None:
+    def __init__(self, config: LearnerConfig, model_path: str, numerics: Numerics) -> None:
         """Join the other ranks and load the policy.
 
         Args:
             config: The learner's settings.
             model_path: Local folder with a Hugging Face checkpoint.
-            dtype: "float32", or with a ZeRO stage of at least 1 "bfloat16" or "float16".
-            temperature: Sampling temperature of the rollouts.
-            float32_head: Whether logits are computed in float32, whatever the dtype.
+            numerics: Of the policy, and of its reference.
 
         Raises:
             ValueError: If the settings ask for what this device lacks, or for adapters where the
                 model has no layer.
         """
-        on_gpu = torch.cuda.is_available()
-        check_device(config, dtype, on_gpu=on_gpu)
-        os.environ.setdefault("DS_ACCELERATOR", "cuda" if on_gpu else "cpu")
-        import deepspeed
-
-        # DeepSpeed compiles a shared-memory all-reduce at the first start on a machine (about a
-        # minute). It only serves ranks on one host; gloo serves all, so no op is offered.
-        deepspeed.ops.__compatible_ops__ = {}
-        deepspeed.init_distributed(
-            dist_backend="nccl" if on_gpu else "gloo",
-            auto_mpi_discovery=False,
-            verbose=False,
-            timeout=timedelta(seconds=config.update_deadline_seconds),
-        )
-        self._deepspeed = deepspeed
-        self._config = config
+        check_device(config, numerics.dtype, on_gpu=torch.cuda.is_available())
+        self.config = config
+        self.numerics = numerics
+        self._deepspeed = _joined(config)
         self._applied_steps = 0
-        self._undisturbed: list[torch.Tensor] = []
-        self._model = load_policy(model_path, config, dtype, float32_head=float32_head)
-        self._adapted = lora.attach(self._model, config.lora) if config.lora.rank else None
-        self._weights = list(lora.weights_of(self._model))
-        chunk = {"logits_chunk_tokens": config.logits_chunk_tokens}
-        policy = self._packed = PackedPolicy(self._model, temperature, **chunk)
-        check_packing(policy)
+        self.model = load_policy(model_path, config, numerics)
+        """The Hugging Face model; under ZeRO-3 its parameters are empty between steps."""
+        self.adapted = lora.attach(self.model, config.lora) if config.lora.rank else None
+        """peft's view of the model; None without adapters."""
+        self.weights = DeepSpeedWeights(self)
+        self._packed = self._policy_of(self.model)
+        check_packing(self._packed)
         if config.curvature.masks:
-            check_head(policy)
-        if config.chunk_tokens is not None:
-            policy = ChunkedPolicy(
-                self._model, temperature, chunk_tokens=config.chunk_tokens, **chunk
-            )
-        trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
-        self._engine, *_ = deepspeed.initialize(
-            model=policy,
-            optimizer=config.chosen_optimizer.build(trained, config.lr),
-            config=deepspeed_settings(config, dtype),
-            dist_init_required=False,
-        )
+            check_head(self._packed)
+        self._engine = self._initialised()
         if config.zero_stage == 3:
             self._packed.most = self._most
-        self._reference = self._load_reference(model_path, dtype, temperature, float32_head)
-        scaler: Any = getattr(self._engine.optimizer, "loss_scaler", None)
+        self._reference = self._load_reference(model_path)
+
+    def _policy_of(self, model: "PreTrainedModel") -> PackedPolicy:
+        return PackedPolicy(
+            model,
+            self.numerics.temperature,
+            logits_chunk_tokens=self.config.logits_chunk_tokens,
+        )
+
+    def _initialised(self) -> Any:
+        """DeepSpeed's engine around the policy and its optimiser."""
+        policy = self._packed
+        if self.config.chunk_tokens is not None:
+            policy = ChunkedPolicy(
+                self.model,
+                self.numerics.temperature,
+                chunk_tokens=self.config.chunk_tokens,
+                logits_chunk_tokens=self.config.logits_chunk_tokens,
+            )
+        trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
+        engine, *_ = self._deepspeed.initialize(
+            model=policy,
+            optimizer=self.config.chosen_optimizer.build(trained, self.config.lr),
+            config=deepspeed_settings(self.config, self.numerics.dtype),
+            dist_init_required=False,
+        )
+        scaler: Any = getattr(engine.optimizer, "loss_scaler", None)
         # At the smallest scale a bad gradient is an ordinary skipped step, as in other precisions.
         if getattr(scaler, "raise_error_at_min_scale", False):
             scaler.raise_error_at_min_scale = False
+        return engine
 
-    def _load_reference(
-        self, model_path: str, dtype: str, temperature: float, float32_head: bool
-    ) -> PackedPolicy | None:
+    def _load_reference(self, model_path: str) -> PackedPolicy | None:
         """The frozen reference on its device; None without one, or when adapters make it free."""
-        settings = self._config.reference
-        if not settings.kl_coefficient or (self._adapted is not None and settings.path is None):
+        settings = self.config.reference
+        if not settings.kl_coefficient or (self.adapted is not None and settings.path is None):
             return None
-        path = settings.path or model_path
-        model = load_policy(path, self._config, dtype, float32_head=float32_head)
+        model = load_policy(settings.path or model_path, self.config, self.numerics)
         model.eval().requires_grad_(False)  # type: ignore[no-untyped-call]
-        policy = PackedPolicy(
-            model, temperature, logits_chunk_tokens=self._config.logits_chunk_tokens
-        )
-        return policy.to(self.device)
+        return self._policy_of(model).to(self.device)
 
     @property
     def num_ranks(self) -> int:
@@ -144,16 +128,6 @@ class DeepSpeedEngine:
     def device(self) -> torch.device:
         """Where rows must be."""
         return torch.device(self._engine.device)
-
-    @property
-    def temperature(self) -> float:
-        """Sampling temperature of the rollouts, which divides the logits."""
-        return self._packed.temperature
-
-    @property
-    def model(self) -> "PreTrainedModel":
-        """The Hugging Face model; under ZeRO-3 its parameters are empty between steps."""
-        return self._model
 
     def logprobs(
         self, row: MicroBatch, *, entropy_gradient: bool = False
@@ -179,79 +153,32 @@ class DeepSpeedEngine:
         if self._reference is not None:
             logprobs: torch.Tensor = self._reference(*inputs)[0]
             return logprobs
-        assert self._adapted is not None, "there is no reference"
-        with self._adapted.disable_adapter():
+        assert self.adapted is not None, "there is no reference"
+        with self.adapted.disable_adapter():
             base: torch.Tensor = self._engine(*inputs)[0]
         return base
 
-    @torch.no_grad()
-    def hidden_states(self, row: MicroBatch) -> torch.Tensor:
-        """Hidden states [K, D] that predict a row's loss tokens, as the output head takes them.
-
-        Every rank must ask, as for log-probabilities.
-        """
-        with head_inputs(self._model) as seen:
-            self.logprobs(row)
-        return torch.cat(seen, dim=1)[0]
-
     @property
-    def _head(self) -> torch.nn.Parameter:
-        """The output head's weight; where embeddings are tied, that of both."""
-        head: Any = self._model.get_output_embeddings()  # type: ignore[no-untyped-call]
-        weight: torch.nn.Parameter = head.weight
-        return weight
+    def num_applied_steps(self) -> int:
+        """Optimiser steps that have changed the policy."""
+        return self._applied_steps
 
-    @torch.no_grad()
-    def head_weight(self) -> torch.Tensor:
-        """Copy the output head's whole weight: [V, D] float32. Every rank must ask.
+    def optimizer_state(self, parameter: torch.nn.Parameter, key: str) -> torch.Tensor:
+        """Return what the optimiser holds of a parameter under a key, whole.
 
-        The one that the policy computes with: in 16 bits, not its float32 master copy.
+        It is there after the first applied step. Every rank must ask; it is not to be changed.
         """
-        with self._whole([self._head]):
-            return self._head.detach().to(torch.float32, copy=True)
-
-    @torch.no_grad()
-    def head_change(self, gradient: torch.Tensor) -> torch.Tensor:
-        """How the next optimiser step would change the head's weight: [V, D] float32.
-
-        By Adam from its present moments and the step's learning rate, without weight decay. The
-        gradient's clipping is left out: the norm of all gradients is known after the backward pass
-        only. Where embeddings are tied the moments are those of both uses of the matrix, while the
-        gradient is that of one.
-
-        Args:
-            gradient: [V, D] float32, this rank's part of the loss's gradient in the head; it is
-                overwritten with the sum over ranks. Every rank must ask.
-        """
-        adam = self._config.chosen_optimizer
-        assert isinstance(adam, AdamW), "LearnerConfig refuses others"
-        # Losses are multiplied by the number of ranks that DeepSpeed divides gradients by.
-        torch.distributed.all_reduce(gradient)
-        return adam_change(
-            gradient,
-            self._adam_state("exp_avg", gradient),
-            self._adam_state("exp_avg_sq", gradient),
-            step=self._applied_steps + 1,
-            lr=self._next_lr(),
-            betas=(adam.betas[0], adam.betas[1]),
-            eps=adam.eps,
-        )
-
-    def _adam_state(self, key: str, like: torch.Tensor) -> torch.Tensor:
-        """Adam's `exp_avg` or `exp_avg_sq` of the head, whole; every rank must ask."""
-        if not self._applied_steps:
-            return torch.zeros_like(like)
-        if self._config.zero_stage == 0:
-            state: torch.Tensor = self._engine.optimizer.state[self._head][key]
+        if self.config.zero_stage == 0:
+            state: torch.Tensor = self._engine.optimizer.state[parameter][key]
             return state
-        whole: torch.Tensor = self._deepspeed.utils.safe_get_full_optimizer_state(self._head, key)
-        return whole.to(like)
+        whole: torch.Tensor = self._deepspeed.utils.safe_get_full_optimizer_state(parameter, key)
+        return whole
 
     def gradient_norms(self, row: MicroBatch, layer: str) -> torch.Tensor:
         """Norms [S] float64 of the row's responses' scores; see `learner.gradient_norms`."""
         # Past the engine's forward, which prepares its output for a training backward pass.
         norms = gradient_norms(self._packed, row, layer)
-        if self._config.zero_stage == 3:
+        if self.config.zero_stage == 3:
             # A training backward pass ends by giving the gathered weights up; this one does not.
             self._engine.optimizer.empty_partition_cache()
         return norms
@@ -288,10 +215,10 @@ class DeepSpeedEngine:
 
     def step(self) -> StepOutcome:
         """Clip and apply the gradient, or discard it if it is not finite; either way clear it."""
-        lr = self._next_lr()
+        lr = self.next_lr
         for group in self._engine.optimizer.param_groups:
             group["lr"] = lr
-        if self._config.zero_stage == 0:
+        if self.config.zero_stage == 0:
             applied, norm = self._step_unsharded()
             return self._counted(StepOutcome(applied=applied, grad_norm=norm, lr=lr))
         scale = self._loss_scale()
@@ -302,10 +229,11 @@ class DeepSpeedEngine:
         retry = not applied and self._loss_scale() < scale
         return self._counted(StepOutcome(applied=applied, grad_norm=norm, lr=lr, retry=retry))
 
-    def _next_lr(self) -> float:
+    @property
+    def next_lr(self) -> float:
         """Learning rate of the next optimiser step."""
-        warmup = max(self._config.warmup_steps, 1)
-        return self._config.lr * min(1.0, (self._applied_steps + 1) / warmup)
+        warmup = max(self.config.warmup_steps, 1)
+        return self.config.lr * min(1.0, (self._applied_steps + 1) / warmup)
 
     def _counted(self, outcome: StepOutcome) -> StepOutcome:
         self._applied_steps += outcome.applied
@@ -324,173 +252,29 @@ class DeepSpeedEngine:
         self._engine.step()
         return True, norm.item()
 
-    def parameter_metadata(self) -> list[tuple[str, torch.dtype, tuple[int, ...]]]:
-        """Name, dtype and full shape of every weight in the order of `full_parameters`."""
-        return [
-            (weight.name, weight.parameter.dtype, _whole_shape(weight.parameter))
-            for weight in self._weights
-        ]
-
-    def full_parameters(self) -> Iterator[tuple[str, torch.Tensor]]:
-        """Yield every weight, whole, by its Hugging Face name; all ranks must iterate together.
-
-        Adapters are merged into the weights that they change. A tensor is only valid until the next
-        one is asked for. Tied weights come once, under the embedding's name.
-        """
-        for weight in self._weights:
-            with self._whole(weight.parts):
-                yield weight.name, weight.merged()
-
-    def _whole(self, parameters: Sequence[torch.nn.Parameter]) -> AbstractContextManager[Any]:
+    def whole(self, parameters: Sequence[torch.nn.Parameter]) -> AbstractContextManager[Any]:
         """Within it the parameters are whole, also under ZeRO-3; every rank must enter."""
-        if self._config.zero_stage < 3:
+        if self.config.zero_stage < 3:
             return nullcontext()
         gathered: AbstractContextManager[Any] = self._deepspeed.zero.GatheredParameters(
             list(parameters)
         )
         return gathered
 
-    @torch.no_grad()
-    def disturb_weights(self) -> None:
-        """Change everything that is published, so that engines that miss a part of it stand out.
 
-        Weights are halved, which is exact. Of adapters that are published by themselves, B is
-        replaced by noise: at the start of a run it is zero. The optimiser's own copies stay as they
-        are: `restore_weights` before the next step.
-        """
-        if not self._config.lora.published_rank:
-            self._scale_weights(0.5)
-            return
-        # On every rank the same, so that what ranks hold alike stays alike.
-        generator = torch.Generator().manual_seed(0)
-        for own in self._published_adapters():
-            self._undisturbed.append(own.clone())
-            own.copy_(DISTURBANCE * torch.randn(own.shape, generator=generator))
+def _joined(config: LearnerConfig) -> Any:
+    """Join the other ranks; returns DeepSpeed's module."""
+    on_gpu = torch.cuda.is_available()
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if on_gpu else "cpu")
+    import deepspeed
 
-    @torch.no_grad()
-    def restore_weights(self) -> None:
-        """Undo `disturb_weights`, to the bit."""
-        if not self._config.lora.published_rank:
-            self._scale_weights(2.0)
-            return
-        for own, before in zip(self._published_adapters(), self._undisturbed, strict=True):
-            own.copy_(before)
-        self._undisturbed = []
-
-    def _published_adapters(self) -> list[torch.Tensor]:
-        """What this rank holds of every adapter's B."""
-        halves = [weight.b for weight in self._weights if weight.b is not None]
-        return [_own_share(half) for half in halves]
-
-    def _scale_weights(self, factor: float) -> None:
-        for weight in self._weights:
-            # An adapter's change is a product: one of its two halves.
-            for part in (weight.parameter, weight.b):
-                if part is not None:
-                    _own_share(part).mul_(factor)
-
-    def save_pretrained(self, path: Path, tokenizer_path: Path | None = None) -> None:
-        """Write the policy as a Hugging Face checkpoint; all ranks must call it, rank 0 writes.
-
-        Adapters are merged into it, and stand by themselves in its subfolder `adapter`.
-        """
-        weights = {}
-        for name, tensor in self.full_parameters():
-            if self.rank == 0:
-                weights[name] = tensor.to("cpu", copy=True)
-        adapter = self._adapter_tensors()
-        if self.rank == 0:
-            write_adapter = None
-            if self._adapted is not None:
-                write_adapter = partial(lora.save_adapter, self._adapted, adapter)
-            save_checkpoint(self._model, weights, path, tokenizer_path, write_adapter)
-        # Nobody reads the checkpoint before it is there.
-        self.agree(True)
-
-    def adapter_files(self) -> dict[str, bytes]:
-        """Adapters as peft's files, content by name, on rank 0; every rank must ask."""
-        adapter = self._adapter_tensors()
-        if self.rank:
-            return {}
-        assert self._adapted is not None, "there are no adapters"
-        return lora.adapter_files(self._adapted, adapter)
-
-    def _adapter_tensors(self) -> dict[str, torch.Tensor]:
-        """Whole adapter tensors on the CPU by parameter name, on rank 0; every rank must ask."""
-        tensors: dict[str, torch.Tensor] = {}
-        if self._adapted is None:
-            return tensors
-        for name, parameter in self._model.named_parameters():
-            if parameter.requires_grad:
-                with self._whole([parameter]):
-                    if self.rank == 0:
-                        tensors[name] = parameter.detach().to("cpu", copy=True)
-        return tensors
-
-
-def _own_share(parameter: torch.nn.Parameter) -> torch.Tensor:
-    """What this rank holds of a parameter: under ZeRO-3 a part, which lies outside of it."""
-    share: torch.Tensor = getattr(parameter, "ds_tensor", parameter).data
-    return share
-
-
-def _whole_shape(parameter: torch.nn.Parameter) -> tuple[int, ...]:
-    return tuple(getattr(parameter, "ds_shape", parameter.shape))
-
-
-def check_device(config: LearnerConfig, dtype: str, *, on_gpu: bool) -> None:
-    """Refuse what CPUs cannot do.
-
-    Raises:
-        ValueError: For float16, and for moving state to where it is already.
-    """
-    if on_gpu:
-        return
-    if dtype == "float16":
-        raise ValueError(
-            "model.dtype must be float32 or bfloat16 where the learner runs on CPUs: DeepSpeed "
-            f"trains in float16 on GPUs only, got {dtype!r}"
-        )
-    for what in ("offload_optimizer", "offload_param"):
-        if config.offloads(what):
-            raise ValueError(
-                f"learner.deepspeed.zero_optimization.{what} must be unset where the learner runs "
-                "on CPUs: there is no other memory to spare, got "
-                f"{config.deepspeed['zero_optimization'][what]!r}"
-            )
-
-
-def deepspeed_settings(config: LearnerConfig, dtype: str) -> dict[str, Any]:
-    """DeepSpeed's configuration for ours.
-
-    `gradient_accumulation_steps` is 1 whatever the number of rows: the rows of a step vary, and
-    `set_gradient_accumulation_boundary` marks the last. The user's own settings are laid over
-    ours; those that follow from ours were refused by `LearnerConfig`.
-    """
-    settings: dict[str, Any] = {
-        "train_micro_batch_size_per_gpu": 1,
-        "gradient_accumulation_steps": 1,
-        "gradient_clipping": config.max_grad_norm,
-        "zero_optimization": {"stage": config.zero_stage, "overlap_comm": False},
-        "zero_allow_untested_optimizer": True,
-        # Its own CPU optimiser would be compiled at the start, with CUDA's toolkit.
-        "zero_force_ds_cpu_optimizer": False,
-        "steps_per_print": None,
-    }
-    if dtype == "bfloat16":
-        settings["bf16"] = {"enabled": True}
-        settings["data_types"] = {"grad_accum_dtype": "fp32"}
-    if dtype == "float16":
-        # Scale 0 is a dynamic one. Without hysteresis each overflow halves it, so that a step is
-        # never tried again at the scale that it has just failed at.
-        settings["fp16"] = {"enabled": True, "loss_scale": 0, "hysteresis": 1}
-    return _laid_over(settings, config.deepspeed)
-
-
-def _laid_over(settings: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
-    """Join nested settings; where both have a plain value, the second's counts."""
-    joined = dict(settings)
-    for key, value in more.items():
-        both = isinstance(value, Mapping) and isinstance(joined.get(key), Mapping)
-        joined[key] = _laid_over(joined[key], value) if both else value
-    return joined
+    # DeepSpeed compiles a shared-memory all-reduce at the first start on a machine (about a
+    # minute). It only serves ranks on one host; gloo serves all, so no op is offered.
+    deepspeed.ops.__compatible_ops__ = {}
+    deepspeed.init_distributed(
+        dist_backend="nccl" if on_gpu else "gloo",
+        auto_mpi_discovery=False,
+        verbose=False,
+        timeout=timedelta(seconds=config.update_deadline_seconds),
+    )
+    return deepspeed

@@ -51,27 +51,6 @@ class Engine(Protocol):
         """Log-probabilities [T] of a row's loss tokens under the reference, without gradient."""
         ...
 
-    @property
-    def temperature(self) -> float:
-        """Sampling temperature, which divides the logits."""
-        ...
-
-    def hidden_states(self, row: MicroBatch) -> Tensor:
-        """Hidden states [K, D] under the output head that predict a row's loss tokens."""
-        ...
-
-    def head_weight(self) -> Tensor:
-        """Copy the head's whole weight: [V, D] float32; every rank must ask."""
-        ...
-
-    def head_change(self, gradient: Tensor) -> Tensor:
-        """How the next step would change the head: [V, D] -> [V, D] float32; all ranks must ask.
-
-        The ranks' parts of the loss's gradient are added up, in place; there is no clipping and no
-        weight decay.
-        """
-        ...
-
     def agree(self, value: bool) -> bool:
         """True if the value is true on every rank; every rank must ask."""
         ...

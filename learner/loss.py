@@ -16,7 +16,7 @@ REINFORCE of what was sampled (`cost.draws.entropy_control`). No ratio is about 
 the same under every objective and correction, and the means to report leave its tokens out.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -26,32 +26,11 @@ from learner.batch import MicroBatch
 from learner.corrections import Correction, NoCorrection
 from learner.mismatch import ratio_values, staleness_values
 from learner.objectives.ratios import token_ratios
-from learner.objectives.types import Objective
+from learner.objectives.types import LossInputs, Objective
 from learner.reference import kl_estimates
 
 if TYPE_CHECKING:
     from learner.config import LearnerConfig
-
-
-@dataclass(frozen=True, slots=True)
-class LossTerms:
-    """What the loss has beside the objective; the same for all rows of a run."""
-
-    correction: Correction = field(default_factory=NoCorrection)
-    kl_coefficient: float = 0.0
-    """0 for no reference policy in the loss."""
-    kl_estimator: str = "k3"
-    entropy_coefficient: float = 0.0
-
-    @classmethod
-    def of(cls, config: "LearnerConfig") -> "LossTerms":
-        """Take the terms out of the learner's settings."""
-        return cls(
-            correction=config.correction or NoCorrection(),
-            kl_coefficient=config.reference.kl_in_loss,
-            kl_estimator=config.reference.kl_estimator,
-            entropy_coefficient=config.entropy_coefficient,
-        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,58 +45,85 @@ class RowOrigin:
     """[S] bool by segment id, True for responses of exploring tickets; None for none."""
 
 
-def row_loss(
-    row: MicroBatch,
-    origin: RowOrigin,
-    learner_logprobs: Tensor,
-    entropies: Tensor,
-    ref_logprobs: Tensor | None,
-    objective: Objective,
-    terms: LossTerms,
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """Compute a row's part of the loss.
+@dataclass(frozen=True, slots=True)
+class Loss:
+    """What a row's loss is made of; the same for all rows of a run."""
 
-    Args:
-        row: The row, on the learner's device.
-        origin: Of its tokens.
-        learner_logprobs: [T] with gradient.
-        entropies: [T]; with gradient if `terms.entropy_coefficient` is not 0.
-        ref_logprobs: [T], or None without a KL term.
-        objective: Token losses.
-        terms: What else there is.
+    objective: Objective
+    correction: Correction = field(default_factory=NoCorrection)
+    kl_coefficient: float = 0.0
+    """0 for no reference policy in the loss."""
+    kl_estimator: str = "k3"
+    entropy_coefficient: float = 0.0
 
-    Returns:
-        The loss with gradient, and name -> [K] values without gradient at the row's loss tokens,
-        whose means over tokens are to be reported. With exploring tokens these are 0 there, and
-        `exploring_share` is 1: `learner.mismatch.derived` makes means of the others.
-    """
-    old, mask = origin.old_logprobs, row.loss_mask
-    if old is not None:
-        old = old.to(learner_logprobs.device)
-    behaviour = row.rollout_logprobs if old is None else old
-    layout = (row.advantages, row.segment_ids, mask)
-    output = objective.token_losses(learner_logprobs, behaviour, *layout)
-    trainer = learner_logprobs.detach() if old is None else old
-    factors = terms.correction.factors(trainer, row.rollout_logprobs, *layout)
-    losses = factors * output.token_losses
-    uncut = token_ratios(trainer, row.rollout_logprobs) if terms.correction.weighs else 1.0
-    values = output.metrics | {"entropy": entropies.detach(), "cut_share": factors != uncut}
-    if ref_logprobs is not None:
-        kl = kl_estimates(terms.kl_estimator, learner_logprobs, ref_logprobs)
-        losses = losses + terms.kl_coefficient * kl
-        values["kl_reference"] = kl_estimates("k3", learner_logprobs.detach(), ref_logprobs)
-    if terms.entropy_coefficient:
-        losses = losses - terms.entropy_coefficient * entropies
-    values |= ratio_values("rollout", learner_logprobs, row.rollout_logprobs)
-    if old is not None:
-        values |= ratio_values("old", old, row.rollout_logprobs)
-    at_loss = {name: value[mask] for name, value in values.items()}
-    if origin.staleness is not None:
-        staleness = origin.staleness.to(mask.device)
-        at_loss |= staleness_values(staleness, at_loss["kl_rollout"])
-    if origin.exploring is not None:
-        exploring = origin.exploring.to(mask.device)[row.segment_ids]
-        losses = torch.where(exploring, -row.advantages * learner_logprobs, losses)
-        at_loss = {name: torch.where(exploring[mask], 0, v) for name, v in at_loss.items()}
-        at_loss["exploring_share"] = exploring[mask]
-    return (row.loss_weights * losses).sum(), at_loss
+    @classmethod
+    def of(cls, objective: Objective, config: "LearnerConfig") -> "Loss":
+        """Join the objective and the terms in the learner's settings."""
+        return cls(
+            objective=objective,
+            correction=config.correction or NoCorrection(),
+            kl_coefficient=config.reference.kl_in_loss,
+            kl_estimator=config.reference.kl_estimator,
+            entropy_coefficient=config.entropy_coefficient,
+        )
+
+    def row_loss(
+        self,
+        row: MicroBatch,
+        origin: RowOrigin,
+        learner_logprobs: Tensor,
+        entropies: Tensor,
+        ref_logprobs: Tensor | None,
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Compute a row's part of the loss.
+
+        Args:
+            row: The row, on the learner's device.
+            origin: Of its tokens.
+            learner_logprobs: [T] with gradient.
+            entropies: [T]; with gradient if `entropy_coefficient` is not 0.
+            ref_logprobs: [T], or None without a KL term.
+
+        Returns:
+            The loss with gradient, and name -> [K] values without gradient at the row's loss
+            tokens, whose means over tokens are to be reported. With exploring tokens these are 0
+            there, and `exploring_share` is 1: `learner.mismatch.derived` makes means of the others.
+        """
+        old, mask = origin.old_logprobs, row.loss_mask
+        if old is not None:
+            old = old.to(learner_logprobs.device)
+        behaviour = row.rollout_logprobs if old is None else old
+        inputs = LossInputs(
+            learner_logprobs=learner_logprobs,
+            rollout_logprobs=behaviour,
+            advantages=row.advantages,
+            segment_ids=row.segment_ids,
+            loss_mask=mask,
+        )
+        output = self.objective.token_losses(inputs)
+        trainer = learner_logprobs.detach() if old is None else old
+        factors = self.correction.factors(
+            replace(inputs, learner_logprobs=trainer, rollout_logprobs=row.rollout_logprobs)
+        )
+        losses = factors * output.token_losses
+        uncut = token_ratios(trainer, row.rollout_logprobs) if self.correction.weighs else 1.0
+        values = output.metrics | {"entropy": entropies.detach(), "cut_share": factors != uncut}
+        if ref_logprobs is not None:
+            kl = kl_estimates(self.kl_estimator, learner_logprobs, ref_logprobs)
+            losses = losses + self.kl_coefficient * kl
+            values["kl_reference"] = kl_estimates("k3", learner_logprobs.detach(), ref_logprobs)
+        if self.entropy_coefficient:
+            losses = losses - self.entropy_coefficient * entropies
+        values |= ratio_values("rollout", learner_logprobs, row.rollout_logprobs)
+        if old is not None:
+            values |= ratio_values("old", old, row.rollout_logprobs)
+        at_loss = {name: value[mask] for name, value in values.items()}
+        if origin.staleness is not None:
+            staleness = origin.staleness.to(mask.device)
+            at_loss |= staleness_values(staleness, at_loss["kl_rollout"])
+        if origin.exploring is not None:
+            exploring = origin.exploring.to(mask.device)[row.segment_ids]
+            losses = torch.where(exploring, -row.advantages * learner_logprobs, losses)
+            at_loss = {name: torch.where(exploring[mask], 0, v) for name, v in at_loss.items()}
+            at_loss["exploring_share"] = exploring[mask]
+        return (row.loss_weights * losses).sum(), at_loss

@@ -8,22 +8,20 @@ import torch
 
 from learner import attention
 from learner.config import LearnerConfig
-from learner.logprobs import widen_head
+from learner.numerics import Numerics
+from learner.output_head import widen_head
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def load_policy(
-    model_path: str, config: LearnerConfig, dtype: str, *, float32_head: bool = False
-) -> PreTrainedModel:
+def load_policy(model_path: str, config: LearnerConfig, numerics: Numerics) -> PreTrainedModel:
     """Load a causal language model.
 
     Args:
         model_path: Local folder with a Hugging Face checkpoint in safetensors.
         config: Says whether activations are checkpointed.
-        dtype: Of the weights, a name in torch.
-        float32_head: Whether logits are computed in float32, whatever the dtype.
+        numerics: Its dtype and head; the temperature is for whoever takes the logits.
 
     Raises:
         ValueError: If the head cannot be widened.
@@ -34,7 +32,7 @@ def load_policy(
     logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     model = AutoModelForCausalLM.from_pretrained(
         model_path,
-        dtype=getattr(torch, dtype),
+        dtype=getattr(torch, numerics.dtype),
         attn_implementation=attention.register(),
         local_files_only=True,
         use_safetensors=True,
@@ -48,6 +46,6 @@ def load_policy(
             module.attention_dropout = 0.0  # type: ignore[assignment]
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
-    if float32_head:
+    if numerics.float32_head:
         widen_head(model.get_output_embeddings())  # type: ignore[no-untyped-call]
     return model

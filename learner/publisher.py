@@ -29,7 +29,7 @@ class WeightPublisher:
     def __init__(self, engine: DeepSpeedEngine) -> None:
         self._engine = engine
         self._source = PolicySource(
-            engine.parameter_metadata(), engine.full_parameters, tied_head(engine.model)
+            engine.weights.metadata(), engine.weights.full, tied_head(engine.model)
         )
         self._sender: Any = None
         self._client: EngineClient | None = None
@@ -102,7 +102,7 @@ class AdapterPublisher:
     def publish(self, version: int) -> tuple[float, int]:
         """Send the adapters as `version`; see `WeightPublisher.publish`."""
         began = time.monotonic()
-        files = self._engine.adapter_files()
+        files = self._engine.weights.adapter_files()
         if files:
             # Stored once, however many engines fetch it.
             stored = ray.put(files)

@@ -20,6 +20,7 @@ import ray
 from cost.types import Selection
 from learner.config import LearnerConfig
 from learner.gradient_norms import check_layer
+from learner.numerics import Numerics
 from learner.objectives.types import Objective
 from learner.partition import (
     TOKENS,
@@ -63,10 +64,8 @@ class LearnerTeam:
         config: LearnerConfig,
         model_path: str,
         objective: Objective,
+        numerics: Numerics,
         *,
-        dtype: str,
-        temperature: float,
-        float32_head: bool = False,
         seed: int,
         actor_options: Sequence[Mapping[str, Any]],
     ) -> "LearnerTeam":
@@ -76,9 +75,7 @@ class LearnerTeam:
             config: The learner's settings.
             model_path: Folder with a Hugging Face checkpoint, on every node that gets a worker.
             objective: Token losses.
-            dtype: Precision of the weights, "float32" or "bfloat16".
-            temperature: Sampling temperature of the rollouts.
-            float32_head: Whether logits are computed in float32, whatever the dtype.
+            numerics: Of the policy.
             seed: Of the random cut into optimiser steps, among others.
             actor_options: Ray options (CPUs, GPUs, placement), one entry per worker to start.
 
@@ -88,15 +85,7 @@ class LearnerTeam:
         actor = ray.remote(LearnerWorker)
         workers: list[Any] = [
             actor.options(**options).remote(
-                rank,
-                len(actor_options),
-                config,
-                model_path,
-                objective,
-                dtype=dtype,
-                temperature=temperature,
-                float32_head=float32_head,
-                seed=seed,
+                rank, len(actor_options), config, model_path, objective, numerics, seed=seed
             )
             for rank, options in enumerate(actor_options)
         ]

@@ -28,8 +28,8 @@ token-level thinning the mask looks at the tokens that are left.
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
@@ -71,72 +71,130 @@ def top_tokens(scores: Tensor, loss_weights: Tensor, share: float) -> tuple[floa
     return threshold.item(), factor.item()
 
 
-def with_top_tokens(engine: Engine, rows: Sequence[MicroBatch], share: float) -> list[MicroBatch]:
-    """Give the rows the loss weights of token-level thinning; every rank must call this."""
-    row_scores = []
-    for row in rows:
-        with torch.no_grad():
-            _, entropies = engine.logprobs(row.to(engine.device))
-        row_scores.append(row.advantages.abs() * entropies.to(row.advantages.device))
-    masks = [row.loss_mask & (row.segment_ids != PADDING_SEGMENT) for row in rows]
+@dataclass(frozen=True, slots=True)
+class TopTokens:
+    """Token-level thinning as a `learner.update.StepHook`.
 
-    def everyone(values: Sequence[Tensor]) -> Tensor:
-        mine = torch.cat([value[mask] for value, mask in zip(values, masks, strict=True)])
-        return engine.gather(mine.to(engine.device))
-
-    threshold, factor = top_tokens(
-        everyone(row_scores), everyone([row.loss_weights for row in rows]), share
-    )
-    return [
-        replace(row, loss_weights=torch.where(scores >= threshold, row.loss_weights * factor, 0.0))
-        for row, scores in zip(rows, row_scores, strict=True)
-    ]
-
-
-@torch.no_grad()
-def within_curvature(
-    engine: Engine, rows: Sequence[MicroBatch], shares: "RejectedShares"
-) -> tuple[Sequence[MicroBatch], int]:
-    """Take the weight from this rank's tokens that CAPO leaves out; every rank must call this.
-
-    Args:
-        engine: The training engine.
-        rows: Of the step, on the CPU.
-        shares: Of the step's loss tokens of all ranks whose weight is not 0.
-
-    Returns:
-        The rows, and how many tokens have lost their weight.
+    Raises:
+        ValueError: If the share is out of range.
     """
-    # Neither padding nor what was thinned away is trained on.
-    masks = [row.loss_mask & (row.loss_weights != 0) for row in rows]
-    found = [
-        engine.hidden_states(row.to(engine.device)).cpu()[mask[row.loss_mask]]
-        for row, mask in zip(rows, masks, strict=True)
+
+    engine: Engine
+    share: float
+    """Share of the step's loss tokens to train on, in (0, 1], the same on all ranks; at 1 there is
+    no pass to find entropies."""
+
+    def __post_init__(self) -> None:
+        """Refuse a share that is none."""
+        if not 0 < self.share <= 1:
+            raise ValueError(f"token_share must lie in (0, 1], got {self.share!r}")
+
+    def before_step(
+        self, rows: Sequence[MicroBatch]
+    ) -> tuple[Sequence[MicroBatch], dict[str, float]]:
+        """Give the rows the loss weights of token-level thinning; every rank must call this."""
+        if self.share == 1:
+            return rows, {}
+        engine = self.engine
+        row_scores = []
+        for row in rows:
+            with torch.no_grad():
+                _, entropies = engine.logprobs(row.to(engine.device))
+            row_scores.append(row.advantages.abs() * entropies.to(row.advantages.device))
+        masks = [row.loss_mask & (row.segment_ids != PADDING_SEGMENT) for row in rows]
+        everyone = [
+            engine.gather(_masked(values, masks).to(engine.device))
+            for values in (row_scores, [row.loss_weights for row in rows])
+        ]
+        threshold, factor = top_tokens(everyone[0], everyone[1], self.share)
+        thinned = [
+            torch.where(scores >= threshold, row.loss_weights * factor, 0.0)
+            for row, scores in zip(rows, row_scores, strict=True)
+        ]
+        return _with_loss_weights(rows, thinned), {}
+
+
+class OutputHead(Protocol):
+    """What CAPO's mask asks of the policy's output head and its optimiser."""
+
+    @property
+    def temperature(self) -> float:
+        """Sampling temperature, which divides the logits."""
+        ...
+
+    def hidden_states(self, row: MicroBatch) -> Tensor:
+        """Hidden states [K, D] under the head that predict a row's loss tokens; all ranks ask."""
+        ...
+
+    def weight(self) -> Tensor:
+        """Copy the head's whole weight: [V, D] float32; every rank must ask."""
+        ...
+
+    def change(self, gradient: Tensor) -> Tensor:
+        """How the next step would change the head: [V, D] -> [V, D] float32; all ranks must ask.
+
+        The ranks' parts of the loss's gradient are added up, in place; there is no clipping and no
+        weight decay.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class WithinCurvature:
+    """CAPO's mask as a `learner.update.StepHook`."""
+
+    engine: Engine
+    head: OutputHead
+    """Of the engine's policy."""
+    shares: "RejectedShares"
+    """Of the step's loss tokens of all ranks whose weight is not 0; the same on all ranks."""
+
+    @torch.no_grad()
+    def before_step(
+        self, rows: Sequence[MicroBatch]
+    ) -> tuple[Sequence[MicroBatch], dict[str, float]]:
+        """Take the weight from this rank's tokens that CAPO leaves out; every rank must call this.
+
+        The metric counts them.
+        """
+        engine, temperature = self.engine, self.head.temperature
+        # Neither padding nor what was thinned away is trained on.
+        masks = [row.loss_mask & (row.loss_weights != 0) for row in rows]
+        found = [
+            self.head.hidden_states(row.to(engine.device)).cpu()[mask[row.loss_mask]]
+            for row, mask in zip(rows, masks, strict=True)
+        ]
+        hidden = torch.cat(found)
+        token_ids = _masked([row.token_ids for row in rows], masks).to(engine.device)
+        advantages = _masked([row.advantages for row in rows], masks).to(engine.device)
+        weights = _masked([row.loss_weights for row in rows], masks).to(engine.device)
+        head = self.head.weight()
+        gradient = head_gradient(hidden, head, token_ids, advantages * weights, temperature)
+        # That was the gradient of what is to grow; Adam lowers a loss.
+        change = self.head.change(gradient.neg_())
+        changes = token_changes(hidden, head, change, token_ids, temperature)
+        moment, shift_moment = curvature_moments(advantages, changes)
+        everyone = engine.gather(moment), engine.gather(shift_moment)
+        if not all(moments.isfinite().all() for moments in everyone):
+            # Without a mask the step meets what is not finite by itself, and is skipped.
+            return rows, {"curvature_rejected_share": 0.0}
+        kept = thresholds(*everyone, self.shares).keep(advantages, changes).cpu()
+        counts = [int(mask.sum()) for mask in masks]
+        left = [row.loss_weights.clone() for row in rows]
+        for loss_weights, mask, keep in zip(left, masks, torch.split(kept, counts), strict=True):
+            loss_weights[mask] = torch.where(keep, loss_weights[mask], 0.0)
+        rejected = float((~kept).sum())
+        return _with_loss_weights(rows, left), {"curvature_rejected_share": rejected}
+
+
+def _masked(values: Sequence[Tensor], masks: Sequence[Tensor]) -> Tensor:
+    """Join the values [T] of several rows where their masks [T] are True."""
+    return torch.cat([value[mask] for value, mask in zip(values, masks, strict=True)])
+
+
+def _with_loss_weights(
+    rows: Sequence[MicroBatch], loss_weights: Sequence[Tensor]
+) -> list[MicroBatch]:
+    return [
+        replace(row, loss_weights=weights) for row, weights in zip(rows, loss_weights, strict=True)
     ]
-    hidden = torch.cat(found)
-
-    def chosen(values: Sequence[Tensor]) -> Tensor:
-        mine = torch.cat([value[mask] for value, mask in zip(values, masks, strict=True)])
-        return mine.to(engine.device)
-
-    token_ids = chosen([row.token_ids for row in rows])
-    advantages = chosen([row.advantages for row in rows])
-    weights = chosen([row.loss_weights for row in rows])
-    head = engine.head_weight()
-    gradient = head_gradient(hidden, head, token_ids, advantages * weights, engine.temperature)
-    # That was the gradient of what is to grow; Adam lowers a loss.
-    change = engine.head_change(gradient.neg_())
-    changes = token_changes(hidden, head, change, token_ids, engine.temperature)
-    moment, shift_moment = curvature_moments(advantages, changes)
-    everyone = engine.gather(moment), engine.gather(shift_moment)
-    if not all(moments.isfinite().all() for moments in everyone):
-        # Without a mask the step meets what is not finite by itself, and is skipped.
-        return rows, 0
-    kept = thresholds(*everyone, shares).keep(advantages, changes).cpu()
-    counts = [int(mask.sum()) for mask in masks]
-    masked = []
-    for row, mask, keep in zip(rows, masks, torch.split(kept, counts), strict=True):
-        loss_weights = row.loss_weights.clone()
-        loss_weights[mask] = torch.where(keep, loss_weights[mask], 0.0)
-        masked.append(replace(row, loss_weights=loss_weights))
-    return masked, int((~kept).sum())

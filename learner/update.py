@@ -9,27 +9,21 @@ A step in which any rank met a non-finite loss must be skipped by all of them. T
 before the last backward pass, and if one objects, all make their gradients NaN: from there on the
 engine's own check for non-finite gradients discards everything, the same way in every ZeRO stage.
 
-Before the step tokens can lose their weight in the loss, see `learner.token_masks`.
+Before the step tokens can lose their weight in the loss, by hooks: see `learner.token_masks`.
 """
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from learner.batch import MicroBatch
 from learner.engine import Engine, StepOutcome
-from learner.loss import LossTerms, RowOrigin, row_loss
+from learner.loss import Loss, RowOrigin
 from learner.mismatch import derived
-from learner.objectives import Objective
-from learner.token_masks import with_top_tokens, within_curvature
-
-if TYPE_CHECKING:
-    from learner.config import RejectedShares
-
 
 MAXIMA = {"max_logprob_difference": "kl_rollout_k1", "max_old_difference": "kl_old_k1"}
 """Metric to the token value whose largest size it is."""
@@ -54,96 +48,84 @@ class StepSums:
     outcome: StepOutcome
 
 
-def update_step(
-    engine: Engine,
-    rows: Sequence[MicroBatch],
-    objective: Objective,
-    *,
-    terms: LossTerms = LossTerms(),  # noqa: B008
-    origins: Sequence[RowOrigin] | None = None,
-    token_share: float = 1.0,
-    curvature: "RejectedShares | None" = None,
-) -> StepSums:
-    """Run one optimiser step over this rank's rows.
+class StepHook(Protocol):
+    """What an option does to an optimiser step's rows before the step is taken."""
 
-    Args:
-        engine: The training engine; its ranks all call this with the same number of rows.
-        rows: At least one; padding rows count.
-        objective: Token losses.
-        terms: What the loss has beside them.
-        origins: One a row; None when rows say all there is to say.
-        token_share: Share of the step's loss tokens to train on, in (0, 1], the same on all ranks;
-            at 1 there is no pass to find entropies.
-        curvature: What CAPO's mask may leave out, the same on all ranks; None for no mask.
+    def before_step(
+        self, rows: Sequence[MicroBatch]
+    ) -> tuple[Sequence[MicroBatch], dict[str, float]]:
+        """Change this rank's rows, on the CPU; every rank must call this.
 
-    Raises:
-        ValueError: If there are no rows, or the share is out of range.
-    """
-    if not rows:
-        raise ValueError(f"rows must not be empty, got {rows!r}")
-    if not 0 < token_share <= 1:
-        raise ValueError(f"token_share must lie in (0, 1], got {token_share!r}")
-    if token_share < 1:
-        rows = with_top_tokens(engine, rows, token_share)
-    masked: dict[str, float] = {}
-    if curvature is not None and curvature.masks:
-        rows, num_rejected = within_curvature(engine, rows, curvature)
-        masked = {"curvature_rejected_share": float(num_rejected)}
-    if origins is None:
-        origins = [RowOrigin()] * len(rows)
-    while True:
-        sums = _try_step(engine, rows, origins, objective, terms)
-        # It ends: each try is at a smaller scale, and at the least there is no other try.
-        if not sums.outcome.retry:
-            return replace(sums, token_sums=sums.token_sums | masked)
+        Returns:
+            As many rows, and metrics: name -> sum over this rank's loss tokens.
+        """
+        ...
 
 
-def _try_step(
-    engine: Engine,
-    rows: Sequence[MicroBatch],
-    origins: Sequence[RowOrigin],
-    objective: Objective,
-    terms: LossTerms,
-) -> StepSums:
-    loss_sum, finite = 0.0, True
-    token_sums: dict[str, float] = {}
-    token_maxima: dict[str, float] = {}
-    for index, (cpu_row, origin) in enumerate(zip(rows, origins, strict=True)):
-        row = cpu_row.to(engine.device)
+@dataclass(frozen=True, slots=True)
+class Updater:
+    """Takes one rank's optimiser steps; made once for a run."""
+
+    engine: Engine
+    """The training engine; its ranks all take their steps at the same time."""
+    loss: Loss
+
+    def step(
+        self,
+        rows: Sequence[MicroBatch],
+        origins: Sequence[RowOrigin] | None = None,
+        hooks: Sequence[StepHook] = (),
+    ) -> StepSums:
+        """Run one optimiser step over this rank's rows.
+
+        Args:
+            rows: At least one, on every rank the same number; padding rows count.
+            origins: One a row; None when rows say all there is to say.
+            hooks: Each is given the rows that the one before it leaves; the same on all ranks.
+
+        Raises:
+            ValueError: If there are no rows.
+        """
+        if not rows:
+            raise ValueError(f"rows must not be empty, got {rows!r}")
+        engine = self.engine
+        of_hooks: dict[str, float] = {}
+        for hook in hooks:
+            rows, found = hook.before_step(rows)
+            of_hooks |= found
+        if origins is None:
+            origins = [RowOrigin()] * len(rows)
+        while True:
+            tally, finite = _Tally(dict(of_hooks)), True
+            for index, (row, origin) in enumerate(zip(rows, origins, strict=True)):
+                learner_logprobs, row_loss, values = self._forward(row.to(engine.device), origin)
+                loss_value = row_loss.item()
+                finite = finite and math.isfinite(loss_value)
+                loss = row_loss * engine.num_ranks
+                boundary = index == len(rows) - 1
+                if boundary:
+                    finite = engine.agree(finite)
+                if boundary and not finite:
+                    loss = loss + math.nan * learner_logprobs.sum()
+                engine.backward(loss, boundary=boundary)
+                tally.add(row, loss_value, values)
+            outcome = engine.step()
+            # A smaller scale would not help a loss that is not finite. Otherwise it ends too: each
+            # try is at a smaller scale, and at the least there is no other try.
+            if not (finite and outcome.retry):
+                return tally.sums(replace(outcome, retry=False))
+
+    def _forward(
+        self, row: MicroBatch, origin: RowOrigin
+    ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Log-probabilities [T] of a row on the engine's device, its loss, and values to report."""
         # Before the pass with gradient, which holds the memory of its activations.
-        ref_logprobs = engine.reference_logprobs(row) if terms.kl_coefficient else None
-        learner_logprobs, entropies = engine.logprobs(
-            row, entropy_gradient=terms.entropy_coefficient > 0
+        ref_logprobs = self.engine.reference_logprobs(row) if self.loss.kl_coefficient else None
+        learner_logprobs, entropies = self.engine.logprobs(
+            row, entropy_gradient=self.loss.entropy_coefficient > 0
         )
-        unscaled, values = row_loss(
-            row, origin, learner_logprobs, entropies, ref_logprobs, objective, terms
-        )
-        loss_value = unscaled.item()
-        finite = finite and math.isfinite(loss_value)
-        loss = unscaled * engine.num_ranks
-        boundary = index == len(rows) - 1
-        if boundary:
-            finite = engine.agree(finite)
-        if boundary and not finite:
-            loss = loss + math.nan * learner_logprobs.sum()
-        engine.backward(loss, boundary=boundary)
-        if not row.is_padding:
-            loss_sum += loss_value
-            _add(token_sums, token_maxima, values)
-    outcome = engine.step()
-    if not finite:
-        # A smaller scale would not help.
-        outcome = replace(outcome, retry=False)
-    real_rows = [row for row in rows if not row.is_padding]
-    return StepSums(
-        loss=loss_sum,
-        num_tokens=sum(int(row.loss_mask.sum()) for row in real_rows),
-        num_row_tokens=sum(len(row.token_ids) for row in real_rows),
-        num_rows=len(real_rows),
-        token_sums=token_sums,
-        token_maxima=token_maxima,
-        outcome=outcome,
-    )
+        loss, values = self.loss.row_loss(row, origin, learner_logprobs, entropies, ref_logprobs)
+        return learner_logprobs, loss, values
 
 
 def old_logprobs(engine: Engine, rows: Sequence[MicroBatch]) -> list[Tensor]:
@@ -152,17 +134,53 @@ def old_logprobs(engine: Engine, rows: Sequence[MicroBatch]) -> list[Tensor]:
         return [engine.logprobs(row.to(engine.device))[0].cpu() for row in rows]
 
 
-def _add(sums: dict[str, float], maxima: dict[str, float], values: Mapping[str, Tensor]) -> None:
-    """Add up the values [K] of a row's tokens, and keep the largest of some."""
-    if not len(values["kl_rollout_k1"]):
-        return
-    # One transfer from the device for all names.
-    per_token = torch.stack([value.double() for value in values.values()])
-    for name, total in zip(values, per_token.sum(dim=1).tolist(), strict=True):
-        sums[name] = sums.get(name, 0.0) + total
-    for name in MAXIMA.values():
-        if name in values:
-            maxima[name] = max(maxima.get(name, 0.0), values[name].abs().max().item())
+@dataclass(slots=True)
+class _Tally:
+    """What a rank adds up over the rows of one try at a step."""
+
+    token_sums: dict[str, float]
+    token_maxima: dict[str, float] = field(default_factory=dict)
+    loss: float = 0.0
+    num_tokens: int = 0
+    num_row_tokens: int = 0
+    num_rows: int = 0
+
+    def add(self, row: MicroBatch, loss: float, values: Mapping[str, Tensor]) -> None:
+        """Add up the values [K] of a row's loss tokens, and keep the largest of some.
+
+        Args:
+            row: On the CPU; padding counts for nothing.
+            loss: The row's part of the loss.
+            values: Of `Loss.row_loss`.
+        """
+        if row.is_padding:
+            return
+        self.loss += loss
+        self.num_tokens += int(row.loss_mask.sum())
+        self.num_row_tokens += len(row.token_ids)
+        self.num_rows += 1
+        if not len(values["kl_rollout_k1"]):
+            return
+        # One transfer from the device for all names.
+        per_token = torch.stack([value.double() for value in values.values()])
+        for name, total in zip(values, per_token.sum(dim=1).tolist(), strict=True):
+            self.token_sums[name] = self.token_sums.get(name, 0.0) + total
+        for name in MAXIMA.values():
+            if name in values:
+                largest = values[name].abs().max().item()
+                self.token_maxima[name] = max(self.token_maxima.get(name, 0.0), largest)
+
+    def sums(self, outcome: StepOutcome) -> StepSums:
+        """Close the step."""
+        return StepSums(
+            loss=self.loss,
+            num_tokens=self.num_tokens,
+            num_row_tokens=self.num_row_tokens,
+            num_rows=self.num_rows,
+            token_sums=self.token_sums,
+            token_maxima=self.token_maxima,
+            outcome=outcome,
+        )
 
 
 def merge_sums(steps: Sequence[Sequence[StepSums]], *, row_tokens: int) -> dict[str, float]:

@@ -22,11 +22,14 @@ from cost.types import Selection
 from learner.batch import MicroBatch, Segment, collate, segment_of
 from learner.config import LearnerConfig
 from learner.deepspeed_engine import DeepSpeedEngine
-from learner.loss import LossTerms, RowOrigin
+from learner.deepspeed_head import DeepSpeedHead
+from learner.loss import Loss, RowOrigin
+from learner.numerics import Numerics
 from learner.objectives.types import Objective
 from learner.partition import MinibatchPlan, Row, plan_rows
 from learner.reference import response_kl
-from learner.update import StepSums, old_logprobs, update_step
+from learner.token_masks import TopTokens, WithinCurvature
+from learner.update import StepHook, StepSums, Updater, old_logprobs
 from rollout.types import Group, Trajectory
 
 if TYPE_CHECKING:
@@ -43,10 +46,8 @@ class LearnerWorker:
         config: LearnerConfig,
         model_path: str,
         objective: Objective,
+        numerics: Numerics,
         *,
-        dtype: str,
-        temperature: float,
-        float32_head: bool = False,
         seed: int = 0,
     ) -> None:
         """Remember the settings; `connect` does the work.
@@ -57,9 +58,7 @@ class LearnerWorker:
             config: The learner's settings.
             model_path: Local folder with a Hugging Face checkpoint.
             objective: Token losses.
-            dtype: Precision of the weights, "float32" or "bfloat16".
-            temperature: Sampling temperature of the rollouts.
-            float32_head: Whether logits are computed in float32, whatever the dtype.
+            numerics: Of the policy.
             seed: For whatever torch draws at random in training.
         """
         torch.set_num_threads(config.num_threads)
@@ -69,10 +68,10 @@ class LearnerWorker:
         self._config = config
         self._model_path = model_path
         self._objective = objective
-        self._dtype = dtype
-        self._temperature = temperature
-        self._float32_head = float32_head
+        self._numerics = numerics
         self._engine: DeepSpeedEngine | None = None
+        self._updater: Updater | None = None
+        self._hooks: tuple[StepHook, ...] = ()
         self._publisher: Publisher | None = None
 
     @property
@@ -115,7 +114,8 @@ class LearnerWorker:
         """
         if self._publisher is not None:
             self._publisher.close()
-        self._publisher = self._engine = None
+        self._publisher = self._engine = self._updater = None
+        self._hooks = ()
         # The old engine's hooks refer to it in cycles, and its memory is needed.
         gc.collect()
         if torch.cuda.is_available():
@@ -125,13 +125,13 @@ class LearnerWorker:
         self._load()
 
     def _load(self) -> None:
-        self._engine = DeepSpeedEngine(
-            self._config,
-            self._model_path,
-            dtype=self._dtype,
-            temperature=self._temperature,
-            float32_head=self._float32_head,
-        )
+        config = self._config
+        engine = self._engine = DeepSpeedEngine(config, self._model_path, self._numerics)
+        self._updater = Updater(engine, Loss.of(self._objective, config))
+        self._hooks = ()
+        if config.curvature.masks:
+            head = DeepSpeedHead(engine, config.chosen_optimizer)
+            self._hooks = (WithinCurvature(engine, head, config.curvature),)
 
     def update(
         self,
@@ -156,19 +156,11 @@ class LearnerWorker:
         if self._config.behaviour == "recomputed":
             # All of the pass, before its first step changes the policy.
             steps = [(rows, self._recomputed(rows, origins)) for rows, origins in steps]
-        return [
-            update_step(
-                self.engine,
-                rows,
-                self._objective,
-                terms=LossTerms.of(self._config),
-                origins=origins,
-                # One for the whole batch, so the same on every rank.
-                token_share=min(selection.token_share for selection in selections),
-                curvature=self._config.curvature,
-            )
-            for rows, origins in steps
-        ]
+        # One share for the whole batch, so the same on every rank.
+        share = min(selection.token_share for selection in selections)
+        hooks = (TopTokens(self.engine, share), *self._hooks)
+        assert self._updater is not None, "connect() comes first"
+        return [self._updater.step(rows, origins, hooks) for rows, origins in steps]
 
     def _pack(
         self,
@@ -342,16 +334,16 @@ class LearnerWorker:
         return self._publisher.publish(version)
 
     def disturb_weights(self) -> None:
-        """See `DeepSpeedEngine.disturb_weights`; for the start-up self-test."""
-        self.engine.disturb_weights()
+        """See `DeepSpeedWeights.disturb`; for the start-up self-test."""
+        self.engine.weights.disturb()
 
     def restore_weights(self) -> None:
-        """See `DeepSpeedEngine.restore_weights`."""
-        self.engine.restore_weights()
+        """See `DeepSpeedWeights.restore`."""
+        self.engine.weights.restore()
 
     def save(self, path: str, tokenizer_path: str | None = None) -> None:
         """Write the policy as a Hugging Face checkpoint, with the tokenizer's files if given."""
-        self.engine.save_pretrained(
+        self.engine.weights.save(
             Path(path), None if tokenizer_path is None else Path(tokenizer_path)
         )
 

@@ -90,9 +90,7 @@ async def start_learners(config: RunConfig, placement: Placement) -> LearnerTeam
         config.learner,
         config.model.path,
         config.objective,
-        dtype=config.model.dtype,
-        temperature=config.rollout.temperature,
-        float32_head=config.model.float32_head,
+        config.numerics,
         seed=config.seed,
         actor_options=[
             {"name": f"learner-{rank}-{config.name}"}

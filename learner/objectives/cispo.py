@@ -3,10 +3,9 @@
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from learner.objectives.ratios import token_ratios
-from learner.objectives.types import ObjectiveOutput
+from learner.objectives.types import LossInputs, ObjectiveOutput
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,20 +35,13 @@ class Cispo:
         if not 0 <= self.min_ratio <= 1:
             raise ValueError(f"objective.min_ratio must lie in [0, 1], got {self.min_ratio!r}")
 
-    def token_losses(
-        self,
-        learner_logprobs: Tensor,
-        rollout_logprobs: Tensor,
-        advantages: Tensor,
-        segment_ids: Tensor,
-        loss_mask: Tensor,
-    ) -> ObjectiveOutput:
+    def token_losses(self, inputs: LossInputs) -> ObjectiveOutput:
         """Compute the loss of every token; see `Objective`. The segments play no part here."""
-        ratios = token_ratios(learner_logprobs.detach(), rollout_logprobs)
+        ratios = token_ratios(inputs.learner_logprobs.detach(), inputs.rollout_logprobs)
         weights = ratios.clamp(self.min_ratio, self.max_ratio)
-        losses = torch.where(loss_mask, -weights * advantages * learner_logprobs, 0.0)
-        clipped = (weights != ratios) & (advantages != 0)
+        losses = -weights * inputs.advantages * inputs.learner_logprobs
+        clipped = (weights != ratios) & (inputs.advantages != 0)
         return ObjectiveOutput(
-            token_losses=losses,
+            token_losses=torch.where(inputs.loss_mask, losses, 0.0),
             metrics={"ratio": ratios, "clip_fraction": clipped.to(ratios.dtype)},
         )

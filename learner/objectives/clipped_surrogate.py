@@ -3,11 +3,9 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Tensor
-
 from learner.objectives.clipping import check_clip, clipped_output
 from learner.objectives.ratios import segment_ratios, token_ratios, turn_ratios
-from learner.objectives.types import ObjectiveOutput
+from learner.objectives.types import LossInputs, ObjectiveOutput
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,19 +44,11 @@ class ClippedSurrogate:
                 f"got {self.dual_clip!r}"
             )
 
-    def token_losses(
-        self,
-        learner_logprobs: Tensor,
-        rollout_logprobs: Tensor,
-        advantages: Tensor,
-        segment_ids: Tensor,
-        loss_mask: Tensor,
-    ) -> ObjectiveOutput:
+    def token_losses(self, inputs: LossInputs) -> ObjectiveOutput:
         """Compute the loss of every token; see `Objective`. The segments play no part here."""
         return clipped_output(
-            token_ratios(learner_logprobs, rollout_logprobs),
-            advantages,
-            loss_mask,
+            token_ratios(inputs.learner_logprobs, inputs.rollout_logprobs),
+            inputs,
             1 - self.clip_low,
             1 + self.clip_high,
             self.dual_clip,
@@ -95,22 +85,9 @@ class Gspo:
         """Refuse bounds outside their range."""
         check_clip(self.clip_low, self.clip_high)
 
-    def token_losses(
-        self,
-        learner_logprobs: Tensor,
-        rollout_logprobs: Tensor,
-        advantages: Tensor,
-        segment_ids: Tensor,
-        loss_mask: Tensor,
-    ) -> ObjectiveOutput:
+    def token_losses(self, inputs: LossInputs) -> ObjectiveOutput:
         """Compute the loss of every token; see `Objective`."""
-        return clipped_output(
-            segment_ratios(learner_logprobs, rollout_logprobs, segment_ids, loss_mask),
-            advantages,
-            loss_mask,
-            1 - self.clip_low,
-            1 + self.clip_high,
-        )
+        return clipped_output(segment_ratios(inputs), inputs, 1 - self.clip_low, 1 + self.clip_high)
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,19 +116,6 @@ class TurnClippedSurrogate:
         """Refuse bounds outside their range."""
         check_clip(self.clip_low, self.clip_high)
 
-    def token_losses(
-        self,
-        learner_logprobs: Tensor,
-        rollout_logprobs: Tensor,
-        advantages: Tensor,
-        segment_ids: Tensor,
-        loss_mask: Tensor,
-    ) -> ObjectiveOutput:
+    def token_losses(self, inputs: LossInputs) -> ObjectiveOutput:
         """Compute the loss of every token; see `Objective`."""
-        return clipped_output(
-            turn_ratios(learner_logprobs, rollout_logprobs, segment_ids, loss_mask),
-            advantages,
-            loss_mask,
-            1 - self.clip_low,
-            1 + self.clip_high,
-        )
+        return clipped_output(turn_ratios(inputs), inputs, 1 - self.clip_low, 1 + self.clip_high)

@@ -5,13 +5,12 @@ import math
 import torch
 from torch import Tensor
 
-from learner.objectives.types import ObjectiveOutput
+from learner.objectives.types import LossInputs, ObjectiveOutput
 
 
 def clipped_output(
     ratios: Tensor,
-    advantages: Tensor,
-    loss_mask: Tensor,
+    inputs: LossInputs,
     lowest: Tensor | float,
     highest: Tensor | float,
     dual_clip: float | None = None,
@@ -20,12 +19,12 @@ def clipped_output(
 
     Args:
         ratios: [T] r, positive, with gradient.
-        advantages: [T] A.
-        loss_mask: [T] bool.
+        inputs: The row, of which A and the loss mask are read.
         lowest: Bound where A < 0, a number or [T]; its gradient, if any, is the clipped tokens'.
         highest: Bound where A > 0, likewise.
         dual_clip: Largest ratio that counts where A < 0; None for no such bound.
     """
+    advantages = inputs.advantages
     negative = advantages < 0
     clipped_high = (advantages > 0) & (ratios > highest)
     clipped_low = negative & (ratios < lowest)
@@ -37,7 +36,7 @@ def clipped_output(
         bounded = torch.where(clipped_dual, dual_clip, bounded)
         clipped = clipped | clipped_dual
     return ObjectiveOutput(
-        token_losses=torch.where(loss_mask, -bounded * advantages, 0.0),
+        token_losses=torch.where(inputs.loss_mask, -bounded * advantages, 0.0),
         metrics={"ratio": ratios.detach(), "clip_fraction": clipped.to(ratios.dtype)},
     )
 

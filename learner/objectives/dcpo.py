@@ -6,7 +6,7 @@ from torch import Tensor
 
 from learner.objectives.clipping import clipped_output
 from learner.objectives.ratios import token_ratios
-from learner.objectives.types import ObjectiveOutput
+from learner.objectives.types import LossInputs, ObjectiveOutput
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,20 +41,12 @@ class Dcpo:
         if not self.max_ratio > 1:
             raise ValueError(f"objective.max_ratio must be above 1, got {self.max_ratio!r}")
 
-    def token_losses(
-        self,
-        learner_logprobs: Tensor,
-        rollout_logprobs: Tensor,
-        advantages: Tensor,
-        segment_ids: Tensor,
-        loss_mask: Tensor,
-    ) -> ObjectiveOutput:
+    def token_losses(self, inputs: LossInputs) -> ObjectiveOutput:
         """Compute the loss of every token; see `Objective`. The segments play no part here."""
-        lowest, highest = self.bounds(rollout_logprobs.exp())
+        lowest, highest = self.bounds(inputs.rollout_logprobs.exp())
         return clipped_output(
-            token_ratios(learner_logprobs, rollout_logprobs),
-            advantages,
-            loss_mask,
+            token_ratios(inputs.learner_logprobs, inputs.rollout_logprobs),
+            inputs,
             lowest,
             highest,
             self.max_ratio,

@@ -4,11 +4,10 @@ import math
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
 
 from learner.objectives.clipping import check_clip, clipped_output
 from learner.objectives.ratios import own_gradient, token_ratios
-from learner.objectives.types import ObjectiveOutput
+from learner.objectives.types import LossInputs, ObjectiveOutput
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,25 +51,17 @@ class GradientPreservingClip:
                 f"objective.lm_weight must be finite and not negative, got {self.lm_weight!r}"
             )
 
-    def token_losses(
-        self,
-        learner_logprobs: Tensor,
-        rollout_logprobs: Tensor,
-        advantages: Tensor,
-        segment_ids: Tensor,
-        loss_mask: Tensor,
-    ) -> ObjectiveOutput:
+    def token_losses(self, inputs: LossInputs) -> ObjectiveOutput:
         """Compute the loss of every token; see `Objective`. The segments play no part here."""
-        unit = own_gradient(learner_logprobs)
+        unit = own_gradient(inputs.learner_logprobs)
         output = clipped_output(
-            token_ratios(learner_logprobs, rollout_logprobs),
-            advantages,
-            loss_mask,
+            token_ratios(inputs.learner_logprobs, inputs.rollout_logprobs),
+            inputs,
             (1 - self.clip_low) * (unit if self.preserve_low else unit.detach()),
             (1 + self.clip_high) * unit,
         )
         if self.lm_weight == 0:
             return output
-        imitated = loss_mask & (advantages > 0)
-        lm_losses = torch.where(imitated, -self.lm_weight * learner_logprobs, 0.0)
+        imitated = inputs.loss_mask & (inputs.advantages > 0)
+        lm_losses = torch.where(imitated, -self.lm_weight * inputs.learner_logprobs, 0.0)
         return replace(output, token_losses=output.token_losses + lm_losses)

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor
 
+from learner.objectives.types import LossInputs
+
 MAX_LOG_RATIO = 20.0
 
 
@@ -15,9 +17,7 @@ def token_ratios(learner_logprobs: Tensor, rollout_logprobs: Tensor) -> Tensor:
     return _log_ratios(learner_logprobs, rollout_logprobs).exp()
 
 
-def segment_ratios(
-    learner_logprobs: Tensor, rollout_logprobs: Tensor, segment_ids: Tensor, loss_mask: Tensor
-) -> Tensor:
+def segment_ratios(inputs: LossInputs) -> Tensor:
     """Return [T] the geometric mean ratio of each token's response, with the token's own gradient.
 
     The value is s = exp(mean over the response's loss tokens of the log-ratio), the same for all of
@@ -25,19 +25,16 @@ def segment_ratios(
     other places: sg(s) * pi_t / sg(pi_t), "GSPO-token" of arXiv:2507.18071 (read second-hand).
     """
     # Padding has the id -1.
-    return _run_ratios(learner_logprobs, rollout_logprobs, segment_ids + 1, loss_mask)
+    return _run_ratios(inputs, inputs.segment_ids + 1)
 
 
-def turn_ratios(
-    learner_logprobs: Tensor, rollout_logprobs: Tensor, segment_ids: Tensor, loss_mask: Tensor
-) -> Tensor:
+def turn_ratios(inputs: LossInputs) -> Tensor:
     """Return [T] as `segment_ratios`, of each token's turn in place of its response.
 
     A turn is a longest run of loss tokens within a segment: what the policy wrote between two
     messages of the environment.
     """
-    turn_ids = turns(segment_ids, loss_mask)
-    return _run_ratios(learner_logprobs, rollout_logprobs, turn_ids, loss_mask)
+    return _run_ratios(inputs, turns(inputs.segment_ids, inputs.loss_mask))
 
 
 def turns(segment_ids: Tensor, loss_mask: Tensor) -> Tensor:
@@ -72,8 +69,7 @@ def _log_ratios(learner_logprobs: Tensor, rollout_logprobs: Tensor) -> Tensor:
     return (learner_logprobs - rollout_logprobs).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
 
 
-def _run_ratios(
-    learner_logprobs: Tensor, rollout_logprobs: Tensor, run_ids: Tensor, loss_mask: Tensor
-) -> Tensor:
-    log_ratios = _log_ratios(learner_logprobs.detach(), rollout_logprobs)
-    return run_means(log_ratios, run_ids, loss_mask).exp() * own_gradient(learner_logprobs)
+def _run_ratios(inputs: LossInputs, run_ids: Tensor) -> Tensor:
+    log_ratios = _log_ratios(inputs.learner_logprobs.detach(), inputs.rollout_logprobs)
+    means = run_means(log_ratios, run_ids, inputs.loss_mask)
+    return means.exp() * own_gradient(inputs.learner_logprobs)

@@ -4,10 +4,9 @@ import math
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from learner.objectives.ratios import token_ratios
-from learner.objectives.types import ObjectiveOutput
+from learner.objectives.types import LossInputs, ObjectiveOutput
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,20 +36,13 @@ class Sapo:
             if not 0 < value < math.inf:
                 raise ValueError(f"objective.{key} must be finite and positive, got {value!r}")
 
-    def token_losses(
-        self,
-        learner_logprobs: Tensor,
-        rollout_logprobs: Tensor,
-        advantages: Tensor,
-        segment_ids: Tensor,
-        loss_mask: Tensor,
-    ) -> ObjectiveOutput:
+    def token_losses(self, inputs: LossInputs) -> ObjectiveOutput:
         """Compute the loss of every token; see `Objective`. The segments play no part here."""
-        ratios = token_ratios(learner_logprobs, rollout_logprobs)
-        tau = torch.full_like(advantages, self.tau_negative)
-        tau[advantages > 0] = self.tau_positive
+        ratios = token_ratios(inputs.learner_logprobs, inputs.rollout_logprobs)
+        tau = torch.full_like(inputs.advantages, self.tau_negative)
+        tau[inputs.advantages > 0] = self.tau_positive
         gated = 4 / tau * (tau * (ratios - 1)).sigmoid()
         return ObjectiveOutput(
-            token_losses=torch.where(loss_mask, -gated * advantages, 0.0),
+            token_losses=torch.where(inputs.loss_mask, -gated * inputs.advantages, 0.0),
             metrics={"ratio": ratios.detach()},
         )

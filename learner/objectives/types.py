@@ -6,11 +6,11 @@ and dividing is the estimator's part (`learner.batch`):
 
     loss = sum_t loss_weight_t * token_loss_t,    loss_weight = weight * a / (P * n)
 
-Contract: `token_losses(learner_logprobs, rollout_logprobs, advantages, segment_ids, loss_mask)`.
-The loss of a token has a gradient with respect to that token's own log-probability only, so that a
-token's loss weight decides on that token's gradient and on no other's (D3S leaves out tokens). What
-else a member reads of the row, as the mean ratio of a whole response, it takes without gradient. A
-response's losses depend on that response alone, never on what else is packed into its row.
+Contract: `token_losses(inputs: LossInputs) -> ObjectiveOutput`. The loss of a token has a gradient
+with respect to that token's own log-probability only, so that a token's loss weight decides on that
+token's gradient and on no other's (D3S leaves out tokens). What else a member reads of the row, as
+the mean ratio of a whole response, it takes without gradient. A response's losses depend on that
+response alone, never on what else is packed into its row.
 
 A member whose formula holds only where every response counts the same may say so by a class
 variable `needs_sequence_mean = True`; other aggregations are then refused.
@@ -30,6 +30,37 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
+class LossInputs:
+    """One packed row as objectives and corrections see it, all tensors on one device.
+
+    Example:
+        A response of two tokens behind a prompt of one, then one of one token behind the same:
+
+        LossInputs(
+            learner_logprobs=tensor([0.0, -1.2, -0.3, 0.0, -2.1], requires_grad=True),
+            rollout_logprobs=tensor([0.0, -1.1, -0.3, 0.0, -2.5]),
+            advantages=tensor([0.7, 0.7, 0.7, -0.7, -0.7]),
+            segment_ids=tensor([0, 0, 0, 1, 1]),
+            loss_mask=tensor([False, True, True, False, True]),
+        )
+    """
+
+    learner_logprobs: Tensor
+    """[T] float32, finite; 0 outside the loss mask. For an objective those of the learner as it is,
+    with gradient; for a correction those of the trainer (`learner.corrections`)."""
+    rollout_logprobs: Tensor
+    """[T] float32, of the policy version that sampled, or for an objective of what a correction
+    puts in its place (`learner.loss`); 0 outside the mask."""
+    advantages: Tensor
+    """[T] float32, one value per segment repeated over its tokens."""
+    segment_ids: Tensor
+    """[T] int64, which response a token belongs to: 0, 1, ... one after the other, or -1 in
+    padding."""
+    loss_mask: Tensor
+    """[T] bool, True on tokens that the policy wrote, never at the row's first."""
+
+
+@dataclass(frozen=True, slots=True)
 class ObjectiveOutput:
     """Losses of one row, and what to report about them."""
 
@@ -44,23 +75,6 @@ class ObjectiveOutput:
 class Objective(Protocol):
     """Turns log-probabilities into token losses."""
 
-    def token_losses(
-        self,
-        learner_logprobs: Tensor,
-        rollout_logprobs: Tensor,
-        advantages: Tensor,
-        segment_ids: Tensor,
-        loss_mask: Tensor,
-    ) -> ObjectiveOutput:
-        """Compute the loss of every token of a packed row.
-
-        Args:
-            learner_logprobs: [T] float32 with gradient, finite; 0 outside the loss mask.
-            rollout_logprobs: [T] float32, of the policy version that sampled, or of what a
-                correction puts in its place (`learner.loss`); 0 outside the mask.
-            advantages: [T] float32, one value per segment repeated over its tokens.
-            segment_ids: [T] int64, which response a token belongs to: 0, 1, ... one after the
-                other, or -1 in padding.
-            loss_mask: [T] bool, True on tokens that the policy wrote, never at the row's first.
-        """
+    def token_losses(self, inputs: LossInputs) -> ObjectiveOutput:
+        """Compute the loss of every token of a packed row."""
         ...

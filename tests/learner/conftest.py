@@ -11,7 +11,8 @@ import torch
 from cost.types import Selection, Ticket
 from learner.batch import MicroBatch, collate, segment_of
 from learner.engine import StepOutcome
-from learner.logprobs import PackedPolicy, head_inputs
+from learner.logprobs import PackedPolicy
+from learner.output_head import head_inputs
 from learner.partition import plan_rows
 from rollout.types import Group, Prompt, Trajectory, VersionSpan
 
@@ -70,7 +71,6 @@ class PlainEngine:
             self.model.parameters(), lr=lr, eps=1e-4, weight_decay=weight_decay
         )
         self.lr = lr
-        self.temperature = temperature
         self.max_grad_norm = max_grad_norm
         self.reference: PackedPolicy | None = None
         self.gradients: dict[str, torch.Tensor] = {}
@@ -89,24 +89,6 @@ class PlainEngine:
             ]
         return logprobs
 
-    def hidden_states(self, row: MicroBatch) -> torch.Tensor:
-        with torch.no_grad(), head_inputs(self.model) as seen:
-            self.logprobs(row)
-        return torch.cat(seen, dim=1)[0]
-
-    def head_weight(self) -> torch.Tensor:
-        return self.model.lm_head.weight.detach().clone()
-
-    def head_change(self, gradient: torch.Tensor) -> torch.Tensor:
-        """What a copy of the optimiser does, decay apart, to a head that is zero to be exact."""
-        weight = torch.nn.Parameter(torch.zeros_like(gradient))
-        settings = self.optimizer.param_groups[0] | {"params": [weight], "weight_decay": 0.0}
-        optimizer = torch.optim.AdamW([settings])
-        optimizer.state[weight] = copy.deepcopy(self.optimizer.state[self.model.lm_head.weight])
-        weight.grad = gradient
-        optimizer.step()
-        return weight.detach()
-
     def gather(self, values: torch.Tensor) -> torch.Tensor:
         return values
 
@@ -124,6 +106,39 @@ class PlainEngine:
             self.optimizer.step()
         self.optimizer.zero_grad()
         return StepOutcome(applied=bool(norm.isfinite()), grad_norm=norm.item(), lr=self.lr)
+
+
+class PlainHead:
+    """A learner.token_masks.OutputHead of a PlainEngine."""
+
+    def __init__(self, engine: PlainEngine) -> None:
+        self.engine = engine
+        self.temperature = engine.policy.temperature
+
+    def hidden_states(self, row: MicroBatch) -> torch.Tensor:
+        with torch.no_grad(), head_inputs(self.engine.model) as seen:
+            self.engine.logprobs(row)
+        return torch.cat(seen, dim=1)[0]
+
+    def weight(self) -> torch.Tensor:
+        return self.engine.model.lm_head.weight.detach().clone()
+
+    def change(self, gradient: torch.Tensor) -> torch.Tensor:
+        """What a copy of the optimiser does, decay apart, to a head that is zero to be exact."""
+        weight = torch.nn.Parameter(torch.zeros_like(gradient))
+        trained = self.engine.optimizer
+        settings = trained.param_groups[0] | {"params": [weight], "weight_decay": 0.0}
+        optimizer = torch.optim.AdamW([settings])
+        optimizer.state[weight] = copy.deepcopy(trained.state[self.engine.model.lm_head.weight])
+        weight.grad = gradient
+        optimizer.step()
+        return weight.detach()
+
+
+@pytest.fixture(scope="session")
+def plain_head() -> Callable[[PlainEngine], PlainHead]:
+    """Look at a PlainEngine's output head: plain_head(engine)."""
+    return PlainHead
 
 
 @pytest.fixture(scope="session")

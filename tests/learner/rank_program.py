@@ -14,12 +14,17 @@ from deepspeed.utils import safe_get_full_grad
 
 from learner import deepspeed_engine
 from learner.config import LearnerConfig, ReferenceConfig, RejectedShares
-from learner.deepspeed_engine import DeepSpeedEngine, deepspeed_settings
+from learner.deepspeed_engine import DeepSpeedEngine
+from learner.deepspeed_head import DeepSpeedHead
+from learner.deepspeed_settings import deepspeed_settings
 from learner.gradient_norms import LAYERS
 from learner.lora import LoraConfig
+from learner.loss import Loss
+from learner.numerics import Numerics
 from learner.objectives.clipped_surrogate import ClippedSurrogate
 from learner.optimizers import AdamW
-from learner.update import update_step
+from learner.token_masks import WithinCurvature
+from learner.update import Updater
 
 
 class WatchedEngine(DeepSpeedEngine):
@@ -32,6 +37,7 @@ class WatchedEngine(DeepSpeedEngine):
     def __init__(self, *args, **settings):
         super().__init__(*args, **settings)
         self.norms, self.gathered, self.foreseen = [], set(), []
+        self.head = DeepSpeedHead(self, self.config.chosen_optimizer)
 
     def logprobs(self, row, **settings):
         self.row = row
@@ -51,10 +57,10 @@ class WatchedEngine(DeepSpeedEngine):
             for name, parameter in self.model.named_parameters()
             if parameter.requires_grad
         }
-        if self._config.curvature.masks:
+        if self.config.curvature.masks:
             # Each rank's part of it, as it were.
             part = self.gradients["lm_head.weight"].float() / self.num_ranks
-            self.foreseen.append(self.head_change(part))
+            self.foreseen.append(self.head.change(part))
         return super().step()
 
 
@@ -102,21 +108,22 @@ def main(folder: Path) -> None:
         engine = WatchedEngine(
             config,
             task["models"][tied],
-            dtype=dtype,
-            temperature=0.9,
-            float32_head=kind == "float32 head",
+            Numerics(dtype=dtype, temperature=0.9, float32_head=kind == "float32 head"),
         )
-        start = engine._adapter_tensors()
+        hooks = []
+        if config.curvature.masks:
+            hooks = [WithinCurvature(engine, engine.head, config.curvature)]
+        start = engine.weights.adapter_tensors()
         gradients, outcomes, losses, weights, token_sums = [], [], [], [], []
         for step_rows in (rows, spoilt, rows):
-            sums = update_step(engine, step_rows, ClippedSurrogate(), curvature=config.curvature)
+            sums = Updater(engine, Loss(ClippedSurrogate())).step(step_rows, hooks=hooks)
             gradients.append(engine.gradients)
             outcomes.append(sums.outcome)
             losses.append(sums.loss)
             token_sums.append(sums.token_sums)
-            weights.append({n: t.float().clone() for n, t in engine.full_parameters()})
+            weights.append({n: t.float().clone() for n, t in engine.weights.full()})
         path = folder / "-".join(["checkpoint", *map(str, run)])
-        engine.save_pretrained(path, task["tokenizer"])
+        engine.weights.save(path, task["tokenizer"])
         row = rows[0].to(engine.device)
         with torch.no_grad():
             logprobs = engine.logprobs(row)[0]
@@ -125,13 +132,13 @@ def main(folder: Path) -> None:
             references = [engine.reference_logprobs(row), engine.logprobs(row)[0].detach()]
         files, disturbed_files = {}, {}
         if kind == "lora":
-            files = engine.adapter_files()
-        engine.disturb_weights()
+            files = engine.weights.adapter_files()
+        engine.weights.disturb()
         with torch.no_grad():
             disturbed = engine.logprobs(row)[0]
         if kind == "lora":
-            disturbed_files = engine.adapter_files()
-        engine.restore_weights()
+            disturbed_files = engine.weights.adapter_files()
+        engine.weights.restore()
         with torch.no_grad():
             restored = engine.logprobs(row)[0]
         results[run] = {
@@ -140,7 +147,7 @@ def main(folder: Path) -> None:
             "disturbed": disturbed,
             "restored": restored,
             "start": start,
-            "adapters": engine._adapter_tensors(),
+            "adapters": engine.weights.adapter_tensors(),
             "logprobs": logprobs,
             "references": references,
             "gradients": gradients,
@@ -151,7 +158,7 @@ def main(folder: Path) -> None:
             "token_sums": token_sums,
             "foreseen": engine.foreseen,
             "weights": weights,
-            "metadata": engine.parameter_metadata(),
+            "metadata": engine.weights.metadata(),
             "checkpoint": str(path),
         }
     torch.save(results, folder / f"rank{rank}.pt")

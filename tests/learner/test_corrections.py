@@ -9,6 +9,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from learner.corrections import Band, NoCorrection, OffPolicyMask, SequenceMask, Truncated
+from learner.objectives.types import LossInputs
 from tests.places import CONF
 
 CONF = CONF / "correction"
@@ -30,7 +31,7 @@ def logprobs(*ratios):
 
 
 def factors(plug, trainer, rollout, advantages=ADVANTAGES):
-    return plug.factors(trainer, rollout, advantages, SEGMENTS, MASK)
+    return plug.factors(LossInputs(trainer, rollout, advantages, SEGMENTS, MASK))
 
 
 @pytest.mark.parametrize("plug", MEMBERS)
@@ -71,7 +72,9 @@ def test_a_response_s_factors_do_not_depend_on_its_neighbours(plug):
     for segment in range(3):
         here = segment == SEGMENTS
         alone = plug.factors(
-            trainer[here], rollout[here], ADVANTAGES[here], SEGMENTS[here] * 0, MASK[here]
+            LossInputs(
+                trainer[here], rollout[here], ADVANTAGES[here], SEGMENTS[here] * 0, MASK[here]
+            )
         )
         assert torch.equal(alone[MASK[here]], whole[here & MASK])
 
@@ -81,10 +84,16 @@ def test_without_a_cap_a_token_s_mean_is_that_of_the_trainer_s_policy():
     generator = torch.Generator().manual_seed(1)
     trainer, rollout = torch.randn(2, 6, generator=generator).mul(1.5).log_softmax(dim=1)
     worth = torch.randn(6, generator=generator)
-    layout = (torch.ones(6), torch.zeros(6, dtype=torch.int64), torch.ones(6, dtype=torch.bool))
+    inputs = LossInputs(
+        learner_logprobs=trainer,
+        rollout_logprobs=rollout,
+        advantages=torch.ones(6),
+        segment_ids=torch.zeros(6, dtype=torch.int64),
+        loss_mask=torch.ones(6, dtype=torch.bool),
+    )
 
     def mean(plug):
-        return (rollout.exp() * plug.factors(trainer, rollout, *layout) * worth).sum().item()
+        return (rollout.exp() * plug.factors(inputs) * worth).sum().item()
 
     expected = (trainer.exp() * worth).sum().item()
     assert mean(Truncated(cap=math.inf)) == pytest.approx(expected, abs=1e-6)

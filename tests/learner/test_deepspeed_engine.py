@@ -20,8 +20,10 @@ from learner.config import RejectedShares
 from learner.gradient_norms import LAYERS, gradient_norms
 from learner.logprobs import PackedPolicy
 from learner.lora import LoraConfig, attach, weights_of
+from learner.loss import Loss
 from learner.objectives.clipped_surrogate import ClippedSurrogate
-from learner.update import update_step
+from learner.token_masks import WithinCurvature
+from learner.update import Updater
 from tests.places import PROJECT
 
 pytestmark = pytest.mark.system
@@ -126,7 +128,7 @@ def reference(plain_engine, rows):
     all_rows = [row for rank_rows in rows for row in rank_rows]
     steps = []
     for _ in range(2):
-        sums = update_step(engine, all_rows, ClippedSurrogate())
+        sums = Updater(engine, Loss(ClippedSurrogate())).step(all_rows)
         weights = {n: p.detach().clone() for n, p in engine.model.named_parameters()}
         steps.append((sums, engine.gradients, weights))
     return steps
@@ -158,13 +160,16 @@ def test_as_many_tokens_are_masked_as_asked_for(results, run):
 
 
 @pytest.mark.parametrize("run", EXACT_MASKED)
-def test_every_stage_masks_the_tokens_of_one_plain_rank(results, rows, plain_engine, run):
+def test_every_stage_masks_the_tokens_of_one_plain_rank(
+    results, rows, plain_engine, plain_head, run
+):
     engine = plain_engine(temperature=0.9, max_grad_norm=1e9)
     all_rows = [row for rank_rows in rows for row in rank_rows]
-    shares = RejectedShares(low=0.1, high=0.05, shift=0.1)
+    head = plain_head(engine)
+    mask = WithinCurvature(engine, head, RejectedShares(low=0.1, high=0.05, shift=0.1))
     for index in (0, 2):
-        before = engine.head_weight()
-        sums = update_step(engine, all_rows, ClippedSurrogate(), curvature=shares)
+        before = head.weight()
+        sums = Updater(engine, Loss(ClippedSurrogate())).step(all_rows, hooks=[mask])
         assert difference(results[0][run]["gradients"][index], engine.gradients) < 2e-6
         assert difference(results[0][run]["weights"][index], dict(engine.model.state_dict())) < 1e-5
         rejected = [rank[run]["token_sums"][index]["curvature_rejected_share"] for rank in results]
@@ -195,7 +200,7 @@ def test_adapters_take_the_steps_of_one_plain_rank(results, rows, plain_engine, 
     engine.optimizer = torch.optim.AdamW(trained, lr=1e-3, eps=1e-4, weight_decay=0.01)
     all_rows = [row for rank_rows in rows for row in rank_rows]
     for index in (0, 2):
-        sums = update_step(engine, all_rows, ClippedSurrogate())
+        sums = Updater(engine, Loss(ClippedSurrogate())).step(all_rows)
         assert difference(seen["gradients"][index], engine.gradients) < 2e-6
         norm = seen["outcomes"][index].grad_norm
         assert norm == pytest.approx(sums.outcome.grad_norm, rel=1e-5)

@@ -2,35 +2,17 @@
 
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
 from transformers import AutoModelForCausalLM
 
-from learner import attention
-from learner.batch import Segment, collate, segment_of
-from learner.chunked import ChunkedPolicy
-from learner.logprobs import (
-    PackedPolicy,
-    check_head,
-    check_packing,
-    head_inputs,
-    predictors,
-    widen_head,
-)
+from learner.batch import collate, segment_of
+from learner.logprobs import PackedPolicy, predictors
+from learner.packing_check import check_packing
 from tests.learner.architectures import small_model
+from tests.learner.rows import scored, segments_of
 
 WORKING = ("llama", "qwen2", "gemma", "gemma3", "gpt_neox", "granite", "cohere", "phi")
-REFUSED = {
-    "gpt2": "does not call attention as packed rows need it",
-    "opt": "OPTForCausalLM does not score packed rows as it scores single sequences",
-    "gemma2": "plain scores .*got softcap",
-    "gpt_oss": "plain scores .*got s_aux",
-    "mamba": "MambaForCausalLM does not score packed rows",
-    "bloom": "BloomForCausalLM does not score packed rows",
-}
-GROUPS = [(7, [5, 1, 9]), (1, [2, 4]), (4, [6])]
-"""Prompt and response lengths of a row."""
 
 
 def naive_logprobs(model, token_ids, num_prompt, temperature):
@@ -39,30 +21,6 @@ def naive_logprobs(model, token_ids, num_prompt, temperature):
     logprobs = logits.log_softmax(dim=-1)
     rows = torch.arange(num_prompt, len(token_ids))
     return logprobs[rows - 1, token_ids[rows]], logprobs[rows - 1]
-
-
-def segments_of(groups=GROUPS, vocabulary=97, seed=0):
-    rng = np.random.default_rng(seed)
-    segments = []
-    for prompt, lengths in groups:
-        prompt_tokens = rng.integers(3, vocabulary, prompt)
-        for length in lengths:
-            total = prompt + length
-            segments.append(
-                Segment(
-                    token_ids=np.concatenate([prompt_tokens, rng.integers(3, vocabulary, length)]),
-                    loss_mask=(np.arange(total) >= prompt) & (np.arange(total) % 4 != 3),
-                    rollout_logprobs=rng.normal(size=total).astype(np.float32),
-                    advantage=float(rng.normal()),
-                    loss_weight=float(rng.random()),
-                    num_prompt_tokens=prompt,
-                )
-            )
-    return segments
-
-
-def scored(policy, row, entropy_gradient=True):
-    return policy(row.token_ids, row.position_ids, row.loss_mask, entropy_gradient)
 
 
 def gradients(policy, row):
@@ -143,41 +101,6 @@ def test_a_shared_prompt_is_a_repeated_one_and_chunks_are_the_whole(name):
         torch.testing.assert_close(reference[1][part], entropy[mask], rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", REFUSED)
-def test_models_that_packing_would_get_wrong_are_refused_at_start(name):
-    with pytest.raises(ValueError, match=r"^model\.path: .*" + REFUSED[name]):
-        check_packing(PackedPolicy(small_model(name), 1.0))
-
-
-@pytest.mark.parametrize("name", ["llama", "qwen2", "gemma", "gemma3", "gpt_neox", "mixtral"])
-def test_logits_that_are_a_product_with_the_head_pass(name):
-    check_head(PackedPolicy(small_model(name), 0.7))
-
-
-@pytest.mark.parametrize(
-    ("name", "settings"),
-    [("granite", {}), ("cohere", {}), ("phi", {}), ("gemma3", {"final_logit_softcapping": 30.0})],
-)
-def test_logits_that_are_scaled_capped_or_shifted_are_refused_for_the_mask(name, settings):
-    model = small_model(name, **settings)
-    with pytest.raises(ValueError, match=rf"^learner\.curvature\..* got {type(model).__name__}$"):
-        check_head(PackedPolicy(model, 0.7))
-
-
-@pytest.mark.parametrize("chunk_tokens", [None, 7, 20])
-def test_the_head_is_given_the_states_that_predict_the_loss_tokens(model_paths, chunk_tokens):
-    model = AutoModelForCausalLM.from_pretrained(model_paths[False], dtype=torch.float32)
-    row = collate(segments_of())
-    policy = PackedPolicy(model, 1.0, logits_chunk_tokens=5)
-    if chunk_tokens is not None:
-        policy = ChunkedPolicy(model, 1.0, logits_chunk_tokens=5, chunk_tokens=chunk_tokens)
-    with torch.no_grad(), head_inputs(model) as seen:
-        logprobs, _ = scored(policy, row)
-    states = torch.cat(seen, dim=1)[0]
-    found = model.lm_head(states).log_softmax(-1).gather(1, row.token_ids[row.loss_mask][:, None])
-    torch.testing.assert_close(found[:, 0], logprobs[row.loss_mask], rtol=0, atol=1e-5)
-
-
 def test_chunks_that_other_ranks_need_change_nothing():
     policy = PackedPolicy(small_model("llama"), 0.8, logits_chunk_tokens=4)
     row = collate(segments_of(), shared_prefix=True)
@@ -185,15 +108,6 @@ def test_chunks_that_other_ranks_need_change_nothing():
     policy.most = lambda number: asked.append(number) or number + 3
     assert_same(gradients(policy, row), expected, 1e-6)
     assert asked == [-(-int(row.loss_mask.sum()) // 4)]
-
-
-def test_attention_that_knows_no_shared_prompts_is_noticed(model_paths):
-    model = AutoModelForCausalLM.from_pretrained(model_paths[False], dtype=torch.float32)
-    with pytest.raises(ValueError, match="does not score packed rows"):
-        check_packing(PackedPolicy(model, 1.0))
-    model.set_attn_implementation(attention.register())
-    check_packing(PackedPolicy(model, 1.0))
-    assert model.config._attn_implementation == attention.NAME
 
 
 def test_responses_see_neither_each_other_nor_their_order():
@@ -254,61 +168,6 @@ def test_sixteen_bits_are_near():
     both = (torch.cat([g[n].flatten().float() for n in found]) for g in (found, expected[2]))
     assert cosine(*both, dim=0) > 0.99
     check_packing(policy)
-
-
-def wide_and_narrow(vocabulary=4000):
-    """Logits and the head's gradient of one bfloat16 head, both ways, and exactly."""
-    torch.manual_seed(0)
-    head = torch.nn.Linear(64, vocabulary, bias=False).bfloat16()
-    hidden = torch.randn(7, 64).bfloat16()
-    found = []
-    for wide in (False, True):
-        if wide:
-            widen_head(head)
-        head.weight.grad = None
-        logits = head(hidden)
-        logits.float().log_softmax(-1)[:, 3].sum().backward()
-        found.append((logits, head.weight.grad))
-    exact = hidden.double() @ head.weight.detach().double().T
-    return *found, exact
-
-
-def test_a_wide_head_computes_float32_logits_of_sixteen_bit_weights():
-    (narrow, of_narrow), (wide, of_wide), exact = wide_and_narrow()
-    assert wide.dtype == torch.float32 and of_wide.dtype == torch.bfloat16
-    assert (wide - exact).abs().max() < 1e-5 < 1e-3 < (narrow - exact).abs().max()
-    torch.testing.assert_close(of_wide, of_narrow, rtol=0.1, atol=1e-2)
-
-
-def test_a_wide_head_changes_nothing_in_float32():
-    row = collate(segments_of())
-    expected = scored(PackedPolicy(small_model("cohere"), 1.0), row)[0]
-    model = small_model("cohere")
-    widen_head(model.get_output_embeddings())
-    torch.testing.assert_close(scored(PackedPolicy(model, 1.0), row)[0], expected)
-
-
-@pytest.mark.parametrize("wide", [False, True])
-def test_a_wide_head_takes_its_rounding_out_of_log_probabilities(wide):
-    row = collate(segments_of())
-    model = small_model("llama").bfloat16()
-    if wide:
-        widen_head(model.get_output_embeddings())
-    policy = PackedPolicy(model, 1.0, logits_chunk_tokens=4)
-    with head_inputs(model) as seen:
-        found = scored(policy, row)[0]
-    states = torch.cat(seen, dim=1)[0].double()
-    exact = (states @ model.lm_head.weight.double().T).log_softmax(-1)
-    mask = row.loss_mask
-    exact = exact[torch.arange(len(exact)), row.token_ids[mask]]
-    assert bool((found[mask] - exact).abs().max() < 1e-6) is wide
-    found.sum().backward()
-    assert all(p.grad is not None and p.grad.dtype == p.dtype for p in policy.parameters())
-
-
-def test_a_head_that_is_no_linear_layer_is_not_widened():
-    with pytest.raises(ValueError, match=r"^model\.float32_head must be false .* got Identity"):
-        widen_head(torch.nn.Identity())
 
 
 def test_only_a_chunk_of_logits_exists_at_a_time():

@@ -9,7 +9,7 @@ from omegaconf import OmegaConf
 
 from learner.batch import MicroBatch, padding_row
 from learner.corrections import Band
-from learner.loss import LossTerms, RowOrigin, row_loss
+from learner.loss import Loss, RowOrigin
 from learner.mismatch import derived
 from learner.objectives.clipped_surrogate import ClippedSurrogate
 from tests.places import CONF
@@ -46,13 +46,11 @@ def random_row(seed=0):
     return row, learner
 
 
-def gradient(row, learner, origin, objective, terms=LossTerms()):  # noqa: B008
+def gradient(row, learner, origin, loss_of_run):
     """Of the row's loss in learner log-probabilities [T] and entropies [T], and the values."""
     learner = learner.clone().requires_grad_()
     entropies = torch.linspace(0.1, 2.0, SIZE).requires_grad_()
-    loss, values = row_loss(
-        row, origin, learner, entropies, row.rollout_logprobs - 0.2, objective, terms
-    )
+    loss, values = loss_of_run.row_loss(row, origin, learner, entropies, row.rollout_logprobs - 0.2)
     found = torch.autograd.grad(loss, [learner, entropies], allow_unused=True)
     return found[0], torch.zeros(SIZE) if found[1] is None else found[1], values
 
@@ -62,13 +60,13 @@ def gradient(row, learner, origin, objective, terms=LossTerms()):  # noqa: B008
 def test_the_gradient_is_the_advantage_s_whatever_else_the_loss_has(objective, correction):
     row, learner = random_row()
     old = torch.where(MASK, learner - 0.3, 0.0)
-    for terms in (
-        LossTerms(correction=correction),
-        LossTerms(correction=correction, kl_coefficient=0.3, entropy_coefficient=0.1),
+    for loss in (
+        Loss(objective, correction),
+        Loss(objective, correction, kl_coefficient=0.3, entropy_coefficient=0.1),
     ):
-        plain = gradient(row, learner, RowOrigin(old_logprobs=old), objective, terms)
+        plain = gradient(row, learner, RowOrigin(old_logprobs=old), loss)
         origin = RowOrigin(old_logprobs=old, exploring=EXPLORING)
-        mixed = gradient(row, learner, origin, objective, terms)
+        mixed = gradient(row, learner, origin, loss)
         expected = -row.loss_weights * row.advantages
         assert torch.equal(mixed[0][ALONE], expected[ALONE])
         assert (mixed[1][ALONE] == 0).all()
@@ -82,9 +80,9 @@ def test_the_gradient_is_the_advantage_s_whatever_else_the_loss_has(objective, c
 def test_what_the_engine_says_of_exploring_tokens_is_nothing_to_the_loss(objective, logprob):
     row, learner = random_row()
     origin = RowOrigin(exploring=EXPLORING)
-    expected = gradient(row, learner, origin, objective)
+    expected = gradient(row, learner, origin, Loss(objective))
     other = replace(row, rollout_logprobs=torch.where(ALONE, logprob, row.rollout_logprobs))
-    found = gradient(other, learner, origin, objective)
+    found = gradient(other, learner, origin, Loss(objective))
     assert torch.equal(found[0], expected[0])
     assert all(torch.equal(value, expected[2][name]) for name, value in found[2].items())
 
@@ -92,12 +90,12 @@ def test_what_the_engine_says_of_exploring_tokens_is_nothing_to_the_loss(objecti
 def test_means_leave_exploring_tokens_out():
     row, learner = random_row()
     staleness = torch.arange(int(MASK.sum()))
-    terms = LossTerms(correction=Band(weigh=False), kl_coefficient=0.1)
+    loss = Loss(ClippedSurrogate(), Band(weigh=False), kl_coefficient=0.1)
     old = torch.where(MASK, learner - 0.3, 0.0)
     origin = RowOrigin(old_logprobs=old, staleness=staleness)
-    _, _, plain = gradient(row, learner, origin, ClippedSurrogate(), terms)
+    _, _, plain = gradient(row, learner, origin, loss)
     origin = replace(origin, exploring=EXPLORING)
-    _, _, values = gradient(row, learner, origin, ClippedSurrogate(), terms)
+    _, _, values = gradient(row, learner, origin, loss)
     assert set(values) == {*plain, "exploring_share"}
     others = ~ALONE[MASK]
     means = {name: value.double().mean().item() for name, value in values.items()}
@@ -116,7 +114,6 @@ def test_of_exploring_tokens_alone_there_are_no_means():
 def test_padding_has_no_exploring_response():
     row = padding_row()
     learner = torch.zeros(2, requires_grad=True)
-    loss, values = row_loss(
-        row, RowOrigin(), learner, torch.zeros(2), None, ClippedSurrogate(), LossTerms()
-    )
+    plain = Loss(ClippedSurrogate())
+    loss, values = plain.row_loss(row, RowOrigin(), learner, torch.zeros(2), None)
     assert loss.item() == 0 and "exploring_share" not in values

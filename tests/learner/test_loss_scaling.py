@@ -1,4 +1,4 @@
-"""What DeepSpeed is told, and what becomes of a step that float16's loss scale was too large for.
+"""What becomes of a step that float16's loss scale was too large for.
 
 The engine's shell is replaced; the scale is DeepSpeed's own. Training in float16 needs a GPU.
 """
@@ -11,46 +11,11 @@ import torch
 
 from learner.batch import collate
 from learner.config import LearnerConfig
-from learner.deepspeed_engine import DeepSpeedEngine, check_device, deepspeed_settings
+from learner.deepspeed_engine import DeepSpeedEngine
 from learner.engine import StepOutcome
+from learner.loss import Loss
 from learner.objectives.clipped_surrogate import ClippedSurrogate
-from learner.update import update_step
-
-OFFLOAD = {"zero_optimization": {"offload_optimizer": {"device": "cpu", "pin_memory": True}}}
-
-
-def test_further_settings_are_laid_over_ours():
-    more = OFFLOAD | {"wall_clock_breakdown": True, "fp16": {"initial_scale_power": 12}}
-    config = LearnerConfig(zero_stage=2, max_grad_norm=0.5, deepspeed=more)
-    settings = deepspeed_settings(config, "float16")
-    ours = {"stage": 2, "overlap_comm": False}
-    assert settings["zero_optimization"] == ours | OFFLOAD["zero_optimization"]
-    assert settings["wall_clock_breakdown"] is True
-    assert settings["gradient_clipping"] == 0.5
-    assert settings["fp16"] == {
-        "enabled": True, "loss_scale": 0, "hysteresis": 1, "initial_scale_power": 12,
-    }  # fmt: skip
-    assert "bf16" not in settings
-    assert config.deepspeed == more, "the configuration stays as it was"
-
-
-@pytest.mark.parametrize(("dtype", "section"), [("float16", "fp16"), ("bfloat16", "bf16")])
-def test_the_dtype_picks_its_section(dtype, section):
-    settings = deepspeed_settings(LearnerConfig(zero_stage=1), dtype)
-    assert settings[section]["enabled"] is True
-    assert len({"fp16", "bf16"} & settings.keys()) == 1
-    assert not {"fp16", "bf16"} & deepspeed_settings(LearnerConfig(), "float32").keys()
-
-
-def test_what_cpus_cannot_do_is_refused():
-    plain, offloading = LearnerConfig(zero_stage=1), LearnerConfig(zero_stage=1, deepspeed=OFFLOAD)
-    check_device(plain, "float16", on_gpu=True)
-    check_device(offloading, "bfloat16", on_gpu=True)
-    check_device(plain, "bfloat16", on_gpu=False)
-    with pytest.raises(ValueError, match=r"^model\.dtype must .*CPUs.*got 'float16'$"):
-        check_device(plain, "float16", on_gpu=False)
-    with pytest.raises(ValueError, match=r"^learner\.deepspeed\..*offload_optimizer must .*CPUs"):
-        check_device(offloading, "float32", on_gpu=False)
+from learner.update import Updater
 
 
 class ScalingEngine:
@@ -87,7 +52,7 @@ def engine_of(monkeypatch):
     def build(norm: float, power: int) -> DeepSpeedEngine:
         engine = object.__new__(DeepSpeedEngine)
         engine._engine, engine._applied_steps = ScalingEngine(norm, power), 0
-        engine._config = LearnerConfig(zero_stage=2, lr=1.0, warmup_steps=4)
+        engine.config = LearnerConfig(zero_stage=2, lr=1.0, warmup_steps=4)
         return engine
 
     return build
@@ -132,8 +97,8 @@ class Overflowing:
 def test_a_step_tried_again_is_the_step(plain_engine, pack, batch):
     [rows] = pack(*batch)
     expected, ours = plain_engine(), Overflowing(plain_engine(), 3)
-    first = update_step(expected, rows, ClippedSurrogate())
-    again = update_step(ours, rows, ClippedSurrogate())
+    first = Updater(expected, Loss(ClippedSurrogate())).step(rows)
+    again = Updater(ours, Loss(ClippedSurrogate())).step(rows)
     assert ours.steps == 4
     assert again == first
     for mine, theirs in zip(
@@ -146,6 +111,6 @@ def test_a_loss_that_is_not_finite_is_not_tried_again(plain_engine):
     engine = Overflowing(plain_engine(), 3)
     row = collate([])
     row.loss_weights.fill_(math.nan)
-    outcome = update_step(engine, [row], ClippedSurrogate()).outcome
+    outcome = Updater(engine, Loss(ClippedSurrogate())).step([row]).outcome
     assert engine.steps == 1
     assert not outcome.applied and not outcome.retry

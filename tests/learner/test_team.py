@@ -18,11 +18,12 @@ from learner.engine import StepOutcome
 from learner.gradient_norms import LAYERS, gradient_norms
 from learner.logprobs import PackedPolicy
 from learner.lora import LoraConfig
-from learner.loss import LossTerms, RowOrigin
+from learner.loss import Loss, RowOrigin
+from learner.numerics import Numerics
 from learner.objectives.clipped_surrogate import ClippedSurrogate
 from learner.optimizers import AdamW
 from learner.team import DivergedError, LearnerTeam
-from learner.update import StepSums, old_logprobs, update_step
+from learner.update import StepSums, Updater, old_logprobs
 from learner.worker import LearnerWorker
 from rollout.types import GroupRef
 from tests.places import PROJECT
@@ -158,7 +159,7 @@ def test_the_gradient_is_the_plain_batch_s_and_a_term_of_the_exploring_groups(ba
     # The plain engine knows no shared prompts.
     config = LearnerConfig(row_tokens=64, shared_prefix=False)
     objective, engine = ClippedSurrogate(clip_low=0.01, clip_high=0.01), plain_engine(lr=1e-12)
-    packer = LearnerWorker(0, 1, config, "", objective, dtype="float32", temperature=1.0)
+    packer = LearnerWorker(0, 1, config, "", objective, Numerics("float32", 1.0))
 
     def train(count):
         worker = FakeWorker()
@@ -167,7 +168,7 @@ def test_the_gradient_is_the_plain_batch_s_and_a_term_of_the_exploring_groups(ba
         asyncio.run(LearnerTeam([worker], config, seed=1).update(refs, mine, step=0))
         [(_, [plan])] = worker.calls
         rows, origins = packer._pack(dict(enumerate(groups)), mine, plan, 0)
-        sums = update_step(engine, rows, objective, origins=origins)
+        sums = Updater(engine, Loss(objective)).step(rows, origins=origins)
         return flat_gradient(engine), sums
 
     together, sums = train(5)
@@ -329,8 +330,7 @@ def test_two_real_workers_train_like_one_plain_engine(
             config,
             str(model_paths[False]),
             ClippedSurrogate(),
-            dtype="float32",
-            temperature=0.9,
+            Numerics(dtype="float32", temperature=0.9),
             seed=0,
             actor_options=[{"num_cpus": 0.5}] * 2,
         )
@@ -373,7 +373,7 @@ def test_two_real_workers_train_like_one_plain_engine(
 
     engine = plain_engine(temperature=0.9)
     [rows] = pack(groups, selections)
-    sums = update_step(engine, rows, ClippedSurrogate())
+    sums = Updater(engine, Loss(ClippedSurrogate())).step(rows)
     assert metrics["learner/loss"] == pytest.approx(sums.loss, abs=1e-6)
     assert metrics["learner/grad_norm"] == pytest.approx(sums.outcome.grad_norm, rel=1e-5)
     assert metrics["learner/tokens"] == sums.num_tokens == 146
@@ -402,8 +402,8 @@ def test_two_real_workers_train_like_one_plain_engine(
     engine.reference = PackedPolicy(other, 0.9)
     origins = [RowOrigin(old_logprobs=old) for old in old_logprobs(engine, rows)]
     starting = engine.logprobs(in_order)[0].detach()
-    terms = LossTerms.of(all_terms)
-    sums = update_step(engine, rows, ClippedSurrogate(), terms=terms, origins=origins)
+    loss = Loss.of(ClippedSurrogate(), all_terms)
+    sums = Updater(engine, loss).step(rows, origins=origins)
     assert with_terms["learner/loss"] == pytest.approx(sums.loss, abs=1e-6)
     assert with_terms["learner/grad_norm"] == pytest.approx(sums.outcome.grad_norm, rel=1e-5)
     for name, total in sums.token_sums.items():

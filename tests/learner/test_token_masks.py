@@ -12,9 +12,10 @@ import torch
 
 from learner.batch import collate, segment_of
 from learner.config import RejectedShares
-from learner.objectives import ClippedSurrogate
-from learner.token_masks import top_tokens
-from learner.update import merge_sums, old_logprobs, update_step
+from learner.loss import Loss
+from learner.objectives import ClippedSurrogate, LossInputs
+from learner.token_masks import TopTokens, WithinCurvature, top_tokens
+from learner.update import Updater, merge_sums, old_logprobs
 
 OBJECTIVE = ClippedSurrogate(clip_low=0.2, clip_high=0.28)
 
@@ -23,19 +24,35 @@ def flat(gradients):
     return torch.cat([gradient.flatten() for gradient in gradients.values()])
 
 
-class Ranks:
-    """Several PlainEngines in threads that gather from each other, as ranks do."""
+def inputs_of(row, logprobs):
+    return LossInputs(
+        learner_logprobs=logprobs,
+        rollout_logprobs=row.rollout_logprobs,
+        advantages=row.advantages,
+        segment_ids=row.segment_ids,
+        loss_mask=row.loss_mask,
+    )
 
-    def __init__(self, build, num_ranks):
+
+class Ranks:
+    """Several PlainEngines in threads that gather from each other, as ranks do.
+
+    Their heads, `head_of` of each, add up gradients.
+    """
+
+    def __init__(self, build, num_ranks, head_of=None):
         self._barrier = threading.Barrier(num_ranks, timeout=60)
         self._values = [None] * num_ranks
         self.engines = [build() for _ in range(num_ranks)]
+        self.heads = [head_of(engine) for engine in self.engines] if head_of else []
         self.num_gathers = 0
         for rank, engine in enumerate(self.engines):
             engine.num_ranks = num_ranks
             engine.gather = lambda values, rank=rank: torch.cat(self._exchange(rank, values))
             engine.agree = lambda value, rank=rank: all(self._exchange(rank, value))
-            engine.head_change = lambda gradient, rank=rank, alone=engine.head_change: alone(
+
+        for rank, head in enumerate(self.heads):
+            head.change = lambda gradient, rank=rank, alone=head.change: alone(
                 sum(self._exchange(rank, gradient))
             )
 
@@ -47,12 +64,16 @@ class Ranks:
         self._barrier.wait()
         return everyone
 
-    def update(self, rows_of_ranks, **settings):
+    def update(self, rows_of_ranks, *, token_share=1.0, curvature=None):
         """One step; the sums of every rank, and the gradient averaged over ranks."""
+        hooks = [[TopTokens(engine, token_share)] for engine in self.engines]
+        if curvature is not None:
+            for mine, engine, head in zip(hooks, self.engines, self.heads, strict=True):
+                mine.append(WithinCurvature(engine, head, curvature))
         with ThreadPoolExecutor(len(self.engines)) as pool:
             calls = [
-                pool.submit(update_step, engine, rows, OBJECTIVE, **settings)
-                for engine, rows in zip(self.engines, rows_of_ranks, strict=True)
+                pool.submit(Updater(engine, Loss(OBJECTIVE)).step, rows, hooks=mine)
+                for engine, rows, mine in zip(self.engines, rows_of_ranks, hooks, strict=True)
             ]
             sums = [call.result() for call in calls]
         return sums, torch.stack([flat(e.gradients) for e in self.engines]).mean(dim=0)
@@ -61,9 +82,9 @@ class Ranks:
 def test_all_tokens_are_bitwise_the_plain_step_for_one_forward_a_row(plain_engine, pack, batch):
     [rows] = pack(*batch)
     plain, sharing = plain_engine(), plain_engine()
-    expected = update_step(plain, rows, OBJECTIVE)
+    expected = Updater(plain, Loss(OBJECTIVE)).step(rows)
     sharing.gather = None  # nobody may ask
-    found = update_step(sharing, rows, OBJECTIVE, token_share=1.0)
+    found = Updater(sharing, Loss(OBJECTIVE)).step(rows, hooks=[TopTokens(sharing, 1.0)])
     assert found == expected
     assert torch.equal(flat(sharing.gradients), flat(plain.gradients))
 
@@ -85,9 +106,7 @@ def test_the_top_tokens_by_advantage_times_entropy_and_no_others(plain_engine, b
     for segment in segments:
         row = collate([segment])
         logprobs, entropies = reference.logprobs(row)
-        losses = OBJECTIVE.token_losses(
-            logprobs, row.rollout_logprobs, row.advantages, row.segment_ids, row.loss_mask
-        ).token_losses
+        losses = OBJECTIVE.token_losses(inputs_of(row, logprobs)).token_losses
         for t in np.flatnonzero(segment.loss_mask):
             score = abs(segment.advantage) * entropies[t].item()
             tokens.append((score, segment.loss_weight, losses[t]))
@@ -135,12 +154,16 @@ def test_tokens_that_count_the_same_give_the_mean_over_the_kept(plain_engine, ba
     row = collate([replace(s, loss_weight=1 / num_tokens) for s in segments])
     [sums], _ = Ranks(plain_engine, 1).update([[row]], token_share=0.25)
     logprobs, entropies = plain_engine().logprobs(row)
-    losses = OBJECTIVE.token_losses(
-        logprobs, row.rollout_logprobs, row.advantages, row.segment_ids, row.loss_mask
-    ).token_losses[row.loss_mask]
+    losses = OBJECTIVE.token_losses(inputs_of(row, logprobs)).token_losses[row.loss_mask]
     scores = (row.advantages.abs() * entropies)[row.loss_mask]
     best = scores.topk(math.ceil(0.25 * num_tokens)).indices
     assert sums.loss == pytest.approx(losses[best].mean().item(), abs=1e-6)
+
+
+@pytest.mark.parametrize("share", [0.0, 1.5, float("nan")])
+def test_a_token_share_out_of_range_is_refused(plain_engine, share):
+    with pytest.raises(ValueError, match=r"^token_share must lie in \(0, 1\], got"):
+        TopTokens(plain_engine(), share)
 
 
 def test_top_tokens():
@@ -179,12 +202,14 @@ def at_ratio_one(rows, engine):
     return [replace(row, rollout_logprobs=logprobs) for row, logprobs in scored]
 
 
-def test_the_mask_is_of_what_the_whole_step_would_do_to_each_token(plain_engine, pack, batch):
+def test_the_mask_is_of_what_the_whole_step_would_do_to_each_token(
+    plain_engine, plain_head, pack, batch
+):
     """Against a real step on all tokens, and the moments' definition token by token."""
     [rows] = pack(*batch)
     whole = plain_engine(temperature=0.9, weight_decay=0.0, max_grad_norm=1e9)
     # Then Adam has moments.
-    update_step(whole, at_ratio_one(rows, whole), OBJECTIVE)
+    Updater(whole, Loss(OBJECTIVE)).step(at_ratio_one(rows, whole))
     rows = [*at_ratio_one(rows, whole), collate([])]
     masked, reference = copy.deepcopy(whole), copy.deepcopy(whole)
 
@@ -196,7 +221,7 @@ def test_the_mask_is_of_what_the_whole_step_would_do_to_each_token(plain_engine,
             ).last_hidden_state[0]
             for row in rows
         ]
-    update_step(whole, rows, OBJECTIVE)
+    Updater(whole, Loss(OBJECTIVE)).step(rows)
     delta = whole.model.lm_head.weight.detach() - head
     moments = {}
     for i, row in enumerate(rows[:-1]):
@@ -216,43 +241,49 @@ def test_the_mask_is_of_what_the_whole_step_would_do_to_each_token(plain_engine,
     for i, t in left_out:
         weights[i][t] = 0
     expected = [replace(row, loss_weights=w) for row, w in zip(rows, weights, strict=True)]
-    update_step(reference, expected, OBJECTIVE)
-    sums = update_step(masked, rows, OBJECTIVE, curvature=SHARES)
+    Updater(reference, Loss(OBJECTIVE)).step(expected)
+    mask = WithinCurvature(masked, plain_head(masked), SHARES)
+    sums = Updater(masked, Loss(OBJECTIVE)).step(rows, hooks=[mask])
     assert torch.equal(flat(masked.gradients), flat(reference.gradients))
     share = merge_sums([[sums]], row_tokens=64)["learner/curvature_rejected_share"]
     assert share == pytest.approx(len(left_out) / 146)
 
 
-def test_without_shares_to_reject_the_step_is_bitwise_the_plain_one(plain_engine, pack, batch):
+def test_without_shares_to_reject_the_step_is_bitwise_the_plain_one(
+    plain_engine, plain_head, pack, batch
+):
     [rows] = pack(*batch)
     plain, masking = plain_engine(), plain_engine()
-    expected = update_step(plain, rows, OBJECTIVE)
-    masking.hidden_states = masking.gather = None  # nobody may ask
-    assert update_step(masking, rows, OBJECTIVE, curvature=RejectedShares()) == expected
+    expected = Updater(plain, Loss(OBJECTIVE)).step(rows)
+    mask = WithinCurvature(masking, plain_head(masking), RejectedShares())
+    found = Updater(masking, Loss(OBJECTIVE)).step(rows, hooks=[mask])
+    assert found.token_sums.pop("curvature_rejected_share") == 0
+    assert found == expected
     assert torch.equal(flat(masking.gradients), flat(plain.gradients))
 
 
 @pytest.mark.parametrize("token_share", [1.0, 0.5])
 def test_ranks_and_rows_do_not_decide_which_tokens_are_masked(
-    plain_engine, pack, batch, token_share
+    plain_engine, plain_head, pack, batch, token_share
 ):
     groups, selections = batch
     settings = {"curvature": SHARES, "token_share": token_share}
-    [whole], expected = Ranks(plain_engine, 1).update(pack(groups, selections, 1, 300), **settings)
+    alone = Ranks(plain_engine, 1, plain_head)
+    [whole], expected = alone.update(pack(groups, selections, 1, 300), **settings)
     num_rejected = whole.token_sums["curvature_rejected_share"]
     # Of the tokens that are left, a tenth by each of two thresholds and a twentieth by one.
     assert int(14 * token_share) <= num_rejected <= int(35 * token_share)
     [rows] = pack(groups, selections)
     for rows_of_ranks in (pack(groups, selections, 2), [rows, [collate([])] * len(rows)]):
-        sums, gradient = Ranks(plain_engine, 2).update(rows_of_ranks, **settings)
+        sums, gradient = Ranks(plain_engine, 2, plain_head).update(rows_of_ranks, **settings)
         assert (gradient - expected).abs().max() < 1e-5 * expected.abs().max()
         found = sum(rank.token_sums["curvature_rejected_share"] for rank in sums)
         assert found == num_rejected
 
 
-def test_a_mask_hides_no_loss_that_is_not_a_number(plain_engine, pack, batch):
+def test_a_mask_hides_no_loss_that_is_not_a_number(plain_engine, plain_head, pack, batch):
     [rows] = pack(*batch)
-    ranks = Ranks(plain_engine, 1)
+    ranks = Ranks(plain_engine, 1, plain_head)
     bad = [replace(rows[0], loss_weights=rows[0].loss_weights * torch.nan), *rows[1:]]
     [sums], _ = ranks.update([bad], curvature=SHARES)
     assert not sums.outcome.applied

@@ -12,9 +12,9 @@ from learner.batch import collate, segment_of
 from learner.corrections import Band, Truncated
 from learner.engine import StepOutcome
 from learner.logprobs import PackedPolicy
-from learner.loss import LossTerms, RowOrigin
+from learner.loss import Loss, RowOrigin
 from learner.objectives import ClippedSurrogate, ObjectiveOutput
-from learner.update import StepSums, merge_sums, old_logprobs, update_step
+from learner.update import StepSums, Updater, merge_sums, old_logprobs
 
 OBJECTIVE = ClippedSurrogate(clip_low=0.2, clip_high=0.28)
 
@@ -28,7 +28,7 @@ def test_weights_of_one_are_bitwise_plain_grpo(plain_engine, pack, batch, row_to
     groups, selections = batch
     [rows] = pack(groups, selections, row_tokens=row_tokens)
     engine = plain_engine()
-    sums = update_step(engine, rows, OBJECTIVE)
+    sums = Updater(engine, Loss(OBJECTIVE)).step(rows)
 
     # GRPO as its paper writes it, without any weight: mean over the tokens of a response, over a
     # group's responses, over groups. Only the forward pass is shared.
@@ -63,7 +63,7 @@ def test_the_cut_into_rows_does_not_change_the_gradient(plain_engine, pack, batc
     for row_tokens in (39, 64, 300):
         [rows] = pack(groups, selections, row_tokens=row_tokens)
         engine = plain_engine()
-        update_step(engine, [*rows, collate([])], OBJECTIVE)
+        Updater(engine, Loss(OBJECTIVE)).step([*rows, collate([])])
         gradients.append(flat(engine.gradients))
     assert len(gradients[0]) > 10_000
     for other in gradients[1:]:
@@ -95,7 +95,7 @@ def test_thinning_is_unbiased_and_other_divisors_are_not(plain_engine, batch):
     gradients = np.zeros((2, 4), dtype=object)
     for k, j in np.ndindex(2, 4):
         segment = segment_of(groups[k], selections[k], j, num_groups=2)
-        update_step(engine, [collate([segment])], OBJECTIVE)
+        Updater(engine, Loss(OBJECTIVE)).step([collate([segment])])
         gradients[k, j] = flat(engine.gradients).double().numpy() / segment.loss_weight
     full = sum(
         gradients[k, j] * segment_of(groups[k], selections[k], j, num_groups=2).loss_weight
@@ -125,8 +125,8 @@ def test_thinning_is_unbiased_and_other_divisors_are_not(plain_engine, batch):
 class LossWithoutGradient:
     """A loss of infinity whose gradient is zero: only the loss itself gives it away."""
 
-    def token_losses(self, learner_logprobs, rollout_logprobs, advantages, segment_ids, loss_mask):
-        return ObjectiveOutput(token_losses=learner_logprobs * 0 + torch.inf, metrics={})
+    def token_losses(self, inputs):
+        return ObjectiveOutput(token_losses=inputs.learner_logprobs * 0 + torch.inf, metrics={})
 
 
 @pytest.mark.parametrize("kind", ["infinite loss", "nan weight", "nan weight before padding"])
@@ -135,24 +135,24 @@ def test_a_non_finite_loss_changes_nothing_and_the_next_step_works(plain_engine,
     engine, fresh = plain_engine(), plain_engine()
     before = {name: value.clone() for name, value in engine.model.state_dict().items()}
     if kind == "infinite loss":
-        sums = update_step(engine, rows, LossWithoutGradient())
+        sums = Updater(engine, Loss(LossWithoutGradient())).step(rows)
     else:
         bad = [replace(rows[0], loss_weights=rows[0].loss_weights * torch.nan), *rows[1:]]
         bad += [collate([])] * (kind == "nan weight before padding")
-        sums = update_step(engine, bad, OBJECTIVE)
+        sums = Updater(engine, Loss(OBJECTIVE)).step(bad)
     assert not sums.outcome.applied
     after = engine.model.state_dict()
     assert all(torch.equal(value, before[name]) for name, value in after.items())
-    update_step(engine, rows, OBJECTIVE)
-    update_step(fresh, rows, OBJECTIVE)
+    Updater(engine, Loss(OBJECTIVE)).step(rows)
+    Updater(fresh, Loss(OBJECTIVE)).step(rows)
     for a, b in zip(engine.model.parameters(), fresh.model.parameters(), strict=True):
         assert torch.equal(a, b)
 
 
 def test_sums_leave_padding_out(plain_engine, pack, batch):
     [rows] = pack(*batch)
-    padded = update_step(plain_engine(), [*rows, collate([])], OBJECTIVE)
-    plain = update_step(plain_engine(), rows, OBJECTIVE)
+    padded = Updater(plain_engine(), Loss(OBJECTIVE)).step([*rows, collate([])])
+    plain = Updater(plain_engine(), Loss(OBJECTIVE)).step(rows)
     assert padded.num_tokens == plain.num_tokens == 146
     assert padded.num_rows == plain.num_rows == len(rows)
     assert padded.num_row_tokens == plain.num_row_tokens
@@ -160,16 +160,9 @@ def test_sums_leave_padding_out(plain_engine, pack, batch):
     assert padded.token_maxima == plain.token_maxima
 
 
-@pytest.mark.parametrize("share", [0.0, 1.5, float("nan")])
-def test_a_token_share_out_of_range_is_refused(plain_engine, pack, batch, share):
-    [rows] = pack(*batch)
-    with pytest.raises(ValueError, match=r"^token_share must lie in \(0, 1\], got"):
-        update_step(plain_engine(), rows, OBJECTIVE, token_share=share)
-
-
 def test_no_rows_are_refused(plain_engine):
     with pytest.raises(ValueError, match=r"^rows must not be empty, got \[\]$"):
-        update_step(plain_engine(), [], OBJECTIVE)
+        Updater(plain_engine(), Loss(OBJECTIVE)).step([])
 
 
 def test_metrics_divide_by_the_tokens_of_all_ranks():
@@ -206,11 +199,6 @@ def test_metrics_divide_by_the_tokens_of_all_ranks():
     assert nothing["learner/optimizer_steps"] == 0 and np.isnan(nothing["learner/loss"])
 
 
-ALL_TERMS = LossTerms(
-    correction=Truncated(cap=1.2), kl_coefficient=0.3, kl_estimator="k2", entropy_coefficient=0.1
-)
-
-
 @pytest.fixture
 def engine_with_reference(plain_engine):
     """Engines whose reference is another policy, at a distance from the learner's."""
@@ -244,11 +232,9 @@ def test_recomputed_agrees_with_rollout_when_the_learner_sampled(
         replace(row, rollout_logprobs=logprobs)
         for row, logprobs in zip(rows, old_logprobs(rollout, rows), strict=True)
     ]
-    plain = update_step(rollout, rows, OBJECTIVE)
+    plain = Updater(rollout, Loss(OBJECTIVE)).step(rows)
     origins = [RowOrigin(old_logprobs=old) for old in old_logprobs(recomputed, rows)]
-    found = update_step(
-        recomputed, rows, OBJECTIVE, terms=LossTerms(correction=correction), origins=origins
-    )
+    found = Updater(recomputed, Loss(OBJECTIVE, correction=correction)).step(rows, origins=origins)
     assert found.loss == plain.loss and found.token_sums["cut_share"] == 0
     assert torch.equal(flat(recomputed.gradients), flat(rollout.gradients))
 
@@ -257,7 +243,7 @@ def test_without_coefficients_no_reference_is_asked_for(plain_engine, pack, batc
     [rows] = pack(*batch)
     engine = plain_engine()
     engine.reference_logprobs = None
-    update_step(engine, rows, OBJECTIVE, terms=LossTerms(correction=Band(weigh=False)))
+    Updater(engine, Loss(OBJECTIVE, correction=Band(weigh=False))).step(rows)
 
 
 def test_with_weights_the_terms_without_advantage_are_those_of_all_responses(
@@ -265,12 +251,12 @@ def test_with_weights_the_terms_without_advantage_are_those_of_all_responses(
 ):
     """Over every way in which the thinning can turn out; q = 0 for advantage 0 leaves a bias."""
     groups, selections = [batch[0][0]], [replace(batch[1][0], advantages=np.array([1.0, -1, 0, 0]))]
-    terms = LossTerms(kl_coefficient=0.3, entropy_coefficient=0.1)
+    loss = Loss(OBJECTIVE, kl_coefficient=0.3, entropy_coefficient=0.1)
     engine = engine_with_reference(lr=1e-12)
     gradients = np.zeros((4, 10_000))
     for j in range(4):
         segment = segment_of(groups[0], selections[0], j, num_groups=1)
-        update_step(engine, [collate([segment])], OBJECTIVE, terms=terms)
+        Updater(engine, loss).step([collate([segment])])
         gradients[j] = flat(engine.gradients).double().numpy()[:10_000]
     full = gradients.sum(axis=0)
 
@@ -300,7 +286,7 @@ def test_a_step_whose_loss_scale_was_too_large_is_tried_again(plain_engine, pack
         return step()
 
     engine.step = overflowing
-    found = update_step(engine, rows, OBJECTIVE)
+    found = Updater(engine, Loss(OBJECTIVE)).step(rows)
     assert len(tries) == 3
-    assert found == update_step(plain, rows, OBJECTIVE)
+    assert found == Updater(plain, Loss(OBJECTIVE)).step(rows)
     assert torch.equal(flat(engine.gradients), flat(plain.gradients))

@@ -16,7 +16,7 @@ import torch
 from cost.advantages.types import GroupBatch
 from cost.aggregations import Aggregation
 from learner.corrections import Correction
-from learner.objectives.types import Objective
+from learner.objectives.types import LossInputs, Objective
 from learner.reference import kl_estimates
 from tests.places import PROJECT
 
@@ -108,13 +108,14 @@ def our_loss(
     segment_ids = np.broadcast_to(np.arange(len(batch.mask))[:, None], per_response).reshape(-1)
     loss_weights = np.broadcast_to(weights[:, None], per_response).reshape(-1)
     mask = packed(batch.mask)
-    output = objective.token_losses(
-        row,
-        packed(batch.rollout_logprobs * batch.mask),
-        torch.tensor(advantages),
-        torch.tensor(segment_ids),
-        mask,
+    inputs = LossInputs(
+        learner_logprobs=row,
+        rollout_logprobs=packed(batch.rollout_logprobs * batch.mask),
+        advantages=torch.tensor(advantages),
+        segment_ids=torch.tensor(segment_ids),
+        loss_mask=mask,
     )
+    output = objective.token_losses(inputs)
     divergences = kl_estimates("k3", row, packed(batch.ref_logprobs * batch.mask))
     token_losses = output.token_losses + torch.where(mask, kl_weight * divergences, 0.0)
     loss = (torch.tensor(loss_weights) * token_losses).sum()
@@ -211,10 +212,14 @@ def compare_factors() -> Callable[..., None]:
     def compare_corrections(answer: Any, batch: Batch, correction: Correction) -> None:
         trainer = torch.from_numpy(batch.learner_logprobs).reshape(-1)
         rollout = torch.from_numpy(batch.rollout_logprobs).reshape(-1)
-        nowhere = torch.zeros(len(trainer), dtype=torch.int64)
-        ours = correction.factors(
-            trainer, rollout, torch.zeros(len(trainer)), nowhere, torch.ones(len(trainer)).bool()
+        inputs = LossInputs(
+            learner_logprobs=trainer,
+            rollout_logprobs=rollout,
+            advantages=torch.zeros(len(trainer)),
+            segment_ids=torch.zeros(len(trainer), dtype=torch.int64),
+            loss_mask=torch.ones(len(trainer), dtype=torch.bool),
         )
+        ours = correction.factors(inputs)
         changed = ours != (trainer - rollout).exp()
         assert changed.any()
         assert not changed.all()

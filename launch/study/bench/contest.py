@@ -20,10 +20,12 @@ from learner.batch import MicroBatch, Segment, collate
 from learner.config import LearnerConfig
 from learner.engine import StepOutcome
 from learner.logprobs import PackedPolicy
+from learner.loss import Loss
+from learner.numerics import Numerics
 from learner.objectives.types import Objective
 from learner.partition import Work, plan_rows
 from learner.policy import load_policy
-from learner.update import update_step
+from learner.update import Updater
 
 
 class GradientEngine:
@@ -34,7 +36,6 @@ class GradientEngine:
     def __init__(self, policy: PackedPolicy, device: torch.device) -> None:
         self._policy = policy
         self.device = device
-        self.temperature = policy.temperature
         self.gradient: Tensor = torch.zeros(0)
         """The latest step's gradient, all parameters one after the other."""
 
@@ -47,18 +48,6 @@ class GradientEngine:
 
     def reference_logprobs(self, row: MicroBatch) -> Tensor:
         """See `learner.engine.Engine`; the losses timed here have no reference."""
-        raise NotImplementedError
-
-    def hidden_states(self, row: MicroBatch) -> Tensor:
-        """See `learner.engine.Engine`; the steps timed here mask no tokens."""
-        raise NotImplementedError
-
-    def head_weight(self) -> Tensor:
-        """See `hidden_states`."""
-        raise NotImplementedError
-
-    def head_change(self, gradient: Tensor) -> Tensor:
-        """See `hidden_states`."""
         raise NotImplementedError
 
     def agree(self, value: bool) -> bool:
@@ -93,9 +82,7 @@ class Setting:
     learner: LearnerConfig
     objective: Objective
     model_path: str
-    dtype: str
-    float32_head: bool
-    temperature: float
+    numerics: Numerics
     seed: int
     work: Work
     """What a token takes of the model."""
@@ -107,21 +94,17 @@ class Setting:
             learner=config.learner,
             objective=config.objective,
             model_path=config.model.path,
-            dtype=config.model.dtype,
-            float32_head=config.model.float32_head,
-            temperature=config.rollout.temperature,
+            numerics=config.numerics,
             seed=config.seed,
             work=Work.of_model(config.model.path),
         )
 
     def policy(self, device: torch.device) -> PackedPolicy:
         """Load a policy as the learner does."""
-        model: Any = load_policy(
-            self.model_path, self.learner, self.dtype, float32_head=self.float32_head
-        )
+        model: Any = load_policy(self.model_path, self.learner, self.numerics)
         return PackedPolicy(
             model.to(device),
-            self.temperature,
+            self.numerics.temperature,
             logits_chunk_tokens=self.learner.logits_chunk_tokens,
         )
 
@@ -133,8 +116,8 @@ class Contest:
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self._setting, self._workload = setting, workload
         policy = setting.policy(device)
-        self._objective = setting.objective
         self.engine = GradientEngine(policy, device)
+        self._updater = Updater(self.engine, Loss(setting.objective))
         model: Any = policy.model
         segments = workload.segments(
             vocabulary=model.config.vocab_size,
@@ -163,7 +146,7 @@ class Contest:
 
     def packed(self, rows: Sequence[MicroBatch]) -> Tensor:
         """Run the learner's own step over packed rows; returns the gradient."""
-        update_step(self.engine, rows, self._objective)
+        self._updater.step(rows)
         return self.engine.gradient
 
 

@@ -65,12 +65,7 @@ def bench_gradient_norms(
     torch.set_num_threads(config.learner.num_threads)
     workload = workload.within(Work.of_model(config.model.path), MOST_WORK)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model: Any = load_policy(
-        config.model.path,
-        config.learner,
-        config.model.dtype,
-        float32_head=config.model.float32_head,
-    )
+    model: Any = load_policy(config.model.path, config.learner, config.numerics)
     # Where the matrix is tied, autograd must tell its two uses apart.
     model.lm_head.weight = nn.Parameter(model.lm_head.weight.detach().clone())
     policy = PackedPolicy(model.to(device), config.rollout.temperature)

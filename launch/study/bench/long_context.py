@@ -26,6 +26,7 @@ from launch.study.bench.contest import MOST_WORK
 from learner.chunked import ChunkedPolicy
 from learner.config import LearnerConfig
 from learner.logprobs import PackedPolicy
+from learner.numerics import Numerics
 from learner.partition import Work
 from learner.policy import load_policy
 
@@ -67,12 +68,11 @@ class Measured:
 
 def measure(
     path: str,
-    dtype: str,
+    numerics: Numerics,
     contestant: str,
     row: LongRow,
     repetitions: int,
     budget_bytes: float = math.inf,
-    float32_head: bool = False,
 ) -> dict[int, Measured]:
     """Double the length until budget or time is passed, in this process, which should be fresh.
 
@@ -80,23 +80,22 @@ def measure(
 
     Args:
         path: Local folder of the model.
-        dtype: Of its weights.
+        numerics: Of the policy.
         contestant: One of `CONTESTANTS`.
         row: Lengths and time.
         repetitions: Passes at each length, at least 1; slow ones are not repeated.
         budget_bytes: A contestant goes no further once it has passed this.
-        float32_head: Whether logits are computed in float32, whatever the dtype.
 
     Returns:
         By length. All tokens but the first are in the loss.
     """
     config = LearnerConfig(gradient_checkpointing=contestant == "checkpointed")
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    model: Any = load_policy(path, config, dtype, float32_head=float32_head)
+    model: Any = load_policy(path, config, numerics)
     model.to(device)
-    policy: PackedPolicy = PackedPolicy(model, 1.0)
+    policy: PackedPolicy = PackedPolicy(model, numerics.temperature)
     if contestant == "chunked":
-        policy = ChunkedPolicy(model, 1.0, chunk_tokens=row.chunk_tokens)
+        policy = ChunkedPolicy(model, numerics.temperature, chunk_tokens=row.chunk_tokens)
     rng = np.random.default_rng(row.longest)
     vocabulary = model.get_input_embeddings().weight.shape[0]
     token_ids = torch.from_numpy(rng.integers(0, vocabulary, row.longest)).to(device)
@@ -147,7 +146,7 @@ def bench_long_context(
     """Double the length for each contestant until it passes the budget or is too slow.
 
     Args:
-        config: Gives model and dtype.
+        config: Gives model and numerics.
         row: Lengths and time.
         repetitions: Passes of which the fastest counts.
         warm_ups: Further ones.
@@ -162,8 +161,8 @@ def bench_long_context(
     context = multiprocessing.get_context("spawn")
     for contestant in CONTESTANTS:
         settings = (
-            config.model.path, config.model.dtype, contestant, row, repetitions + warm_ups,
-            budget_bytes, config.model.float32_head,
+            config.model.path, config.numerics, contestant, row, repetitions + warm_ups,
+            budget_bytes,
         )  # fmt: skip
         with context.Pool(1) as pool:
             found[contestant] = pool.apply(measure, settings)

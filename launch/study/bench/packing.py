@@ -1,6 +1,6 @@
 """Packed rows against padded ones.
 
-    packed:  responses -> plan_rows -> rows [T] -> update_step, prompts repeated
+    packed:  responses -> plan_rows -> rows [T] -> Updater.step, prompts repeated
     padded:  batches of 8 in the given order -> [8, T_longest] with an attention mask
 
 The packed side also computes entropies and metrics, as a run does; the padded side does not.
@@ -21,6 +21,7 @@ from launch.study.bench.contest import MOST_WORK, Contest, GradientEngine, Setti
 from launch.study.bench.throughput import device_name, throughput
 from launch.study.bench.workload import Workload
 from learner.batch import Segment, collate
+from learner.objectives.types import LossInputs
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,14 +103,17 @@ class PaddedContest(Contest):
     def padded(self) -> Tensor:
         """Run the same step over the padded batches; returns the gradient."""
         for index, batch in enumerate(self.batches):
-            logprobs = padded_logprobs(self._padded_model, batch, self._setting.temperature)
-            output = self._objective.token_losses(
-                logprobs.flatten(),
-                batch.rollout_logprobs.flatten(),
-                batch.advantages.flatten(),
-                batch.segment_ids.flatten(),
-                batch.loss_mask.flatten(),
+            logprobs = padded_logprobs(
+                self._padded_model, batch, self._setting.numerics.temperature
             )
+            inputs = LossInputs(
+                learner_logprobs=logprobs.flatten(),
+                rollout_logprobs=batch.rollout_logprobs.flatten(),
+                advantages=batch.advantages.flatten(),
+                segment_ids=batch.segment_ids.flatten(),
+                loss_mask=batch.loss_mask.flatten(),
+            )
+            output = self._setting.objective.token_losses(inputs)
             loss = (batch.loss_weights.flatten() * output.token_losses).sum()
             self._padded_engine.backward(loss, boundary=index == len(self.batches) - 1)
         self._padded_engine.step()
@@ -138,7 +142,7 @@ def bench_packed(
             setting.work,
             found["median_seconds"],
             device=device_name(),
-            dtype=setting.dtype,
+            dtype=setting.numerics.dtype,
         ),
         "row_tokens": row_tokens,
         "num_rows": len(rows),

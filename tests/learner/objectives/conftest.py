@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from learner.objectives.types import Objective, ObjectiveOutput
+from learner.objectives.types import LossInputs, Objective, ObjectiveOutput
 
 RATIOS = (0.01, 0.05, 0.5, 0.79, 0.81, 1.0, 1.19, 1.21, 1.27, 1.29, 2.0, 4.9, 5.1, 9.0, 11.0, 40.0)
 GRID = [(r, a) for r in RATIOS for a in (-1.5, 0.0, 2.0)]
@@ -35,13 +35,14 @@ def run() -> Callable[..., tuple[ObjectiveOutput, Tensor]]:
         rollout = torch.tensor(probabilities or [0.3] * size, dtype=torch.float64).log()
         learner = rollout + torch.tensor(ratios, dtype=torch.float64).log()
         learner.requires_grad_()
-        output = objective.token_losses(
-            learner,
-            rollout,
-            torch.tensor(advantages, dtype=torch.float64),
-            torch.tensor(segment_ids or range(size)),
-            torch.tensor(loss_mask or [True] * size),
+        inputs = LossInputs(
+            learner_logprobs=learner,
+            rollout_logprobs=rollout,
+            advantages=torch.tensor(advantages, dtype=torch.float64),
+            segment_ids=torch.tensor(segment_ids or range(size)),
+            loss_mask=torch.tensor(loss_mask or [True] * size),
         )
+        output = objective.token_losses(inputs)
         (gradient,) = torch.autograd.grad(output.token_losses.sum(), learner)
         return output, gradient
 

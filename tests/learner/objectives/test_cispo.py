@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from learner.objectives.cispo import Cispo
+from learner.objectives.types import LossInputs
 
 
 @pytest.mark.parametrize(
@@ -21,8 +22,14 @@ def test_gradient_factor_is_the_clipped_ratio(gradient_factors, objective):
 def test_the_weight_has_no_gradient():
     """A second derivative would show one: d/dl of -sg(w) A l is -w A, which is constant."""
     learner = torch.tensor([-0.5], dtype=torch.float64, requires_grad=True)
-    arguments = (torch.tensor([-1.0]), torch.ones(1), torch.zeros(1).long(), torch.ones(1).bool())
-    loss = Cispo().token_losses(learner, *arguments).token_losses.sum()
+    inputs = LossInputs(
+        learner_logprobs=learner,
+        rollout_logprobs=torch.tensor([-1.0]),
+        advantages=torch.ones(1),
+        segment_ids=torch.zeros(1, dtype=torch.int64),
+        loss_mask=torch.ones(1, dtype=torch.bool),
+    )
+    loss = Cispo().token_losses(inputs).token_losses.sum()
     (gradient,) = torch.autograd.grad(loss, learner, create_graph=True)
     assert gradient.item() == pytest.approx(-math.exp(0.5))
     assert not gradient.requires_grad

@@ -6,6 +6,18 @@ import pytest
 import torch
 
 from learner.objectives.ratios import run_means, segment_ratios, token_ratios, turns
+from learner.objectives.types import LossInputs
+
+
+def one_response(learner, rollout):
+    size = len(learner)
+    return LossInputs(
+        learner_logprobs=learner,
+        rollout_logprobs=rollout,
+        advantages=torch.ones(size),
+        segment_ids=torch.zeros(size, dtype=torch.int64),
+        loss_mask=torch.ones(size, dtype=torch.bool),
+    )
 
 
 def test_a_ratio_beyond_e20_is_held_there():
@@ -35,8 +47,7 @@ def test_the_mean_ratio_stays_in_log_space():
     """The product of 2000 ratios overflows; its 2000th root does not."""
     size = 2000
     learner, rollout = torch.full((size,), 3.0), torch.zeros(size)
-    segments = torch.zeros(size, dtype=torch.int64)
-    ratios = segment_ratios(learner, rollout, segments, torch.ones(size, dtype=torch.bool))
+    ratios = segment_ratios(one_response(learner, rollout))
     assert ratios.tolist() == pytest.approx([math.exp(3.0)] * size, rel=1e-5)
 
 
@@ -46,7 +57,6 @@ def test_a_sequence_ratio_near_one_keeps_its_digits():
     log_ratios = torch.randn(30_000, generator=generator, dtype=torch.float64) * 0.05
     rollout = -torch.rand(30_000, generator=generator, dtype=torch.float64) * 8
     learner = (rollout + log_ratios).float()
-    rows = (rollout.float(), torch.zeros(30_000, dtype=torch.int64))
-    ratio = segment_ratios(learner, *rows, torch.ones(30_000, dtype=torch.bool))[0].item()
+    ratio = segment_ratios(one_response(learner, rollout.float()))[0].item()
     exact = (learner.double() - rollout.float().double()).mean().exp().item()
     assert ratio == pytest.approx(exact, abs=2e-7)

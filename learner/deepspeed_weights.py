@@ -1,0 +1,138 @@
+"""The weights of a policy that DeepSpeed trains, whole: to publish, to save and to disturb.
+
+Under ZeRO-3 each rank holds a part of every weight, so that all ranks must take part in all of it.
+"""
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from learner import lora
+from learner.checkpoint import save_checkpoint
+
+if TYPE_CHECKING:
+    from learner.deepspeed_engine import DeepSpeedEngine
+
+DISTURBANCE = 0.05
+"""Standard deviation of the noise in adapters, see `DeepSpeedWeights.disturb`."""
+
+
+class DeepSpeedWeights:
+    """What others are given of a policy: its weights, adapters merged, and its adapters.
+
+    Args:
+        engine: It has loaded its model, and attached the adapters.
+    """
+
+    def __init__(self, engine: "DeepSpeedEngine") -> None:
+        self._engine = engine
+        self._weights = list(lora.weights_of(engine.model))
+        self._undisturbed: list[Tensor] = []
+
+    def metadata(self) -> list[tuple[str, torch.dtype, tuple[int, ...]]]:
+        """Name, dtype and full shape of every weight in the order of `full`."""
+        return [
+            (weight.name, weight.parameter.dtype, _whole_shape(weight.parameter))
+            for weight in self._weights
+        ]
+
+    def full(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield every weight, whole, by its Hugging Face name; all ranks must iterate together.
+
+        Adapters are merged into the weights that they change. A tensor is only valid until the next
+        one is asked for. Tied weights come once, under the embedding's name.
+        """
+        for weight in self._weights:
+            with self._engine.whole(weight.parts):
+                yield weight.name, weight.merged()
+
+    @torch.no_grad()
+    def disturb(self) -> None:
+        """Change everything that is published, so that engines that miss a part of it stand out.
+
+        Weights are halved, which is exact. Of adapters that are published by themselves, B is
+        replaced by noise: at the start of a run it is zero. The optimiser's own copies stay as they
+        are: `restore` before the next step.
+        """
+        if not self._engine.config.lora.published_rank:
+            self._scale_weights(0.5)
+            return
+        # On every rank the same, so that what ranks hold alike stays alike.
+        generator = torch.Generator().manual_seed(0)
+        for own in self._published_adapters():
+            self._undisturbed.append(own.clone())
+            own.copy_(DISTURBANCE * torch.randn(own.shape, generator=generator))
+
+    @torch.no_grad()
+    def restore(self) -> None:
+        """Undo `disturb`, to the bit."""
+        if not self._engine.config.lora.published_rank:
+            self._scale_weights(2.0)
+            return
+        for own, before in zip(self._published_adapters(), self._undisturbed, strict=True):
+            own.copy_(before)
+        self._undisturbed = []
+
+    def _published_adapters(self) -> list[Tensor]:
+        """What this rank holds of every adapter's B."""
+        halves = [weight.b for weight in self._weights if weight.b is not None]
+        return [_own_share(half) for half in halves]
+
+    def _scale_weights(self, factor: float) -> None:
+        for weight in self._weights:
+            # An adapter's change is a product: one of its two halves.
+            for part in (weight.parameter, weight.b):
+                if part is not None:
+                    _own_share(part).mul_(factor)
+
+    def save(self, path: Path, tokenizer_path: Path | None = None) -> None:
+        """Write the policy as a Hugging Face checkpoint; all ranks must call it, rank 0 writes.
+
+        Adapters are merged into it, and stand by themselves in its subfolder `adapter`.
+        """
+        weights = {}
+        for name, tensor in self.full():
+            if self._engine.rank == 0:
+                weights[name] = tensor.to("cpu", copy=True)
+        adapter = self.adapter_tensors()
+        if self._engine.rank == 0:
+            write_adapter = None
+            if self._engine.adapted is not None:
+                write_adapter = partial(lora.save_adapter, self._engine.adapted, adapter)
+            save_checkpoint(self._engine.model, weights, path, tokenizer_path, write_adapter)
+        # Nobody reads the checkpoint before it is there.
+        self._engine.agree(True)
+
+    def adapter_files(self) -> dict[str, bytes]:
+        """Adapters as peft's files, content by name, on rank 0; every rank must ask."""
+        adapter = self.adapter_tensors()
+        if self._engine.rank:
+            return {}
+        assert self._engine.adapted is not None, "there are no adapters"
+        return lora.adapter_files(self._engine.adapted, adapter)
+
+    def adapter_tensors(self) -> dict[str, Tensor]:
+        """Whole adapter tensors on the CPU by parameter name, on rank 0; every rank must ask."""
+        tensors: dict[str, Tensor] = {}
+        if self._engine.adapted is None:
+            return tensors
+        for name, parameter in self._engine.model.named_parameters():
+            if parameter.requires_grad:
+                with self._engine.whole([parameter]):
+                    if self._engine.rank == 0:
+                        tensors[name] = parameter.detach().to("cpu", copy=True)
+        return tensors
+
+
+def _own_share(parameter: torch.nn.Parameter) -> Tensor:
+    """What this rank holds of a parameter: under ZeRO-3 a part, which lies outside of it."""
+    share: Tensor = getattr(parameter, "ds_tensor", parameter).data
+    return share
+
+
+def _whole_shape(parameter: torch.nn.Parameter) -> tuple[int, ...]:
+    return tuple(getattr(parameter, "ds_shape", parameter.shape))

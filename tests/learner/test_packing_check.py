@@ -1,0 +1,34 @@
+"""Models that packed rows would get wrong are noticed before they train."""
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM
+
+from learner import attention
+from learner.logprobs import PackedPolicy
+from learner.packing_check import check_packing
+from tests.learner.architectures import small_model
+
+REFUSED = {
+    "gpt2": "does not call attention as packed rows need it",
+    "opt": "OPTForCausalLM does not score packed rows as it scores single sequences",
+    "gemma2": "plain scores .*got softcap",
+    "gpt_oss": "plain scores .*got s_aux",
+    "mamba": "MambaForCausalLM does not score packed rows",
+    "bloom": "BloomForCausalLM does not score packed rows",
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_models_that_packing_would_get_wrong_are_refused_at_start(name):
+    with pytest.raises(ValueError, match=r"^model\.path: .*" + REFUSED[name]):
+        check_packing(PackedPolicy(small_model(name), 1.0))
+
+
+def test_attention_that_knows_no_shared_prompts_is_noticed(model_paths):
+    model = AutoModelForCausalLM.from_pretrained(model_paths[False], dtype=torch.float32)
+    with pytest.raises(ValueError, match="does not score packed rows"):
+        check_packing(PackedPolicy(model, 1.0))
+    model.set_attn_implementation(attention.register())
+    check_packing(PackedPolicy(model, 1.0))
+    assert model.config._attn_implementation == attention.NAME
