@@ -34,7 +34,7 @@ class EvaluationResult:
     pass_rate_stderr: float
     k: int
     pass_at_k: float
-    """Over the prompts with at least k usable rewards; NaN if there is none."""
+    """Mean over the prompts with at least k usable rewards; NaN if there is none."""
     pass_at_k_stderr: float
     length_mean: float
     """Mean over prompts of the mean response length, tokens."""
@@ -48,7 +48,7 @@ class EvaluationResult:
 
 
 def pass_at_k(num_responses: int, num_successes: int, k: int) -> float:
-    """Chance that k of the responses, drawn without replacement, hold a success.
+    """Return the chance that k of the responses, drawn without replacement, hold a success.
 
     Raises:
         ValueError: If there are fewer than k responses, where no unbiased estimate exists.
@@ -71,7 +71,7 @@ class PromptOutcome:
 
     @property
     def rate(self) -> float:
-        """Share of the scored responses that passed; there must be one."""
+        """Share of the scored responses that passed; at least one must have been scored."""
         return self.num_passed / self.num_scored
 
 

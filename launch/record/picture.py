@@ -24,7 +24,7 @@ BLUE, ORANGE, GREEN, RED, PURPLE, GREY = (
 )
 MOST_POINTS = 4000
 TITLE_PAD = 22
-"""Points between title and data: room for a legend."""
+"""Points between title and data, which leave room for a legend."""
 STYLE: dict[Any, Any] = {
     "font.size": 9.5,
     "axes.titlesize": 11,
@@ -87,10 +87,10 @@ def draw_picture(
 
 
 def smoothed(values: FloatArray, decay: float = 0.85) -> FloatArray:
-    """Average over the past with exponentially falling weights; NaN is skipped.
+    """Return [T] averages over the past with exponentially falling weights; NaN is skipped.
 
     Args:
-        values: [T]
+        values: [T] values in the order of time.
         decay: Weight of the step before, in [0, 1).
     """
     out = np.full(len(values), math.nan)

@@ -29,7 +29,7 @@ TOKENS = ("generated", "selectable", "trained")
 
 
 class Progress:
-    """Progress of a run; one `update` a step, then `close`."""
+    """Shows how far a run is; it takes one `update` a step, then `close`."""
 
     def __init__(
         self,
@@ -74,7 +74,7 @@ class Progress:
 
     @property
     def seconds_left(self) -> float:
-        """Expected seconds to the end of the run; NaN before the first step."""
+        """Seconds that the rest of the run is expected to take; NaN before the first step."""
         return self._pace.left(self._num_steps - self._step, self._clock())
 
     def _line(self) -> str:
@@ -144,7 +144,7 @@ class Progress:
 
 
 class Pace:
-    """Smoothed seconds per step, and from them the time left."""
+    """Smooths the seconds of the steps, and tells from them the time left."""
 
     def __init__(self, now: float, smoothing: float = 0.8) -> None:
         self._smoothing = smoothing
@@ -155,7 +155,7 @@ class Pace:
         """Seconds of the last step."""
 
     def tick(self, now: float, phases: Sequence[float | None] = ()) -> None:
-        """A step ends now.
+        """Take in that a step ends now.
 
         Args:
             now: On any clock, seconds.
@@ -169,14 +169,14 @@ class Pace:
         self._mass = self._smoothing * self._mass + (1 - self._smoothing)
 
     def left(self, num_steps: int, now: float) -> float:
-        """Expected seconds of so many more steps, the running one's elapsed time taken off."""
+        """Return the expected seconds of so many steps, less what the running one has taken."""
         if not self._mass:
             return math.nan
         return max(0.0, num_steps * self._sum / self._mass - (now - self._tick))
 
 
 class Startup:
-    """Status of the parts that start; several may be open at once.
+    """Shows which parts of a system start; several may be open at once.
 
     Example:
         with startup.part("engines"): ...

@@ -39,9 +39,9 @@ class Estimate:
     """A mean with the half width of its 95% interval, Student's t."""
 
     mean: float
-    """NaN of nothing."""
+    """Mean of the values; NaN without one."""
     half_width: float
-    """NaN with fewer than two values."""
+    """Half the width of the interval; NaN with fewer than two values."""
     count: int
 
     @classmethod
@@ -134,13 +134,13 @@ def signed_ranks(differences: FloatArray) -> FloatArray:
 
 
 def sign_flip_p(scores: FloatArray, seed: int = 0) -> float:
-    """Two-sided p of the sum of scores when the sign of each is a fair coin.
+    """Return the two-sided p of the sum of scores when the sign of each is a fair coin.
 
     Exact up to `MOST_ENUMERATED` scores that are not zero. Beyond, patterns are drawn, the observed
     one among them, which keeps the test valid (Phipson and Smyth 2010, arXiv:1603.05766).
 
     Args:
-        scores: [n]
+        scores: [n] differences or their signed ranks.
         seed: Of the drawn patterns.
     """
     scores = scores[scores != 0]

@@ -15,9 +15,9 @@ class StepResult:
     groups: list[GroupRef]
     """The members of the batch, in draw order, exploring ones last."""
     selections: list[Selection]
-    """Of the last pass."""
+    """What the last pass trained on, in the same order."""
     metrics: dict[str, float]
-    """From the learners and the publish, with `loop/..._seconds`."""
+    """Metrics of the learners and of the publish, with `loop/..._seconds`."""
 
     @property
     def reports(self) -> list[LengthReport]:

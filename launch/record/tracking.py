@@ -21,10 +21,10 @@ from launch.record.run_folder import CELLS, METRICS, SAMPLES
 from launch.record.summary import json_ready
 
 LONGEST_TAG = 64
-"""Characters; wandb refuses longer ones."""
+"""Most characters of a tag; wandb refuses longer ones."""
 MOST_ROWS = 64
 MOST_CHARACTERS = 20_000
-"""Of a table of samples at wandb, whose pages grow slow with large ones."""
+"""Most of a table of samples at wandb, whose pages grow slow with large ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +82,7 @@ class Sample:
 
 
 class OpenTracker(Protocol):
-    """A tracker at work."""
+    """A tracker at work, which holds files or connections."""
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Take the metrics of one step."""
@@ -98,7 +98,7 @@ class OpenTracker(Protocol):
 
 
 class Tracker(Protocol):
-    """The plug."""
+    """The setting of a tracker, which opens it for a run."""
 
     def open(self, run: RunInfo) -> OpenTracker:
         """Start tracking a run."""

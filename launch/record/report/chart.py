@@ -23,7 +23,7 @@ from launch.record.report.runs import Run
 RUN_COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE, "#1f9aa5", "#a3872a", "#c4609b", "#6b7f2a", GREY)
 DASHES = ("solid", "dot", "dash")
 MOST_RAW = 2
-"""Runs up to which values are drawn as they are, behind the smoothed ones."""
+"""Number of runs up to which values are also drawn as they are, behind the smoothed ones."""
 MOST_POINTS = 1500
 MOST_BLOCKS = 400
 Z95 = 1.959963984540054
@@ -44,7 +44,7 @@ class Chart:
     """One chart with its words; without a figure it was not recorded."""
 
     key: str
-    """Identifier in the page."""
+    """What the chart is called in the page's markup."""
     title: str
     note: str
     figure: go.Figure | None
@@ -62,12 +62,12 @@ class Section:
 
 
 def run_colour(index: int) -> str:
-    """Colour of a run; they come round again after the tenth."""
+    """Return the colour of a run; colours come round again after the tenth."""
     return RUN_COLOURS[index % len(RUN_COLOURS)]
 
 
 def axes(runs: Sequence[Run]) -> list[dict[str, list[float]]]:
-    """What lines may be drawn over, by run: `step`, `tokens` generated so far, `seconds`."""
+    """Return by run what lines may be drawn over: `step`, `tokens` so far, `seconds`."""
     return [
         {key: rounded(values[shown_steps(len(run.steps))]) for key, values in axes_of(run).items()}
         for run in runs
@@ -75,7 +75,7 @@ def axes(runs: Sequence[Run]) -> list[dict[str, list[float]]]:
 
 
 def axes_of(run: Run) -> dict[str, FloatArray]:
-    """What a run's lines may be drawn over, a value a step."""
+    """Return what a run's lines may be drawn over, each [T], a value a step."""
     return {
         "step": run.steps,
         "tokens": run.metrics["cost/generated_tokens"],
@@ -84,7 +84,7 @@ def axes_of(run: Run) -> dict[str, FloatArray]:
 
 
 def shown_steps(num_steps: int) -> np.ndarray:
-    """Positions of the steps that lines show: all, or evenly spread with both ends."""
+    """Return the positions of the steps that lines show: all, or evenly spread with both ends."""
     return np.unique(np.linspace(0, num_steps - 1, min(num_steps, MOST_POINTS)).round().astype(int))
 
 
@@ -99,9 +99,20 @@ def lines(
     smooth: bool = True,
     metrics: Sequence[Mapping[str, FloatArray]] | None = None,
 ) -> go.Figure | None:
-    """Metrics over steps, as they are and smoothed; None if no run has any.
+    """Draw metrics over steps, as they are and smoothed.
 
-    They are the runs' own unless `metrics` gives others.
+    Args:
+        runs: At least one.
+        series: The metrics; with several runs they are told apart by dashes.
+        unit: Of the y axis.
+        from_zero: Whether the y axis begins at zero.
+        log: Whether it is logarithmic; values that are not positive are left out.
+        steps: Whether values are drawn as stairs, and not smoothed.
+        smooth: Whether to smooth.
+        metrics: By run and key [T], in place of the runs' own.
+
+    Returns:
+        The figure; None if no run has any of the metrics.
     """
     columns = [
         (index, number, each, of_run[each.key])
@@ -204,17 +215,17 @@ def _legend_entry(label: str, dash: str) -> go.Scatter:
 
 
 def trace_name(run: Run, label: str, several: bool, num_series: int) -> str:
-    """Plotly reads names as markup."""
+    """Return what a trace is called, escaped, since plotly reads names as markup."""
     if not several:
         return escape(label)
     return escape(run.name) + (f", {escape(label)}" if num_series > 1 else "")
 
 
 def spread(count: int, most: int) -> Iterator[int]:
-    """Take positions of `count`, at most so many, evenly spread with both ends."""
+    """Return positions of `count`, `most` at most, evenly spread with both ends."""
     return iter(np.unique(np.linspace(0, count - 1, min(count, most)).round().astype(int)).tolist())
 
 
 def rounded(values: FloatArray) -> list[float]:
-    """Short numbers: six digits are more than a screen shows."""
+    """Return the values to six digits, which are more than a screen shows."""
     return [float(f"{value:.6g}") for value in values]

@@ -10,7 +10,7 @@ from launch.record.report.times import time_charts
 
 
 def sections(runs: Sequence[Run]) -> list[Section]:
-    """Everything the page draws, what a reader wants first coming first."""
+    """Return everything the page draws; what a reader wants first comes first."""
     return [
         Section("learning", "Learning", "", learning_charts(runs)),
         Section(

@@ -31,7 +31,7 @@ from launch.record.text import seconds_text, share_text
 MOST_GROUPS = 12
 """Sample groups of a run that the page shows."""
 MOST_CHARACTERS = 6000
-"""Of a prompt or response; the rest is in samples.jsonl."""
+"""Length at which a prompt or response is cut; the rest is in samples.jsonl."""
 
 
 def page_html(runs: Sequence[Run]) -> str:

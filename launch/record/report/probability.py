@@ -19,7 +19,7 @@ MOST_MAPS = 40
 
 
 def without_cells(runs: Sequence[Run]) -> str:
-    """Say which runs have no charts here; empty if all have."""
+    """Return a sentence on the runs that have no charts here; empty if all have."""
     names = [escape(run.name) for run in runs if not run.cells]
     return f" Not recorded (no cells.jsonl): {', '.join(names)}." if names else ""
 

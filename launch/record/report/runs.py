@@ -57,7 +57,7 @@ class HeldOut:
     positions: IntArray
     """[M] position of the step after which it was measured; -1 before the first."""
     rates: FloatArray
-    """[M] in [0, 1]."""
+    """[M] pass rates in [0, 1]."""
     errors: FloatArray
     """[M] standard errors over prompts; 0 where unknown."""
 
@@ -67,23 +67,23 @@ class Run:
     """One run, as its folder tells."""
 
     name: str
-    """Different for every run of a page."""
+    """What the page calls the run, different for every run of a page."""
     config: Mapping[str, Any]
     summary: Mapping[str, Any]
     metrics: Mapping[str, FloatArray]
-    """[T] each, T at least 1, in step order; NaN where a step lacks the metric."""
+    """By key [T] values, T at least 1, in step order; NaN where a step lacks the metric."""
     samples: Sequence[Mapping[str, Any]]
     cells: Sequence[StepCells]
-    """In step order; empty where they were not recorded."""
+    """Where draws went, in step order; empty where it was not recorded."""
 
     @property
     def steps(self) -> FloatArray:
-        """[T] numbers of the steps."""
+        """The numbers [T] of the steps."""
         return self.metrics["step"]
 
     @property
     def held_out(self) -> "HeldOut":
-        """What was measured before, on the way and after."""
+        """The pass rates that were measured before, on the way and after."""
         rates, errors = (
             np.concatenate(
                 [

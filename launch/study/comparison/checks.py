@@ -74,7 +74,7 @@ def require_own_folder(config: CompareConfig, folder: Path) -> None:
 
 
 def plan_content(config: CompareConfig) -> dict[str, Any]:
-    """Return what `comparison.yaml` says."""
+    """Return the content of `comparison.yaml`: the configuration without its folder."""
     content = asdict(config)
     content.pop("run_dir")
     return content

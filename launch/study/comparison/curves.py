@@ -45,7 +45,7 @@ class Curve:
     """One run: what it had spent after each step, and how good it was then."""
 
     spent: Mapping[str, FloatArray]
-    """By axis [S], rising."""
+    """By axis [S] what had been spent, rising."""
     training: FloatArray
     """[S] design-weighted mean reward of the responses of each step, by the policy before it; NaN
     for a step without one."""
@@ -65,9 +65,9 @@ class Band:
     """An arm's mean curve with a 95% band."""
 
     spent: FloatArray
-    """[G]"""
+    """[G] points of the grid."""
     mean: FloatArray
-    """[G] NaN beyond the shortest run."""
+    """[G] mean over seeds; NaN beyond the shortest run."""
     low: FloatArray
     high: FloatArray
 
@@ -77,10 +77,10 @@ class Reach:
     """What an arm's mean curve first spends to reach a level, with a 95% interval."""
 
     spent: float
-    """Infinite if it does not get there."""
+    """Where the mean curve arrives; infinite if it does not get there."""
     low: float
     high: float
-    """Infinite if too many resamples do not get there."""
+    """Upper end of the interval; infinite if too many resamples do not get there."""
     share: float
     """Share of the resamples that get there, in [0, 1]."""
 
@@ -115,7 +115,7 @@ def curve_of(
 
 
 def evaluated(curves: Sequence[Curve]) -> bool:
-    """Whether every run was evaluated on the way, beside start and end."""
+    """Return whether every run was evaluated on the way, beside start and end."""
     return all(curve.num_evaluations >= 2 for curve in curves)
 
 
@@ -125,7 +125,7 @@ def on_grid(curve: Curve, axis: str, grid: FloatArray, held_out: bool, width: fl
     Args:
         curve: The run.
         axis: A key of `AXES`.
-        grid: [G] rising.
+        grid: [G] points, rising.
         held_out: Whether to take the evaluations or the training rewards.
         width: Of the smoothing of training rewards, in units of the axis, positive.
     """
@@ -150,7 +150,7 @@ def local_linear(x: FloatArray, y: FloatArray, grid: FloatArray, width: float) -
     Args:
         x: [S] places.
         y: [S] values; those of a straight line are given back exactly.
-        grid: [G]
+        grid: [G] points.
         width: Deviation of the Gaussian weights, positive.
     """
     away = x[None, :] - grid[:, None]
@@ -227,9 +227,9 @@ def first_reach(grid: FloatArray, quality: FloatArray, level: float) -> float:
     """Return where a curve first reaches a level, between points of the grid; else infinity.
 
     Args:
-        grid: [G] rising.
-        quality: [G] NaN where unknown.
-        level: To reach.
+        grid: [G] points, rising.
+        quality: [G] quality at the points; NaN where it is unknown.
+        level: The quality to reach.
     """
     there = np.flatnonzero(quality >= level - 1e-12)
     if not len(there):

@@ -24,11 +24,11 @@ class Row:
 
     arm: str
     pass_rate: Estimate
-    """Held out, after the run, at the temperature of the evaluation."""
+    """Held-out pass@1 after the run, at the temperature of the evaluation."""
     paired: Paired | None
     """The pass rate against the first arm's, over the seeds both have; None for the first."""
     sentence: str
-    """What that shows, in words."""
+    """What the paired difference shows, in words."""
     pass_at_k: Estimate
     greedy: Estimate
     length: Estimate
@@ -38,18 +38,18 @@ class Row:
     selectable_tokens: Estimate
     trained_tokens: Estimate
     seconds: Estimate
-    """Of waiting, learning and publishing, without evaluations, saves and starts."""
+    """Seconds of waiting, learning and publishing, without evaluations, saves and starts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Everything a reader is told."""
+    """Everything that a reader of a comparison is told."""
 
     name: str
     axis: str
     amount: float
     k: int
-    """Of pass@k."""
+    """The k of pass@k."""
     start: Mapping[str, Any] | None
     """Held-out results before any training, of `summary.json`; None if not measured."""
     rows: Sequence[Row]
@@ -72,10 +72,10 @@ def find(
 
     Args:
         name: Of the comparison.
-        axis: Of the budget.
-        amount: Of the budget.
-        runs: By arm and seed; the first arm is the baseline.
-        k: Of pass@k.
+        axis: What the budget counts, a key of `AXES`.
+        amount: How much of it a run may spend.
+        runs: The finished runs; the first arm is the baseline.
+        k: The k of pass@k.
         background: Whether evaluations on the way went on beside training.
     """
     curves = {arm: {seed: run.curve for seed, run in own.items()} for arm, own in runs.items()}

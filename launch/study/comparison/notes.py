@@ -11,9 +11,9 @@ def notes(runs: Runs, axis: str, amount: float, *, held_out: bool, background: b
     """Return what must be known, a sentence or two each.
 
     Args:
-        runs: That have finished.
-        axis: Of the budget.
-        amount: Of the budget.
+        runs: The finished runs.
+        axis: What the budget counts.
+        amount: How much of it a run may spend.
         held_out: Whether the curves are of evaluations on the way, else of training rewards.
         background: Whether those went on beside training.
     """

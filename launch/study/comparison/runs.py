@@ -16,16 +16,16 @@ class FinishedRun:
     curve: Curve
 
     def spent(self, axis: str) -> float:
-        """What the whole run took of an axis."""
+        """Return what the whole run took of an axis."""
         return float(self.curve.spent[axis][-1])
 
 
 Runs = Mapping[str, Mapping[int, FinishedRun]]
-"""By arm and seed; the first arm is the baseline."""
+"""Finished runs by arm and seed; the first arm is the baseline."""
 
 
 def reweighted(runs: Runs) -> list[str]:
-    """Arms whose draws, thinning or aggregation change the uniform objective."""
+    """Return the arms whose draws, thinning or aggregation change the uniform objective."""
     return [
         arm
         for arm, own in runs.items()
@@ -34,6 +34,6 @@ def reweighted(runs: Runs) -> list[str]:
 
 
 def incomparable(runs: Runs) -> list[str]:
-    """Arms whose training reward need not estimate what the baseline's does."""
+    """Return the arms whose training reward need not estimate what the baseline's does."""
     others = reweighted(runs)
     return [] if next(iter(runs)) in others else others
