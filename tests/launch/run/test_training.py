@@ -26,18 +26,19 @@ NUM_PROMPTS = 6
 class FakeScheduler:
     """Draws 16 tickets a batch, of two responses each."""
 
-    async def draw(self, batch, folded_batches):
+    async def draw(self, batch, folded, gradient_norms):
         ids = tuple(range(16 * batch, 16 * batch + 16))
         tickets = [Ticket(i, i % NUM_PROMPTS, 2, 0.1, 1.0, 8) for i in ids]
         return Draw(tickets, ids, (), False)
 
-    async def spend(self, batch, engine_seconds, learner_seconds):
-        assert engine_seconds >= 0 and learner_seconds >= 0
+    async def learned(self, batch, feedback):
+        assert feedback.engine_seconds >= 0 and feedback.learner_seconds >= 0
 
-    async def select(self, batch, reports, epoch, progress, penalties):
-        assert [r.ticket_id // 16 for r in reports] == [batch] * 16
+    async def select(self, batch, attempts, epoch, progress, penalties):
+        assert attempts == [0] * 16
         one = np.ones(2)
-        return [Selection(r.ticket_id, one > 0, one, one, one) for r in reports]
+        ids = range(16 * batch, 16 * batch + 16)
+        return [Selection(ticket_id, one > 0, one, one, one) for ticket_id in ids]
 
     async def call(self, method):
         if method == "metrics":
