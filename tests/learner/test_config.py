@@ -4,10 +4,12 @@ import re
 
 import pytest
 
-from learner.config import LearnerConfig, ReferenceConfig, RejectedShares
+from learner.config import LearnerConfig
 from learner.corrections import Band, OffPolicyMask, SequenceMask, Truncated
+from learner.curvature_config import RejectedShares
 from learner.lora import LoraConfig
 from learner.optimizers import AdamW, Sgd
+from learner.reference_config import ReferenceConfig
 
 
 @pytest.mark.parametrize(
