@@ -146,6 +146,18 @@ def attend(
             "(one row, position ids, no mask, no dropout); choose another architecture, got "
             f"{len(query)} rows, dropout {dropout}"
         )
+    _check_scores(module, is_causal, others)
+    layout, mask = _remembered(position_ids, query)
+    if sliding_window is not None and layout.longest_context > sliding_window:
+        raise ValueError(
+            "model.max_model_len must not exceed the model's sliding attention window of "
+            f"{sliding_window} tokens, got a segment of {layout.longest_context}"
+        )
+    out = _attend_pieces(layout, mask, query, key, value, scaling)
+    return torch.cat(out, 2).transpose(1, 2).contiguous(), None
+
+
+def _check_scores(module: torch.nn.Module, is_causal: bool | None, others: dict[str, Any]) -> None:
     causal = getattr(module, "is_causal", True) if is_causal is None else is_causal
     refused = [name for name in _REFUSED if others.get(name) is not None]
     if refused or not causal:
@@ -154,12 +166,17 @@ def attend(
             "packed rows; choose another architecture, got "
             + (", ".join(refused) if refused else "is_causal False")
         )
-    layout, mask = _remembered(position_ids, query)
-    if sliding_window is not None and layout.longest_context > sliding_window:
-        raise ValueError(
-            "model.max_model_len must not exceed the model's sliding attention window of "
-            f"{sliding_window} tokens, got a segment of {layout.longest_context}"
-        )
+
+
+def _attend_pieces(
+    layout: Layout,
+    mask: Tensor | None,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scaling: float | None,
+) -> list[Tensor]:
+    """Attention [1, H, t, D] of each piece of t tokens, to its prefix and itself."""
     # Splitting, unlike slicing, has a gradient that is written once.
     queries, keys, values = (torch.split(t, list(layout.sizes), 2) for t in (query, key, value))
     out = []
@@ -181,7 +198,7 @@ def attend(
         out.append(
             scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scaling, enable_gqa=True)
         )
-    return torch.cat(out, 2).transpose(1, 2).contiguous(), None
+    return out
 
 
 def _remembered(position_ids: Tensor, query: Tensor) -> tuple[Layout, Tensor | None]:

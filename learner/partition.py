@@ -1,91 +1,17 @@
-"""How a batch is cut up: groups into optimiser steps, responses into rows, rows onto ranks.
+"""How responses are packed into rows, and rows shared out among ranks.
 
-    P groups --split_groups--> one part per optimiser step --plan_rows--> rows per rank
-
-The cut into optimiser steps is random and looks at nothing but the number of groups, so it is
-independent of the thinning; each part divides its loss by its own number of groups, empty groups
-included. Exploring groups join the parts and do not count in them. Rows are cut by length alone:
-which row a response lands in does not change its gradient. Responses to one prompt share its copy
-within a row, so they are kept together where they fit.
+Rows are cut by length alone: which row a response lands in does not change its gradient. Responses
+to one prompt share its copy within a row, so they are kept together where they fit.
 """
 
 import heapq
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-
-import numpy as np
-import numpy.typing as npt
 
 from cost.prices.flops import FlopsPrice
 
 _EVEN_ENOUGH = 0.005
 """Ranks are level when the most work of one is within this share of the mean."""
-
-Row = tuple[tuple[int, int], ...]
-"""The responses of one packed row, each as (position of its group in the batch, response index)."""
-
-
-@dataclass(frozen=True, slots=True)
-class MinibatchPlan:
-    """What one rank does in one optimiser step."""
-
-    num_groups: int
-    """Groups of this optimiser step over all ranks, empty groups included and exploring ones not:
-    the estimator's P."""
-    rows: tuple[Row, ...]
-    """Rows of this rank; every rank has the same number, an empty row is padding."""
-    work: float = 0.0
-    """Of the rows, in the unit of `Work`."""
-
-
-def split_groups(
-    num_groups: int, num_minibatches: int, rng: np.random.Generator
-) -> list[npt.NDArray[np.int64]]:
-    """Partition a batch's groups at random into one part per optimiser step.
-
-    Args:
-        num_groups: Groups in the batch, empty ones included.
-        num_minibatches: Parts; their sizes differ by at most one.
-        rng: Must not depend on anything the groups contain.
-
-    Returns:
-        One sorted [P_m] int64 array of group positions per part; together every position once.
-
-    Raises:
-        ValueError: If there are fewer groups than parts.
-    """
-    if not 1 <= num_minibatches <= num_groups:
-        raise ValueError(
-            f"learner.num_minibatches must be between 1 and the {num_groups} groups of a batch, "
-            f"got {num_minibatches!r}"
-        )
-    order = rng.permutation(num_groups)
-    return [np.sort(part).astype(np.int64) for part in np.array_split(order, num_minibatches)]
-
-
-def join_groups(
-    parts: Sequence[npt.NDArray[np.int64]],
-    exploring: npt.NDArray[np.int64],
-    rng: np.random.Generator,
-) -> list[npt.NDArray[np.int64]]:
-    """Let exploring groups join the parts, each that of another plain group picked at random.
-
-    A part has an exploring group with the same probability as any plain one, its share of the plain
-    groups: dividing both by the part's number of plain groups makes both means, over the cuts,
-    those of the whole batch, however few exploring groups there are.
-
-    Args:
-        parts: Positions of plain groups, one array a part.
-        exploring: [E] positions of exploring groups, at most as many as plain ones.
-        rng: Must not depend on anything the groups contain.
-
-    Returns:
-        The parts with the exploring groups behind their own.
-    """
-    sizes = np.array([len(part) for part in parts], dtype=np.int64)
-    hosts = rng.permutation(np.repeat(np.arange(len(parts)), sizes))[: len(exploring)]
-    return [np.concatenate([part, exploring[hosts == m]]) for m, part in enumerate(parts)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,13 +262,3 @@ def work_of_rows(
             size = prompts[item][1]
             total += work.of_response(size, lengths[item] - size)
     return total
-
-
-def rank_balance(steps: Sequence[Sequence[MinibatchPlan]]) -> float:
-    """Mean over largest work of a rank, in (0, 1], over the plans of all ranks in each step.
-
-    1 is even; NaN without work.
-    """
-    total = sum(plan.work for ranks in steps for plan in ranks)
-    largest = sum(max(plan.work for plan in ranks) * len(ranks) for ranks in steps)
-    return total / largest if largest else math.nan

@@ -8,7 +8,6 @@ ranks go through the same number of rows, so that their collectives meet.
 
 import asyncio
 import time
-import zlib
 from collections import Counter
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
@@ -18,21 +17,12 @@ import numpy.typing as npt
 import ray
 
 from cost.types import Selection
+from learner.batch_plan import BatchPlanner, Row, rank_balance
 from learner.config import LearnerConfig
 from learner.gradient_norms import check_layer
 from learner.numerics import Numerics
 from learner.objectives.types import Objective
-from learner.partition import (
-    TOKENS,
-    MinibatchPlan,
-    Row,
-    Work,
-    join_groups,
-    plan_rows,
-    rank_balance,
-    split_groups,
-    work_of_rows,
-)
+from learner.partition import TOKENS, Work
 from learner.update import StepSums, merge_sums
 from learner.worker import LearnerWorker
 from rollout.types import GroupRef
@@ -144,7 +134,7 @@ class LearnerTeam:
             DivergedError: If too many steps in a row were not finite.
         """
         started = time.monotonic()
-        plans = self._plan(groups, selections, step=step, epoch=epoch)
+        plans = self._planner().plan(groups, selections, step=step, epoch=epoch)
         busy = [ranks for ranks in plans if ranks[0].rows]
         calls: list[Awaitable[list[StepSums]]] = []
         for rank, worker in enumerate(self.workers):
@@ -162,56 +152,8 @@ class LearnerTeam:
         self._count_skipped(steps)
         return metrics
 
-    def _plan(
-        self, groups: Sequence[GroupRef], selections: Sequence[Selection], *, step: int, epoch: int
-    ) -> list[list[MinibatchPlan]]:
-        """Per optimiser step, the plan of every rank."""
-        tickets = [group.report.ticket_id for group in groups]
-        if tickets != [selection.ticket_id for selection in selections]:
-            raise ValueError(
-                "selections must be the groups' own, in the same order, "
-                f"got {[selection.ticket_id for selection in selections]!r}"
-            )
-        stream = zlib.crc32(b"learner.partition")
-        rng = np.random.default_rng([self._seed, stream, step, epoch])
-        plans = []
-        exploring = np.array([selection.exploring for selection in selections], dtype=np.bool_)
-        plain = np.flatnonzero(~exploring)
-        # A batch that was filtered may have fewer groups than there are optimiser steps, or none.
-        num_parts = min(self._config.num_minibatches, len(plain))
-        parts = split_groups(len(plain), num_parts, rng) if num_parts else []
-        joined = join_groups([plain[part] for part in parts], np.flatnonzero(exploring), rng)
-        for part, num_groups in zip(joined, map(len, parts), strict=True):
-            kept = [
-                (int(k), int(j))
-                for k in part
-                for j in np.flatnonzero(selections[k].keep & (selections[k].weight > 0))
-            ]
-            lengths = [
-                groups[k].report.prompt_tokens + int(groups[k].report.lengths[j]) for k, j in kept
-            ]
-            prompts = [
-                (k if self._config.shares_prefixes else item, groups[k].report.prompt_tokens)
-                for item, (k, _) in enumerate(kept)
-            ]
-            per_rank = plan_rows(
-                lengths,
-                len(self.workers),
-                self._config.row_tokens,
-                prompts=prompts,
-                work=self._work,
-            )
-            plans.append(
-                [
-                    MinibatchPlan(
-                        num_groups=num_groups,
-                        rows=tuple(tuple(kept[item] for item in row) for row in rows),
-                        work=work_of_rows(rows, lengths, prompts=prompts, work=self._work),
-                    )
-                    for rows in per_rank
-                ]
-            )
-        return plans
+    def _planner(self) -> BatchPlanner:
+        return BatchPlanner(self._config, len(self.workers), self._seed, self._work)
 
     def _count_skipped(self, steps: Sequence[Sequence[StepSums]]) -> None:
         for ranks in steps:
@@ -275,19 +217,10 @@ class LearnerTeam:
         what: str,
     ) -> list[npt.NDArray[np.float64]]:
         """Have the workers compute a number for every response; [n] per group."""
-        responses = [
-            (k, j) for k, group in enumerate(groups) for j in range(group.report.num_responses)
-        ]
         values = [np.zeros(group.report.num_responses) for group in groups]
-        if not responses:
+        plans = self._planner().plan_all(groups)
+        if not plans[0]:
             return values
-        lengths = [
-            groups[k].report.prompt_tokens + int(groups[k].report.lengths[j]) for k, j in responses
-        ]
-        plans = [
-            [tuple(responses[item] for item in row) for row in rows]
-            for rows in plan_rows(lengths, len(self.workers), self._config.row_tokens)
-        ]
         calls = [
             ask(worker, _needed(groups, rows), rows)
             for worker, rows in zip(self.workers, plans, strict=True)

@@ -29,12 +29,13 @@ token-level thinning the mask looks at the tokens that are left.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from learner.batch import PADDING_SEGMENT, MicroBatch
+from learner.curvature_config import RejectedShares
 from learner.engine import Engine
 from learner.objectives.curvature import (
     curvature_moments,
@@ -42,9 +43,6 @@ from learner.objectives.curvature import (
     thresholds,
     token_changes,
 )
-
-if TYPE_CHECKING:
-    from learner.config import RejectedShares
 
 
 def top_tokens(scores: Tensor, loss_weights: Tensor, share: float) -> tuple[float, float]:
@@ -146,7 +144,7 @@ class WithinCurvature:
     engine: Engine
     head: OutputHead
     """Of the engine's policy."""
-    shares: "RejectedShares"
+    shares: RejectedShares
     """Of the step's loss tokens of all ranks whose weight is not 0; the same on all ranks."""
 
     @torch.no_grad()

@@ -8,7 +8,7 @@ of rows, or the ranks wait for each other until the deadline.
 import gc
 import os
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,18 +19,19 @@ import ray
 import torch
 
 from cost.types import Selection
-from learner.batch import MicroBatch, Segment, collate, segment_of
+from learner.batch import MicroBatch
+from learner.batch_plan import MinibatchPlan, Row
 from learner.config import LearnerConfig
 from learner.deepspeed_engine import DeepSpeedEngine
 from learner.deepspeed_head import DeepSpeedHead
+from learner.layout import lay_out
 from learner.loss import Loss, RowOrigin
 from learner.numerics import Numerics
 from learner.objectives.types import Objective
-from learner.partition import MinibatchPlan, Row, plan_rows
-from learner.reference import response_kl
+from learner.scoring import response_divergences, sequence_logprobs, unscored_row
 from learner.token_masks import TopTokens, WithinCurvature
 from learner.update import StepHook, StepSums, Updater, old_logprobs
-from rollout.types import Group, Trajectory
+from rollout.types import Group
 
 if TYPE_CHECKING:
     from learner.publisher import Publisher
@@ -152,7 +153,10 @@ class LearnerWorker:
             This rank's sums, one per plan.
         """
         fetched = self._fetch(groups, [row for plan in plans for row in plan.rows])
-        steps = [self._pack(fetched, selections, plan, version) for plan in plans]
+        steps = [
+            lay_out(fetched, selections, plan, version, shared_prefix=self._config.shares_prefixes)
+            for plan in plans
+        ]
         if self._config.behaviour == "recomputed":
             # All of the pass, before its first step changes the policy.
             steps = [(rows, self._recomputed(rows, origins)) for rows, origins in steps]
@@ -161,34 +165,6 @@ class LearnerWorker:
         hooks = (TopTokens(self.engine, share), *self._hooks)
         assert self._updater is not None, "connect() comes first"
         return [self._updater.step(rows, origins, hooks) for rows, origins in steps]
-
-    def _pack(
-        self,
-        groups: Mapping[int, Group],
-        selections: Sequence[Selection],
-        plan: MinibatchPlan,
-        version: int,
-    ) -> tuple[list[MicroBatch], list[RowOrigin]]:
-        """Lay out the rows of one optimiser step."""
-
-        def pack(row: Row) -> MicroBatch:
-            return collate(
-                [
-                    segment_of(groups[k], selections[k], j, num_groups=plan.num_groups)
-                    for k, j in row
-                ],
-                shared_prefix=self._config.shares_prefixes,
-            )
-
-        def origin(row: Row) -> RowOrigin:
-            parts = [token_staleness(groups[k].trajectories[j], version) for k, j in row]
-            exploring = [selections[k].exploring for k, _ in row]
-            return RowOrigin(
-                staleness=torch.from_numpy(np.concatenate(parts)) if parts else None,
-                exploring=torch.tensor(exploring) if any(exploring) else None,
-            )
-
-        return [pack(row) for row in plan.rows], [origin(row) for row in plan.rows]
 
     def _recomputed(
         self, rows: Sequence[MicroBatch], origins: Sequence[RowOrigin]
@@ -215,16 +191,9 @@ class LearnerWorker:
             Per row [S] float64, its responses' norms in order.
         """
         fetched = self._fetch(groups, rows)
-
-        def segment(k: int, j: int) -> Segment:
-            group, trajectory = fetched[k], fetched[k].trajectories[j]
-            return _unscored_segment(
-                group.prompt.token_ids, trajectory.token_ids, trajectory.loss_mask
-            )
-
         norms: list[npt.NDArray[np.float64]] = []
         for items in rows:
-            row = collate([segment(k, j) for k, j in items]).to(self.engine.device)
+            row = unscored_row(fetched, items).to(self.engine.device)
             norms.append(self.engine.gradient_norms(row, layer).numpy())
         return norms
 
@@ -241,29 +210,7 @@ class LearnerWorker:
             Per row [S] float64, its responses' divergences in order, nats.
         """
         fetched = self._fetch(groups, rows)
-        found: list[npt.NDArray[np.float64]] = []
-        for items in rows:
-            played = [(fetched[k].prompt, fetched[k].trajectories[j]) for k, j in items]
-            segments = [
-                _unscored_segment(prompt.token_ids, trajectory.token_ids, trajectory.loss_mask)
-                for prompt, trajectory in played
-            ]
-            row = collate(segments)
-            # For padding too: under ZeRO-3 the ranks may share out what the reference is made of.
-            ref_logprobs = self.engine.reference_logprobs(row.to(self.engine.device)).cpu()
-            if not played:
-                found.append(np.zeros(0))
-                continue
-            sampled = [
-                trajectory.rollout_logprobs[trajectory.loss_mask] for _, trajectory in played
-            ]
-            kl = response_kl(
-                torch.from_numpy(np.concatenate(sampled)),
-                ref_logprobs[row.loss_mask],
-                torch.tensor([len(logprobs) for logprobs in sampled]),
-            )
-            found.append(kl.numpy())
-        return found
+        return [response_divergences(self.engine, fetched, row) for row in rows]
 
     def _fetch(
         self, refs: Sequence["ray.ObjectRef[Group] | None"], rows: Sequence[Row]
@@ -288,22 +235,7 @@ class LearnerWorker:
         Returns:
             [T] float32 log-probabilities per response, at the sampling temperature.
         """
-        segments = [
-            _unscored_segment(prompt, response, np.ones(len(np.asarray(response)), np.bool_))
-            for prompt, response in sequences
-        ]
-        lengths = [len(segment.token_ids) for segment in segments]
-        row_tokens = max([self._config.row_tokens, *lengths])
-        scores: dict[int, npt.NDArray[np.float32]] = {}
-        for items in plan_rows(lengths, 1, row_tokens)[0]:
-            row = collate([segments[item] for item in items]).to(self.engine.device)
-            with torch.no_grad():
-                logprobs = self.engine.logprobs(row)[0].cpu().numpy()
-            ends = np.cumsum([lengths[item] for item in items])
-            for item, end in zip(items, ends, strict=True):
-                length = int(segments[item].loss_mask.sum())
-                scores[item] = logprobs[end - length : end]
-        return [scores[item] for item in range(len(segments))]
+        return sequence_logprobs(self.engine, sequences, self._config.row_tokens)
 
     def connect_engines(
         self,
@@ -346,26 +278,3 @@ class LearnerWorker:
         self.engine.weights.save(
             Path(path), None if tokenizer_path is None else Path(tokenizer_path)
         )
-
-
-def token_staleness(trajectory: Trajectory, version: int) -> npt.NDArray[np.int64]:
-    """Return [K] a version minus those that made a trajectory's loss tokens."""
-    staleness = np.zeros(len(trajectory.token_ids), np.int64)
-    for span in trajectory.version_spans:
-        staleness[span.start : span.end] = version - span.version
-    return staleness[trajectory.loss_mask]
-
-
-def _unscored_segment(
-    prompt: npt.ArrayLike, response: npt.ArrayLike, loss_mask: npt.NDArray[np.bool_]
-) -> Segment:
-    """Lay a response [T] out behind its prompt; the mask [T] is the response's."""
-    token_ids = np.concatenate([np.asarray(prompt), np.asarray(response)]).astype(np.int64)
-    num_prompt_tokens = len(token_ids) - len(loss_mask)
-    return Segment(
-        token_ids=token_ids,
-        loss_mask=np.concatenate([np.zeros(num_prompt_tokens, np.bool_), loss_mask]),
-        rollout_logprobs=np.zeros(len(token_ids), np.float32),
-        advantage=0.0,
-        loss_weight=0.0,
-    )

@@ -28,13 +28,11 @@ tokens at the peak and less than 2% later, so thresholds are set from quantiles 
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-if TYPE_CHECKING:
-    from learner.config import RejectedShares
+from learner.curvature_config import RejectedShares
 
 _CHUNK_TOKENS = 256
 """Tokens whose logits and changes of logits [V] exist at a time."""
@@ -87,7 +85,7 @@ class CurvatureMask:
         return within & (shift_moment <= self.largest_shift)
 
 
-def thresholds(moment: Tensor, shift_moment: Tensor, shares: "RejectedShares") -> CurvatureMask:
+def thresholds(moment: Tensor, shift_moment: Tensor, shares: RejectedShares) -> CurvatureMask:
     """Set the thresholds so that each leaves out at most its share of the tokens.
 
     Args:

@@ -13,7 +13,8 @@ import torch
 from deepspeed.utils import safe_get_full_grad
 
 from learner import deepspeed_engine
-from learner.config import LearnerConfig, ReferenceConfig, RejectedShares
+from learner.config import LearnerConfig
+from learner.curvature_config import RejectedShares
 from learner.deepspeed_engine import DeepSpeedEngine
 from learner.deepspeed_head import DeepSpeedHead
 from learner.deepspeed_settings import deepspeed_settings
@@ -23,6 +24,7 @@ from learner.loss import Loss
 from learner.numerics import Numerics
 from learner.objectives.clipped_surrogate import ClippedSurrogate
 from learner.optimizers import AdamW
+from learner.reference_config import ReferenceConfig
 from learner.token_masks import WithinCurvature
 from learner.update import Updater
 

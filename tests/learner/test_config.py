@@ -4,8 +4,9 @@ import re
 
 import pytest
 
-from learner.config import LearnerConfig, ReferenceConfig, RejectedShares
+from learner.config import LearnerConfig
 from learner.corrections import Band, OffPolicyMask, SequenceMask, Truncated
+from learner.curvature_config import RejectedShares
 from learner.lora import LoraConfig
 from learner.optimizers import AdamW, Sgd
 
@@ -32,29 +33,6 @@ def test_a_value_outside_its_range_is_refused_by_name(key, value):
     with pytest.raises(ValueError, match=rf"^learner\.{key} .*got ") as error:
         LearnerConfig(**{key: value})
     assert str(error.value).endswith(f"got {value!r}")
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"kl_coefficient": -1.0}, "kl_coefficient must be finite and not negative, got -1.0"),
-        ({"kl_coefficient": float("nan")}, "kl_coefficient must be .*, got nan"),
-        ({"kl_in": "both"}, "kl_in must be loss or reward, got 'both'"),
-        ({"kl_estimator": "k1"}, "kl_estimator must be k2 or k3 with kl_in: loss .* got 'k1'"),
-        ({"kl_estimator": "abs"}, "kl_estimator must be k2 or k3 .* got 'abs'"),
-        ({"kl_in": "reward"}, "kl_estimator must be k1 with kl_in: reward, .* got 'k3'"),
-    ],
-)
-def test_a_reference_that_makes_no_sense_is_refused(settings, message):
-    with pytest.raises(ValueError, match=rf"^learner\.reference\.{message}$"):
-        ReferenceConfig(**settings)
-
-
-def test_the_coefficient_counts_in_one_place():
-    loss = ReferenceConfig(kl_coefficient=0.1)
-    assert (loss.kl_in_loss, loss.kl_in_reward) == (0.1, 0.0)
-    reward = ReferenceConfig(kl_coefficient=0.1, kl_in="reward", kl_estimator="k1")
-    assert (reward.kl_in_loss, reward.kl_in_reward) == (0.0, 0.1)
 
 
 @pytest.mark.parametrize("weighs", [Truncated(), Band()])
@@ -105,15 +83,6 @@ def test_chunks_are_refused_where_they_do_not_work(other):
     [key] = other
     with pytest.raises(ValueError, match=rf"^learner\.{key} must .*learner\.chunk_tokens"):
         LearnerConfig(chunk_tokens=64, **other)
-
-
-@pytest.mark.parametrize("key", ["low", "high", "shift"])
-@pytest.mark.parametrize("value", [-0.1, 1.0, float("nan")])
-def test_shares_of_rejected_tokens_outside_their_range_are_refused(key, value):
-    with pytest.raises(ValueError, match=rf"^learner\.curvature\.{key} .* got {value!r}$"):
-        RejectedShares(**{key: value})
-    with pytest.raises(ValueError, match=r"^learner\.curvature\.low.* less than 1, got 1\.2$"):
-        RejectedShares(low=0.6, shift=0.6)
 
 
 @pytest.mark.parametrize(("key", "value"), [("optimizer", Sgd()), ("lora", LoraConfig(rank=4))])

@@ -16,7 +16,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from learner.batch import collate
-from learner.config import RejectedShares
+from learner.curvature_config import RejectedShares
 from learner.gradient_norms import LAYERS, gradient_norms
 from learner.logprobs import PackedPolicy
 from learner.lora import LoraConfig, attach, weights_of

@@ -12,19 +12,20 @@ from transformers import AutoModelForCausalLM
 
 from cost.types import LengthReport
 from learner.batch import collate, segment_of
-from learner.config import LearnerConfig, ReferenceConfig
+from learner.config import LearnerConfig
 from learner.corrections import Truncated
 from learner.engine import StepOutcome
 from learner.gradient_norms import LAYERS, gradient_norms
+from learner.layout import lay_out
 from learner.logprobs import PackedPolicy
 from learner.lora import LoraConfig
 from learner.loss import Loss, RowOrigin
 from learner.numerics import Numerics
 from learner.objectives.clipped_surrogate import ClippedSurrogate
 from learner.optimizers import AdamW
+from learner.reference_config import ReferenceConfig
 from learner.team import DivergedError, LearnerTeam
 from learner.update import StepSums, Updater, old_logprobs
-from learner.worker import LearnerWorker
 from rollout.types import GroupRef
 from tests.places import PROJECT
 
@@ -159,7 +160,6 @@ def test_the_gradient_is_the_plain_batch_s_and_a_term_of_the_exploring_groups(ba
     # The plain engine knows no shared prompts.
     config = LearnerConfig(row_tokens=64, shared_prefix=False)
     objective, engine = ClippedSurrogate(clip_low=0.01, clip_high=0.01), plain_engine(lr=1e-12)
-    packer = LearnerWorker(0, 1, config, "", objective, Numerics("float32", 1.0))
 
     def train(count):
         worker = FakeWorker()
@@ -167,7 +167,7 @@ def test_the_gradient_is_the_plain_batch_s_and_a_term_of_the_exploring_groups(ba
         mine = selections[:count]
         asyncio.run(LearnerTeam([worker], config, seed=1).update(refs, mine, step=0))
         [(_, [plan])] = worker.calls
-        rows, origins = packer._pack(dict(enumerate(groups)), mine, plan, 0)
+        rows, origins = lay_out(dict(enumerate(groups)), mine, plan, 0, shared_prefix=False)
         sums = Updater(engine, Loss(objective)).step(rows, origins=origins)
         return flat_gradient(engine), sums
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from learner.batch import collate, segment_of
-from learner.config import RejectedShares
+from learner.curvature_config import RejectedShares
 from learner.loss import Loss
 from learner.objectives import ClippedSurrogate, LossInputs
 from learner.token_masks import TopTokens, WithinCurvature, top_tokens

@@ -5,7 +5,8 @@ from types import SimpleNamespace
 import pytest
 
 from learner import worker
-from learner.config import LearnerConfig, RejectedShares
+from learner.config import LearnerConfig
+from learner.curvature_config import RejectedShares
 from learner.numerics import Numerics
 from learner.objectives import ClippedSurrogate
 from learner.token_masks import WithinCurvature

@@ -9,7 +9,8 @@ from typing import Any
 
 from launch.study.bench.workload import Workload
 from learner.batch import collate
-from learner.partition import TOKENS, MinibatchPlan, Work, rank_balance, work_of_rows
+from learner.batch_plan import MinibatchPlan, rank_balance
+from learner.partition import TOKENS, Work, work_of_rows
 
 PLAN_ROW_TOKENS = 4096
 BATCH = Workload(num_responses=512, mean_tokens=300.0, prompt_tokens=(60, 400))

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from learner.config import RejectedShares
+from learner.curvature_config import RejectedShares
 from learner.objectives.curvature import (
     CurvatureMask,
     LogitChanges,
