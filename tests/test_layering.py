@@ -34,7 +34,7 @@ SHELLS = {
     "launch/jobs/server.py": {"ray"},
     "launch/run/system.py": {"ray"},
     "launch/record/tracking.py": {"wandb"},
-    "launch/smollm2.py": {"torch"},
+    "launch/models/smollm2.py": {"torch"},
     "launch/study/bench/rollout.py": {"ray", "vllm"},
     "launch/study/bench/gradient_norms.py": {"torch"},
     "launch/study/bench/contest.py": {"torch"},

@@ -13,7 +13,8 @@ import numpy as np
 from cost.scheduler.actor import SchedulerActor
 from cost.scheduler.config import SchedulerConfig
 from launch.record.metrics import step_metrics
-from launch.run.loop import Plan, StepResult, train
+from launch.record.step import StepResult
+from launch.run.loop import Plan, train
 from launch.study.simulation import clock
 from launch.study.simulation.engine import SimulatedPool
 from launch.study.simulation.learners import SharedCores, SimulatedLearners, SimulatedPublisher
