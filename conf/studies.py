@@ -84,3 +84,18 @@ class SimulateConfig:
             "out must name the file for the fitted profile, and be null without fit",
             self.out,
         )
+
+
+@dataclass(kw_only=True, slots=True)
+class TheoryConfig:
+    """How the theory is held against measurement; see `launch.theory`."""
+
+    seeds: int = 20
+    """Runs of every contestant."""
+    quick: bool = False
+    """Two small data sets and one cost case."""
+    out: str
+    """Folder for theory.json and theory.png; must not exist yet, or be empty."""
+
+    def __post_init__(self) -> None:
+        require(self.seeds >= 2, "seeds must be at least 2", self.seeds)
