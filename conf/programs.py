@@ -12,7 +12,7 @@ from hydra.core.config_store import ConfigStore
 
 from conf.models import SmolLM2Config, WarmStartConfig
 from conf.schema import EvaluateConfig, RunConfig, require
-from conf.studies import SimulateConfig, TheoryConfig
+from conf.studies import SimulateConfig, TheoryConfig, VarianceConfig
 
 BUDGET_AXES = ("generated_tokens", "trained_tokens", "seconds", "steps")
 
@@ -222,4 +222,5 @@ def register() -> None:
     store.store(name="dashboard_schema", node=DashboardConfig)
     store.store(name="smollm2_schema", node=SmolLM2Config)
     store.store(name="theory_schema", node=TheoryConfig)
+    store.store(name="variance_schema", node=VarianceConfig)
     store.store(name="warmstart_schema", node=WarmStartConfig)

@@ -1,5 +1,6 @@
 """The typed shape of the configurations of studies: what is simulated or measured about runs."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -99,3 +100,61 @@ class TheoryConfig:
 
     def __post_init__(self) -> None:
         require(self.seeds >= 2, "seeds must be at least 2", self.seeds)
+
+
+AGGREGATIONS = ("constant_length", "sequence_mean")
+"""Members of conf/aggregation under which the variance of thinning is measured."""
+
+
+@dataclass(kw_only=True, slots=True)
+class ProbedModelConfig:
+    """The model whose gradients are taken."""
+
+    path: str
+    """Hugging Face folder."""
+
+
+@dataclass(kw_only=True, slots=True)
+class VarianceConfig:
+    """What a measurement of thinning's variance samples; see `launch.variance`."""
+
+    model: ProbedModelConfig
+    task: Any
+    """Plug: where prompts are from."""
+    held_out: Any
+    """The same again, for rewards that ask for it."""
+    reward: Any
+    aggregations: list[str] = field(default_factory=lambda: [*AGGREGATIONS])
+    budgets: list[float] = field(default_factory=lambda: [0.3, 0.5, 0.7])
+    """Shares of the tokens to keep, in (0, 1]."""
+    num_batches: int = 6
+    num_prompts: int = 16
+    """Groups in a batch."""
+    group_size: int = 8
+    """Responses to a prompt."""
+    max_tokens: int = 256
+    """Of a response."""
+    temperature: float = 1.0
+    seed: int = 0
+    unbiased_only: bool = False
+    """Leave PODS and D3S out, to save memory."""
+    out: str | None = None
+    """File for the figures as JSON, in a folder that exists."""
+
+    def __post_init__(self) -> None:
+        require_plug("task", self.task, "prompts")
+        require_plug("reward", self.reward, "score")
+        require(
+            len(self.aggregations) > 0 and set(self.aggregations) <= set(AGGREGATIONS),
+            f"aggregations must be some of {AGGREGATIONS}",
+            self.aggregations,
+        )
+        require(
+            len(self.budgets) > 0 and all(0 < budget <= 1 for budget in self.budgets),
+            "budgets must lie in (0, 1]",
+            self.budgets,
+        )
+        for key in ("num_batches", "num_prompts", "max_tokens"):
+            require(getattr(self, key) >= 1, f"{key} must be at least 1", getattr(self, key))
+        require(self.group_size >= 2, "group_size must be at least 2", self.group_size)
+        require(0 < self.temperature < math.inf, "temperature must be positive", self.temperature)
