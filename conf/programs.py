@@ -12,7 +12,7 @@ from hydra.core.config_store import ConfigStore
 
 from conf.models import SmolLM2Config, WarmStartConfig
 from conf.schema import EvaluateConfig, RunConfig, require
-from conf.studies import SimulateConfig, TheoryConfig, VarianceConfig
+from conf.studies import SimulateConfig, TheoryConfig, VarianceConfig, bench_schema
 
 BUDGET_AXES = ("generated_tokens", "trained_tokens", "seconds", "steps")
 
@@ -221,6 +221,7 @@ def register() -> None:
     store.store(name="submit_schema", node=SubmitConfig)
     store.store(name="dashboard_schema", node=DashboardConfig)
     store.store(name="smollm2_schema", node=SmolLM2Config)
+    store.store(name="bench_schema", node=bench_schema())
     store.store(name="theory_schema", node=TheoryConfig)
     store.store(name="variance_schema", node=VarianceConfig)
     store.store(name="warmstart_schema", node=WarmStartConfig)

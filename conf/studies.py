@@ -1,10 +1,12 @@
 """The typed shape of the configurations of studies: what is simulated or measured about runs."""
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
-from conf.schema import require, require_plug
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from conf.schema import RunConfig, require, require_plug
 from cost.scheduler.config import SchedulerConfig
 
 
@@ -158,3 +160,52 @@ class VarianceConfig:
             require(getattr(self, key) >= 1, f"{key} must be at least 1", getattr(self, key))
         require(self.group_size >= 2, "group_size must be at least 2", self.group_size)
         require(0 < self.temperature < math.inf, "temperature must be positive", self.temperature)
+
+
+BENCHES = {
+    "rollout": ("rollout",),
+    "publish": ("publish",),
+    "startup": ("startup",),
+    "learner": ("learner", "gradient_norms", "long_context"),
+    "gradient_norms": ("gradient_norms",),
+    "cost": ("cost",),
+    "long_context": ("long_context",),
+    "all": ("startup", "rollout", "publish", "learner", "gradient_norms", "cost"),
+}
+"""What a user names, and the benches that are run for it."""
+
+
+@dataclass(kw_only=True, slots=True)
+class BenchConfig(RunConfig):
+    """A run of which parts are measured, and how; see `launch.bench`."""
+
+    benches: list[str] = field(default_factory=lambda: ["all"])
+    """Keys of `BENCHES`."""
+    repetitions: int = 9
+    """Measured turns of each contestant."""
+    warm_ups: int = 2
+    """Turns before them that do not count."""
+
+    def __post_init__(self) -> None:
+        RunConfig.__post_init__(self)
+        for name in self.benches:
+            require(name in BENCHES, f"benches must be some of {', '.join(BENCHES)}", name)
+        require(len(self.benches) > 0, "benches must name at least one", self.benches)
+        require(self.repetitions >= 1, "repetitions must be at least 1", self.repetitions)
+        require(self.warm_ups >= 0, "warm_ups must not be negative", self.warm_ups)
+
+    def expanded(self) -> set[str]:
+        """Return the benches to run."""
+        return {bench for name in self.benches for bench in BENCHES[name]}
+
+
+def bench_schema() -> DictConfig:
+    """Return the schema of conf/bench.yaml, to be laid over a whole conf/train.yaml.
+
+    What describes the run is missing in it, or the defaults of `RunConfig` would undo what the
+    training configuration and its experiment say.
+    """
+    schema: DictConfig = OmegaConf.structured(BenchConfig)
+    for each in fields(RunConfig):
+        schema[each.name] = MISSING
+    return schema
