@@ -1,18 +1,19 @@
-"""The typed shape of the configurations of comparisons, simulations and submissions.
+"""The typed shape of the configurations of programs that are no single run, and all schemas' names.
 
-See `conf.schema`, whose dataclasses describe single runs.
+`conf.schema` describes single runs, `conf.studies` what is measured about them, `conf.models` how
+policies are made.
 """
 
 import math
 import re
 from dataclasses import dataclass, field
-from typing import Any
 
 from hydra.core.config_store import ConfigStore
 
-from conf.checks import ProfilePlug, require, require_plug
+from conf.checks import require
+from conf.models import SmolLM2Config, WarmStartConfig
 from conf.schema import EvaluateConfig, RunConfig
-from cost.scheduler.config import SchedulerConfig
+from conf.studies import SimulateConfig, TheoryConfig, VarianceConfig, bench_schema
 
 BUDGET_AXES = ("generated_tokens", "trained_tokens", "seconds", "steps")
 
@@ -77,85 +78,6 @@ class CompareConfig:
             self.budget.axis != "steps" or self.budget.amount <= self.max_steps,
             f"budget.amount must not exceed max_steps = {self.max_steps}, or no arm can reach it",
             self.budget.amount,
-        )
-
-
-@dataclass(kw_only=True, slots=True)
-class SimulateConfig:
-    """What a study in simulated time runs; see `launch.simulate`."""
-
-    name: str
-    seed: int = 0
-    run_dir: str
-    """Folder for config and results; must not exist yet, or be empty."""
-    profile: Any
-    """Plug: machine, model and task (launch/study/simulation/profile.py)."""
-    scheduler: SchedulerConfig
-    accelerators: list[int] = field(default_factory=lambda: [1, 4, 16, 64, 256, 1024, 4096])
-    """One row of the study each."""
-    learner_share: float = 0.25
-    """Part of the accelerators for learners, in (0, 1); the rest is for engines."""
-    tickets_per_accelerator: float | None = None
-    """Let the batch grow with the accelerators; None keeps scheduler.tickets_per_step."""
-    num_steps: int = 20
-    """Steps that count; some more are run before and after them."""
-    max_staleness: int = 1
-    num_epochs: int = 1
-    """Passes over a batch."""
-    num_minibatches: int = 1
-    """Optimiser steps in a pass."""
-    prefix_caching: bool = True
-    """Whether engines prefill a group's prompt once."""
-    update_mode: str = "recompute"
-    """What new weights do to running sequences: "recompute" or "keep_kv"."""
-    max_retries: int = 2
-    """Retries of one ticket."""
-    target_pass_rate: float | None = None
-    """Mean pass rate to which steps and hours are extrapolated, by the profile's law."""
-    fit: str | None = None
-    """Folder of a real run: fit a profile to it instead of simulating."""
-    out: str | None = None
-    """File for the fitted profile, such as conf/profile/NAME.yaml."""
-    check: str | None = None
-    """Folder of a real run: predict it instead of simulating a study."""
-
-    def __post_init__(self) -> None:
-        require_plug("profile", self.profile, ProfilePlug)
-        require(
-            len(self.accelerators) >= 1 and min(self.accelerators) >= 1,
-            "accelerators must name at least one number, each at least 1",
-            self.accelerators,
-        )
-        require(
-            self.scheduler.entropy_control is None,
-            "scheduler.entropy_control must be null: what is simulated has no entropy",
-            self.scheduler.entropy_control,
-        )
-        require(0 < self.learner_share < 1, "learner_share must lie in (0, 1)", self.learner_share)
-        for key in ("num_steps", "num_epochs", "num_minibatches"):
-            require(getattr(self, key) >= 1, f"{key} must be at least 1", getattr(self, key))
-        for key in ("max_staleness", "max_retries"):
-            require(getattr(self, key) >= 0, f"{key} must not be negative", getattr(self, key))
-        share = self.tickets_per_accelerator
-        require(
-            share is None or share > 0, "tickets_per_accelerator must be positive or null", share
-        )
-        target = self.target_pass_rate
-        require(
-            target is None or 0 < target < 1,
-            "target_pass_rate must lie in (0, 1) or be null",
-            target,
-        )
-        require(
-            self.update_mode in ("recompute", "keep_kv"),
-            "update_mode must be recompute or keep_kv, which are simulated",
-            self.update_mode,
-        )
-        require(self.fit is None or self.check is None, "check must be null with fit", self.check)
-        require(
-            (self.fit is None) == (self.out is None),
-            "out must name the file for the fitted profile, and be null without fit",
-            self.out,
         )
 
 
@@ -280,6 +202,16 @@ class SubmitConfig:
             )
 
 
+@dataclass(kw_only=True, slots=True)
+class DashboardConfig:
+    """Where the files for Grafana and Prometheus go; see `launch.dashboard`."""
+
+    out: str
+    """Folder for the files."""
+    discovery: str
+    """File in which Ray lists what to scrape, as Prometheus sees it."""
+
+
 def register() -> None:
     """Put the schemas where the YAML's defaults lists find them."""
     store = ConfigStore.instance()
@@ -288,3 +220,9 @@ def register() -> None:
     store.store(name="compare_schema", node=CompareConfig)
     store.store(name="simulate_schema", node=SimulateConfig)
     store.store(name="submit_schema", node=SubmitConfig)
+    store.store(name="dashboard_schema", node=DashboardConfig)
+    store.store(name="smollm2_schema", node=SmolLM2Config)
+    store.store(name="bench_schema", node=bench_schema())
+    store.store(name="theory_schema", node=TheoryConfig)
+    store.store(name="variance_schema", node=VarianceConfig)
+    store.store(name="warmstart_schema", node=WarmStartConfig)

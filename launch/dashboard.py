@@ -1,24 +1,28 @@
-"""Write the files for Grafana and Prometheus: `python -m launch.dashboard --out DIR`."""
+"""Write the files for Grafana and Prometheus: `python -m launch.dashboard out=DIR`."""
 
-import argparse
 from pathlib import Path
 
-from launch.record.dashboard.files import DISCOVERY, write
+import hydra
+from omegaconf import DictConfig
+
+from conf.programs import DashboardConfig, register
+from launch.program import build, run_program, start
+from launch.record.dashboard.files import write
+
+register()
 
 
-def main() -> None:
-    """Write as asked and print the paths."""
-    parser = argparse.ArgumentParser(prog="python -m launch.dashboard", description=__doc__)
-    parser.add_argument("--out", type=Path, required=True, help="folder for the files")
-    parser.add_argument(
-        "--discovery",
-        default=DISCOVERY,
-        help="file in which Ray lists what to scrape, as Prometheus sees it (default: %(default)s)",
-    )
-    arguments = parser.parse_args()
-    for path in write(arguments.out, arguments.discovery):
-        print(path)
+@hydra.main(version_base="1.3", config_path="../conf", config_name="dashboard")
+def main(composed: DictConfig) -> None:
+    """Write as configured and print the paths."""
+
+    def program() -> None:
+        config: DashboardConfig = build(composed)
+        for path in write(Path(config.out), config.discovery):
+            print(path)
+
+    run_program(program)
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -119,15 +119,73 @@ def prepare_run_dir(path: Path, config: DictConfig, program: str) -> Path:
     return path
 
 
-def start(main: Callable[[], None]) -> NoReturn:
+HYDRA_OPTIONS_WITH_VALUE = (
+    "--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn",
+    "--config-dir", "-cd", "--experimental-rerun", "--info", "-i",
+)  # fmt: skip
+
+
+def with_words(arguments: Sequence[str], key: str | None) -> list[str]:
+    """Turn the bare words of a command line into an override of one list key.
+
+    A bare word has no `=`, begins with none of `-`, `+` and `~`, and is no value of an option of
+    hydra's. Words reach the program letter for letter: nothing in them means anything to hydra.
+
+    Example: with_words(["runs/a", "out=x.html", "b c"], "runs") is ["runs=['runs/a','b c']",
+    "out=x.html"].
+
+    Args:
+        arguments: The command line without the program's name.
+        key: The list key that holds the words; None for a program that takes none.
+
+    Raises:
+        UserError: If there are words for a program that takes none.
+    """
+    places = list(_bare_words(arguments))
+    if not places:
+        return list(arguments)
+    words = [arguments[place] for place in places]
+    if key is None:
+        raise UserError(f"settings must be written as KEY=VALUE, got {words[0]!r}")
+    override = f"{key}=[{','.join(_quoted(word) for word in words)}]"
+    first = places[0]
+    rest = [arguments[i] for i in range(first + 1, len(arguments)) if i not in places]
+    return [*arguments[:first], override, *rest]
+
+
+def _bare_words(arguments: Sequence[str]) -> Iterator[int]:
+    for place, argument in enumerate(arguments):
+        is_value = place > 0 and arguments[place - 1] in HYDRA_OPTIONS_WITH_VALUE
+        if "=" not in argument and not argument.startswith(("-", "+", "~")) and not is_value:
+            yield place
+
+
+def _quoted(word: str) -> str:
+    """Quote a word for hydra's grammar, which leaves all but interpolations as they are."""
+    # Backslashes count only before what they could escape.
+    plain = re.sub(r"(\\*)\$\{", r"\1\1\\${", word)
+    plain = re.sub(r"(\\*)'", r"\1\1\\'", plain)
+    trailing = "\\" * (len(plain) - len(plain.rstrip("\\")))
+    return f"'{plain}{trailing}'"
+
+
+def start(main: Callable[[], None], *, words: str | None = None) -> NoReturn:
     """Call a program decorated with `hydra.main`, and put hydra's own refusals into one line.
 
     Hydra prints several lines for a key or group it does not know, and hides the traceback of
     bugs; asked for full errors it raises, and both can be done better here.
+
+    Args:
+        main: The program.
+        words: The list key that the command line's bare words fill, see `with_words`.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
+        sys.argv[1:] = with_words(sys.argv[1:], words)
         main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
     except (HydraException, OmegaConfBaseException) as error:
         print(f"error: {one_line(error)}", file=sys.stderr)
         sys.exit(2)

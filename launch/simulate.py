@@ -21,7 +21,8 @@ import hydra
 import yaml
 from omegaconf import DictConfig
 
-from conf.programs import SimulateConfig, register
+from conf.programs import register
+from conf.studies import SimulateConfig
 from launch.program import UserError, build, prepare_run_dir, run_program, start
 
 if TYPE_CHECKING:

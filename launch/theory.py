@@ -1,280 +1,63 @@
-"""Hold the theory against measurement: `python -m launch.theory [--seeds N] [--quick] [--out DIR]`.
+"""Hold the theory against measurement: `python -m launch.theory [seeds=N] [quick=true] [out=DIR]`.
 
 Logistic regression on data that scikit-learn ships, with unequal costs: cost-aware sampling against
 uniform, norm-only and cost-only sampling. Prints tables, writes theory.json and theory.png.
 """
 
-import argparse
-import dataclasses
 import json
 import sys
-import time
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import hydra
+from omegaconf import DictConfig
 from rich.console import Console
-from rich.table import Table
 
-from launch.program import UserError, run_program
-from launch.record.text import count_text, share_text
-from launch.study.theory.experiments import (
-    BAR,
-    TUNED_SHARE,
-    Comparison,
-    Costs,
-    Dropping,
-    Interval,
-    ProxyError,
-    compare,
-    dropping,
-    wrong_proxies,
-)
-from launch.study.theory.picture import draw_theory
-from launch.study.theory.problems import RADIUS, SHARE_OF_GAP, Case, load_cases
+from conf.programs import register
+from conf.studies import TheoryConfig
+from launch.program import UserError, build, run_program, start
 
 WIDTH = 150
 """Columns of the tables where stdout is not a terminal."""
+register()
 
 
-def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """Read the command line: `seeds`, `out`, `quick`."""
-    parser = argparse.ArgumentParser(
-        prog="python -m launch.theory",
-        description="Cost-aware SGD on real data: measured cost-to-epsilon beside the theory's.",
-    )
-    parser.add_argument("--seeds", type=int, default=20, help="runs of every contestant")
-    parser.add_argument(
-        "--out", type=Path, help="new folder for theory.json and theory.png [runs/theory-TIME]"
-    )
-    parser.add_argument("--quick", action="store_true", help="two small data sets, one cost case")
-    parsed = parser.parse_args(arguments)
-    if parsed.seeds < 2:
-        parser.error(f"--seeds must be at least 2, got {parsed.seeds}")
-    if parsed.out is None:
-        parsed.out = Path(f"runs/theory-{time.strftime('%Y%m%d-%H%M%S')}")
-    return parsed
-
-
-def run(parsed: argparse.Namespace, console: Console) -> None:
+def run(config: TheoryConfig) -> None:
     """Measure, print and write.
 
     Raises:
         UserError: If the folder cannot be used or scikit-learn is missing.
     """
-    _check_free(parsed.out)
-    started = time.perf_counter()
-    cases = load_cases(quick=parsed.quick)
-    comparisons: list[Comparison] = []
-    costs: list[Costs] = []
-    progress = Console(stderr=True)
-    for number, case in enumerate(cases, start=1):
-        progress.print(f"{number}/{len(cases)}  {case.data}, costs {case.cost_case}")
-        found, cost = compare(case, parsed.seeds)
-        comparisons += found
-        costs.append(cost)
-    proxies, dropped = wrong_proxies(cases[0]), dropping(cases[0])
-    seconds = time.perf_counter() - started
+    from launch.study.theory.findings import investigate
+    from launch.study.theory.picture import draw_theory
+    from launch.study.theory.problems import load_cases
+    from launch.study.theory.tables import tables, verdict
 
-    for table in (
-        _variance_table(comparisons, parsed.seeds),
-        _comparison_table(comparisons, parsed.seeds),
-        _cost_table(costs),
-        _proxy_table(proxies, cases[0].data),
-        _dropping_table(dropped, cases[0]),
-    ):
+    out = Path(config.out)
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise UserError(f"out must be a new or empty folder, got {config.out!r}; choose another")
+    progress = Console(stderr=True)
+    found = investigate(load_cases(quick=config.quick), config.seeds, progress.print)
+    console = Console(width=None if sys.stdout.isatty() else WIDTH)
+    for table in tables(found):
         console.print(table)
         console.print()
-    for line in verdict(comparisons):
+    for line in verdict(found.comparisons):
         console.print(line)
-    _write(
-        parsed.out,
-        {
-            "seeds": parsed.seeds,
-            "radius": RADIUS,
-            "epsilon_share_of_gap": SHARE_OF_GAP,
-            "seconds": round(seconds, 1),
-            "comparisons": [dataclasses.asdict(each) for each in comparisons],
-            "costs": [dataclasses.asdict(each) for each in costs],
-            "wrong_proxies": [dataclasses.asdict(each) for each in proxies],
-            "dropping": [dataclasses.asdict(each) for each in dropped],
-        },
-    )
-    draw_theory(comparisons, parsed.out / "theory.png", num_seeds=parsed.seeds)
-    console.print(f"{seconds:.0f} s; theory.json and theory.png are in {parsed.out}", style="dim")
-
-
-def verdict(comparisons: Sequence[Comparison]) -> list[str]:
-    """One line for each of the two agreements that are asked for, and one for the tuned runs."""
-    lines: list[str] = []
-    names = ("cost x variance of the estimate", "cost to epsilon at the bound's own step")
-    for index, name in enumerate(names):
-        off = [abs(each.deviations[index]) for each in comparisons]
-        within = sum(value <= BAR for value in off)
-        lines.append(
-            f"{name}: {within} of {len(off)} ratios within {100 * BAR:.0f}% of the prediction, "
-            f"the furthest {share_text(max(off))} off"
-        )
-    tuned = [(each.tuned, each.predicted) for each in comparisons if each.tuned]
-    cheaper = sum(found.high < 1 for found, _ in tuned)
-    dearer = sum(found.low > 1 for found, _ in tuned)
-    held = sum(found.low <= predicted <= found.high for found, predicted in tuned)
-    lines.append(
-        f"cost to epsilon at each rule's best step: of {len(tuned)} ratios {cheaper} are below 1 "
-        f"with their interval and {dearer} above; {held} intervals hold the prediction (no bar)"
-    )
-    return lines
-
-
-def _variance_table(comparisons: Sequence[Comparison], num_seeds: int) -> Table:
-    table = _table(
-        "Cost x variance of the gradient estimate at the minimiser, cost-aware over a baseline",
-        f"Probabilities from the exact norms there. {num_seeds} seeds, 95% bootstrap intervals; "
-        "off: measured over predicted, less 1.",
-        ("data, costs", "baseline"),
-        ("predicted", "measured", "off"),
-    )
-    for label, each in _labelled(table, comparisons):
-        table.add_row(
-            label,
-            each.baseline,
-            f"{each.variance_predicted:.3f}",
-            _interval_text(each.variance),
-            f"{100 * each.deviations[0]:+.1f}%",
-        )
-    return table
-
-
-def _comparison_table(comparisons: Sequence[Comparison], num_seeds: int) -> Table:
-    table = _table(
-        "Cost to epsilon, cost-aware over a baseline: below 1 is cheaper",
-        f"Probabilities from Lipschitz constants. {num_seeds} seeds, 95% bootstrap intervals. "
-        "Bound's step: epsilon / V, which makes time scale with V. C E|g|^2: step cost x mean "
-        "squared estimate along those runs, what C V bounds. Best step: each rule's own, to "
-        f"{TUNED_SHARE:g} epsilon; no agreement is claimed there, and "
-        "its interval leaves out the luck of the choice.",
-        ("data, costs", "baseline"),
-        ("predicted", "at the bound's step", "off", "C E|g|^2", "at the best step"),
-    )
-    for label, each in _labelled(table, comparisons):
-        table.add_row(
-            label,
-            each.baseline,
-            f"{each.predicted:.3f}",
-            _interval_text(each.bound),
-            f"{100 * each.deviations[1]:+.1f}%",
-            f"{each.bound_moment.ratio:.3f}",
-            _interval_text(each.tuned) if each.tuned else "-",
-        )
-    return table
-
-
-def _labelled(table: Table, comparisons: Sequence[Comparison]) -> Iterator[tuple[str, Comparison]]:
-    """Name a case on its first row only, and rule it off from the one before."""
-    before = ""
-    for each in comparisons:
-        label = f"{each.data}, {each.cost_case}"
-        if before and label != before:
-            table.add_section()
-        yield (label if label != before else ""), each
-        before = label
-
-
-def _table(title: str, caption: str, names: Sequence[str], numbers: Sequence[str]) -> Table:
-    table = Table(title=title, caption=caption, title_justify="left", caption_justify="left")
-    for name in names:
-        table.add_column(name, no_wrap=True)
-    for name in numbers:
-        table.add_column(name, justify="right")
-    return table
-
-
-def _cost_table(costs: Sequence[Costs]) -> Table:
-    table = _table(
-        "What cost-aware sampling costs, in mean costs of one example",
-        "Bounds are worst cases over problems with these G and c: the upper holds for every "
-        "problem, the lower for the hardest with noisy components; an easier one may lie below.",
-        ("data, costs",),
-        (
-            "examples", "epsilon", "lower bound", "measured at\nbound's step", "upper bound",
-            "smaller\nepsilon", "measured at\nbest step", "best over\nbound's step",
-        ),
-    )  # fmt: skip
-    for each in costs:
-        table.add_row(
-            f"{each.data}, {each.cost_case}",
-            str(each.num_examples),
-            f"{each.epsilon:.4f}",
-            count_text(each.lower),
-            count_text(each.measured),
-            count_text(each.upper),
-            f"{each.tuned_epsilon:.4f}",
-            count_text(each.tuned),
-            f"{each.tuned_multiple:.0f} x",
-        )
-    return table
-
-
-def _proxy_table(proxies: Sequence[ProxyError], data: str) -> Table:
-    table = _table(
-        "Drawing by wrong proxies",
-        f"C V over the optimum; {data}",
-        (),
-        ("errors spread over", "mean", "worst found", "never above"),
-    )
-    for each in proxies:
-        table.add_row(
-            f"{each.spread:.0f} x", f"{each.mean:.3f}", f"{each.worst:.3f}", f"{each.promised:.4f}"
-        )
-    return table
-
-
-def _dropping_table(dropped: Sequence[Dropping], case: Case) -> Table:
-    now = case.epsilon / (2 * RADIUS * float(case.norms.sum()))
-    table = _table(
-        "Leaving out the costliest components",
-        f"{case.data}, lognormal costs. epsilon in shares of 2 R sum G; the runs above are at "
-        f"{100 * now:.2g}%.",
-        (),
-        (
-            "sigma of costs", "epsilon", "best share\nof epsilon", "components\ndropped",
-            "of sum\nG sqrt(c)", "bound over that\nof keeping all",
-        ),
-    )  # fmt: skip
-    for each in dropped:
-        table.add_row(
-            f"{each.sigma:g}",
-            f"{100 * each.looseness:g}%",
-            share_text(each.share),
-            share_text(each.dropped_examples),
-            share_text(each.dropped_work),
-            f"{each.cost:.3f}",
-        )
-    return table
-
-
-def _interval_text(interval: Interval) -> str:
-    return f"{interval.ratio:.3f} [{interval.low:.3f}, {interval.high:.3f}]"
-
-
-def _check_free(out: Path) -> None:
-    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
-        raise UserError(f"--out must be a new or empty folder, got {str(out)!r}; choose another")
-
-
-def _write(out: Path, found: dict[str, object]) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
-        (out / "theory.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        content = json.dumps(found.to_json(), indent=2) + "\n"
+        (out / "theory.json").write_text(content, encoding="utf-8")
     except OSError as error:
-        raise UserError(f"--out must be writable, got {str(out)!r}: {error.strerror}") from error
+        raise UserError(f"out must be writable, got {config.out!r}: {error.strerror}") from error
+    draw_theory(found.comparisons, out / "theory.png", num_seeds=found.seeds)
+    console.print(f"{found.seconds:.0f} s; theory.json and theory.png are in {out}", style="dim")
 
 
-def main() -> None:
-    """Run as the command line says."""
-    parsed = parse(sys.argv[1:])
-    console = Console(width=None if sys.stdout.isatty() else WIDTH)
-    run_program(lambda: run(parsed, console))
+@hydra.main(version_base="1.3", config_path="../conf", config_name="theory")
+def main(composed: DictConfig) -> None:
+    """Measure as configured."""
+    run_program(lambda: run(build(composed)))
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

@@ -1,26 +1,30 @@
 """Train the shipped chain model from nothing: `python -m launch.warmstart out=models/chain`.
 
-About four minutes on one core. Every setting of `launch.models.warmstart.WarmStartConfig` is an
-override.
+About four minutes on one core. Every setting of `conf.models.WarmStartConfig` is an override.
 """
 
-from typing import cast
-
 import hydra
-from hydra.core.config_store import ConfigStore
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from launch.models.warmstart import WarmStartConfig, warm_start
+from conf.models import WarmStartConfig
+from conf.programs import register
+from launch.program import build, run_program, start
 
-ConfigStore.instance().store(name="warmstart_schema", node=WarmStartConfig)
+register()
 
 
-@hydra.main(version_base=None, config_path="../conf", config_name="warmstart")
-def main(config: DictConfig) -> None:
+@hydra.main(version_base="1.3", config_path="../conf", config_name="warmstart")
+def main(composed: DictConfig) -> None:
     """Run the warm start that the command line describes."""
-    settings = cast(WarmStartConfig, OmegaConf.to_object(config))
-    print(f"saved {warm_start(settings)}")
+
+    def program() -> None:
+        from launch.models.warmstart import warm_start
+
+        config: WarmStartConfig = build(composed)
+        print(f"saved {warm_start(config)}")
+
+    run_program(program)
 
 
 if __name__ == "__main__":
-    main()
+    start(main)

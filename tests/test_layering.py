@@ -35,16 +35,16 @@ SHELLS = {
     "launch/jobs/server.py": {"ray"},
     "launch/run/system.py": {"ray"},
     "launch/record/tracking.py": {"wandb"},
-    "launch/smollm2.py": {"torch"},
+    "launch/models/smollm2.py": {"torch"},
     "launch/models/warmstart.py": {"torch"},
     "launch/study/bench/rollout.py": {"ray", "vllm"},
     "launch/study/bench/gradient_norms.py": {"torch"},
-    "launch/study/bench/contest.py": {"torch"},
-    "launch/study/bench/packing.py": {"torch"},
-    "launch/study/bench/logprobs.py": {"torch"},
+    "launch/study/bench/layouts.py": {"torch"},
     "launch/study/bench/learner.py": {"torch"},
-    "launch/study/bench/throughput.py": {"torch"},
     "launch/study/bench/long_context.py": {"torch"},
+    "launch/study/bench/memory.py": {"torch"},
+    "launch/study/bench/throughput.py": {"torch"},
+    "launch/study/bench/workload.py": {"torch"},
 }
 """Every file that may import a heavy package, and which; the learner is free to import torch."""
 

@@ -11,10 +11,11 @@ the same bits, because everything counts steps, never seconds, on a fixed number
 import math
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from conf.models import WarmStartConfig
+from launch.program import UserError
 from rollout.tasks.chain import HELD_OUT_ONE_IN, NUM_STEPS, Teacher, draw_chain
 from rollout.tasks.prompts import is_held_out
 
@@ -28,49 +29,6 @@ CHAT_TEMPLATE = (
 SPECIAL_TOKENS = ("<|pad|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>")
 _IGNORED = -100
 _POOL_EXAMPLES = 256
-
-
-@dataclass(kw_only=True, slots=True)
-class WarmStartConfig:
-    """Settings of `python -m launch.warmstart`."""
-
-    out: str = "models/chain"
-    """Folder that receives the checkpoint; refused when it exists."""
-    seed: int = 0
-    """Initial weights and examples."""
-    steps: int = 1400
-    """Optimiser steps."""
-    schedule_steps: int = 2250
-    """Steps that the curriculum and the cosine are laid out for; `steps` may stop before."""
-    batch_tokens: int = 2500
-    """Largest number of tokens in a batch, padding included."""
-    lr: float = 1e-3
-    """Peak learning rate of AdamW."""
-    warmup_steps: int = 50
-    """Steps over which the learning rate rises."""
-    weight_decay: float = 0.01
-    """Of AdamW."""
-    max_grad_norm: float = 1.0
-    """Gradients are clipped to this norm."""
-    threads: int = 1
-    """Torch threads; another number rounds differently."""
-    log_every: int = 50
-    """Steps between two printed lines."""
-    teacher: Teacher = field(default_factory=Teacher)
-    """Who writes the solutions."""
-
-    def __post_init__(self) -> None:
-        """Refuse values out of range."""
-        for name in ("steps", "schedule_steps", "batch_tokens", "threads", "log_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)!r}")
-        if self.batch_tokens < 512:
-            raise ValueError(
-                "batch_tokens must be at least 512, the longest example with its padding, "
-                f"got {self.batch_tokens!r}"
-            )
-        if self.lr <= 0:
-            raise ValueError(f"lr must be positive, got {self.lr!r}")
 
 
 def build_tokenizer() -> Any:
@@ -197,13 +155,13 @@ def warm_start(config: WarmStartConfig) -> Path:
         The checkpoint folder.
 
     Raises:
-        ValueError: If the folder exists already.
+        UserError: If the folder exists already.
     """
     import torch
 
     out = Path(config.out)
     if out.exists():
-        raise ValueError(f"out must be a folder that does not exist yet, got {config.out!r}")
+        raise UserError(f"out must be a folder that does not exist yet, got {config.out!r}")
     torch.set_num_threads(config.threads)
     torch.use_deterministic_algorithms(True)
     tokenizer = build_tokenizer()

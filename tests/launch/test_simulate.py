@@ -5,7 +5,8 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from conf.programs import SimulateConfig, register
+from conf.programs import register
+from conf.studies import SimulateConfig
 from launch.program import UserError, build
 from launch.simulate import check_table, plain, study, study_table
 from launch.study.simulation.check import Comparison

@@ -4,7 +4,7 @@
 
 `names` says what a metric is called on the way, `tracker` hands the values to Ray, `panels` lists
 what the Grafana dashboard shows, and `files` makes `grafana.json` and `prometheus.yml` from it.
-Those two lie beside this file; `python -m launch.dashboard --out DIR` writes them elsewhere.
+`python -m launch.dashboard out=DIR` writes them.
 
 Ray tells Prometheus where to look only if it runs its dashboard: `resources.dashboard=true`, or a
 cluster of `ray start --head`.

@@ -12,8 +12,6 @@ from omegaconf import OmegaConf
 from launch.record.dashboard.names import RUN_TAG, prometheus_name
 from launch.record.dashboard.panels import PANELS, Panel
 
-DISCOVERY = "/tmp/ray/prom_metrics_service_discovery.json"
-"""Where Ray lists what to scrape, on the head node."""
 SCRAPE_SECONDS = 5
 """Ray's metrics agent takes in new values about as often."""
 _SOURCE = {"type": "prometheus", "uid": "${datasource}"}
@@ -94,7 +92,7 @@ def _panel(index: int, panel: Panel) -> dict[str, Any]:
     }
 
 
-def prometheus(discovery: str = DISCOVERY) -> dict[str, Any]:
+def prometheus(discovery: str) -> dict[str, Any]:
     """A Prometheus configuration that scrapes every node of a Ray cluster.
 
     Args:
@@ -111,7 +109,7 @@ def prometheus(discovery: str = DISCOVERY) -> dict[str, Any]:
     }
 
 
-def texts(discovery: str = DISCOVERY) -> dict[str, str]:
+def texts(discovery: str) -> dict[str, str]:
     """Content of every file by its name."""
     return {
         "grafana.json": json.dumps(grafana(), indent=2) + "\n",
@@ -119,7 +117,7 @@ def texts(discovery: str = DISCOVERY) -> dict[str, str]:
     }
 
 
-def write(folder: Path, discovery: str = DISCOVERY) -> list[Path]:
+def write(folder: Path, discovery: str) -> list[Path]:
     """Write every file into a folder, which is made if need be; returns their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     written = []

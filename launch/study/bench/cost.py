@@ -1,7 +1,7 @@
 """The scheduler alone: seconds and bytes over the number of prompts, on one core.
 
     for each N:   draw ten batches -> report -> select -> fold, refresh, draw      again and again
-    at the end:   thinning by itself, allocators that act on a pool of candidates
+    at the end:   thinning by itself
 
 No model, no engine, no Ray: reports are made up, and the time for making them does not count. The
 plugs are those of the configuration. Targets are for the largest N; each says whether it is met.
@@ -14,11 +14,10 @@ are what an idle machine would have taken. Targets are held against seconds.
 from __future__ import annotations
 
 import gc
-import itertools
 import tempfile
 import time
 import tracemalloc
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -26,8 +25,8 @@ from typing import Any
 
 import numpy as np
 
-from cost.scheduler.config import SchedulerConfig
-from cost.scheduler.scheduler import PLUGS, Scheduler
+from cost.scheduler.config import PROTOCOLS, SchedulerConfig
+from cost.scheduler.scheduler import Scheduler
 from cost.scheduler.state_file import load_state, save_state
 from cost.thinning.thinning import Candidates
 from cost.types import FloatArray, LengthReport, Ticket
@@ -37,11 +36,6 @@ NUM_TICKETS = 1024
 NUM_BATCHES = 10
 """Batches folded at once for the time of 10,240 reports."""
 NUM_CANDIDATES = 65_536
-NUM_ADDED = 100_000
-POOL_ALLOCATORS = ("knapsack", "gvm", "vip")
-"""Members of conf/allocator that optimise over a pool of candidates."""
-NUM_POOL = 256
-"""Candidates in that pool, which are the groups of a batch."""
 MAX_TOKENS = 1024
 SOURCES = ("arithmetic", "algebra", "geometry", "logic")
 TARGETS = {
@@ -65,22 +59,23 @@ class Run:
         self._rng = np.random.default_rng(seed)
         self._drawn: list[list[LengthReport]] = []
         self._num_observed = self._num_selected = self._num_folded = 0
-        self.prompt_tokens, self._sources = self._prompts(num_prompts)
+        codes = self._rng.integers(0, len(SOURCES), num_prompts).tolist()
+        self.prompt_tokens = self._rng.integers(20, 401, num_prompts)
+        self._sources = [SOURCES[code] for code in codes]
         self.scheduler = self.new_scheduler()
 
     def new_scheduler(self) -> Scheduler:
-        """Build a scheduler for the present prompts that has seen nothing."""
-        return Scheduler(
-            self._config, self.prompt_tokens, self._sources, MAX_TOKENS, self._seed,
-        )  # fmt: skip
+        """Build a scheduler that has seen nothing."""
+        return Scheduler(self._config, self.prompt_tokens, self._sources, MAX_TOKENS, self._seed)
 
     def draw(self) -> FloatArray:
         """Draw the next batch, nothing folded."""
         batch, seconds = len(self._drawn), np.zeros(2)
         reports: list[LengthReport] = []
         members = None
+        norms: dict[int, FloatArray] = {}
         while members is None:
-            took, draw = timed(partial(self.scheduler.draw, batch, self._num_folded))
+            took, draw = timed(partial(self.scheduler.draw, batch, self._num_folded, norms))
             seconds += took
             reports += [self._report(ticket) for ticket in draw.tickets]
             members = draw.members
@@ -89,9 +84,7 @@ class Run:
                 for report in reports[-len(draw.tickets) :]:
                     self.scheduler.observe(report)
             if draw.gradient_norms:
-                self.scheduler.observe_gradient_norms(
-                    {t.ticket_id: self._rng.random(t.num_samples) for t in draw.tickets}
-                )
+                norms = {t.ticket_id: self._rng.random(t.num_samples) for t in draw.tickets}
         known = {report.ticket_id: report for report in reports}
         self._drawn.append([known[ticket_id] for ticket_id in members])
         return seconds
@@ -110,7 +103,8 @@ class Run:
         seconds = np.zeros(2)
         for batch in range(self._num_selected, self._num_observed):
             reports, self._drawn[batch] = self._drawn[batch], []
-            seconds += timed(partial(self.scheduler.select, batch, reports))[0]
+            attempts = [report.attempt for report in reports]
+            seconds += timed(partial(self.scheduler.select, batch, attempts))[0]
         self._num_selected = self._num_observed
         return seconds
 
@@ -137,17 +131,6 @@ class Run:
             restoring, _ = timed(lambda: self.scheduler.load_state_dict(load_state(path)))
         return saving + restoring
 
-    def add_prompts(self, num_added: int) -> FloatArray:
-        """Append prompts."""
-        tokens, sources = self._prompts(num_added)
-        self.prompt_tokens = np.concatenate([self.prompt_tokens, tokens])
-        self._sources += sources
-        return timed(partial(self.scheduler.add_prompts, tokens, sources))[0]
-
-    def _prompts(self, count: int) -> tuple[Any, list[str]]:
-        codes = self._rng.integers(0, len(SOURCES), count).tolist()
-        return self._rng.integers(20, 401, count), [SOURCES[code] for code in codes]
-
     def _report(self, ticket: Ticket) -> LengthReport:
         """Play a ticket: longer prompts get longer responses, half of which are right."""
         size, tokens = ticket.num_samples, int(self.prompt_tokens[ticket.prompt_index])
@@ -168,87 +151,6 @@ class Run:
         )
 
 
-def bench_cost(
-    config: SchedulerConfig,
-    pool_configs: Mapping[str, SchedulerConfig],
-    *,
-    repetitions: int,
-    warm_ups: int,
-    seed: int = 0,
-    num_prompts: Sequence[int] = NUM_PROMPTS,
-    num_tickets: int = NUM_TICKETS,
-    num_candidates: int = NUM_CANDIDATES,
-    num_added: int = NUM_ADDED,
-    num_pool: int = NUM_POOL,
-) -> dict[str, Any]:
-    """Measure the scheduler.
-
-    Args:
-        config: The plugs; batches get `num_tickets` tickets whatever it says. Its allocator must
-            draw in one round.
-        pool_configs: By the name of the allocator, those that act on a pool of candidates.
-        repetitions: Measured turns, of which medians are reported.
-        warm_ups: Turns that do not count.
-        seed: Of prompts, reports and schedulers.
-        num_prompts: Sizes of the task, at least two, ascending.
-        num_tickets: Tickets of a batch.
-        num_candidates: Responses to thin.
-        num_added: Prompts appended while the run goes on.
-        num_pool: Groups of a batch for `pool_configs`.
-
-    Returns:
-        Targets with what was measured; by N medians, and the factor by which CPU seconds grow
-        from one N to the next; bytes held between steps and the most needed within one, as traced
-        by tracemalloc, per prompt over the last increase of N.
-    """
-    counts = {"repetitions": repetitions, "warm_ups": warm_ups}
-    sized = replace(config, tickets_per_step=num_tickets)
-    by_size = {size: _measure_size(sized, size, num_added, seed, **counts) for size in num_prompts}
-    memory = {size: _memory(sized, size, seed) for size in num_prompts}
-    for before, size in itertools.pairwise(num_prompts):
-        for kind in ("held", "peak"):
-            more = memory[size][f"{kind}_bytes"] - memory[before][f"{kind}_bytes"]
-            memory[size][f"{kind}_bytes_per_prompt"] = more / (size - before)
-    thinning = _thinning(config, num_candidates, seed, **counts)
-    pools = {
-        name: _pool(replace(pool, tickets_per_step=num_pool), num_prompts[0], seed, **counts)
-        for name, pool in pool_configs.items()
-    }
-    largest = num_prompts[-1]
-    found = by_size[largest] | thinning
-    measured = {name: float(found[name][0]) for name in TARGETS if name in found}
-    measured["bytes_per_prompt"] = memory[largest]["peak_bytes_per_prompt"]
-    targets = {
-        name: {"target": target, "measured": measured[name], "met": measured[name] <= target}
-        for name, target in TARGETS.items()
-    }
-    return {
-        "plugs": {name: type(getattr(config, name)).__name__ for name in PLUGS},
-        "tickets": num_tickets,
-        "group_size": config.group_size,
-        "reports": NUM_BATCHES * num_tickets,
-        "added_prompts": num_added,
-        "targets": targets,
-        "median": {str(size): _named(taken) for size, taken in by_size.items()},
-        "growth_of_cpu_seconds": {
-            f"{before} to {size}": {
-                name: by_size[size][name][1] / by_size[before][name][1] for name in by_size[size]
-            }
-            for before, size in itertools.pairwise(num_prompts)
-        },
-        "memory": {str(size): taken for size, taken in memory.items()},
-        "thinning": {"candidates": num_candidates, **_named(thinning)},
-        "pool_allocators": {
-            name: {"candidates": num_pool, "prompts": num_prompts[0], **_named(taken)}
-            for name, taken in pools.items()
-        },
-    }
-
-
-def _named(taken: Mapping[str, FloatArray]) -> dict[str, dict[str, float]]:
-    return {name: {"wall": float(wall), "cpu": float(cpu)} for name, (wall, cpu) in taken.items()}
-
-
 def clocks() -> FloatArray:
     """Read the clocks: [2] seconds, and CPU seconds of this process."""
     return np.array([time.perf_counter(), time.process_time()])
@@ -261,53 +163,95 @@ def timed(function: Callable[[], Any]) -> tuple[FloatArray, Any]:
     return clocks() - began, result
 
 
-def medians(taken: Sequence[FloatArray]) -> FloatArray:
-    """[2] medians of seconds and of CPU seconds."""
-    return np.asarray(np.median(taken, axis=0), dtype=np.float64)
-
-
-def _measure_size(
+def bench_cost(
     config: SchedulerConfig,
-    num_prompts: int,
-    num_added: int,
-    seed: int,
     *,
     repetitions: int,
     warm_ups: int,
-) -> dict[str, FloatArray]:
+    seed: int = 0,
+    num_prompts: Sequence[int] = NUM_PROMPTS,
+    num_tickets: int = NUM_TICKETS,
+    num_candidates: int = NUM_CANDIDATES,
+) -> dict[str, Any]:
+    """Measure one scheduler per number of prompts, and thinning.
+
+    Args:
+        config: The plugs; batches get `num_tickets` tickets whatever it says.
+        repetitions: Measured turns, of which medians are reported.
+        warm_ups: Turns that do not count.
+        seed: Of prompts, reports and schedulers.
+        num_prompts: Sizes of the task, at least two, ascending.
+        num_tickets: Tickets of a batch.
+        num_candidates: Responses to thin.
+
+    Returns:
+        Targets with what was measured; by N medians of seconds and CPU seconds; and bytes held
+        between steps and the most needed within one, as traced by tracemalloc, with
+        `bytes_per_prompt` of the latter over the last increase of N.
+    """
+    counts = {"repetitions": repetitions, "warm_ups": warm_ups}
+    sized = replace(config, tickets_per_step=num_tickets)
+    by_size = {size: _measure_size(sized, size, seed, **counts) for size in num_prompts}
+    memory = {size: _memory(sized, size, seed) for size in num_prompts}
+    thinning = _thinning(config, num_candidates, seed, **counts)
+    before, largest = num_prompts[-2:]
+    more = memory[largest]["peak_bytes"] - memory[before]["peak_bytes"]
+    found = by_size[largest] | thinning
+    measured = {name: found[name]["wall"] for name in TARGETS if name in found}
+    measured["bytes_per_prompt"] = more / (largest - before)
+    return {
+        "plugs": {name: type(getattr(config, name)).__name__ for name in PROTOCOLS},
+        "tickets": num_tickets,
+        "group_size": config.group_size,
+        "reports": NUM_BATCHES * num_tickets,
+        "candidates": num_candidates,
+        "targets": {
+            name: {"target": target, "measured": measured[name], "met": measured[name] <= target}
+            for name, target in TARGETS.items()
+        },
+        "median": {str(size): taken for size, taken in by_size.items()},
+        "memory": {str(size): taken for size, taken in memory.items()},
+        "thinning": thinning,
+    }
+
+
+def _medians(taken: Sequence[dict[str, FloatArray]]) -> dict[str, dict[str, float]]:
+    """By name the medians of seconds and of CPU seconds."""
+    found = {name: np.median([turn[name] for turn in taken], axis=0) for name in taken[0]}
+    return {name: {"wall": float(wall), "cpu": float(cpu)} for name, (wall, cpu) in found.items()}
+
+
+def _measure_size(
+    config: SchedulerConfig, num_prompts: int, seed: int, *, repetitions: int, warm_ups: int
+) -> dict[str, dict[str, float]]:
     """Medians for one number of prompts."""
     run = Run(config, num_prompts, seed)
     run.draw()
-    taken: dict[str, list[FloatArray]] = {}
-    for repetition in range(warm_ups + repetitions):
+    taken: list[dict[str, FloatArray]] = []
+    for _ in range(warm_ups + repetitions):
         # The last turn left one batch.
         draws = [run.draw() for _ in range(NUM_BATCHES - 1)]
         observing = run.observe()
         selecting = run.select() / NUM_BATCHES
         # One refresh and one draw are part of it, though targets of their own.
         folding = run.fold_and_draw()
-        found = {
-            "draw_seconds": medians(draws),
-            "refresh_seconds": run.refresh(),
-            "observe_reports_seconds": observing,
-            "reports_seconds": observing + folding,
-            "select_seconds": selecting,
-            "step_seconds": run.step(),
-            "save_and_restore_seconds": run.save_and_restore(),
-        }
+        taken.append(
+            {
+                "draw_seconds": np.median(draws, axis=0),
+                "refresh_seconds": run.refresh(),
+                "observe_reports_seconds": observing,
+                "reports_seconds": observing + folding,
+                "select_seconds": selecting,
+                "step_seconds": run.step(),
+                "save_and_restore_seconds": run.save_and_restore(),
+            }
+        )
         # The restored scheduler has no snapshot.
         run.scheduler.distribution()
-        if repetition >= warm_ups:
-            for name, value in found.items():
-                taken.setdefault(name, []).append(value)
-    result = {name: medians(values) for name, values in taken.items()}
-    # Once, since the number of prompts is another one afterwards.
-    result["add_prompts_seconds"] = run.add_prompts(num_added)
-    result["step_with_added_prompts_seconds"] = run.step()
-    return result
+    return _medians(taken[warm_ups:])
 
 
-def _memory(config: SchedulerConfig, num_prompts: int, seed: int) -> dict[str, float]:
+def _memory(config: SchedulerConfig, num_prompts: int, seed: int) -> dict[str, int]:
     """Bytes that a scheduler holds between steps, and the most it ever needs within one."""
     run = Run(config, num_prompts, seed)
     run.scheduler = None  # type: ignore[assignment]
@@ -328,12 +272,12 @@ def _memory(config: SchedulerConfig, num_prompts: int, seed: int) -> dict[str, f
 
 def _thinning(
     config: SchedulerConfig, num_candidates: int, seed: int, *, repetitions: int, warm_ups: int
-) -> dict[str, FloatArray]:
-    """Medians of thinning many responses, by the rule alone and within a selection."""
+) -> dict[str, dict[str, float]]:
+    """Medians of thinning many responses by the rule alone."""
     rng = np.random.default_rng(seed)
-    num_groups = num_candidates // config.group_size
     rewards = (rng.random(num_candidates) < 0.5).astype(np.float64)
     advantages = np.where(rng.random(num_candidates) < 0.2, 0.0, 2 * rewards - 1)
+    num_groups = num_candidates // config.group_size
     candidates = Candidates(
         scores=np.abs(advantages) * rng.lognormal(0, 1, num_candidates),
         costs=rng.uniform(20, MAX_TOKENS, num_candidates),
@@ -342,26 +286,6 @@ def _thinning(
         usable=np.ones(num_candidates, dtype=bool),
         groups=np.repeat(np.arange(num_groups), config.group_size),
     )
-    run = Run(replace(config, tickets_per_step=num_groups), num_candidates, seed)
-    alone, selecting = [], []
-    for _ in range(warm_ups + repetitions):
-        alone.append(timed(lambda: config.thinning.thin(candidates, rng))[0])
-        run.draw()
-        run.observe()
-        selecting.append(run.select())
-    found = medians(selecting[warm_ups:])
-    return {
-        "thinning_seconds": medians(alone[warm_ups:]),
-        "select_seconds": found,
-        "select_seconds_per_response": found / num_candidates,
-    }
-
-
-def _pool(
-    config: SchedulerConfig, num_prompts: int, seed: int, *, repetitions: int, warm_ups: int
-) -> dict[str, FloatArray]:
-    """Median of all rounds of one batch's draw, for an allocator that acts on a pool."""
-    run = Run(config, num_prompts, seed)
-    run.draw()
-    run.step()
-    return {"draw_seconds": medians([run.draw() for _ in range(warm_ups + repetitions)][warm_ups:])}
+    thin = partial(config.thinning.thin, candidates, rng)
+    taken = [{"thinning_seconds": timed(thin)[0]} for _ in range(warm_ups + repetitions)]
+    return _medians(taken[warm_ups:])

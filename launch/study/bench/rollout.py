@@ -83,7 +83,7 @@ class Batches:
         )
         seconds = time.monotonic() - began
         reports = [group.report for group in groups]
-        await scheduler.select(batch, reports)
+        await scheduler.select(batch, [report.attempt for report in reports])
         return prompts, sum(int(report.lengths.sum()) for report in reports), seconds
 
 

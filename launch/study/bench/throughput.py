@@ -41,8 +41,8 @@ def throughput(
     work: Work,
     seconds: Mapping[str, float],
     *,
-    device: str,
     dtype: str,
+    device: str | None = None,
 ) -> dict[str, dict[str, float | None]]:
     """Return what each side did per second.
 
@@ -50,8 +50,8 @@ def throughput(
         segments: What was learned from, each with its own prompt.
         work: Of a forward pass, floating-point operations.
         seconds: By side, of one optimiser step over all segments.
-        device: Its name.
         dtype: Precision of the weights.
+        device: Its name; None is the one that this process has.
 
     Returns:
         `tokens_per_second`, `model_flops_per_second` and `model_flops_utilisation` by side; the
@@ -65,7 +65,7 @@ def throughput(
         )
         for segment in segments
     )
-    peak = peak_flops(device, dtype)
+    peak = peak_flops(device or device_name(), dtype)
     return {
         "tokens_per_second": {side: tokens / each for side, each in seconds.items()},
         "model_flops_per_second": {side: 3 * forward / each for side, each in seconds.items()},

@@ -26,8 +26,6 @@ MOST_SECONDS = 60.0
 class Turn:
     """One repetition of one contestant."""
 
-    repetition: int
-    """Counted from 0 over warm-ups and measured repetitions alike."""
     contestant: str
     measured: bool
     """False for a warm-up, whose time is thrown away."""
@@ -40,19 +38,20 @@ def turns(contestants: Sequence[str], *, repetitions: int, warm_ups: int) -> Ite
     """
     for repetition in range(warm_ups + repetitions):
         for contestant in contestants:
-            yield Turn(repetition, contestant, repetition >= warm_ups)
+            yield Turn(contestant, repetition >= warm_ups)
 
 
 @dataclass(frozen=True, slots=True)
 class Timed(Generic[Result]):
     """Measured repetitions by contestant, in their order."""
 
-    first: dict[str, Result]
-    """What each returned the first time, so that contestants can be compared."""
+    last: dict[str, Result]
+    """What each returned the last time."""
     seconds: dict[str, list[float]]
-    processor_seconds: dict[str, list[float]]
-    """Summed over the threads of this process; other programs' load moves them less. They say
-    nothing of a GPU."""
+
+    def medians(self) -> dict[str, float]:
+        """Return the median seconds of each."""
+        return {name: statistics.median(taken) for name, taken in self.seconds.items()}
 
 
 def time_in_turns(
@@ -66,7 +65,7 @@ def time_in_turns(
 
     After `most_seconds` the warm-ups end, and so do repetitions beyond the second.
     """
-    timed: Timed[Result] = Timed({}, {name: [] for name in run}, {name: [] for name in run})
+    timed: Timed[Result] = Timed({}, {name: [] for name in run})
     start = time.monotonic()
     for turn in turns(list(run), repetitions=repetitions, warm_ups=warm_ups):
         name = turn.contestant
@@ -75,12 +74,10 @@ def time_in_turns(
             skipped = enough and time.monotonic() - start > most_seconds
         if skipped:
             continue
-        began, processor = time.monotonic(), time.process_time()
-        result = run[name]()
-        timed.first.setdefault(name, result)
+        began = time.monotonic()
+        timed.last[name] = run[name]()
         if turn.measured:
             timed.seconds[name].append(time.monotonic() - began)
-            timed.processor_seconds[name].append(time.process_time() - processor)
     return timed
 
 
@@ -92,18 +89,17 @@ def ratio_of_medians(over: Sequence[float], under: Sequence[float]) -> dict[str,
         under: Those of the other, of the same repetitions.
 
     Returns:
-        `ratio` of the medians; and of the ratios within one repetition, which a drift of the
-        machine's speed moves less, the `paired_ratio_median` with the smallest and largest.
+        `ratio` of the medians; and the `smallest` and `largest` of the ratios within one
+        repetition, which a drift of the machine's speed moves less.
     """
     paired = [a / b for a, b in zip(over, under, strict=True)]
     return {
         "ratio": statistics.median(over) / statistics.median(under),
-        "paired_ratio_median": statistics.median(paired),
-        "paired_ratio_smallest": min(paired),
-        "paired_ratio_largest": max(paired),
+        "smallest": min(paired),
+        "largest": max(paired),
     }
 
 
 def load_average() -> list[float]:
-    """Processes that wanted a CPU, averaged over 1, 5 and 15 minutes."""
+    """Return how many processes wanted a CPU, averaged over 1, 5 and 15 minutes."""
     return [round(value, 2) for value in os.getloadavg()]

@@ -4,11 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+import torch
+from torch import nn
 
+from conf.schema import RunConfig
 from learner.batch import Segment
 from learner.partition import Work, plan_rows
+from learner.policy import load_policy
+
+MOST_WORK = 5e11
+"""Floating-point operations of a forward pass: about half a minute of learning for one core."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,18 +25,16 @@ class Workload:
 
     num_responses: int = 64
     group_size: int = 8
-    """Responses that follow each other and share a prompt's length."""
+    """Responses that follow each other and share a prompt."""
     mean_tokens: float = 74.0
     """Mean response length before the cut at the response limit."""
     sigma: float = 0.6
     """Standard deviation of the logarithm of the response length."""
     prompt_tokens: tuple[int, int] = (20, 40)
     """Shortest and longest prompt."""
-    batch_rows: int = 8
-    """Responses in one padded batch."""
 
     def segments(self, *, vocabulary: int, max_tokens: int, seed: int) -> list[Segment]:
-        """Draw the responses: random tokens, advantages of mean 0, sequence-mean weights."""
+        """Draw the responses: random tokens and sequence-mean weights."""
         rng = np.random.default_rng([seed, self.num_responses])
         centre = np.log(self.mean_tokens) - self.sigma**2 / 2
         drawn = rng.lognormal(centre, self.sigma, self.num_responses)
@@ -46,14 +52,14 @@ class Workload:
                     token_ids=np.concatenate([prompt, rng.integers(0, vocabulary, length)]),
                     loss_mask=np.arange(total) >= len(prompt),
                     rollout_logprobs=np.zeros(total, np.float32),
-                    advantage=float(rng.normal()),
+                    advantage=1.0,
                     loss_weight=1.0 / (self.num_responses * length),
                     num_prompt_tokens=len(prompt),
                 )
             )
         return segments
 
-    def within(self, work: Work, most: float) -> Workload:
+    def within(self, work: Work, most: float = MOST_WORK) -> Workload:
         """Leave out groups, all but one if need be, until a step takes at most `most`.
 
         Args:
@@ -65,6 +71,13 @@ class Workload:
         num_groups = max(1, int(most / (self.group_size * of_response)))
         return replace(self, num_responses=min(self.num_responses, num_groups * self.group_size))
 
+    def prompts(self, segments: Sequence[Segment]) -> list[tuple[int, int]]:
+        """Number and tokens of each segment's prompt."""
+        return [
+            (item // self.group_size, segment.num_prompt_tokens)
+            for item, segment in enumerate(segments)
+        ]
+
     def plan(
         self, segments: Sequence[Segment], num_ranks: int, row_tokens: int, work: Work
     ) -> list[list[list[int]]]:
@@ -72,9 +85,19 @@ class Workload:
         lengths = [len(segment.token_ids) for segment in segments]
         return plan_rows(lengths, num_ranks, row_tokens, prompts=self.prompts(segments), work=work)
 
-    def prompts(self, segments: Sequence[Segment]) -> list[tuple[int, int]]:
-        """Number and tokens of each segment's prompt."""
-        return [
-            (item // self.group_size, segment.num_prompt_tokens)
-            for item, segment in enumerate(segments)
-        ]
+
+def load_model(config: RunConfig, device: torch.device) -> Any:
+    """Load the run's model as its learner does."""
+    model: Any = load_policy(config.model.path, config.learner, config.numerics)
+    return model.to(device)
+
+
+def best_device() -> torch.device:
+    """Return the GPU, or the CPU without one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def wait_for(model: nn.Module) -> None:
+    """Wait until a GPU has done what it was given; a CPU has."""
+    if next(model.parameters()).is_cuda:
+        torch.cuda.synchronize()

@@ -46,38 +46,6 @@ def cost_aware(norms: FloatArray, costs: FloatArray) -> FloatArray:
     return _shares(norms / np.sqrt(costs))
 
 
-def least_cost_variance(norms: FloatArray, costs: FloatArray, signal: float) -> FloatArray:
-    """Least cost x variance, C(p) (V(p) - S), by fixed point (ours).
-
-    Lagrange's condition with sum p = 1 reads p_i = G_i / sqrt(c_i (V - S) / C + S): between G /
-    sqrt(c), where noise rules, and G, where signal does. At S = 0 it is `cost_aware`.
-
-    Args:
-        norms: [n] gradient norms at one point, not negative, one at least positive.
-        costs: [n], positive.
-        signal: S, squared norm of the full gradient, in [0, (sum G)^2].
-
-    Raises:
-        ValueError: If an argument is outside its range.
-        ArithmeticError: If the iteration does not settle.
-    """
-    norms, costs = _checked(norms, costs)
-    most = float(norms.sum()) ** 2
-    if not 0 <= signal <= most * (1 + 1e-12):
-        raise ValueError(
-            f"signal must lie in [0, sum(norms)^2], here [0, {most!r}], got {signal!r}"
-        )
-    probabilities = cost_aware(norms, costs)
-    for _ in range(10_000):
-        variance = max(second_moment(probabilities, norms) - signal, 0.0)
-        previous = probabilities
-        slope = variance / float(probabilities @ costs)
-        probabilities = _shares(norms / np.sqrt(costs * slope + signal))
-        if np.abs(probabilities - previous).max() <= 1e-13:
-            return probabilities
-    raise ArithmeticError("the fixed point of least cost x variance did not settle in 10000 turns")
-
-
 def second_moment(probabilities: FloatArray, norms: FloatArray) -> float:
     """V(p) = sum_i G_i^2 / p_i of one draw g_I / p_I; p = 0 is allowed where G = 0.
 
@@ -93,21 +61,6 @@ def cost_moment(probabilities: FloatArray, norms: FloatArray, costs: FloatArray)
     Example: norms (1, 1) and costs (1, 4) give 10 for uniform and 9 for `cost_aware`.
     """
     return float(probabilities @ costs) * second_moment(probabilities, norms)
-
-
-def wrong_proxy_factor(least: float, most: float) -> float:
-    """Bound C V of wrong proxies by this multiple of the optimum: (m + M)^2 / (4 m M).
-
-    Drawing by proxies is p ~ r G / sqrt(c), r_i the proxy's error: guessed over true G, times
-    sqrt(true over guessed c). Then C V = (sum x r) (sum x / r) with x = G sqrt(c), and
-    Kantorovich's inequality bounds it for all r in [m, M]. Only M / m counts. (Ours; the paper has
-    a statement on proxies that we could not read.)
-
-    Example: guesses between half and double the truth, wrong_proxy_factor(0.5, 2), cost 1.5625 x.
-    """
-    if not 0 < least <= most < math.inf:
-        raise ValueError(f"least and most must satisfy 0 < least <= most, got {least!r}, {most!r}")
-    return (least + most) ** 2 / (4 * least * most)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from launch.record.picture import BLUE, GREEN, ORANGE, STYLE
-from launch.study.theory.experiments import POISSON, Comparison, Interval
+from launch.study.theory.experiments import Comparison, Interval
+from launch.study.theory.runs import POISSON
 
 INK = "#30343a"
 GAP = 0.8

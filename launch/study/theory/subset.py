@@ -18,10 +18,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cost.draws.streams import generator_for
 from cost.types import BoolArray, FloatArray
-
-MOST_SETS = 200_000
-"""Undominated sets that the exact solver keeps before it gives up."""
+from launch.study.theory.problems import RADIUS, Case
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,66 +35,25 @@ class Subset:
     """R^2 (sum_kept G sqrt(c))^2 / ((1 - share) epsilon)^2."""
 
 
-def drop_greedily(norms: FloatArray, costs: FloatArray, allowance: float) -> BoolArray:
-    """Leave out components, costliest first, as long as their norms fit.
+def best_subset(norms: FloatArray, costs: FloatArray, radius: float, epsilon: float) -> Subset:
+    """Choose share and subset of least cost, greedily.
 
-    Value over weight is sqrt(c), so this is the greedy of the knapsack: what it drops is worth at
-    least the optimum less one component.
-
-    Args:
-        norms: [n] G, not negative.
-        costs: [n] c, positive.
-        allowance: Most that the norms of the dropped may sum to, not negative.
-
-    Returns:
-        [n] True for components that stay.
-    """
-    keep = np.ones(len(norms), dtype=np.bool_)
-    left = allowance
-    for index in np.argsort(-costs, kind="stable"):
-        if norms[index] <= left:
-            keep[index] = False
-            left -= float(norms[index])
-    return keep
-
-
-def drop_exactly(norms: FloatArray, costs: FloatArray, allowance: float) -> BoolArray:
-    """Leave out the set of most sum G sqrt(c) that fits; arguments as in `drop_greedily`.
-
-    Raises:
-        ValueError: If there are too many undominated sets; a few dozen components are no problem.
-    """
-    dropped: BoolArray = _undominated(norms, costs, allowance)[2][-1]
-    return ~dropped
-
-
-def best_subset(
-    norms: FloatArray, costs: FloatArray, radius: float, epsilon: float, *, exact: bool = False
-) -> Subset:
-    """Choose share and subset of least cost.
-
-    No grid of shares is needed. Greedily, the sets worth a look are the first k components,
-    costliest first, each with the share it uses. Exactly, they are the undominated sets: for any
-    weight no other set has more value.
+    Value over weight is sqrt(c), so the sets worth a look are the first k components, costliest
+    first, each with the share it uses: no grid of shares is needed.
 
     Args:
         norms: [n] G, not negative.
         costs: [n] c, positive.
         radius: R of the ball about the start.
         epsilon: Wanted suboptimality on all of f.
-        exact: Whether to look at all undominated sets, as `drop_exactly`.
     """
     values = norms * np.sqrt(costs)
-    if exact:
-        # A share of 1 leaves nothing for the descent.
-        weights, gains, dropped = _undominated(norms, costs, epsilon / (2 * radius))
-    else:
-        order = np.argsort(-costs, kind="stable")
-        ranks = np.empty(len(norms), dtype=np.int64)
-        ranks[order] = np.arange(len(norms))
-        weights = np.concatenate([[0.0], np.cumsum(norms[order])])
-        gains = np.concatenate([[0.0], np.cumsum(values[order])])
-        dropped = ranks < np.arange(len(norms) + 1)[:, None]
+    order = np.argsort(-costs, kind="stable")
+    ranks = np.empty(len(norms), dtype=np.int64)
+    ranks[order] = np.arange(len(norms))
+    weights = np.concatenate([[0.0], np.cumsum(norms[order])])
+    gains = np.concatenate([[0.0], np.cumsum(values[order])])
+    dropped = ranks < np.arange(len(norms) + 1)[:, None]
     shares = 2 * radius * weights / epsilon
     # Dropping everything is a choice only if any point is good enough.
     possible = np.flatnonzero(shares < 1)
@@ -106,33 +64,42 @@ def best_subset(
     return Subset(~dropped[chosen], float(shares[chosen]), float(costs_left[best]))
 
 
-def _undominated(
-    norms: FloatArray, costs: FloatArray, allowance: float
-) -> tuple[FloatArray, FloatArray, BoolArray]:
-    """List all undominated sets within the allowance, by rising weight and value.
+@dataclass(frozen=True, slots=True)
+class Dropping:
+    """What leaving out costly components does to the bound."""
 
-    The dynamic programme of Nemhauser and Ullmann (1969); weights may be any real numbers.
+    sigma: float
+    """Of lognormal costs."""
+    looseness: float
+    """epsilon over 2 R sum G; at 1 any point of the ball is good enough."""
+    share: float
+    """theta, of epsilon, for the dropped."""
+    dropped_examples: float
+    """Their share of all components."""
+    dropped_work: float
+    """Their share of sum G sqrt(c)."""
+    cost: float
+    """Cost of the bound, over that with all components."""
 
-    Returns:
-        [k] weights, [k] values, [k, n] membership.
-    """
-    values = norms * np.sqrt(costs)
-    weights_of, values_of = np.zeros(1), np.zeros(1)
-    members = np.zeros((1, len(norms)), dtype=np.bool_)
-    for index in range(len(norms)):
-        added = members.copy()
-        added[:, index] = True
-        weight = np.concatenate([weights_of, weights_of + norms[index]])
-        value = np.concatenate([values_of, values_of + values[index]])
-        both = np.concatenate([members, added])
-        order = np.lexsort((-value, weight))
-        order = order[weight[order] <= allowance]
-        best_before = np.concatenate([[-1.0], np.maximum.accumulate(value[order])[:-1]])
-        order = order[value[order] > best_before]
-        weights_of, values_of, members = weight[order], value[order], both[order]
-        if len(order) > MOST_SETS:
-            raise ValueError(
-                f"norms has {len(norms)} components with more than {MOST_SETS} undominated sets, "
-                "too many for the exact subset; choose greedily"
+
+def dropping(case: Case) -> list[Dropping]:
+    """Choose subsets greedily, for costs and epsilons from usual to extreme."""
+    found: list[Dropping] = []
+    for sigma in (1.0, 2.0, 3.0):
+        rng = generator_for(0, "theory/dropping")
+        costs = rng.lognormal(0.0, sigma, len(case.norms))
+        work = case.norms * np.sqrt(costs)
+        for looseness in (0.01, 0.1, 0.3):
+            epsilon = looseness * 2 * RADIUS * float(case.norms.sum())
+            subset = best_subset(case.norms, costs, RADIUS, epsilon)
+            found.append(
+                Dropping(
+                    sigma=sigma,
+                    looseness=looseness,
+                    share=subset.share,
+                    dropped_examples=float(np.mean(~subset.keep)),
+                    dropped_work=float(work[~subset.keep].sum() / work.sum()),
+                    cost=subset.cost / (RADIUS * float(work.sum()) / epsilon) ** 2,
+                )
             )
-    return weights_of, values_of, members
+    return found

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 FLOOR = 0.02
 TOKEN_SHARE = 0.5
 """What "D3S + tokens" keeps of the tokens of its responses; plain "D3S" keeps all."""
-AGGREGATIONS = {"constant_length": "token sums", "sequence_mean": "sequence means"}
 ORACLE = "oracle"
 
 
@@ -104,7 +103,7 @@ def keep_probabilities(
 
     Args:
         responses: A batch.
-        aggregation: Key of `AGGREGATIONS`.
+        aggregation: Member of `conf.studies.AGGREGATIONS`.
         budget: Share of the candidates' tokens to spend, in (0, 1].
         score_norms: [M] norms of the gradients of the responses' summed log-probabilities.
         fitted: The surprise proxy with exponents fitted to other batches; None leaves it out.

@@ -7,8 +7,8 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import rollout.tasks.chain
+from conf.models import WarmStartConfig
 from launch.models.warmstart import (
-    WarmStartConfig,
     build_model,
     build_tokenizer,
     learning_rate,
@@ -16,6 +16,7 @@ from launch.models.warmstart import (
     make_batches,
     warm_start,
 )
+from launch.program import UserError
 from rollout.tasks.chain import HELD_OUT_ONE_IN
 from rollout.tasks.prompts import is_held_out
 
@@ -67,7 +68,7 @@ def test_the_shipped_model_is_what_the_code_builds():
 
 
 def test_an_existing_folder_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"out must be a folder that does not exist yet, got"):
+    with pytest.raises(UserError, match=r"out must be a folder that does not exist yet, got"):
         train(tmp_path)
 
 

@@ -1,20 +1,15 @@
 """The dashboard: names, queries, shipped files, and the gauges that feed them."""
 
-import json
 import math
 import re
-import sys
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
 import ray
 import ray.util.metrics
-from omegaconf import OmegaConf
 
-import launch.dashboard as command
-import launch.record.dashboard
-from launch.record.dashboard.files import DISCOVERY, grafana, prometheus, texts
+from launch.record.dashboard.files import grafana
 from launch.record.dashboard.names import prometheus_name, ray_name
 from launch.record.dashboard.panels import PANELS, Query
 from launch.record.dashboard.tracker import RayTracker
@@ -81,27 +76,6 @@ def test_a_grafana_dashboard_has_its_panels_side_by_side():
         references = [target["refId"] for target in panel["targets"]]
         assert len(set(references)) == len(references)
         assert all('{run=~"$run"}' in target["expr"] for target in panel["targets"])
-
-
-def test_the_shipped_files_are_what_would_be_written_now():
-    folder = Path(launch.record.dashboard.__file__).parent
-    for name, text in texts().items():
-        found = (folder / name).read_text(encoding="utf-8")
-        assert found == text, f"run python -m launch.dashboard --out {folder.name}"
-
-
-def test_the_command_writes_both_files(tmp_path, monkeypatch, capsys):
-    out = tmp_path / "new"
-    arguments = ["dashboard", "--out", str(out), "--discovery", "/elsewhere/nodes.json"]
-    monkeypatch.setattr(sys, "argv", arguments)
-    command.main()
-    assert capsys.readouterr().out.split() == [
-        str(out / "grafana.json"),
-        str(out / "prometheus.yml"),
-    ]
-    assert json.loads((out / "grafana.json").read_text()) == grafana()
-    written = OmegaConf.to_container(OmegaConf.load(out / "prometheus.yml"))
-    assert written == prometheus("/elsewhere/nodes.json") != prometheus(DISCOVERY)
 
 
 class FakeGauge:

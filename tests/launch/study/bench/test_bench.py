@@ -8,27 +8,32 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from hydra import compose, initialize_config_dir
 
+from conf.programs import register
+from conf.studies import BENCHES, BenchConfig
 from cost.types import Draw, LengthReport, Ticket
-from launch.bench import load_config, measure, only_ours_on_stdout, parse
-from launch.program import UserError
-from launch.study.bench.contest import MOST_WORK, Setting
-from launch.study.bench.cost import POOL_ALLOCATORS, TARGETS, Run, bench_cost
-from launch.study.bench.learner import bench_learner
-from launch.study.bench.logprobs import HeadLoad
-from launch.study.bench.packing import bench_packed, pad, padded_logprobs
-from launch.study.bench.plans import plan_figures
+from launch.bench import only_ours_on_stdout
+from launch.program import build, with_words
+from launch.study.bench.cost import TARGETS, Run, bench_cost
+from launch.study.bench.gradient_norms import bench_gradient_norms
+from launch.study.bench.layouts import bench_layouts, packed_step, pad, padded_step
+from launch.study.bench.learner import bench_learner, plan_figures
 from launch.study.bench.publish import bench_publish
 from launch.study.bench.rollout import Batches
+from launch.study.bench.suite import measure
 from launch.study.bench.timing import ratio_of_medians, time_in_turns, turns
-from launch.study.bench.workload import Workload
+from launch.study.bench.workload import MOST_WORK, Workload
 from learner.batch import collate
 from learner.logprobs import PackedPolicy
 from learner.partition import Work
 from rollout.types import GroupRef, Prompt
+from tests.launch.programs import call
+from tests.places import CONF
 
-HEAD = HeadLoad(vocabulary=4000, num_tokens=96, hidden_size=8, chunk_tokens=8)
-SMALL = Workload(num_responses=6, group_size=2, mean_tokens=9.0, prompt_tokens=(3, 5), batch_rows=4)
+register()
+SMALL = Workload(num_responses=10, group_size=2, mean_tokens=9.0, prompt_tokens=(3, 5))
+LONG = Workload(num_responses=6, group_size=3, mean_tokens=4.0, sigma=0.0, prompt_tokens=(20, 20))
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +57,15 @@ def model_path(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(path)
 
 
-def small_config(model_path: str, *overrides: str):
-    return load_config([f"model.path={model_path}", "rollout.max_tokens=32", *overrides])
+def configured(*arguments: str) -> BenchConfig:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        found = build(compose("bench", with_words(arguments, "benches")))
+    assert isinstance(found, BenchConfig)
+    return found
+
+
+def small_config(model_path: str, *arguments: str) -> BenchConfig:
+    return configured(f"model.path={model_path}", "rollout.max_tokens=32", *arguments)
 
 
 def test_contestants_take_turns_and_warm_ups_come_first() -> None:
@@ -63,17 +75,11 @@ def test_contestants_take_turns_and_warm_ups_come_first() -> None:
     ]  # fmt: skip
 
 
-def test_the_two_sides_of_a_repetition_share_its_number() -> None:
-    numbers = [turn.repetition for turn in turns(["a", "b"], repetitions=1, warm_ups=1)]
-    assert numbers == [0, 0, 1, 1]
-
-
 def test_ratio_is_that_of_medians_with_the_extremes_within_one_repetition() -> None:
     assert ratio_of_medians([2.0, 6.0, 4.0], [2.0, 1.0, 4.0]) == {
         "ratio": 2.0,
-        "paired_ratio_median": 1.0,
-        "paired_ratio_smallest": 1.0,
-        "paired_ratio_largest": 6.0,
+        "smallest": 1.0,
+        "largest": 6.0,
     }
 
 
@@ -84,52 +90,56 @@ def test_slow_contestants_get_fewer_turns() -> None:
     assert {len(seconds) for seconds in timed.seconds.values()} == {2}
     assert "".join(calls) == "abab"
     timed = time_in_turns(run, repetitions=5, warm_ups=2)
-    assert {len(seconds) for seconds in timed.processor_seconds.values()} == {5}
+    assert {len(seconds) for seconds in timed.seconds.values()} == {5}
     assert "".join(calls[4:]) == 7 * "ab"
 
 
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [
-        ([], ("all", [])),
-        (["rollout"], ("rollout", [])),
-        (["cost"], ("cost", [])),
-        (["gradient_norms", "seed=3"], ("gradient_norms", ["seed=3"])),
-        (["learner", "seed=3"], ("learner", ["seed=3"])),
-        (["learner", "--repetitions", "2", "seed=3"], ("learner", ["seed=3"])),
+        ([], BENCHES["all"]),
+        (["rollout"], ["rollout"]),
+        (["gradient_norms", "seed=3", "cost"], ["gradient_norms", "cost"]),
+        (["learner", "repetitions=2"], ["learner", "gradient_norms", "long_context"]),
     ],
 )
-def test_command_line(arguments: list[str], expected: tuple[str, list[str]]) -> None:
-    parsed = parse(arguments)
-    assert (parsed.bench, parsed.overrides) == expected
+def test_words_name_the_benches(arguments: list[str], expected: list[str]) -> None:
+    config = configured(*arguments)
+    assert config.expanded() == set(expected)
+    assert config.seed == (3 if "seed=3" in arguments else 0)
 
 
 def test_at_least_five_repetitions_unless_told_otherwise() -> None:
-    assert parse([]).repetitions >= 5
-    assert parse(["--repetitions", "2"]).repetitions == 2
+    assert configured().repetitions >= 5
+    assert configured("repetitions=2").repetitions == 2
 
 
 @pytest.mark.parametrize(
-    "arguments", [["speed"], ["all", "--repetitions", "0"], ["all", "--warm-ups", "-1"]]
+    ("arguments", "part"),
+    [
+        (["speed"], f"benches must be some of {', '.join(BENCHES)}, got 'speed'"),
+        (["all", "repetitions=0"], "repetitions must be at least 1, got 0"),
+        (["all", "warm_ups=-1"], "warm_ups must not be negative, got -1"),
+        (["learner", "learner.row_token=512"], "row_token"),
+        (["learner", "learner.row_tokens=1"], "learner.row_tokens must be at least"),
+    ],
 )
-def test_command_line_refusals(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ending:
-        parse(arguments)
-    assert ending.value.code == 2
-    assert arguments[-1] in capsys.readouterr().err
+def test_what_cannot_be_measured_is_refused(arguments: list[str], part: str) -> None:
+    done = call("launch.bench", *arguments)
+    assert done.status == 2
+    assert part in done.err and len(done.err.splitlines()) == 1
 
 
 def test_the_configuration_is_the_quickstarts_unless_an_experiment_is_named(
     model_path: str,
 ) -> None:
-    assert load_config([]).rollout.engine.enforce_eager
-    chosen = small_config(model_path, "experiment=quickstart", "learner.row_tokens=512")
-    assert (chosen.learner.row_tokens, chosen.name) == (512, "bench")
-
-
-def test_a_misspelt_override_is_a_user_error() -> None:
-    with pytest.raises(UserError, match="row_token"):
-        load_config(["learner.row_token=512"])
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        run = build(compose("train", ["experiment=quickstart", "name=bench"]))
+    ours = configured()
+    for name in ("scheduler", "learner", "rollout", "loop", "task", "model", "name"):
+        assert getattr(ours, name) == getattr(run, name)
+    chosen = small_config(model_path, "experiment=smollm2_arithmetic", "learner.row_tokens=3072")
+    assert chosen.model.dtype == "bfloat16" and chosen.learner.row_tokens == 3072
 
 
 def test_only_the_result_reaches_stdout(capfd: pytest.CaptureFixture[str]) -> None:
@@ -172,96 +182,80 @@ def test_large_models_get_fewer_whole_groups() -> None:
     assert Workload().within(large, MOST_WORK).num_responses in range(16, 64)
 
 
-def test_padding_counts_for_nothing() -> None:
-    segments = SMALL.segments(vocabulary=50, max_tokens=32, seed=0)
-    batch = pad(segments, torch.device("cpu"))
-    lengths = [len(segment.token_ids) for segment in segments]
-    assert batch.token_ids.shape == (6, max(lengths))
-    assert batch.attention_mask.sum(dim=1).tolist() == lengths
-    outside = batch.attention_mask == 0
-    assert outside.any()
-    assert not batch.loss_mask[outside].any()
-    assert not batch.loss_weights[outside].any()
-
-
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_padded_rows_have_the_packed_log_probabilities(model_path: str, temperature: float) -> None:
+def test_all_layouts_have_one_gradient(model_path: str, temperature: float) -> None:
     from transformers import AutoModelForCausalLM
 
-    model = AutoModelForCausalLM.from_pretrained(model_path, dtype=torch.float32)
+    from learner import attention
+
+    def load(kind: str) -> torch.nn.Module:
+        return AutoModelForCausalLM.from_pretrained(
+            model_path, dtype=torch.float64, attn_implementation=kind
+        )
+
     segments = SMALL.segments(vocabulary=61, max_tokens=32, seed=0)
-    batch = pad(segments, torch.device("cpu"))
-    row = collate(segments)
-    with torch.no_grad():
-        padded = padded_logprobs(model, batch, temperature)
-        packed, _ = PackedPolicy(model, temperature)(row.token_ids, row.position_ids, row.loss_mask)
-    torch.testing.assert_close(padded[batch.loss_mask], packed[row.loss_mask])
-    assert not padded[~batch.loss_mask].any()
+    padded, packed, shared = load("sdpa"), load(attention.register()), load(attention.register())
+    batches = [pad(segments[:8], torch.device("cpu")), pad(segments[8:], torch.device("cpu"))]
+    lengths = [len(segment.token_ids) for segment in segments[:8]]
+    assert batches[0]["token_ids"].shape == (8, max(lengths))
+    assert batches[0]["attention_mask"].sum(dim=1).tolist() == lengths
+    padded_step(padded, batches, temperature)
+    packed_step(PackedPolicy(packed, temperature), [collate(segments)])
+    packed_step(PackedPolicy(shared, temperature), [collate(segments, shared_prefix=True)])
+    for one, other, third in zip(
+        padded.parameters(), packed.parameters(), shared.parameters(), strict=True
+    ):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(third.grad, other.grad, rtol=1e-4, atol=1e-6)
 
 
 @pytest.fixture(scope="module")
 def learner_found(model_path: str) -> dict[str, object]:
-    shape = Workload(
-        num_responses=6, group_size=3, mean_tokens=4.0, sigma=0.0, prompt_tokens=(20, 20)
-    )
     return bench_learner(
-        small_config(model_path), SMALL, repetitions=2, warm_ups=0, long_prompt=shape,
-        short_prompt=SMALL, head=HEAD,
-    )  # fmt: skip
-
-
-def test_learner_bench_compares_equal_gradients(learner_found: dict[str, object]) -> None:
-    found = learner_found["packed"]
-    assert found["gradients_agree"] and found["gradient_norm"] > 0
-    assert {name: len(times) for name, times in found["repetitions_seconds"].items()} == {
-        "packed": 2,
-        "padded": 2,
-    }
-    lengths = np.add(found["prompt_lengths"], found["response_lengths"])
-    assert found["tokens"] == lengths.sum()
-    assert found["padded_tokens"] == 4 * lengths[:4].max() + 2 * lengths[4:].max()
-    assert 0 < found["padding_share"] < 1
-    for pair in (*learner_found["shared_prefix"].values(), learner_found["logprobs"]):
-        assert pair["gradients_agree"] and pair["gradient_norm"] > 0
-        one, other = pair["median_seconds"].values()
-        assert pair["ratio"] == pytest.approx(other / one)
-    shared = learner_found["shared_prefix"]["long_prompt"]
-    assert shared["row_tokens_computed"] == {"shared": 2 * (20 + 12), "repeated": 6 * 24}
-
-
-def test_learner_bench_sees_that_chunks_take_less_memory(learner_found: dict[str, object]) -> None:
-    found = learner_found["logprobs"]
-    logits = 4 * HEAD.vocabulary * HEAD.num_tokens
-    assert found["peak_bytes"]["plain"] > 2 * logits
-    assert found["peak_bytes"]["chunked"] < logits
-
-
-def test_learner_bench_would_notice_another_loss(
-    model_path: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(
-        "launch.study.bench.packing.padded_logprobs",
-        lambda model, batch, temperature: 1.01 * padded_logprobs(model, batch, temperature),
+        small_config(model_path), repetitions=2, warm_ups=0, workloads=(SMALL, LONG), planned=SMALL
     )
-    setting = Setting.of(small_config(model_path))
-    found = bench_packed(setting, SMALL, max_tokens=32, repetitions=1, warm_ups=0)
-    assert not found["gradients_agree"]
+
+
+def test_learner_bench_counts_what_each_layout_computes(learner_found) -> None:
+    assert json.loads(json.dumps(learner_found, allow_nan=False)) == learner_found
+    found = learner_found["long_prompts"]
+    # Two groups of three responses of four tokens; padding has equal lengths here.
+    assert found["computed_tokens"] == {"shared": 2 * (20 + 12), "repeated": 144, "padded": 144}
+    assert found["useful_share"] == {"shared": 1.0, "repeated": 64 / 144, "padded": 64 / 144}
+    for found in (learner_found["short_prompts"], learner_found["long_prompts"]):
+        median = found["median_seconds"]
+        assert set(median) == {"shared", "repeated", "padded"}
+        for over, under in (("repeated", "shared"), ("padded", "repeated")):
+            ratio = found[f"{over}_over_{under}"]["ratio"]
+            assert ratio == pytest.approx(median[over] / median[under])
+        assert all(len(taken) == 2 for taken in found["repetitions_seconds"].values())
+        assert all(peak > 0 for peak in found["peak_bytes"].values())
+        assert 0 < found["useful_share"]["padded"] <= found["useful_share"]["repeated"] < 1
+
+
+def test_a_shared_prompt_takes_less_memory(learner_found) -> None:
+    peaks = learner_found["long_prompts"]["peak_bytes"]
+    assert peaks["shared"] < peaks["repeated"]
+
+
+def test_the_memory_of_a_step_leaves_weights_out(model_path: str) -> None:
+    """Gradients are added to those that are there; activations grow with the batch."""
+    config = small_config(model_path)
+    counts = {"repetitions": 1, "warm_ups": 0}
+    one, two = (
+        bench_layouts(config, Workload(num_responses=n, sigma=0.0, mean_tokens=20.0), **counts)
+        for n in (8, 16)
+    )
+    assert one["peak_bytes"]["repeated"] < two["peak_bytes"]["repeated"]
 
 
 def test_plans_repeat_little_and_are_even() -> None:
     work = Work(token=1.0, loss_token=0.3, pair=1e-3)
     workload = Workload(num_responses=96, mean_tokens=100.0, prompt_tokens=(60, 200))
-    found = plan_figures(workload, work, row_tokens=2048, seed=0)
-    assert found["useful_tokens"] < found["repeated_tokens"]
-    for ranks in found["by_ranks"].values():
-        # Many ranks for few groups: what is even repeats prompts, and pays.
-        whole = ranks["step_efficiency_of_whole_groups"]
-        assert ranks["useful_share"] >= 0.97 if ranks["groups_per_rank"] >= 3 else whole < 0.9
-        rounding = 1 + 1e-9
-        assert whole <= ranks["step_efficiency"] * rounding
-        assert ranks["step_efficiency"] <= ranks["rank_balance"] * rounding
-        assert 0.97 <= ranks["rank_balance"] <= 1 and ranks["useful_share"] <= 1
-        assert ranks["largest_row"] <= 2048
+    for num_ranks, figures in plan_figures(workload, work, row_tokens=2048, seed=0).items():
+        # Many ranks for few groups: what is even repeats prompts.
+        assert figures["useful_share"] >= (0.97 if int(num_ranks) <= 4 else 0.9)
+        assert 0.97 <= figures["rank_balance"] <= 1 and figures["useful_share"] <= 1
 
 
 def test_the_learner_bench_brings_all_of_the_learner(
@@ -269,34 +263,34 @@ def test_the_learner_bench_brings_all_of_the_learner(
 ) -> None:
     for name in ("learner", "gradient_norms", "long_context"):
         monkeypatch.setattr(
-            f"launch.study.bench.{name}.bench_{name}", lambda config, workload, **counts: counts
+            f"launch.study.bench.{name}.bench_{name}", lambda config, **counts: counts
         )
-    arguments = ["learner", f"model.path={model_path}", "--repetitions", "2", "--warm-ups", "0"]
-    found = json.loads(json.dumps(measure(parse(arguments)), allow_nan=False))
-    assert found["bench"] == "learner"
-    measured = {"learner", "gradient_norms", "long_context"}
-    assert set(found) == {"bench", "overrides", "model", "machine"} | measured
+    config = small_config(model_path, "learner", "repetitions=2", "warm_ups=0")
+    found = json.loads(json.dumps(measure(config), allow_nan=False))
+    assert found["benches"] == ["learner"] and found["model"] == model_path
     assert set(found["machine"]) == {"cpus", "load_average_before", "load_average_after"}
-    for name in measured:
+    for name in ("learner", "gradient_norms", "long_context"):
         assert found[name] == {"repetitions": 2, "warm_ups": 0}
+    assert not {"cost", "rollout", "startup", "publish"} & set(found)
 
 
-def test_the_learner_result_is_json(learner_found: dict[str, object]) -> None:
-    assert json.loads(json.dumps(learner_found, allow_nan=False)) == learner_found
-    assert set(learner_found) == {
-        "packed", "shared_prefix", "logprobs", "plans", "threads", "device", "dtype",
-    }  # fmt: skip
+def test_gradient_norms_are_compared_with_those_of_all_weights(model_path: str) -> None:
+    config = small_config(model_path, "learner.row_tokens=512")
+    found = bench_gradient_norms(config, repetitions=2, warm_ups=0, workload=SMALL)
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    assert found["num_responses"] == 10
+    for layer in ("embedding", "lm_head"):
+        assert found["all_weights_over_packed"][layer]["ratio"] == pytest.approx(
+            found["median_seconds"]["all_weights"] / found["median_seconds"][layer]
+        )
+        assert 0 < found["correlation_with_all_weights"][layer] <= 1
 
 
 @pytest.fixture(scope="module")
 def cost_found() -> dict[str, object]:
-    pools = {
-        name: load_config([f"allocator@scheduler.allocator={name}"]).scheduler
-        for name in POOL_ALLOCATORS
-    }
     return bench_cost(
-        load_config([]).scheduler, pools, repetitions=2, warm_ups=0, num_prompts=(50, 500, 2000),
-        num_tickets=16, num_candidates=64, num_added=30, num_pool=8,
+        configured().scheduler, repetitions=2, warm_ups=0, num_prompts=(50, 500, 2000),
+        num_tickets=16, num_candidates=64,
     )  # fmt: skip
 
 
@@ -306,16 +300,11 @@ def test_the_cost_bench_measures_every_size_and_target(cost_found) -> None:
     for target in found["targets"].values():
         assert target["met"] == (target["measured"] <= target["target"])
     assert set(found["median"]) == {"50", "500", "2000"}
-    for taken in found["median"].values():
-        assert set(taken) == set(found["median"]["50"])
+    for taken in (*found["median"].values(), found["thinning"]):
         assert all(clocks["wall"] > 0 for clocks in taken.values())
-    assert set(found["growth_of_cpu_seconds"]) == {"50 to 500", "500 to 2000"}
     assert (
         found["targets"]["draw_seconds"]["measured"]
         == (found["median"]["2000"]["draw_seconds"]["wall"])
-    )
-    assert {name: pool["candidates"] for name, pool in found["pool_allocators"].items()} == (
-        dict.fromkeys(POOL_ALLOCATORS, 8)
     )
     assert found["plugs"]["allocator"] == "SquareRoot" and found["reports"] == 160
 
@@ -323,13 +312,16 @@ def test_the_cost_bench_measures_every_size_and_target(cost_found) -> None:
 def test_the_cost_bench_counts_the_bytes_of_prompts(cost_found) -> None:
     """At least the pool's 16, three running means of 24, estimates and probabilities."""
     sizes = cost_found["memory"]
-    assert sizes["2000"]["held_bytes_per_prompt"] >= 16 + 3 * 24 + 4 * 8 + 16
-    assert sizes["2000"]["peak_bytes_per_prompt"] >= 0
+    held = (sizes["2000"]["held_bytes"] - sizes["500"]["held_bytes"]) / 1500
+    assert held >= 16 + 3 * 24 + 4 * 8 + 16
     assert sizes["2000"]["held_bytes"] <= sizes["2000"]["peak_bytes"]
+    peak = (sizes["2000"]["peak_bytes"] - sizes["500"]["peak_bytes"]) / 1500
+    assert cost_found["targets"]["bytes_per_prompt"]["measured"] == peak
 
 
-def test_the_cost_bench_saves_and_restores_what_it_goes_on_with() -> None:
-    config = load_config([]).scheduler
+@pytest.mark.parametrize("allocator", ["square_root", "knapsack", "gvm"])
+def test_the_cost_bench_saves_and_restores_what_it_goes_on_with(allocator: str) -> None:
+    config = configured(f"allocator@scheduler.allocator={allocator}").scheduler
     run, other = Run(config, 40, 0), Run(config, 40, 0)
     for one in (run, other):
         one.draw()
@@ -338,12 +330,10 @@ def test_the_cost_bench_saves_and_restores_what_it_goes_on_with() -> None:
     run.save_and_restore()
     assert run.scheduler is not before
     for one in (run, other):
-        one.add_prompts(5)
         one.step()
     np.testing.assert_array_equal(
         run.scheduler.distribution().probabilities, other.scheduler.distribution().probabilities
     )
-    assert len(run.scheduler.distribution().probabilities) == 45
 
 
 class FakeScheduler:

@@ -3,41 +3,55 @@
 from dataclasses import replace
 
 import pytest
+from hydra import compose, initialize_config_dir
 
-from launch.study.bench.long_context import CONTESTANTS, LongRow, measure
-from learner.numerics import Numerics
-from tests.places import CHAIN_MODEL
+from conf.programs import register
+from launch.program import build
+from launch.study.bench.long_context import KINDS, LongRow, bench_long_context, measure
+from tests.places import CHAIN_MODEL, CONF
 
-MODEL = CHAIN_MODEL
-NUMERICS = Numerics(dtype="float32", temperature=1.0)
-
-
-@pytest.mark.parametrize("contestant", CONTESTANTS)
-def test_lengths_double_until_the_longest(contestant):
-    row = LongRow(chunk_tokens=48, shortest=64, longest_whole=256, longest=256)
-    found = measure(str(MODEL), NUMERICS, contestant, row, 1)
-    assert list(found) == [64, 128, 256]
-    assert all(m.seconds > 0 and m.peak_bytes >= 0 for m in found.values())
-    peaks = [m.peak_bytes for m in found.values()]
-    assert peaks == sorted(peaks)
+register()
+ROW = LongRow(chunk_tokens=48, shortest=64, longest_whole=128, longest=256)
 
 
-def test_a_contestant_stops_past_its_budget_or_when_slow():
-    row = LongRow(chunk_tokens=48, shortest=64, longest=256)
-    assert list(measure(str(MODEL), NUMERICS, "chunked", row, 1, -1)) == [64]
-    slow = replace(row, most_seconds=0.0)
-    assert list(measure(str(MODEL), NUMERICS, "chunked", slow, 5)) == [64]
+@pytest.fixture(scope="module")
+def config():
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return build(compose("bench", [f"model.path={CHAIN_MODEL}"]))
 
 
-def test_rows_are_whole_up_to_a_length():
-    row = LongRow(chunk_tokens=48, shortest=64, longest_whole=128, longest=256)
-    assert list(measure(str(MODEL), NUMERICS, "whole", row, 1)) == [64, 128]
+@pytest.fixture(scope="module")
+def found(config):
+    row = replace(ROW, longest_whole=512, longest=1024)
+    return bench_long_context(config, repetitions=1, warm_ups=0, row=row)
+
+
+def test_lengths_double_until_the_longest(config):
+    for kind, longest in (("whole", 128), ("checkpointed", 256), ("chunked", 256)):
+        measured = measure(config, kind, ROW, 1)
+        assert list(measured) == [n for n in (64, 128, 256) if n <= longest]
+        assert all(m.seconds > 0 for m in measured.values())
+        peaks = [m.peak_bytes for m in measured.values()]
+        assert peaks == sorted(peaks) and peaks[0] > 0
+
+
+def test_the_longest_whole_row_is_the_budget_within_which_chunks_go_further(found):
+    assert set(found["measured"]) == set(KINDS)
+    assert found["budget_bytes"] == found["measured"]["whole"]["512"]["peak_bytes"]
+    longest = found["longest_within_budget"]
+    assert longest["whole"] == 512 < longest["chunked"] == 1024
+
+
+def test_a_kind_stops_past_its_budget_or_when_slow(config):
+    assert list(measure(config, "chunked", ROW, 1, -1)) == [64]
+    slow = replace(ROW, most_seconds=0.0)
+    assert list(measure(config, "chunked", slow, 5)) == [64]
 
 
 def test_a_large_model_has_a_shorter_row_for_its_measure(tmp_path):
-    assert LongRow.of_model(str(MODEL)).longest_whole == LongRow().longest_whole
+    assert LongRow.of_model(str(CHAIN_MODEL)).longest_whole == LongRow().longest_whole
     (tmp_path / "config.json").write_text(
-        (MODEL / "config.json")
+        (CHAIN_MODEL / "config.json")
         .read_text()
         .replace('"intermediate_size": ', '"intermediate_size": 1000')
     )

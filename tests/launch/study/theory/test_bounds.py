@@ -11,13 +11,11 @@ from launch.study.theory.bounds import (
     cost_aware,
     cost_moment,
     cost_only,
-    least_cost_variance,
     lower_bound,
     norm_only,
     second_moment,
     uniform,
     upper_bound,
-    wrong_proxy_factor,
 )
 
 ONES, COSTS = np.array([1.0, 1.0]), np.array([1.0, 4.0])
@@ -71,50 +69,6 @@ def test_a_component_without_gradient_is_never_drawn_and_others_always_may():
     assert second_moment(p, norms) == 1
     with pytest.raises(ValueError, match="positive wherever norms are"):
         second_moment(p, ONES)
-
-
-@given(components(), st.floats(0, 1))
-@settings(max_examples=100, deadline=None)
-def test_least_cost_variance_is_least(problem, share):
-    norms, costs, rng = problem
-    signal = share * norms.sum() ** 2
-
-    def product(p):
-        return (p @ costs) * (second_moment(p, norms) - signal)
-
-    p = least_cost_variance(norms, costs, signal)
-    slack = 1e-9 * (p @ costs) * norms.sum() ** 2
-    rivals = [cost_aware(norms, costs), norm_only(norms, costs)]
-    rivals += [p * rng.lognormal(0, spread, len(p)) for spread in (0.01, 0.1, 1.0) * 5]
-    for rival in rivals:
-        assert product(p) <= product(rival / rival.sum()) + slack
-
-
-def test_least_cost_variance_lies_between_cost_aware_and_norm_only():
-    norms = np.array([1.0, 2.0, 3.0])
-    costs = np.array([1.0, 9.0, 4.0])
-    np.testing.assert_allclose(least_cost_variance(norms, costs, 0.0), cost_aware(norms, costs))
-    np.testing.assert_allclose(least_cost_variance(norms, costs, 36.0), norm_only(norms, costs))
-    with pytest.raises(ValueError, match="signal must lie in"):
-        least_cost_variance(norms, costs, 37.0)
-
-
-@given(components(), st.floats(1, 100), st.booleans())
-@settings(max_examples=200, deadline=None)
-def test_wrong_proxies_cost_at_most_the_factor(problem, spread, of_costs):
-    norms, costs, rng = problem
-    errors = rng.uniform(1, spread, len(norms))
-    guessed = (norms, costs / errors**2) if of_costs else (norms * errors, costs)
-    best = cost_moment(cost_aware(norms, costs), norms, costs)
-    product = cost_moment(cost_aware(*guessed), norms, costs)
-    assert product <= wrong_proxy_factor(1, spread) * best * (1 + 1e-9)
-
-
-@pytest.mark.parametrize(("least", "most", "factor"), [(1, 2, 1.125), (0.5, 2, 1.5625), (3, 3, 1)])
-def test_the_factor_is_attained_by_two_equal_halves(least, most, factor):
-    assert wrong_proxy_factor(least, most) == factor
-    p = cost_aware(np.array([least, most]), np.ones(2))
-    assert cost_moment(p, ONES, np.ones(2)) / 4 == pytest.approx(factor)
 
 
 def test_the_plan_meets_epsilon_by_its_own_proof():

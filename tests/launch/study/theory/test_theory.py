@@ -5,14 +5,12 @@ import sys
 
 import numpy as np
 import pytest
-from rich.console import Console
 
 pytest.importorskip("sklearn")
 
-from launch.program import UserError
 from launch.study.theory.experiments import BASELINES, ratio_interval
 from launch.study.theory.problems import RADIUS, LogisticSum, load_cases
-from launch.theory import parse, run
+from tests.launch.programs import call
 
 
 @pytest.fixture(scope="module")
@@ -71,12 +69,13 @@ def test_cases_cost_one_on_average_and_are_the_same_every_time():
         assert np.linalg.norm(case.optimum) <= RADIUS * (1 + 1e-12)
 
 
-def test_a_small_run_agrees_with_the_predictions(tmp_path, capsys, monkeypatch):
+def test_a_small_run_agrees_with_the_predictions(tmp_path, monkeypatch):
     # Step sizes are tuned on fewer steps and seeds: what they give is not checked.
-    monkeypatch.setattr("launch.study.theory.experiments.TUNING_STEPS", 10_000)
-    monkeypatch.setattr("launch.study.theory.experiments.TUNING_SEEDS", 2)
+    monkeypatch.setattr("launch.study.theory.runs.TUNING_STEPS", 10_000)
+    monkeypatch.setattr("launch.study.theory.runs.TUNING_SEEDS", 2)
     out = tmp_path / "theory"
-    run(parse(["--quick", "--seeds", "6", "--out", str(out)]), Console(width=140))
+    done = call("launch.theory", "quick=true", "seeds=6", f"out={out}")
+    assert done.status == 0
     found = json.loads((out / "theory.json").read_text(encoding="utf-8"))
     assert (out / "theory.png").read_bytes().startswith(b"\x89PNG")
     comparisons = found["comparisons"]
@@ -90,27 +89,28 @@ def test_a_small_run_agrees_with_the_predictions(tmp_path, capsys, monkeypatch):
         assert each["lower"] < each["upper"]
     for each in found["wrong_proxies"]:
         assert 1 < each["mean"] < each["worst"] <= each["promised"] * (1 + 1e-9)
-    printed = capsys.readouterr().out
-    assert "at the bound's own step: 8 of 8 ratios within 10%" in printed
+    assert "at the bound's own step: 8 of 8 ratios within 10%" in done.out
 
 
 def test_a_folder_with_content_is_refused(tmp_path):
     (tmp_path / "kept.txt").write_text("mine", encoding="utf-8")
-    with pytest.raises(UserError, match="--out must be a new or empty folder"):
-        run(parse(["--out", str(tmp_path)]), Console())
+    done = call("launch.theory", f"out={tmp_path}")
+    assert done.status == 2
+    assert done.err.startswith("error: out must be a new or empty folder, got ")
     assert [path.name for path in tmp_path.iterdir()] == ["kept.txt"]
 
 
 def test_without_scikit_learn_one_sentence_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn", None)
     out = tmp_path / "theory"
-    with pytest.raises(UserError, match=r"pip install 'cost-aware-rl\[theory\]'"):
-        run(parse(["--out", str(out)]), Console())
+    done = call("launch.theory", f"out={out}")
+    assert done.status == 2
+    assert "pip install 'cost-aware-rl[theory]'" in done.err
     assert not out.exists()
 
 
 @pytest.mark.parametrize("seeds", ["1", "-3", "many"])
-def test_bad_seeds_are_refused(seeds, capsys):
-    with pytest.raises(SystemExit):
-        parse(["--seeds", seeds])
-    assert "--seeds" in capsys.readouterr().err
+def test_bad_seeds_are_refused(seeds):
+    done = call("launch.theory", f"seeds={seeds}")
+    assert done.status == 2
+    assert "seeds" in done.err and len(done.err.splitlines()) == 1

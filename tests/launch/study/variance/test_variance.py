@@ -2,23 +2,14 @@
 
 import json
 import math
-import sys
 
 import numpy as np
 import pytest
 
+from conf.studies import AGGREGATIONS
 from cost.thinning.thinning import KeepAll, systematic_sample
-from launch.program import UserError
-from launch.study.variance.measurement import (
-    BatchResult,
-    Bias,
-    Ratio,
-    fitted_proxy,
-    norm_fit,
-    summarise,
-)
+from launch.study.variance.measurement import BatchResult, Bias
 from launch.study.variance.rules import (
-    AGGREGATIONS,
     ORACLE,
     added_variance,
     biased_rules,
@@ -26,7 +17,8 @@ from launch.study.variance.rules import (
     keep_probabilities,
     second_moment,
 )
-from launch.variance import compose_task, main, parser
+from launch.study.variance.summary import Ratio, fitted_proxy, norm_fit, summarise
+from tests.launch.programs import call
 
 
 @pytest.fixture
@@ -150,58 +142,43 @@ def test_fitted_exponents_are_found_again(responses):
 
 
 @pytest.mark.parametrize(
-    ("name", "overrides", "reward"),
+    ("arguments", "part"),
     [
-        ("chain", [], "ChainReward"),
-        ("reasoning_gym_arithmetic", [], "ReasoningGymReward"),
-        ("jsonl", ["task.path=x.jsonl"], "MathReward"),
-        ("chain", ["+reward=math"], "MathReward"),
+        (["budgets=[0]"], "budgets must lie in (0, 1]"),
+        (["budgets=[0.5,1.5]"], "budgets must lie in (0, 1]"),
+        (["group_size=1"], "group_size must be at least 2"),
+        (["num_batches=0"], "num_batches must be at least 1"),
+        (["temperature=0"], "temperature must be positive"),
+        (["aggregations=[median]"], "aggregations must be some of"),
+        (["task=nothing"], "nothing"),
+        (["task=chain", "+task.colour=1"], "unexpected keyword argument 'colour'"),
+        (["task=jsonl"], "task.path must be set"),
+        (["out=/nowhere/x.json"], "out must be a file in a folder that exists"),
+        (["num_prompts=100000"], "num_prompts must not exceed the 192 prompts"),
+        (["model.path=/nowhere"], "must be a Hugging Face folder"),
+        (["chain"], "settings must be written as KEY=VALUE"),
     ],
 )
-def test_tasks_get_their_reward(name, overrides, reward):
-    composed = compose_task(name, overrides)
-    assert composed.reward._target_.endswith(reward)
-    assert composed.task._target_.startswith("rollout.tasks.")
+def test_what_cannot_be_measured_is_refused(arguments, part):
+    done = call("launch.variance", *arguments)
+    assert done.status == 2
+    assert part in done.err and len(done.err.splitlines()) == 1
 
 
-@pytest.mark.parametrize(
-    ("name", "overrides"),
-    [("nothing", []), ("chain", ["task.colour=1"]), ("nothing", ["+reward=math"])],
-)
-def test_unknown_tasks_and_settings_are_refused(name, overrides):
-    with pytest.raises(UserError):
-        compose_task(name, overrides)
+def test_a_generated_task_gives_its_reward_the_name_of_the_generator():
+    done = call(
+        "launch.variance", "task=reasoning_gym_arithmetic", "reward=reasoning_gym", "--cfg", "job",
+        "--resolve", "--package", "reward",
+    )  # fmt: skip
+    assert "dataset: basic_arithmetic" in done.out
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [["--budgets", "0"], ["--budgets", "1.5"], ["--group-size", "1"], ["--batches", "0"],
-     ["--temperature", "0"], ["--aggregation", "median"]],
-)  # fmt: skip
-def test_the_command_line_refuses(arguments, capsys):
-    with pytest.raises(SystemExit) as refused:
-        parser().parse_intermixed_args(arguments)
-    assert refused.value.code == 2 and arguments[0] in capsys.readouterr().err
-
-
-def test_what_cannot_be_measured_is_said(monkeypatch, tmp_path):
-    monkeypatch.setattr(sys, "argv", ["variance", "--json", str(tmp_path / "no" / "x.json")])
-    with pytest.raises(UserError, match="--json must be a file in a folder that exists"):
-        main()
-    monkeypatch.setattr(sys, "argv", ["variance", "--prompts", "100000"])
-    with pytest.raises(UserError, match="--prompts must not exceed the 192 prompts"):
-        main()
-    monkeypatch.setattr(sys, "argv", ["variance", str(tmp_path)])
-    with pytest.raises(UserError, match="must be a Hugging Face folder"):
-        main()
-
-
-def test_a_measurement_of_the_shipped_model(monkeypatch, tmp_path, capsys):
+def test_a_measurement_of_the_shipped_model(tmp_path):
     path = tmp_path / "variance.json"
-    arguments = "--batches 2 --prompts 6 --group-size 4 --budgets .5 --max-tokens 160"
-    monkeypatch.setattr(sys, "argv", ["variance", *arguments.split(), "--json", str(path)])
-    main()
-    printed = capsys.readouterr().out
+    settings = ["num_batches=2", "num_prompts=6", "group_size=4", "budgets=[0.5]", "max_tokens=160"]
+    done = call("launch.variance", *settings, f"out={path}")
+    assert done.status == 0, done.err
+    printed = done.out
     report = json.loads(path.read_text())
     assert report["responses"] == report["usable_responses"] == 48
     assert 0 < report["responses_with_advantage"] <= 48

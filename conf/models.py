@@ -1,0 +1,54 @@
+"""The typed shape of the configurations of programs that make a policy to start from."""
+
+from dataclasses import dataclass, field
+
+from conf.checks import require
+from rollout.tasks.chain import Teacher
+
+
+@dataclass(kw_only=True, slots=True)
+class SmolLM2Config:
+    """Where the converted SmolLM2 goes; see `launch.smollm2`."""
+
+    out: str = "models/smollm2"
+    """Folder that receives the model; must not exist yet."""
+
+
+@dataclass(kw_only=True, slots=True)
+class WarmStartConfig:
+    """How the chain model is taught; see `launch.warmstart`."""
+
+    out: str = "models/chain"
+    """Folder that receives the checkpoint; must not exist yet."""
+    seed: int = 0
+    """Initial weights and examples."""
+    steps: int = 1400
+    """Optimiser steps."""
+    schedule_steps: int = 2250
+    """Steps that the curriculum and the cosine are laid out for; `steps` may stop before."""
+    batch_tokens: int = 2500
+    """Largest number of tokens in a batch, padding included."""
+    lr: float = 1e-3
+    """Peak learning rate of AdamW."""
+    warmup_steps: int = 50
+    """Steps over which the learning rate rises."""
+    weight_decay: float = 0.01
+    """Of AdamW."""
+    max_grad_norm: float = 1.0
+    """Gradients are clipped to this norm."""
+    threads: int = 1
+    """Torch threads; another number rounds differently."""
+    log_every: int = 50
+    """Steps between two printed lines."""
+    teacher: Teacher = field(default_factory=Teacher)
+    """Who writes the solutions."""
+
+    def __post_init__(self) -> None:
+        for key in ("steps", "schedule_steps", "threads", "log_every"):
+            require(getattr(self, key) >= 1, f"{key} must be at least 1", getattr(self, key))
+        require(
+            self.batch_tokens >= 512,
+            "batch_tokens must be at least 512, the longest example with its padding",
+            self.batch_tokens,
+        )
+        require(self.lr > 0, "lr must be positive", self.lr)

@@ -1,0 +1,214 @@
+"""The typed shape of the configurations of studies: what is simulated or measured about runs."""
+
+import math
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from conf.checks import ProfilePlug, require, require_plug
+from conf.schema import RunConfig
+from cost.scheduler.config import SchedulerConfig
+from rollout.rewards.types import Reward
+from rollout.tasks.prompts import Task
+
+
+@dataclass(kw_only=True, slots=True)
+class SimulateConfig:
+    """What a study in simulated time runs; see `launch.simulate`."""
+
+    name: str
+    seed: int = 0
+    run_dir: str
+    """Folder for config and results; must not exist yet, or be empty."""
+    profile: Any
+    """Plug: machine, model and task (launch/study/simulation/profile.py)."""
+    scheduler: SchedulerConfig
+    accelerators: list[int] = field(default_factory=lambda: [1, 4, 16, 64, 256, 1024, 4096])
+    """One row of the study each."""
+    learner_share: float = 0.25
+    """Part of the accelerators for learners, in (0, 1); the rest is for engines."""
+    tickets_per_accelerator: float | None = None
+    """Let the batch grow with the accelerators; None keeps scheduler.tickets_per_step."""
+    num_steps: int = 20
+    """Steps that count; some more are run before and after them."""
+    max_staleness: int = 1
+    num_epochs: int = 1
+    """Passes over a batch."""
+    num_minibatches: int = 1
+    """Optimiser steps in a pass."""
+    prefix_caching: bool = True
+    """Whether engines prefill a group's prompt once."""
+    update_mode: str = "recompute"
+    """What new weights do to running sequences: "recompute" or "keep_kv"."""
+    max_retries: int = 2
+    """Retries of one ticket."""
+    target_pass_rate: float | None = None
+    """Mean pass rate to which steps and hours are extrapolated, by the profile's law."""
+    fit: str | None = None
+    """Folder of a real run: fit a profile to it instead of simulating."""
+    out: str | None = None
+    """File for the fitted profile, such as conf/profile/NAME.yaml."""
+    check: str | None = None
+    """Folder of a real run: predict it instead of simulating a study."""
+
+    def __post_init__(self) -> None:
+        require_plug("profile", self.profile, ProfilePlug)
+        require(
+            len(self.accelerators) >= 1 and min(self.accelerators) >= 1,
+            "accelerators must name at least one number, each at least 1",
+            self.accelerators,
+        )
+        require(
+            self.scheduler.entropy_control is None,
+            "scheduler.entropy_control must be null: what is simulated has no entropy",
+            self.scheduler.entropy_control,
+        )
+        require(0 < self.learner_share < 1, "learner_share must lie in (0, 1)", self.learner_share)
+        for key in ("num_steps", "num_epochs", "num_minibatches"):
+            require(getattr(self, key) >= 1, f"{key} must be at least 1", getattr(self, key))
+        for key in ("max_staleness", "max_retries"):
+            require(getattr(self, key) >= 0, f"{key} must not be negative", getattr(self, key))
+        share = self.tickets_per_accelerator
+        require(
+            share is None or share > 0, "tickets_per_accelerator must be positive or null", share
+        )
+        target = self.target_pass_rate
+        require(
+            target is None or 0 < target < 1,
+            "target_pass_rate must lie in (0, 1) or be null",
+            target,
+        )
+        require(
+            self.update_mode in ("recompute", "keep_kv"),
+            "update_mode must be recompute or keep_kv, which are simulated",
+            self.update_mode,
+        )
+        require(self.fit is None or self.check is None, "check must be null with fit", self.check)
+        require(
+            (self.fit is None) == (self.out is None),
+            "out must name the file for the fitted profile, and be null without fit",
+            self.out,
+        )
+
+
+@dataclass(kw_only=True, slots=True)
+class TheoryConfig:
+    """How the theory is held against measurement; see `launch.theory`."""
+
+    seeds: int = 20
+    """Runs of every contestant."""
+    quick: bool = False
+    """Two small data sets and one cost case."""
+    out: str
+    """Folder for theory.json and theory.png; must not exist yet, or be empty."""
+
+    def __post_init__(self) -> None:
+        require(self.seeds >= 2, "seeds must be at least 2", self.seeds)
+
+
+AGGREGATIONS = ("constant_length", "sequence_mean")
+"""Members of conf/aggregation under which the variance of thinning is measured."""
+
+
+@dataclass(kw_only=True, slots=True)
+class ProbedModelConfig:
+    """The model whose gradients are taken."""
+
+    path: str
+    """Hugging Face folder."""
+
+
+@dataclass(kw_only=True, slots=True)
+class VarianceConfig:
+    """What a measurement of thinning's variance samples; see `launch.variance`."""
+
+    model: ProbedModelConfig
+    task: Any
+    """Plug: where prompts are from."""
+    held_out: Any
+    """The same again, for rewards that ask for it."""
+    reward: Any
+    aggregations: list[str] = field(default_factory=lambda: [*AGGREGATIONS])
+    budgets: list[float] = field(default_factory=lambda: [0.3, 0.5, 0.7])
+    """Shares of the tokens to keep, in (0, 1]."""
+    num_batches: int = 6
+    num_prompts: int = 16
+    """Groups in a batch."""
+    group_size: int = 8
+    """Responses to a prompt."""
+    max_tokens: int = 256
+    """Of a response."""
+    temperature: float = 1.0
+    seed: int = 0
+    unbiased_only: bool = False
+    """Leave PODS and D3S out, to save memory."""
+    out: str | None = None
+    """File for the figures as JSON, in a folder that exists."""
+
+    def __post_init__(self) -> None:
+        require_plug("task", self.task, Task)
+        require_plug("reward", self.reward, Reward)
+        require(
+            len(self.aggregations) > 0 and set(self.aggregations) <= set(AGGREGATIONS),
+            f"aggregations must be some of {AGGREGATIONS}",
+            self.aggregations,
+        )
+        require(
+            len(self.budgets) > 0 and all(0 < budget <= 1 for budget in self.budgets),
+            "budgets must lie in (0, 1]",
+            self.budgets,
+        )
+        for key in ("num_batches", "num_prompts", "max_tokens"):
+            require(getattr(self, key) >= 1, f"{key} must be at least 1", getattr(self, key))
+        require(self.group_size >= 2, "group_size must be at least 2", self.group_size)
+        require(0 < self.temperature < math.inf, "temperature must be positive", self.temperature)
+
+
+BENCHES = {
+    "rollout": ("rollout",),
+    "publish": ("publish",),
+    "startup": ("startup",),
+    "learner": ("learner", "gradient_norms", "long_context"),
+    "gradient_norms": ("gradient_norms",),
+    "cost": ("cost",),
+    "long_context": ("long_context",),
+    "all": ("startup", "rollout", "publish", "learner", "gradient_norms", "cost"),
+}
+"""What a user names, and the benches that are run for it."""
+
+
+@dataclass(kw_only=True, slots=True)
+class BenchConfig(RunConfig):
+    """A run of which parts are measured, and how; see `launch.bench`."""
+
+    benches: list[str] = field(default_factory=lambda: ["all"])
+    """Keys of `BENCHES`."""
+    repetitions: int = 9
+    """Measured turns of each contestant."""
+    warm_ups: int = 2
+    """Turns before them that do not count."""
+
+    def __post_init__(self) -> None:
+        RunConfig.__post_init__(self)
+        for name in self.benches:
+            require(name in BENCHES, f"benches must be some of {', '.join(BENCHES)}", name)
+        require(len(self.benches) > 0, "benches must name at least one", self.benches)
+        require(self.repetitions >= 1, "repetitions must be at least 1", self.repetitions)
+        require(self.warm_ups >= 0, "warm_ups must not be negative", self.warm_ups)
+
+    def expanded(self) -> set[str]:
+        """Return the benches to run."""
+        return {bench for name in self.benches for bench in BENCHES[name]}
+
+
+def bench_schema() -> DictConfig:
+    """Return the schema of conf/bench.yaml, to be laid over a whole conf/train.yaml.
+
+    What describes the run is missing in it, or the defaults of `RunConfig` would undo what the
+    training configuration and its experiment say.
+    """
+    schema: DictConfig = OmegaConf.structured(BenchConfig)
+    for each in fields(RunConfig):
+        schema[each.name] = MISSING
+    return schema

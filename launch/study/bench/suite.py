@@ -1,0 +1,52 @@
+"""The benches by name, in an order in which none disturbs another."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+from conf.studies import BenchConfig
+from launch.study.bench.timing import load_average
+
+
+def measure(config: BenchConfig) -> dict[str, Any]:
+    """Run the benches asked for.
+
+    Returns:
+        What can be written as JSON: settings, the machine, and by bench what it found.
+    """
+    repetitions, warm_ups = config.repetitions, config.warm_ups
+    benches = config.expanded()
+    result: dict[str, Any] = {
+        "benches": config.benches,
+        "repetitions": repetitions,
+        "warm_ups": warm_ups,
+        "model": config.model.path,
+        "machine": {"cpus": os.cpu_count(), "load_average_before": load_average()},
+    }
+    if {"startup", "rollout", "publish"} & benches:
+        from launch.study.bench.system import measure_on_system
+
+        result |= measure_on_system(config, benches, repetitions=repetitions, warm_ups=warm_ups)
+    if "learner" in benches:
+        from launch.study.bench.learner import bench_learner
+
+        result["learner"] = bench_learner(config, repetitions=repetitions, warm_ups=warm_ups)
+    if "gradient_norms" in benches:
+        from launch.study.bench.gradient_norms import bench_gradient_norms
+
+        result["gradient_norms"] = bench_gradient_norms(
+            config, repetitions=repetitions, warm_ups=warm_ups
+        )
+    if "cost" in benches:
+        from launch.study.bench.cost import bench_cost
+
+        result["cost"] = bench_cost(config.scheduler, repetitions=repetitions, warm_ups=warm_ups)
+    if "long_context" in benches:
+        from launch.study.bench.long_context import bench_long_context
+
+        result["long_context"] = bench_long_context(
+            config, repetitions=repetitions, warm_ups=warm_ups
+        )
+    result["machine"]["load_average_after"] = load_average()
+    return result

@@ -1,0 +1,89 @@
+"""What a measurement found, laid out for people."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from launch.record.text import number_text
+
+AGGREGATIONS = {"constant_length": "token sums", "sequence_mean": "sequence means"}
+"""What the aggregations are called."""
+BIAS_ROWS = {
+    "squared_bias": "squared bias",
+    "squared_bias_scaled": "best scale",
+    "token_share": "tokens",
+}
+
+
+def print_tables(report: Mapping[str, Any]) -> None:
+    """Print one table for the unbiased rules and one for the biased."""
+    console = Console()
+    _print_fits(console, report)
+    first = next(iter(report["added_variance"].values()))
+    budgets = list(next(iter(first.values())))
+    console.print()
+    console.print("Added variance over the full batch's second moment, by budget")
+    console.print(_added_table(report["added_variance"], budgets))
+    if report["biased"]:
+        console.print()
+        console.print("Biased by design: over the same second moment, at the same budgets")
+        console.print(_biased_table(report["biased"], budgets))
+
+
+def _print_fits(console: Console, report: Mapping[str, Any]) -> None:
+    console.print(
+        f"{report['model']} on {report['task']}: {report['responses']} responses, "
+        f"{report['responses_with_advantage']} with an advantage, mean length "
+        f"{report['mean_length_tokens']:.0f} tokens, pass rate {report['pass_rate']:.2f}"
+    )
+    for name, fit in report["norm_fit"].items():
+        console.print(
+            f"|g| of the summed log-probability ~ {name}^{fit['exponent']:.2f}, "
+            f"r {fit['correlation']:.2f}, residual deviation {fit['residual_deviation']:.2f}"
+        )
+    if report["fitted_exponents"]:
+        exponents = report["fitted_exponents"]
+        console.print(
+            f"|g| ~ surprise^{exponents['surprise']:.2f} length^{exponents['length']:.2f} together;"
+            " each batch is judged with exponents fitted to the others"
+        )
+
+
+def _added_table(added: Mapping[str, Any], budgets: list[str]) -> Table:
+    table = Table()
+    table.add_column("rule for q", no_wrap=True)
+    for aggregation in added:
+        table.add_column(f"{AGGREGATIONS[aggregation]}\n{' / '.join(budgets)}", no_wrap=True)
+    for rule in next(iter(added.values())):
+        table.add_row(
+            rule,
+            *(
+                _figures(rules[rule][budget]["added_variance"] for budget in budgets)
+                for rules in added.values()
+            ),
+        )
+    return table
+
+
+def _biased_table(biased: Mapping[str, Any], budgets: list[str]) -> Table:
+    table = Table()
+    for name in ("rule", "", *(AGGREGATIONS[aggregation] for aggregation in biased)):
+        table.add_column(name, no_wrap=True)
+    for rule in next(iter(biased.values())):
+        for row, (key, name) in enumerate(BIAS_ROWS.items()):
+            table.add_row(
+                "" if row else rule,
+                name,
+                *(
+                    _figures(rules[rule][budget][key] for budget in budgets)
+                    for rules in biased.values()
+                ),
+                end_section=row == len(BIAS_ROWS) - 1,
+            )
+    return table
+
+
+def _figures(values: Iterable[float]) -> str:
+    return " / ".join(number_text(value, 2) for value in values)
