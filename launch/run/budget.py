@@ -38,7 +38,6 @@ class Budget:
         batch: int,
         reports: Sequence[LengthReport],
         pilots: frozenset[int],
-        *,
         trained_tokens: int,
         seconds: float,
     ) -> None:

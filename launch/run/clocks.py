@@ -7,6 +7,7 @@ import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 
 def loop_time() -> float:
@@ -25,6 +26,23 @@ class Laps:
         now = loop_time()
         elapsed, self._last = now - self._last, now
         return elapsed
+
+
+@dataclass(frozen=True, slots=True)
+class Phases:
+    """Seconds of the phases of a step, which take turns."""
+
+    wait: float
+    """For the batch to be drawn and generated."""
+    update: float
+    """Of selecting and learning, all passes."""
+    publish: float
+    """Until engines have the new version."""
+
+    @property
+    def total(self) -> float:
+        """All of them."""
+        return self.wait + self.update + self.publish
 
 
 class GenerationClock:

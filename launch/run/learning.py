@@ -10,8 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cost.types import FloatArray, LengthReport, Selection
-from launch.run.clocks import Laps
+from cost.types import Feedback, FloatArray, LengthReport, Selection
+from launch.record.step import StepResult
+from launch.run.clocks import Laps, Phases
 from launch.run.drawing import DrawnBatch
 from launch.run.parts import Metrics, Parts, Plan
 from rollout.buffer import OrderedBuffer
@@ -82,10 +83,19 @@ class Learned:
     gradient_norms: list[FloatArray] | None
     """[n] of every plain member, if this batch's were measured."""
 
-    @property
-    def entropy(self) -> float:
-        """The policy's, nats a token; NaN if the learners do not say."""
-        return self.metrics.get("learner/entropy", math.nan)
+    def step(
+        self, taken: Taken, published: Metrics, phases: Phases, generate_seconds: float
+    ) -> StepResult:
+        """Say what the step looked like, with what publishing and waiting came to."""
+        loop = {
+            "loop/wait_seconds": phases.wait,
+            "loop/update_seconds": phases.update,
+            "loop/publish_seconds": phases.publish,
+            "loop/generate_seconds": generate_seconds,
+            "loop/staleness": taken.staleness,
+        }
+        metrics = self.metrics | published | loop
+        return StepResult(taken.drawn.batch + 1, taken.groups, self.selections, metrics)
 
 
 class Passes:
@@ -126,6 +136,15 @@ class Passes:
             metrics |= await learners.update(groups, selections, step=batch, epoch=epoch)
             learner_seconds += updating.lap()
         return Learned(selections, metrics, trained_tokens, learner_seconds, norms)
+
+    def feedback(self, learned: Learned, generation_seconds: float) -> Feedback:
+        """Say what a batch took of all machines, and what learning from it showed."""
+        return Feedback(
+            engine_seconds=generation_seconds * self._plan.num_engine_accelerators,
+            learner_seconds=learned.learner_seconds * self._plan.num_learners,
+            entropy=learned.metrics.get("learner/entropy", math.nan),
+            gradient_norms=learned.gradient_norms,
+        )
 
     def _calibrates(self, batch: int) -> bool:
         every = self._plan.calibrate_every

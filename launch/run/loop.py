@@ -18,10 +18,9 @@ whatever has been reported by then.
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from cost.types import Feedback
 from launch.record.step import StepResult
 from launch.run.budget import Budget
-from launch.run.clocks import GenerationClock, Laps
+from launch.run.clocks import GenerationClock, Laps, Phases
 from launch.run.drawing import DrawnBatch, Rounds
 from launch.run.learning import HandOver, Passes
 from launch.run.parts import Parts, Plan
@@ -43,8 +42,10 @@ async def train(plan: Plan, parts: Parts, on_step: OnStep) -> None:
     rounds = Rounds(plan, parts, buffer, generation)
     hand_over, passes = HandOver(buffer, plan.batch_deadline_seconds), Passes(plan, parts)
 
-    # Consumes nothing; produces batches, and groups in the buffer; waits for the staleness that the
-    # next batch may have, woken by buffer.advance.
+    # consumes    nothing but the right to go on, which a published version gives
+    # produces    batches, and their groups in the buffer
+    # waits for   the staleness that the next batch may have
+    # woken by    buffer.advance
     async def draw() -> None:
         for batch in range(plan.num_steps):
             await buffer.admit(batch)
@@ -53,36 +54,23 @@ async def train(plan: Plan, parts: Parts, on_step: OnStep) -> None:
             await batches.put(await rounds.draw(batch, tasks))
         await batches.put(None)
 
-    # Consumes batches and their groups; produces versions and steps; waits for a batch to be drawn
-    # and for its last group, woken by draw and by the rollouts that it started.
+    # consumes    batches, and their groups from the buffer
+    # produces    versions of the policy, and a step for whoever records it
+    # waits for   a batch that is drawn, then for the last of its groups
+    # woken by    draw, and the rollouts that it started
     async def learn() -> None:
         clock = Laps()
         while (drawn := await batches.get()) is not None:
-            taken = await hand_over.take(drawn)
+            batch, taken = drawn.batch, await hand_over.take(drawn)
             wait = clock.lap()
-            learned = await passes.learn(taken, budget.progress(drawn.batch))
+            learned = await passes.learn(taken, budget.progress(batch))
             update = clock.lap()
-            engine_seconds = generation.take(drawn.batch) * plan.num_engine_accelerators
-            learner_seconds = learned.learner_seconds * plan.num_learners
-            await parts.scheduler.learned(
-                drawn.batch,
-                Feedback(engine_seconds, learner_seconds, learned.entropy, learned.gradient_norms),
-            )
-            metrics = learned.metrics | await parts.publish(drawn.batch + 1)
-            publish = clock.lap()
-            budget.spend(
-                drawn.batch, taken.reports, drawn.pilots,
-                trained_tokens=learned.trained_tokens, seconds=wait + update + publish,
-            )  # fmt: skip
+            await parts.scheduler.learned(batch, passes.feedback(learned, generation.take(batch)))
+            published = await parts.publish(batch + 1)
+            phases = Phases(wait, update, publish=clock.lap())
+            budget.spend(batch, taken.reports, drawn.pilots, learned.trained_tokens, phases.total)
             await buffer.advance()
-            metrics |= {
-                "loop/wait_seconds": wait,
-                "loop/update_seconds": update,
-                "loop/publish_seconds": publish,
-                "loop/generate_seconds": generation.take_total(),
-                "loop/staleness": taken.staleness,
-            }
-            await on_step(StepResult(drawn.batch + 1, taken.groups, learned.selections, metrics))
+            await on_step(learned.step(taken, published, phases, generation.take_total()))
             # So that nothing holds the groups while the next batch is generated.
             del taken, learned
             clock = Laps()

@@ -22,7 +22,7 @@ def budget(max_staleness=0, **bounds):
 
 
 def spend(spent, batch, tokens=100, trained=10, seconds=1.0, pilots=frozenset()):
-    spent.spend(batch, [report(batch, tokens)], pilots, trained_tokens=trained, seconds=seconds)
+    spent.spend(batch, [report(batch, tokens)], pilots, trained, seconds)
 
 
 @pytest.mark.parametrize("max_staleness", [0, 1, 3])
