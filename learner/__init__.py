@@ -1,1 +1,1 @@
-"""From scored groups to new weights: objectives, packing, ZeRO."""
+"""The learner turns scored groups into new weights: objectives, packing, ZeRO."""

@@ -29,7 +29,7 @@ _LAYOUT = "packed_layout"
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """The pieces of a packed row, in order."""
+    """Names the pieces of a packed row, in order."""
 
     sizes: tuple[int, ...]
     """Tokens of each piece, positive, T in all."""
@@ -38,7 +38,7 @@ class Layout:
 
     @property
     def longest_context(self) -> int:
-        """Largest number of tokens that one token sees, itself included."""
+        """Return the largest number of tokens that one token sees, itself included."""
         return max(self._contexts())
 
     def mask(self, like: Tensor) -> Tensor:
@@ -48,7 +48,7 @@ class Layout:
         return torch.zeros_like(allowed, dtype=like.dtype).masked_fill(~allowed, -torch.inf)
 
     def columns(self, piece: int) -> slice:
-        """Columns of `mask` that are the keys of a response, prefix first."""
+        """Return the columns of `mask` that are the keys of a response, prefix first."""
         offset = self._mask_shape()[1]
         prefix = self.prefixes[piece]
         assert prefix is not None
@@ -126,13 +126,13 @@ def attend(
         query: [1, H, T, D]
         key: [1, H_kv, T, D]; H is a multiple of H_kv.
         value: [1, H_kv, T, D]
-        attention_mask: Must be None.
-        scaling: Of the scores; None for D ** -0.5.
-        dropout: Must be 0: the rollout engine drops nothing.
+        attention_mask: It must be None.
+        scaling: What the scores are multiplied by; None for D ** -0.5.
+        dropout: It must be 0: the rollout engine drops nothing.
         position_ids: [1, T], see `layout_of`.
-        sliding_window: Refused where a token sees more.
-        is_causal: Must not be False, nor may the layer's own `is_causal`.
-        others: Refused where they change the scores, else of no concern.
+        sliding_window: It is refused where a token sees more.
+        is_causal: It must not be False, nor may the layer's own `is_causal`.
+        others: They are refused where they change the scores, and else of no concern.
 
     Returns:
         [1, T, H, D], and None for the attention weights.
@@ -176,7 +176,7 @@ def _attend_pieces(
     value: Tensor,
     scaling: float | None,
 ) -> list[Tensor]:
-    """Attention [1, H, t, D] of each piece of t tokens, to its prefix and itself."""
+    """Let each piece of t tokens attend to its prefix and itself: [1, H, t, D] each."""
     # Splitting, unlike slicing, has a gradient that is written once.
     queries, keys, values = (torch.split(t, list(layout.sizes), 2) for t in (query, key, value))
     out = []

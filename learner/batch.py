@@ -33,43 +33,43 @@ PADDING_SEGMENT = -1
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """One response with its prompt, ready to be packed."""
+    """Holds one response with its prompt, ready to be packed."""
 
     token_ids: npt.NDArray[np.int64]
-    """[T] prompt, then response."""
+    """[T] the prompt's tokens, then the response's."""
     loss_mask: npt.NDArray[np.bool_]
-    """[T] True on tokens that the policy wrote."""
+    """[T] It is True on tokens that the policy wrote."""
     rollout_logprobs: npt.NDArray[np.float32]
-    """[T] 0 where `loss_mask` is False."""
+    """[T] It is 0 where `loss_mask` is False."""
     advantage: float
     loss_weight: float
-    """weight * a / (P * n), the same for every token."""
+    """It is weight * a / (P * n), the same for every token."""
     num_prompt_tokens: int = 0
     """Leading tokens, none of them in the loss mask, that other segments may have in common."""
 
 
 @dataclass(frozen=True, slots=True)
 class MicroBatch:
-    """One packed row. Padding has the segment id -1 and weight 0."""
+    """Holds one packed row. Padding has the segment id -1 and weight 0."""
 
     token_ids: torch.Tensor
-    """[T] int64"""
+    """[T] int64, the tokens in packing order."""
     position_ids: torch.Tensor
     """[T] int64, restarts at 0, or at the length of the prompt that a response shares."""
     segment_ids: torch.Tensor
     """[T] int64, 0, 1, ... in packing order; a shared prompt belongs to its first response."""
     loss_mask: torch.Tensor
-    """[T] bool, never True at position 0."""
+    """[T] bool, True on tokens that the policy wrote, never at position 0."""
     rollout_logprobs: torch.Tensor
     """[T] float32, 0 where `loss_mask` is False."""
     advantages: torch.Tensor
-    """[T] float32"""
+    """[T] float32, the response's own, the same for all of its tokens."""
     loss_weights: torch.Tensor
     """[T] float32, 0 where `loss_mask` is False."""
 
     @property
     def is_padding(self) -> bool:
-        """True for a row that only keeps the ranks in step."""
+        """Whether the row only keeps the ranks in step."""
         return bool(self.segment_ids[0] == PADDING_SEGMENT)
 
     def to(self, device: torch.device) -> "MicroBatch":
@@ -125,7 +125,7 @@ def collate(segments: Sequence[Segment], *, shared_prefix: bool = False) -> Micr
     """Pack segments into one row; no segments give the padding row.
 
     Args:
-        segments: In the order in which they are laid out.
+        segments: They are laid out in this order.
         shared_prefix: Whether segments that follow each other with the same prompt share one copy.
 
     Raises:

@@ -27,7 +27,7 @@ Row = tuple[tuple[int, int], ...]
 
 @dataclass(frozen=True, slots=True)
 class MinibatchPlan:
-    """What one rank does in one optimiser step."""
+    """Says what one rank does in one optimiser step."""
 
     num_groups: int
     """Groups of this optimiser step over all ranks, empty groups included and exploring ones not:
@@ -35,7 +35,7 @@ class MinibatchPlan:
     rows: tuple[Row, ...]
     """Rows of this rank; every rank has the same number, an empty row is padding."""
     work: float = 0.0
-    """Of the rows, in the unit of `Work`."""
+    """What the rows take, in the unit of `Work`."""
 
 
 def split_groups(
@@ -46,7 +46,7 @@ def split_groups(
     Args:
         num_groups: Groups in the batch, empty ones included.
         num_minibatches: Parts; their sizes differ by at most one.
-        rng: Must not depend on anything the groups contain.
+        rng: It must not depend on anything the groups contain.
 
     Returns:
         One sorted [P_m] int64 array of group positions per part; together every position once.
@@ -77,7 +77,7 @@ def join_groups(
     Args:
         parts: Positions of plain groups, one array a part.
         exploring: [E] positions of exploring groups, at most as many as plain ones.
-        rng: Must not depend on anything the groups contain.
+        rng: It must not depend on anything the groups contain.
 
     Returns:
         The parts with the exploring groups behind their own.
@@ -89,12 +89,12 @@ def join_groups(
 
 @dataclass(frozen=True, slots=True)
 class BatchPlanner:
-    """Plans the passes of a run; the same plan on every call."""
+    """Plans the passes of a run; the same arguments give the same plan."""
 
     config: LearnerConfig
     num_ranks: int
     seed: int
-    """Of the random cut into optimiser steps."""
+    """It decides the random cut into optimiser steps."""
     work: Work
     """What the ranks get equal shares of."""
 

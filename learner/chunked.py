@@ -30,7 +30,7 @@ from learner.logprobs import PackedPolicy
 from learner.segment_cache import SegmentCache, caching
 
 Chunk = tuple[int, int]
-"""First token, and the token after the last; places in the row."""
+"""A chunk is the place of its first token in the row, and the place after its last."""
 
 
 def chunks_of(position_ids: Tensor, chunk_tokens: int) -> list[list[Chunk]]:
@@ -148,7 +148,7 @@ class ChunkedPolicy(PackedPolicy):
 
 
 class _Chunked(torch.autograd.Function):
-    """Row and parameters -> log-probabilities [T] and entropies [T]."""
+    """Maps a row and the parameters to log-probabilities [T] and entropies [T]."""
 
     @staticmethod
     def forward(

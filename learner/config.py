@@ -86,7 +86,7 @@ class LearnerConfig:
     """Further settings of DeepSpeed, e.g. {zero_optimization: {offload_optimizer: {device: cpu}}};
     those that follow from ours are refused."""
     num_threads: int = 1
-    """Torch threads of each worker."""
+    """How many torch threads each worker has."""
     start_deadline_seconds: float = 600.0
     """Longest wait for the workers to load the policy and find each other."""
     update_deadline_seconds: float = 3600.0
@@ -219,7 +219,7 @@ class LearnerConfig:
 
     @property
     def terms_for_all(self) -> list[str]:
-        """Keys of loss terms in force that concern responses of advantage 0, too."""
+        """Return the keys of loss terms in force that concern responses of advantage 0, too."""
         terms = {
             "learner.reference.kl_coefficient": self.reference.kl_in_loss,
             "learner.entropy_coefficient": self.entropy_coefficient,

@@ -60,7 +60,7 @@ class NoCorrection:
 
     @property
     def weighs(self) -> bool:
-        """Nothing is weighed."""
+        """It weighs nothing."""
         return False
 
     def factors(self, inputs: LossInputs) -> Tensor:
@@ -89,7 +89,7 @@ class Truncated:
 
     @property
     def weighs(self) -> bool:
-        """The factor is w, cut."""
+        """It weighs: the factor is w, cut."""
         return True
 
     def factors(self, inputs: LossInputs) -> Tensor:
@@ -118,7 +118,7 @@ class Band:
 
     @property
     def weighs(self) -> bool:
-        """As configured."""
+        """It weighs if so configured."""
         return self.weigh
 
     def factors(self, inputs: LossInputs) -> Tensor:
@@ -147,7 +147,7 @@ class SequenceMask:
 
     @property
     def weighs(self) -> bool:
-        """A mask only."""
+        """It is a mask only."""
         return False
 
     def factors(self, inputs: LossInputs) -> Tensor:
@@ -180,7 +180,7 @@ class OffPolicyMask:
 
     @property
     def weighs(self) -> bool:
-        """A mask only."""
+        """It is a mask only."""
         return False
 
     def factors(self, inputs: LossInputs) -> Tensor:

@@ -16,7 +16,7 @@ class RejectedShares:
     low: float = 0.0
     """Tokens of the least m_H, whose objective the step is to lower most."""
     high: float = 0.0
-    """Tokens of the largest m_H."""
+    """Tokens of the largest m_H, whose objective the step is to raise most."""
     shift: float = 0.0
     """Tokens of the largest m_F, whose log-probability the step is to change most."""
 

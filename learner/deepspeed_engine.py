@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 class DeepSpeedEngine:
-    """One rank's model, optimiser and gradients.
+    """Holds one rank's model, optimiser and gradients.
 
     RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT must be set before it is built; all
     ranks build it at the same time, and call its methods in the same order.
@@ -50,7 +50,7 @@ class DeepSpeedEngine:
         Args:
             config: The learner's settings.
             model_path: Local folder with a Hugging Face checkpoint.
-            numerics: Of the policy, and of its reference.
+            numerics: How the policy computes, and its reference.
 
         Raises:
             ValueError: If the settings ask for what this device lacks, or for adapters where the
@@ -83,7 +83,7 @@ class DeepSpeedEngine:
         )
 
     def _initialised(self) -> Any:
-        """DeepSpeed's engine around the policy and its optimiser."""
+        """Put DeepSpeed's engine around the policy and its optimiser."""
         policy = self._packed
         if self.config.chunk_tokens is not None:
             policy = ChunkedPolicy(
@@ -106,7 +106,7 @@ class DeepSpeedEngine:
         return engine
 
     def _load_reference(self, model_path: str) -> PackedPolicy | None:
-        """The frozen reference on its device; None without one, or when adapters make it free."""
+        """Load the frozen reference; None without one, or when adapters make it free."""
         settings = self.config.reference
         if not settings.kl_coefficient or (self.adapted is not None and settings.path is None):
             return None
@@ -116,23 +116,23 @@ class DeepSpeedEngine:
 
     @property
     def num_ranks(self) -> int:
-        """Ranks whose gradients are averaged."""
+        """Return how many ranks' gradients are averaged."""
         return int(self._deepspeed.comm.get_world_size())
 
     @property
     def rank(self) -> int:
-        """This process's place among the ranks."""
+        """Return this process's place among the ranks."""
         return int(self._deepspeed.comm.get_rank())
 
     @property
     def device(self) -> torch.device:
-        """Where rows must be."""
+        """Return the device that rows must be on."""
         return torch.device(self._engine.device)
 
     def logprobs(
         self, row: MicroBatch, *, entropy_gradient: bool = False
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Log-probabilities [T] with gradient and entropies [T] of a row's loss tokens.
+        """Return a row's log-probabilities [T] with gradient and entropies [T] at its loss tokens.
 
         Entropies have a gradient if asked for.
         """
@@ -143,7 +143,7 @@ class DeepSpeedEngine:
 
     @torch.no_grad()
     def reference_logprobs(self, row: MicroBatch) -> torch.Tensor:
-        """Log-probabilities [T] of a row's loss tokens under the reference, without gradient.
+        """Return log-probabilities [T] of the loss tokens under the reference, without gradient.
 
         Only if `learner.reference.kl_coefficient` is not 0. The reference is a whole model on every
         rank, in every ZeRO stage; with adapters and no path of its own it is the policy without
@@ -160,7 +160,7 @@ class DeepSpeedEngine:
 
     @property
     def num_applied_steps(self) -> int:
-        """Optimiser steps that have changed the policy."""
+        """Return how many optimiser steps have changed the policy."""
         return self._applied_steps
 
     def optimizer_state(self, parameter: torch.nn.Parameter, key: str) -> torch.Tensor:
@@ -175,7 +175,7 @@ class DeepSpeedEngine:
         return whole
 
     def gradient_norms(self, row: MicroBatch, layer: str) -> torch.Tensor:
-        """Norms [S] float64 of the row's responses' scores; see `learner.gradient_norms`."""
+        """Return the norms [S] float64 of the responses' scores; see `learner.gradient_norms`."""
         # Past the engine's forward, which prepares its output for a training backward pass.
         norms = gradient_norms(self._packed, row, layer)
         if self.config.zero_stage == 3:
@@ -184,13 +184,13 @@ class DeepSpeedEngine:
         return norms
 
     def agree(self, value: bool) -> bool:
-        """True if the value is true on every rank; every rank must ask."""
+        """Return whether the value is true on every rank; every rank must ask."""
         flag = torch.tensor([int(value)], device=self.device)
         torch.distributed.all_reduce(flag, op=torch.distributed.ReduceOp.MIN)
         return bool(flag.item())
 
     def _most(self, number: int) -> int:
-        """Largest of the ranks' numbers; every rank must ask."""
+        """Return the largest of the ranks' numbers; every rank must ask."""
         numbers = torch.tensor([number], device=self.device)
         torch.distributed.all_reduce(numbers, op=torch.distributed.ReduceOp.MAX)
         return int(numbers.item())
@@ -231,7 +231,7 @@ class DeepSpeedEngine:
 
     @property
     def next_lr(self) -> float:
-        """Learning rate of the next optimiser step."""
+        """Return the learning rate of the next optimiser step."""
         warmup = max(self.config.warmup_steps, 1)
         return self.config.lr * min(1.0, (self._applied_steps + 1) / warmup)
 
@@ -240,7 +240,7 @@ class DeepSpeedEngine:
         return outcome
 
     def _loss_scale(self) -> float:
-        """What DeepSpeed multiplies the loss by in float16; 1 otherwise."""
+        """Return what DeepSpeed multiplies the loss by in float16; 1 otherwise."""
         return float(getattr(self._engine.optimizer, "loss_scale", 1.0))
 
     def _step_unsharded(self) -> tuple[bool, float]:
@@ -263,7 +263,7 @@ class DeepSpeedEngine:
 
 
 def _joined(config: LearnerConfig) -> Any:
-    """Join the other ranks; returns DeepSpeed's module."""
+    """Join the other ranks, and return DeepSpeed's module."""
     on_gpu = torch.cuda.is_available()
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if on_gpu else "cpu")
     import deepspeed

@@ -26,19 +26,19 @@ class DeepSpeedHead:
 
     @property
     def temperature(self) -> float:
-        """Sampling temperature of the rollouts, which divides the logits."""
+        """Return the sampling temperature of the rollouts, which divides the logits."""
         return self._engine.numerics.temperature
 
     @property
     def _parameter(self) -> torch.nn.Parameter:
-        """The head's weight; where embeddings are tied, that of both."""
+        """Return the head's weight; where embeddings are tied, it is that of both."""
         head: Any = self._engine.model.get_output_embeddings()  # type: ignore[no-untyped-call]
         weight: torch.nn.Parameter = head.weight
         return weight
 
     @torch.no_grad()
     def hidden_states(self, row: MicroBatch) -> Tensor:
-        """Hidden states [K, D] that predict a row's loss tokens, as the head takes them.
+        """Return hidden states [K, D] that predict a row's loss tokens, as the head takes them.
 
         Every rank must ask, as for log-probabilities.
         """
@@ -58,7 +58,7 @@ class DeepSpeedHead:
 
     @torch.no_grad()
     def change(self, gradient: Tensor) -> Tensor:
-        """How the next optimiser step would change the head's weight: [V, D] float32.
+        """Return how the next optimiser step would change the head's weight: [V, D] float32.
 
         By Adam from its present moments and the step's learning rate, without weight decay. The
         gradient's clipping is left out: the norm of all gradients is known after the backward pass
@@ -82,7 +82,7 @@ class DeepSpeedHead:
         )
 
     def _moment(self, key: str, like: Tensor) -> Tensor:
-        """Adam's `exp_avg` or `exp_avg_sq` of the head, whole; every rank must ask."""
+        """Return Adam's `exp_avg` or `exp_avg_sq` of the head, whole; every rank must ask."""
         if not self._engine.num_applied_steps:
             return torch.zeros_like(like)
         return self._engine.optimizer_state(self._parameter, key).to(like)

@@ -22,7 +22,7 @@ DISTURBANCE = 0.05
 
 
 class DeepSpeedWeights:
-    """What others are given of a policy: its weights, adapters merged, and its adapters.
+    """Gives others a policy: its weights, adapters merged, and its adapters.
 
     Args:
         engine: It has loaded its model, and attached the adapters.
@@ -34,7 +34,7 @@ class DeepSpeedWeights:
         self._undisturbed: list[Tensor] = []
 
     def metadata(self) -> list[tuple[str, torch.dtype, tuple[int, ...]]]:
-        """Name, dtype and full shape of every weight in the order of `full`."""
+        """List name, dtype and full shape of every weight in the order of `full`."""
         return [
             (weight.name, weight.parameter.dtype, _whole_shape(weight.parameter))
             for weight in self._weights
@@ -78,7 +78,7 @@ class DeepSpeedWeights:
         self._undisturbed = []
 
     def _published_adapters(self) -> list[Tensor]:
-        """What this rank holds of every adapter's B."""
+        """Return what this rank holds of every adapter's B."""
         halves = [weight.b for weight in self._weights if weight.b is not None]
         return [_own_share(half) for half in halves]
 
@@ -108,7 +108,7 @@ class DeepSpeedWeights:
         self._engine.agree(True)
 
     def adapter_files(self) -> dict[str, bytes]:
-        """Adapters as peft's files, content by name, on rank 0; every rank must ask."""
+        """Return the adapters as peft's files, content by name, on rank 0; every rank must ask."""
         adapter = self.adapter_tensors()
         if self._engine.rank:
             return {}
@@ -116,7 +116,7 @@ class DeepSpeedWeights:
         return lora.adapter_files(self._engine.adapted, adapter)
 
     def adapter_tensors(self) -> dict[str, Tensor]:
-        """Whole adapter tensors on the CPU by parameter name, on rank 0; every rank must ask."""
+        """Return whole adapter tensors, on the CPU by name, on rank 0; every rank must ask."""
         tensors: dict[str, Tensor] = {}
         if self._engine.adapted is None:
             return tensors

@@ -14,45 +14,45 @@ from learner.batch import MicroBatch
 
 @dataclass(frozen=True, slots=True)
 class StepOutcome:
-    """How an optimiser step ended; the same on every rank."""
+    """Says how an optimiser step ended; the same on every rank."""
 
     applied: bool
-    """False when the gradient was not finite and nothing changed."""
+    """It is False when the gradient was not finite and nothing changed."""
     grad_norm: float
     """Norm of the step's gradient over all ranks before clipping; not finite when not applied."""
     lr: float
-    """Learning rate of the step."""
+    """The step's learning rate."""
     retry: bool = False
     """True when only the scale of the loss was too large, in float16; it is smaller now, and the
     same step can be tried again."""
 
 
 class Engine(Protocol):
-    """What the update needs from a training engine."""
+    """Does what the update needs from a training engine."""
 
     @property
     def num_ranks(self) -> int:
-        """Ranks whose gradients are averaged."""
+        """Return how many ranks' gradients are averaged."""
         ...
 
     @property
     def device(self) -> torch.device:
-        """Where rows must be."""
+        """Return the device that rows must be on."""
         ...
 
     def logprobs(self, row: MicroBatch, *, entropy_gradient: bool = False) -> tuple[Tensor, Tensor]:
-        """Log-probabilities [T] with gradient and entropies [T] of a row's loss tokens.
+        """Return a row's log-probabilities [T] with gradient and entropies [T] at its loss tokens.
 
         Entropies have a gradient if asked for.
         """
         ...
 
     def reference_logprobs(self, row: MicroBatch) -> Tensor:
-        """Log-probabilities [T] of a row's loss tokens under the reference, without gradient."""
+        """Return log-probabilities [T] of the loss tokens under the reference, without gradient."""
         ...
 
     def agree(self, value: bool) -> bool:
-        """True if the value is true on every rank; every rank must ask."""
+        """Return whether the value is true on every rank; every rank must ask."""
         ...
 
     def gather(self, values: Tensor) -> Tensor:

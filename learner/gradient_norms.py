@@ -55,7 +55,7 @@ def gradient_norms(policy: PackedPolicy, row: MicroBatch, layer: str) -> Tensor:
 
     Args:
         policy: The policy; under ZeRO-3 all ranks must call this the same number of times.
-        row: On the policy's device, segments in order.
+        row: It is on the policy's device, segments in order.
         layer: One of `LAYERS`.
 
     Returns:
@@ -82,7 +82,7 @@ def _shares_prompts(row: MicroBatch) -> bool:
 
 
 def _embedding(policy: PackedPolicy, row: MicroBatch) -> Tensor:
-    """Squared norms [S] float64 with respect to the input embeddings."""
+    """Return squared norms [S] float64 with respect to the input embeddings."""
     embedding = policy.model.get_input_embeddings()  # type: ignore[operator]
     if type(embedding).forward is not nn.Embedding.forward or embedding.scale_grad_by_freq:
         raise ValueError(
@@ -114,7 +114,7 @@ def _embedding(policy: PackedPolicy, row: MicroBatch) -> Tensor:
 
 @torch.no_grad()
 def _lm_head(policy: PackedPolicy, row: MicroBatch) -> Tensor:
-    """Squared norms [S] float64 with respect to the output matrix."""
+    """Return squared norms [S] float64 with respect to the output matrix."""
     head = policy.model.get_output_embeddings()  # type: ignore[operator]
     seen: list[tuple[Tensor, Tensor]] = []
     with head.register_forward_hook(lambda _, given, output: seen.append((given[0], output))):
@@ -133,10 +133,11 @@ def _lm_head(policy: PackedPolicy, row: MicroBatch) -> Tensor:
 def _outer_square(
     hidden: Tensor, logits: Tensor, chosen: Tensor, logprobs: Tensor, temperature: float
 ) -> Tensor:
-    """Squared norm of sum_t d_t outer h_t of one response: [K, H], [K, V], [K], [K] -> float64.
+    """Return the squared norm of sum_t d_t outer h_t of one response, float64.
 
-    Goes through K x K products where a response has fewer loss tokens than the state has
-    dimensions, else through the gradient itself; either way chunk by chunk of the vocabulary.
+    Made from [K, H], [K, V], [K] and [K], through K x K products where a response has fewer loss
+    tokens than the state has dimensions, else through the gradient itself; either way chunk by
+    chunk of the vocabulary.
     """
     hidden = hidden.float()
     num_tokens, num_dimensions = hidden.shape

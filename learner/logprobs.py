@@ -133,7 +133,7 @@ class PackedPolicy(nn.Module):
         return decoder
 
     def _logits(self, hidden: Tensor, decoded: Any, token_ids: Tensor) -> Tensor:
-        """Logits [n, V] of hidden states [1, n, H]."""
+        """Compute the logits [n, V] of hidden states [1, n, H]."""
         answer = copy.copy(decoded)
         answer["last_hidden_state"] = hidden
         with _answering(self._decoder(), answer) as asked:
@@ -193,7 +193,7 @@ class _Scores(torch.autograd.Function):
     def forward(
         ctx: Any, logits: Tensor, chosen: Tensor, temperature: float, entropy_gradient: bool
     ) -> tuple[Tensor, Tensor]:
-        """[n, V], [n] int64 -> [n] float32, [n] float32."""
+        """Map logits [n, V] and tokens [n] int64 to two times [n] float32."""
         logprobs = torch.empty(len(logits), dtype=torch.float32, device=logits.device)
         normaliser, entropies = torch.empty_like(logprobs), torch.empty_like(logprobs)
         for rows in _row_slices(len(logits)):
@@ -212,7 +212,7 @@ class _Scores(torch.autograd.Function):
     def backward(
         ctx: Any, of_logprobs: Tensor, of_entropies: Tensor
     ) -> tuple[Tensor, None, None, None]:
-        """[n], [n] -> [n, V]."""
+        """Map two gradients [n] to that of the logits, [n, V]."""
         logits, chosen, normaliser, entropies = ctx.saved_tensors
         gradient = torch.empty_like(logits)
         for rows in _row_slices(len(logits)):

@@ -38,7 +38,7 @@ _ADAPTER = "default"
 
 @dataclass(kw_only=True, slots=True)
 class LoraConfig:
-    """Size and place of the adapters.
+    """Says how large the adapters are, and where.
 
     No dropout: the rollout engines drop nothing.
 
@@ -144,19 +144,19 @@ def attach(model: PreTrainedModel, config: LoraConfig) -> PeftModel:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Weight:
-    """One weight of the policy as others know it: with its adapter's change, if it has one."""
+    """Holds a weight of the policy as others know it: with its adapter's change, if any."""
 
     name: str
-    """The Hugging Face name, as if there were no adapters."""
+    """Its Hugging Face name, as if there were no adapters."""
     parameter: nn.Parameter
-    """W"""
+    """The model's own weight, W."""
     a: nn.Parameter | None = None
     b: nn.Parameter | None = None
     scaling: float = 1.0
 
     @property
     def parts(self) -> list[nn.Parameter]:
-        """All parameters that the merged weight is made of."""
+        """List the parameters that the merged weight is made of."""
         return [part for part in (self.parameter, self.a, self.b) if part is not None]
 
     def merged(self) -> Tensor:

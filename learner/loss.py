@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class RowOrigin:
-    """Where a row's tokens come from, beside what the row itself says."""
+    """Says where a row's tokens come from, beside what the row itself says."""
 
     old_logprobs: Tensor | None = None
     """[T] under the learner before the pass; None where the rollout policy's take their place."""
@@ -47,12 +47,12 @@ class RowOrigin:
 
 @dataclass(frozen=True, slots=True)
 class Loss:
-    """What a row's loss is made of; the same for all rows of a run."""
+    """Computes the losses of rows, the same way for all rows of a run."""
 
     objective: Objective
     correction: Correction = field(default_factory=NoCorrection)
     kl_coefficient: float = 0.0
-    """0 for no reference policy in the loss."""
+    """Weight of the divergence from the reference; 0 for no reference in the loss."""
     kl_estimator: str = "k3"
     entropy_coefficient: float = 0.0
 
@@ -79,7 +79,7 @@ class Loss:
 
         Args:
             row: The row, on the learner's device.
-            origin: Of its tokens.
+            origin: Where its tokens come from.
             learner_logprobs: [T] with gradient.
             entropies: [T]; with gradient if `entropy_coefficient` is not 0.
             ref_logprobs: [T], or None without a KL term.

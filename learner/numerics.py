@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Numerics:
-    """Precision and temperature: the engines' own, so that learner and engines agree.
+    """Says precision and temperature: the engines' own, so that learner and engines agree.
 
     Example:
         Numerics(dtype="bfloat16", temperature=1.0, float32_head=True)

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Optimizer(Protocol):
-    """What turns gradients into steps.
+    """Turns gradients into steps.
 
     `elementwise` says whether an element's step depends on that element's gradients alone. ZeRO 1
     to 3 show every rank flat slices of the weights, which an optimiser that looks at rows and
@@ -24,7 +24,7 @@ class Optimizer(Protocol):
 
     @property
     def elementwise(self) -> bool:
-        """Whether flat slices of the weights do."""
+        """Whether each element's step depends on its own gradients alone."""
         ...
 
     def build(self, parameters: Iterable[nn.Parameter], lr: float) -> TorchOptimizer:
@@ -39,7 +39,7 @@ def _require(condition: bool, message: str, value: object) -> None:
 
 @dataclass(frozen=True, slots=True)
 class AdamW:
-    """Adam with decoupled weight decay (1711.05101)."""
+    """Builds Adam with decoupled weight decay (1711.05101)."""
 
     betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
     """The two decay rates, each in [0, 1)."""
@@ -57,7 +57,7 @@ class AdamW:
 
     @property
     def elementwise(self) -> bool:
-        """True."""
+        """It steps each element by itself."""
         return True
 
     def build(self, parameters: Iterable[nn.Parameter], lr: float) -> TorchOptimizer:
@@ -75,10 +75,10 @@ class AdamW:
 
 @dataclass(frozen=True, slots=True)
 class Sgd:
-    """Stochastic gradient descent; without momentum it keeps no state."""
+    """Builds stochastic gradient descent; without momentum it keeps no state."""
 
     momentum: float = 0.0
-    """In [0, 1)."""
+    """Share of the running step that the next one keeps, in [0, 1)."""
     weight_decay: float = 0.0
     """Added to the gradient, at least 0."""
 
@@ -89,7 +89,7 @@ class Sgd:
 
     @property
     def elementwise(self) -> bool:
-        """True."""
+        """It steps each element by itself."""
         return True
 
     def build(self, parameters: Iterable[nn.Parameter], lr: float) -> TorchOptimizer:
@@ -103,9 +103,11 @@ class Sgd:
 
 @dataclass(frozen=True, slots=True)
 class Adafactor:
-    """Adam's second moment from row and column sums (1804.04235); needs `learner.zero_stage` 0.
+    """Builds Adam with a second moment from row and column sums (1804.04235).
 
-    torch's, without relative step sizes beyond its own `min(lr, 1 / sqrt(step))`.
+    It needs `learner.zero_stage` 0.
+
+    It is torch's, without relative step sizes beyond its own `min(lr, 1 / sqrt(step))`.
     """
 
     beta2_decay: float = -0.8
@@ -123,7 +125,7 @@ class Adafactor:
 
     @property
     def elementwise(self) -> bool:
-        """False: it factors matrices."""
+        """It does not: it factors matrices."""
         return False
 
     def build(self, parameters: Iterable[nn.Parameter], lr: float) -> TorchOptimizer:

@@ -16,7 +16,7 @@ _EVEN_ENOUGH = 0.005
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """What a token costs to learn from, in any unit; the default counts tokens.
+    """Says what a token costs to learn from, in any unit; the default counts tokens.
 
         prompt of p tokens             token p + pair p (p + 1) / 2
         response of n tokens to it     (token + loss_token) n + pair (p n + n (n + 1) / 2)
@@ -25,20 +25,20 @@ class Work:
     """
 
     token: float = 1.0
-    """Of each token, positive."""
+    """What each token costs, positive."""
     loss_token: float = 0.0
-    """Of each response token besides: the head."""
+    """What each response token costs besides, for the head."""
     pair: float = 0.0
-    """Of each pair of a token and one that it sees, itself included: attention."""
+    """What each pair of a token and one that it sees costs, itself included, for attention."""
 
     def __post_init__(self) -> None:
-        """Check ranges."""
+        """Refuse what is out of range."""
         if not self.token > 0 or not self.loss_token >= 0 or not self.pair >= 0:
             raise ValueError(f"work must be positive for tokens and not negative, got {self!r}")
 
     @classmethod
     def of_model(cls, model_path: str) -> "Work":
-        """Floating-point operations of a forward pass, as `cost.prices.flops.FlopsPrice` has them.
+        """Count the operations of a forward pass, as `cost.prices.flops.FlopsPrice` does.
 
         A model whose shape its config.json does not say is counted in tokens.
         """
@@ -56,11 +56,11 @@ class Work:
         )
 
     def of_prompt(self, tokens: int) -> float:
-        """Work of a prompt."""
+        """Return the work of a prompt."""
         return self.token * tokens + self.pair * tokens * (tokens + 1) / 2
 
     def of_response(self, prompt_tokens: int, tokens: int) -> float:
-        """Work of a response whose prompt is there."""
+        """Return the work of a response whose prompt is there."""
         pairs = prompt_tokens * tokens + tokens * (tokens + 1) / 2
         return (self.token + self.loss_token) * tokens + self.pair * pairs
 
@@ -70,17 +70,17 @@ TOKENS = Work()
 
 @dataclass(slots=True)
 class _Bundle:
-    """Responses with one copy of their prompt."""
+    """Holds responses with one copy of their prompt."""
 
     prompt: int
-    """Number of the prompt."""
+    """The prompt's number."""
     items: list[int]
     tokens: int
-    """Prompt and responses."""
+    """How many there are in prompt and responses."""
 
 
 class _Planner:
-    """The items of one plan, and what they take."""
+    """Knows the items of one plan, and what they take."""
 
     def __init__(
         self,
@@ -101,7 +101,7 @@ class _Planner:
         ]
 
     def work_of(self, bundle: _Bundle) -> float:
-        """Work of the prompt and the responses."""
+        """Return the work of the prompt and the responses."""
         prompt = self._prompt_work[bundle.items[0]]
         return prompt + sum(self._response_work[item] for item in bundle.items)
 
@@ -252,7 +252,7 @@ def work_of_rows(
     prompts: Sequence[tuple[int, int]],
     work: Work,
 ) -> float:
-    """Work of some rows of a plan; arguments as for `plan_rows`."""
+    """Return the work of some rows of a plan; arguments as for `plan_rows`."""
     total = 0.0
     for row in rows:
         # A prompt is there once in a row.

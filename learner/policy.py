@@ -21,7 +21,7 @@ def load_policy(model_path: str, config: LearnerConfig, numerics: Numerics) -> P
     Args:
         model_path: Local folder with a Hugging Face checkpoint in safetensors.
         config: Says whether activations are checkpointed.
-        numerics: Its dtype and head; the temperature is for whoever takes the logits.
+        numerics: Gives dtype and head; the temperature is for whoever takes the logits.
 
     Raises:
         ValueError: If the head cannot be widened.

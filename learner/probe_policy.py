@@ -21,16 +21,16 @@ Tokens = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class TokenScores:
-    """A response's tokens under the policy."""
+    """Holds what the policy says of a response's tokens."""
 
     logprobs: npt.NDArray[np.float64]
-    """[T] of the sampled tokens."""
+    """[T] the sampled tokens' log-probabilities."""
     entropies: npt.NDArray[np.float64]
-    """[T] of the distributions they were sampled from, nats."""
+    """[T] entropies of the distributions they were sampled from, nats."""
 
 
 class ProbePolicy:
-    """A policy to sample from and to differentiate."""
+    """Lets one sample from a policy and differentiate it."""
 
     def __init__(
         self, model_path: str, *, temperature: float, stop_token_ids: Sequence[int]
@@ -60,7 +60,7 @@ class ProbePolicy:
 
     @property
     def num_parameters(self) -> int:
-        """Length of a gradient; tied weights count once."""
+        """Return the length of a gradient; tied weights count once."""
         return sum(parameter.numel() for parameter in self._model.parameters())
 
     @torch.no_grad()
@@ -148,11 +148,11 @@ class ProbePolicy:
         )
 
     def zeros(self) -> Tensor:
-        """A gradient of zero, to add others to."""
+        """Make a gradient of zero, to add others to."""
         return torch.zeros(self.num_parameters)
 
     def _forward(self, prompt: npt.ArrayLike, response: Tokens) -> tuple[Tensor, Tensor]:
-        """Log-probabilities and entropies [T] of a response's tokens."""
+        """Return log-probabilities and entropies [T] of a response's tokens."""
         num_prompt_tokens = len(np.asarray(prompt))
         token_ids = torch.as_tensor(np.concatenate([np.asarray(prompt), response]).astype(np.int64))
         positions = torch.arange(len(token_ids))

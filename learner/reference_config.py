@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 @dataclass(kw_only=True, slots=True)
 class ReferenceConfig:
-    """A frozen policy that the learner is kept near to; see `learner.reference`.
+    """Says which frozen policy the learner is kept near to, and how; see `learner.reference`.
 
     Raises:
         ValueError: If a value is not one of those named, or estimator and place do not go together.
@@ -44,10 +44,10 @@ class ReferenceConfig:
 
     @property
     def kl_in_loss(self) -> float:
-        """Coefficient of the term in the loss; 0 without one."""
+        """Return the coefficient of the term in the loss; 0 without one."""
         return self.kl_coefficient if self.kl_in == "loss" else 0.0
 
     @property
     def kl_in_reward(self) -> float:
-        """Coefficient of what is taken off the reward; 0 for nothing."""
+        """Return the coefficient of what is taken off the reward; 0 for nothing."""
         return self.kl_coefficient if self.kl_in == "reward" else 0.0

@@ -41,7 +41,7 @@ class SegmentCache:
     """Keys and values of one segment, as a transformers model takes its cache.
 
     Args:
-        num_tokens: Of the segment.
+        num_tokens: How many the segment has.
     """
 
     def __init__(self, num_tokens: int) -> None:
@@ -62,7 +62,7 @@ class SegmentCache:
         return self._past + num_tokens < self._num_tokens
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
-        """Tokens before the chunk."""
+        """Count the tokens before the chunk."""
         return self._past
 
     def update(
@@ -138,10 +138,10 @@ def attend(
         query: [1, H, C, D]
         key: [1, H_kv, T, D] with T >= C; H is a multiple of H_kv.
         value: [1, H_kv, T, D]
-        attention_mask: Must be None.
-        scaling: Of the scores; None for D ** -0.5.
-        dropout: Must be 0.
-        sliding_window: Refused where the segment is longer.
+        attention_mask: It must be None.
+        scaling: What the scores are multiplied by; None for D ** -0.5.
+        dropout: It must be 0.
+        sliding_window: It is refused where the segment is longer.
 
     Returns:
         [1, C, H, D], and None for the attention weights.

@@ -33,7 +33,7 @@ class DivergedError(RuntimeError):
 
 
 class LearnerTeam:
-    """All learner workers."""
+    """Speaks to all learner workers as to one."""
 
     def __init__(
         self, workers: Sequence[Any], config: LearnerConfig, *, seed: int, work: Work = TOKENS
@@ -65,8 +65,8 @@ class LearnerTeam:
             config: The learner's settings.
             model_path: Folder with a Hugging Face checkpoint, on every node that gets a worker.
             objective: Token losses.
-            numerics: Of the policy.
-            seed: Of the random cut into optimiser steps, among others.
+            numerics: How the policy computes.
+            seed: It decides the random cut into optimiser steps, among others.
             actor_options: Ray options (CPUs, GPUs, placement), one entry per worker to start.
 
         Raises:
@@ -168,7 +168,7 @@ class LearnerTeam:
     async def gradient_norms(
         self, groups: Sequence[GroupRef], *, layer: str = "lm_head"
     ) -> list[npt.NDArray[np.float64]]:
-        """Norms of single responses' scores under the present weights, with respect to one layer.
+        """Find the norms of responses' scores under the present weights, with respect to one layer.
 
         A score is the gradient of a response's summed log-probability; see
         `learner.gradient_norms`. Nothing is learned.
@@ -310,7 +310,7 @@ class LearnerTeam:
 
 
 def _needed(groups: Sequence[GroupRef], rows: Sequence[Row]) -> list[Any]:
-    """Reference of each group, None where the rows have nothing of it.
+    """List each group's reference, None where the rows have nothing of it.
 
     Inside a list Ray hands references over as they are.
     """

@@ -71,7 +71,7 @@ def top_tokens(scores: Tensor, loss_weights: Tensor, share: float) -> tuple[floa
 
 @dataclass(frozen=True, slots=True)
 class TopTokens:
-    """Token-level thinning as a `learner.update.StepHook`.
+    """Thins at the level of tokens before a step, as a `learner.update.StepHook`.
 
     Raises:
         ValueError: If the share is out of range.
@@ -113,15 +113,15 @@ class TopTokens:
 
 
 class OutputHead(Protocol):
-    """What CAPO's mask asks of the policy's output head and its optimiser."""
+    """Answers what CAPO's mask asks of the policy's output head and its optimiser."""
 
     @property
     def temperature(self) -> float:
-        """Sampling temperature, which divides the logits."""
+        """Return the sampling temperature, which divides the logits."""
         ...
 
     def hidden_states(self, row: MicroBatch) -> Tensor:
-        """Hidden states [K, D] under the head that predict a row's loss tokens; all ranks ask."""
+        """Return hidden states [K, D] that predict a row's loss tokens; all ranks must ask."""
         ...
 
     def weight(self) -> Tensor:
@@ -129,7 +129,7 @@ class OutputHead(Protocol):
         ...
 
     def change(self, gradient: Tensor) -> Tensor:
-        """How the next step would change the head: [V, D] -> [V, D] float32; all ranks must ask.
+        """Foresee the next step's change of the head: [V, D] -> [V, D] float32; all ranks must ask.
 
         The ranks' parts of the loss's gradient are added up, in place; there is no clipping and no
         weight decay.
@@ -139,13 +139,13 @@ class OutputHead(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class WithinCurvature:
-    """CAPO's mask as a `learner.update.StepHook`."""
+    """Puts CAPO's mask on before a step, as a `learner.update.StepHook`."""
 
     engine: Engine
     head: OutputHead
-    """Of the engine's policy."""
+    """That of the engine's policy."""
     shares: RejectedShares
-    """Of the step's loss tokens of all ranks whose weight is not 0; the same on all ranks."""
+    """Shares of the step's loss tokens, over all ranks, whose weight is not 0; the same on all."""
 
     @torch.no_grad()
     def before_step(

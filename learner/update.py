@@ -26,21 +26,21 @@ from learner.loss import Loss, RowOrigin
 from learner.mismatch import derived
 
 MAXIMA = {"max_logprob_difference": "kl_rollout_k1", "max_old_difference": "kl_old_k1"}
-"""Metric to the token value whose largest size it is."""
+"""Maps a metric to the token value whose largest size it is."""
 
 
 @dataclass(frozen=True, slots=True)
 class StepSums:
-    """What one rank saw in one optimiser step, as sums that add up over ranks."""
+    """Holds what one rank saw in one optimiser step, as sums that add up over ranks."""
 
     loss: float
     """This rank's part of the estimator's loss."""
     num_tokens: int
-    """Loss tokens."""
+    """How many loss tokens there are."""
     num_row_tokens: int
-    """Tokens processed, prompts included, padding not."""
+    """How many tokens were processed, prompts included, padding not."""
     num_rows: int
-    """Rows, padding not included."""
+    """How many rows there are, padding not included."""
     token_sums: dict[str, float]
     """Sums over loss tokens; divided by the tokens of all ranks they are the means to report."""
     token_maxima: dict[str, float]
@@ -49,7 +49,7 @@ class StepSums:
 
 
 class StepHook(Protocol):
-    """What an option does to an optimiser step's rows before the step is taken."""
+    """Changes an optimiser step's rows before the step is taken."""
 
     def before_step(
         self, rows: Sequence[MicroBatch]
@@ -118,7 +118,7 @@ class Updater:
     def _forward(
         self, row: MicroBatch, origin: RowOrigin
     ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Log-probabilities [T] of a row on the engine's device, its loss, and values to report."""
+        """Return a row's log-probabilities [T], its loss, and values to report."""
         # Before the pass with gradient, which holds the memory of its activations.
         ref_logprobs = self.engine.reference_logprobs(row) if self.loss.kl_coefficient else None
         learner_logprobs, entropies = self.engine.logprobs(
@@ -136,7 +136,7 @@ def old_logprobs(engine: Engine, rows: Sequence[MicroBatch]) -> list[Tensor]:
 
 @dataclass(slots=True)
 class _Tally:
-    """What a rank adds up over the rows of one try at a step."""
+    """Adds up what a rank sees in the rows of one try at a step."""
 
     token_sums: dict[str, float]
     token_maxima: dict[str, float] = field(default_factory=dict)
@@ -149,9 +149,9 @@ class _Tally:
         """Add up the values [K] of a row's loss tokens, and keep the largest of some.
 
         Args:
-            row: On the CPU; padding counts for nothing.
+            row: It is on the CPU; padding counts for nothing.
             loss: The row's part of the loss.
-            values: Of `Loss.row_loss`.
+            values: What `Loss.row_loss` reports.
         """
         if row.is_padding:
             return
@@ -171,7 +171,7 @@ class _Tally:
                 self.token_maxima[name] = max(self.token_maxima.get(name, 0.0), largest)
 
     def sums(self, outcome: StepOutcome) -> StepSums:
-        """Close the step."""
+        """Return the sums, with how the step ended."""
         return StepSums(
             loss=self.loss,
             num_tokens=self.num_tokens,

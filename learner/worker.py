@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 class LearnerWorker:
-    """One rank of the learner."""
+    """Trains as one rank of the learner."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class LearnerWorker:
             config: The learner's settings.
             model_path: Local folder with a Hugging Face checkpoint.
             objective: Token losses.
-            numerics: Of the policy.
+            numerics: How the policy computes.
             seed: For whatever torch draws at random in training.
         """
         torch.set_num_threads(config.num_threads)
@@ -77,12 +77,12 @@ class LearnerWorker:
 
     @property
     def engine(self) -> DeepSpeedEngine:
-        """The training engine; only after `connect`."""
+        """Return the training engine; only after `connect`."""
         assert self._engine is not None, "connect() comes first"
         return self._engine
 
     def address(self) -> tuple[str, int]:
-        """This host's address and a free port on it, for the ranks to meet at rank 0."""
+        """Return this host's address and a free port on it, for the ranks to meet at rank 0."""
         with socket.socket() as probe:
             probe.bind(("", 0))
             port = int(probe.getsockname()[1])
@@ -180,7 +180,7 @@ class LearnerWorker:
         rows: Sequence[Row],
         layer: str,
     ) -> list[npt.NDArray[np.float64]]:
-        """Norms of responses' scores under the present weights; see `learner.gradient_norms`.
+        """Find norms of responses' scores under the present weights; see `learner.gradient_norms`.
 
         Args:
             groups: A reference per group; None where this rank has nothing of it.

@@ -40,7 +40,7 @@ _CHUNK_TOKENS = 256
 
 @dataclass(frozen=True, slots=True)
 class LogitChanges:
-    """What a step does to the logits at each token, as far as the curvature needs it."""
+    """Says what a step does to the logits at each token, as far as the curvature needs it."""
 
     shifts: Tensor
     """[K] d^T u: change of the chosen token's logit minus the mean change, which is the change of
@@ -51,18 +51,18 @@ class LogitChanges:
 
 @dataclass(frozen=True, slots=True)
 class CurvatureMask:
-    """Which tokens to train on.
+    """Says which tokens to train on.
 
     Raises:
         ValueError: If no token could be kept.
     """
 
     lowest: float = -math.inf
-    """Least m_H."""
+    """The least m_H that is kept."""
     highest: float = math.inf
-    """Largest m_H."""
+    """The largest m_H that is kept."""
     largest_shift: float = math.inf
-    """Largest m_F, not negative."""
+    """The largest m_F that is kept, not negative."""
 
     def __post_init__(self) -> None:
         """Refuse thresholds that leave nothing."""
@@ -145,7 +145,7 @@ def adam_change(
     """Return how Adam would change a weight, without weight decay: Delta, same shape.
 
     Args:
-        gradient: Of the loss, which Adam lowers.
+        gradient: That of the loss, which Adam lowers.
         mean: Adam's running mean of gradients before this step.
         square: Its running mean of squares before this step, not negative.
         step: Number of this step, counted from 1.

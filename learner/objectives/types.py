@@ -31,7 +31,7 @@ from torch import Tensor
 
 @dataclass(frozen=True, slots=True)
 class LossInputs:
-    """One packed row as objectives and corrections see it, all tensors on one device.
+    """Holds one packed row as objectives and corrections see it, on one device.
 
     Example:
         A response of two tokens behind a prompt of one, then one of one token behind the same:
@@ -62,7 +62,7 @@ class LossInputs:
 
 @dataclass(frozen=True, slots=True)
 class ObjectiveOutput:
-    """Losses of one row, and what to report about them."""
+    """Holds the losses of one row, and what to report about them."""
 
     token_losses: Tensor
     """[T] float32, 0 outside the loss mask."""
