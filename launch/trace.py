@@ -1,4 +1,4 @@
-"""Where the time of a run went: `python -m launch.trace RUN [--step N] [--out FILE]`.
+"""Where the time of a run went: `python -m launch.trace RUN [step=N] [out=FILE]`.
 
     metrics.jsonl -> step_events -> a Chrome trace, to open in ui.perfetto.dev or chrome://tracing
 
@@ -9,17 +9,19 @@ lane shows in one piece, from the publish on which a batch is admitted, the seco
 generated, wherever between two publishes those were.
 """
 
-import argparse
 import json
 import math
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from launch.program import UserError, run_program
+import hydra
+from omegaconf import DictConfig
+
+from conf.programs import TraceConfig
+from launch.program import UserError, build, run_program, start
 
 LOOP, ENGINES, INSIDE = "loop", "engines", "inside"
 LANES = {LOOP: 1, ENGINES: 2, INSIDE: 3}
@@ -166,53 +168,43 @@ def read_records(run_dir: Path) -> list[dict[str, Any]]:
     return [by_step[step] for step in sorted(by_step)]
 
 
-def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """Read the command line: `run`, `step`, `out`."""
-    parser = argparse.ArgumentParser(
-        prog="python -m launch.trace",
-        description="A Chrome trace of a run's steps, to open in ui.perfetto.dev.",
-    )
-    parser.add_argument("run", type=Path, metavar="RUN", help="folder of launch.train")
-    parser.add_argument("--step", type=int, help="this step alone [all]")
-    parser.add_argument("--out", type=Path, help="new JSON file [RUN/trace.json, trace-STEP.json]")
-    parsed = parser.parse_args(arguments)
-    if parsed.out is None:
-        part = "" if parsed.step is None else f"-{parsed.step}"
-        parsed.out = parsed.run / f"trace{part}.json"
-    return parsed
-
-
-def run(parsed: argparse.Namespace) -> None:
+def run(folder: Path, step: int | None = None, out: Path | None = None) -> Path:
     """Read the run and write the trace.
+
+    Args:
+        folder: A run folder.
+        step: This step alone; None takes all.
+        out: A new file; None takes trace.json or trace-STEP.json in the run folder.
+
+    Returns:
+        The file.
 
     Raises:
         UserError: If the run cannot be read, has no such step, or the file exists or cannot be
             written.
     """
-    records = read_records(parsed.run)
+    out = out or folder / ("trace.json" if step is None else f"trace-{step}.json")
+    records = read_records(folder)
     slices = step_slices(records)
-    if parsed.step is not None:
-        slices = [found for found in slices if found.step == parsed.step]
+    if step is not None:
+        slices = [found for found in slices if found.step == step]
         if not slices:
             raise UserError(
-                f"--step must be a step of the run, {records[0]['step']} to "
-                f"{records[-1]['step']}, got {parsed.step}"
+                f"step must be a step of the run, {records[0]['step']} to "
+                f"{records[-1]['step']}, got {step}"
             )
-    if os.path.lexists(parsed.out):
-        raise UserError(
-            f"--out must be a new file, got {str(parsed.out)!r}, which exists; choose another"
-        )
-    content = json.dumps(trace(slices, parsed.run.resolve().name), allow_nan=False)
+    if os.path.lexists(out):
+        raise UserError(f"out must be a new file, got {str(out)!r}, which exists; choose another")
+    content = json.dumps(trace(slices, folder.resolve().name), allow_nan=False)
     try:
-        parsed.out.parent.mkdir(parents=True, exist_ok=True)
-        with parsed.out.open("x", encoding="utf-8") as file:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with out.open("x", encoding="utf-8") as file:
             file.write(content + "\n")
     except OSError as error:
-        raise UserError(
-            f"--out must be writable, got {str(parsed.out)!r}: {error.strerror}"
-        ) from error
+        raise UserError(f"out must be writable, got {str(out)!r}: {error.strerror}") from error
     num_steps = len({found.step for found in slices})
-    print(f"{parsed.out} ({num_steps} steps; open it in https://ui.perfetto.dev)")
+    print(f"{out} ({num_steps} steps; open it in https://ui.perfetto.dev)")
+    return out
 
 
 def _slice(lane: str, name: str, start: float, seconds: float, record: Mapping[str, Any]) -> Slice:
@@ -235,11 +227,17 @@ def _number(record: Mapping[str, Any], key: str, default: float = 0.0) -> float:
     return float(value) if usable and value is not None else default
 
 
-def main() -> None:
-    """Run as the command line says."""
-    parsed = parse(sys.argv[1:])
-    run_program(lambda: run(parsed))
+@hydra.main(version_base="1.3", config_path="../conf", config_name="trace")
+def main(composed: DictConfig) -> None:
+    """Draw the trace as configured."""
+
+    def program() -> None:
+        config: TraceConfig = build(composed)
+        out = None if config.out is None else Path(config.out)
+        run(Path(config.runs[0]), config.step, out)
+
+    run_program(program)
 
 
 if __name__ == "__main__":
-    main()
+    start(main, words="runs")

@@ -6,7 +6,8 @@ import json
 import pytest
 
 from launch.program import UserError
-from launch.trace import LANES, LOOP, parse, run, step_slices
+from launch.trace import LANES, LOOP, run, step_slices
+from tests.launch.programs import call
 from tests.launch.record.run_folders import write_run
 
 
@@ -15,10 +16,8 @@ def folder(tmp_path):
     return write_run(tmp_path / "run", num_steps=5)
 
 
-def traced(folder, *arguments):
-    parsed = parse([str(folder), *arguments])
-    run(parsed)
-    return json.loads(parsed.out.read_text())
+def traced(folder, step=None):
+    return json.loads(run(folder, step).read_text())
 
 
 def record(step, time, wait, update, publish, generate, **more):
@@ -88,7 +87,7 @@ def test_slices_of_a_lane_never_overlap_even_if_clocks_disagree():
 
 
 def test_one_step_alone(folder):
-    content = traced(folder, "--step", "3")
+    content = traced(folder, 3)
     steps = {e["args"]["step"] for e in content["traceEvents"] if e["ph"] == "X"}
     assert steps == {3} and (folder / "trace-3.json").is_file()
 
@@ -96,7 +95,7 @@ def test_one_step_alone(folder):
 def test_nothing_is_overwritten(folder):
     traced(folder)
     before = (folder / "trace.json").read_bytes()
-    with pytest.raises(UserError, match="--out must be a new file"):
+    with pytest.raises(UserError, match="out must be a new file"):
         traced(folder)
     assert (folder / "trace.json").read_bytes() == before
 
@@ -121,5 +120,14 @@ def test_a_run_that_cannot_be_traced_is_refused_in_one_sentence(tmp_path, conten
 
 
 def test_a_step_that_was_not_taken_is_refused(folder):
-    with pytest.raises(UserError, match=r"--step must be a step of the run, 1 to 5, got 9"):
-        traced(folder, "--step", "9")
+    with pytest.raises(UserError, match=r"step must be a step of the run, 1 to 5, got 9"):
+        traced(folder, 9)
+
+
+def test_the_command_line_names_one_run(folder):
+    done = call("launch.trace", str(folder), "step=2")
+    assert done.status == 0 and (folder / "trace-2.json").is_file()
+    for arguments in ([], [str(folder), str(folder)]):
+        done = call("launch.trace", *arguments)
+        assert done.status == 2
+        assert done.err.startswith("error: runs must name one run folder, got [")

@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 
-from launch.report import parse, run
+from launch.report import run
 from tests.launch.record.run_folders import write_run
 
 CHROMIUM = next(
@@ -59,7 +59,7 @@ def page(tmp_path_factory):
         write_run(folder / "b", name="beta", num_steps=30, seed=1),
     ]
     out = folder / "page.html"
-    run(parse([*map(str, runs), "--out", str(out)]))
+    run(runs, out)
     return out
 
 
