@@ -203,6 +203,34 @@ class SubmitConfig:
 
 
 @dataclass(kw_only=True, slots=True)
+class ReportConfig:
+    """What a page shows; see `launch.report`."""
+
+    runs: list[str] = field(default_factory=list)
+    """Run folders; what the command line names without a key."""
+    out: str | None = None
+    """New HTML file; None takes RUN/report.html, of several runs runs/report-TIME.html."""
+
+    def __post_init__(self) -> None:
+        require(len(self.runs) >= 1, "runs must name at least one run folder", self.runs)
+
+
+@dataclass(kw_only=True, slots=True)
+class TraceConfig:
+    """What a trace shows; see `launch.trace`."""
+
+    runs: list[str] = field(default_factory=list)
+    """One run folder; what the command line names without a key."""
+    step: int | None = None
+    """This step alone; None takes all."""
+    out: str | None = None
+    """New JSON file; None takes RUN/trace.json, of one step RUN/trace-STEP.json."""
+
+    def __post_init__(self) -> None:
+        require(len(self.runs) == 1, "runs must name one run folder", self.runs)
+
+
+@dataclass(kw_only=True, slots=True)
 class DashboardConfig:
     """Where the files for Grafana and Prometheus go; see `launch.dashboard`."""
 
@@ -220,6 +248,8 @@ def register() -> None:
     store.store(name="compare_schema", node=CompareConfig)
     store.store(name="simulate_schema", node=SimulateConfig)
     store.store(name="submit_schema", node=SubmitConfig)
+    store.store(name="report_schema", node=ReportConfig)
+    store.store(name="trace_schema", node=TraceConfig)
     store.store(name="dashboard_schema", node=DashboardConfig)
     store.store(name="smollm2_schema", node=SmolLM2Config)
     store.store(name="bench_schema", node=bench_schema())

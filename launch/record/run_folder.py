@@ -9,6 +9,7 @@ summary.json  -> read_summary
 
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -207,3 +208,19 @@ def _read_text(folder: Path, name: str, remark: str = "") -> str:
         raise refused(folder, f"it has no {name}{remark}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise refused(folder, f"{name} cannot be read ({error})") from error
+
+
+def write_new(path: Path, content: bytes) -> None:
+    """Write a file that must not exist yet, and the folders above it.
+
+    Raises:
+        UserError: If it exists or cannot be written; the setting is called `out`.
+    """
+    if os.path.lexists(path):
+        raise UserError(f"out must be a new file, got {str(path)!r}, which exists; choose another")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("xb") as file:
+            file.write(content)
+    except OSError as error:
+        raise UserError(f"out must be writable, got {str(path)!r}: {error.strerror}") from error

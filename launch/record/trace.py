@@ -1,6 +1,6 @@
 """Where the time of a run went, as a Chrome trace to open in ui.perfetto.dev or chrome://tracing.
 
-    metrics.jsonl -> step_slices -> trace
+    metrics.jsonl -> step_slices -> trace -> trace.json
 
 Three lanes: the loop, which waits, updates, publishes and evaluates in turn; the engines; and what
 is known of the inside of an update and a publish. Durations are measured. Where on the clock they
@@ -9,13 +9,15 @@ lane shows in one piece, from the publish on which a batch is admitted, the seco
 generated, wherever between two publishes those were.
 """
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from launch.record.run_folder import read_steps
+from launch.program import UserError
+from launch.record.run_folder import read_steps, write_new
 from launch.record.summary import PHASES
 
 LOOP, ENGINES, INSIDE = "loop", "engines", "inside"
@@ -134,6 +136,36 @@ def read_records(run_dir: Path) -> list[dict[str, Any]]:
         UserError: If the folder, its metrics or a key of `NEEDED` is missing.
     """
     return read_steps(run_dir, in_every=NEEDED)
+
+
+def write_trace(run_dir: Path, step: int | None = None, out: Path | None = None) -> Path:
+    """Read a run and write its trace.
+
+    Args:
+        run_dir: The run folder.
+        step: This step alone; None takes all.
+        out: A new file; None takes trace.json or trace-STEP.json in the run folder.
+
+    Returns:
+        The file.
+
+    Raises:
+        UserError: If the run cannot be read, has no such step, or the file exists or cannot be
+            written.
+    """
+    out = out or run_dir / ("trace.json" if step is None else f"trace-{step}.json")
+    records = read_records(run_dir)
+    slices = step_slices(records)
+    if step is not None:
+        slices = [found for found in slices if found.step == step]
+        if not slices:
+            raise UserError(
+                f"step must be a step of the run, {records[0]['step']} to "
+                f"{records[-1]['step']}, got {step}"
+            )
+    content = json.dumps(trace(slices, run_dir.resolve().name), allow_nan=False)
+    write_new(out, f"{content}\n".encode())
+    return out
 
 
 def _slice(lane: str, name: str, start: float, seconds: float, record: Mapping[str, Any]) -> Slice:

@@ -8,8 +8,10 @@ from omegaconf import OmegaConf
 from conf.programs import register
 from conf.studies import SimulateConfig
 from launch.program import UserError, build
-from launch.simulate import check_table, plain, study, study_table
 from launch.study.simulation.check import Comparison
+from launch.study.simulation.profile_file import plain
+from launch.study.simulation.sizes import simulate_sizes
+from launch.study.simulation.tables import check_table, study_table
 from tests.places import CONF
 
 register()
@@ -27,18 +29,18 @@ SMALL = ("profile.prompts.num_prompts=64", "scheduler.tickets_per_step=8", "num_
 
 def test_a_study_has_a_row_a_size_and_repeats_itself():
     settings = config(*SMALL, "accelerators=[1,8]", "target_pass_rate=0.6")
-    rows = study(settings)
+    rows = simulate_sizes(settings)
     assert [row.accelerators for row in rows] == [1, 8]
     assert (rows[1].engines, rows[1].learners) == (6, 2)
     assert rows[1].step_seconds < rows[0].step_seconds
     assert rows[1].steps_to_target > 0
-    assert rows == study(settings)
+    assert rows == simulate_sizes(settings)
     table = study_table(settings.profile, rows, 0.6)
     assert table.row_count == 2 and "stated" in str(table.title)
 
 
 def test_the_batch_may_grow_with_the_accelerators():
-    rows = study(config(*SMALL, "accelerators=[2,6]", "tickets_per_accelerator=2.0"))
+    rows = simulate_sizes(config(*SMALL, "accelerators=[2,6]", "tickets_per_accelerator=2.0"))
     assert [row.tickets_per_step for row in rows] == [4, 12]
 
 
@@ -74,4 +76,4 @@ def test_what_cannot_be_simulated_is_refused(override, message):
 
 def test_too_few_accelerators_for_an_engine_are_refused():
     with pytest.raises(UserError, match="at least 8"):
-        study(config(*SMALL, "accelerators=[4]", "+profile.engine.accelerators=8"))
+        simulate_sizes(config(*SMALL, "accelerators=[4]", "+profile.engine.accelerators=8"))

@@ -5,8 +5,8 @@ import json
 import pytest
 
 from launch.program import UserError
-from launch.record.trace import LANES
-from launch.trace import parse, run
+from launch.record.trace import LANES, write_trace
+from tests.launch.programs import call
 from tests.launch.record.run_folders import write_run
 
 
@@ -15,10 +15,8 @@ def folder(tmp_path):
     return write_run(tmp_path / "run", num_steps=5)
 
 
-def traced(folder, *arguments):
-    parsed = parse([str(folder), *arguments])
-    run(parsed)
-    return json.loads(parsed.out.read_text())
+def traced(folder, step=None):
+    return json.loads(write_trace(folder, step).read_text())
 
 
 def test_the_file_is_a_chrome_trace_in_microseconds(folder):
@@ -34,7 +32,7 @@ def test_the_file_is_a_chrome_trace_in_microseconds(folder):
 
 
 def test_one_step_alone(folder):
-    content = traced(folder, "--step", "3")
+    content = traced(folder, 3)
     steps = {e["args"]["step"] for e in content["traceEvents"] if e["ph"] == "X"}
     assert steps == {3} and (folder / "trace-3.json").is_file()
 
@@ -42,7 +40,7 @@ def test_one_step_alone(folder):
 def test_nothing_is_overwritten(folder):
     traced(folder)
     before = (folder / "trace.json").read_bytes()
-    with pytest.raises(UserError, match="--out must be a new file"):
+    with pytest.raises(UserError, match="out must be a new file"):
         traced(folder)
     assert (folder / "trace.json").read_bytes() == before
 
@@ -67,5 +65,14 @@ def test_a_run_that_cannot_be_traced_is_refused_in_one_sentence(tmp_path, conten
 
 
 def test_a_step_that_was_not_taken_is_refused(folder):
-    with pytest.raises(UserError, match=r"--step must be a step of the run, 1 to 5, got 9"):
-        traced(folder, "--step", "9")
+    with pytest.raises(UserError, match=r"step must be a step of the run, 1 to 5, got 9"):
+        traced(folder, 9)
+
+
+def test_the_command_line_names_one_run(folder):
+    done = call("launch.trace", str(folder), "step=2")
+    assert done.status == 0 and (folder / "trace-2.json").is_file()
+    for arguments in ([], [str(folder), str(folder)]):
+        done = call("launch.trace", *arguments)
+        assert done.status == 2
+        assert done.err.startswith("error: runs must name one run folder, got [")

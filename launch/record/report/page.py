@@ -1,15 +1,17 @@
 """The page of one or more runs: what was achieved, charts, ledger, samples, settings.
 
-    runs -> page_html -> one HTML document
+    run folders -> read_runs -> page_html -> one HTML document
 
 Whatever a model, a data set or a configuration wrote is escaped.
 """
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from html import escape
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 from cost.ledger import METRICS as LEDGER_METRICS
@@ -24,14 +26,39 @@ from launch.record.report.document import (
     section_html,
     table_html,
 )
-from launch.record.report.runs import Run
+from launch.record.report.runs import Run, read_runs
 from launch.record.report.settings import settings_html
+from launch.record.run_folder import write_new
 from launch.record.text import seconds_text, share_text
 
 MOST_GROUPS = 12
 """Sample groups of a run that the page shows."""
 MOST_CHARACTERS = 6000
 """Length at which a prompt or response is cut; the rest is in samples.jsonl."""
+
+
+def write_page(folders: Sequence[Path], out: Path | None = None) -> Path:
+    """Read runs and write their page.
+
+    Args:
+        folders: Run folders, at least one.
+        out: A new file; None takes report.html in the run's folder, or of several runs a name with
+            the time under runs/.
+
+    Returns:
+        The file.
+
+    Raises:
+        UserError: If a run cannot be read, or the file exists or cannot be written.
+    """
+    if out is None:
+        several = Path(f"runs/report-{time.strftime('%Y%m%d-%H%M%S')}.html")
+        out = folders[0] / "report.html" if len(folders) == 1 else several
+    # A missing run is named before the place of its report, which may lie in it.
+    runs = read_runs(folders)
+    # Model output may hold half a surrogate pair, which no file can.
+    write_new(out, page_html(runs).encode("utf-8", errors="replace"))
+    return out
 
 
 def page_html(runs: Sequence[Run]) -> str:

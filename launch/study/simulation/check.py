@@ -25,7 +25,7 @@ class Comparison:
         return self.predicted / self.measured if self.measured else float("nan")
 
 
-def check(profile: Profile, run: MeasuredRun) -> list[Comparison]:
+def compare(profile: Profile, run: MeasuredRun) -> list[Comparison]:
     """Predict a run from its configuration; the first comparison is of the step seconds.
 
     An engine counts as idle while no ticket is in generation, and learners while they do not

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from cost.types import FloatArray, Selection
-from launch.study.simulation.engine import SimulatedPool
 from launch.study.simulation.policy import SimulatedPolicy
-from launch.study.simulation.profile import LearnerSpeed, PublishSpeed
+from launch.study.simulation.pool import SimulatedPool
+from launch.study.simulation.speeds import LearnerSpeed, PublishSpeed
 from rollout.types import GroupRef
 
 FORWARD_SHARE = 1 / 3

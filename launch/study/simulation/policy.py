@@ -10,8 +10,9 @@ import numpy as np
 
 from cost.draws.streams import generator_for
 from cost.types import BoolArray, FloatArray, IntArray, LengthReport, Selection, Ticket
-from launch.study.simulation.engine import Scores
-from launch.study.simulation.profile import Profile, PromptTable, logit, sigmoid
+from launch.study.simulation.pool import Scores
+from launch.study.simulation.profile import Profile
+from launch.study.simulation.task import PromptTable, logit, sigmoid
 
 
 class SimulatedPolicy:

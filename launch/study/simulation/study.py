@@ -5,7 +5,6 @@ profile, scheduler, layout -> launch.run.loop.train on simulated engines and lea
 
 import asyncio
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,9 +16,9 @@ from launch.record.step import StepResult
 from launch.run.loop import train
 from launch.run.parts import Parts, Plan
 from launch.study.simulation import clock
-from launch.study.simulation.engine import SimulatedPool
 from launch.study.simulation.learners import SharedCores, SimulatedLearners, SimulatedPublisher
 from launch.study.simulation.policy import SimulatedPolicy
+from launch.study.simulation.pool import SimulatedPool
 from launch.study.simulation.profile import Profile
 from rollout.types import Prompt
 
@@ -161,29 +160,7 @@ async def _simulate(
     async def on_step(result: StepResult) -> None:
         pool.count_up()
         ledger = await scheduler.metrics()
-        version, metrics = result.step, result.metrics
-        rewards = [report.rewards for report in result.reports if report.num_responses]
-        stale = [version - 1 - r.version for r in result.reports if r.num_responses]
-        steps.append(
-            Step(
-                seconds=loop.time(),
-                engine_busy_seconds=sum(engine.busy_seconds for engine in pool.engines),
-                sequence_seconds=sum(engine.sequence_seconds for engine in pool.engines),
-                learner_busy_seconds=learners.busy_seconds,
-                wait_seconds=metrics["loop/wait_seconds"],
-                update_seconds=metrics["loop/update_seconds"],
-                publish_seconds=metrics["loop/publish_seconds"],
-                generate_seconds=metrics["loop/generate_seconds"],
-                generated_tokens=ledger["cost/generated_tokens"],
-                trained_tokens=ledger["cost/trained_tokens"],
-                staleness_mean=float(np.mean(stale)) if stale else 0.0,
-                staleness_max=float(max(stale, default=0)),
-                batch_pass_rate=float(np.mean(np.concatenate(rewards))) if rewards else math.nan,
-                pass_rate=policy.pass_rate(version),
-                gained_logits=policy.gained(version),
-                metrics=ledger | step_metrics(result) | metrics,
-            )
-        )
+        steps.append(_step(result, ledger, pool, learners, policy, loop.time()))
 
     try:
         await train(
@@ -209,131 +186,58 @@ async def _simulate(
     finally:
         pool.close()
     ledger = await scheduler.metrics()
+    counted = steps[warm_up : warm_up + 1 + layout.num_steps]
+    return _outcome(layout, counted, pool, int(ledger["cost/failed_tickets"]))
+
+
+def _step(
+    result: StepResult,
+    ledger: dict[str, float],
+    pool: SimulatedPool,
+    learners: SimulatedLearners,
+    policy: SimulatedPolicy,
+    seconds: float,
+) -> Step:
+    version, metrics = result.step, result.metrics
+    rewards = [report.rewards for report in result.reports if report.num_responses]
+    stale = [version - 1 - r.version for r in result.reports if r.num_responses]
+    return Step(
+        seconds=seconds,
+        engine_busy_seconds=sum(engine.busy_seconds for engine in pool.engines),
+        sequence_seconds=sum(engine.sequence_seconds for engine in pool.engines),
+        learner_busy_seconds=learners.busy_seconds,
+        wait_seconds=metrics["loop/wait_seconds"],
+        update_seconds=metrics["loop/update_seconds"],
+        publish_seconds=metrics["loop/publish_seconds"],
+        generate_seconds=metrics["loop/generate_seconds"],
+        generated_tokens=ledger["cost/generated_tokens"],
+        trained_tokens=ledger["cost/trained_tokens"],
+        staleness_mean=float(np.mean(stale)) if stale else 0.0,
+        staleness_max=float(max(stale, default=0)),
+        batch_pass_rate=float(np.mean(np.concatenate(rewards))) if rewards else math.nan,
+        pass_rate=policy.pass_rate(version),
+        gained_logits=policy.gained(version),
+        metrics=ledger | step_metrics(result) | metrics,
+    )
+
+
+def _outcome(
+    layout: Layout, steps: list[Step], pool: SimulatedPool, failed_tickets: int
+) -> Outcome:
+    """Sum up; the first of the steps is the moment before those that count."""
     return Outcome(
         layout=layout,
-        start=steps[warm_up],
-        steps=steps[warm_up + 1 : warm_up + 1 + layout.num_steps],
+        start=steps[0],
+        steps=steps[1:],
         response_tokens=sum(engine.response_tokens for engine in pool.engines),
         prefill_tokens=sum(engine.prefill_tokens for engine in pool.engines),
         lost_tokens=sum(engine.lost_tokens for engine in pool.engines),
         decode_steps=sum(engine.steps for engine in pool.engines),
         num_failures=pool.num_failures,
         num_retries=pool.num_retries,
-        failed_tickets=int(ledger["cost/failed_tickets"]),
+        failed_tickets=failed_tickets,
     )
 
 
 def _prompt(index: int, tokens: int) -> Prompt:
     return Prompt(index, np.zeros(tokens, np.int32), "", "simulated", "")
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """What one number of accelerators comes to."""
-
-    accelerators: int
-    engines: int
-    learners: int
-    tickets_per_step: int
-    step_seconds: float
-    """From one publish to the next, mean."""
-    engine_idle_share: float
-    """Of the engines' time, in which nothing runs on them."""
-    engine_occupancy: float
-    """Running sequences over slots while anything runs, mean."""
-    learner_idle_share: float
-    """Of the learners' time, in which they do not compute."""
-    staleness_mean: float
-    staleness_max: float
-    generated_tokens_per_second: float
-    trained_tokens_per_second: float
-    step_accelerator_seconds: float
-    """Cost of a step: accelerators times step_seconds."""
-    trained_tokens_per_accelerator_second: float
-    steps_to_target: float
-    """Updates to the target pass rate by the profile's law; NaN without a target or a gain."""
-    hours_to_target: float
-    accelerator_hours_to_target: float
-    failures: int
-    retries: int
-
-
-def row(
-    profile: Profile, scheduler: SchedulerConfig, outcome: Outcome, target_pass_rate: float | None
-) -> Row:
-    """Sum an outcome up.
-
-    Updates to the target are extrapolated: logits to gain from the start, by the mean gain of an
-    update. The law adds the same to every prompt, so that this is exact where the gain is steady.
-    """
-    layout, first, last = outcome.layout, outcome.start, outcome.steps[-1]
-    elapsed = last.seconds - first.seconds
-    step_seconds = elapsed / len(outcome.steps)
-    busy = last.engine_busy_seconds - first.engine_busy_seconds
-    running = last.sequence_seconds - first.sequence_seconds
-    learning = last.learner_busy_seconds - first.learner_busy_seconds
-    trained = last.trained_tokens - first.trained_tokens
-    gain = (last.gained_logits - first.gained_logits) / len(outcome.steps)
-    steps_to_target = math.nan
-    if target_pass_rate is not None and gain > 0:
-        policy = SimulatedPolicy(profile, profile.prompts.table(layout.seed), layout.seed)
-        steps_to_target = math.ceil(policy.logits_to(target_pass_rate) / gain)
-    hours = steps_to_target * step_seconds / 3600
-    return Row(
-        accelerators=layout.num_accelerators,
-        engines=layout.num_engines,
-        learners=layout.num_learners,
-        tickets_per_step=scheduler.tickets_per_step,
-        step_seconds=step_seconds,
-        engine_idle_share=1 - _ratio(busy, elapsed * layout.num_engines),
-        engine_occupancy=_ratio(running, busy * profile.engine.max_num_seqs),
-        learner_idle_share=1 - _ratio(learning, elapsed),
-        staleness_mean=_mean([step.staleness_mean for step in outcome.steps]),
-        staleness_max=max(step.staleness_max for step in outcome.steps),
-        generated_tokens_per_second=_ratio(last.generated_tokens - first.generated_tokens, elapsed),
-        trained_tokens_per_second=_ratio(trained, elapsed),
-        step_accelerator_seconds=step_seconds * layout.num_accelerators,
-        trained_tokens_per_accelerator_second=_ratio(trained, elapsed * layout.num_accelerators),
-        steps_to_target=steps_to_target,
-        hours_to_target=hours,
-        accelerator_hours_to_target=hours * layout.num_accelerators,
-        failures=outcome.num_failures,
-        retries=outcome.num_retries,
-    )
-
-
-def split(
-    num_accelerators: int, learner_share: float, accelerators_per_engine: int
-) -> tuple[int, int, bool]:
-    """Share accelerators out.
-
-    Args:
-        num_accelerators: At least as many as one engine has.
-        learner_share: Part of them for learners, in (0, 1).
-        accelerators_per_engine: Of one engine.
-
-    Returns:
-        Engines, learners, and whether they are on the same accelerators, as with those of a single
-        engine. Learners also get what is left over from whole engines.
-
-    Raises:
-        ValueError: If there is no room for an engine.
-    """
-    if num_accelerators < accelerators_per_engine:
-        raise ValueError(
-            f"accelerators must each be at least {accelerators_per_engine}, what an engine of the "
-            f"profile takes, got {num_accelerators}"
-        )
-    if num_accelerators == accelerators_per_engine:
-        return 1, num_accelerators, True
-    wanted = max(1, round(num_accelerators * learner_share))
-    engines = max(1, (num_accelerators - wanted) // accelerators_per_engine)
-    return engines, num_accelerators - engines * accelerators_per_engine, False
-
-
-def _ratio(part: float, whole: float) -> float:
-    return part / whole if whole else math.nan
-
-
-def _mean(values: Sequence[float]) -> float:
-    return float(np.mean(values))

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from launch.program import UserError
+from launch.record.report.page import write_page
 from launch.record.report.runs import read_runs
-from launch.report import parse, run
+from tests.launch.programs import call
 from tests.launch.record.report.pages import decoded, figures
 from tests.launch.record.run_folders import write_run
 
@@ -42,13 +43,13 @@ def test_command_writes_one_file_beside_the_run(folder):
 
 def test_nothing_is_overwritten(folder):
     (folder / "report.html").write_text("mine")
-    with pytest.raises(UserError, match=r"^--out must be a new file, got .*report\.html"):
-        run(parse([str(folder)]))
+    with pytest.raises(UserError, match=r"^out must be a new file, got .*report\.html"):
+        write_page([folder])
     assert (folder / "report.html").read_text() == "mine"
 
 
 def test_charts_show_the_metrics_smoothed_and_as_they_are(folder):
-    run(parse([str(folder)]))
+    write_page([folder])
     drawn = figures((folder / "report.html").read_text(encoding="utf-8"))
     assert {"reward", "pass_rate", "length", "entropy", "mismatch", "staleness"} <= set(drawn)
     assert {"step_tokens", "total_tokens", "map_0", "timeline"} <= set(drawn)
@@ -109,7 +110,7 @@ def test_long_runs_are_thinned_and_keep_every_second(tmp_path):
 
 
 def test_map_of_probability_says_how_far_from_uniform(folder):
-    run(parse([str(folder)]))
+    write_page([folder])
     drawn = figures((folder / "report.html").read_text(encoding="utf-8"))
     last = json.loads((folder / "cells.jsonl").read_text().splitlines()[-1])
     (bubbles,) = drawn["map_0"]["data"]
@@ -129,7 +130,7 @@ def test_several_runs_are_told_apart(tmp_path):
         write_run(tmp_path / "b", name="beta", seed=1, num_steps=20),
     ]
     out = tmp_path / "both.html"
-    run(parse([*map(str, folders), "--out", str(out)]))
+    write_page(folders, out)
     page = out.read_text(encoding="utf-8")
     assert 'data-run="0"' in page and 'data-run="1"' in page and "Settings that differ" in page
     runs = {trace.get("meta", {}).get("run") for trace in figures(page)["reward"]["data"]}
@@ -152,7 +153,7 @@ def test_foreign_text_is_escaped_everywhere(tmp_path):
     config = (folder / "config.yaml").read_text()
     (folder / "config.yaml").write_text(config + f"task:\n  path: '{evil}'\n")
     other = write_run(tmp_path / "other")
-    run(parse([str(folder), str(other), "--out", str(tmp_path / "page.html")]))
+    write_page([folder, other], tmp_path / "page.html")
     page = (tmp_path / "page.html").read_text(encoding="utf-8")
     # The page's own: the data, plotly.js and page.js.
     own = page.split('id="data">')
@@ -170,7 +171,7 @@ def test_page_allows_no_script_but_its_own_and_no_request(folder):
     import hashlib
     import re
 
-    run(parse([str(folder)]))
+    write_page([folder])
     page = (folder / "report.html").read_text(encoding="utf-8")
     policy = re.search(r'Content-Security-Policy" content="([^"]*)"', page)[1]
     assert policy.startswith("default-src 'none'; script-src 'sha256-")
@@ -188,7 +189,7 @@ def test_what_was_not_recorded_is_said(folder):
     summary = json.loads((folder / "summary.json").read_text())
     unknown = {"objective": None, "pass_rate_before": None, "completed": False}
     (folder / "summary.json").write_text(json.dumps(summary | unknown))
-    run(parse([str(folder)]))
+    write_page([folder])
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert "Not recorded (no cells.jsonl): first." in page
     assert "Entropy: not recorded." in page and "not recorded." in page
@@ -198,7 +199,7 @@ def test_what_was_not_recorded_is_said(folder):
 
 def test_a_run_of_one_step(tmp_path):
     folder = write_run(tmp_path / "run", num_steps=1)
-    run(parse([str(folder)]))
+    write_page([folder])
     assert figures((folder / "report.html").read_text(encoding="utf-8"))
 
 
@@ -250,7 +251,7 @@ def test_a_folder_that_is_incomplete_or_of_another_version_is_named_in_a_sentenc
 ):
     spoil(folder)
     with pytest.raises(UserError) as refused:
-        run(parse([str(folder)]))
+        write_page([folder])
     message = str(refused.value)
     assert message.startswith(f"a run must be a folder of launch.train, got '{folder}': ")
     assert said in message and "\n" not in message
@@ -263,15 +264,24 @@ def test_what_is_no_folder_is_refused(tmp_path, exists):
     if exists:
         path.write_text("")
     with pytest.raises(UserError, match="it is a file" if exists else "there is no such folder"):
-        run(parse([str(path)]))
+        write_page([path])
 
 
 def test_a_run_given_twice_is_refused(folder):
     with pytest.raises(UserError, match="each folder once"):
-        run(parse([str(folder), f"{folder}/../run"]))
+        write_page([folder, folder / ".." / "run"])
 
 
 def test_an_out_that_cannot_be_written_is_refused(folder, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="--out must be writable"):
-        run(parse([str(folder), "--out", str(tmp_path / "file" / "page.html")]))
+    with pytest.raises(UserError, match="out must be writable"):
+        write_page([folder], tmp_path / "file" / "page.html")
+
+
+def test_words_of_the_command_line_are_runs(folder, tmp_path):
+    odd = write_run(tmp_path / "it's [odd]")
+    done = call("launch.report", str(folder), str(odd), f"out={tmp_path / 'page.html'}")
+    assert done.status == 0 and "it's [odd]" in (tmp_path / "page.html").read_text()
+    done = call("launch.report")
+    assert done.status == 2
+    assert done.err == "error: runs must name at least one run folder, got []\n"

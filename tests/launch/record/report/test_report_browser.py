@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from launch.report import parse, run
+from launch.record.report.page import write_page
 from tests.launch.record.run_folders import write_run
 
 CHROMIUM = next(
@@ -55,7 +55,7 @@ def page(tmp_path_factory):
         write_run(folder / "b", name="beta", num_steps=30, seed=1),
     ]
     out = folder / "page.html"
-    run(parse([*map(str, runs), "--out", str(out)]))
+    write_page(runs, out)
     return out
 
 

@@ -10,20 +10,14 @@ from omegaconf import OmegaConf
 
 from launch.program import UserError
 from launch.study.simulation import clock
-from launch.study.simulation.check import check, passes
-from launch.study.simulation.engine import EngineSpeed, SimulatedEngine
-from launch.study.simulation.fit import fit, non_negative
+from launch.study.simulation.check import compare, passes
+from launch.study.simulation.engine import SimulatedEngine
+from launch.study.simulation.fit import fit
 from launch.study.simulation.measured import MeasuredRun
-from launch.study.simulation.profile import (
-    LearnerSpeed,
-    LearningLaw,
-    MeasuredPrompts,
-    Profile,
-    PublishSpeed,
-    ResponseLengths,
-    sigmoid,
-)
+from launch.study.simulation.profile import LearningLaw, Profile
+from launch.study.simulation.speeds import EngineSpeed, LearnerSpeed, PublishSpeed
 from launch.study.simulation.study import simulate
+from launch.study.simulation.task import MeasuredPrompts, ResponseLengths, sigmoid
 
 TOKENS = np.random.default_rng(0).integers(10, 100, 64)
 TRUE = Profile(
@@ -132,7 +126,7 @@ def test_the_fit_finds_lengths_pass_rates_and_speeds(fitted):
 
 def test_the_run_itself_is_predicted(fitted):
     found, run = fitted
-    comparisons = check(found, run)
+    comparisons = compare(found, run)
     assert comparisons[0].name == "step seconds"
     assert comparisons[0].ratio == pytest.approx(1, abs=0.05)
     assert passes(comparisons)
@@ -141,7 +135,7 @@ def test_the_run_itself_is_predicted(fitted):
 @pytest.mark.parametrize("other", [{"group_size": 4}, {"max_staleness": 0}, {"max_staleness": 3}])
 def test_other_settings_are_predicted(fitted, tmp_path, other):
     found, _ = fitted
-    assert passes(check(found, write_run(tmp_path / "other", **other)))
+    assert passes(compare(found, write_run(tmp_path / "other", **other)))
 
 
 @pytest.mark.parametrize(("engine", "learner"), [(1.1, 1.6), (1.6, 1.1)])
@@ -151,7 +145,7 @@ def test_engines_and_learners_are_slowed_down_by_different_factors(tmp_path, eng
     found = fit(run, TOKENS)
     assert found.engine_slowdown == pytest.approx(engine, abs=0.15)
     assert found.learner_slowdown == pytest.approx(learner, abs=0.15)
-    assert passes(check(found, write_run(tmp_path / "other", true=true, max_staleness=0)))
+    assert passes(compare(found, write_run(tmp_path / "other", true=true, max_staleness=0)))
 
 
 def test_without_timed_evaluations_both_are_taken_to_slow_down_alike(fitted):
@@ -162,7 +156,7 @@ def test_without_timed_evaluations_both_are_taken_to_slow_down_alike(fitted):
 def test_a_check_can_fail(fitted, tmp_path):
     found, run = fitted
     slow = replace(found, learner=replace(found.learner, token_seconds=1e-3))
-    assert not passes(check(slow, run))
+    assert not passes(compare(slow, run))
 
 
 def test_folders_that_do_not_serve_are_refused(fitted, tmp_path):
@@ -172,18 +166,4 @@ def test_folders_that_do_not_serve_are_refused(fitted, tmp_path):
     with pytest.raises(UserError, match="at least 4 steps"):
         MeasuredRun.read(str(write_run(tmp_path / "short", num_steps=3).folder))
     with pytest.raises(UserError, match=r"rollout\.max_tokens=50"):
-        check(replace(found, max_tokens=50), run)
-
-
-def test_least_squares_without_negative_coefficients():
-    rng = np.random.default_rng(0)
-    matrix = rng.random((40, 4))
-    assert non_negative(matrix, matrix @ np.array([1.0, 0.0, 2.0, 3.0])) == pytest.approx(
-        [1, 0, 2, 3], abs=1e-9
-    )
-    target = matrix @ np.array([1.0, -0.5, 2.0, 0.0])
-    found = np.array(non_negative(matrix, target))
-    assert (found >= 0).all()
-    # No step along any coordinate, staying non-negative, does better.
-    gradient = matrix.T @ (matrix @ found - target)
-    assert (gradient >= -1e-9).all() and np.abs(gradient * found).max() < 1e-9
+        compare(replace(found, max_tokens=50), run)

@@ -5,14 +5,8 @@ import pytest
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from launch.study.simulation.profile import (
-    LearningLaw,
-    MeasuredPrompts,
-    Profile,
-    ResponseLengths,
-    StatedPrompts,
-    logit,
-)
+from launch.study.simulation.profile import LearningLaw, Profile
+from launch.study.simulation.task import MeasuredPrompts, ResponseLengths, StatedPrompts, logit
 from tests.places import CONF
 
 PROFILES = sorted((CONF / "profile").glob("*.yaml"))

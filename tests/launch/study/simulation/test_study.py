@@ -7,16 +7,11 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from cost.scheduler.config import SchedulerConfig
-from launch.study.simulation.engine import EngineSpeed
-from launch.study.simulation.profile import (
-    LearnerSpeed,
-    LearningLaw,
-    MeasuredPrompts,
-    Profile,
-    PublishSpeed,
-    ResponseLengths,
-)
-from launch.study.simulation.study import Layout, row, simulate, split
+from launch.study.simulation.profile import LearningLaw, Profile
+from launch.study.simulation.sizes import row, split
+from launch.study.simulation.speeds import EngineSpeed, LearnerSpeed, PublishSpeed
+from launch.study.simulation.study import Layout, simulate
+from launch.study.simulation.task import MeasuredPrompts, ResponseLengths
 from tests.places import CONF
 
 PLUGS = {
@@ -211,12 +206,3 @@ def test_4096_accelerators_are_simulated():
     config = scheduler(tickets_per_step=256, group_size=4)
     found = row(random_profile(), config, simulate(random_profile(), config, many), None)
     assert found.engine_idle_share > 0.8
-
-
-def test_accelerators_are_shared_out():
-    assert split(1, 0.25, 1) == (1, 1, True)
-    assert split(2, 0.25, 1) == (1, 1, False)
-    assert split(9, 0.25, 4) == (1, 5, False)
-    assert split(8, 0.25, 8) == (1, 8, True)
-    with pytest.raises(ValueError, match="at least 8"):
-        split(7, 0.25, 8)

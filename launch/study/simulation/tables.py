@@ -1,0 +1,56 @@
+"""A study and a check, laid out for people."""
+
+from collections.abc import Sequence
+
+from rich.table import Table
+
+from launch.study.simulation.check import Comparison
+from launch.study.simulation.profile import Profile
+from launch.study.simulation.sizes import Row
+
+
+def study_table(profile: Profile, rows: Sequence[Row], target: float | None) -> Table:
+    """Lay the rows out for people."""
+    table = Table(title=f"{profile.accelerator}, {profile.source}")
+    columns = [
+        "accelerators", "engines + learners", "step s", "engines idle", "slots in use",
+        "learners idle", "staleness mean, max", "tokens/s generated", "accelerator s/step",
+        "trained tokens per accelerator s",
+    ]  # fmt: skip
+    if target is not None:
+        columns += [f"steps to {target:g}", "hours", "accelerator hours"]
+    for column in columns:
+        table.add_column(column, justify="right")
+    for row in rows:
+        cells = [
+            f"{row.accelerators:,}",
+            f"{row.engines:,} + {row.learners:,}",
+            f"{row.step_seconds:.2f}",
+            f"{row.engine_idle_share:.1%}",
+            f"{row.engine_occupancy:.1%}",
+            f"{row.learner_idle_share:.1%}",
+            f"{row.staleness_mean:.2f}, {row.staleness_max:.0f}",
+            f"{row.generated_tokens_per_second:,.0f}",
+            f"{row.step_accelerator_seconds:,.0f}",
+            f"{row.trained_tokens_per_accelerator_second:,.1f}",
+        ]
+        if target is not None:
+            cells += [
+                f"{row.steps_to_target:,.0f}",
+                f"{row.hours_to_target:,.2f}",
+                f"{row.accelerator_hours_to_target:,.1f}",
+            ]
+        table.add_row(*cells)
+    return table
+
+
+def check_table(title: str, comparisons: Sequence[Comparison]) -> Table:
+    """Lay a check out for people."""
+    table = Table(title=title)
+    for column in ("", "measured", "predicted", "predicted / measured"):
+        table.add_column(column, justify="left" if not column else "right")
+    for found in comparisons:
+        table.add_row(
+            found.name, f"{found.measured:,.3f}", f"{found.predicted:,.3f}", f"{found.ratio:.3f}"
+        )
+    return table
