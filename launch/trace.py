@@ -23,6 +23,8 @@ from omegaconf import DictConfig
 from conf.programs import TraceConfig
 from launch.program import UserError, build, run_program, start
 
+register()
+
 LOOP, ENGINES, INSIDE = "loop", "engines", "inside"
 LANES = {LOOP: 1, ENGINES: 2, INSIDE: 3}
 NEEDED = ("time", *(f"loop/{part}_seconds" for part in ("wait", "update", "publish", "generate")))
