@@ -82,10 +82,7 @@ class Scheduler:
         return self._drawing.awaited(batch, folded)
 
     def observe(self, report: LengthReport) -> None:
-        """Take in the report of a finished ticket; ValueError if it cannot be true.
-
-        The newest attempt at a ticket counts, the others are entered as lost.
-        """
+        """Take in a report, of which a ticket's newest counts; ValueError if it cannot be true."""
         self._ledger = self._book.record(report).entered(self._ledger)
 
     def select(
@@ -131,11 +128,7 @@ class Scheduler:
         self._ledger = self._ledger.with_spending(spending)
 
     def reissue(self, first_ticket_id: int) -> list[Ticket]:
-        """Return all tickets from one on as new attempts, after their groups were lost.
-
-        Raises:
-            ValueError: If one of them was folded already.
-        """
+        """Return all tickets from one on as new attempts; ValueError if one was folded already."""
         tickets, lost = self._book.reopen(first_ticket_id)
         self._ledger = self._ledger.without_reports(lost)
         return tickets

@@ -281,7 +281,7 @@ def test_an_out_that_cannot_be_written_is_refused(folder, tmp_path):
 def test_words_of_the_command_line_are_runs(folder, tmp_path):
     odd = write_run(tmp_path / "it's [odd]")
     done = call("launch.report", str(folder), str(odd), f"out={tmp_path / 'page.html'}")
-    assert done.status == 0 and "it's [odd]" in (tmp_path / "page.html").read_text()
+    assert done.status == 0 and "it&#x27;s [odd]" in (tmp_path / "page.html").read_text()
     done = call("launch.report")
     assert done.status == 2
     assert done.err == "error: runs must name at least one run folder, got []\n"
