@@ -20,7 +20,7 @@ from typing import Any
 import hydra
 from omegaconf import DictConfig
 
-from conf.programs import TraceConfig
+from conf.programs import TraceConfig, register
 from launch.program import UserError, build, run_program, start
 
 register()
