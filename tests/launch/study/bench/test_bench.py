@@ -349,8 +349,8 @@ class FakeScheduler:
         self._next += 4
         return Draw([Ticket(i, i % 3, 2, 1.0, 1.0, 16) for i in ids], ids, (), False)
 
-    async def select(self, batch: int, reports: list[LengthReport]) -> list[object]:
-        self.events.append(("select", batch, [report.ticket_id for report in reports]))
+    async def select(self, batch: int, attempts: list[int]) -> list[object]:
+        self.events.append(("select", batch, attempts))
         return []
 
 
@@ -372,6 +372,7 @@ class FakeRollouts:
             answer_codes=np.arange(2),
             engine_seconds=0.1,
             version=0,
+            attempt=2,
         )
         return GroupRef(report=report, num_tokens=14, data=None)
 
@@ -390,9 +391,9 @@ def test_batches_go_through_the_scheduler_in_order() -> None:
     assert tokens == 4 * 12 and seconds > 0
     assert scheduler.events == [
         ("draw", 0, 0),
-        ("select", 0, [0, 1, 2, 3]),
+        ("select", 0, [2, 2, 2, 2]),
         ("draw", 1, 1),
-        ("select", 1, [4, 5, 6, 7]),
+        ("select", 1, [2, 2, 2, 2]),
     ]
 
 
