@@ -3,22 +3,44 @@
 Under ZeRO-3 each rank holds a part of every weight, so that all ranks must take part in all of it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from learner import lora
 from learner.checkpoint import save_checkpoint
-
-if TYPE_CHECKING:
-    from learner.deepspeed_engine import DeepSpeedEngine
+from learner.config import LearnerConfig
 
 DISTURBANCE = 0.05
 """Standard deviation of the noise in adapters, see `DeepSpeedWeights.disturb`."""
+
+
+class Holder(Protocol):
+    """What holds the policy: `learner.deepspeed_engine.DeepSpeedEngine`, of which this is used."""
+
+    config: LearnerConfig
+    model: Any
+    """The Hugging Face model."""
+    adapted: Any
+    """peft's view of it; None without adapters."""
+
+    @property
+    def rank(self) -> int:
+        """Return this process's place among the ranks."""
+        ...
+
+    def whole(self, parameters: Sequence[torch.nn.Parameter]) -> AbstractContextManager[Any]:
+        """Make parameters whole within a block, also under ZeRO-3; every rank must enter."""
+        ...
+
+    def agree(self, value: bool) -> bool:
+        """Return whether the value is true on every rank; every rank must ask."""
+        ...
 
 
 class DeepSpeedWeights:
@@ -28,7 +50,7 @@ class DeepSpeedWeights:
         engine: It has loaded its model, and attached the adapters.
     """
 
-    def __init__(self, engine: "DeepSpeedEngine") -> None:
+    def __init__(self, engine: Holder) -> None:
         self._engine = engine
         self._weights = list(lora.weights_of(engine.model))
         self._undisturbed: list[Tensor] = []
