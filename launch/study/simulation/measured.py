@@ -79,19 +79,19 @@ class MeasuredRun:
 
     @property
     def num_steps(self) -> int:
-        """S."""
+        """Return S."""
         return len(self["step"])
 
     @property
     def step_seconds(self) -> FloatArray:
-        """[S] seconds from one publish to the next."""
+        """Return [S] seconds from one publish to the next."""
         parts = ("wait", "update", "publish")
         seconds: FloatArray = np.sum([self[f"loop/{part}_seconds"] for part in parts], axis=0)
         return seconds
 
     @property
     def layout(self) -> Layout:
-        """The run's machine and loop."""
+        """Return the run's machine and loop."""
         resources, loop, learner = (self.config[key] for key in ("resources", "loop", "learner"))
         engines = resources["num_engines"]
         return Layout(
