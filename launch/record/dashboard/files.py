@@ -20,7 +20,10 @@ _WIDTH, _HEIGHT = 8, 7
 
 
 def grafana(panels: Sequence[Panel] = PANELS) -> dict[str, Any]:
-    """A Grafana dashboard of the panels, three in a row; data source and runs are chosen in it."""
+    """Make a Grafana dashboard of the panels, three in a row.
+
+    Data source and runs are chosen in it.
+    """
     return {
         "uid": "cost-aware-rl",
         "title": "cost-aware-rl",
@@ -93,7 +96,7 @@ def _panel(index: int, panel: Panel) -> dict[str, Any]:
 
 
 def prometheus(discovery: str) -> dict[str, Any]:
-    """A Prometheus configuration that scrapes every node of a Ray cluster.
+    """Make a Prometheus configuration that scrapes every node of a Ray cluster.
 
     Args:
         discovery: The file with the nodes' addresses that Ray keeps, as Prometheus sees it.
@@ -110,7 +113,7 @@ def prometheus(discovery: str) -> dict[str, Any]:
 
 
 def texts(discovery: str) -> dict[str, str]:
-    """Content of every file by its name."""
+    """Return the content of every file by its name."""
     return {
         "grafana.json": json.dumps(grafana(), indent=2) + "\n",
         "prometheus.yml": OmegaConf.to_yaml(OmegaConf.create(prometheus(discovery))),

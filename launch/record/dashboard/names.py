@@ -10,7 +10,7 @@ RUN_TAG = "run"
 
 
 def ray_name(key: str) -> str:
-    """Name in `ray.util.metrics` of the metric `package/quantity_unit`.
+    """Return the name in `ray.util.metrics` of the metric `package/quantity_unit`.
 
     Whatever Prometheus allows in no name becomes an underscore: users name evaluation sets as they
     like, and their metrics carry those names.
@@ -19,5 +19,5 @@ def ray_name(key: str) -> str:
 
 
 def prometheus_name(key: str) -> str:
-    """Name of the same metric in Prometheus."""
+    """Return the name of the same metric in Prometheus."""
     return RAY_PREFIX + ray_name(key)

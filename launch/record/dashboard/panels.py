@@ -34,11 +34,11 @@ class Query:
 
     @property
     def keys(self) -> list[str]:
-        """The metrics it needs."""
+        """Return the metrics it needs."""
         return _KEY.findall(self.template)
 
     def expression(self, run: str) -> str:
-        """PromQL for the runs whose name matches the regular expression `run`."""
+        """Return PromQL for the runs whose name matches the regular expression `run`."""
         return _KEY.sub(
             lambda found: f'{prometheus_name(found[1])}{{{RUN_TAG}=~"{run}"}}', self.template
         )
@@ -55,13 +55,13 @@ class Panel:
 
     @property
     def description(self) -> str:
-        """The meaning of every metric in it."""
+        """Return the meaning of every metric in it."""
         keys = dict.fromkeys(key for query in self.queries for key in query.keys)
         return "\n\n".join(f"`{key}`: {METRICS[key]}" for key in keys)
 
 
 def _metrics(title: str, unit: str, **keys: str) -> Panel:
-    """A panel of metrics as they are, by legend."""
+    """Make a panel of metrics as they are, by legend."""
     queries = [Query(name.replace("_", " "), f"<{key}>") for name, key in keys.items()]
     return Panel(title, unit, tuple(queries))
 

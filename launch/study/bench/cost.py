@@ -216,7 +216,7 @@ def bench_cost(
 
 
 def _medians(taken: Sequence[dict[str, FloatArray]]) -> dict[str, dict[str, float]]:
-    """By name the medians of seconds and of CPU seconds."""
+    """Return by name the medians of seconds and of CPU seconds."""
     found = {name: np.median([turn[name] for turn in taken], axis=0) for name in taken[0]}
     return {name: {"wall": float(wall), "cpu": float(cpu)} for name, (wall, cpu) in found.items()}
 
@@ -224,7 +224,7 @@ def _medians(taken: Sequence[dict[str, FloatArray]]) -> dict[str, dict[str, floa
 def _measure_size(
     config: SchedulerConfig, num_prompts: int, seed: int, *, repetitions: int, warm_ups: int
 ) -> dict[str, dict[str, float]]:
-    """Medians for one number of prompts."""
+    """Measure one number of prompts and return medians."""
     run = Run(config, num_prompts, seed)
     run.draw()
     taken: list[dict[str, FloatArray]] = []
@@ -252,7 +252,7 @@ def _measure_size(
 
 
 def _memory(config: SchedulerConfig, num_prompts: int, seed: int) -> dict[str, int]:
-    """Bytes that a scheduler holds between steps, and the most it ever needs within one."""
+    """Return the bytes that a scheduler holds between steps, and the most it needs within one."""
     run = Run(config, num_prompts, seed)
     run.scheduler = None  # type: ignore[assignment]
     gc.collect()
@@ -273,7 +273,7 @@ def _memory(config: SchedulerConfig, num_prompts: int, seed: int) -> dict[str, i
 def _thinning(
     config: SchedulerConfig, num_candidates: int, seed: int, *, repetitions: int, warm_ups: int
 ) -> dict[str, dict[str, float]]:
-    """Medians of thinning many responses by the rule alone."""
+    """Thin many responses by the rule alone and return medians."""
     rng = np.random.default_rng(seed)
     rewards = (rng.random(num_candidates) < 0.5).astype(np.float64)
     advantages = np.where(rng.random(num_candidates) < 0.2, 0.0, 2 * rewards - 1)

@@ -26,14 +26,17 @@ from learner.partition import Work, plan_rows
 def packed_norms(
     policy: PackedPolicy, rows: Sequence[MicroBatch], order: Sequence[int], layer: str
 ) -> Tensor:
-    """Norms [M] of all responses; `order` [M] names the response of each segment of the rows."""
+    """Return the norms [M] of all responses.
+
+    `order` [M] names the response of each segment of the rows.
+    """
     norms = torch.zeros(len(order), dtype=torch.float64)
     norms[list(order)] = torch.cat([gradient_norms(policy, row, layer) for row in rows])
     return norms
 
 
 def norms_one_by_one(policy: PackedPolicy, responses: Sequence[MicroBatch]) -> Tensor:
-    """Norms [M] of each response's gradient with respect to all weights, by autograd."""
+    """Return the norms [M] of each response's gradient over all weights, by autograd."""
     norms = []
     for row in responses:
         logprobs, _ = policy(row.token_ids, row.position_ids, row.loss_mask)

@@ -72,6 +72,13 @@ def padded_step(model: Any, batches: Sequence[PaddedBatch], temperature: float) 
     wait_for(model)
 
 
+def _rows(
+    segments: Sequence[Segment], plan: Sequence[Sequence[int]], device: torch.device, *, share: bool
+) -> list[MicroBatch]:
+    picked = ([segments[item] for item in row] for row in plan)
+    return [collate(row, shared_prefix=share).to(device) for row in picked]
+
+
 def bench_layouts(
     config: RunConfig, workload: Workload, *, repetitions: int, warm_ups: int
 ) -> dict[str, Any]:
@@ -91,33 +98,24 @@ def bench_layouts(
     policy = PackedPolicy(
         packed_model, temperature, logits_chunk_tokens=config.learner.logits_chunk_tokens
     )
-    longest = row_tokens - workload.prompt_tokens[1]
+    longest = min(config.rollout.max_tokens, row_tokens - workload.prompt_tokens[1])
     segments = workload.segments(
-        vocabulary=packed_model.config.vocab_size,
-        max_tokens=min(config.rollout.max_tokens, longest),
-        seed=config.seed,
+        vocabulary=packed_model.config.vocab_size, max_tokens=longest, seed=config.seed
     )
-    lengths = [len(segment.token_ids) for segment in segments]
     [shared] = workload.plan(segments, 1, row_tokens, work)
-    [repeated] = plan_rows(lengths, 1, row_tokens)
-
-    def rows(plan: Sequence[Sequence[int]], *, share: bool) -> list[MicroBatch]:
-        picked = ([segments[item] for item in row] for row in plan)
-        return [collate(row, shared_prefix=share).to(device) for row in picked]
-
-    shared_rows, repeated_rows = rows(shared, share=True), rows(repeated, share=False)
+    [repeated] = plan_rows([len(s.token_ids) for s in segments], 1, row_tokens)
+    packed = {
+        "shared": _rows(segments, shared, device, share=True),
+        "repeated": _rows(segments, repeated, device, share=False),
+    }
     starts = range(0, len(segments), PADDED_ROWS)
     batches = [pad(segments[start : start + PADDED_ROWS], device) for start in starts]
-    computed = {
-        "shared": sum(len(row.token_ids) for row in shared_rows),
-        "repeated": sum(len(row.token_ids) for row in repeated_rows),
-        "padded": sum(batch["token_ids"].numel() for batch in batches),
-    }
+    computed = {name: sum(len(r.token_ids) for r in laid) for name, laid in packed.items()}
+    computed["padded"] = sum(batch["token_ids"].numel() for batch in batches)
     run: dict[str, Callable[[], None]] = {
-        "shared": partial(packed_step, policy, shared_rows),
-        "repeated": partial(packed_step, policy, repeated_rows),
-        "padded": partial(padded_step, padded_model, batches, temperature),
+        name: partial(packed_step, policy, laid) for name, laid in packed.items()
     }
+    run["padded"] = partial(padded_step, padded_model, batches, temperature)
     timed = time_in_turns(run, repetitions=repetitions, warm_ups=warm_ups)
     seconds = timed.seconds
     useful = sum(dict(workload.prompts(segments)).values())
@@ -135,6 +133,6 @@ def bench_layouts(
         },
         "num_responses": len(segments),
         "row_tokens": row_tokens,
-        "num_rows": len(shared_rows),
+        "num_rows": len(packed["shared"]),
         "repetitions_seconds": seconds,
     }

@@ -32,7 +32,7 @@ class Publishing(Protocol):
 
     @property
     def learners(self) -> Learners:
-        """All learner workers."""
+        """Return all learner workers."""
 
     async def publish(self, version: int) -> dict[str, float]:
         """Bring the learner's weights to every engine and check parity."""

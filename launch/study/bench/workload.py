@@ -72,7 +72,7 @@ class Workload:
         return replace(self, num_responses=min(self.num_responses, num_groups * self.group_size))
 
     def prompts(self, segments: Sequence[Segment]) -> list[tuple[int, int]]:
-        """Number and tokens of each segment's prompt."""
+        """Return the number and the tokens of each segment's prompt."""
         return [
             (item // self.group_size, segment.num_prompt_tokens)
             for item, segment in enumerate(segments)

@@ -21,7 +21,7 @@ class Comparison:
 
     @property
     def ratio(self) -> float:
-        """Predicted over measured; NaN where nothing was measured."""
+        """Return predicted over measured, NaN where nothing was measured."""
         return self.predicted / self.measured if self.measured else float("nan")
 
 
@@ -81,5 +81,5 @@ def compare(profile: Profile, run: MeasuredRun) -> list[Comparison]:
 
 
 def passes(comparisons: list[Comparison]) -> bool:
-    """Whether the step seconds are predicted within the tolerance."""
+    """Say whether the step seconds are predicted within the tolerance."""
     return abs(comparisons[0].ratio - 1) <= TOLERANCE

@@ -108,7 +108,7 @@ class SimulatedEngine:
         return version
 
     def prefilled(self, prompt_tokens: int, num_responses: int) -> int:
-        """Prompt tokens that are computed for a group."""
+        """Return how many prompt tokens are computed for a group."""
         return prompt_tokens * (1 if self._prefix_caching else num_responses)
 
     def set_rate(self, rate: float) -> None:
@@ -229,7 +229,7 @@ class SimulatedEngine:
             self._timer = self._loop.call_at(self._since + seconds, self._ring)
 
     def _seconds_to_alarm(self) -> float:
-        """Full-speed seconds to the next end that anyone has to hear of.
+        """Return the full-speed seconds to the next end that anyone has to hear of.
 
         That is the end of a group; where sequences wait, the next end of any, since what comes then
         is not known yet.

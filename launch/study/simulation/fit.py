@@ -99,7 +99,7 @@ def fit(run: MeasuredRun, prompt_tokens: IntArray) -> Profile:
 
 
 def _gain_at(profile: Profile, run: MeasuredRun) -> float:
-    """Logits gained in a step of the simulated run."""
+    """Return the logits gained in a step of the simulated run."""
     return simulate(profile, run.scheduler(), run.layout).steps[-1].gained_logits / run.num_steps
 
 

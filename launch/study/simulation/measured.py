@@ -79,18 +79,18 @@ class MeasuredRun:
 
     @property
     def num_steps(self) -> int:
-        """S."""
+        """Return S."""
         return len(self["step"])
 
     @property
     def step_seconds(self) -> FloatArray:
-        """[S] seconds from one publish to the next."""
+        """Return [S] seconds from one publish to the next."""
         seconds: FloatArray = np.sum([self[f"loop/{turn}_seconds"] for turn in TURNS], axis=0)
         return seconds
 
     @property
     def layout(self) -> Layout:
-        """The run's machine and loop."""
+        """Return the run's machine and loop."""
         resources, loop, learner = (self.config[key] for key in ("resources", "loop", "learner"))
         engines = resources["num_engines"]
         return Layout(

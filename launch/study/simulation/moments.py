@@ -12,7 +12,7 @@ LEAST_PASS_RATE = 0.01
 
 
 def seen_prompts(run: MeasuredRun, prompt_tokens: IntArray) -> tuple[MeasuredPrompts, float]:
-    """Every prompt's mean length and pass rate, and the logits gained in a step."""
+    """Fit every prompt's mean length and pass rate, and the logits gained in a step."""
     responses = np.diff(run["cost/selectable_responses"], prepend=0.0) / run.layout.num_epochs
     tokens = run["cost/step_selectable_tokens"] - run["cost/step_selectable_response_tokens"]
     seen = responses > 0
@@ -56,7 +56,7 @@ def truncated_share(run: MeasuredRun) -> float:
 
 
 def quantiles(samples: list[list[int]], limit: int) -> list[float]:
-    """Quantiles of lengths over their group's mean, responses at the limit left out."""
+    """Return quantiles of lengths over their group's mean, responses at the limit left out."""
     groups = [[length for length in group if length < limit] for group in samples]
     relative = [np.array(group) / np.mean(group) for group in groups if group]
     if not relative:

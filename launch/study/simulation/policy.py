@@ -75,15 +75,15 @@ class SimulatedPolicy:
         self._gained[version + 1] += gain
 
     def pass_rate(self, version: int) -> float:
-        """Mean over prompts of the chance that a response passes."""
+        """Return the mean over prompts of the chance that a response passes."""
         return float(np.mean(sigmoid(self._logits + self._gained[version])))
 
     def gained(self, version: int) -> float:
-        """Logits gained since the start."""
+        """Return the logits gained since the start."""
         return self._gained[version]
 
     def logits_to(self, pass_rate: float) -> float:
-        """Logits to gain from the start until the mean pass rate is reached, at least 0."""
+        """Return the logits to gain from the start to a mean pass rate, at least 0."""
         low, high = 0.0, 64.0
         for _ in range(64):
             middle = (low + high) / 2

@@ -55,7 +55,7 @@ class LearningLaw:
         )
 
     def gain(self, weights: FloatArray, advantages: FloatArray, staleness: float) -> float:
-        """Logits that an update on [R] kept responses adds."""
+        """Return the logits that an update on [R] kept responses adds."""
         worth = np.abs(weights * advantages)
         squares = float(np.sum(worth**2))
         if squares == 0:

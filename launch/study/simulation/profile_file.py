@@ -17,7 +17,7 @@ from launch.study.simulation.profile import Profile
 
 
 def plain(value: Any) -> Any:
-    """A plug as hydra builds it again: nested dicts with `_target_`."""
+    """Turn a plug into what hydra builds it from again: nested dicts with `_target_`."""
     if is_dataclass(value) and not isinstance(value, type):
         kind = type(value)
         found = {f.name: plain(getattr(value, f.name)) for f in fields(value)}

@@ -163,13 +163,13 @@ class Evaluation:
     seconds: float
 
     def spent(self, profile: Profile) -> float:
-        """Seconds that they take by a profile."""
+        """Return the seconds that they take by a profile."""
         engine = profile.engine
         return self.steps * engine.step_seconds + self.tokens * engine.sequence_seconds
 
 
 def _evaluation(run: MeasuredRun, profile: Profile) -> Evaluation | None:
-    """What the run's evaluations took; None where that is not known."""
+    """Return what the run's evaluations took, None where that is not known."""
     summary, settings = run.summary, run.config["evaluation"]
     lengths = [summary.get(f"length_mean_{when}") for when in ("before", "after")]
     measured = [float(mean) for mean in lengths if mean is not None and math.isfinite(mean)]
@@ -191,7 +191,7 @@ def _evaluation(run: MeasuredRun, profile: Profile) -> Evaluation | None:
 async def _evaluate(
     profile: Profile, mean_tokens: float, num_prompts: int, num_samples: int, num_engines: int
 ) -> tuple[float, float]:
-    """Steps and tokens of one engine's share of an evaluation, lengths scaled to their mean."""
+    """Return steps and tokens of one engine's share of an evaluation, lengths scaled to a mean."""
     table = profile.prompts.table(0)
     scale = mean_tokens / float(table.mean_tokens.mean())
     scaled = replace(table, mean_tokens=np.maximum(table.mean_tokens * scale, 1.0))

@@ -95,7 +95,7 @@ class LearnerSpeed:
         )
 
     def seconds(self, tokens: int, sequences: int, num_learners: int, num_steps: int) -> float:
-        """Seconds of one pass with `num_steps` optimiser steps."""
+        """Return the seconds of one pass with `num_steps` optimiser steps."""
         rows = math.ceil(tokens / self.row_tokens)
         fullest = tokens * math.ceil(rows / num_learners) / rows if rows else 0.0
         return (
@@ -106,7 +106,7 @@ class LearnerSpeed:
         )
 
     def reduce_seconds(self, num_learners: int) -> float:
-        """Seconds of one all-reduce."""
+        """Return the seconds of one all-reduce."""
         sent = 2 * (num_learners - 1) / num_learners * self.reduce_bytes
         latency = math.ceil(math.log2(num_learners)) * self.reduce_latency_seconds
         return sent / self.reduce_bytes_per_second + latency
@@ -139,6 +139,6 @@ class PublishSpeed:
         )
 
     def still_seconds(self, num_engines: int) -> float:
-        """Seconds for which the engines stand still."""
+        """Return the seconds for which the engines stand still."""
         transfer = self.weight_bytes / self.bytes_per_second
         return self.seconds + transfer + self.engine_seconds * num_engines

@@ -20,6 +20,7 @@ from launch.study.simulation.learners import SharedCores, SimulatedLearners, Sim
 from launch.study.simulation.policy import SimulatedPolicy
 from launch.study.simulation.pool import SimulatedPool
 from launch.study.simulation.profile import Profile
+from launch.study.simulation.task import PromptTable
 from rollout.types import Prompt
 
 FOREVER_SECONDS = 1e9
@@ -125,19 +126,8 @@ async def _simulate(
 ) -> Outcome:
     table = profile.prompts.table(layout.seed)
     num_steps = layout.num_steps + 2 * warm_up
-    scheduler = SchedulerActor(
-        scheduler_config,
-        table.tokens,
-        ["simulated"] * len(table.tokens),
-        profile.max_tokens,
-        layout.seed,
-        max_staleness=layout.max_staleness,
-        report_timeout_seconds=FOREVER_SECONDS,
-    )
-    slowdown = COLOCATED_SLOWDOWN if layout.colocated else 1.0
-    cores = SharedCores(
-        max(profile.engine_slowdown, slowdown), max(profile.learner_slowdown, slowdown)
-    )
+    scheduler = _scheduler(scheduler_config, profile, layout, table)
+    cores = _cores(profile, layout)
     policy = SimulatedPolicy(profile, table, layout.seed)
     pool = SimulatedPool(
         profile.engine,
@@ -188,6 +178,27 @@ async def _simulate(
     ledger = await scheduler.metrics()
     counted = steps[warm_up : warm_up + 1 + layout.num_steps]
     return _outcome(layout, counted, pool, int(ledger["cost/failed_tickets"]))
+
+
+def _scheduler(
+    config: SchedulerConfig, profile: Profile, layout: Layout, table: PromptTable
+) -> SchedulerActor:
+    return SchedulerActor(
+        config,
+        table.tokens,
+        ["simulated"] * len(table.tokens),
+        profile.max_tokens,
+        layout.seed,
+        max_staleness=layout.max_staleness,
+        report_timeout_seconds=FOREVER_SECONDS,
+    )
+
+
+def _cores(profile: Profile, layout: Layout) -> SharedCores:
+    slowdown = COLOCATED_SLOWDOWN if layout.colocated else 1.0
+    return SharedCores(
+        max(profile.engine_slowdown, slowdown), max(profile.learner_slowdown, slowdown)
+    )
 
 
 def _step(

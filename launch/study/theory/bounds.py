@@ -20,25 +20,28 @@ from cost.types import FloatArray
 
 
 def uniform(norms: FloatArray, costs: FloatArray) -> FloatArray:
-    """Every component alike: p = 1 / n. All four rules take [n] norms and costs, give [n] p."""
+    """Draw every component alike: p = 1 / n.
+
+    All four rules take [n] norms and costs and give [n] p.
+    """
     norms, _ = _checked(norms, costs)
     return _shares(np.ones(len(norms)))
 
 
 def norm_only(norms: FloatArray, costs: FloatArray) -> FloatArray:
-    """Least variance per draw: p ~ G."""
+    """Draw with least variance per draw: p ~ G."""
     norms, _ = _checked(norms, costs)
     return _shares(norms)
 
 
 def cost_only(norms: FloatArray, costs: FloatArray) -> FloatArray:
-    """Optimal where all gradients are of one norm: p ~ 1 / sqrt(c)."""
+    """Draw with p ~ 1 / sqrt(c), the best where all gradients are of one norm."""
     _, costs = _checked(norms, costs)
     return _shares(1 / np.sqrt(costs))
 
 
 def cost_aware(norms: FloatArray, costs: FloatArray) -> FloatArray:
-    """Least cost x second moment: p ~ G / sqrt(c) (the paper's rule).
+    """Draw with least cost x second moment: p ~ G / sqrt(c), the paper's rule.
 
     By Cauchy-Schwarz C(p) V(p) = (sum p c) (sum G^2 / p) >= (sum G sqrt(c))^2 with equality here.
     """
@@ -47,7 +50,7 @@ def cost_aware(norms: FloatArray, costs: FloatArray) -> FloatArray:
 
 
 def second_moment(probabilities: FloatArray, norms: FloatArray) -> float:
-    """V(p) = sum_i G_i^2 / p_i of one draw g_I / p_I; p = 0 is allowed where G = 0.
+    """Return V(p) = sum_i G_i^2 / p_i of one draw g_I / p_I; p may be 0 where G is.
 
     Raises:
         ValueError: If a component with a gradient is never drawn, which no weight can undo.
@@ -56,7 +59,9 @@ def second_moment(probabilities: FloatArray, norms: FloatArray) -> float:
 
 
 def cost_moment(probabilities: FloatArray, norms: FloatArray, costs: FloatArray) -> float:
-    """C(p) V(p), expected cost x second moment of a draw: what the bound multiplies by R^2 / eps^2.
+    """Return C(p) V(p), expected cost x second moment of a draw.
+
+    It is what the bound multiplies by R^2 / eps^2.
 
     Example: norms (1, 1) and costs (1, 4) give 10 for uniform and 9 for `cost_aware`.
     """
@@ -75,7 +80,7 @@ class Plan:
 
 
 def upper_bound(radius: float, epsilon: float, step_cost: float, moment: float) -> Plan:
-    """Step, number of steps and cost at which projected SGD is epsilon-optimal in expectation.
+    """Plan the steps at which projected SGD is epsilon-optimal in expectation.
 
     Holds for the average of the iterates w_0 .. w_{T-1} of projected SGD with the constant step
     R / sqrt(T V), started at the centre of the ball. Proof: projection brings no point further from
@@ -102,7 +107,7 @@ def upper_bound(radius: float, epsilon: float, step_cost: float, moment: float) 
 
 
 def lower_bound(norms: FloatArray, costs: FloatArray, radius: float, epsilon: float) -> float:
-    """Least expected cost of any method on its worst problem.
+    """Return the least expected cost of any method on its worst problem.
 
         R^2 (sum G sqrt(c))^2 / (64 ln(3) epsilon^2)
 

@@ -70,7 +70,7 @@ class Comparison:
 
     @property
     def deviations(self) -> tuple[float, float]:
-        """Measured over predicted less 1, of the variance and of the bound's own step."""
+        """Return measured over predicted less 1, of the variance and of the bound's own step."""
         return (
             self.variance.ratio / self.variance_predicted - 1,
             self.bound.ratio / self.predicted - 1,
@@ -148,7 +148,7 @@ def compare(case: Case, num_seeds: int) -> tuple[list[Comparison], Costs]:
 
 
 def ratio_interval(over: FloatArray, under: FloatArray, rng: np.random.Generator) -> Interval:
-    """Ratio of means with a 95% bootstrap interval; seeds are resampled in pairs.
+    """Return the ratio of means with a 95% bootstrap interval; seeds are resampled in pairs.
 
     Args:
         over: [S] measurements of the numerator, one a seed.

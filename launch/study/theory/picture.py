@@ -79,7 +79,7 @@ def draw_theory(comparisons: Sequence[Comparison], path: Path, *, num_seeds: int
 
 
 def _places(comparisons: Sequence[Comparison]) -> tuple[dict[tuple[str, str], float], list[str]]:
-    """Row of each (cost case, data), cost case by cost case from the top."""
+    """Return the row of each (cost case, data), cost case by cost case from the top."""
     groups = list(dict.fromkeys(each.cost_case for each in comparisons))
     names = list(dict.fromkeys(each.data for each in comparisons))
     size = len(names) + 1 + GAP

@@ -33,37 +33,40 @@ class LogisticSum:
     def weighted_gradient(
         self, points: FloatArray, indices: IntArray, weights: FloatArray
     ) -> FloatArray:
-        """As `launch.study.theory.sgd.FiniteSum` asks."""
+        """Return what `launch.study.theory.sgd.FiniteSum` asks for."""
         rows = self.rows[indices]
         factors = -weights * _logistic(-np.einsum("rmd,rd->rm", rows, points)) / len(self.rows)
         gradients: FloatArray = np.einsum("rm,rmd->rd", factors, rows)
         return gradients
 
     def value(self, points: FloatArray) -> FloatArray:
-        """As `launch.study.theory.sgd.FiniteSum` asks."""
+        """Return what `launch.study.theory.sgd.FiniteSum` asks for."""
         values: FloatArray = np.logaddexp(0.0, -points @ self.rows.T).mean(axis=-1)
         return values
 
     def gradient(self, point: FloatArray) -> FloatArray:
-        """[d] the full gradient at [d] point."""
+        """Return the full gradient [d] at a point [d]."""
         total: FloatArray = -(_logistic(-self.rows @ point) @ self.rows) / len(self.rows)
         return total
 
     def norms_at(self, point: FloatArray) -> FloatArray:
-        """[n] exact norms of the components' gradients at [d] point."""
+        """Return the exact norms [n] of the components' gradients at a point [d]."""
         return _logistic(-self.rows @ point) * self._sizes()
 
     def norms_in_ball(self, radius: float) -> FloatArray:
-        """[n] G_i, exact Lipschitz constants over the ball: the worst margin is -radius |x_i|."""
+        """Return G [n], exact Lipschitz constants over the ball.
+
+        The worst margin is -radius |x_i|.
+        """
         sizes = self._sizes()
         return _logistic(radius * len(self.rows) * sizes) * sizes
 
     def _sizes(self) -> FloatArray:
-        """[n] |x_i| / n."""
+        """Return |x_i| / n, [n]."""
         return np.asarray(np.linalg.norm(self.rows, axis=1) / len(self.rows), dtype=np.float64)
 
     def minimiser(self, radius: float) -> FloatArray:
-        """[d] the minimiser over the ball, by accelerated projected gradient steps."""
+        """Find the minimiser [d] over the ball by accelerated projected gradient steps."""
         step = 4 * len(self.rows) / np.linalg.norm(self.rows, ord=2) ** 2
         point = ahead = np.zeros(self.rows.shape[1])
         speed = 1.0
@@ -99,7 +102,9 @@ class Case:
 
 
 def load_cases(*, quick: bool = False) -> list[Case]:
-    """Every data set with every way to price its examples; `quick` takes two sets and one way.
+    """Load every data set with every way to price its examples.
+
+    `quick` takes two sets and one way.
 
     Raises:
         UserError: If scikit-learn is not installed.

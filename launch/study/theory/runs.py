@@ -39,7 +39,7 @@ TUNING_STEPS = 60_000
 
 
 def samplers_on(case: Case, norms: FloatArray) -> dict[str, Sampler]:
-    """Every rule on these norms; Poisson sampling has a budget, uniform and water-filled."""
+    """Apply every rule to these norms; Poisson sampling has a budget, uniform and water-filled."""
     budget = POISSON_BUDGET * float(case.costs.mean())
     share = budget / float(case.costs.sum())
     found: dict[str, Sampler] = {
@@ -69,7 +69,7 @@ def plan_moment(case: Case, sampler: Sampler) -> float:
 def run_at_bound(
     case: Case, samplers: dict[str, Sampler], seeds: Sequence[np.random.Generator]
 ) -> dict[str, tuple[FloatArray, FloatArray]]:
-    """[S] cost to epsilon and [S] mean |estimate|^2, each sampler at the bound's step."""
+    """Return [S] cost to epsilon and [S] mean |estimate|^2, each sampler at the bound's step."""
     found: dict[str, tuple[FloatArray, FloatArray]] = {}
     # Poisson steps are dearer to simulate, and fewer: a run of their own.
     for kind in (WithReplacement, Poisson):
@@ -93,7 +93,7 @@ def run_at_bound(
 def run_tuned(
     case: Case, samplers: dict[str, Sampler], num_seeds: int
 ) -> tuple[dict[str, FloatArray], dict[str, float]]:
-    """[S] cost to epsilon of each rule at its best step, and which multiple of the bound's it is.
+    """Return [S] cost to epsilon of each rule at its best step, and that over the bound's step.
 
     Steps are chosen on seeds of their own.
     """
@@ -133,7 +133,7 @@ def _run(
 
 
 def _checkpoints(most_steps: int) -> list[int]:
-    """Numbers of steps 4% apart."""
+    """Return numbers of steps 4% apart."""
     count = math.ceil(math.log(most_steps) / math.log(1.04)) + 1
     return [int(steps) for steps in np.unique(np.ceil(np.geomspace(1, most_steps, count)))]
 
@@ -141,7 +141,7 @@ def _checkpoints(most_steps: int) -> list[int]:
 def variances(
     case: Case, samplers: dict[str, Sampler], seeds: Sequence[np.random.Generator]
 ) -> dict[str, FloatArray]:
-    """[S] realised cost of a step x variance of the estimate at the minimiser, over `ESTIMATES`."""
+    """Measure [S] cost of a step x variance of the estimate at the minimiser, over `ESTIMATES`."""
     found: dict[str, list[float]] = {name: [] for name in samplers}
     for rng in seeds:
         for name, sampler in samplers.items():
@@ -155,7 +155,7 @@ def variances(
 
 
 def predictions(case: Case, samplers: dict[str, Sampler]) -> dict[str, float]:
-    """Cost x variance at the minimiser, in closed form."""
+    """Return cost x variance at the minimiser in closed form."""
     norms = case.problem.norms_at(case.optimum)
     gradient = case.problem.gradient(case.optimum)
     signal = float(gradient @ gradient)

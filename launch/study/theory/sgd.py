@@ -27,7 +27,7 @@ class Sampler(Protocol):
 
     @property
     def num_uniforms(self) -> int:
-        """Uniform random numbers that one step consumes."""
+        """Return how many uniform random numbers one step consumes."""
 
     def draw(self, uniforms: FloatArray) -> tuple[IntArray, FloatArray]:
         """Turn [..., num_uniforms] uniforms into [..., m] indices and weights; weight 0 is none."""
@@ -36,7 +36,7 @@ class Sampler(Protocol):
         """Return the expected cost of a step."""
 
     def variance(self, norms: FloatArray, signal: float) -> float:
-        """E|estimate - grad f|^2 where component i has norm G_i and signal is |grad f|^2."""
+        """Return E|estimate - grad f|^2 where component i has norm G_i and signal is |grad f|^2."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class WithReplacement:
 
     @property
     def num_uniforms(self) -> int:
-        """One for each draw."""
+        """Return one for each draw."""
         return self.num_draws
 
     def draw(self, uniforms: FloatArray) -> tuple[IntArray, FloatArray]:
@@ -73,7 +73,7 @@ class WithReplacement:
         return self.num_draws * float(self.probabilities @ costs)
 
     def variance(self, norms: FloatArray, signal: float) -> float:
-        """(V(p) - S) / num_draws."""
+        """Return (V(p) - S) / num_draws."""
         return (second_moment(self.probabilities, norms) - signal) / self.num_draws
 
 
@@ -95,7 +95,7 @@ class Poisson:
 
     @property
     def num_uniforms(self) -> int:
-        """One for each component."""
+        """Return one for each component."""
         return len(self.probabilities)
 
     def draw(self, uniforms: FloatArray) -> tuple[IntArray, FloatArray]:
@@ -112,7 +112,7 @@ class Poisson:
         return float(self.probabilities @ costs)
 
     def variance(self, norms: FloatArray, signal: float) -> float:
-        """sum_i G_i^2 (1 / p_i - 1), whatever the signal."""
+        """Return sum_i G_i^2 (1 / p_i - 1), whatever the signal."""
         return second_moment(self.probabilities, norms) - float(norms @ norms)
 
 
@@ -125,10 +125,10 @@ class FiniteSum(Protocol):
     def weighted_gradient(
         self, points: FloatArray, indices: IntArray, weights: FloatArray
     ) -> FloatArray:
-        """[r, d] sum_k weights[r, k] grad f_i(points[r]) over i = indices[r, k]."""
+        """Return [r, d] sum_k weights[r, k] grad f_i(points[r]) over i = indices[r, k]."""
 
     def value(self, points: FloatArray) -> FloatArray:
-        """[r] f at [r, d] points."""
+        """Return f [r] at points [r, d]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +241,7 @@ def cost_to_reach(
 
 
 def _draw_all(samplers: Sequence[Sampler], uniforms: FloatArray) -> tuple[IntArray, FloatArray]:
-    """[T, S, width] uniforms to [T, K S, m] indices and weights, padded with weight 0."""
+    """Turn [T, S, width] uniforms into [T, K S, m] indices and weights, padded with weight 0."""
     drawn = [sampler.draw(uniforms[..., : sampler.num_uniforms]) for sampler in samplers]
     most = max(indices.shape[-1] for indices, _ in drawn)
     room = [((0, 0), (0, 0), (0, most - indices.shape[-1])) for indices, _ in drawn]

@@ -25,7 +25,7 @@ def tables(found: Findings) -> list[Table]:
 
 
 def verdict(comparisons: Sequence[Comparison]) -> list[str]:
-    """One line for each of the two agreements that are asked for, and one for the tuned runs."""
+    """Write a line for each of the two agreements that are asked for and one for the tuned runs."""
     lines: list[str] = []
     names = ("cost x variance of the estimate", "cost to epsilon at the bound's own step")
     for index, name in enumerate(names):

@@ -42,18 +42,18 @@ class Responses:
 
     @property
     def with_gradient(self) -> BoolArray:
-        """[M] True where the reward is usable and the advantage not 0."""
+        """Return [M], True where the reward is usable and the advantage not 0."""
         nonzero: BoolArray = self.advantages != 0
         return self.usable & nonzero
 
     def factors(self, aggregation: str) -> FloatArray:
-        """Aggregation factor of each response, up to a common one: [M]."""
+        """Return the aggregation factor [M] of each response, up to a common one."""
         if aggregation == "sequence_mean":
             return 1.0 / np.maximum(self.lengths, 1)
         return np.ones(len(self.lengths))
 
     def candidates(self, scores: FloatArray) -> Candidates:
-        """What a thinning sees of the batch; a response costs its tokens."""
+        """Return what a thinning sees of the batch; a response costs its tokens."""
         return Candidates(
             scores=scores,
             costs=np.maximum(self.lengths, 1).astype(np.float64),
@@ -141,14 +141,14 @@ def keep_probabilities(
 def added_variance(
     responses: Responses, aggregation: str, q: FloatArray, score_norms: FloatArray
 ) -> float:
-    """Variance that independent keeping with probabilities q [M] adds, up to a common factor."""
+    """Return the variance that independent keeping with q [M] adds, up to a common factor."""
     squares = _squared_norms(responses, aggregation, score_norms)
     chosen = responses.with_gradient
     return float((squares[chosen] * (1 / q[chosen] - 1)).sum())
 
 
 def second_moment(responses: Responses, aggregation: str, score_norms: FloatArray) -> float:
-    """Sum of the squared norms of the responses' parts of the gradient, up to the same factor."""
+    """Sum the squared norms of the responses' parts of the gradient, up to the same factor."""
     return float(_squared_norms(responses, aggregation, score_norms).sum())
 
 
@@ -199,7 +199,7 @@ def biased_rules(
 def _token_factors(
     responses: Responses, thinning: Thinning, factors: FloatArray, entropies: Sequence[FloatArray]
 ) -> list[FloatArray]:
-    """D3S's token level as the learner has it, with the whole batch as one optimiser step."""
+    """Apply D3S's token level as the learner does, the whole batch being one optimiser step."""
     from learner.probe_policy import top_token_factors
 
     result = [np.zeros(len(tokens)) for tokens in entropies]

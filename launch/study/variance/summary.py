@@ -59,7 +59,7 @@ def summarise(
 def _added(
     results: Sequence[BatchResult], aggregation: str, budgets: Sequence[float]
 ) -> dict[str, dict[str, dict[str, float]]]:
-    """Rule -> budget -> added variance over the second moment."""
+    """Return the added variance over the second moment, by rule and budget."""
     # What a calibration could know: exponents fitted to the other batches.
     proxies = [
         fitted_proxy([*results[:index], *results[index + 1 :]]) for index in range(len(results))
@@ -88,7 +88,7 @@ def _added(
 
 
 def _biased(results: Sequence[BatchResult]) -> dict[str, dict[str, dict[str, Any]]]:
-    """Aggregation -> rule -> budget -> figures."""
+    """Return the figures of biased rules, by aggregation, rule and budget."""
     biased: dict[str, dict[str, dict[str, Any]]] = {}
     for key in results[0].biased:
         biases = [result.biased[key] for result in results]
@@ -135,7 +135,7 @@ def fitted_proxy(results: Sequence[BatchResult]) -> SurpriseProxy | None:
 
 
 def _log_norms(results: Sequence[BatchResult]) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Logarithms of lengths, surprise and norms, of the responses with a gradient."""
+    """Take logarithms of lengths, surprise and norms of the responses with a gradient."""
     kept = [
         result.responses.with_gradient
         & (result.score_norms > 0)
