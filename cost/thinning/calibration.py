@@ -43,8 +43,6 @@ _OFFSET = np.array([1.0, 0.0, 0.0])
 """What turns the exponents of the score into those of the gradient, by addition."""
 _SMALLEST_RESIDUAL = 1e-2
 """Least residual deviation that is believed, in natural logarithms."""
-_SMALLEST_EIGENVALUE = 1e-8
-"""Least eigenvalue of the correlations; below it the regressors are taken to be collinear."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,35 +148,6 @@ def updated(
         num_responses=decay * state.num_responses + num_responses,
         num_calibrations=decay * state.num_calibrations + 1,
     )
-
-
-def fit_exponents(
-    norms: FloatArray,
-    advantages: FloatArray,
-    lengths: IntArray,
-    surprise: FloatArray,
-    factors: FloatArray,
-) -> Calibration | None:
-    """Fit one calibration's responses alone by least squares, without a prior.
-
-    Args and errors are those of `updated`.
-
-    Returns:
-        None where the exponents cannot be told: fewer than five responses that count, or
-        regressors of which one is constant or follows from the others.
-    """
-    state = updated(CalibrationState(), norms, advantages, lengths, surprise, factors)
-    freedom = state.num_responses - state.num_calibrations - NUM_EXPONENTS
-    deviations = np.sqrt(np.diag(state.gram))
-    if freedom < 1 or not (deviations > _SMALLEST_EIGENVALUE).all():
-        return None
-    correlations = state.gram / np.outer(deviations, deviations)
-    if np.linalg.eigvalsh(correlations)[0] < _SMALLEST_EIGENVALUE:
-        return None
-    covariance = np.linalg.inv(correlations) / np.outer(deviations, deviations)
-    slopes = covariance @ state.moment
-    variance = _residual_square(state, slopes) / freedom
-    return _calibration(state, slopes, covariance * variance)
 
 
 def exponents(state: CalibrationState, *, prior_error: float = 0.25) -> Calibration:

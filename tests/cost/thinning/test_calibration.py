@@ -12,7 +12,6 @@ from cost.thinning.calibration import (
     PRIOR_EXPONENTS,
     CalibrationState,
     exponents,
-    fit_exponents,
     updated,
 )
 
@@ -43,60 +42,50 @@ def errors(calibration):
     return np.array(astuple(calibration)[3:6])
 
 
+def fitted(*given):
+    """Fit one calibration's responses alone, hardly shrunk: about least squares."""
+    return exponents(updated(CalibrationState(), *given), prior_error=1e4)
+
+
 def test_without_noise_the_fit_is_exact():
-    calibration = fit_exponents(*responses(0, noise=0.0))
+    calibration = fitted(*responses(0, noise=0.0))
     np.testing.assert_allclose(values(calibration), TRUTH, atol=1e-6)
     assert calibration.r_squared == pytest.approx(1)
     assert calibration.num_responses == 200
-
-
-def test_errors_are_those_of_repeated_fits():
-    found = [fit_exponents(*responses(seed)) for seed in range(300)]
-    scores = np.array([(values(c) - TRUTH) / errors(c) for c in found])
-    assert np.abs(scores.mean(axis=0)).max() < 4 / math.sqrt(300)
-    np.testing.assert_allclose(scores.std(axis=0), 1, atol=0.15)
 
 
 def test_is_least_squares_with_a_constant():
     norms, advantages, lengths, surprise, factors = responses(1, num=40)
     logs = [np.log(np.abs(advantages)), np.log(lengths), np.log(surprise)]
     design = np.column_stack([np.ones(40), *logs])
-    # The gradient is |A| times the score: same exponents, same errors.
+    # The gradient is |A| times the score: same exponents.
     target = np.log(np.abs(advantages) * norms)
     slopes, [square], *_ = np.linalg.lstsq(design, target)
-    covariance = np.linalg.inv(design.T @ design) * square / 36
-    calibration = fit_exponents(norms, advantages, lengths, surprise, factors)
-    np.testing.assert_allclose(values(calibration), slopes[1:])
-    np.testing.assert_allclose(errors(calibration), np.sqrt(np.diag(covariance))[1:])
+    calibration = fitted(norms, advantages, lengths, surprise, factors)
+    np.testing.assert_allclose(values(calibration), slopes[1:], rtol=1e-5)
     assert calibration.r_squared == pytest.approx(1 - square / (40 * np.log(norms).var()))
 
 
 def test_neither_unit_nor_sign_nor_factor_matters():
     norms, advantages, lengths, surprise, factors = responses(2)
-    plain = fit_exponents(norms, advantages, lengths, surprise, factors)
-    other = fit_exponents(7 * norms, -3 * advantages, lengths, surprise, np.full(200, 0.01))
+    plain = fitted(norms, advantages, lengths, surprise, factors)
+    other = fitted(7 * norms, -3 * advantages, lengths, surprise, np.full(200, 0.01))
     np.testing.assert_allclose(astuple(other), astuple(plain), rtol=1e-6)
 
 
 def test_responses_without_a_logarithm_do_not_count():
     given = responses(3, num=50)
-    alone = fit_exponents(*given)
+    alone = fitted(*given)
     more = [np.concatenate([column, [1, 1, 1, 1, 1]]).astype(column.dtype) for column in given]
     for column, place in zip(more, range(50, 55), strict=True):
         column[place] = 0
-    assert fit_exponents(*more) == alone
-
-
-@pytest.mark.parametrize("num", [0, 1, 4])
-def test_too_few_responses_tell_nothing(num):
-    assert fit_exponents(*responses(4, num=num)) is None
+    assert fitted(*more) == alone
 
 
 @pytest.mark.parametrize("column", [1, 2, 3])
 def test_a_regressor_that_does_not_vary_tells_nothing(column):
     given = list(responses(5))
     given[column] = np.ones_like(given[column])
-    assert fit_exponents(*given) is None
     shrunk = exponents(updated(CalibrationState(), *given))
     assert values(shrunk)[column - 1] == pytest.approx(PRIOR_EXPONENTS[column - 1])
     assert errors(shrunk)[column - 1] == pytest.approx(0.25)
@@ -106,7 +95,6 @@ def test_a_regressor_that_does_not_vary_tells_nothing(column):
 def test_collinear_regressors_keep_the_prior_in_the_direction_that_is_open():
     norms, advantages, lengths, _, factors = responses(6)
     surprise = 0.3 * lengths
-    assert fit_exponents(norms, advantages, lengths, surprise, factors) is None
     state = updated(CalibrationState(), norms, advantages, lengths, surprise, factors)
     shrunk = exponents(state)
     # Length and surprise move alike, so their difference stays and their sum follows the data.
@@ -118,8 +106,8 @@ def test_collinear_regressors_keep_the_prior_in_the_direction_that_is_open():
 def test_equal_norms_are_finite():
     given = list(responses(7))
     given[0] = np.ones(200)
-    calibration = fit_exponents(*given)
-    np.testing.assert_allclose(values(calibration), [1, 0, 0], atol=1e-12)
+    calibration = fitted(*given)
+    np.testing.assert_allclose(values(calibration), [1, 0, 0], atol=1e-6)
     assert calibration.r_squared == 0
     assert np.isfinite(astuple(exponents(updated(CalibrationState(), *given)))).all()
 
@@ -154,9 +142,6 @@ def test_noise_does_not_swing_the_exponents(seed, num, noise):
     moved = np.linalg.norm(values(calibration) - PRIOR_EXPONENTS)
     assert moved <= 0.25 * math.sqrt(num - 1) / 2 + 1e-9
     assert (errors(calibration) <= 0.25 + 1e-9).all()
-    fit = fit_exponents(*responses(seed, num, PRIOR_EXPONENTS, noise))
-    if fit is not None:
-        assert moved <= np.linalg.norm(values(fit) - PRIOR_EXPONENTS) * 1.5 + 1e-9
 
 
 def test_forgetting():
@@ -188,8 +173,7 @@ def test_metrics_are_listed():
     assert set(metrics) == set(METRICS)
     assert all(isinstance(value, float) and math.isfinite(value) for value in metrics.values())
     assert (
-        replace(fit_exponents(*responses(0)), r_squared=0.5).metrics()["cost/calibration_r_squared"]
-        == 0.5
+        replace(fitted(*responses(0)), r_squared=0.5).metrics()["cost/calibration_r_squared"] == 0.5
     )
 
 
