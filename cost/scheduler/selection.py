@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from cost.advantages.penalties import penalised
 from cost.advantages.types import GroupBatch, group_batch
 from cost.draws.entropy_control import Explores
 from cost.ledger import weight_metrics
@@ -26,6 +27,7 @@ def select_batch(
     earlier_tokens: float,
     progress: float,
     rng: np.random.Generator,
+    penalties: FloatArray | None = None,
 ) -> tuple[list[Selection], dict[str, float]]:
     """Choose what to train on from P finished tickets.
 
@@ -37,21 +39,22 @@ def select_batch(
         earlier_tokens: Mean response length of earlier batches.
         progress: Share of the run that is over before this batch, in [0, 1].
         rng: Stream of this batch's thinning.
+        penalties: [R] of all responses, in units of advantage; None for none.
 
     Returns:
         P selections, and metrics of the batch.
     """
     groups = group_batch(reports, tickets[0].max_tokens, folded)
-    advantages = plugs.advantages(groups)
     factors = plugs.factors(
         [report.lengths for report in reports],
         [report.usable for report in reports],
         earlier_tokens,
     )
     weights = np.repeat([ticket.weight for ticket in tickets], groups.sizes)
-    candidates = _candidates(plugs, reports, groups, advantages, factors, weights, progress)
+    candidates = _candidates(plugs, reports, groups, penalties, factors, weights, progress)
     thinning = plugs.thin(candidates, rng)
     kept_weights = _weights(candidates, thinning, weights)
+    advantages = candidates.advantages
     if thinning.advantages is not None:
         advantages = thinning.advantages
     ends = np.cumsum(groups.sizes)
@@ -81,13 +84,16 @@ def _candidates(
     plugs: Plugs,
     reports: Sequence[LengthReport],
     groups: GroupBatch,
-    advantages: FloatArray,
+    penalties: FloatArray | None,
     factors: Sequence[FloatArray],
     weights: FloatArray,
     progress: float,
 ) -> Candidates:
     """Score and price the responses [R] of a batch; `weights` [R] are their tickets'."""
     sizes = groups.sizes
+    of_rewards = advantages = plugs.advantages(groups)
+    if penalties is not None:
+        advantages = penalised(of_rewards, groups, penalties, plugs.advantage.size_free)
     scores = plugs.scores(
         advantages,
         groups.lengths,
@@ -104,6 +110,8 @@ def _candidates(
         usable=groups.usable,
         groups=groups.groups,
         progress=progress,
+        penalties=penalties,
+        signal=None if penalties is None else of_rewards != 0,
     )
 
 
