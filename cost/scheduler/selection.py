@@ -1,6 +1,7 @@
 """From the reports of a batch to the responses to train on.
 
 plain:     reports -> advantages, factors (full groups) -> scores, costs -> thinning -> keep, weight
+           -> clipping, if there is one -> weight
 exploring: reports -> rewards, factors -> keep what has a positive reward, all of it
 """
 
@@ -15,6 +16,7 @@ from cost.draws.entropy_control import Explores
 from cost.ledger import weight_metrics
 from cost.scheduler.plugs import Plugs
 from cost.scheduler.savings import thinning_saving
+from cost.thinning.clipping import clipped
 from cost.thinning.thinning import Candidates, Thinning
 from cost.types import BoolArray, FloatArray, LengthReport, Selection, Ticket
 
@@ -54,24 +56,9 @@ def select_batch(
     candidates = _candidates(plugs, reports, groups, penalties, factors, weights, progress)
     thinning = plugs.thin(candidates, rng)
     kept_weights = _weights(candidates, thinning, weights)
-    advantages = candidates.advantages
-    if thinning.advantages is not None:
-        advantages = thinning.advantages
-    ends = np.cumsum(groups.sizes)
-    selections = [
-        Selection(
-            ticket_id=ticket.ticket_id,
-            keep=thinning.keep[start:end],
-            weight=kept_weights[start:end],
-            advantages=advantages[start:end],
-            factors=group_factors,
-            token_share=thinning.token_share,
-        )
-        for ticket, start, end, group_factors in zip(
-            tickets, ends - groups.sizes, ends, factors, strict=True
-        )
-    ]
-    metrics = thinning.metrics | weight_metrics(selections)
+    unclipped = _selections(tickets, groups, candidates, thinning, kept_weights, factors)
+    selections, gradient_metrics = clipped(plugs.clipping, reports, unclipped)
+    metrics = thinning.metrics | weight_metrics(selections) | gradient_metrics
     metrics["cost/reward_mean_uniform"] = uniform_reward_mean(tickets, reports)
     if plugs.thinning.objective_preserving:
         metrics["cost/thinning_saving_estimated"] = thinning_saving(
@@ -113,6 +100,32 @@ def _candidates(
         penalties=penalties,
         signal=None if penalties is None else of_rewards != 0,
     )
+
+
+def _selections(
+    tickets: Sequence[Ticket],
+    groups: GroupBatch,
+    candidates: Candidates,
+    thinning: Thinning,
+    kept_weights: FloatArray,
+    factors: Sequence[FloatArray],
+) -> list[Selection]:
+    """Part what was chosen of all responses [R] into the groups of their tickets."""
+    advantages = candidates.advantages if thinning.advantages is None else thinning.advantages
+    ends = np.cumsum(groups.sizes)
+    return [
+        Selection(
+            ticket_id=ticket.ticket_id,
+            keep=thinning.keep[start:end],
+            weight=kept_weights[start:end],
+            advantages=advantages[start:end],
+            factors=group_factors,
+            token_share=thinning.token_share,
+        )
+        for ticket, start, end, group_factors in zip(
+            tickets, ends - groups.sizes, ends, factors, strict=True
+        )
+    ]
 
 
 def select_exploring(

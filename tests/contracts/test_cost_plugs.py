@@ -494,6 +494,19 @@ def test_thinning_keeps_with_the_probability_it_states(plug, penalised):
     assert (np.abs(share - q) <= 5 * np.sqrt(q * (1 - q) / len(runs)) + 1e-12).all()
 
 
+@pytest.mark.parametrize("plug", members("clipping"))
+@given(norms=st.lists(st.one_of(st.just(0.0), st.floats(1e-6, 1e6)), max_size=30))
+@quick
+def test_clipping(plug, norms):
+    norms = np.array(norms, dtype=np.float64)
+    scales = plug.scales(norms)
+    assert scales.shape == norms.shape and ((scales > 0) & (scales <= 1)).all()
+    order = np.random.default_rng(0).permutation(len(norms))
+    np.testing.assert_allclose(plug.scales(norms[order]), scales[order], rtol=1e-9)
+    np.testing.assert_allclose(plug.scales(norms * 2.0**-9), scales, rtol=1e-9)
+    assert not plug.objective_preserving or (scales == 1).all()
+
+
 ADVANTAGE_POOL = prompt_pool(np.ones(4, dtype=int), ["a"] * 4, max_tokens=500)
 
 
