@@ -51,6 +51,10 @@ METRICS = {
     "cost/trained_share": "trained over selectable tokens, since the start of the run",
     "cost/weight_ess_share": "last batch: (sum w)^2 / sum w^2 over the number of responses kept",
     "cost/weight_max": "last batch: largest weight of a kept response",
+    "cost/gradient_max_share": "last batch: largest response's share of the squared gradient, by "
+    "|advantage| sqrt(surprise) times factor and weight",
+    "cost/gradient_clipped_share": "last batch: share of responses kept whose weight "
+    "scheduler.clipping lowered",
     "cost/reward_mean_uniform": "last batch: mean reward as under uniform draws (ratio estimate)",
     "cost/thinning_target_cost": "last batch: expected cost of what is kept, in the price's unit",
     "cost/thinning_realised_share": "last batch: realised over expected cost of what was kept",

@@ -196,8 +196,9 @@ class Selection:
     keep: BoolArray
     """[n] True for responses to train on."""
     weight: FloatArray
-    """[n] ticket weight over keep probability; 0 where not kept. The learner divides the sum over
-    all groups, exploring ones included, by the number of plain groups."""
+    """[n] ticket weight over keep probability, less what a clipping took; 0 where not kept. The
+    learner divides the sum over all groups, exploring ones included, by the number of plain
+    groups."""
     advantages: FloatArray
     """[n] advantages from the full group, before thinning; 0 where the reward is not usable."""
     factors: FloatArray

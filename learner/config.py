@@ -47,7 +47,9 @@ class LearnerConfig:
     warmup_steps: int = 0
     """Optimiser steps over which the learning rate rises linearly; 0 for none."""
     max_grad_norm: float = 1.0
-    """The gradient's norm is clipped to this, positive."""
+    """DeepSpeed clips the whole gradient's norm to this, positive. A step is then not linear in the
+    gradient: where it is reached, expected steps are not those of the expected gradient, however
+    unbiased that is."""
     row_tokens: int = 2048
     """Largest number of tokens in one packed row; activations take memory in proportion."""
     shared_prefix: bool = True

@@ -15,8 +15,9 @@ class ReferenceConfig:
     kl_coefficient: float = 0.0
     """Weight of the divergence from the reference; 0 for none, and no reference is loaded."""
     kl_in: str = "loss"
-    """"loss" adds the divergence to every token's loss, "reward" takes a response's divergence off
-    its reward before advantages are computed."""
+    """"loss" adds the divergence to every token's loss, "reward" takes a response's divergence,
+    less the group's mean, off the advantage that its reward gives. In either the coefficient is
+    in units of advantage: no deviation of rewards divides it."""
     kl_estimator: str = "k3"
     """"k2" or "k3" in the loss, "k1" in the reward."""
     path: str | None = None

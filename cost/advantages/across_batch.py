@@ -52,7 +52,8 @@ class BatchStandardised:
 
     The batch mean is the baseline of every prompt, so a group whose rewards are all equal has a
     gradient. Its form with the group mean for baseline is `BatchDeviation`. The paper also puts a
-    KL penalty into the reward, which is not part of this.
+    KL penalty into the reward, and divides both by the deviation; ours, like all penalties, is in
+    units of advantage (`cost.advantages.penalties`).
     """
 
     epsilon: float = 1e-6

@@ -3,7 +3,7 @@
 Contract, beside the learning methods of cost/state.py: `advantages(groups) -> [R] float64`, of all
 groups of a batch at once, from the full groups, before any thinning; 0 where a reward is not
 usable. Responses without a usable reward are left out: the others get what they would get without
-them.
+them. Penalties are no part of it: `cost.advantages.penalties` adds theirs to what comes out.
 
 `size_free`, `objective_preserving` and `compares_within_groups` tell what a member's choice means
 for the rest; see `Advantage`.

@@ -13,6 +13,7 @@ from cost.aggregations import Aggregation
 from cost.draws.allocators.types import Allocator
 from cost.draws.entropy_control import Explores
 from cost.prices.types import Price
+from cost.thinning.clipping import Clipping
 from cost.thinning.proxies import FittedProxy, Proxy
 from cost.thinning.thinning import ThinningRule
 from cost.worth.lengths import LengthEstimator
@@ -53,6 +54,8 @@ class SchedulerConfig:
     """Factor of each response in the loss (cost/aggregations.py)."""
     entropy_control: Any = None
     """Exploring tickets that hold the policy's entropy (cost/draws/entropy_control.py), or None."""
+    clipping: Any = None
+    """How large a part of a step one response may be (cost/thinning/clipping.py), or None."""
     tickets_per_step: int = 16
     """P: groups in one learned batch, unless the allocator says otherwise."""
     group_size: int = 8
@@ -81,18 +84,7 @@ class SchedulerConfig:
                     f"scheduler.{key} must be a plug with the method {method} and all else of "
                     f"{protocol.__module__}.{protocol.__name__}, got {getattr(self, key)!r}"
                 )
-        control = self.entropy_control
-        if control is not None and not isinstance(control, Explores):
-            raise ValueError(
-                "scheduler.entropy_control must be a plug with the method temperature_factor, or "
-                f"null, got {control!r}"
-            )
-        if control is not None and getattr(self.thinning, "thins_tokens", False):
-            raise ValueError(
-                "scheduler.entropy_control must be null with a thinning of tokens, which would "
-                "leave out tokens of exploring tickets; choose another thinning, or set its "
-                f"token shares to 1, got {self.thinning!r}"
-            )
+        self._check_optional_plugs()
         if self.group_size < 2:
             raise ValueError(
                 "scheduler.group_size must be at least 2, since advantages compare the responses "
@@ -130,6 +122,25 @@ class SchedulerConfig:
                 f"got {price!r}"
             )
 
+    def _check_optional_plugs(self) -> None:
+        control, clipping = self.entropy_control, self.clipping
+        if control is not None and not isinstance(control, Explores):
+            raise ValueError(
+                "scheduler.entropy_control must be a plug with the method temperature_factor, or "
+                f"null, got {control!r}"
+            )
+        if control is not None and getattr(self.thinning, "thins_tokens", False):
+            raise ValueError(
+                "scheduler.entropy_control must be null with a thinning of tokens, which would "
+                "leave out tokens of exploring tickets; choose another thinning, or set its "
+                f"token shares to 1, got {self.thinning!r}"
+            )
+        if clipping is not None and not isinstance(clipping, Clipping):
+            raise ValueError(
+                "scheduler.clipping must be a plug with the method scales and all else of "
+                f"cost.thinning.clipping.Clipping, or null, got {clipping!r}"
+            )
+
     @property
     def num_exploring(self) -> int:
         """Exploring tickets in one learned batch, once the entropy is known."""
@@ -141,6 +152,8 @@ class SchedulerConfig:
         """Whether the expected gradient is that of uniform draws without thinning."""
         control = self.entropy_control
         if control is not None and not control.objective_preserving:
+            return False
+        if self.clipping is not None and not self.clipping.objective_preserving:
             return False
         of_group, allocator = (self.advantage, self.aggregation), self.allocator
         draws_keep_it = bool(allocator.objective_preserving)

@@ -1,32 +1,35 @@
-"""What is taken off rewards before advantages are made of them, as a divergence from a reference.
+"""Penalties of responses, as a divergence from a reference, as they come from the learners.
 
 The reports themselves stay as they are: what the scheduler learns of a prompt, its ledger and its
-metrics are about the reward that the task gave.
+metrics are about the reward that the task gave. `cost.advantages.penalties` says what a penalty
+does to advantages.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 
 from cost.types import FloatArray, LengthReport
 
 
-def lowered(
+def laid_out(
     reports: Sequence[LengthReport], penalties: Sequence[FloatArray] | None
-) -> list[LengthReport]:
-    """Return reports whose rewards are lower by the penalties.
+) -> FloatArray | None:
+    """Lay the penalties of a batch end to end, as its responses.
 
     Args:
         reports: Of one batch.
-        penalties: One [n] array a report, in units of reward, negative to raise it; None for no
-            change.
+        penalties: One [n] array a report, in units of advantage, negative to favour a response;
+            None for none.
+
+    Returns:
+        [R] float64; None for none.
 
     Raises:
         ValueError: If the penalties do not fit the reports, or one is not finite.
     """
     if penalties is None:
-        return list(reports)
+        return None
     sizes = [report.num_responses for report in reports]
     if [len(penalty) for penalty in penalties] != sizes:
         raise ValueError(
@@ -38,7 +41,5 @@ def lowered(
             raise ValueError(
                 f"penalties must be finite, got {penalty!r} for ticket {report.ticket_id}"
             )
-    return [
-        replace(report, rewards=report.rewards - penalty)
-        for report, penalty in zip(reports, penalties, strict=True)
-    ]
+    flat: FloatArray = np.concatenate([np.zeros(0), *penalties])
+    return flat

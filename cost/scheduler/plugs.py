@@ -26,6 +26,7 @@ from cost.scheduler.config import PROTOCOLS, SchedulerConfig
 from cost.state import from_plain, initial_state, keywords, to_plain, updated
 from cost.thinning import calibration
 from cost.thinning.calibration import CalibrationState
+from cost.thinning.clipping import Clipping
 from cost.thinning.proxies import FittedProxy, Proxy
 from cost.thinning.thinning import Candidates, Thinning, ThinningRule
 from cost.types import BatchSpending, BoolArray, FloatArray, IntArray, LengthReport, Selection
@@ -74,6 +75,8 @@ class Plugs:
     pass_rates: PassRates
     calibrated_proxy: bool
     """Whether the proxy takes its exponents from the calibrations."""
+    clipping: Clipping | None
+    """What holds single responses back, if anything does."""
     states: Mapping[str, Any]
     """What each has learned, by the name of its field above, None for one that does not learn; and
     the calibrations' sums under "calibration"."""
@@ -90,6 +93,7 @@ class Plugs:
             **chosen,
             pass_rates=pass_rates,
             calibrated_proxy=config.calibrated_proxy,
+            clipping=config.clipping,
             states=states,
         )
 

@@ -100,8 +100,8 @@ class Scheduler:
             attempts: Of each member in draw order, the attempt whose group the caller holds.
             epoch: Passes the learner made over this batch before; each thins anew.
             progress: Share of the run that is over before this batch, in [0, 1], for schedules.
-            penalties: [n] of each member but the exploring ones, taken off its rewards for the
-                advantages alone; see `cost.scheduler.penalties`.
+            penalties: [n] of each member but the exploring ones, in units of advantage, taken off
+                the advantages of its rewards; see `cost.advantages.penalties`.
 
         Raises:
             ValueError: If the batch is not there, the attempts are not those reported last, or a

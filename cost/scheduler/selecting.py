@@ -17,9 +17,9 @@ from cost.draws.streams import generator_for
 from cost.ledger import Ledger
 from cost.scheduler.batches import Batches
 from cost.scheduler.config import SchedulerConfig
-from cost.scheduler.penalties import lowered
+from cost.scheduler.penalties import laid_out
 from cost.scheduler.plugs import Plugs, Scored
-from cost.scheduler.selection import select_batch, select_exploring, uniform_reward_mean
+from cost.scheduler.selection import select_batch, select_exploring
 from cost.scheduler.ticket_book import TicketBook
 from cost.state import to_plain
 from cost.types import FloatArray, LengthReport, Selection, Ticket
@@ -137,16 +137,13 @@ class Selecting:
         selections, self._metrics = select_batch(
             plugs,
             members.plain,
-            lowered(members.plain_reports, penalties),
+            members.plain_reports,
             folded=np.array([t.ticket_id for t in members.plain]) < self._book.taken_until,
             earlier_tokens=self._earlier_tokens,
             progress=progress,
             rng=generator_for(self._seed, "thinning", self._book.plain_before(first), epoch),
+            penalties=laid_out(members.plain_reports, penalties),
         )
-        if penalties is not None:
-            self._metrics["cost/reward_mean_uniform"] = uniform_reward_mean(
-                members.plain, members.plain_reports
-            )
         if epoch == 0 and self._config.calibrate_every:
             self._scored = Scored.of(members.plain_reports, selections)
         exploring = select_exploring(

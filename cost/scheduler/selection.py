@@ -1,6 +1,7 @@
 """From the reports of a batch to the responses to train on.
 
 plain:     reports -> advantages, factors (full groups) -> scores, costs -> thinning -> keep, weight
+           -> clipping, if there is one -> weight
 exploring: reports -> rewards, factors -> keep what has a positive reward, all of it
 """
 
@@ -9,11 +10,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from cost.advantages.penalties import penalised
 from cost.advantages.types import GroupBatch, group_batch
 from cost.draws.entropy_control import Explores
 from cost.ledger import weight_metrics
 from cost.scheduler.plugs import Plugs
 from cost.scheduler.savings import thinning_saving
+from cost.thinning.clipping import clipped
 from cost.thinning.thinning import Candidates, Thinning
 from cost.types import BoolArray, FloatArray, LengthReport, Selection, Ticket
 
@@ -26,6 +29,7 @@ def select_batch(
     earlier_tokens: float,
     progress: float,
     rng: np.random.Generator,
+    penalties: FloatArray | None = None,
 ) -> tuple[list[Selection], dict[str, float]]:
     """Choose what to train on from P finished tickets.
 
@@ -37,38 +41,24 @@ def select_batch(
         earlier_tokens: Mean response length of earlier batches.
         progress: Share of the run that is over before this batch, in [0, 1].
         rng: Stream of this batch's thinning.
+        penalties: [R] of all responses, in units of advantage; None for none.
 
     Returns:
         P selections, and metrics of the batch.
     """
     groups = group_batch(reports, tickets[0].max_tokens, folded)
-    advantages = plugs.advantages(groups)
     factors = plugs.factors(
         [report.lengths for report in reports],
         [report.usable for report in reports],
         earlier_tokens,
     )
     weights = np.repeat([ticket.weight for ticket in tickets], groups.sizes)
-    candidates = _candidates(plugs, reports, groups, advantages, factors, weights, progress)
+    candidates = _candidates(plugs, reports, groups, penalties, factors, weights, progress)
     thinning = plugs.thin(candidates, rng)
     kept_weights = _weights(candidates, thinning, weights)
-    if thinning.advantages is not None:
-        advantages = thinning.advantages
-    ends = np.cumsum(groups.sizes)
-    selections = [
-        Selection(
-            ticket_id=ticket.ticket_id,
-            keep=thinning.keep[start:end],
-            weight=kept_weights[start:end],
-            advantages=advantages[start:end],
-            factors=group_factors,
-            token_share=thinning.token_share,
-        )
-        for ticket, start, end, group_factors in zip(
-            tickets, ends - groups.sizes, ends, factors, strict=True
-        )
-    ]
-    metrics = thinning.metrics | weight_metrics(selections)
+    unclipped = _selections(tickets, groups, candidates, thinning, kept_weights, factors)
+    selections, gradient_metrics = clipped(plugs.clipping, reports, unclipped)
+    metrics = thinning.metrics | weight_metrics(selections) | gradient_metrics
     metrics["cost/reward_mean_uniform"] = uniform_reward_mean(tickets, reports)
     if plugs.thinning.objective_preserving:
         metrics["cost/thinning_saving_estimated"] = thinning_saving(
@@ -81,13 +71,16 @@ def _candidates(
     plugs: Plugs,
     reports: Sequence[LengthReport],
     groups: GroupBatch,
-    advantages: FloatArray,
+    penalties: FloatArray | None,
     factors: Sequence[FloatArray],
     weights: FloatArray,
     progress: float,
 ) -> Candidates:
     """Score and price the responses [R] of a batch; `weights` [R] are their tickets'."""
     sizes = groups.sizes
+    of_rewards = advantages = plugs.advantages(groups)
+    if penalties is not None:
+        advantages = penalised(of_rewards, groups, penalties, plugs.advantage.size_free)
     scores = plugs.scores(
         advantages,
         groups.lengths,
@@ -104,7 +97,35 @@ def _candidates(
         usable=groups.usable,
         groups=groups.groups,
         progress=progress,
+        penalties=penalties,
+        signal=None if penalties is None else of_rewards != 0,
     )
+
+
+def _selections(
+    tickets: Sequence[Ticket],
+    groups: GroupBatch,
+    candidates: Candidates,
+    thinning: Thinning,
+    kept_weights: FloatArray,
+    factors: Sequence[FloatArray],
+) -> list[Selection]:
+    """Part what was chosen of all responses [R] into the groups of their tickets."""
+    advantages = candidates.advantages if thinning.advantages is None else thinning.advantages
+    ends = np.cumsum(groups.sizes)
+    return [
+        Selection(
+            ticket_id=ticket.ticket_id,
+            keep=thinning.keep[start:end],
+            weight=kept_weights[start:end],
+            advantages=advantages[start:end],
+            factors=group_factors,
+            token_share=thinning.token_share,
+        )
+        for ticket, start, end, group_factors in zip(
+            tickets, ends - groups.sizes, ends, factors, strict=True
+        )
+    ]
 
 
 def select_exploring(

@@ -8,6 +8,10 @@ decide because both are known by then, and advantages come from full groups.
 A response of advantage exactly 0 has a gradient of exactly zero, unless the loss has a KL or
 entropy term. `keeps_zero_advantage` says whether a rule keeps such responses with q > 0: only then
 may the loss have such a term.
+
+With penalties (`cost.advantages.penalties`) every response has an advantage, however small, also in
+groups whose rewards are all equal. Rules with a budget let such responses compete by their scores,
+and do not count their cost in full: a budget that did would be spent on them, whatever they teach.
 """
 
 from dataclasses import dataclass, field
@@ -15,6 +19,7 @@ from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
+from cost.advantages.penalties import excess_penalties
 from cost.draws.draws import systematic_counts
 from cost.thinning.max_variance import max_variance_subsets
 from cost.thinning.waterfill import waterfill
@@ -39,6 +44,10 @@ class Candidates:
     """[M] position of the response's group in the batch."""
     progress: float = 0.0
     """Share of the run's batches that are done, in [0, 1]."""
+    penalties: FloatArray | None = None
+    """[M] penalties that the advantages contain, in units of advantage; None for none."""
+    signal: BoolArray | None = None
+    """[M] True where rewards alone give an advantage; None where all there is comes from them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +100,8 @@ class NonZero:
     """Train on every usable response whose advantage is not 0; q is exactly 1.
 
     The gradient is that of `KeepAll` to the last response, for fewer tokens: the baseline against
-    which a rule's saving means something.
+    which a rule's saving means something. With penalties hardly any advantage is 0, and it keeps
+    what `KeepAll` does.
     """
 
     objective_preserving: ClassVar[bool] = True
@@ -138,8 +148,7 @@ class AdvantageOnly:
         """Return [M] keep probabilities; 0 for what is not a candidate."""
         # Water-filling divides scores by sqrt(cost); this takes the division back.
         scores = np.abs(candidates.advantages) * np.sqrt(candidates.costs)
-        chosen = _chosen(candidates, self.keep_zero_advantage)
-        return _budgeted(scores, candidates.costs, chosen, self.budget, self.floor)
+        return _budgeted(candidates, scores, self.keep_zero_advantage, self.budget, self.floor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +162,9 @@ class CostAware:
     budget: float = 0.5
     """Share of the candidates' cost to spend, in (0, 1]. Candidates are the usable responses whose
     advantage is not 0, so the saving on the whole batch is larger. Half the tokens added 8-14% to
-    the second moment with the surprise proxy, 27-74% with the paper's (measured)."""
+    the second moment with the surprise proxy, 27-74% with the paper's (measured). Of a response
+    whose advantage is of a penalty alone only the share |A| / (mean |A| of those with an advantage
+    of rewards) counts, and the floor of the rest."""
     floor: float = 0.02
     """Least q of a candidate, in (0, 1]; weights are at most 1 / floor of the ticket's. The default
     is what the measurements above were made with: a response this unlikely has a score 50 times
@@ -161,7 +172,7 @@ class CostAware:
     calibrates badly. A floor above the budget cannot be paid and is lowered to it, which is the
     uniform rule q = budget."""
     keep_zero_advantage: bool = False
-    """Whether responses of advantage 0 are candidates."""
+    """Whether responses of advantage 0 are candidates; the cost of all candidates then counts."""
 
     objective_preserving: ClassVar[bool] = True
 
@@ -181,8 +192,8 @@ class CostAware:
 
     def probabilities(self, candidates: Candidates) -> FloatArray:
         """Return [M] keep probabilities; 0 for what is not a candidate."""
-        chosen = _chosen(candidates, self.keep_zero_advantage)
-        return _budgeted(candidates.scores, candidates.costs, chosen, self.budget, self.floor)
+        scores = candidates.scores
+        return _budgeted(candidates, scores, self.keep_zero_advantage, self.budget, self.floor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,9 +202,10 @@ class Pods:
 
     Of a group's n usable responses the m of largest reward variance are selected, and their
     advantages are (R - mean) / (deviation + epsilon) over the selected, whatever the `advantage`
-    plug made of the full group. q = m / n, so that 1 / q turns the estimator's mean over the
-    group into the mean over the selected. No response's own probability is undone: biased by
-    design. Selected responses of advantage exactly 0 are left out, like those of equal rewards.
+    plug made of the full group, less a penalty's excess over their mean. q = m / n, so that 1 / q
+    turns the estimator's mean over the group into the mean over the selected. No response's own
+    probability is undone: biased by design. Selected responses of advantage exactly 0 are left out,
+    like those of equal rewards; with penalties any m of the latter are selected.
     """
 
     num_kept: int = 4
@@ -226,6 +238,12 @@ class Pods:
         advantages[chosen] = _standardised(
             candidates.rewards[chosen], candidates.groups[chosen], self.epsilon
         )
+        if candidates.penalties is not None:
+            chosen = np.sort(chosen)
+            sizes = np.bincount(candidates.groups[chosen], minlength=1)
+            advantages[chosen] -= excess_penalties(
+                candidates.penalties[chosen], np.ones(len(chosen), dtype=bool), sizes
+            )
         keep = advantages != 0
         probabilities[items] = share
         probabilities[~keep] = 0.0
@@ -321,13 +339,35 @@ def _chosen(candidates: Candidates, keep_zero_advantage: bool) -> BoolArray:
 
 
 def _budgeted(
-    scores: FloatArray, costs: FloatArray, chosen: BoolArray, budget: float, floor: float
+    candidates: Candidates,
+    scores: FloatArray,
+    keep_zero_advantage: bool,
+    budget: float,
+    floor: float,
 ) -> FloatArray:
     """Return [M] probabilities that spend a share of the cost of the chosen; 0 for the others."""
+    chosen = _chosen(candidates, keep_zero_advantage)
+    costs = candidates.costs[chosen]
+    spent = budget * float(costs.sum())
+    if candidates.signal is not None and not keep_zero_advantage:
+        least = min(floor, budget)
+        counted = _counted(candidates.advantages[chosen], candidates.signal[chosen])
+        spent = float(costs @ (least + (budget - least) * counted))
     q = np.zeros(len(chosen))
-    chosen_costs = costs[chosen]
-    q[chosen] = waterfill(scores[chosen], chosen_costs, budget * float(chosen_costs.sum()), floor)
+    q[chosen] = waterfill(scores[chosen], costs, spent, floor)
     return q
+
+
+def _counted(advantages: FloatArray, signal: BoolArray) -> FloatArray:
+    """Return [M] in [0, 1], how far each candidate's cost counts in a budget.
+
+    1 for advantages of rewards. Those of penalties alone count by their size against the mean
+    |advantage| of the former, and fully where there is none to compare with.
+    """
+    size = np.abs(advantages)
+    if not signal.any():
+        return np.ones(len(size))
+    return np.where(signal, 1.0, np.minimum(size / size[signal].mean(), 1.0))
 
 
 def _sampled(costs: FloatArray, q: FloatArray, floor: float, rng: np.random.Generator) -> Thinning:

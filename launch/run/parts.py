@@ -26,7 +26,7 @@ class Scheduler(Protocol):
         progress: float = 0.0,
         penalties: Sequence[FloatArray] | None = None,
     ) -> list[Selection]:
-        """Choose and weigh the responses to train on, rewards lowered by penalties [n] each."""
+        """Choose and weigh the responses to train on, with penalties [n] of each plain group."""
 
     async def learned(self, batch: int, feedback: Feedback) -> None:
         """Take in what learning from a batch took and showed."""

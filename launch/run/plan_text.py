@@ -15,7 +15,10 @@ def objective_text(config: RunConfig) -> str:
             f"near {control.target:g} nats"
         )
     else:
-        text = "reweighted: the draws, thinning or aggregation chosen change the uniform objective"
+        text = (
+            "reweighted: the draws, thinning, clipping or aggregation chosen change the uniform "
+            "objective"
+        )
     if config.learner.curvature.masks:
         text += "; biased by learner.curvature, whose mask depends on what was drawn"
     return text

@@ -2,6 +2,7 @@
 
 import pickle
 from copy import deepcopy
+from dataclasses import replace
 from functools import partial
 from itertools import product
 from typing import Any
@@ -92,10 +93,16 @@ def random_visits(rng: np.random.Generator, pool: PromptPool, count: int) -> lis
     return visits
 
 
-def random_candidates(rng: np.random.Generator, size: int) -> Candidates:
+def random_candidates(rng: np.random.Generator, size: int, penalised: bool = False) -> Candidates:
     status_ok = rng.random(size) < 0.8
-    advantages = np.where(status_ok & (rng.random(size) < 0.7), rng.normal(size=size), 0.0)
+    of_rewards = np.where(status_ok & (rng.random(size) < 0.7), rng.normal(size=size), 0.0)
+    advantages, penalties = of_rewards, None
+    if penalised:
+        penalties = rng.normal(size=size) * rng.choice([1e-5, 0.1, 2.0])
+        advantages = np.where(status_ok, of_rewards - penalties, 0.0)
     return Candidates(
+        penalties=penalties,
+        signal=of_rewards != 0 if penalised else None,
         scores=np.abs(advantages) * rng.lognormal(0, 2, size),
         costs=rng.uniform(1, 500, size),
         advantages=advantages,
@@ -454,10 +461,10 @@ def test_proxy(plug, seed, size):
 
 
 @pytest.mark.parametrize("plug", members("thinning"))
-@given(seed=st.integers(0, 10**6), size=st.integers(0, 30))
+@given(seed=st.integers(0, 10**6), size=st.integers(0, 30), penalised=st.booleans())
 @quick
-def test_thinning(plug, seed, size):
-    candidates = random_candidates(np.random.default_rng(seed), size)
+def test_thinning(plug, seed, size, penalised):
+    candidates = random_candidates(np.random.default_rng(seed), size, penalised)
     thinning = plug.thin(candidates, np.random.default_rng(seed))
     q = thinning.probabilities
     assert ((q >= 0) & (q <= 1)).all() and np.isfinite(q).all()
@@ -475,15 +482,29 @@ def test_thinning(plug, seed, size):
     assert (again.keep == thinning.keep).all()
 
 
+@pytest.mark.parametrize("penalised", [False, True])
 @pytest.mark.parametrize("plug", members("thinning"))
-def test_thinning_keeps_with_the_probability_it_states(plug):
+def test_thinning_keeps_with_the_probability_it_states(plug, penalised):
     if not plug.objective_preserving:
         pytest.skip("re-weights on purpose")
-    candidates = random_candidates(np.random.default_rng(0), 12)
+    candidates = random_candidates(np.random.default_rng(0), 12, penalised)
     runs = [plug.thin(candidates, np.random.default_rng([1, seed])) for seed in range(3000)]
     share = np.mean([run.keep for run in runs], axis=0)
     q = runs[0].probabilities
     assert (np.abs(share - q) <= 5 * np.sqrt(q * (1 - q) / len(runs)) + 1e-12).all()
+
+
+@pytest.mark.parametrize("plug", members("clipping"))
+@given(norms=st.lists(st.one_of(st.just(0.0), st.floats(1e-6, 1e6)), max_size=30))
+@quick
+def test_clipping(plug, norms):
+    norms = np.array(norms, dtype=np.float64)
+    scales = plug.scales(norms)
+    assert scales.shape == norms.shape and ((scales > 0) & (scales <= 1)).all()
+    order = np.random.default_rng(0).permutation(len(norms))
+    np.testing.assert_allclose(plug.scales(norms[order]), scales[order], rtol=1e-9)
+    np.testing.assert_allclose(plug.scales(norms * 2.0**-9), scales, rtol=1e-9)
+    assert not plug.objective_preserving or (scales == 1).all()
 
 
 ADVANTAGE_POOL = prompt_pool(np.ones(4, dtype=int), ["a"] * 4, max_tokens=500)
@@ -555,6 +576,41 @@ def test_advantage(plug, groups, earlier, random):
             same(part, found[k][[ok for _, ok, _, _ in groups[k]]])
     if plug.objective_preserving:
         same(advantages_of(plug, state, groups[:1])[0], found[0])
+
+
+@pytest.mark.parametrize("name", names("advantage"))
+@pytest.mark.parametrize("scale", [1e-5, 1.0, 1e3])
+def test_penalties_enter_advantages_on_their_own_scale(name, scale):
+    """Whatever a plug makes of rewards: right and wrong, thresholds and deviations are of those."""
+    rewards = [np.ones(4), np.zeros(4), np.array([1.0, 0.0, 0.0, 1.0]), np.array([1, np.nan, 0, 1])]
+    penalties = [scale * np.random.default_rng([5, k]).normal(2, 1, 4) for k in range(4)]
+
+    def selected(penalties: list[np.ndarray] | None) -> list[Selection]:
+        composed = replace(config(advantage=name, thinning="keep_all"), tickets_per_step=4)
+        scheduler = start(replace(composed, group_size=4))
+        reports = [
+            replace(
+                play_ticket(replace(ticket, ticket_id=1)), ticket_id=ticket.ticket_id,
+                prompt_index=ticket.prompt_index, rewards=own,
+                status=np.where(np.isnan(own), 2, 0),
+            )
+            for ticket, own in zip(scheduler.draw(0, 0).tickets, rewards, strict=True)
+        ]  # fmt: skip
+        return select(scheduler, 0, reports, penalties=penalties)
+
+    plug = build("advantage", name)
+    zeros = selected([np.zeros(4) for _ in rewards])
+    for one, same, other, penalty in zip(
+        selected(None), zeros, selected(penalties), penalties, strict=True
+    ):
+        np.testing.assert_array_equal(one.advantages, same.advantages)
+        ok = one.weight > 0
+        num = ok.sum()
+        factor = num / (num - 1) if plug.size_free else 1.0
+        expected = np.where(ok, -factor * (penalty - penalty[ok].mean()), 0.0)
+        found = other.advantages - one.advantages
+        np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
+        assert np.abs(expected).max() > 0.1 * scale
 
 
 @pytest.mark.parametrize("plug", members("advantage"))

@@ -6,10 +6,15 @@ from itertools import product
 import numpy as np
 import pytest
 
-from cost.advantages.within_group import GroupMean
+from cost.advantages.accepted import Accepted, DecoupledLength
+from cost.advantages.across_batch import BatchDeviation, BatchStandardised, Consistency
+from cost.advantages.penalties import penalised
+from cost.advantages.within_group import GroupMean, GroupStandardised, LeaveOneOut, VirtualBest
 from cost.aggregations import BatchTokenMean, ConstantLength
 from cost.draws.allocators.square_root import SquareRoot
 from cost.draws.allocators.types import Estimates
+from cost.thinning.thinning import AdvantageOnly, CostAware, KeepAll, NonZero
+from cost.types import LengthReport
 from tests.cost.play import select
 
 N, GROUP = 4, 3
@@ -138,3 +143,116 @@ def test_a_batch_in_completion_order_is_short():
     lengths = np.random.default_rng(0).lognormal(0, 0.6, (20000, 16))
     assert np.sort(lengths)[:, :8].mean() == pytest.approx(0.68, abs=0.01)
     assert lengths[:, :8].mean() == pytest.approx(1.20, abs=0.02)
+
+
+class World:
+    """Prompts whose responses are of a few kinds, each with a probability of its own.
+
+    A kind has a reward, a length, a penalty, and the sum of its tokens' scores [D], which an
+    advantage multiplies. The first half of the prompts are always right: no reward teaches there.
+    """
+
+    def __init__(self, num_prompts=6, kinds=3, seed=0):
+        rng = np.random.default_rng(seed)
+        shape = (num_prompts, kinds)
+        self.chances = rng.dirichlet(np.ones(kinds), num_prompts)
+        self.rewards = rng.integers(0, 2, shape).astype(float)
+        self.silent = range(num_prompts // 2)
+        self.rewards[self.silent] = 1.0
+        self.lengths = rng.integers(4, 100, shape)
+        self.penalties = rng.normal(0.3, 0.3, shape)
+        self.scores = rng.normal(0.5, 1, (*shape, 2))
+        self.scores[..., 0] += 5 * self.penalties
+        self.scores *= np.sqrt(self.lengths)[..., None]
+
+    def groups(self, prompt, size):
+        """All groups of a prompt, [size] kinds each, with their probabilities."""
+        for kinds in product(range(self.chances.shape[1]), repeat=size):
+            yield list(kinds), np.prod(self.chances[prompt, list(kinds)])
+
+    def of_group(self, make_groups, plug, prompt, kinds, coefficient):
+        """Advantages of one group."""
+        group = make_groups(self.rewards[prompt, kinds], lengths=self.lengths[prompt, kinds])
+        penalties = coefficient * self.penalties[prompt, kinds]
+        return penalised(plug.advantages(group), group, penalties, plug.size_free)
+
+    def expected(self, make_groups, plug, prompt, size, coefficient, factors=None):
+        """[D] expected mean over a group of factor x advantage x scores; factors 1 by default."""
+        mean = np.zeros(2)
+        for kinds, chance in self.groups(prompt, size):
+            advantages = self.of_group(make_groups, plug, prompt, kinds, coefficient)
+            own = 1.0 if factors is None else factors[prompt, kinds]
+            mean += chance * (own * advantages) @ self.scores[prompt, kinds] / size
+        return mean
+
+
+PLUGS = [
+    GroupStandardised(), GroupStandardised(ddof=1), GroupMean(), LeaveOneOut(), VirtualBest(),
+    Accepted(), DecoupledLength(), BatchDeviation(), BatchStandardised(), Consistency(),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("size", [2, 3])
+@pytest.mark.parametrize("plug", PLUGS, ids=repr)
+def test_a_penalty_adds_its_own_gradient_and_leaves_that_of_rewards(make_groups, plug, size):
+    """The penalty's is minus the covariance of penalty and scores, whatever the rewards are."""
+    world = World()
+    for prompt, chances in enumerate(world.chances):
+        penalties, scores = world.penalties[prompt], world.scores[prompt]
+        covariance = (chances * (penalties - chances @ penalties)) @ scores
+        factor = 1.0 if plug.size_free else (size - 1) / size
+        without = world.expected(make_groups, plug, prompt, size, 0.0)
+        for coefficient in (1e-5, 0.5):
+            found = world.expected(make_groups, plug, prompt, size, coefficient) - without
+            np.testing.assert_allclose(
+                found, -factor * coefficient * covariance, rtol=1e-6, atol=1e-13
+            )
+
+
+@pytest.mark.parametrize("thinning", [KeepAll(), NonZero(), AdvantageOnly(0.4), CostAware(0.3)])
+@pytest.mark.parametrize("plug", [GroupStandardised(), LeaveOneOut()], ids=repr)
+def test_with_penalties_learning_draws_and_thinning_stay_unbiased(
+    make_scheduler, make_groups, plug, thinning
+):
+    """Batches that learn from each other: their errors are martingale differences."""
+    world, coefficient, size = World(), 2.0, 3
+    factors = 1 / world.lengths
+    by_prompt = [
+        world.expected(make_groups, plug, prompt, size, coefficient, factors)
+        for prompt in range(len(world.chances))
+    ]
+    truth = np.mean(by_prompt, axis=0)
+    scheduler = make_scheduler(
+        6, advantage=plug, thinning=thinning, group_size=size, tickets_per_step=4
+    )
+    rng, found = np.random.default_rng(1), []
+    for batch in range(1000):
+        tickets, reports, kinds = scheduler.draw(batch, batch).tickets, [], []
+        for ticket in tickets:
+            i = ticket.prompt_index
+            kinds.append(rng.choice(3, size, p=world.chances[i]))
+            lengths = world.lengths[i, kinds[-1]]
+            reports.append(
+                LengthReport(
+                    ticket.ticket_id, i, 10 + i % 7, 10, lengths, np.zeros(size, bool),
+                    world.rewards[i, kinds[-1]], np.zeros(size, int), 0.2 * lengths,
+                    np.arange(size), 1.0, batch,
+                )
+            )  # fmt: skip
+        penalties = [
+            coefficient * world.penalties[ticket.prompt_index, own]
+            for ticket, own in zip(tickets, kinds, strict=True)
+        ]
+        total = np.zeros(2)
+        for ticket, own, one in zip(
+            tickets, kinds, select(scheduler, batch, reports, penalties=penalties), strict=True
+        ):
+            each = one.weight * one.factors * one.advantages / (size * len(tickets))
+            total += each @ world.scores[ticket.prompt_index, own]
+        found.append(total)
+    errors = np.array(found) - truth
+    z = errors.mean(axis=0) / (errors.std(axis=0, ddof=1) / np.sqrt(len(errors)))
+    assert np.abs(z).max() < 3.5
+    # The test would see penalties that were left out of groups without a reward to learn from.
+    left_out = sum(by_prompt[prompt] for prompt in world.silent) / len(by_prompt)
+    assert np.abs(left_out / errors.std(axis=0)).max() * np.sqrt(len(errors)) > 5

@@ -25,7 +25,7 @@ Runs = Mapping[str, Mapping[int, FinishedRun]]
 
 
 def reweighted(runs: Runs) -> list[str]:
-    """Return the arms whose draws, thinning or aggregation change the uniform objective."""
+    """Return the arms whose draws, thinning, clipping or aggregation change the objective."""
     return [
         arm
         for arm, own in runs.items()

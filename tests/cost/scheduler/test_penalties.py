@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cost.advantages.within_group import GroupMean
-from cost.scheduler.penalties import lowered
+from cost.scheduler.penalties import laid_out
 from cost.scheduler.scheduler import Scheduler
 from cost.thinning.thinning import KeepAll
 from cost.types import Feedback
@@ -22,11 +22,11 @@ def play(make_scheduler, make_report, penalty=None):
     return scheduler, reports, select(scheduler, 0, reports, penalties=penalties)
 
 
-def test_advantages_are_those_of_the_lowered_rewards(make_scheduler, make_report):
+def test_a_penalty_counts_against_its_mean_over_the_group(make_scheduler, make_report):
     penalty = np.array([0.1, 0.3, -0.2, 0.6])
     _, _, selections = play(make_scheduler, make_report, penalty)
     for selection in selections:
-        # By hand: 1 - penalty is .9, .7, 1.2, .4, with mean .8.
+        # By hand: the mean penalty is .2.
         np.testing.assert_allclose(selection.advantages, [0.1, -0.1, 0.4, -0.4], atol=1e-12)
     _, _, without = play(make_scheduler, make_report)
     assert not any(selection.advantages.any() for selection in without)
@@ -48,9 +48,14 @@ def test_statistics_ledger_and_metrics_keep_the_rewards(make_scheduler, make_rep
     np.testing.assert_equal(*plugs)
 
 
-def test_no_penalties_are_no_change(make_scheduler, make_report):
-    _, reports, _ = play(make_scheduler, make_report)
-    assert lowered(reports, None) == reports
+def test_penalties_are_laid_out_as_the_responses(make_scheduler, make_report, empty_report):
+    scheduler = make_scheduler()
+    first, second = scheduler.draw(0, 0).tickets[:2]
+    reports = [make_report(first), empty_report(second)]
+    found = laid_out(reports, [np.arange(4.0), np.zeros(0)])
+    assert found.tolist() == [0, 1, 2, 3]
+    assert laid_out(reports, None) is None
+    assert laid_out([reports[1]], [np.zeros(0)]).dtype == np.float64
 
 
 @pytest.mark.parametrize(

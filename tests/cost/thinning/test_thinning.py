@@ -386,3 +386,52 @@ def test_pods_and_d3s_refuse():
     ):
         with pytest.raises(ValueError, match=rf"^thinning\.{key} must lie in \(0, 1\], got 0"):
             D3s(**{key: 0})
+
+
+def with_penalties(num_signal=8, num_noise=24, scale=1e-5, seed=3):
+    """Candidates of which all but the first few have an advantage of penalties alone."""
+    rng = np.random.default_rng(seed)
+    size = num_signal + num_noise
+    signal = np.arange(size) < num_signal
+    penalties = scale * rng.normal(size=size)
+    advantages = np.where(signal, rng.choice([-1.0, 1.0], size), 0.0) - penalties
+    return Candidates(
+        scores=np.abs(advantages), costs=rng.uniform(5, 100, size), advantages=advantages,
+        rewards=np.ones(size), usable=np.ones(size, dtype=bool), groups=np.arange(size) // 8,
+        penalties=penalties, signal=signal,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("rule", [AdvantageOnly, CostAware])
+@pytest.mark.parametrize("scale", [1e-9, 1e-5, 1e-3])
+def test_a_budget_is_not_spent_on_penalties_that_weigh_nothing(rule, scale):
+    batch = with_penalties(scale=scale)
+    q, signal = rule(budget=0.5).probabilities(batch), batch.signal
+    # What the budget buys of the signal is what it buys where there are no penalties.
+    alone = replace(
+        batch, advantages=np.where(signal, batch.advantages, 0.0), penalties=None, signal=None
+    )
+    np.testing.assert_allclose(q[signal], rule(budget=0.5).probabilities(alone)[signal], rtol=0.02)
+    np.testing.assert_allclose(q[~signal], 0.02, rtol=0.02)
+
+
+@pytest.mark.parametrize("rule", [AdvantageOnly, CostAware])
+def test_penalties_of_the_size_of_rewards_count_as_rewards(rule):
+    batch = replace(with_penalties(scale=0.0), advantages=np.full(32, 0.7))
+    q = rule(budget=0.5).probabilities(batch)
+    assert q @ batch.costs == pytest.approx(0.5 * batch.costs.sum(), rel=1e-9)
+    # Where no reward tells anything there is nothing that a penalty is small against.
+    none = replace(with_penalties(), signal=np.zeros(32, dtype=bool))
+    assert rule(0.5).probabilities(none) @ none.costs == pytest.approx(0.5 * none.costs.sum())
+
+
+def test_pods_standardises_rewards_and_no_penalty():
+    batch = group_of([1.0] * 4 + [0.0, 1.0, 0.0, 1.0], groups=[0] * 4 + [1] * 4)
+    penalties = 1e-5 * np.random.default_rng(0).normal(2, 1, 8)
+    found = Pods(num_kept=4).thin(replace(batch, penalties=penalties), np.random.default_rng(0))
+    plain = Pods(num_kept=4).thin(batch, np.random.default_rng(0))
+    means = np.repeat(penalties.reshape(2, 4).mean(axis=1), 4)
+    np.testing.assert_allclose(
+        found.advantages, plain.advantages - (penalties - means), rtol=1e-9, atol=1e-15
+    )
+    assert found.keep.all() and not plain.keep[:4].any()

@@ -31,6 +31,11 @@ def test_the_plan_says_what_one_step_comes_to(plan_of):
     assert str(plan["objective"]).startswith("uniform over prompts")
 
 
+def test_clipping_is_said_to_change_the_objective(plan_of):
+    plan = plan_of("clipping@scheduler.clipping=gradient_share", "scheduler.clipping.max_share=.2")
+    assert str(plan["objective"]).startswith("reweighted: the draws, thinning, clipping or ")
+
+
 def test_exploring_tickets_are_named_beside_the_others(plan_of):
     plan = plan_of("entropy_control@scheduler.entropy_control=aepo", "scheduler.tickets_per_step=4")
     assert str(plan["one step"]).startswith("(4 tickets + 1 exploring) x 8 responses = 40 resp")

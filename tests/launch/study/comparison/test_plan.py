@@ -134,3 +134,17 @@ def test_the_baselines_are_the_four_of_the_field_and_ours(make_config):
     assert (proxies["paper_proxy"], proxies["ours"]) == ("AdvantageProxy", "SurpriseProxy")
     draws = {arm for arm, each in schedulers.items() if each.allocator._target_.endswith("Uniform")}
     assert draws == set(arms) - {"ours"}
+
+
+def test_the_sweep_of_two_ends_tries_every_pair_from_the_recipes_own(make_config):
+    arms = OmegaConf.to_container(OmegaConf.load(CONF / "comparison" / "two_ends_sweep.yaml"))
+    base = ["experiment=quickstart_two_ends"]
+    planned = plan_runs(make_config(arms=arms["arms"], seeds=[0], base=base))
+    learners = {run.arm: run.composed.learner for run in planned}
+    plain = {arm for arm in learners if not arm.startswith("ours")}
+    pairs = {(learners[arm].max_grad_norm, learners[arm].lr) for arm in plain}
+    assert pairs == {(norm, lr) for norm in (0.1, 0.3, 1.0) for lr in (3.5e-5, 7e-5, 1.4e-4)}
+    own = plan_runs(make_config(arms={"own": []}, seeds=[0], base=base))[0].composed.learner
+    assert learners[planned[0].arm] == own
+    clipped = {run.arm for run in planned if run.composed.scheduler.clipping is not None}
+    assert clipped == {"ours_norm_1_clipped"}
