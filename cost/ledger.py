@@ -51,7 +51,8 @@ METRICS = {
     "cost/trained_share": "trained over selectable tokens, since the start of the run",
     "cost/weight_ess_share": "last batch: (sum w)^2 / sum w^2 over the number of responses kept",
     "cost/weight_max": "last batch: largest weight of a kept response",
-    "cost/reward_mean_uniform": "last batch: mean reward as under uniform draws (ratio estimate)",
+    "cost/reward_mean_uniform": "last batch: mean reward as under uniform draws, without bias: the "
+    "mean over tickets of weight times mean reward, which may leave the range of rewards",
     "cost/thinning_target_cost": "last batch: expected cost of what is kept, in the price's unit",
     "cost/thinning_realised_share": "last batch: realised over expected cost of what was kept",
     "cost/thinning_capped_share": "last batch: share of candidates kept for certain",
