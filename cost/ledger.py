@@ -55,7 +55,8 @@ METRICS = {
     "|advantage| sqrt(surprise) times factor and weight",
     "cost/gradient_clipped_share": "last batch: share of responses kept whose weight "
     "scheduler.clipping lowered",
-    "cost/reward_mean_uniform": "last batch: mean reward as under uniform draws (ratio estimate)",
+    "cost/reward_mean_uniform": "last batch: mean reward as under uniform draws, without bias: the "
+    "mean over tickets of weight times mean reward, which may leave the range of rewards",
     "cost/thinning_target_cost": "last batch: expected cost of what is kept, in the price's unit",
     "cost/thinning_realised_share": "last batch: realised over expected cost of what was kept",
     "cost/thinning_capped_share": "last batch: share of candidates kept for certain",

@@ -177,10 +177,23 @@ def select_exploring(
 
 
 def uniform_reward_mean(tickets: Sequence[Ticket], reports: Sequence[LengthReport]) -> float:
-    """Estimate the mean reward under uniform draws from a batch drawn otherwise.
+    """Estimate the mean reward under uniform draws from a batch drawn otherwise, without bias.
 
-    The ratio estimate sum_k w_k r_k / sum_k w_k over tickets with a usable reward, r_k their mean
-    reward: for people to watch, where its small bias matters less than its calm. NaN for none.
+    (1/P) sum_k w_k r_k over the P tickets with a usable reward, r_k the mean of ticket k's usable
+    rewards: each weight undoes its own draw, so that no quotient of random sums brings a bias of
+    its own. Under uniform draws it is the plain mean over tickets. A ticket without a usable reward
+    counts in neither sum nor P, which is without bias where losing a reward has nothing to do with
+    the prompt. Carried tickets count with the weight of the draw that they came from. Exploring
+    tickets, sampled at another temperature, and pilots must not be among `tickets`; nor can those
+    be that an allocator filters, so that where it does, and where draws are not undone by weights,
+    the figure is of what its batches hold.
+
+    Args:
+        tickets: The plain members of a batch.
+        reports: Their reports.
+
+    Returns:
+        The estimate, which may lie outside the range of rewards; NaN without a usable reward.
     """
     scored = [
         (ticket.weight, rewards)
@@ -194,7 +207,7 @@ def uniform_reward_mean(tickets: Sequence[Ticket], reports: Sequence[LengthRepor
     sums = np.add.reduceat(
         np.concatenate([rewards for _, rewards in scored]), np.cumsum(sizes) - sizes
     )
-    return float(weights @ (sums / sizes) / weights.sum())
+    return float(weights @ (sums / sizes) / len(weights))
 
 
 def _weights(candidates: Candidates, thinning: Thinning, weights: FloatArray) -> FloatArray:

@@ -23,7 +23,7 @@ from rich.text import Text
 from conf.evaluation import HELD_OUT
 from cost.types import LengthReport, RewardStatus
 from launch.record.outcomes import EvaluationResult, evaluate_statistics, outcomes, pass_at_k
-from launch.record.statistics import Estimate, t_quantile
+from launch.record.statistics import MARGIN, Estimate, t_quantile
 from launch.record.text import number_text, share_text
 from rollout.types import Prompt
 
@@ -199,7 +199,7 @@ def table(evaluation: Evaluation) -> Table:
     if evaluation.greedy is not None:
         headings.append("greedy")
     out = Table(
-        title="held-out prompts", caption="95% intervals over prompts", box=box.ROUNDED,
+        title="held-out prompts", caption=f"{MARGIN} prompts", box=box.ROUNDED,
         title_style="bold",
     )  # fmt: skip
     out.add_column("set", style="cyan", no_wrap=True)

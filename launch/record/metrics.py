@@ -92,8 +92,10 @@ METRICS: dict[str, str] = _COST_METRICS | {
     "learner/lr": "Learning rate of the last optimiser step.",
     "parity/max_logprob_difference": "Largest difference between engine and learner on the probe.",
     "parity/mean_logprob_difference": "Mean difference between engine and learner on the probe.",
-    "evaluation/pass_rate": "Held-out pass@1 of the version just published, where evaluated.",
+    "evaluation/pass_rate": "Held-out pass@1 where evaluated, of the version just published; with "
+    "evaluation.background of an earlier one, evaluation/version.",
     "evaluation/pass_rate_stderr": "Its standard error over prompts.",
+    "evaluation/pass_rate_half_width": "Half of its 95% interval, Student's t over prompts.",
     "evaluation/length_mean_tokens": "Mean length of the held-out responses.",
     "evaluation/seconds": "Seconds of the evaluation; no part of the run's other seconds, unless "
     "it went on in the background.",

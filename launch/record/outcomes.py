@@ -4,8 +4,9 @@
 
 With c successes among n responses to a prompt, the chance that k responses hold at least one is
 estimated without bias by 1 - C(n - c, k) / C(n, k) (Chen et al. 2021, arXiv:2107.03374, eq. 1).
-Responses to one prompt are alike, so standard errors are over prompts: the deviation of the
-per-prompt means over the root of the number of prompts.
+Responses to one prompt are alike, so errors are over prompts. A standard error is the deviation of
+the per-prompt means over the root of the number of prompts; a half width is half of the 95%
+interval that Student's t makes of it.
 """
 
 import math
@@ -16,6 +17,7 @@ import numpy as np
 
 from cost.types import LengthReport, RewardStatus
 from launch.record.metrics import successes
+from launch.record.statistics import t_quantile
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +34,16 @@ class EvaluationResult:
     pass_rate: float
     """pass@1: mean over prompts of the share of successes."""
     pass_rate_stderr: float
+    pass_rate_half_width: float
     k: int
     pass_at_k: float
     """Mean over the prompts with at least k usable rewards; NaN if there is none."""
     pass_at_k_stderr: float
+    pass_at_k_half_width: float
     length_mean: float
     """Mean over prompts of the mean response length, tokens."""
     length_stderr: float
+    length_half_width: float
     truncated_share: float
     """Share of all responses that hit the length limit."""
     timed_out: int
@@ -107,32 +112,36 @@ def evaluate_statistics(reports: Sequence[LengthReport], k: int) -> EvaluationRe
     num_usable = sum(prompt.num_scored for prompt in prompts)
     num_responses = sum(report.num_responses for report in reports)
     truncated = sum(int(report.truncated.sum()) for report in reports)
-    pass_rate, pass_rate_stderr = _mean_and_stderr(rates)
-    pass_k, pass_k_stderr = _mean_and_stderr(at_k)
-    length, length_stderr = _mean_and_stderr(lengths)
+    pass_rate, pass_rate_stderr, pass_rate_half_width = _mean_and_errors(rates)
+    pass_k, pass_k_stderr, pass_k_half_width = _mean_and_errors(at_k)
+    length, length_stderr, length_half_width = _mean_and_errors(lengths)
     return EvaluationResult(
         num_prompts=len(rates),
         num_responses=num_usable,
         pass_rate=pass_rate,
         pass_rate_stderr=pass_rate_stderr,
+        pass_rate_half_width=pass_rate_half_width,
         k=k,
         pass_at_k=pass_k,
         pass_at_k_stderr=pass_k_stderr,
+        pass_at_k_half_width=pass_k_half_width,
         length_mean=length,
         length_stderr=length_stderr,
+        length_half_width=length_half_width,
         truncated_share=truncated / num_responses if num_responses else math.nan,
         timed_out=_count(reports, RewardStatus.TIMED_OUT),
         crashed=_count(reports, RewardStatus.CRASHED),
     )
 
 
-def _mean_and_stderr(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and its standard error; NaN where there are too few values."""
+def _mean_and_errors(values: Sequence[float]) -> tuple[float, float, float]:
+    """Mean, its standard error and half width; NaN where there are too few values."""
     if not values:
-        return math.nan, math.nan
+        return math.nan, math.nan, math.nan
     if len(values) == 1:
-        return values[0], math.nan
-    return float(np.mean(values)), float(np.std(values, ddof=1) / math.sqrt(len(values)))
+        return values[0], math.nan, math.nan
+    error = float(np.std(values, ddof=1) / math.sqrt(len(values)))
+    return float(np.mean(values)), error, t_quantile(len(values) - 1) * error
 
 
 def _count(reports: Sequence[LengthReport], status: RewardStatus) -> int:

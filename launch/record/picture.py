@@ -12,6 +12,7 @@ import numpy as np
 
 from cost.draws.distribution import DrawDistribution
 from cost.types import FloatArray
+from launch.record.held_out import HeldOut
 from launch.record.run_folder import METRICS, PICTURE, metric_columns, read_steps
 
 BLUE, ORANGE, GREEN, RED, PURPLE, GREY = (
@@ -115,24 +116,21 @@ def _quality_panel(
         if key in metrics:
             axes.plot(steps, metrics[key], color=colour, alpha=0.25, linewidth=1)
             axes.plot(steps, smoothed(metrics[key]), color=colour, linewidth=2, label=label)
-    ends = (steps[0] - 1, steps[-1]) if len(steps) else (0.0, 1.0)
-    marked = False
-    for when, place in zip(("before", "after"), ends, strict=True):
-        rate, error = (facts.get(f"pass_rate_{when}{part}") for part in ("", "_stderr"))
-        if isinstance(rate, float) and math.isfinite(rate):
-            bar = error if isinstance(error, float) and math.isfinite(error) else 0.0
-            axes.errorbar(
-                place,
-                rate,
-                yerr=bar,
-                fmt="D",
-                color=GREEN,
-                capsize=4,
-                markersize=6,
-                zorder=5,
-                label=None if marked else "held-out pass rate (1 s.e.)",
-            )
-            marked = True
+    seen = HeldOut.of(metrics, facts)
+    if len(seen.rates):
+        # Without a step there is still a policy before and after.
+        places = seen.places(steps, steps[0] - 1) if len(steps) else seen.positions + 1.0
+        axes.errorbar(
+            places,
+            seen.rates,
+            yerr=seen.half_widths,
+            fmt="D",
+            color=GREEN,
+            capsize=4,
+            markersize=6,
+            zorder=5,
+            label="held-out pass rate (95%)",
+        )
     axes.set_xlabel("step")
     axes.set_ylabel("mean per response")
     _legend_above(axes)

@@ -21,6 +21,7 @@ from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
+from launch.record.statistics import MARGIN
 from launch.record.summary import PHASES, TURNS
 from launch.record.text import count_text, number_text, seconds_text, share_text, sparkline
 
@@ -230,7 +231,9 @@ def print_result(
         console: Where to print; stdout unless given.
     """
     out = console or Console()
-    table = Table(title="held-out prompts", box=box.ROUNDED, title_style="bold")
+    table = Table(
+        title="held-out prompts", caption=f"{MARGIN} prompts", box=box.ROUNDED, title_style="bold"
+    )
     for heading in ("", "before", "after", "change"):
         table.add_column(heading, justify="right" if heading else "left")
     for key in summary:
@@ -259,14 +262,14 @@ def print_result(
 def _before_after(summary: Mapping[str, object], name: str) -> tuple[str, str, str]:
     digits = 1 if name == "length_mean" else 3
     keys = [f"{name}_{when}" for when in ("before", "after")]
-    texts = [_estimate(summary[key], summary.get(f"{key}_stderr"), digits) for key in keys]
+    texts = [_estimate(summary[key], summary.get(f"{key}_half_width"), digits) for key in keys]
     change = _number(summary[keys[1]]) - _number(summary[keys[0]])
     return texts[0], texts[1], "-" if math.isnan(change) else f"{change:+.{digits}f}"
 
 
-def _estimate(value: object, stderr: object, digits: int) -> str:
-    error = _number(stderr)
-    margin = "" if math.isnan(error) else f" +- {error:.{digits}f}"
+def _estimate(value: object, half_width: object, digits: int) -> str:
+    half = _number(half_width)
+    margin = "" if math.isnan(half) else f" +- {half:.{digits}f}"
     return number_text(_number(value), digits) + margin
 
 

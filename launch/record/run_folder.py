@@ -1,7 +1,7 @@
 """What a run folder holds: the names of its files, and the one way to read and to refuse each.
 
 config.yaml   -> read_config
-metrics.jsonl -> read_steps -> metric_columns
+metrics.jsonl -> read_steps -> metric_columns -> at_versions
 samples.jsonl -> read_samples
 cells.jsonl   -> read_cells
 summary.json  -> read_summary
@@ -29,6 +29,8 @@ CELLS = "cells.jsonl"
 EVALUATION = "evaluation.json"
 SUMMARY = "summary.json"
 PICTURE = "run.png"
+EVALUATED = "evaluation/version"
+"""Metric that says which version an evaluation is of."""
 CELL_COLUMNS = ("length_cells", "pass_rate_cells", "num_prompts", "probabilities")
 
 
@@ -125,6 +127,30 @@ def metric_columns(steps: Sequence[Mapping[str, Any]]) -> dict[str, FloatArray]:
     columns = {key: [step.get(key) for step in steps] for key in keys}
     # As float64, None is NaN.
     return {key: np.array(column, dtype=np.float64) for key, column in columns.items()}
+
+
+def at_versions(metrics: Mapping[str, FloatArray], key: str) -> FloatArray:
+    """Return [T] a figure of evaluations, each at the step that published what was evaluated.
+
+    An evaluation in the background comes with the metrics of a later step than the one after which
+    it began. Step v publishes version v; an evaluation that names no version is of its own step's.
+    NaN at a step whose version was not evaluated; versions of steps that are not there are left
+    out.
+
+    Args:
+        metrics: From `metric_columns`.
+        key: Of the figure, a metric under `evaluation/`.
+    """
+    steps = metrics["step"]
+    missing = np.full(len(steps), math.nan)
+    values, versions = metrics.get(key, missing), metrics.get(EVALUATED, missing)
+    of = np.where(np.isfinite(versions), versions, steps)
+    places = np.searchsorted(steps, of)
+    known = np.isfinite(values) & (places < len(steps))
+    known[known] = steps[places[known]] == of[known]
+    found = missing.copy()
+    found[places[known]] = values[known]
+    return found
 
 
 def read_samples(folder: Path, needed: Sequence[str]) -> list[dict[str, Any]]:

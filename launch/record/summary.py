@@ -87,8 +87,8 @@ class RunSummary:
         Token counts are the ledger's, every pass over a batch counted. `generate_tokens_per_second`
         is response tokens over the seconds in which anything was generated. How far the draws were
         from uniform, and what draws and thinning are believed to save, are means over the steps.
-        Lengths are those of the sampled evaluations. `objective` is what the run optimised, in
-        words.
+        Lengths are those of the sampled evaluations; a half width is of a 95% interval, Student's t
+        over prompts. `objective` is what the run optimised, in words.
         """
         seconds = {phase: self._total(f"loop/{phase}_seconds") for phase in PHASES}
         tokens = {kind: int(self._last.get(f"cost/{kind}", 0)) for kind in TOKEN_KINDS}
@@ -167,12 +167,16 @@ def _evaluation_keys(
     return {
         f"pass_rate_{when}": sampled and sampled.pass_rate,
         f"pass_rate_{when}_stderr": sampled and sampled.pass_rate_stderr,
+        f"pass_rate_{when}_half_width": sampled and sampled.pass_rate_half_width,
         f"pass_at_{k}_{when}": sampled and sampled.pass_at_k,
         f"pass_at_{k}_{when}_stderr": sampled and sampled.pass_at_k_stderr,
+        f"pass_at_{k}_{when}_half_width": sampled and sampled.pass_at_k_half_width,
         f"greedy_{when}": greedy and greedy.pass_rate,
         f"greedy_{when}_stderr": greedy and greedy.pass_rate_stderr,
+        f"greedy_{when}_half_width": greedy and greedy.pass_rate_half_width,
         f"length_mean_{when}": sampled and sampled.length_mean,
         f"length_mean_{when}_stderr": sampled and sampled.length_stderr,
+        f"length_mean_{when}_half_width": sampled and sampled.length_half_width,
         f"truncated_share_{when}": sampled and sampled.truncated_share,
     }
 

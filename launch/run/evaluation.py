@@ -181,6 +181,7 @@ class Evaluations:
         return found.metrics() | {
             "evaluation/pass_rate": sampled.pass_rate,
             "evaluation/pass_rate_stderr": sampled.pass_rate_stderr,
+            "evaluation/pass_rate_half_width": sampled.pass_rate_half_width,
             "evaluation/length_mean_tokens": sampled.length_mean,
         }
 

@@ -26,8 +26,6 @@ MOST_RAW = 2
 """Number of runs up to which values are also drawn as they are, behind the smoothed ones."""
 MOST_POINTS = 1500
 MOST_BLOCKS = 400
-Z95 = 1.959963984540054
-"""Standard errors on either side of a 95% interval."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import plotly.graph_objects as go
 
 from launch.record.picture import BLUE, GREEN, GREY, ORANGE, PURPLE
-from launch.record.report.chart import Z95, Chart, Series, axes_of, lines, run_colour, trace_name
+from launch.record.report.chart import Chart, Series, axes_of, lines, run_colour, trace_name
 from launch.record.report.runs import Run
 
 
@@ -34,8 +34,8 @@ def learning_charts(runs: Sequence[Run]) -> list[Chart]:
         Chart(
             "pass_rate",
             "Pass rate",
-            "Line: responses of the step. Diamonds: held-out prompts, with 95% intervals over "
-            "prompts.",
+            "Line: responses of the step. Diamonds: held-out prompts, after the step that made "
+            "the policy they measure; the bar is a 95% interval, Student's t over prompts.",
             pass_rate,
         ),
         Chart(
@@ -94,13 +94,12 @@ def _add_held_out(figure: go.Figure, runs: Sequence[Run]) -> None:
             continue
         starts = {"step": run.steps[0] - 1, "tokens": 0.0, "seconds": 0.0}
         places = {
-            key: [starts[key] if at < 0 else float(values[at]) for at in seen.positions]
-            for key, values in axes_of(run).items()
+            key: seen.places(values, starts[key]).tolist() for key, values in axes_of(run).items()
         }
         figure.add_trace(
             go.Scatter(
                 y=seen.rates,
-                error_y={"array": Z95 * seen.errors, "thickness": 1.5, "width": 5},
+                error_y={"array": seen.half_widths, "thickness": 1.5, "width": 5},
                 mode="markers",
                 marker={
                     "symbol": "diamond",

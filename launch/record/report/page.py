@@ -16,7 +16,7 @@ from typing import Any
 
 from cost.ledger import METRICS as LEDGER_METRICS
 from cost.ledger import Ledger
-from launch.record.report.chart import Z95, Section, axes, run_colour
+from launch.record.report.chart import Section, axes, run_colour
 from launch.record.report.charts import sections
 from launch.record.report.document import (
     UNKNOWN,
@@ -29,6 +29,7 @@ from launch.record.report.document import (
 from launch.record.report.runs import Run, read_runs
 from launch.record.report.settings import settings_html
 from launch.record.run_folder import write_new
+from launch.record.statistics import MARGIN
 from launch.record.text import seconds_text, share_text
 
 MOST_GROUPS = 12
@@ -94,8 +95,8 @@ def _header(runs: Sequence[Run]) -> str:
                 f"{run.steps[-1]:.0f}, and what comes after the last step is missing.</p>"
             )
     parts.append(
-        '<p class="note">Drag in a chart to zoom, double click to go back; pale lines are the '
-        "steps themselves, strong ones are smoothed.</p>"
+        f'<p class="note">{MARGIN.replace("+-", "±")} prompts. Drag in a chart to zoom, double '
+        "click to go back; pale lines are the steps themselves, strong ones are smoothed.</p>"
     )
     return "\n".join([*parts, "</header>"])
 
@@ -147,9 +148,7 @@ def _comparison(runs: Sequence[Run]) -> str:
         "run", "held-out pass rate before", "after", "steps", "tokens generated",
         "tokens trained", "left out in learning", "training loop", "objective",
     )  # fmt: skip
-    return (
-        table_html(heads, rows) + '<p class="note">Pass rates with 95% intervals over prompts.</p>'
-    )
+    return table_html(heads, rows)
 
 
 def _controls(runs: Sequence[Run], drawn: Sequence[Section]) -> str:
@@ -267,10 +266,10 @@ def _objective(run: Run) -> str:
 
 
 def _rate(summary: Mapping[str, Any], when: str) -> str:
-    rate, error = (summary.get(f"pass_rate_{when}{part}") for part in ("", "_stderr"))
+    rate, half = (summary.get(f"pass_rate_{when}{part}") for part in ("", "_half_width"))
     if not isinstance(rate, int | float):
         return UNKNOWN
-    interval = f" ± {100 * Z95 * error:.1f}" if isinstance(error, int | float) else ""
+    interval = f" ± {100 * half:.1f}" if isinstance(half, int | float) else ""
     return f"{100 * rate:.1f}{interval}%"
 
 

@@ -11,8 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from cost.types import FloatArray, IntArray
+from cost.types import FloatArray
 from launch.program import UserError
+from launch.record.held_out import HeldOut
 from launch.record.run_folder import (
     StepCells,
     metric_columns,
@@ -51,18 +52,6 @@ NEEDED_OF_SAMPLES = ("prompt", "response", "answer", "expected", "reward", "leng
 
 
 @dataclass(frozen=True, slots=True)
-class HeldOut:
-    """Pass rates on held-out prompts, in the order they were measured."""
-
-    positions: IntArray
-    """[M] position of the step after which it was measured; -1 before the first."""
-    rates: FloatArray
-    """[M] pass rates in [0, 1]."""
-    errors: FloatArray
-    """[M] standard errors over prompts; 0 where unknown."""
-
-
-@dataclass(frozen=True, slots=True)
 class Run:
     """One run, as its folder tells."""
 
@@ -82,26 +71,9 @@ class Run:
         return self.metrics["step"]
 
     @property
-    def held_out(self) -> "HeldOut":
+    def held_out(self) -> HeldOut:
         """The pass rates that were measured before, on the way and after."""
-        rates, errors = (
-            np.concatenate(
-                [
-                    [_fact(self.summary, f"pass_rate_before{part}")],
-                    self.metrics.get(
-                        f"evaluation/pass_rate{part}", np.full(len(self.steps), np.nan)
-                    ),
-                    [_fact(self.summary, f"pass_rate_after{part}")],
-                ]
-            )
-            for part in ("", "_stderr")
-        )
-        positions = np.array([-1, *range(len(self.steps)), len(self.steps) - 1])
-        if np.isfinite(rates[-1]):
-            # The same weights as after the last step, measured again.
-            rates[-2] = np.nan
-        found = np.isfinite(rates)
-        return HeldOut(positions[found], rates[found], np.nan_to_num(errors[found]))
+        return HeldOut.of(self.metrics, self.summary)
 
     @property
     def ends(self) -> FloatArray:
@@ -154,8 +126,3 @@ def _read_run(folder: Path, name: str, config: Mapping[str, Any]) -> Run:
         samples=read_samples(folder, NEEDED_OF_SAMPLES),
         cells=read_cells(folder),
     )
-
-
-def _fact(summary: Mapping[str, Any], key: str) -> float:
-    value = summary.get(key)
-    return float(value) if isinstance(value, int | float) else np.nan

@@ -1,6 +1,7 @@
 """How quality grows with what is spent: curves of runs, bands over seeds, cost of a given quality.
 
-    metrics.jsonl -> Curve per run -> on a grid of one axis [G] -> Band over seeds, Reach of a level
+    metrics.jsonl -> Curve per run -> on a grid of one axis [G] -> Band over seeds
+                                   -> its evaluations -> Reach of the baseline's end
 
 Quality is the held-out pass rate where a run was evaluated on the way (`evaluation.every`), with
 straight lines between evaluations. Otherwise it is the design-weighted training reward, which the
@@ -8,8 +9,9 @@ uniform draw would have had on average, smoothed: a straight line is fitted arou
 weights that fall with distance on the axis (local linear regression; Fan and Gijbels 1996, ch. 2),
 equally wide for all arms, so that cheap steps are not smoothed over less of the budget.
 
-Bands and intervals come from drawing seeds with replacement, the same for every arm (a percentile
-bootstrap, paired). With few seeds they are too narrow; they show shapes, not tests.
+What it takes to get as far as the baseline is read off evaluations only: draws, noise and smoothing
+of training rewards differ between arms. A band is at each point by itself the 95% interval of
+Student's t over seeds.
 """
 
 import math
@@ -20,7 +22,10 @@ from typing import Any
 import numpy as np
 
 from cost.types import FloatArray
+from launch.record.run_folder import at_versions
+from launch.record.statistics import t_quantile
 from launch.record.summary import TURNS
+from launch.study.comparison.reach import Evaluated, Reach, reach
 
 AXES = {
     "generated_tokens": "generated tokens",
@@ -37,7 +42,8 @@ NEEDED = ("cost/generated_tokens", "cost/trained_tokens", *SECONDS, TRAINING)
 BANDWIDTH_SHARE = 0.2
 """Deviation of the smoothing weights, as a share of the longest run on the axis."""
 NUM_GRID = 61
-NUM_RESAMPLES = 1000
+MIN_EVALUATIONS = 2
+"""Evaluations after the start, of every run, from which on they make curves."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,20 +75,9 @@ class Band:
     mean: FloatArray
     """[G] mean over seeds; NaN beyond the shortest run."""
     low: FloatArray
+    """[G] lower end of the interval; NaN with one seed."""
     high: FloatArray
-
-
-@dataclass(frozen=True, slots=True)
-class Reach:
-    """What an arm's mean curve first spends to reach a level, with a 95% interval."""
-
-    spent: float
-    """Where the mean curve arrives; infinite if it does not get there."""
-    low: float
-    high: float
-    """Upper end of the interval; infinite if too many resamples do not get there."""
-    share: float
-    """Share of the resamples that get there, in [0, 1]."""
+    """[G] upper end of the interval; NaN with one seed."""
 
 
 def curve_of(
@@ -97,7 +92,7 @@ def curve_of(
     """
     num_steps = len(metrics["step"])
     seconds = sum(np.nan_to_num(metrics[key]) for key in SECONDS)
-    held_out = np.array(metrics.get(HELD_OUT, np.full(num_steps, math.nan)))
+    held_out = at_versions(metrics, HELD_OUT)
     after = summary.get("pass_rate_after")
     if num_steps and after is not None:
         held_out[-1] = after
@@ -116,7 +111,16 @@ def curve_of(
 
 def evaluated(curves: Sequence[Curve]) -> bool:
     """Return whether every run was evaluated on the way, beside start and end."""
-    return all(curve.num_evaluations >= 2 for curve in curves)
+    return all(curve.num_evaluations >= MIN_EVALUATIONS for curve in curves)
+
+
+def evaluations(curve: Curve, axis: str) -> Evaluated:
+    """Return a run's evaluations along an axis, the start among them where it was evaluated."""
+    known = np.isfinite(curve.held_out)
+    spent, quality = curve.spent[axis][known], curve.held_out[known]
+    if math.isfinite(curve.start):
+        spent, quality = np.append(0.0, spent), np.append(curve.start, quality)
+    return Evaluated(spent, quality)
 
 
 def on_grid(curve: Curve, axis: str, grid: FloatArray, held_out: bool, width: float) -> FloatArray:
@@ -131,11 +135,7 @@ def on_grid(curve: Curve, axis: str, grid: FloatArray, held_out: bool, width: fl
     """
     spent = curve.spent[axis]
     if held_out:
-        known = np.isfinite(curve.held_out)
-        x, y = spent[known], curve.held_out[known]
-        if math.isfinite(curve.start):
-            x, y = np.append(0.0, x), np.append(curve.start, y)
-        quality = np.interp(grid, x, y, left=math.nan)
+        quality = evaluations(curve, axis).at(grid)
     else:
         known = np.isfinite(curve.training)
         # A step's responses came from the policy before it, so at what had been spent by then.
@@ -171,16 +171,16 @@ class AxisCurves:
 
     axis: str
     bands: Mapping[str, Band]
+    end: float
+    """What the baseline's shortest run spent."""
     level: float
-    """The baseline's mean quality at its end: the level to reach."""
+    """The baseline's mean quality there: the level to reach."""
     reach: Mapping[str, Reach]
+    """By arm, the baseline left out; empty where quality is not held out."""
 
 
 def compare_along(
-    axis: str,
-    curves: Mapping[str, Mapping[int, Curve]],
-    held_out: bool,
-    seed: int = 0,
+    axis: str, curves: Mapping[str, Mapping[int, Curve]], held_out: bool
 ) -> AxisCurves | None:
     """Compare all arms along one axis over the seeds they share; None without such a seed.
 
@@ -190,57 +190,42 @@ def compare_along(
         axis: A key of `AXES`.
         curves: By arm and seed; the first arm is the baseline.
         held_out: As in `on_grid`.
-        seed: Of the resamples.
     """
     seeds = sorted(set.intersection(*(set(runs) for runs in curves.values())))
     if not seeds:
         return None
     longest = max(runs[each].spent[axis][-1] for runs in curves.values() for each in seeds)
-    grid = np.linspace(0.0, longest, NUM_GRID)
-    width = BANDWIDTH_SHARE * longest
-    rng = np.random.default_rng(seed)
-    drawn = rng.integers(0, len(seeds), size=(NUM_RESAMPLES, len(seeds)))
-    # [R, n] counts of each seed in each resample: means are then one product.
-    share = np.stack([(drawn == index).mean(axis=1) for index in range(len(seeds))], axis=1)
-    means, resampled, bands = {}, {}, {}
-    for arm, runs in curves.items():
-        quality = np.stack([on_grid(runs[each], axis, grid, held_out, width) for each in seeds])
-        means[arm] = quality.mean(axis=0)
-        resampled[arm] = share @ quality
-        low, high = np.quantile(resampled[arm], (0.025, 0.975), axis=0)
-        bands[arm] = Band(grid, means[arm], low, high)
-    baseline = next(iter(curves))
-    level = _last(means[baseline])
-    levels = [_last(row) for row in resampled[baseline]]
-    reach = {}
-    for arm in curves:
-        spent = [
-            first_reach(grid, row, each) for row, each in zip(resampled[arm], levels, strict=True)
-        ]
-        low, high = np.quantile(spent, (0.025, 0.975), method="nearest")
-        arrived = float(np.mean(np.isfinite(spent)))
-        reach[arm] = Reach(first_reach(grid, means[arm], level), float(low), float(high), arrived)
-    return AxisCurves(axis, bands, level, reach)
+    grid, width = np.linspace(0.0, longest, NUM_GRID), BANDWIDTH_SHARE * longest
+
+    def along(arm: str, points: FloatArray) -> FloatArray:
+        runs = [curves[arm][each] for each in seeds]
+        return np.stack([on_grid(run, axis, points, held_out, width) for run in runs])
+
+    baseline, *others = curves
+    end = min(float(curves[baseline][each].spent[axis][-1]) for each in seeds)
+    measured = {
+        arm: [evaluations(curves[arm][each], axis) for each in seeds]
+        for arm in (curves if held_out else ())
+    }
+    return AxisCurves(
+        axis=axis,
+        bands={arm: band(grid, along(arm, grid)) for arm in curves},
+        end=end,
+        level=float(along(baseline, np.array([end])).mean()),
+        reach={arm: reach(measured[arm], measured[baseline]) for arm in others if held_out},
+    )
 
 
-def first_reach(grid: FloatArray, quality: FloatArray, level: float) -> float:
-    """Return where a curve first reaches a level, between points of the grid; else infinity.
+def band(grid: FloatArray, quality: FloatArray) -> Band:
+    """Return the mean over seeds with its interval at each point.
 
     Args:
-        grid: [G] points, rising.
-        quality: [G] quality at the points; NaN where it is unknown.
-        level: The quality to reach.
+        grid: [G] points.
+        quality: [n, G] by seed.
     """
-    there = np.flatnonzero(quality >= level - 1e-12)
-    if not len(there):
-        return math.inf
-    at = int(there[0])
-    if at == 0 or not math.isfinite(quality[at - 1]):
-        return float(grid[at])
-    part = (level - quality[at - 1]) / (quality[at] - quality[at - 1])
-    return float(grid[at - 1] + min(max(part, 0.0), 1.0) * (grid[at] - grid[at - 1]))
-
-
-def _last(quality: FloatArray) -> float:
-    known = quality[np.isfinite(quality)]
-    return float(known[-1]) if len(known) else math.nan
+    count, mean = len(quality), quality.mean(axis=0)
+    if count < 2:
+        unknown = np.full(len(grid), math.nan)
+        return Band(grid, mean, unknown, unknown)
+    half = t_quantile(count - 1) * quality.std(axis=0, ddof=1) / math.sqrt(count)
+    return Band(grid, mean, mean - half, mean + half)

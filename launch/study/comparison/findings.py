@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from launch.record.statistics import Estimate, Paired, corrected, sentence
-from launch.study.comparison.curves import AXES, AxisCurves, compare_along, evaluated
+from launch.study.comparison.curves import AXES, AxisCurves, Curve, compare_along, evaluated
 from launch.study.comparison.notes import notes
 from launch.study.comparison.runs import Runs, incomparable
 
@@ -55,6 +55,8 @@ class Comparison:
     rows: Sequence[Row]
     held_out: bool
     """Whether the curves are of evaluations on the way, else of training rewards."""
+    curves: Mapping[str, Mapping[int, Curve]]
+    """All runs, by arm and seed."""
     axes: Sequence[AxisCurves]
     notes: Sequence[str]
 
@@ -80,9 +82,9 @@ def find(
     """
     curves = {arm: {seed: run.curve for seed, run in own.items()} for arm, own in runs.items()}
     held_out = evaluated([curve for own in curves.values() for curve in own.values()])
-    if not held_out:
-        curves = {arm: own for arm, own in curves.items() if arm not in incomparable(runs)}
-    along = [compare_along(each, curves, held_out) for each in AXES]
+    left_out = [] if held_out else incomparable(runs)
+    drawn = {arm: own for arm, own in curves.items() if arm not in left_out}
+    along = [compare_along(each, drawn, held_out) for each in AXES]
     baseline = next(iter(runs.values()))
     start = next(
         (
@@ -100,6 +102,7 @@ def find(
         start=start,
         rows=_rows(runs, k),
         held_out=held_out,
+        curves=curves,
         axes=[each for each in along if each is not None],
         notes=notes(runs, axis, amount, held_out=held_out, background=background),
     )

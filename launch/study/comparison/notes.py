@@ -110,9 +110,18 @@ def _curve_notes(runs: Runs, held_out: bool) -> list[str]:
         "by weights it is not comparable, and its end need not order the arms as held-out "
         "pass@1 does"
     )
-    few = "; with so few they are too narrow, and show shapes, not tests"
+    said = [f"Curves show {source}."]
+    if num_shared > 1:
+        said.append(
+            f"A band is at each point by itself a 95% interval of Student's t over the "
+            f"{num_shared} shared seeds."
+        )
+    if not held_out:
+        return said
     return [
-        f"Curves show {source}.",
-        f"Bands and intervals of curves draw the {num_shared} shared seeds with replacement "
-        f"(percentile bootstrap){few if num_shared < MIN_TEST_SEEDS else ''}.",
+        *said,
+        "What it takes to get as far as the baseline compares costs at the best quality that both "
+        "arms reach, an arm that ends below the baseline included. Its 95% interval, of each arm "
+        "and axis alone, holds every ratio of costs that a paired test over seeds (Student's t) "
+        "does not refuse; without an end above it is not shown that the arm gets there.",
     ]

@@ -17,7 +17,7 @@ from launch.record.report.document import chip, document, navigation, section_ht
 from launch.record.statistics import Estimate
 from launch.study.comparison.curves import AXES, AxisCurves
 from launch.study.comparison.findings import Comparison, Row
-from launch.study.comparison.words import verdict
+from launch.study.comparison.words import ratio_text, spent_text, unknown_reach, verdict
 
 
 def page(found: Comparison) -> str:
@@ -34,6 +34,8 @@ def page(found: Comparison) -> str:
         ("notes", "How to read this"),
     )
     reached = _reached(found) if found.axes else "<p>No shared seed.</p>"
+    if found.axes and not found.held_out:
+        reached = f"<p>{escape(unknown_reach(found))}</p>"
     body = [
         f"<header><h1>{escape(found.name)}</h1>"
         f"<p>{len(found.rows)} arms at an equal budget of {escape(budget)} a run; the baseline is "
@@ -85,7 +87,8 @@ def _charts(found: Comparison) -> list[Chart]:
         Chart(
             f"by_{along.axis}",
             f"By {AXES[along.axis]}",
-            "Line: mean over seeds. Band: 95%. Dot: reaches what the baseline ends with.",
+            "Line: mean over seeds. Band: 95% interval, Student's t. Dot: reaches what the "
+            "baseline ends with.",
             _figure(found, along),
         )
         for along in found.axes
@@ -103,26 +106,14 @@ def _figure(found: Comparison, along: AxisCurves) -> go.Figure:
 
 
 def _traces(along: AxisCurves, arm: str, index: int) -> list[go.Scatter]:
-    """Band, mean and dot of an arm."""
-    band, reach = along.bands[arm], along.reach[arm].spent
+    """Band, mean and dot of an arm; no band of one seed, no dot where nothing is reached."""
+    band = along.bands[arm]
     colour, meta = _colour(index), {"run": index}
     known = np.isfinite(band.mean)
     spent, mean, low, high = (
         rounded(values[known]) for values in (band.spent, band.mean, band.low, band.high)
     )
     traces = [
-        go.Scatter(
-            x=spent + spent[::-1],
-            y=high + low[::-1],
-            fill="toself",
-            fillcolor=colour,
-            opacity=0.15,
-            line={"width": 0},
-            mode="lines",
-            hoverinfo="skip",
-            showlegend=False,
-            meta=meta,
-        ),
         go.Scatter(
             x=spent,
             y=mean,
@@ -135,10 +126,27 @@ def _traces(along: AxisCurves, arm: str, index: int) -> list[go.Scatter]:
             meta=meta,
         ),
     ]
-    if math.isfinite(reach):
+    if np.isfinite(band.low[known]).all():
+        edges = go.Scatter(
+            x=spent + spent[::-1],
+            y=high + low[::-1],
+            fill="toself",
+            fillcolor=colour,
+            opacity=0.15,
+            line={"width": 0},
+            mode="lines",
+            hoverinfo="skip",
+            showlegend=False,
+            meta=meta,
+        )
+        traces.insert(0, edges)
+    else:
+        traces[0].update(customdata=None, hovertemplate="%{y:.3f}")
+    reached = along.reach[arm].spent if arm in along.reach else math.inf
+    if math.isfinite(reached):
         traces.append(
             go.Scatter(
-                x=[reach],
+                x=[reached],
                 y=[along.level],
                 mode="markers",
                 marker={"color": colour, "size": 9},
@@ -205,7 +213,8 @@ def _difference(row: Row) -> list[str]:
 
 
 def _reached(found: Comparison) -> str:
-    heads = [f"to reach where {escape(found.rows[0].arm)} ends"]
+    baseline = found.rows[0].arm
+    heads = [f"to reach where {escape(baseline)} ends"]
     heads += [f"{along.axis.replace('_', ' ')} to {along.level:.3f}" for along in found.axes]
     rows = [
         [name, *(_reach(along, row.arm) for along in found.axes)]
@@ -216,12 +225,13 @@ def _reached(found: Comparison) -> str:
 
 def _reach(along: AxisCurves, arm: str) -> str:
     if arm not in along.reach:
-        return "not comparable"
+        return f"{along.end:,.0f}"
     reach = along.reach[arm]
-    if math.isinf(reach.spent):
-        return "not reached"
-    high = "never" if math.isinf(reach.high) else f"{reach.high:,.0f}"
-    return f"{reach.spent:,.0f} <small>[{reach.low:,.0f}, {high}]</small>"
+    below = f", to {reach.quality:.3f}" if math.isinf(reach.spent) else ""
+    return (
+        f"{escape(spent_text(reach))}<br><small>{escape(ratio_text(reach.cost))} times{below}"
+        "</small>"
+    )
 
 
 def _number(value: Any, digits: int) -> str:

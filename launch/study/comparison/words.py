@@ -6,9 +6,10 @@ from typing import Any
 
 from rich.table import Table
 
-from launch.record.statistics import LEVEL, Estimate
-from launch.study.comparison.curves import AXES, AxisCurves
+from launch.record.statistics import LEVEL, MARGIN, Estimate
+from launch.study.comparison.curves import AXES, MIN_EVALUATIONS, AxisCurves, Curve
 from launch.study.comparison.findings import Comparison, Row
+from launch.study.comparison.reach import CostRatio, Reach
 
 
 def verdict(row: Row) -> str:
@@ -29,7 +30,7 @@ def verdict(row: Row) -> str:
 
 def table(found: Comparison) -> Table:
     """Lay the rows out for the console."""
-    view = Table(title=None)
+    view = Table(title=None, caption=f"{MARGIN} seeds; to baseline: over paired seeds")
     view.add_column("arm")
     heads = ("pass@1", "to baseline", f"pass@{found.k}", "greedy", "steps", "generated")
     for head in (*heads, "selectable", "trained", "seconds", "verdict"):
@@ -59,38 +60,86 @@ def table(found: Comparison) -> Table:
 def sentences(found: Comparison) -> list[str]:
     """Return one plain sentence an arm, then what it took to reach the baseline's quality."""
     lines = [f"{row.arm}: {row.sentence}." for row in found.rows if row.paired is not None]
+    if not found.held_out:
+        return [*lines, unknown_reach(found)]
     return lines + [reach_sentence(each, found.rows[0].arm) for each in found.axes]
+
+
+def unknown_reach(found: Comparison) -> str:
+    """Say why nothing is said of what it takes to get as far as the baseline."""
+    fewest = min(run.num_evaluations for own in found.curves.values() for run in own.values())
+    return (
+        f"What it takes to reach where {found.rows[0].arm} ends is not said: it is read off "
+        f"held-out evaluations, of which every run needs {MIN_EVALUATIONS} or more after the "
+        f"start, and some have {fewest}; set evaluation.every."
+    )
 
 
 def reach_sentence(along: AxisCurves, baseline: str) -> str:
     """Say what every arm spent to reach the level that the baseline ended at."""
-    parts = []
-    for arm, reach in along.reach.items():
-        if arm == baseline:
-            continue
-        if math.isinf(reach.spent):
-            parts.append(f"{arm} not reached")
-        else:
-            high = "never" if math.isinf(reach.high) else f"{reach.high:,.0f}"
-            parts.append(f"{arm} {reach.spent:,.0f} [{reach.low:,.0f}, {high}]")
-    end = along.reach[baseline].spent
+    parts = [f"{arm} {reach_text(each, baseline)}" for arm, each in along.reach.items()]
     return (
         f"{AXES[along.axis]} to reach {along.level:.3f}, where the curve of {baseline} ends (at "
-        f"{end:,.0f}): {'; '.join(parts) or 'no other arm'}."
+        f"{along.end:,.0f}): {'; '.join(parts) or 'no other arm'}."
     )
 
 
+def reach_text(reach: Reach, baseline: str) -> str:
+    """Say what one arm spent, and what that is of what the baseline spent."""
+    ratio = ratio_text(reach.cost)
+    if math.isinf(reach.spent):
+        return (
+            f"not reached (to {reach.quality:.3f}, the best that both reach, {ratio} times what "
+            f"{baseline} took)"
+        )
+    shown = "" if reach.saves else ", no saving shown"
+    return f"{spent_text(reach)} ({ratio} times{shown})"
+
+
+def ratio_text(cost: CostRatio) -> str:
+    """A ratio of costs with its interval."""
+    if math.isnan(cost.low):
+        return f"{cost.ratio:.2f}"
+    return f"{cost.ratio:.2f} [{cost.low:.2f}, {cost.high:.2f}]"
+
+
+def spent_text(reach: Reach) -> str:
+    """What an arm spent with its interval; "never" where it is not shown to get there."""
+    if math.isinf(reach.spent):
+        return "not reached"
+    if math.isnan(reach.low):
+        return f"{reach.spent:,.0f}"
+    high = "never" if math.isinf(reach.high) else f"{reach.high:,.0f}"
+    return f"{reach.spent:,.0f} [{reach.low:,.0f}, {high}]"
+
+
 def comparison_json(found: Comparison) -> dict[str, Any]:
-    """Return the content of `comparison.json`; null in a curve's interval is "not reached"."""
+    """Return the content of `comparison.json`; null where a curve is to be reached is "never".
+
+    Evaluations are there by run, so that everything said of curves can be computed again.
+    """
     return {
         "name": found.name,
         "budget": {"axis": found.axis, "amount": found.amount},
         "start": dict(found.start) if found.start is not None else None,
         "arms": [asdict(row) | {"verdict": verdict(row)} for row in found.rows],
         "curves_of": "held_out" if found.held_out else "training",
+        "evaluations": {
+            arm: {str(seed): _evaluations(run) for seed, run in own.items()}
+            for arm, own in found.curves.items()
+        },
         "axes": [asdict(each) for each in found.axes],
         "sentences": sentences(found),
         "notes": list(found.notes),
+    }
+
+
+def _evaluations(run: Curve) -> dict[str, Any]:
+    known = [index for index, rate in enumerate(run.held_out) if math.isfinite(rate)]
+    return {
+        "start": run.start,
+        "pass_rate": run.held_out[known],
+        "spent": {axis: spent[known] for axis, spent in run.spent.items()},
     }
 
 

@@ -35,7 +35,8 @@ def test_a_penalty_counts_against_its_mean_over_the_group(make_scheduler, make_r
 def test_statistics_ledger_and_metrics_keep_the_rewards(make_scheduler, make_report):
     plain, *_ = play(make_scheduler, make_report)
     penalised, reports, _ = play(make_scheduler, make_report, np.array([0.1, 0.3, -0.2, 0.6]))
-    assert penalised.metrics()["cost/reward_mean_uniform"] == 1.0
+    shown = [one.metrics()["cost/reward_mean_uniform"] for one in (penalised, plain)]
+    assert shown[0] == shown[1] > 0.9
     # A resent report and another pass are what they were.
     penalised.observe(reports[0])
     select(penalised, 0, reports, epoch=1, penalties=[np.zeros(4) for _ in reports])

@@ -18,7 +18,6 @@ from cost.draws.draws import EpochDraws, IndependentDraws
 from cost.draws.entropy_control import EntropyControl
 from cost.ledger import METRICS
 from cost.prices.seconds import SecondsPrice
-from cost.scheduler.selection import uniform_reward_mean
 from cost.thinning.clipping import GradientShare
 from cost.thinning.thinning import CostAware, KeepAll, Thinning
 from cost.types import BatchSpending, Draw, Feedback, LengthReport, Ticket
@@ -797,13 +796,3 @@ def test_metrics_are_described_and_finite(make_scheduler, make_report, allocator
     metrics = scheduler.metrics()
     assert set(metrics) == set(METRICS)
     assert all(np.isfinite(value) for value in metrics.values())
-
-
-def test_the_reward_shown_undoes_the_draw_and_skips_what_has_none(make_report, empty_report):
-    tickets = [Ticket(i, 0, 2, 0.5, weight, 8) for i, weight in enumerate((0.5, 2.0, 9.0))]
-    reports = [
-        make_report(tickets[0], rewards=np.array([1.0, 1.0])),
-        make_report(tickets[1], rewards=np.array([0.0, 1.0])),
-        empty_report(tickets[2]),
-    ]
-    assert uniform_reward_mean(tickets, reports) == pytest.approx((0.5 * 1 + 2 * 0.5) / 2.5)

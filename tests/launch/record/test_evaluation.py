@@ -1,5 +1,6 @@
 """Sets and sources: avg@n and pass@k with intervals over prompts, metrics, JSON, table."""
 
+import io
 import json
 import math
 
@@ -11,7 +12,9 @@ from scipy import stats
 from cost.types import LengthReport, RewardStatus
 from launch.record.evaluation import Evaluation, Figures, SetResult, table
 from launch.record.outcomes import evaluate_statistics
-from launch.record.summary import json_ready
+from launch.record.progress import print_result
+from launch.record.statistics import t_quantile
+from launch.record.summary import RunSummary, json_ready
 from rollout.types import Prompt
 
 HELD_OUT_RATES, OWN_RATES = (0.0, 0.25, 1.0), (0.5, 0.5)
@@ -156,3 +159,26 @@ def test_the_table_has_a_row_per_set_and_source(sets):
     for part in ("avg@4", "pass@2", "pass@4", "greedy", "held_out", "  easy", "mine", "0.417 +- "):
         assert part in text
     assert "file" not in text
+
+
+def test_both_tables_mean_the_same_by_their_margins(sets, tmp_path):
+    """The one at the end of a training run and that of an evaluation, of the same responses."""
+    found = evaluation(sets)
+    summary = RunSummary(k=4)
+    for when in ("before", "after"):
+        summary.evaluation(when, *found.held_out(), seconds=1.0)
+    finished = summary.finish(
+        total_seconds=1.0, parity_max_logprob_difference=0.0, versions_published=1
+    )
+    texts = []
+    for show in (
+        lambda console: console.print(table(found)),
+        lambda console: print_result(finished, tmp_path, console=console),
+    ):
+        console = Console(width=200, record=True, file=io.StringIO())
+        show(console)
+        texts.append(console.export_text())
+    margin = t_quantile(2) * stats.sem(HELD_OUT_RATES)
+    for text in texts:
+        assert f"{np.mean(HELD_OUT_RATES):.3f} +- {margin:.3f}" in text
+        assert "+- is half of a 95% interval, Student's t over prompts" in text

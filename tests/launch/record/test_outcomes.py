@@ -62,6 +62,13 @@ def test_statistics_are_means_over_prompts_with_errors_over_prompts():
     rates = np.array([1, 0.25, 0])
     assert result.pass_rate == pytest.approx(rates.mean())
     assert result.pass_rate_stderr == pytest.approx(rates.std(ddof=1) / math.sqrt(3))
+    # Half of the interval of Student's t, with the quantile 4.303 of two degrees of freedom.
+    for half_width, stderr in (
+        (result.pass_rate_half_width, result.pass_rate_stderr),
+        (result.pass_at_k_half_width, result.pass_at_k_stderr),
+        (result.length_half_width, result.length_stderr),
+    ):
+        assert half_width == pytest.approx(4.302653 * stderr)
     assert result.pass_at_k == pytest.approx((1 + 0.5 + 0) / 3)
     assert result.length_mean == pytest.approx(10)
     assert result.length_stderr == pytest.approx(5 / math.sqrt(3))
@@ -80,7 +87,7 @@ def test_rewards_that_cannot_be_used_are_left_out_and_counted():
         k=3,
     )
     assert result.pass_rate == 0.5
-    assert math.isnan(result.pass_rate_stderr)
+    assert math.isnan(result.pass_rate_stderr) and math.isnan(result.pass_rate_half_width)
     assert math.isnan(result.pass_at_k), "two usable responses cannot tell pass@3"
     assert (result.num_prompts, result.num_responses) == (1, 2)
     assert (result.timed_out, result.crashed) == (1, 2)

@@ -47,9 +47,9 @@ def write_metrics(path: Path, num_steps: int) -> Path:
 
 SUMMARY = {
     "pass_rate_before": 0.1,
-    "pass_rate_before_stderr": 0.02,
+    "pass_rate_before_half_width": 0.04,
     "pass_rate_after": 0.5,
-    "pass_rate_after_stderr": math.nan,
+    "pass_rate_after_half_width": math.nan,
     "generated_tokens": 50_000,
     "trained_tokens": 24_000,
     "saved_share": 0.5,

@@ -146,7 +146,9 @@ def test_plan_shows_labels_and_values_as_they_are():
 
 
 def evaluation(rate: float) -> EvaluationResult:
-    return EvaluationResult(10, 80, rate, 0.02, 8, 0.9, 0.03, 100.0, 4.0, 0.1, 1, 2)
+    return EvaluationResult(
+        10, 80, rate, 0.02, 0.045, 8, 0.9, 0.03, 0.068, 100.0, 4.0, 9.0, 0.1, 1, 2
+    )
 
 
 def test_result_shows_before_after_and_change():
@@ -169,8 +171,10 @@ def test_result_shows_before_after_and_change():
     print_result(finished, Path("runs/x"), console=console)
     shown = text_of(console)
     for part in (
-        "0.200 +- 0.020",
-        "0.500 +- 0.020",
+        "0.200 +- 0.045",
+        "0.500 +- 0.045",
+        "100.0 +- 9.0",
+        "+- is half of a 95% interval, Student's t over prompts",
         "+0.300",
         "1,234,567",
         "7,654,321 (estimated)",

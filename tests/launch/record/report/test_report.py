@@ -36,7 +36,8 @@ def test_command_writes_one_file_beside_the_run(folder):
     assert done.returncode == 0 and done.stderr == ""
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert str(folder / "report.html") in done.stdout
-    assert "58.0 ± 4.1%" in page and "before training 31.0 ± 3.9%" in page
+    assert "58.0 ± 4.1%" in page and "before training 31.0 ± 4.0%" in page
+    assert "± is half of a 95% interval, Student's t over prompts." in page
     assert "uniform over prompts: draws and thinning are undone by weights" in page
     assert "420,000" in page
 
@@ -60,7 +61,7 @@ def test_charts_show_the_metrics_smoothed_and_as_they_are(folder):
     assert raw["meta"] == {"run": 0, "x": "step", "raw": True}
     held_out = drawn["pass_rate"]["data"][-1]
     assert decoded(held_out["y"]).tolist() == [0.31, 0.58]
-    assert decoded(held_out["error_y"]["array"])[1] == pytest.approx(1.96 * 0.021, rel=1e-3)
+    assert decoded(held_out["error_y"]["array"])[1] == pytest.approx(0.041)
 
 
 def test_held_out_rates_before_on_the_way_and_after(folder):
@@ -71,7 +72,23 @@ def test_held_out_rates_before_on_the_way_and_after(folder):
     (read,) = read_runs([folder])
     assert read.held_out.positions.tolist() == [-1, 14, 29]
     assert read.held_out.rates.tolist() == [0.31, 0.4, 0.58]
-    assert read.held_out.errors.tolist() == [0.02, 0, 0.021]
+    assert read.held_out.half_widths.tolist() == [0.04, 0, 0.041]
+
+
+def test_an_evaluation_in_the_background_stands_where_its_policy_stood(folder):
+    """Began after step 10, found ready at step 14: on every axis it is of step 10."""
+    late = {"evaluation/pass_rate": 0.4, "evaluation/version": 10, "evaluation/last_version": 13}
+    change_lines(
+        folder / "metrics.jsonl", lambda record: record | (late if record["step"] == 14 else {})
+    )
+    (read,) = read_runs([folder])
+    assert read.held_out.positions.tolist() == [-1, 9, 29]
+    write_page([folder])
+    drawn = figures((folder / "report.html").read_text(encoding="utf-8"))
+    places = drawn["pass_rate"]["data"][-1]["meta"]["x"]
+    assert places["step"] == [0, 10, 30]
+    assert places["tokens"] == [0, 140_000, 420_000]
+    assert places["seconds"] == [0, read.ends[9], read.ends[-1]]
 
 
 def test_seconds_of_a_simulated_run_are_those_of_its_parts(folder):

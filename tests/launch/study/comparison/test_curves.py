@@ -12,7 +12,6 @@ from launch.study.comparison.curves import (
     compare_along,
     curve_of,
     evaluated,
-    first_reach,
     local_linear,
     on_grid,
 )
@@ -58,6 +57,28 @@ def test_a_curve_has_its_axes():
     assert not evaluated([curve, make_curve([0.1], held_out=[0.5])])
 
 
+def test_an_evaluation_in_the_background_is_placed_at_what_its_version_had_spent():
+    """Begun every 10 steps and found ready 4 to 10 steps later."""
+    found_at = {14: 10, 30: 20, 36: 30}
+    rows = [
+        {
+            "step": step, "cost/generated_tokens": 1000 * step, "cost/trained_tokens": 500 * step,
+            "loop/wait_seconds": 1.0, "loop/update_seconds": 1.0, "loop/publish_seconds": 0.0,
+            "cost/reward_mean_uniform": 0.5,
+        }
+        | (
+            {"evaluation/pass_rate": found_at[step] / 100, "evaluation/version": found_at[step]}
+            if step in found_at else {}
+        )
+        for step in range(1, 41)
+    ]  # fmt: skip
+    curve = curve_of(metric_columns(rows), {"pass_rate_after": 0.4})
+    at = np.flatnonzero(np.isfinite(curve.held_out))
+    assert curve.held_out[at].tolist() == [0.1, 0.2, 0.3, 0.4]
+    assert curve.spent["generated_tokens"][at].tolist() == [10_000, 20_000, 30_000, 40_000]
+    assert curve.spent["seconds"][at].tolist() == [20, 40, 60, 80]
+
+
 def test_evaluations_are_joined_by_straight_lines_from_the_start():
     curve = make_curve([0.0] * 4, held_out=[NAN, 0.4, NAN, 0.8], start=0.2)
     found = on_grid(curve, "steps", np.array([0.0, 100, 200, 300, 400, 500]), True, 1.0)
@@ -87,37 +108,44 @@ def test_noise_is_smoothed_away():
     assert local_linear(np.array([0.5]), np.array([0.7]), x, 0.2) == pytest.approx(0.7)
 
 
-def test_a_level_is_reached_between_points_of_the_grid():
-    grid = np.array([0.0, 1.0, 2.0, 3.0])
-    assert first_reach(grid, np.array([0.0, 0.2, 0.6, 0.4]), 0.3) == pytest.approx(1.25)
-    assert first_reach(grid, np.array([0.5, 0.2, 0.6, 0.4]), 0.3) == 0
-    assert first_reach(grid, np.array([NAN, 0.4, 0.6, NAN]), 0.3) == 1
-    assert math.isinf(first_reach(grid, np.array([0.0, 0.1, 0.2, NAN]), 0.3))
-
-
-def test_half_the_tokens_reach_the_baselines_level():
-    """Twice the slope needs half; half the slope never gets there within the same budget."""
-    curves = {"base": lines(1e-4), "fast": lines(2e-4), "slow": lines(0.5e-4)}
-    found = compare_along("generated_tokens", curves, False)
-    assert found.level == pytest.approx(0.21 + 1e-4 * 4000, abs=1e-6)
-    assert found.reach["base"].spent == pytest.approx(4000)
-    fast, slow = found.reach["fast"], found.reach["slow"]
-    assert fast.spent == pytest.approx(2000) and fast.share == 1
-    # Seeds are paired: all arms move up and down together, so the crossing does not.
-    assert fast.low == pytest.approx(2000) and fast.high == pytest.approx(2000)
-    assert math.isinf(slow.spent) and slow.share == 0 and math.isinf(slow.high)
-
-
-def test_bands_hold_the_mean_and_are_the_bootstraps_of_the_seeds():
-    found = compare_along("steps", {"base": lines(1e-4)}, False)
-    band = found.bands["base"]
-    assert (band.low <= band.mean).all() and (band.mean <= band.high).all()
-    # Resampled means of 0.20, 0.21, 0.22 reach from three times the lowest to three times the top.
-    assert (band.high - band.low) == pytest.approx(np.full(len(band.mean), 0.02), abs=1e-6)
-    again = compare_along("steps", {"base": lines(1e-4)}, False)
-    assert np.array_equal(again.bands["base"].low, band.low)
+def test_a_band_is_the_interval_of_students_t_over_seeds():
+    """Seeds at 0.20, 0.21 and 0.22: the quantile with two degrees of freedom is 4.303."""
+    band = compare_along("steps", {"base": lines(1e-4)}, False).bands["base"]
+    half = 4.302653 * 0.01 / math.sqrt(3)
+    assert band.mean - band.low == pytest.approx(np.full(len(band.mean), half), abs=1e-6)
+    assert band.high - band.mean == pytest.approx(np.full(len(band.mean), half), abs=1e-6)
     one = compare_along("steps", {"base": lines(1e-4, seeds=(5,))}, False).bands["base"]
-    assert one.low == pytest.approx(one.high)
+    assert np.isfinite(one.mean).all() and np.isnan([one.low, one.high]).all()
+
+
+def test_training_rewards_say_nothing_of_what_it_takes_to_reach_a_level():
+    """However they lie: their draws, noise and smoothing differ between arms."""
+    found = compare_along("steps", {"base": lines(1e-4), "better": lines(2e-4)}, False)
+    assert found.reach == {} and found.level == pytest.approx(0.21 + 1e-4 * 4000, abs=1e-6)
+
+
+def test_all_that_runs_have_spent_counts_up_to_where_the_first_of_an_arm_ends():
+    """Half the cost of a step along the tokens, the same along the steps."""
+    measured = [NAN, 0.3, NAN, 0.4]
+    curves = {
+        arm: {
+            seed: Curve(
+                {axis: per_step[axis] * np.arange(1.0, 5) for axis in AXES},
+                np.full(4, 0.5), np.array(measured) + 0.01 * seed, 0.2 + 0.01 * seed,
+            )
+            for seed in (0, 1)
+        }
+        for arm, per_step in (
+            ("base", dict.fromkeys(AXES, 1.0) | {"generated_tokens": 200.0}),
+            ("cheap", dict.fromkeys(AXES, 1.0) | {"generated_tokens": 100.0}),
+        )
+    }  # fmt: skip
+    tokens, steps = (compare_along(axis, curves, True) for axis in ("generated_tokens", "steps"))
+    assert tokens.end == 800 and tokens.level == steps.level == pytest.approx(0.405)
+    assert tokens.reach["cheap"].spent == pytest.approx(400)
+    assert tokens.reach["cheap"].cost.ratio == pytest.approx(0.5)
+    assert steps.reach["cheap"].spent == pytest.approx(4)
+    assert steps.reach["cheap"].cost.ratio == pytest.approx(1)
 
 
 def test_an_arm_ends_where_its_first_run_does():

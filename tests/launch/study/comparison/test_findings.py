@@ -30,7 +30,7 @@ def test_eight_seeds_are_tested_and_corrected_over_arms():
     assert first.sentence.startswith("higher held-out pass@1 than base (")
     assert "no difference shown to base" in sentences(found)[1]
     assert any("corrected for all 2 arms together (Holm)" in note for note in found.notes)
-    assert not any("out of reach" in note or "too narrow" in note for note in found.notes)
+    assert not any("out of reach" in note for note in found.notes)
 
 
 def test_the_correction_can_take_a_finding_away():
@@ -75,5 +75,4 @@ def test_training_rewards_of_a_reweighted_arm_are_no_curve():
         found = find("test", "steps", 100, runs, 8)
         assert all(("odd" in each.bands) is held_out for each in found.axes)
         assert any("left out of the curves" in note for note in found.notes) is not held_out
-        assert ("not comparable" in page(found).split('id="notes"')[0]) is not held_out
         assert len(found.rows) == 2

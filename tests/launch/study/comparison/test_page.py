@@ -50,7 +50,7 @@ def test_the_page_needs_nothing_else_and_says_what_was_found(found):
     body = text.split("<body>")[1].split("<script")[0]
     for row in found.rows[1:]:
         assert row.sentence in body.replace("&#x27;", "'")
-    assert "nan" not in body and body.count("not reached") == len(AXES)
+    assert "nan" not in body and body.count(">not reached<") == len(AXES)
     assert page(found) == text
 
 
@@ -69,10 +69,23 @@ def test_curves_bands_and_what_is_reached_are_those_found(found):
             edges = np.concatenate([of_arm.high[known], of_arm.low[known][::-1]])
             assert decoded(band["y"]) == pytest.approx(edges, rel=1e-5)
             assert [decoded(each["x"]) for each in dot] == (
-                [pytest.approx(along.reach[arm].spent)] if arm != "odd" else []
+                [pytest.approx(along.reach[arm].spent)] if arm == "other" else []
             )
         (level,) = drawn[f"by_{along.axis}"]["layout"]["shapes"]
         assert level["y0"] == level["y1"] == along.level
+
+
+def test_a_page_of_one_seed_has_lines_without_bands(found):
+    text = page(find_in(base=[0.5], other=[0.6], held_out=True))
+    traces = figures(text)["by_steps"]["data"]
+    assert not any(trace.get("fill") for trace in traces) and "nan" not in text.split("<script")[0]
+
+
+def test_a_page_of_too_few_evaluations_says_so_and_marks_nothing():
+    text = page(find_in(base=[0.5, 0.5], other=[0.6, 0.7]))
+    assert "What it takes to reach where base ends is not said" in text
+    traces = figures(text)["by_steps"]["data"]
+    assert traces and not any(trace["mode"] == "markers" for trace in traces)
 
 
 def test_names_cannot_bring_markup_into_the_page():

@@ -1,25 +1,62 @@
 """The table, the sentences and the JSON hold what was found."""
 
 import io
+import json
 import re
 
-import pytest
+import numpy as np
 from rich.console import Console
 
 from launch.record.summary import json_ready
 from launch.study.comparison.curves import AXES
 from launch.study.comparison.findings import find
+from launch.study.comparison.reach import Evaluated, reach
 from launch.study.comparison.words import comparison_json, sentences, table
 from tests.launch.study.comparison.made_runs import find_in, make_run
 
 
 def test_what_it_takes_to_reach_the_baseline_is_said():
-    """Both rise evenly from 0.3, to 0.5 and to 0.7: half the tokens do."""
+    """All rise evenly from 0.3: to 0.5, to 0.7 and to 0.4, from the first step on."""
     found = find_in(base=[0.5, 0.5], other=[0.7, 0.7], worse=[0.4, 0.4], held_out=True)
     line = next(line for line in sentences(found) if line.startswith("generated tokens"))
     assert "to reach 0.500, where the curve of base ends (at 100)" in line
-    spent = float(re.search(r"other (\d+) \[", line)[1])
-    assert spent == pytest.approx(55, abs=1) and "worse not reached" in line
+    told = re.search(r"other (\d+) \[(\d+), (\d+)\] \((0.\d\d) \[.*\] times\);", line)
+    assert [float(each) for each in told.groups()] == [55, 55, 55, 0.55]
+    rest = line.split("; ")[1]
+    assert rest.startswith("worse not reached (to 0.400, the best that both reach, 1.82 [")
+    assert rest.endswith("times what base took).")
+
+
+def test_no_saving_is_said_of_an_arm_that_does_not_show_one():
+    """One seed, and seeds that disagree."""
+    for base, other in (([0.5], [0.7]), ([0.5, 0.7], [0.7, 0.6])):
+        found = find_in(base=base, other=other, held_out=True)
+        line = next(line for line in sentences(found) if line.startswith("generated tokens"))
+        assert "no saving shown" in line and "nan" not in line
+
+
+def test_too_few_evaluations_are_said_in_place_of_what_they_would_show():
+    found = find_in(base=[0.5, 0.5], other=[0.7, 0.7])
+    said = sentences(found)[-1]
+    assert said.startswith("What it takes to reach where base ends is not said")
+    assert "needs 2 or more after the start, and some have 1; set evaluation.every" in said
+    assert not any("to reach 0." in line for line in sentences(found))
+
+
+def test_what_is_said_of_curves_can_be_computed_again_from_the_json():
+    found = find_in(base=[0.5, 0.52], other=[0.7, 0.69], held_out=True)
+    content = json.loads(json.dumps(json_ready(comparison_json(found))))
+    again = {
+        arm: [
+            Evaluated(
+                np.array([0.0, *run["spent"]["generated_tokens"]]),
+                np.array([run["start"], *run["pass_rate"]]),
+            )
+            for run in runs.values()
+        ]
+        for arm, runs in content["evaluations"].items()
+    }
+    assert reach(again["other"], again["base"]) == found.axes[0].reach["other"]
 
 
 def test_table_and_json_hold_every_arm():
@@ -30,6 +67,7 @@ def test_table_and_json_hold_every_arm():
     console.print(table(find("test", "steps", 100, runs, 8)))
     console.print(table(found))
     text = console.export_text()
+    assert "+- is half of a 95% interval, Student's t over seeds" in text
     assert "start" in text and "0.700" in text and "+0.100" in text and "nan" not in text
     content = json_ready(comparison_json(found))
     assert [arm["arm"] for arm in content["arms"]] == ["base", "other"]
