@@ -12,6 +12,7 @@ start.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import time
 from collections.abc import Mapping
@@ -85,6 +86,23 @@ def surprise(trajectory: Trajectory) -> float:
     return float(np.sum((1.0 - probabilities) ** 2))
 
 
+def request_seed(run_seed: int, ticket_id: int, position: int, turn: int) -> int:
+    """Return the seed of one call of the engine, in [0, 2^32).
+
+    It depends on nothing else: a retried attempt repeats what was lost.
+
+    Args:
+        run_seed: Of the run.
+        ticket_id: Whose response it is.
+        position: Of the response in its group, in [0, n).
+        turn: Calls of the engine before it in the same play.
+    """
+    # A spawn key keeps turns apart whatever the number of words of an id; the first turn has none.
+    key = (turn,) if turn else ()
+    stream = np.random.SeedSequence([run_seed, ticket_id, position], spawn_key=key)
+    return int(stream.generate_state(1, np.uint32)[0])
+
+
 class RolloutActor:
     """One engine, its environment and its reward processes; wrap it with `ray.remote`.
 
@@ -94,7 +112,7 @@ class RolloutActor:
         environment: Plug that plays one trajectory.
         reward: Plug that scores one response.
         scheduler: Handle of the SchedulerActor, or None when only evaluating.
-        seed: Run seed; requests derive theirs from it.
+        seed: Run seed; requests derive theirs from it: see `request_seed`.
     """
 
     def __init__(
@@ -229,12 +247,12 @@ class RolloutActor:
     async def _play(
         self, ticket: Ticket, prompt: Prompt, temperature: float, position: int
     ) -> Trajectory:
-        seed = None
-        if self._config.seeded:
-            stream = np.random.SeedSequence([self._seed, ticket.ticket_id, position])
-            seed = int(stream.generate_state(1, np.uint32)[0])
+        turns = itertools.count()
 
         async def generate(token_ids: TokenArray, max_tokens: int) -> Completion:
+            seed = None
+            if self._config.seeded:
+                seed = request_seed(self._seed, ticket.ticket_id, position, next(turns))
             return await self._engine.generate(
                 token_ids, max_tokens=max_tokens, temperature=temperature, seed=seed
             )

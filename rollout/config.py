@@ -83,7 +83,8 @@ class RolloutConfig:
     repetition_penalty: float = 1.0
     """Fixed at 1: see `__post_init__`."""
     seeded: bool = True
-    """Give every request a seed of its own, derived from the run's seed, ticket and position."""
+    """Give every request a seed of its own, derived from the run's seed, ticket, position in the
+    group and turn."""
     permute_rewards: bool = False
     """Control experiment: shuffle the rewards inside each group, so that nothing can be learned."""
     update_mode: str = "recompute"
