@@ -15,7 +15,7 @@ import asyncio
 import itertools
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -23,6 +23,7 @@ import numpy as np
 
 from cost.types import LengthReport, Ticket
 from rollout.config import RolloutConfig
+from rollout.progress import Attempts, Key, between_calls
 from rollout.rewards.pool import RewardPool
 from rollout.shaping import shape_rewards
 from rollout.types import Completion, Group, Prompt, TokenArray, Trajectory
@@ -130,6 +131,7 @@ class RolloutActor:
         self._reward = reward
         self._scheduler = scheduler
         self._seed = seed
+        self._attempts = Attempts()
 
     async def start(self) -> dict[str, float]:
         """Start engine, tokenizer and reward processes, and warm them up.
@@ -167,6 +169,7 @@ class RolloutActor:
             self._engine_arguments,
             num_threads=self._config.engine.num_threads,
             stop_ids=stop_token_ids(path),
+            deadline_seconds=self._config.ticket_deadline_seconds,
         )
 
     def attach(self, scheduler: Any, seed: int) -> None:
@@ -192,6 +195,13 @@ class RolloutActor:
         """
         group = await self._sample(ticket, prompt, temperature)
         return make_report(ticket, prompt, group)
+
+    async def progress(self, known: int, patience_seconds: float) -> tuple[int, dict[Key, int]]:
+        """Say which attempts are here, and how many of their responses the engine is done with.
+
+        See `rollout.progress.Attempts.changed`, which waits for news.
+        """
+        return await self._attempts.changed(known, patience_seconds)
 
     async def generate_probe(
         self, token_ids: list[TokenArray], max_tokens: int, seed: int
@@ -219,9 +229,29 @@ class RolloutActor:
 
     async def _sample(self, ticket: Ticket, prompt: Prompt, temperature: float) -> Group:
         began = time.monotonic()
-        trajectories = await asyncio.gather(
-            *(self._play(ticket, prompt, temperature, j) for j in range(ticket.num_samples))
-        )
+        with self._attempts.attempt((ticket.ticket_id, ticket.attempt)) as done:
+            trajectories = await self._play_all(ticket, prompt, temperature, done)
+            return await self._scored(ticket, prompt, trajectories, began)
+
+    async def _play_all(
+        self, ticket: Ticket, prompt: Prompt, temperature: float, done: Callable[[], None]
+    ) -> list[Trajectory]:
+        plays = [
+            asyncio.ensure_future(self._play(ticket, prompt, temperature, j))
+            for j in range(ticket.num_samples)
+        ]
+        for play in plays:
+            play.add_done_callback(lambda _: done())
+        try:
+            return await asyncio.gather(*plays)
+        finally:
+            # Where one failed, nobody wants the others.
+            for play in plays:
+                play.cancel()
+
+    async def _scored(
+        self, ticket: Ticket, prompt: Prompt, trajectories: Sequence[Trajectory], began: float
+    ) -> Group:
         generated = time.monotonic()
         texts = self._tokenizer.batch_decode(
             [t.token_ids[t.loss_mask].tolist() for t in trajectories], skip_special_tokens=True
@@ -253,11 +283,13 @@ class RolloutActor:
             seed = None
             if self._config.seeded:
                 seed = request_seed(self._seed, ticket.ticket_id, position, next(turns))
-            return await self._engine.generate(
-                token_ids, max_tokens=max_tokens, temperature=temperature, seed=seed
-            )
+            with at_engine():
+                return await self._engine.generate(
+                    token_ids, max_tokens=max_tokens, temperature=temperature, seed=seed
+                )
 
-        played: Trajectory = await self._environment.play(generate, prompt, ticket.max_tokens)
+        async with between_calls(self._config.environment_timeout_seconds) as at_engine:
+            played: Trajectory = await self._environment.play(generate, prompt, ticket.max_tokens)
         return played
 
     async def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
