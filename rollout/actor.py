@@ -148,13 +148,7 @@ class RolloutActor:
         # Building blocks for tens of seconds; in a thread, calls to this actor stay answerable.
         await asyncio.gather(asyncio.to_thread(self._build), self._rewards.start())
         built = time.monotonic()
-        warm_up = np.arange(8, dtype=np.int32) % 8 + 1
-        await asyncio.gather(
-            *(
-                self._engine.generate(warm_up, max_tokens=4, temperature=1.0, seed=i)
-                for i in range(4)
-            )
-        )
+        await self._engine.warm_up()
         done = time.monotonic()
         return {"engine": built - began, "warm_up": done - built, "total": done - began}
 

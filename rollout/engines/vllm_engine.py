@@ -7,6 +7,7 @@ generation config is not applied, so nothing but the temperature shapes that dis
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import tempfile
@@ -140,6 +141,15 @@ class VLLMEngine:
         self._watch = Watch(deadline_seconds, self._num_tokens)
         self._adapter: Any = None
         self._adapter_folder: tempfile.TemporaryDirectory[str] | None = None
+
+    async def warm_up(self) -> None:
+        """Generate a little, so that nobody waits for what first calls compile; no clock runs."""
+        token_ids = np.arange(8, dtype=np.int32) % 8 + 1
+        self._watch.paused = True
+        await asyncio.gather(
+            *(self.generate(token_ids, max_tokens=4, temperature=1.0, seed=i) for i in range(4))
+        )
+        self._watch.paused = False
 
     async def generate(
         self, token_ids: TokenArray, *, max_tokens: int, temperature: float, seed: int | None
