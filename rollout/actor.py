@@ -12,9 +12,10 @@ start.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -22,6 +23,7 @@ import numpy as np
 
 from cost.types import LengthReport, Ticket
 from rollout.config import RolloutConfig
+from rollout.progress import Attempts, Key, between_calls
 from rollout.rewards.pool import RewardPool
 from rollout.shaping import shape_rewards
 from rollout.types import Completion, Group, Prompt, TokenArray, Trajectory
@@ -85,6 +87,23 @@ def surprise(trajectory: Trajectory) -> float:
     return float(np.sum((1.0 - probabilities) ** 2))
 
 
+def request_seed(run_seed: int, ticket_id: int, position: int, turn: int) -> int:
+    """Return the seed of one call of the engine, in [0, 2^32).
+
+    It depends on nothing else: a retried attempt repeats what was lost.
+
+    Args:
+        run_seed: Of the run.
+        ticket_id: Whose response it is.
+        position: Of the response in its group, in [0, n).
+        turn: Calls of the engine before it in the same play.
+    """
+    # A spawn key keeps turns apart whatever the number of words of an id; the first turn has none.
+    key = (turn,) if turn else ()
+    stream = np.random.SeedSequence([run_seed, ticket_id, position], spawn_key=key)
+    return int(stream.generate_state(1, np.uint32)[0])
+
+
 class RolloutActor:
     """One engine, its environment and its reward processes; wrap it with `ray.remote`.
 
@@ -94,7 +113,7 @@ class RolloutActor:
         environment: Plug that plays one trajectory.
         reward: Plug that scores one response.
         scheduler: Handle of the SchedulerActor, or None when only evaluating.
-        seed: Run seed; requests derive theirs from it.
+        seed: Run seed; requests derive theirs from it: see `request_seed`.
     """
 
     def __init__(
@@ -112,6 +131,7 @@ class RolloutActor:
         self._reward = reward
         self._scheduler = scheduler
         self._seed = seed
+        self._attempts = Attempts()
 
     async def start(self) -> dict[str, float]:
         """Start engine, tokenizer and reward processes, and warm them up.
@@ -128,13 +148,7 @@ class RolloutActor:
         # Building blocks for tens of seconds; in a thread, calls to this actor stay answerable.
         await asyncio.gather(asyncio.to_thread(self._build), self._rewards.start())
         built = time.monotonic()
-        warm_up = np.arange(8, dtype=np.int32) % 8 + 1
-        await asyncio.gather(
-            *(
-                self._engine.generate(warm_up, max_tokens=4, temperature=1.0, seed=i)
-                for i in range(4)
-            )
-        )
+        await self._engine.warm_up()
         done = time.monotonic()
         return {"engine": built - began, "warm_up": done - built, "total": done - began}
 
@@ -149,6 +163,7 @@ class RolloutActor:
             self._engine_arguments,
             num_threads=self._config.engine.num_threads,
             stop_ids=stop_token_ids(path),
+            deadline_seconds=self._config.ticket_deadline_seconds,
         )
 
     def attach(self, scheduler: Any, seed: int) -> None:
@@ -174,6 +189,13 @@ class RolloutActor:
         """
         group = await self._sample(ticket, prompt, temperature)
         return make_report(ticket, prompt, group)
+
+    async def progress(self, known: int, patience_seconds: float) -> tuple[int, dict[Key, int]]:
+        """Say which attempts are here, and how many of their responses the engine is done with.
+
+        See `rollout.progress.Attempts.changed`, which waits for news.
+        """
+        return await self._attempts.changed(known, patience_seconds)
 
     async def generate_probe(
         self, token_ids: list[TokenArray], max_tokens: int, seed: int
@@ -201,9 +223,29 @@ class RolloutActor:
 
     async def _sample(self, ticket: Ticket, prompt: Prompt, temperature: float) -> Group:
         began = time.monotonic()
-        trajectories = await asyncio.gather(
-            *(self._play(ticket, prompt, temperature, j) for j in range(ticket.num_samples))
-        )
+        with self._attempts.attempt((ticket.ticket_id, ticket.attempt)) as done:
+            trajectories = await self._play_all(ticket, prompt, temperature, done)
+            return await self._scored(ticket, prompt, trajectories, began)
+
+    async def _play_all(
+        self, ticket: Ticket, prompt: Prompt, temperature: float, done: Callable[[], None]
+    ) -> list[Trajectory]:
+        plays = [
+            asyncio.ensure_future(self._play(ticket, prompt, temperature, j))
+            for j in range(ticket.num_samples)
+        ]
+        for play in plays:
+            play.add_done_callback(lambda _: done())
+        try:
+            return await asyncio.gather(*plays)
+        finally:
+            # Where one failed, nobody wants the others.
+            for play in plays:
+                play.cancel()
+
+    async def _scored(
+        self, ticket: Ticket, prompt: Prompt, trajectories: Sequence[Trajectory], began: float
+    ) -> Group:
         generated = time.monotonic()
         texts = self._tokenizer.batch_decode(
             [t.token_ids[t.loss_mask].tolist() for t in trajectories], skip_special_tokens=True
@@ -229,17 +271,19 @@ class RolloutActor:
     async def _play(
         self, ticket: Ticket, prompt: Prompt, temperature: float, position: int
     ) -> Trajectory:
-        seed = None
-        if self._config.seeded:
-            stream = np.random.SeedSequence([self._seed, ticket.ticket_id, position])
-            seed = int(stream.generate_state(1, np.uint32)[0])
+        turns = itertools.count()
 
         async def generate(token_ids: TokenArray, max_tokens: int) -> Completion:
-            return await self._engine.generate(
-                token_ids, max_tokens=max_tokens, temperature=temperature, seed=seed
-            )
+            seed = None
+            if self._config.seeded:
+                seed = request_seed(self._seed, ticket.ticket_id, position, next(turns))
+            with at_engine():
+                return await self._engine.generate(
+                    token_ids, max_tokens=max_tokens, temperature=temperature, seed=seed
+                )
 
-        played: Trajectory = await self._environment.play(generate, prompt, ticket.max_tokens)
+        async with between_calls(self._config.environment_timeout_seconds) as at_engine:
+            played: Trajectory = await self._environment.play(generate, prompt, ticket.max_tokens)
         return played
 
     async def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:

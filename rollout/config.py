@@ -83,7 +83,8 @@ class RolloutConfig:
     repetition_penalty: float = 1.0
     """Fixed at 1: see `__post_init__`."""
     seeded: bool = True
-    """Give every request a seed of its own, derived from the run's seed, ticket and position."""
+    """Give every request a seed of its own, derived from the run's seed, ticket, position in the
+    group and turn."""
     permute_rewards: bool = False
     """Control experiment: shuffle the rewards inside each group, so that nothing can be learned."""
     update_mode: str = "recompute"
@@ -93,10 +94,20 @@ class RolloutConfig:
     """Processes per actor that score responses."""
     reward_timeout_seconds: float = 10.0
     """Wall-clock limit for one score; the process is killed beyond it."""
+    environment_timeout_seconds: float = 600.0
+    """Longest time that an environment may take before, between or after its calls of the engine;
+    beyond it the ticket fails and is retried."""
+    max_queued_responses: int = 32
+    """Responses that may wait in an engine beyond the `rollout.engine.max_num_seqs` that it works
+    on, so that it never runs short; further tickets wait for room with the run, in ticket order."""
     ticket_deadline_seconds: float = 600.0
-    """A ticket not finished by then counts as failed and is retried."""
+    """Longest silence: a ticket fails and is retried when one of its responses that is with an
+    engine gets no token for so long, nor any response that came to the engine before it, or when
+    its actor says nothing for so long. However long it takes, what gets tokens lives; and waiting
+    for room, behind others in the engine, for new weights, environments and rewards is no
+    silence."""
     max_retries: int = 2
-    """Retries of one ticket, with the same ticket, after a crash or a missed deadline."""
+    """Retries of one ticket, with the same ticket and seeds, after a crash or a silence."""
     start_deadline_seconds: float = 600.0
     """Longest time for an engine to start."""
     overlong: OverlongConfig = field(default_factory=OverlongConfig)
@@ -123,8 +134,14 @@ class RolloutConfig:
             raise ValueError(
                 f"rollout.reward_processes must be at least 1, got {self.reward_processes!r}"
             )
-        if self.max_retries < 0:
-            raise ValueError(f"rollout.max_retries must not be negative, got {self.max_retries!r}")
-        for key in ("reward_timeout_seconds", "ticket_deadline_seconds", "start_deadline_seconds"):
+        for key in ("max_retries", "max_queued_responses"):
+            if getattr(self, key) < 0:
+                raise ValueError(f"rollout.{key} must not be negative, got {getattr(self, key)!r}")
+        for key in (
+            "reward_timeout_seconds",
+            "environment_timeout_seconds",
+            "ticket_deadline_seconds",
+            "start_deadline_seconds",
+        ):
             if not getattr(self, key) > 0:
                 raise ValueError(f"rollout.{key} must be positive, got {getattr(self, key)!r}")

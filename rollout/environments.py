@@ -30,7 +30,9 @@ class Environment(Protocol):
         """Call `generate` as often as the game asks for, and gather what came after the prompt.
 
         Args:
-            generate: Continues a sequence with the policy.
+            generate: Continues a sequence with the policy. Each call is a turn, with chances of
+                its own: the k-th one's depend on run, ticket, response and k, so that a play is
+                repeated to the token as long as it calls in the same order.
             prompt: Where the play begins.
             max_tokens: Largest number of tokens in the trajectory, the environment's included.
         """

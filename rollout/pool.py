@@ -1,7 +1,11 @@
-"""The driver's side of R rollout actors: place tickets, watch deadlines, replace what dies.
+"""The driver's side of R rollout actors: admit and place tickets, hear of them, replace what dies.
 
-A ticket that crashes or misses its deadline is tried again as a new attempt, with its probability
-and its place in the order; a fresh draw in its stead would favour prompts that finish. An actor
+    ticket -> waits for room, no clock -> attempt k on an actor -> group
+                                          | responses done: room for the next
+                                          | nothing heard for too long: attempt k + 1
+
+A ticket that crashes or stalls is tried again as a new attempt, with its probability, its seeds and
+its place in the order; a fresh draw in its stead would favour prompts that finish. An actor
 that died, or whose engine died, is replaced, and gets the current weights before it gets a ticket.
 """
 
@@ -10,24 +14,44 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import replace
-from typing import Any
+from dataclasses import dataclass, replace
+from itertools import count
+from typing import Any, TypeVar
 
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from cost.types import LengthReport, Ticket
 from rollout.actor import empty_report
+from rollout.admission import Admission
 from rollout.config import RolloutConfig
+from rollout.progress import Key
 from rollout.types import GroupRef, Prompt
 
+Result = TypeVar("Result")
 log = logging.getLogger(__name__)
 CHECK_SECONDS = 60.0
 """An actor that does not say within this time whether it is well counts as dead."""
 
+LONGEST_PATIENCE_SECONDS = 10.0
+"""An actor says at least this often what it has."""
+
 
 class EngineError(RuntimeError):
     """Engines keep dying."""
+
+
+@dataclass(slots=True, eq=False)
+class _Placed:
+    """An attempt on an actor."""
+
+    ticket: Ticket
+    index: int
+    handle: Any
+    num_left: int
+    """Responses that take room at the engine."""
+    clock: asyncio.Timeout | None = None
+    """Set off when nothing is heard of it."""
 
 
 class RolloutPool:
@@ -36,7 +60,7 @@ class RolloutPool:
     Args:
         make_actor: Creates the actor with the given index; called again to replace it.
         num_actors: R.
-        config: Deadlines and retries.
+        config: Room at an engine, deadlines and retries.
         scheduler: Handle of the SchedulerActor that reports go to; None to evaluate.
         seed: The run's seed; requests derive theirs from it.
     """
@@ -54,8 +78,12 @@ class RolloutPool:
         self._scheduler = scheduler
         self._seed = seed
         self.handles = [make_actor(i, scheduler, seed) for i in range(num_actors)]
-        self._load = [0] * num_actors
-        self._usable = [asyncio.Event() for _ in range(num_actors)]
+        self._admission = Admission(
+            num_actors, full=config.engine.max_num_seqs, queued=config.max_queued_responses
+        )
+        self._places = count()
+        self._placed: dict[Key, _Placed] = {}
+        self._listening: dict[int, asyncio.Task[None]] = {}
         self._replacing: dict[int, asyncio.Task[None]] = {}
         self._deaths_in_a_row = 0
         self.num_replaced = 0
@@ -69,8 +97,8 @@ class RolloutPool:
             asyncio.gather(*(handle.start.remote() for handle in self.handles)),
             self._config.start_deadline_seconds,
         )
-        for event in self._usable:
-            event.set()
+        for index in range(len(self.handles)):
+            self._use(index)
         return max(times, key=lambda t: t["total"])
 
     async def attach(self, scheduler: Any, seed: int) -> None:
@@ -85,9 +113,9 @@ class RolloutPool:
     async def run(self, ticket: Ticket, prompt: Prompt) -> GroupRef:
         """Turn one ticket into a group; an empty one after the last failed retry."""
 
-        async def attempt(handle: Any, ticket: Ticket) -> GroupRef:
-            report, data = handle.run.options(num_returns=2).remote(ticket, prompt)
-            found: LengthReport = await self._in_time(report)
+        async def attempt(placed: _Placed) -> GroupRef:
+            report, data = placed.handle.run.options(num_returns=2).remote(placed.ticket, prompt)
+            found: LengthReport = await self._while_alive(placed, report)
             tokens = found.prompt_tokens * found.num_responses + int(found.lengths.sum())
             return GroupRef(report=found, num_tokens=tokens, data=data)
 
@@ -107,42 +135,38 @@ class RolloutPool:
     async def evaluate(self, ticket: Ticket, prompt: Prompt, temperature: float) -> LengthReport:
         """Score one prompt's responses without anyone learning from them."""
 
-        async def attempt(handle: Any, ticket: Ticket) -> LengthReport:
-            found: LengthReport = await self._in_time(
-                handle.evaluate.remote(ticket, prompt, temperature)
-            )
+        async def attempt(placed: _Placed) -> LengthReport:
+            reference = placed.handle.evaluate.remote(placed.ticket, prompt, temperature)
+            found: LengthReport = await self._while_alive(placed, reference)
             return found
 
         report: LengthReport | None = await self._retry(ticket, attempt)
         return report if report is not None else empty_report(ticket, prompt)
 
-    async def _in_time(self, reference: Any) -> Any:
-        try:
-            return await asyncio.wait_for(reference, self._config.ticket_deadline_seconds)
-        except TimeoutError:
-            ray.cancel(reference, force=False)
-            raise
-
-    async def _retry(self, ticket: Ticket, attempt: Callable[[Any, Ticket], Awaitable[Any]]) -> Any:
+    async def _retry(
+        self, ticket: Ticket, attempt: Callable[[_Placed], Awaitable[Result]]
+    ) -> Result | None:
         """Try on the least loaded usable actor; None when every try failed.
 
         Each try is another attempt at the same ticket: one that was given up may have reported, or
-        may do so later.
+        may do so later. A ticket keeps its place among those that wait.
         """
+        place = next(self._places)
         for number in range(ticket.attempt, ticket.attempt + self._config.max_retries + 1):
-            index = await self._least_loaded()
+            index = await self._admission.enter(place, ticket.num_samples)
             handle = self.handles[index]
-            self._load[index] += ticket.num_samples
+            placed = _Placed(replace(ticket, attempt=number), index, handle, ticket.num_samples)
             try:
-                result = await attempt(handle, replace(ticket, attempt=number))
+                result = await attempt(placed)
                 self._deaths_in_a_row = 0
                 return result
-            except TimeoutError:
+            except TimeoutError as error:
                 log.warning(
-                    "ticket %d missed its deadline of %g s on rollout actor %d",
+                    "attempt %d at ticket %d stalled on rollout actor %d: %s",
+                    number,
                     ticket.ticket_id,
-                    self._config.ticket_deadline_seconds,
                     index,
+                    str(error) or f"nothing was heard of it for {self._deadline:g} s",
                 )
             except RayActorError as error:
                 self._replace(index, handle, error)
@@ -151,31 +175,71 @@ class RolloutPool:
                     raise
                 self._replace(index, handle, error)
             finally:
-                self._load[index] -= ticket.num_samples
+                self._admission.leave(index, placed.num_left)
             self.num_retries += 1
         log.error("ticket %d failed %d times", ticket.ticket_id, self._config.max_retries + 1)
         return None
 
-    async def _least_loaded(self) -> int:
-        """Index of a usable actor; waits for a replacement when there is none."""
-        while True:
-            if failed := [t for t in self._replacing.values() if t.done() and t.exception()]:
-                failed[0].result()
-            if any(event.is_set() for event in self._usable):
-                break
-            waits = [asyncio.ensure_future(event.wait()) for event in self._usable]
-            pending = [t for t in self._replacing.values() if not t.done()]
-            await asyncio.wait([*waits, *pending], return_when=asyncio.FIRST_COMPLETED)
-            for wait in waits:
-                wait.cancel()
-        usable = [i for i, event in enumerate(self._usable) if event.is_set()]
-        return min(usable, key=lambda i: self._load[i])
+    async def _while_alive(self, placed: _Placed, reference: Any) -> Any:
+        """Wait for an actor's answer as long as the actor says that it works on it."""
+        key = (placed.ticket.ticket_id, placed.ticket.attempt)
+        self._placed[key] = placed
+        try:
+            async with asyncio.timeout(self._deadline) as placed.clock:
+                return await reference
+        except (TimeoutError, asyncio.CancelledError):
+            ray.cancel(reference, force=False)
+            raise
+        finally:
+            if self._placed.get(key) is placed:
+                del self._placed[key]
+
+    @property
+    def _deadline(self) -> float:
+        return self._config.ticket_deadline_seconds
+
+    def _use(self, index: int) -> None:
+        """Let an actor have tickets, and listen to what it says of them."""
+        if index in self._listening:
+            self._listening[index].cancel()
+        self._listening[index] = asyncio.create_task(self._listen(index, self.handles[index]))
+        self._admission.open(index)
+
+    async def _listen(self, index: int, handle: Any) -> None:
+        """Give back the room of responses that are done, and set clocks back, until it ends."""
+        patience = min(LONGEST_PATIENCE_SECONDS, self._deadline / 4)
+        known = 0
+        try:
+            # One call after the other for as long as the actor lives: no record of each is wanted.
+            progress = handle.progress.options(enable_task_events=False)
+            while True:
+                known, num_done = await progress.remote(known, patience)
+                for key, done in num_done.items():
+                    placed = self._placed.get(key)
+                    if placed is not None and placed.handle is handle:
+                        self._hear(placed, done)
+        except RayActorError:
+            log.debug("rollout actor %d fell silent", index)
+        except Exception:
+            log.exception(
+                "rollout actor %d does not say how far it is; a ticket on it has %g s in all",
+                index,
+                self._deadline,
+            )
+
+    def _hear(self, placed: _Placed, num_done: int) -> None:
+        if placed.clock is not None and not placed.clock.expired():
+            placed.clock.reschedule(asyncio.get_running_loop().time() + self._deadline)
+        left = placed.ticket.num_samples - num_done
+        gone, placed.num_left = placed.num_left - left, left
+        if gone:
+            self._admission.leave(placed.index, gone)
 
     def _replace(self, index: int, handle: Any, error: Exception) -> None:
         """Start a replacement once per death, however many tickets noticed it, and however late."""
-        if handle is not self.handles[index] or not self._usable[index].is_set():
+        if handle is not self.handles[index] or not self._admission.is_open(index):
             return
-        self._usable[index].clear()
+        self._admission.close(index)
         self._deaths_in_a_row += 1
         if self._deaths_in_a_row > self._config.max_retries:
             raise EngineError(
@@ -188,14 +252,18 @@ class RolloutPool:
     async def _start_replacement(self, index: int) -> None:
         ray.kill(self.handles[index])
         self.handles[index] = self._make_actor(index, self._scheduler, self._seed)
-        await asyncio.wait_for(
-            self.handles[index].start.remote(), self._config.start_deadline_seconds
-        )
-        if self.on_replaced is not None:
-            await self.on_replaced()
+        try:
+            await asyncio.wait_for(
+                self.handles[index].start.remote(), self._config.start_deadline_seconds
+            )
+            if self.on_replaced is not None:
+                await self.on_replaced()
+        except Exception as error:
+            self._admission.fail(error)
+            raise
         self.num_replaced += 1
-        self._usable[index].set()
         del self._replacing[index]
+        self._use(index)
 
     async def replace_dead(self, error: Exception) -> None:
         """Find the actors that no longer answer, replace them, and wait until all are usable.
@@ -217,8 +285,10 @@ class RolloutPool:
 
     async def close(self) -> None:
         """End engines and actors; what is already dead is left alone."""
-        for task in self._replacing.values():
+        tasks = [*self._replacing.values(), *self._listening.values()]
+        for task in tasks:
             task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
         closing = [handle.close.remote() for handle in self.handles]
         if closing:
             await asyncio.wait([asyncio.ensure_future(_settle(c)) for c in closing], timeout=20)

@@ -7,6 +7,10 @@ pass@k is estimated without bias from the same responses (`launch.record.summary
 Responses to one prompt are alike, so the interval of each figure is over prompts: Student's t, 95%,
 cut to [0, 1] where the figure is a share. It speaks of other prompts of the same kind. Where all
 prompts agree it has no width, which says nothing about prompts that were not asked.
+
+A prompt without a scored response is lost: it is in no rate, is counted and named. What is lost
+is not lost by chance (long responses are, more than others), so that figures over fewer prompts
+than were asked may be off by more than their intervals; each says over how many it is.
 """
 
 import math
@@ -29,6 +33,8 @@ from rollout.types import Prompt
 
 UNCUT_COLUMNS = 140
 """Characters that hold every column of the table."""
+NAMED_PROMPTS = 20
+"""Lost prompts that are named on the terminal; `evaluation.json` names all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +42,9 @@ class Figures:
     """What the responses to some prompts came to, each figure with its uncertainty."""
 
     num_prompts: int
-    """All prompts that were asked; those without a scored response are in no figure."""
+    """All prompts that were asked."""
+    num_lost: int
+    """Of these, prompts without a scored response, which are in no rate."""
     num_responses: int
     """Responses with a usable reward."""
     avg: Estimate
@@ -65,6 +73,7 @@ class Figures:
         truncated = sum(int(report.truncated.sum()) for report in reports)
         return cls(
             num_prompts=len(prompts),
+            num_lost=sum(not prompt.num_scored for prompt in prompts),
             num_responses=sum(prompt.num_scored for prompt in prompts),
             avg=Estimate.of([prompt.rate for prompt in prompts if prompt.num_scored]),
             pass_at={
@@ -79,10 +88,17 @@ class Figures:
             crashed=_count(reports, RewardStatus.CRASHED),
         )
 
+    @property
+    def num_scored(self) -> int:
+        """Prompts with a scored response."""
+        return self.num_prompts - self.num_lost
+
     def to_json(self) -> dict[str, Any]:
         """Return every figure with its standard error and interval."""
         return {
             "num_prompts": self.num_prompts,
+            "num_scored_prompts": self.num_scored,
+            "num_lost_prompts": self.num_lost,
             "num_responses": self.num_responses,
             "avg": _share_json(self.avg),
             "pass_at": {k: _share_json(found) for k, found in self.pass_at.items()},
@@ -102,6 +118,8 @@ class SetResult:
     """The figures of each source of prompts, in order of first appearance."""
     reports: Sequence[LengthReport] = field(repr=False)
     """What the figures are made of: one report per prompt, in the set's order."""
+    lost: tuple[int, ...] = ()
+    """Positions in the set, from 0, of the prompts without a scored response."""
 
     @classmethod
     def of(
@@ -121,12 +139,13 @@ class SetResult:
             Figures.of(reports, pass_at),
             {source: Figures.of(group, pass_at) for source, group in by_source.items()},
             reports,
+            tuple(i for i, report in enumerate(reports) if not report.usable.any()),
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Return the figures, in all and by source."""
+        """Return the figures, in all and by source, and which prompts were lost."""
         sources = {source: figures.to_json() for source, figures in self.sources.items()}
-        return self.overall.to_json() | {"sources": sources}
+        return self.overall.to_json() | {"lost_prompts": self.lost, "sources": sources}
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +177,12 @@ class Evaluation:
             "evaluation/seconds": self.seconds,
             "evaluation/version": float(self.version),
             "evaluation/last_version": float(self.last_version),
+            "evaluation/scored_prompts": float(
+                sum(result.overall.num_scored for result in self.sampled.values())
+            ),
+            "evaluation/lost_prompts": float(
+                sum(result.overall.num_lost for result in self.sampled.values())
+            ),
         }
         for name, result in self.sampled.items():
             of_sources = result.sources if len(result.sources) > 1 else {}
@@ -188,22 +213,46 @@ def print_evaluation(evaluation: Evaluation, run_dir: Path) -> None:
         # Output that goes to a file need not fit a screen.
         console = Console(width=UNCUT_COLUMNS)
     console.print(table(evaluation))
+    for line in lost_lines(evaluation):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     console.print(f"files: {run_dir}", markup=False, highlight=False, soft_wrap=True)
 
 
+def lost_lines(evaluation: Evaluation) -> list[str]:
+    """Return a line for each set with lost prompts, naming the first of them."""
+    ways = [("", evaluation.sampled), (", greedy", evaluation.greedy or {})]
+    return [
+        f"{name}{way}: {len(result.lost):,} of {result.overall.num_prompts:,} prompts are lost, "
+        "none of their responses was scored; rates are over the other "
+        f"{result.overall.num_scored:,}: prompts {_named(result.lost)}"
+        for way, results in ways
+        for name, result in results.items()
+        if result.lost
+    ]
+
+
+def _named(lost: Sequence[int]) -> str:
+    shown = ", ".join(str(index) for index in lost[:NAMED_PROMPTS])
+    more = len(lost) - NAMED_PROMPTS
+    return f"{shown} and {more:,} more, all of them in evaluation.json" if more > 0 else shown
+
+
 def table(evaluation: Evaluation) -> Table:
-    """Return a row per set and source, each figure with its 95% interval."""
+    """Return a row per set and source, each figure with its 95% interval.
+
+    A figure that is not over all prompts that were asked has the number of its prompts in brackets.
+    """
     figures = evaluation.sampled[HELD_OUT].overall
     ks = [k for k in figures.pass_at if k > 1]
     headings = [f"avg@{evaluation.num_samples}", *(f"pass@{k}" for k in ks)]
     if evaluation.greedy is not None:
         headings.append("greedy")
     out = Table(
-        title="held-out prompts", caption=f"{MARGIN} prompts", box=box.ROUNDED,
+        title="held-out prompts", caption=_caption(evaluation), box=box.ROUNDED,
         title_style="bold",
     )  # fmt: skip
     out.add_column("set", style="cyan", no_wrap=True)
-    for heading in ("prompts", *headings, "length", "cut", "not scored"):
+    for heading in ("prompts", *headings, "length", "cut", "not scored", "lost"):
         out.add_column(heading, justify="right")
 
     def add(label: str, sampled: Figures, greedy: Figures | None) -> None:
@@ -211,10 +260,11 @@ def table(evaluation: Evaluation) -> Table:
         out.add_row(
             Text(label),
             f"{sampled.num_prompts:,}",
-            *(_share_text(share) for share in shares),
-            number_text(sampled.length.mean, 1),
+            *(_share_text(share) + _over(share, sampled.num_prompts) for share in shares),
+            number_text(sampled.length.mean, 1) + _over(sampled.length, sampled.num_prompts),
             share_text(sampled.truncated_share),
             f"{sampled.timed_out + sampled.crashed:,}",
+            f"{sampled.num_lost:,}",
         )
 
     for name, result in evaluation.sampled.items():
@@ -231,6 +281,8 @@ def _metrics(prefix: str, figures: Figures) -> dict[str, float]:
         f"{prefix}/pass_rate": figures.avg.mean,
         f"{prefix}/pass_rate_stderr": _stderr(figures.avg),
         f"{prefix}/length_mean_tokens": figures.length.mean,
+        f"{prefix}/scored_prompts": float(figures.num_scored),
+        f"{prefix}/lost_prompts": float(figures.num_lost),
     }
     for k, estimate in figures.pass_at.items():
         if k > 1:
@@ -268,6 +320,21 @@ def _json(estimate: Estimate, low: float, high: float) -> dict[str, float]:
 def _share_text(estimate: Estimate) -> str:
     margin = "" if math.isnan(estimate.half_width) else f" +- {estimate.half_width:.3f}"
     return number_text(estimate.mean) + margin
+
+
+def _over(estimate: Estimate, num_prompts: int) -> str:
+    return "" if estimate.count == num_prompts else f" ({estimate.count:,})"
+
+
+def _caption(evaluation: Evaluation) -> str:
+    caption = f"{MARGIN} prompts"
+    results = [*evaluation.sampled.values(), *(evaluation.greedy or {}).values()]
+    partial = any(
+        estimate.count < result.overall.num_prompts
+        for result in results
+        for estimate in (result.overall.length, *result.overall.pass_at.values())
+    )
+    return f"{caption}; (n): over n prompts only" if partial else caption
 
 
 def _count(reports: Sequence[LengthReport], status: RewardStatus) -> int:

@@ -97,6 +97,9 @@ METRICS: dict[str, str] = _COST_METRICS | {
     "evaluation/pass_rate_stderr": "Its standard error over prompts.",
     "evaluation/pass_rate_half_width": "Half of its 95% interval, Student's t over prompts.",
     "evaluation/length_mean_tokens": "Mean length of the held-out responses.",
+    "evaluation/scored_prompts": "Held-out prompts, of all sets, with a scored response; the "
+    "rates are over these.",
+    "evaluation/lost_prompts": "Held-out prompts, of all sets, without one: they are in no rate.",
     "evaluation/seconds": "Seconds of the evaluation; no part of the run's other seconds, unless "
     "it went on in the background.",
     "evaluation/version": "Version that the engines held when the evaluation began.",

@@ -50,6 +50,8 @@ class EvaluationResult:
     """Responses whose scoring ran out of time."""
     crashed: int
     """Responses whose scoring crashed."""
+    num_lost: int = 0
+    """Prompts that were asked without any response being scored: they are in no rate."""
 
 
 def pass_at_k(num_responses: int, num_successes: int, k: int) -> float:
@@ -131,6 +133,7 @@ def evaluate_statistics(reports: Sequence[LengthReport], k: int) -> EvaluationRe
         truncated_share=truncated / num_responses if num_responses else math.nan,
         timed_out=_count(reports, RewardStatus.TIMED_OUT),
         crashed=_count(reports, RewardStatus.CRASHED),
+        num_lost=len(prompts) - len(rates),
     )
 
 

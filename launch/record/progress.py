@@ -241,12 +241,17 @@ def print_result(
         if match and (summary[key], summary[f"{match[1]}_after"]) != (None, None):
             table.add_row(match[1].replace("_", " "), *_before_after(summary, match[1]))
     if table.row_count:
+        table.add_row(
+            "prompts scored", *(_scored(summary, when) for when in ("before", "after")), ""
+        )
         out.print(table)
     seconds = summary["seconds"]
     assert isinstance(seconds, Mapping)
     lines: dict[str, object] = {
         "steps": f"{summary['num_steps']} ({summary['skipped_steps']} skipped)"
     }
+    if failed := summary.get("failed_tickets"):
+        lines["failed tickets"] = f"{failed:,} (no response of theirs was learned from)"
     lines |= {f"{kind} tokens": summary[f"{kind}_tokens"] for kind in TOKENS}
     lines["saved in learning"] = share_text(_number(summary["saved_share"]))
     for kind in ("generated", "trained"):
@@ -265,6 +270,14 @@ def _before_after(summary: Mapping[str, object], name: str) -> tuple[str, str, s
     texts = [_estimate(summary[key], summary.get(f"{key}_half_width"), digits) for key in keys]
     change = _number(summary[keys[1]]) - _number(summary[keys[0]])
     return texts[0], texts[1], "-" if math.isnan(change) else f"{change:+.{digits}f}"
+
+
+def _scored(summary: Mapping[str, object], when: str) -> str:
+    """Over how many prompts the rates are."""
+    scored, lost = (summary.get(f"{kind}_prompts_{when}") for kind in ("num", "lost"))
+    if not isinstance(scored, int) or not isinstance(lost, int):
+        return "-"
+    return f"{scored:,} of {scored + lost:,} ({lost:,} lost)" if lost else f"{scored:,}"
 
 
 def _estimate(value: object, half_width: object, digits: int) -> str:

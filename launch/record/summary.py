@@ -165,6 +165,8 @@ def _evaluation_keys(
 ) -> dict[str, object]:
     assert sampled is None or sampled.k == k
     return {
+        f"num_prompts_{when}": sampled and sampled.num_prompts,
+        f"lost_prompts_{when}": sampled and sampled.num_lost,
         f"pass_rate_{when}": sampled and sampled.pass_rate,
         f"pass_rate_{when}_stderr": sampled and sampled.pass_rate_stderr,
         f"pass_rate_{when}_half_width": sampled and sampled.pass_rate_half_width,

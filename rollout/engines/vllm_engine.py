@@ -7,6 +7,7 @@ generation config is not applied, so nothing but the temperature shapes that dis
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import tempfile
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from rollout.config import ADAPTER_RANKS, EngineConfig
+from rollout.progress import Watch
 from rollout.types import Completion, TokenArray, VersionSpan
 
 CPU_KV_CACHE_GIB = 4.0
@@ -112,7 +114,12 @@ class VLLMEngine:
     """A running `AsyncLLM`; build it inside the actor that owns it."""
 
     def __init__(
-        self, arguments: dict[str, Any], *, num_threads: int, stop_ids: Sequence[int]
+        self,
+        arguments: dict[str, Any],
+        *,
+        num_threads: int,
+        stop_ids: Sequence[int],
+        deadline_seconds: float,
     ) -> None:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
@@ -131,8 +138,18 @@ class VLLMEngine:
         self._stop_ids = list(stop_ids)
         self._num_requests = 0
         self._cache_salt: str | None = None
+        self._watch = Watch(deadline_seconds, self._num_tokens)
         self._adapter: Any = None
         self._adapter_folder: tempfile.TemporaryDirectory[str] | None = None
+
+    async def warm_up(self) -> None:
+        """Generate a little, so that nobody waits for what first calls compile; no clock runs."""
+        token_ids = np.arange(8, dtype=np.int32) % 8 + 1
+        self._watch.paused = True
+        await asyncio.gather(
+            *(self.generate(token_ids, max_tokens=4, temperature=1.0, seed=i) for i in range(4))
+        )
+        self._watch.paused = False
 
     async def generate(
         self, token_ids: TokenArray, *, max_tokens: int, temperature: float, seed: int | None
@@ -144,6 +161,9 @@ class VLLMEngine:
             max_tokens: Largest number of new tokens, at least 1.
             temperature: 0 is greedy.
             seed: Seed of this request; None takes the engine's stream.
+
+        Raises:
+            StalledError: If it gets no token for too long; see `rollout.progress.Silence`.
         """
         from vllm import SamplingParams, TokensPrompt
         from vllm.logprobs import FlatLogprobs
@@ -163,11 +183,12 @@ class VLLMEngine:
         prompt = TokensPrompt(prompt_token_ids=token_ids.tolist())
         if self._cache_salt is not None:
             prompt["cache_salt"] = self._cache_salt
-        final = None
-        async for output in self._llm.generate(
-            prompt, parameters, str(self._num_requests), lora_request=self._adapter
-        ):
-            final = output
+        final, name = None, str(self._num_requests)
+        async with self._watch.request(name):
+            async for output in self._llm.generate(
+                prompt, parameters, name, lora_request=self._adapter
+            ):
+                final = output
         assert final is not None and final.finished
         out = final.outputs[0]
         num_tokens = len(out.token_ids)
@@ -183,6 +204,15 @@ class VLLMEngine:
             version_spans=_version_spans(out.weight_versions, num_tokens),
             cached_tokens=final.num_cached_tokens or 0,
         )
+
+    def _num_tokens(self) -> dict[str, int]:
+        """Tokens of each running request so far; asking for them streamed would cost time."""
+        states = self._llm.output_processor.request_states.values()
+        return {
+            state.external_req_id: state.detokenizer.num_output_tokens()
+            for state in states
+            if state.detokenizer is not None
+        }
 
     async def start_weight_update(self, mode: str) -> None:
         """Stop scheduling as `mode` asks (see `RolloutConfig.update_mode`) and open an update."""
@@ -233,6 +263,7 @@ class VLLMEngine:
         await self._resume(version, mode)
 
     async def _pause(self, mode: str) -> None:
+        self._watch.paused = True
         await self._llm.pause_generation(
             mode="wait" if mode == "drain" else "keep", clear_cache=mode != "keep_kv"
         )
@@ -242,6 +273,7 @@ class VLLMEngine:
             # Blocks cached under older weights must not serve new prompts.
             self._cache_salt = str(version)
         await self._llm.resume_generation()
+        self._watch.paused = False
 
     async def check(self) -> None:
         """Raise if the engine's processes are dead."""

@@ -8,7 +8,14 @@ import numpy as np
 import pytest
 
 from cost.types import RewardStatus, Ticket
-from rollout.actor import RolloutActor, empty_report, make_report, permute_rewards, surprise
+from rollout.actor import (
+    RolloutActor,
+    empty_report,
+    make_report,
+    permute_rewards,
+    request_seed,
+    surprise,
+)
 from rollout.config import RolloutConfig
 from rollout.environments import SingleTurn
 from rollout.types import Completion, Group, Prompt, Trajectory, VersionSpan
@@ -115,3 +122,88 @@ def test_an_exploring_ticket_is_sampled_at_its_temperature_and_others_at_the_run
     assert [(tokens, temperature) for tokens, temperature, _ in plain] == [(16, 0.7)] * 3
     exploring = sampled_at(replace(TICKET, temperature_factor=1.2))
     assert exploring == [(tokens, 0.7 * 1.2, seed) for tokens, _, seed in plain]
+
+
+class Coin:
+    """A fair coin a call, tossed from the request's seed as an engine samples."""
+
+    async def generate(self, token_ids, *, max_tokens, temperature, seed):
+        side = np.random.default_rng(seed).integers(2, size=1).astype(np.int32)
+        logprob = np.log(np.full(1, 0.5, np.float32))
+        return Completion(side, logprob, "stop", (VersionSpan(0, 1, 0),), 0)
+
+
+class ManyTurns:
+    """Tosses again and again, each time after what came before; the tosses are the play."""
+
+    def __init__(self, num_turns):
+        self.num_turns = num_turns
+
+    async def play(self, generate, prompt, max_tokens):
+        ids, sides = prompt.token_ids, []
+        for _ in range(self.num_turns):
+            tossed = (await generate(ids, 1)).token_ids
+            sides.append(int(tossed[0]))
+            ids = np.concatenate([ids, tossed, [7]]).astype(np.int32)
+        return tuple(sides)
+
+
+def plays(num_turns, *, num_tickets, num_samples, first=0, seed=0, attempt=0):
+    """The tosses [ticket, response, turn] of a run."""
+    actor = RolloutActor(RolloutConfig(), {}, ManyTurns(num_turns), None, None, seed)
+    actor._engine = Coin()
+
+    async def scenario():
+        return [
+            [
+                await actor._play(
+                    Ticket(first + k, 0, num_samples, 1.0, 1.0, 9, attempt=attempt), PROMPT, 1.0, j
+                )
+                for j in range(num_samples)
+            ]
+            for k in range(num_tickets)
+        ]
+
+    return np.asarray(asyncio.run(scenario()))
+
+
+# Ids of training tickets fit one word of a seed sequence, those of evaluations do not.
+@pytest.mark.parametrize("first", [0, 2**62])
+def test_turns_responses_and_tickets_have_chances_of_their_own(first):
+    tossed = plays(3, num_tickets=300, num_samples=3, first=first)
+    variables = tossed.reshape(300, 9).T
+    found = np.corrcoef(variables)
+    # Independent coins correlate by 1 / sqrt(300) = 0.058 on average; copies by 1.
+    assert np.abs(found - np.eye(9)).max() < 0.25
+    assert np.abs(variables.mean(axis=1) - 0.5).max() < 0.12
+    assert abs(np.corrcoef(tossed[:-1].ravel(), tossed[1:].ravel())[0, 1]) < 0.1
+
+
+def test_a_play_is_a_function_of_run_ticket_response_and_turn():
+    tossed = plays(4, num_tickets=40, num_samples=2)
+    assert np.array_equal(tossed, plays(4, num_tickets=40, num_samples=2, attempt=2))
+    # A later turn changes nothing about those before it, nor a later response.
+    assert np.array_equal(tossed[:, :1, :2], plays(2, num_tickets=40, num_samples=1))
+    assert not np.array_equal(tossed, plays(4, num_tickets=40, num_samples=2, seed=1))
+    assert not np.array_equal(tossed, plays(4, num_tickets=40, num_samples=2, first=1))
+
+
+def test_seeds_of_all_turns_differ():
+    ids = [*range(5), *range(2**62, 2**62 + 5)]
+    every = [
+        request_seed(run, ticket_id, position, turn)
+        for run in (0, 1)
+        for ticket_id in ids
+        for position in range(5)
+        for turn in range(5)
+    ]
+    assert len(set(every)) == len(every)
+    assert request_seed(3, 7, 2, 0) == np.random.SeedSequence([3, 7, 2]).generate_state(1)[0]
+
+
+def test_requests_without_seeds_take_the_engine_s_stream():
+    engine = FakeEngine()
+    actor = RolloutActor(RolloutConfig(seeded=False), {}, SingleTurn(), None, None, 0)
+    actor._engine = engine
+    asyncio.run(actor._play(TICKET, PROMPT, 1.0, 0))
+    assert [seed for *_, seed in engine.requests] == [None]

@@ -28,7 +28,9 @@ def test_sampling_that_would_falsify_logprobs_is_refused(key, value):
         ("reward_processes", 0),
         ("reward_timeout_seconds", 0.0),
         ("ticket_deadline_seconds", -1.0),
+        ("environment_timeout_seconds", 0.0),
         ("max_retries", -1),
+        ("max_queued_responses", -1),
     ],
 )
 def test_a_value_outside_its_range_is_refused_by_name(key, value):

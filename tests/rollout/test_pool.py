@@ -1,6 +1,8 @@
 """The pool with hand-written handles: placement, retries, replacement, giving up."""
 
 import asyncio
+from collections import Counter
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -8,12 +10,15 @@ import pytest
 import ray
 from ray.exceptions import RayActorError
 
-from cost.types import Ticket
+from cost.types import RewardStatus, Ticket
+from launch.study.simulation import clock
 from rollout import pool as pool_module
-from rollout.actor import empty_report
-from rollout.config import RolloutConfig
+from rollout.actor import RolloutActor, empty_report
+from rollout.config import EngineConfig, RolloutConfig
+from rollout.environments import SingleTurn
 from rollout.pool import EngineError, RolloutPool
-from rollout.types import Prompt
+from rollout.progress import StalledError, Watch
+from rollout.types import Completion, Prompt, VersionSpan
 
 PROMPT = Prompt(0, np.zeros(3, np.int32), "1", "fake", "q")
 
@@ -29,10 +34,11 @@ class Call:
 
 
 class FakeActor:
-    """Answers a ticket after a moment, or as `behaviour` says."""
+    """Answers a ticket after a moment, or as `behaviour` says; "mute" says nothing meanwhile."""
 
     def __init__(self, index, log, behaviour):
         self.index, self.log, self.behaviour = index, log, behaviour
+        self.progress = Call(self._progress)
         self.run = Call(self._run)
         self.start = Call(self._start)
         self.close = Call(self._start)
@@ -45,12 +51,20 @@ class FakeActor:
         if self.behaviour == "die":
             raise RayActorError()
 
+    async def _progress(self, known, patience_seconds):
+        await asyncio.sleep(60 if self.behaviour == "mute" else patience_seconds)
+        if self.behaviour == "die":
+            raise RayActorError()
+        return known, {}
+
     def _run(self, ticket, prompt):
         async def answer():
             self.log.append((self.index, ticket.ticket_id))
-            await asyncio.sleep(60 if self.behaviour == "hang" else 0.01)
+            await asyncio.sleep(60 if self.behaviour in ("hang", "mute") else 0.01)
             if self.behaviour == "die":
                 raise RayActorError()
+            if self.behaviour == "stall":
+                raise StalledError("no token")
             return empty_report(ticket, prompt)
 
         return answer(), f"group {ticket.ticket_id}"
@@ -99,6 +113,7 @@ def test_tickets_go_to_the_least_loaded_actor():
         started = await pool.start()
         assert started == {"total": 1.0}
         groups = await asyncio.gather(*(pool.run(ticket(i), PROMPT) for i in range(4)))
+        await pool.close()
         assert [g.data for g in groups] == [f"group {i}" for i in range(4)]
         assert sorted(index for index, _ in made.log) == [0, 0, 1, 1]
 
@@ -141,9 +156,10 @@ def test_a_dead_actor_is_replaced_once_and_gets_weights_before_the_same_ticket()
     asyncio.run(scenario())
 
 
-def test_a_ticket_that_never_finishes_becomes_an_empty_group_that_is_reported():
+@pytest.mark.parametrize("behaviour", ["hang", "mute", "stall"])
+def test_a_ticket_that_never_finishes_becomes_an_empty_group_that_is_reported(behaviour):
     async def scenario():
-        made = make_pool("hang", ticket_deadline_seconds=0.02, max_retries=2)
+        made = make_pool(behaviour, ticket_deadline_seconds=0.02, max_retries=2)
         await made.pool.start()
         group = await made.pool.run(ticket(5), PROMPT)
         assert group.data is None and group.report.num_responses == 0
@@ -211,3 +227,239 @@ def test_news_of_a_death_that_come_late_do_not_kill_the_replacement():
         assert made.made == [0, 0]
 
     asyncio.run(scenario())
+
+
+SLOTS = 128
+
+
+class SlowEngine:
+    """Gives each of its running requests so many tokens a second; the others queue, as in vLLM.
+
+    Lengths come from the seed and the first token of the prompt, one second a token.
+    """
+
+    def __init__(self, deadline_seconds, seconds_of):
+        self.seconds_of = seconds_of
+        self.slots = asyncio.Semaphore(SLOTS)
+        self.num_here = self.most_here = self.num_calls = 0
+        self.began = {}
+        self.stopped = False
+        self.watch = Watch(deadline_seconds, self.num_tokens)
+
+    def num_tokens(self):
+        now = asyncio.get_running_loop().time()
+        return {} if self.stopped else {name: int(now - t) for name, t in self.began.items()}
+
+    async def generate(self, token_ids, *, max_tokens, temperature, seed):
+        self.num_calls += 1
+        self.num_here += 1
+        self.most_here = max(self.most_here, self.num_here)
+        name = str(self.num_calls)
+        try:
+            async with self.watch.request(name), self.slots:
+                self.began[name] = asyncio.get_running_loop().time()
+                await asyncio.sleep(1e6 if self.stopped else self.seconds_of(token_ids[0], seed))
+        finally:
+            self.began.pop(name, None)
+            self.num_here -= 1
+        one = np.ones(1, np.int32)
+        return Completion(one, np.zeros(1, np.float32), "stop", (VersionSpan(0, 1, 0),), 0)
+
+
+class Rewards:
+    """Passes the share of responses that the answer names; one score takes `seconds`."""
+
+    def __init__(self, seconds):
+        self.seconds = seconds
+
+    async def score(self, items):
+        await asyncio.sleep(self.seconds)
+        share = float(items[0][2])
+        passed = [j < share * len(items) for j in range(len(items))]
+        return [
+            SimpleNamespace(
+                score=SimpleNamespace(reward=float(p), components={}, extracted=str(p)),
+                status=RewardStatus.OK,
+            )
+            for p in passed
+        ]
+
+
+class InProcess:
+    """A handle of a rollout actor that lives here."""
+
+    def __init__(self, actor):
+        self.actor = actor
+        self.run = Call(self._run)
+        self.evaluate = Call(lambda *a: asyncio.ensure_future(actor.evaluate(*a)))
+        self.progress = Call(lambda *a: asyncio.ensure_future(actor.progress(*a)))
+        self.start = self.close = Call(self._start)
+
+    async def _start(self):
+        return {"total": 0.0}
+
+    def _run(self, ticket, prompt):
+        async def report():
+            found, _ = await self.actor.run(ticket, prompt)
+            return found
+
+        return asyncio.ensure_future(report()), "data"
+
+
+def slow_pool(seconds_of, *, reward_seconds=0.0, environment=None, num_engines=1, **settings):
+    """Real actors on slow engines; made in a running loop."""
+    config = RolloutConfig(engine=EngineConfig(max_num_seqs=SLOTS), **settings)
+    scheduler, engines = FakeScheduler(), []
+
+    def make_actor(*_):
+        actor = RolloutActor(config, {}, environment or SingleTurn(), None, scheduler, 0)
+        engines.append(SlowEngine(config.ticket_deadline_seconds, seconds_of))
+        actor._engine, actor._rewards = engines[-1], Rewards(reward_seconds)
+        actor._tokenizer = SimpleNamespace(batch_decode=lambda ids, **_: ["x"] * len(ids))
+        return InProcess(actor)
+
+    pool = RolloutPool(make_actor, num_engines, config, scheduler, seed=0)
+    return SimpleNamespace(pool=pool, engines=engines, scheduler=scheduler)
+
+
+def prompts(num_prompts):
+    """Every other one is hard: long answers, rarely right."""
+    order = np.random.default_rng(0).permutation(num_prompts)
+    return [
+        Prompt(int(i), np.full(3, i % 2, np.int32), str((7 - 6 * (i % 2)) / 8), "s", "q")
+        for i in order
+    ]
+
+
+def uneven(hard, seed):
+    return np.random.default_rng(seed).uniform(20, 60) * (3 if hard else 1)
+
+
+async def evaluate_all(made, asked):
+    await made.pool.start()
+    reports = await asyncio.gather(
+        *(
+            made.pool.evaluate(Ticket(k, p.index, 8, 1.0, 1.0, 9999), p, 1.0)
+            for k, p in enumerate(asked)
+        )
+    )
+    seconds = asyncio.get_running_loop().time()
+    await made.pool.close()
+    return reports, seconds
+
+
+@pytest.mark.parametrize(("num_prompts", "reward_seconds"), [(60, 0), (400, 0), (60, 700)])
+def test_more_prompts_than_an_engine_answers_in_a_deadline_are_all_answered(
+    num_prompts, reward_seconds
+):
+    async def scenario():
+        made = slow_pool(uneven, reward_seconds=reward_seconds, ticket_deadline_seconds=600)
+        reports, seconds = await evaluate_all(made, prompts(num_prompts))
+        assert made.pool.num_retries == 0
+        assert [r.num_responses for r in reports] == [8] * num_prompts
+        assert np.mean([r.rewards.mean() for r in reports]) == 0.5
+        (engine,) = made.engines
+        assert engine.most_here <= SLOTS + 32
+        # As long as the engine takes that is never short of work, and its last ones to end.
+        work = sum(uneven(1, k) for k in range(1000)) / 1000 * 2 / 3 * 8 * num_prompts / SLOTS
+        assert seconds < 1.1 * work + 180 + 10 + reward_seconds
+
+    clock.run(scenario())
+
+
+def test_long_responses_on_a_slow_engine_live_while_they_get_tokens():
+    async def scenario():
+        made = slow_pool(lambda hard, _: 10_000 if hard else 5, ticket_deadline_seconds=600)
+        reports, seconds = await evaluate_all(made, prompts(60))
+        assert made.pool.num_retries == 0 and seconds > 10_000
+        assert all(r.num_responses == 8 for r in reports)
+
+    clock.run(scenario())
+
+
+def test_an_engine_that_stops_loses_what_it_has_after_the_silence_and_each_try():
+    async def scenario():
+        made = slow_pool(lambda *_: 5, ticket_deadline_seconds=600, max_retries=1)
+        made.engines[0].stopped = True
+        reports, seconds = await evaluate_all(made, prompts(4))
+        assert [r.num_responses for r in reports] == [0] * 4
+        assert made.pool.num_retries == 8
+        assert 2 * 600 <= seconds <= 2 * 600 * 1.2
+        assert made.engines[0].num_here == 0, "what is given up leaves the engine"
+
+    clock.run(scenario())
+
+
+class Tool:
+    """Two turns with something slow in between."""
+
+    def __init__(self, seconds):
+        self.seconds = seconds
+
+    async def play(self, generate, prompt, max_tokens):
+        await generate(prompt.token_ids, 1)
+        await asyncio.sleep(self.seconds)
+        return await SingleTurn().play(generate, prompt, max_tokens)
+
+
+def test_an_environment_has_a_limit_of_its_own():
+    async def scenario(seconds):
+        made = slow_pool(
+            lambda *_: 3000, environment=Tool(seconds), ticket_deadline_seconds=60,
+            environment_timeout_seconds=900, max_retries=1,
+        )  # fmt: skip
+        reports, _ = await evaluate_all(made, prompts(4))
+        return [r.num_responses for r in reports], made.pool.num_retries
+
+    assert clock.run(scenario(800)) == ([8] * 4, 0)
+    assert clock.run(scenario(1000)) == ([0] * 4, 8)
+
+
+def test_training_tickets_wait_with_us_in_order_and_a_retried_one_goes_first():
+    async def scenario():
+        made = slow_pool(uneven, num_engines=2, max_queued_responses=8)
+        order, tries = [], Counter()
+        for handle in made.pool.handles:
+            answer = handle._run
+
+            def run(ticket, prompt, answer=answer):
+                order.append(ticket.ticket_id)
+                tries[ticket.ticket_id] += 1
+                if ticket.ticket_id == 3 and not ticket.attempt:
+
+                    async def stalled():
+                        await asyncio.sleep(1)
+                        raise StalledError("no token")
+
+                    return stalled(), "data"
+                return answer(ticket, prompt)
+
+            handle.run = Call(run)
+        await made.pool.start()
+        tickets = [replace(ticket(i, 16), max_tokens=9999) for i in range(100)]
+        groups = await asyncio.gather(*(made.pool.run(t, prompts(2)[0]) for t in tickets))
+        await made.pool.close()
+        assert [g.report.ticket_id for g in groups] == list(range(100))
+        again = len(order) - 1 - order[::-1].index(3)
+        assert again < 25, "ahead of all that had not been placed"
+        assert order[:again] + order[again + 1 :] == list(range(100))
+        assert [g.report.attempt for g in groups] == [int(i == 3) for i in range(100)]
+        assert max(engine.most_here for engine in made.engines) <= SLOTS + 15
+
+    clock.run(scenario())
+
+
+def test_giving_up_an_evaluation_takes_it_from_the_engine(monkeypatch):
+    cancelled = []
+    monkeypatch.setattr(ray, "cancel", lambda reference, force: cancelled.append(reference))
+
+    async def scenario():
+        made = slow_pool(lambda *_: 50)
+        asking = asyncio.create_task(evaluate_all(made, prompts(40)))
+        await asyncio.sleep(10)
+        asking.cancel()
+        await asyncio.wait([asking])
+        # Of the 40 tickets 20 had been admitted; who waited has nothing to be taken back.
+        assert len(cancelled) == 20
+
+    clock.run(scenario())

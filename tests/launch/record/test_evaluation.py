@@ -10,7 +10,7 @@ from rich.console import Console
 from scipy import stats
 
 from cost.types import LengthReport, RewardStatus
-from launch.record.evaluation import Evaluation, Figures, SetResult, table
+from launch.record.evaluation import Evaluation, Figures, SetResult, print_evaluation, table
 from launch.record.outcomes import evaluate_statistics
 from launch.record.progress import print_result
 from launch.record.statistics import t_quantile
@@ -127,6 +127,7 @@ def test_responses_without_a_reward_are_counted_and_in_no_rate():
         [1, 2],
     )
     assert (found.num_prompts, found.num_responses, found.crashed) == (3, 1, 3)
+    assert (found.num_scored, found.num_lost) == (1, 2)
     assert found.avg.mean == 1.0 and found.avg.count == 1
     assert math.isnan(found.pass_at[2].mean) and found.pass_at[2].count == 0
 
@@ -182,3 +183,64 @@ def test_both_tables_mean_the_same_by_their_margins(sets, tmp_path):
     for text in texts:
         assert f"{np.mean(HELD_OUT_RATES):.3f} +- {margin:.3f}" in text
         assert "+- is half of a 95% interval, Student's t over prompts" in text
+
+
+def losing(num_prompts, lost, *, greedy_lost=()):
+    """An evaluation of which some prompts came back empty; the others pass every other time."""
+    asked = prompts([0.5] * num_prompts, ["easy", "hard"] * (num_prompts // 2))
+
+    def result(count, gone, ks):
+        rewards = [[] if i in gone else [1.0, 0.0][:count] for i in range(num_prompts)]
+        return {
+            "held_out": SetResult.of(asked, [report(i, i, r) for i, r in enumerate(rewards)], ks)
+        }
+
+    return Evaluation(0, 0, 2, 0.5, result(2, lost, [1, 2]), result(1, greedy_lost, [1]))
+
+
+def shown(capsys, found, tmp_path):
+    print_evaluation(found, tmp_path)
+    return capsys.readouterr().out
+
+
+def test_lost_prompts_are_counted_and_named_everywhere(capsys, tmp_path):
+    lost = list(range(1, 179, 2))
+    found = losing(400, lost, greedy_lost=[7])
+    figures = found.sampled["held_out"].overall
+    assert (figures.num_prompts, figures.num_scored, figures.num_lost) == (400, 311, 89)
+    metrics = found.metrics()
+    assert (metrics["evaluation/scored_prompts"], metrics["evaluation/lost_prompts"]) == (311, 89)
+    assert metrics["evaluation/held_out/hard/lost_prompts"] == 89
+    assert metrics["evaluation/held_out/easy/lost_prompts"] == 0
+    content = json.loads(json.dumps(json_ready(found.to_json())))
+    of_set = content["sampled"]["held_out"]
+    assert of_set["lost_prompts"] == lost
+    assert (of_set["num_prompts"], of_set["num_scored_prompts"]) == (400, 311)
+    assert of_set["avg"]["num_prompts"] == of_set["pass_at"]["2"]["num_prompts"] == 311
+    assert content["greedy"]["held_out"]["lost_prompts"] == [7]
+    assert found.held_out()[0].num_lost == 89 and found.held_out()[1].num_lost == 1
+    text = shown(capsys, found, tmp_path)
+    for part in (
+        "0.500 +- 0.000 (311)", "1.000 +- 0.000 (399)", "(n): over n prompts only",
+        "held_out: 89 of 400 prompts are lost", "over the other 311: prompts 1, 3, 5,",
+        "and 69 more, all of them in evaluation.json",
+        "held_out, greedy: 1 of 400 prompts are lost", "over the other 399: prompts 7\n",
+    ):  # fmt: skip
+        assert part in text
+
+
+def test_where_nothing_is_lost_no_figure_has_a_count_of_its_own(capsys, tmp_path):
+    text = shown(capsys, losing(4, []), tmp_path)
+    assert "over n prompts only" not in text and "prompts are lost" not in text
+    assert "(4)" not in text
+
+
+def test_a_figure_over_fewer_prompts_than_its_neighbours_says_so(capsys, tmp_path, sets):
+    found = evaluation(sets, greedy=False)
+    ok, crashed = RewardStatus.OK, RewardStatus.CRASHED
+    half = report(0, 0, [1.0, 0.0, math.nan, math.nan], [ok, ok, crashed, crashed])
+    asked, rest = sets["held_out"], found.sampled["held_out"].reports[1:]
+    result = SetResult.of(asked, [half, *rest], [1, 4])
+    assert result.lost == ()
+    text = shown(capsys, Evaluation(0, 0, 4, 0.5, {"held_out": result}, None), tmp_path)
+    assert "(2)" in text and "(n): over n prompts only" in text

@@ -91,6 +91,7 @@ def test_rewards_that_cannot_be_used_are_left_out_and_counted():
     assert math.isnan(result.pass_at_k), "two usable responses cannot tell pass@3"
     assert (result.num_prompts, result.num_responses) == (1, 2)
     assert (result.timed_out, result.crashed) == (1, 2)
+    assert result.num_lost == 2
 
 
 def test_two_reports_of_one_prompt_are_one_prompt():

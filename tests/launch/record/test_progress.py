@@ -2,6 +2,8 @@
 
 import io
 import math
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -185,6 +187,24 @@ def test_result_shows_before_after_and_change():
         "runs/x",
     ):
         assert part in shown
+
+
+def test_result_says_what_was_lost_in_evaluations_and_in_training():
+    summary = RunSummary(k=8)
+    summary.evaluation("before", evaluation(0.2), seconds=1.0)
+    lossy = replace(evaluation(0.5), num_prompts=311, num_lost=89)
+    summary.evaluation("after", lossy, seconds=1.0)
+    summary.step({"rollout/failed_tickets": 3.0})
+    finished = summary.finish(
+        total_seconds=1.0, parity_max_logprob_difference=0.0, versions_published=2
+    )
+    assert (finished["num_prompts_before"], finished["lost_prompts_before"]) == (10, 0)
+    assert (finished["num_prompts_after"], finished["lost_prompts_after"]) == (311, 89)
+    console = plain()
+    print_result(finished, Path("runs/x"), console=console)
+    shown = text_of(console)
+    assert "311 of 400 (89 lost)" in shown
+    assert re.search(r"failed tickets\W+3 ", shown)
 
 
 def test_result_of_a_run_without_evaluation():

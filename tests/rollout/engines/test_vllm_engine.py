@@ -1,11 +1,15 @@
 """What an engine is asked for."""
 
+import asyncio
 from typing import get_args
 
+import numpy as np
 import pytest
 
 from rollout.config import EngineConfig
-from rollout.engines.vllm_engine import engine_arguments
+from rollout.engines.vllm_engine import VLLMEngine, engine_arguments, stop_token_ids
+from rollout.progress import StalledError
+from tests.places import PROJECT
 
 
 def arguments(**changes: object) -> dict[str, object]:
@@ -39,3 +43,45 @@ def test_room_for_adapters_is_of_a_size_that_vllm_knows(rank: int, room: int) ->
     found = arguments(adapter_rank=rank)
     assert (found["enable_lora"], found["max_loras"], found["max_lora_rank"]) == (True, 1, room)
     assert room in get_args(MaxLoRARanks)
+
+
+@pytest.mark.system
+def test_an_engine_tells_tokens_that_arrive_from_tokens_that_do_not() -> None:
+    model = str(PROJECT / "rollout/tasks/chain_model")
+    settings = EngineConfig(max_num_seqs=8, kv_cache_gib=1.0, enforce_eager=True)
+    asked = engine_arguments(
+        settings, model_path=model, dtype="float32", float32_head=False, max_model_len=512,
+        tensor_parallel_size=1, on_gpu=False, receives_weights=False, seed=0,
+    )  # fmt: skip
+    prompt = np.arange(1, 9, dtype=np.int32)
+
+    async def scenario() -> None:
+        engine = VLLMEngine(
+            asked, num_threads=1, stop_ids=stop_token_ids(model), deadline_seconds=2.0
+        )
+
+        async def generate(seed: int) -> int:
+            found = await engine.generate(prompt, max_tokens=400, temperature=1.0, seed=seed)
+            return len(found.token_ids)
+
+        async def seen_of(running: int) -> dict[str, int]:
+            while not (running == len(found := engine._num_tokens()) and any(found.values())):
+                await asyncio.sleep(0.01)
+            return found
+
+        try:
+            await engine.warm_up()
+            several = asyncio.gather(*(generate(seed) for seed in range(24)))
+            assert max((await seen_of(24)).values()) < 400
+            assert min(await several) > 0
+            # It stops behind our back.
+            await engine._llm.pause_generation(mode="keep")
+            with pytest.raises(StalledError, match="no token for 2 s"):
+                await generate(1)
+            await engine._llm.resume_generation()
+            assert await generate(2) > 0
+            assert engine._num_tokens() == {}
+        finally:
+            await engine.close()
+
+    asyncio.run(scenario())
