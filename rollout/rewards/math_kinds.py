@@ -45,7 +45,7 @@ class _Claim:
     sides: tuple[str, str] | None = None
     """Of a relation that gives no value."""
     relation: str = "="
-    """One of = < <= !=, as sides[0] relation sides[1]."""
+    """One of = < <= !=, as sides[0] relation sides[1]; of an interval as value, <."""
     false: bool = False
 
 
@@ -55,6 +55,7 @@ def refusal(text: str) -> str:
         return f"the answer {reason}; shorten it"
     if _words(text) is not None or _choice(text) is not None:
         return ""
+    text = _built(text)
     claim, listing = _claim(text), _items(text)
     if claim is not None and claim.false:
         return "the answer states an equality that does not hold"
@@ -89,6 +90,7 @@ def same(gold: str, found: str, precision: int, nested: int = 0) -> bool:
         return _choice(found) == letter or (words[0] is None and gold == found)
     if words[0] is not None or words[1] is not None:
         return words[0] == words[1]
+    gold, found = _built(gold), _built(found)
     claims = _claim(gold), _claim(found)
     if claims != (None, None):
         return _same_claims(gold, found, claims, precision, nested)
@@ -184,6 +186,12 @@ def _claim(text: str) -> _Claim | None:
     return _inequality(members, relations)
 
 
+def _built(text: str) -> str:
+    """The condition of a set that is built by one, as in { x : x > 3 }."""
+    found = _BUILDER.fullmatch(text.strip())
+    return found.group(1).strip() if found and _RELATION.search(found.group(1)) else text
+
+
 def _is_name(text: str) -> bool:
     return bool(_NAME.fullmatch(text)) and text.strip() not in (r"\pi", r"\infty", "e", "i")
 
@@ -218,7 +226,8 @@ def _approximate(members: list[str], relations: list[str]) -> _Claim:
 def _inequality(members: list[str], relations: list[str]) -> _Claim | None:
     if len(members) == 3 and all(r in ("<", "<=") for r in relations) and _is_name(members[1]):
         brackets = ("[" if relations[0] == "<=" else "(", "]" if relations[1] == "<=" else ")")
-        return _Claim(f"{brackets[0]}{members[0]},{members[2]}{brackets[1]}", members[1])
+        value = f"{brackets[0]}{members[0]},{members[2]}{brackets[1]}"
+        return _Claim(value, members[1], relation="<")
     if len(members) == 3 and all(r in (">", ">=") for r in relations):
         turned = [relation.replace(">", "<") for relation in reversed(relations)]
         return _inequality(members[::-1], turned)
@@ -228,9 +237,9 @@ def _inequality(members: list[str], relations: list[str]) -> _Claim | None:
     if relation.startswith(">"):
         left, right, relation = right, left, relation.replace(">", "<")
     if relation != "!=" and _is_name(left) and not letters(right):
-        return _Claim(rf"(-\infty,{right}{']' if relation == '<=' else ')'}", left)
+        return _Claim(rf"(-\infty,{right}{']' if relation == '<=' else ')'}", left, relation="<")
     if relation != "!=" and _is_name(right) and not letters(left):
-        return _Claim(rf"{'[' if relation == '<=' else '('}{left},\infty)", right)
+        return _Claim(rf"{'[' if relation == '<=' else '('}{left},\infty)", right, relation="<")
     return _Claim(sides=(left, right), relation=relation)
 
 
@@ -275,12 +284,17 @@ _JOINED = r"\\text\s*\{\s*,?\s*(?:and|or)\s*\}|(?<![a-zA-Z\\])(?:and|or)(?![a-zA
 _SEPARATOR = re.compile(rf"(;|(?<!\d),|(?<=\d{{4}}),|,(?!\d{{3}}(?!\d))|{_JOINED})")
 _CUP = re.compile(r"(\\cup(?![a-zA-Z]))")
 _MATRIX = re.compile(r"\\begin\{[pbB]?matrix\}(.*)\\end\{[pbB]?matrix\}")
-_BUILDER = re.compile(r"\\\{\s*([a-zA-Z])\s*(?:\\in\s*\\mathbb\{?R\}?\s*)?(?:\||:|\\mid)(.*)\\\}")
+_BUILDER = re.compile(r"\\\{\s*[a-zA-Z]\s*(?:\\in\s*\\mathbb\{?R\}?\s*)?(?:\||:|\\mid)(.*)\\\}")
 
 
 def _items(text: str) -> _Listing | None:
     """The items of an answer that has several, with those of a plus-minus spelled out."""
     listing = _union(text) or _matrix(text) or _listing(text) or _plus_minus(text)
+    if listing is not None and listing.left == "":
+        claims = [_claim(item) for item in listing.items]
+        pieces = tuple(claim.value for claim in claims if claim and claim.relation == "<")
+        if len(pieces) == len(claims) and all(pieces):
+            return _Listing(pieces, "U", "U")
     if listing is not None and listing.left in ("", "{"):
         spelled = [_plus_minus(item) for item in listing.items]
         pairs = zip(listing.items, spelled, strict=True)

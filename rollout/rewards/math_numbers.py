@@ -205,6 +205,7 @@ _BARE_UNIT = re.compile(r"(.*(?:[\d)}]|\\pi(?![a-zA-Z])))(\s*)-?([A-Za-z][A-Za-z
 _MONEY_FIRST = re.compile(
     r"(-?)\s*(?:US\s*)?(\\\$|\u20ac|\u00a3|\u00a5|\u20b9|USD(?![a-z])|EUR(?![a-z]))\s*(.+)"
 )
+_BASED = re.compile(r"([\dA-F]+)\s*_\s*\{?\s*(\d{1,2})\s*\}?")
 _MONEY_LAST = re.compile(r"(.+?)\s*(?:\\text\s*\{\s*)?(\\\$|[\u20ac\u00a3\u00a5\u20b9])\s*\}?")
 _PERCENT = re.compile(r"(.+?)\s*(?:\\?%|(?:\\text\s*\{\s*)?(?:%|per ?cent|pct)\s*\.?\s*\}?)")
 _DEGREES = re.compile(
@@ -226,6 +227,8 @@ def _quantity(text: str) -> tuple[str, Unit | None]:
         value, more = quantity(found.group(3))
         symbol = found.group(2).strip("\\").lower()
         return found.group(1) + value, more or _unit(symbol)
+    if found := _BASED.fullmatch(text):
+        return found.group(1), Unit(((f"base {found.group(2)}", 1),), Fraction(1))
     if found := _MONEY_LAST.fullmatch(text):
         return found.group(1), _unit(found.group(2).strip("\\"))
     if found := _PERCENT.fullmatch(text):

@@ -7,6 +7,7 @@ Everything here takes time linear in the text, whatever the text is.
 
 import re
 import unicodedata
+from itertools import pairwise
 
 MAX_CHARS = 500
 """Characters of the longest answer that is compared."""
@@ -59,6 +60,8 @@ _RENAMED = tuple(
         ("[lr]?vert", "|"),
         ("varnothing", r"\\emptyset"),
         ("infin", r"\\infty"),
+        ("langle", "("),
+        ("rangle", ")"),
         ("degree|textdegree", r"^\\circ "),
         ("land|wedge", ","),
         ("lor|vee", ","),
@@ -76,7 +79,7 @@ _PLAIN = (
     (re.compile(r"\*\*|`"), ""),
     (re.compile(r"<="), r"\\le "),
     (re.compile(r">="), r"\\ge "),
-    (re.compile(r"!="), r"\\ne "),
+    (re.compile(r"(?<![\d)])!="), r"\\ne "),
     (re.compile(r"\^\{\s*\\circ\s*\}"), r"^\\circ "),
     (re.compile(r"\\text\s*\{\s*([eid])\s*\}"), r"\1"),
     (re.compile(r"\\\{\s*\\\}"), r"\\emptyset "),
@@ -91,6 +94,22 @@ _PLAIN = (
     (re.compile(r"(?<![\\a-zA-Z])(?:infinity|inf|oo)(?![a-zA-Z])", re.IGNORECASE), r"\\infty "),
     (re.compile(r"(?<=[\d)a-z])\s*\*\s*(?=[\d(\\a-z])"), r"\\cdot "),
     (re.compile(r"\\text\s*\{\s*(\\\$|\\infty)\s*\}"), r"\1 "),
+    (re.compile(r"^(?:\\text\s*\{)?\s*all real(?: number)?s\s*\}?$"), r"\\mathbb{R}"),
+    (re.compile(r"^\s*\\text\s*\{[^{}]{1,40}(?:\bis|:)\s*\}|^\s*\\(?:approx|sim)(?![a-z])"), ""),
+    *(
+        (re.compile(rf"(?<=\d)\s*(?:{word}\b|\\text\s*\{{\s*{word}\s*\}})"), power)
+        for word, power in (
+            ("thousand", r"\\times 10^{3}"),
+            ("million", r"\\times 10^{6}"),
+            ("billion", r"\\times 10^{9}"),
+        )
+    ),
+    *(
+        (re.compile(rf"^(?:\\text\s*\{{)?\s*{word}\s*\}}?$", re.IGNORECASE), str(digit))
+        for digit, word in enumerate(
+            ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+        )
+    ),
     (re.compile(r"\s+"), " "),
 )
 
@@ -228,12 +247,23 @@ def _stated(text: str) -> str | None:
         sentence = re.split(r"(?<=[^\d\s])\.\s|(?<=\d)\.\s|\.$", found[-1].strip("* "))[0].strip()
         if letter := _LETTER.match(sentence):
             return letter.group(1) or letter.group(2)
+        if several := _joined(sentence):
+            return several
         if last := _last_value(sentence):
             whole = sentence.strip("* ")
             plain = re.match(r"[-+\d($\\.\[\u20ac\u00a3]|[a-z](?:\([a-z]\))?\s*=", whole)
             return whole if plain and "$" not in last[1:] and "$" not in whole[1:] else last
         return sentence if 0 < len(sentence.split()) <= 4 else None
     return _last_value(text)
+
+
+def _joined(sentence: str) -> str | None:
+    """Formulas of a sentence that only "and", "or" or commas part."""
+    formulas = list(_FORMULA.finditer(sentence))
+    between = [sentence[a.end() : b.start()] for a, b in pairwise(formulas)]
+    if not between or not all(re.fullmatch(r"\s*,?\s*(?:and|or)?\s*", part) for part in between):
+        return None
+    return ", ".join(next(filter(None, formula.groups())) for formula in formulas)
 
 
 def _last_value(text: str) -> str | None:

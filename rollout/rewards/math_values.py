@@ -117,6 +117,8 @@ def _tree(text: str) -> Any:
     from math_verify import LatexExtractionConfig, parse
     from math_verify.parser import NormalizationConfig
 
+    # Degrees inside a formula are those of an angle.
+    text = re.sub(r"(\d+(?:\.\d+)?)\s*\^\s*\\circ", r"(\1\\cdot\\frac{\\pi}{180})", text)
     if not text.strip() or too_large(text) or not _is_formula(text):
         return None
     # It warns on every call without a timeout; the bounds above take its place.

@@ -61,6 +61,8 @@ PAIRS: dict[str, list[tuple[str, str, bool]]] = {
         (r"\boxed{20^\circ\text{C}}", "20", True),
         (r"\boxed{45^\circ}", r"90^\circ", False),
         (r"\boxed{20^\circ\text{C}}", r"20^\circ\text{F}", False),
+        (r"\boxed{\sin 30^\circ}", r"\frac{1}{2}", True),
+        (r"\boxed{\angle ABC = 60^\circ}", "60", True),
     ],
     # A unit left out is no error. Lengths, masses, times and the like are converted.
     "units": [
@@ -86,6 +88,9 @@ PAIRS: dict[str, list[tuple[str, str, bool]]] = {
         (r"\boxed{5\text{ kg}}", r"5\text{ km}", False),
         (r"\boxed{6\text{ cm}}", "5", False),
         (r"\boxed{5x}", "5", False),
+        (r"\boxed{9.8\,\mathrm{m}/\mathrm{s}^2}", "9.8 m/s^2", True),
+        (r"\boxed{2.5\text{ million}}", "2500000", True),
+        (r"\boxed{3\text{ thousand}}", "3000000", False),
     ],
     # Outside brackets a comma before exactly three digits groups them, inside it parts items.
     "thousands separators": [
@@ -156,6 +161,12 @@ PAIRS: dict[str, list[tuple[str, str, bool]]] = {
         (r"\boxed{x<3}", r"x\le 3", False),
         (r"\boxed{(-\infty,3)}", "(3,\\infty)", False),
         (r"\boxed{(1,2)\cup(3,4)}", "(1,2)", False),
+        (r"\boxed{\{x \mid x > 3\}}", r"(3,\infty)", True),
+        (r"\boxed{\{x\in\mathbb{R} : 1<x<2\}}", "(1,2)", True),
+        (r"\boxed{x<-1 \text{ or } x>1}", r"(-\infty,-1)\cup(1,\infty)", True),
+        (r"\boxed{(-\infty,-1)\cup(1,\infty)}", "$x<-1$ or $x>1$", True),
+        (r"\boxed{\text{all real numbers}}", r"\mathbb{R}", True),
+        (r"\boxed{x<-1 \text{ or } x>2}", r"(-\infty,-1)\cup(1,\infty)", False),
     ],
     # Sets and bare lists have no order, tuples have one.
     "sets and tuples": [
@@ -179,6 +190,9 @@ PAIRS: dict[str, list[tuple[str, str, bool]]] = {
         (r"\boxed{1,2,3}", "1, 2", False),
         (r"\boxed{\{1,2,3\}}", r"\{1,2\}", False),
         (r"\boxed{(1,2)}", "(1,3)", False),
+        (r"\boxed{\langle 1,2\rangle}", "(1,2)", True),
+        (r"\boxed{(x,y)=(1,2)}", "(1,2)", True),
+        (r"\boxed{(x,y)=(2,1)}", "(1,2)", False),
     ],
     # A name on the left may be left out; two different letters are two different answers.
     "equations with a left side": [
@@ -215,6 +229,8 @@ PAIRS: dict[str, list[tuple[str, str, bool]]] = {
         (r"\boxed{\text{No}}", "yes", False),
         (r"\boxed{\text{Tuesday}}", "Monday", False),
         (r"\boxed{5}", "Monday", False),
+        (r"\boxed{\text{five}}", "5", True),
+        (r"\boxed{\text{The answer is } 5}", "5", True),
     ],
     # A capital gold letter is a choice, whatever stands behind the response's letter.
     "choices": [
@@ -232,6 +248,8 @@ PAIRS: dict[str, list[tuple[str, str, bool]]] = {
         (r"\boxed{(C) 12}", "B", False),
         (r"\boxed{A, B}", "B", False),
         (r"\boxed{12}", "B", False),
+        (r"\boxed{\frac{A}{2}}", "A", False),
+        (r"\boxed{AB}", "A", False),
     ],
     "plus-minus": [
         (r"\boxed{\pm 2}", "2, -2", True),
@@ -281,6 +299,10 @@ PAIRS: dict[str, list[tuple[str, str, bool]]] = {
         (r"so it is \boxed{12", "1", False),
         ("The answer is 13. (Not 12)", "12", False),
         ("", "0", False),
+        ("The final answer is $x = 2$ or $x = 3$.", "2,3", True),
+        ("It costs $5, so three cost $15.", "15", True),
+        ("<answer>12</answer>", "12", True),
+        ("The final answer is $x = 2$ or $x = 3$.", "3", False),
     ],
     "answers in JSON": [
         ('{"answer": 12}', "12", True),
@@ -346,6 +368,8 @@ PAIRS: dict[str, list[tuple[str, str, bool]]] = {
         (r"\boxed{x=3=4}", "4", False),
         (r"\boxed{3=4}", "4", False),
         (r"\boxed{1 \approx 2 \approx 3}", "3", False),
+        (r"\boxed{3!=6}", "6", True),
+        (r"\boxed{\approx 3.14}", "3.14", True),
     ],
     # The tolerance of rounded numbers shrinks with them.
     "near zero": [
@@ -420,5 +444,12 @@ PAIRS: dict[str, list[tuple[str, str, bool]]] = {
         (r"\boxed{3.14}", r"\pi", False),
         (r"\boxed{3-4i}", "3+4i", False),
         (r"\boxed{2^{101}}", "2^{100}", False),
+    ],
+    # A base left out is no error, like a unit.
+    "bases": [
+        (r"\boxed{1011_2}", "1011_{2}", True),
+        (r"\boxed{1011}", "1011_2", True),
+        (r"\boxed{1011_3}", "1011_2", False),
+        (r"\boxed{1010_2}", "1011_2", False),
     ],
 }
