@@ -1,14 +1,18 @@
-"""Mathematical equality, judged by math-verify.
+"""Mathematical equality of a response's answer and the task's.
 
-math-verify guards itself with SIGALRM, which works in a process's main thread only and counts whole
-seconds. Its timeouts are off here, and the pool's kill takes their place: this reward must not run
-outside a pool on responses that nobody has looked at.
+    response -> math_text: the answer in it, in one way of writing
+             -> math_kinds: percents, units, sets, equations, words, ... -> math_numbers: rationals
+                                                                         -> math_values: formulas
+
+math-verify reads formulas and decides nothing else. Its guard against endless computations needs
+SIGALRM, a process's main thread and whole seconds; here sizes are bounded before a formula is read
+and before it is computed, and the pool's kill is the second line.
 """
 
-import logging
 from dataclasses import dataclass
-from typing import Any
 
+from rollout.rewards import math_kinds, math_values
+from rollout.rewards.math_text import MAX_CHARS, answer_text, clean
 from rollout.rewards.types import Score
 
 
@@ -16,12 +20,13 @@ from rollout.rewards.types import Score
 class MathReward:
     """Gives 1.0 when the response's answer equals the task's, else 0.0.
 
-    They are compared as numbers, sets or expressions. Of a response the last boxed expression
-    counts if there is one, else the last formula or number.
+    They are compared as numbers, sets, expressions or words (`rollout.rewards.math_kinds` has the
+    rules). Of a response the last boxed expression counts if there is one, else what follows
+    "answer is" or ####, else the last formula or number.
     """
 
     precision: int = 6
-    """Decimals to which numbers are compared, at least 1."""
+    """Decimals to which numbers are compared, or significant digits below 0.1; at least 1."""
 
     def __post_init__(self) -> None:
         """Refuse a precision that would make every number equal."""
@@ -29,34 +34,30 @@ class MathReward:
             raise ValueError(f"reward.precision must be at least 1, got {self.precision!r}")
 
     def score(self, prompt_text: str, response_text: str, answer: str) -> Score:
-        """Score a response; see `rollout.rewards.types.Reward`."""
-        found = _parse(response_text)
-        correct = float(bool(found) and self._equal(_gold(answer), found))
+        """Score a response; see `rollout.rewards.types.Reward`.
+
+        An answer too large to be compared is wrong.
+        """
+        math_values.load()
+        found = _cleaned(answer_text(response_text) or "")
+        correct = float(bool(found) and math_kinds.same(_gold(answer), found, self.precision))
         return Score(
             reward=correct,
             components={"correct": correct, "format": float(bool(found))},
-            extracted=str(found[-1]) if found else "",
+            extracted=found[:MAX_CHARS],
         )
 
     def check(self, answer: str) -> None:
-        """Accept what math-verify can read."""
-        if not any(not isinstance(value, str) for value in _gold(answer)):
-            raise ValueError(f"math-verify finds no expression in the answer, got {answer!r}")
-
-    def _equal(self, gold: list[Any], found: list[Any]) -> bool:
-        from math_verify import verify
-
-        return bool(verify(gold, found, float_rounding=self.precision, timeout_seconds=None))
+        """Accept a number, formula, set, equation, choice or words, of bounded size."""
+        if reason := math_kinds.refusal(_gold(answer)):
+            raise ValueError(f"{reason}, got {answer[:80]!r}")
 
 
-def _gold(answer: str) -> list[Any]:
-    return _parse(answer if "$" in answer or "\\boxed" in answer else f"${answer}$")
+def _gold(answer: str) -> str:
+    marked = any(mark in answer for mark in ("\\boxed", "\\fbox", "####"))
+    return _cleaned((answer_text(answer) if marked else answer) or "")
 
 
-def _parse(text: str) -> list[Any]:
-    from math_verify import parse
-
-    # It warns on every call without a timeout; the pool has one.
-    for module in ("parser", "grader"):
-        logging.getLogger(f"math_verify.{module}").setLevel(logging.ERROR)
-    return list(parse(text, parsing_timeout=None))
+def _cleaned(text: str) -> str:
+    # Far beyond the bound nothing is gained by cleaning before it is refused.
+    return clean(text) if len(text) <= 4 * MAX_CHARS else text[: 4 * MAX_CHARS]

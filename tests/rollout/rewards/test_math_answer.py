@@ -1,6 +1,9 @@
+import json
+
 import pytest
 
 from rollout.rewards.math_answer import MathReward
+from tests.places import PROJECT
 
 
 @pytest.mark.parametrize(
@@ -39,6 +42,44 @@ def test_readable_answers_are_accepted(answer):
 def test_unreadable_answers_are_refused(answer):
     with pytest.raises(ValueError, match=r"math-verify finds no expression in the answer, got"):
         MathReward().check(answer)
+
+
+@pytest.mark.parametrize(
+    ("answer", "sentence"),
+    [
+        ("1=2=3=4", "the answer states an equality that does not hold, got '1=2=3=4'"),
+        ("x=1=2", "the answer states an equality that does not hold, got 'x=1=2'"),
+        (", ".join("1" * 25), "the answer has more than 24 items; shorten it, got '1, 1"),
+        ("1" * 501, "the answer has more than 500 characters; shorten it, got '1111"),
+        ("9^9^9^9^9^9", "the answer towers powers; shorten it, got '9\\^9"),
+        ("(1, ?)", "math-verify finds no expression in the answer, got '\\(1, \\?\\)'"),
+    ],
+)
+def test_answers_that_nothing_equals_are_refused(answer, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        MathReward().check(answer)
+    assert MathReward().score("", rf"\boxed{{{answer}}}", answer).reward == 0.0
+
+
+@pytest.mark.parametrize(
+    "answer", ["Monday", "true", "B", "(B)", r"\$18.90", r"50\%", r"\infty", "1 < x", "x + y = 1"]
+)
+def test_answers_of_other_kinds_are_accepted(answer):
+    MathReward().check(answer)
+
+
+def test_the_answers_of_the_example_file_are_right_in_a_box():
+    for line in (PROJECT / "conf/examples/math.jsonl").read_text().splitlines():
+        answer = json.loads(line)["answer"]
+        MathReward().check(answer)
+        assert MathReward().score("", rf"so \boxed{{{answer}}}.", answer).reward == 1.0
+        assert MathReward().score("", r"so \boxed{1234567}.", answer).reward == 0.0
+
+
+def test_the_precision_decides_which_roundings_are_right():
+    for precision, reward in ((2, 1.0), (3, 1.0), (4, 0.0)):
+        score = MathReward(precision=precision).score("", r"\boxed{0.333}", r"\frac{1}{3}")
+        assert score.reward == reward
 
 
 def test_a_precision_of_nothing_is_refused():

@@ -1,0 +1,436 @@
+r"""Which answers are the same: choices, words, sets, intervals, equations, units, values.
+
+Each kind is decided here by what a mathematician would say; only formulas go on to
+`rollout.rewards.math_values`. The rules that are decisions:
+
+- `50%` is 0.5. A bare 50 answers a gold answer of `50%`, and `50%` one of 50, as with any unit left
+  out; a gold answer between -1 and 1 without a percent sign is no number of percents.
+- A unit or currency left out on one side is no error; two that measure different things are.
+  Centimetres and metres are converted, `90^\circ` is pi/2.
+- `1=2=3=4` is false, hence wrong whatever the gold answer. A true chain gives its last member.
+- A name on the left (`x=5`, `f(x)=x^2`) is dropped unless both sides name a different letter.
+- A bare list has no order and neither have sets; tuples have. A list answers a tuple in order.
+- `1,234` is one number outside brackets and two inside.
+- A formula rounded to at least `precision` digits is right, see `math_numbers.near`.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+
+from rollout.rewards.math_numbers import DEGREE, PERCENT, alike, number, quantity
+from rollout.rewards.math_text import closing, too_large
+from rollout.rewards.math_values import letters, proportional, readable, same_set, same_value
+
+_MAX_ITEMS = 24
+_MAX_NESTED = 6
+
+
+@dataclass(frozen=True, slots=True)
+class _Listing:
+    """Items between brackets; `left` and `right` are "" for a bare list, "{" and "}" for a set."""
+
+    items: tuple[str, ...]
+    left: str = ""
+    right: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Claim:
+    """What an equation or inequality says: a value, perhaps of a name, or a relation."""
+
+    value: str = ""
+    name: str = ""
+    sides: tuple[str, str] | None = None
+    """Of a relation that gives no value."""
+    relation: str = "="
+    """One of = < <= !=, as sides[0] relation sides[1]; of an interval as value, <."""
+    false: bool = False
+
+
+def refusal(text: str) -> str:
+    """Why no response could be compared with a cleaned gold answer, "" if one could."""
+    if reason := too_large(text):
+        return f"the answer {reason}; shorten it"
+    if _words(text) is not None or _choice(text) is not None:
+        return ""
+    text = _built(text)
+    claim, listing = _claim(text), _items(text)
+    if claim is not None and claim.false:
+        return "the answer states an equality that does not hold"
+    parts: tuple[str, ...] = ()
+    if claim is not None:
+        parts = claim.sides or (claim.value,)
+    elif listing is not None:
+        parts = listing.items
+    if len(parts) > _MAX_ITEMS:
+        return f"the answer has more than {_MAX_ITEMS} items; shorten it"
+    if parts and text not in parts:
+        return next(filter(None, map(refusal, parts)), "")
+    if not text or not readable(quantity(text)[0]):
+        return "math-verify finds no expression in the answer"
+    return ""
+
+
+def same(gold: str, found: str, precision: int, nested: int = 0) -> bool:
+    """Whether a cleaned answer equals the cleaned gold answer.
+
+    Args:
+        gold: The task's answer.
+        found: The response's.
+        precision: Decimals to which rounded numbers must agree.
+        nested: How deep inside sets, tuples and matrices the two stand.
+    """
+    if nested > _MAX_NESTED or too_large(gold) or too_large(found):
+        return False
+    words = _words(gold), _words(found)
+    letter = _choice(gold)
+    if letter is not None:
+        return _choice(found) == letter or (words[0] is None and gold == found)
+    if words[0] is not None or words[1] is not None:
+        return words[0] == words[1]
+    gold, found = _built(gold), _built(found)
+    claims = _claim(gold), _claim(found)
+    if claims != (None, None):
+        return _same_claims(gold, found, claims, precision, nested)
+    if same_set(gold, found):
+        return True
+    listings = _items(gold), _items(found)
+    if listings != (None, None):
+        return _same_listings(gold, found, listings, precision, nested)
+    if gold == found and not refusal(gold):
+        return True
+    return _same_quantity(gold, found, precision)
+
+
+# --- words and choices ---
+
+_SYNONYMS = {"dne": "does not exist", "y": "yes", "n": "no", "infinite": "infinity"}
+_LETTER = re.compile(
+    r"\(\s*([A-Ja-j])\s*\)\s*(?![-+*/^=<>\\(])|([A-J])\s*(?:[).:]\s*(?![-+*/^=(])|$)"
+)
+_TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
+_NO_TEXT = frozenset(
+    [
+        "sin",
+        "cos",
+        "tan",
+        "cot",
+        "sec",
+        "csc",
+        "log",
+        "ln",
+        "exp",
+        "max",
+        "min",
+        "gcd",
+        "lcm",
+        "det",
+    ]
+)
+
+
+def _words(text: str) -> tuple[str, ...] | None:
+    """The words of an answer that is text, None of one that is mathematics."""
+    plain = _TEXT.sub(r" \1 ", text)
+    spelled = plain != text
+    if not re.fullmatch(r"[^\W\d_]['\w\s,.;:!?-]*", plain.strip()) or "\\" in plain:
+        return None
+    words = tuple(re.findall(r"[^\W_]+", plain.casefold()))
+    if not words or any(word in _NO_TEXT for word in words):
+        return None
+    longest = max(map(len, words))
+    if not (longest >= 4 or (spelled and longest >= 2) or words[0] in ("yes", "no", "odd", "dne")):
+        return None
+    words = tuple(" ".join(_SYNONYMS.get(word, word) for word in words).split())
+    return words[1:] if len(words) > 1 and words[0] in ("the", "a", "an") else words
+
+
+def _choice(text: str) -> str | None:
+    """The letter of a multiple choice, capital, as in "B", "(b)", "B. 12" or "(B) 12"."""
+    plain = _TEXT.sub(r"\1", text).replace("{", "").replace("}", "").strip()
+    found = re.match(
+        r"\(\s*([A-Ja-j])\s*\)\s*(?![-+*/^=<>\\(])|([A-J])\s*(?:[).:]\s*(?![-+*/^=(])|$)", plain
+    )
+    return (found.group(1) or found.group(2)).upper() if found else None
+
+
+# --- equations and inequalities ---
+
+_RELATIONS = {
+    **{"=": "=", ":=": "=", r"\equiv": "=", "<": "<", ">": ">", r"\le": "<=", r"\ge": ">="},
+    **{r"\ne": "!=", r"\in": "in", r"\approx": "~"},
+}
+_RELATION = re.compile(r"(:=|\\(?:le|ge|ne|in|approx|equiv)(?![a-zA-Z])|[=<>])")
+_NAME = re.compile(
+    r"(?:\\[a-zA-Z]+\s*(?:\{[a-zA-Z ]*\})?|[a-zA-Z]+'?|\|[A-Z]{2}\|)\s*(?:_\s*(?:\{[^{}]*\}|\w))?"
+    r"\s*(?:\(\s*[\w\s,]*\s*\))?(?:\s+[A-Z]{1,4})?"
+)
+
+
+def _claim(text: str) -> _Claim | None:
+    if _listing(text) is not None:
+        return None
+    parts = _split(text, _RELATION)
+    members, relations = parts[::2], [_RELATIONS[part] for part in parts[1::2]]
+    members = [member.strip() for member in members]
+    if not relations or not all(members):
+        return None
+    if "~" in relations:
+        return _approximate(members, relations)
+    if relations == ["in"]:
+        return _Claim(members[1], members[0]) if _is_name(members[0]) else None
+    if set(relations) == {"="}:
+        return _equation(members)
+    return _inequality(members, relations)
+
+
+def _built(text: str) -> str:
+    """The condition of a set that is built by one, as in { x : x > 3 }."""
+    found = _BUILDER.fullmatch(text.strip())
+    return found.group(1).strip() if found and _RELATION.search(found.group(1)) else text
+
+
+def _is_name(text: str) -> bool:
+    return bool(_NAME.fullmatch(text)) and text.strip() not in (r"\pi", r"\infty", "e", "i")
+
+
+def _equation(members: list[str]) -> _Claim:
+    name = ""
+    if _is_name(members[-1]) and not _is_name(members[0]):
+        members = [members[-1], *members[:-1]]
+    if _is_name(members[0]):
+        name = members[0]
+        members = [m for m in members[1:-1] if not _is_name(m)] + members[-1:]
+    if len(members) > _MAX_ITEMS:
+        return _Claim(false=True)
+    if all(same(a, b, 6, 1) for a, b in pairwise(members)):
+        return _Claim(members[-1], name)
+    if not name and len(members) == 2 and any(letters(member) for member in members):
+        return _Claim(sides=(members[0], members[1]))
+    return _Claim(false=True)
+
+
+def _approximate(members: list[str], relations: list[str]) -> _Claim:
+    """Of x = a ~ b the exact a, or b when nothing but a name stands before it."""
+    at = relations.index("~")
+    before = members[: at + 1]
+    if len(before) == 1 and _is_name(before[0]):
+        return _Claim(members[-1], before[0])
+    if len(before) == 1:
+        return _Claim(before[0])
+    return _equation(before) if set(relations[:at]) == {"="} else _Claim(false=True)
+
+
+def _inequality(members: list[str], relations: list[str]) -> _Claim | None:
+    if len(members) == 3 and all(r in ("<", "<=") for r in relations) and _is_name(members[1]):
+        brackets = ("[" if relations[0] == "<=" else "(", "]" if relations[1] == "<=" else ")")
+        value = f"{brackets[0]}{members[0]},{members[2]}{brackets[1]}"
+        return _Claim(value, members[1], relation="<")
+    if len(members) == 3 and all(r in (">", ">=") for r in relations):
+        turned = [relation.replace(">", "<") for relation in reversed(relations)]
+        return _inequality(members[::-1], turned)
+    if len(members) != 2 or relations[0] == "in":
+        return None
+    left, right, relation = *members, relations[0]
+    if relation.startswith(">"):
+        left, right, relation = right, left, relation.replace(">", "<")
+    if relation != "!=" and _is_name(left) and not letters(right):
+        return _Claim(rf"(-\infty,{right}{']' if relation == '<=' else ')'}", left, relation="<")
+    if relation != "!=" and _is_name(right) and not letters(left):
+        return _Claim(rf"{'[' if relation == '<=' else '('}{left},\infty)", right, relation="<")
+    return _Claim(sides=(left, right), relation=relation)
+
+
+def _same_claims(
+    gold: str,
+    found: str,
+    claims: tuple[_Claim | None, _Claim | None],
+    precision: int,
+    nested: int,
+) -> bool:
+    a, b = claims[0] or _Claim(gold), claims[1] or _Claim(found)
+    if a.false or b.false:
+        return False
+    if a.sides is None and b.sides is None:
+        return not _other_name(a.name, b.name) and same(a.value, b.value, precision, nested + 1)
+    if claims[0] is None and b.sides is not None and b.relation == "=":
+        return same(gold, b.sides[1], precision, nested + 1)
+    sides = _sides(a), _sides(b)
+    if sides[0] is None or sides[1] is None or a.relation != b.relation:
+        return False
+    sign = proportional(sides[0], sides[1], precision)
+    return sign > 0 if a.relation in ("<", "<=") else sign != 0
+
+
+def _sides(claim: _Claim) -> tuple[str, str] | None:
+    """Both sides of a relation; a name with a constant is a solution and no relation."""
+    if claim.sides is None and claim.name and letters(claim.value):
+        return claim.name, claim.value
+    return claim.sides
+
+
+def _other_name(a: str, b: str) -> bool:
+    plain = r"[a-zA-Z](?:\s*_\s*\{?\w+\}?)?"
+    a, b = (re.sub(r"[{}\s]", "", name) for name in (a, b))
+    return bool(a != b and re.fullmatch(plain, a) and re.fullmatch(plain, b))
+
+
+# --- lists, sets, tuples, intervals, matrices ---
+
+_COMMA = re.compile(r"([,;])")
+_JOINED = r"\\text\s*\{\s*,?\s*(?:and|or)\s*\}|(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z])"
+_SEPARATOR = re.compile(rf"(;|(?<!\d),|(?<=\d{{4}}),|,(?!\d{{3}}(?!\d))|{_JOINED})")
+_CUP = re.compile(r"(\\cup(?![a-zA-Z]))")
+_MATRIX = re.compile(r"\\begin\{[pbB]?matrix\}(.*)\\end\{[pbB]?matrix\}")
+_BUILDER = re.compile(r"\\\{\s*[a-zA-Z]\s*(?:\\in\s*\\mathbb\{?R\}?\s*)?(?:\||:|\\mid)(.*)\\\}")
+
+
+def _items(text: str) -> _Listing | None:
+    """The items of an answer that has several, with those of a plus-minus spelled out."""
+    listing = _union(text) or _matrix(text) or _listing(text) or _plus_minus(text)
+    if listing is not None and listing.left == "":
+        claims = [_claim(item) for item in listing.items]
+        pieces = tuple(claim.value for claim in claims if claim and claim.relation == "<")
+        if len(pieces) == len(claims) and all(pieces):
+            return _Listing(pieces, "U", "U")
+    if listing is not None and listing.left in ("", "{"):
+        spelled = [_plus_minus(item) for item in listing.items]
+        pairs = zip(listing.items, spelled, strict=True)
+        items = [item for one, two in pairs for item in (two.items if two else (one,))]
+        return _Listing(tuple(items), listing.left, listing.right)
+    return listing
+
+
+def _split(text: str, separator: re.Pattern[str]) -> list[str]:
+    """Parts outside of brackets and the separators between them, in turn."""
+    parts, start, depth, index = [], 0, 0, 0
+    while index < len(text):
+        found = separator.match(text, index) if depth == 0 else None
+        if found is not None:
+            parts += [text[start:index], found.group(1)]
+            start = index = found.end()
+            continue
+        if text[index] == "\\":
+            index += 1
+        if index < len(text) and not text[index - 1 : index + 1].startswith(("\\(", "\\[")):
+            depth += (text[index] in "([{") - (text[index] in ")]}")
+        index += 1
+    return [*parts, text[start:]]
+
+
+def _listing(text: str) -> _Listing | None:
+    text = text.strip()
+    start = 1 if text.startswith("\\{") else 0
+    if text[start : start + 1] in ("(", "[", "{") and closing(text, 0) == len(text) - 1:
+        inner = text[2:-2] if start else text[1:-1]
+        items = tuple(item.strip() for item in _split(inner, _COMMA)[::2])
+        left, right = text[start], text[-1]
+        if (len(items) == 1 and left != "{") or not all(items):
+            return None
+        if len(items) != 2 and left != "{":
+            left, right = "(", ")"
+        return _Listing(items, left, right)
+    if number(text) is not None:
+        return None
+    items = tuple(item.strip() for item in _split(text, _SEPARATOR)[::2] if item.strip())
+    return _Listing(items) if len(items) > 1 else None
+
+
+def _union(text: str) -> _Listing | None:
+    parts = tuple(part.strip() for part in _split(text, _CUP)[::2])
+    return _Listing(parts, "U", "U") if len(parts) > 1 and all(parts) else None
+
+
+def _plus_minus(text: str) -> _Listing | None:
+    if len(re.findall(r"\\(?:pm|mp)(?![a-zA-Z])", text)) != 1:
+        return None
+    plus = re.sub(r"^\s*\\(?:pm|mp)(?![a-zA-Z])", "", text)
+    plus = re.sub(r"\\(?:pm|mp)(?![a-zA-Z])", "+", plus)
+    return _Listing((plus.strip(), re.sub(r"\\(?:pm|mp)(?![a-zA-Z])", "-", text).strip()))
+
+
+def _matrix(text: str) -> _Listing | None:
+    found = _MATRIX.fullmatch(text.strip())
+    if found is None or "\\begin" in found.group(1):
+        return None
+    rows = [row for row in re.split(r"\\\\", found.group(1)) if row.strip()]
+    cells = [[cell.strip() for cell in row.split("&")] for row in rows]
+    shape = f"matrix {[len(row) for row in cells]}"
+    return _Listing(tuple(cell for row in cells for cell in row), shape, shape)
+
+
+def _same_listings(
+    gold: str,
+    found: str,
+    listings: tuple[_Listing | None, _Listing | None],
+    precision: int,
+    nested: int,
+) -> bool:
+    a, b = (
+        listing or _Listing((text,)) for listing, text in zip(listings, (gold, found), strict=True)
+    )
+    if max(len(a.items), len(b.items)) > _MAX_ITEMS:
+        return False
+    loose = ("", "{")
+    if (a.left in loose and b.left in loose) or a.left == b.left == "U":
+        return _same_sets(a.items, b.items, precision, nested)
+    brackets = (a.left, a.right), (b.left, b.right)
+    if brackets[0] != brackets[1] and ("", "") not in brackets:
+        return False
+    if len(a.items) != len(b.items) or {"U", "{"} & {a.left, b.left} or len(a.items) == 1:
+        return (
+            brackets[0] == brackets[1]
+            and len(a.items) == len(b.items) == 1
+            and same(a.items[0], b.items[0], precision, nested + 1)
+        )
+    if ("", "") in brackets and {a.right, b.right} - {"", ")"}:
+        return False
+    pairs = zip(a.items, b.items, strict=True)
+    return all(same(x, y, precision, nested + 1) for x, y in pairs)
+
+
+def _same_sets(gold: Sequence[str], found: Sequence[str], precision: int, nested: int) -> bool:
+    def unique(items: Sequence[str]) -> list[str]:
+        kept: list[str] = []
+        for item in items:
+            if not any(same(other, item, precision, nested + 1) for other in kept):
+                kept.append(item)
+        return kept
+
+    a, b = unique(gold), unique(found)
+    for item in a:
+        match = next(
+            (i for i, other in enumerate(b) if same(item, other, precision, nested + 1)), -1
+        )
+        if match < 0:
+            return False
+        del b[match]
+    return not b
+
+
+# --- units and values ---
+
+
+def _same_quantity(gold: str, found: str, precision: int) -> bool:
+    (a, unit), (b, other) = quantity(gold), quantity(found)
+    if unit is None and other is None:
+        return same_value(a, b, precision)
+    if unit is not None and other is not None:
+        if unit.dimension == other.dimension:
+            return same_value(a, b, precision, other.factor / unit.factor)
+        return alike(unit, other) and same_value(a, b, precision)
+    only = unit or other
+    assert only is not None
+    if only == PERCENT:
+        factor = 1 / PERCENT.factor if unit else PERCENT.factor
+        size = number(a)
+        fraction = other is not None and size is not None and abs(size.value) <= 1
+        plain = not fraction and same_value(a, b, precision)
+        return plain or same_value(a, b, precision, factor)
+    if only == DEGREE:
+        radians = r"\frac{180}{\pi}" if unit else r"\frac{\pi}{180}"
+        if same_value(a, rf"({b})\cdot{radians}", precision):
+            return True
+    return same_value(a, b, precision)

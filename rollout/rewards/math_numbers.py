@@ -1,0 +1,296 @@
+"""Numbers and units of answers, read exactly and without a computer algebra system."""
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+
+_MAX_EXPONENT = 5_000
+
+_DIGITS = r"(?:\d{1,3}(?:,\d{3})+|\d{1,3}(?: \d{3})+|\d+)(?:\.\d*)?|\.\d+"
+_POWER = r"(?:\s*(?:\\times|\\cdot|\*|x)\s*10\s*\^\s*(?:\{\s*([-+]?\d+)\s*\}|(\d))|[eE]([-+]?\d+))"
+_DECIMAL = re.compile(rf"([-+]?)\s*({_DIGITS}){_POWER}?")
+_TEN = re.compile(r"([-+]?)\s*10\s*\^\s*(?:\{\s*([-+]?\d+)\s*\}|(\d))")
+_FRACTION = re.compile(
+    r"([-+]?)\s*(?:\\frac\s*\{\s*([-+]?[\d.,]+)\s*\}\s*\{\s*([-+]?[\d.,]+)\s*\}"
+    r"|([\d.,]+)\s*/\s*([\d.,]+))"
+)
+_MIXED = re.compile(
+    r"([-+]?)\s*(\d+)(?:\s*\\frac\s*\{\s*(\d+)\s*\}\s*\{\s*(\d+)\s*\}|(?:\s+|-)(\d+)\s*/\s*(\d+))"
+)
+_REPEATING = re.compile(
+    r"([-+]?)\s*(\d*)\.(\d*?)(?:\\(?:overline|bar|dot)\s*(?:\{(\d+)\}|(\d))|\((\d+)\)|(\d)\7\7+\.\.\.)"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Number:
+    """A rational number as it was written."""
+
+    value: Fraction
+    rounded: bool = False
+    """Written with a decimal point or a power of ten, so that it may stand for a near number."""
+
+
+def number(text: str) -> Number | None:
+    """Read a cleaned answer as a number: grouped, mixed, repeating, in scientific notation."""
+    text = text.strip()
+    while text.startswith("(") and text.endswith(")") and text.count("(") == 1:
+        text = text[1:-1].strip()
+    for pattern, read in _FORMS:
+        if (found := pattern.fullmatch(text)) is not None:
+            try:
+                return read(found)
+            except (ValueError, ZeroDivisionError):
+                return None
+    return None
+
+
+def _plain(found: re.Match[str]) -> Number:
+    sign, digits, *powers = found.groups()
+    exponent = next(filter(None, powers), "")
+    rounded = "." in digits or bool(exponent)
+    return Number(_signed(sign, _digits(digits) * _ten_to(exponent or "0")), rounded)
+
+
+def _ten(found: re.Match[str]) -> Number:
+    sign, *powers = found.groups()
+    return Number(_signed(sign, _ten_to(next(filter(None, powers)))))
+
+
+def _fraction(found: re.Match[str]) -> Number:
+    sign, *parts = found.groups()
+    above, below = (part for part in parts if part)
+    value = _signed(sign, _digits(above) / _digits(below))
+    return Number(value, "." in above + below)
+
+
+def _mixed(found: re.Match[str]) -> Number:
+    sign, whole, *parts = found.groups()
+    above, below = (part for part in parts if part)
+    if int(above) >= int(below):
+        raise ValueError("an improper fraction beside a whole number is a product")
+    return Number(_signed(sign, Fraction(int(whole)) + Fraction(int(above), int(below))))
+
+
+def _repeating(found: re.Match[str]) -> Number:
+    sign, whole, fixed, *periods = found.groups()
+    period = next(filter(None, periods))
+    value = _digits(f"{whole or 0}.{fixed}")
+    value += Fraction(int(period), (10 ** len(period) - 1) * 10 ** len(fixed))
+    return Number(_signed(sign, value))
+
+
+_FORMS = (
+    (_DECIMAL, _plain),
+    (_TEN, _ten),
+    (_MIXED, _mixed),
+    (_FRACTION, _fraction),
+    (_REPEATING, _repeating),
+)
+
+
+def _digits(text: str) -> Fraction:
+    text = text.replace(",", "").replace(" ", "")
+    return Fraction(f"0{text}" if text.startswith(".") else text)
+
+
+def _signed(sign: str, value: Fraction) -> Fraction:
+    return -value if sign == "-" else value
+
+
+def _ten_to(exponent: str) -> Fraction:
+    if abs(int(exponent)) > _MAX_EXPONENT:
+        raise ValueError(f"a power of ten beyond {_MAX_EXPONENT}")
+    return Fraction(10) ** int(exponent)
+
+
+def near(a: Fraction, b: Fraction, precision: int) -> bool:
+    """Whether two numbers agree to `precision` decimals, below 0.1 to as many significant digits.
+
+    The tolerance is half a unit in the last of them. It shrinks with the numbers, so that only 0
+    is near 0.
+    """
+    scale = max(abs(a), abs(b))
+    if scale == 0:
+        return True
+    bits = scale.numerator.bit_length() - scale.denominator.bit_length()
+    unit = Fraction(10) ** (bits * 3 // 10)
+    while unit > scale:
+        unit /= 10
+    while unit <= scale:
+        unit *= 10
+    unit = min(Fraction(1), unit)
+    return abs(a - b) <= unit / 2 / Fraction(10) ** precision
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """What a unit measures and how large it is."""
+
+    dimension: tuple[tuple[str, int], ...]
+    """Base units with their powers, sorted; empty for percent."""
+    factor: Fraction
+    """Size in base units."""
+
+
+PERCENT = Unit((), Fraction(1, 100))
+_COUNT = Unit((), Fraction(1))
+DEGREE = Unit((("degree", 1),), Fraction(1))
+
+_BASES = {
+    "metre": {"mm": "1/1000", "cm": "1/100", "dm": "1/10", "m": "1", "km": "1000"},
+    "gram": {"mg": "1/1000", "g": "1", "kg": "1000", "tonne": "1000000"},
+    "second": {
+        "ms": "1/1000",
+        "s": "1",
+        "min": "60",
+        "h": "3600",
+        "day": "86400",
+        "week": "604800",
+    },
+    "litre": {"ml": "1/1000", "mL": "1/1000", "l": "1", "L": "1"},
+    "dollar": {"dollar": "1", "$": "1", "usd": "1", "cent": "1/100"},
+    "euro": {"\u20ac": "1", "euro": "1", "eur": "1"},
+    "pound sterling": {"\u00a3": "1", "gbp": "1"},
+    "foot": {"ft": "1", "foot": "1", "inch": "1/12", "in": "1/12", "yard": "3", "mile": "5280"},
+    "yen": {"\u00a5": "1", "yen": "1", "jpy": "1"},
+    "rupee": {"\u20b9": "1", "rupee": "1", "inr": "1"},
+}
+_KNOWN = {name: (base, Fraction(f)) for base, names in _BASES.items() for name, f in names.items()}
+_SAME = {
+    **{"millimeter": "mm", "centimeter": "cm", "meter": "m", "kilometer": "km", "feet": "foot"},
+    **{"millimetre": "mm", "centimetre": "cm", "metre": "m", "kilometre": "km", "inches": "inch"},
+    **{
+        "milligram": "mg",
+        "gram": "g",
+        "kilogram": "kg",
+        "sec": "s",
+        "second": "s",
+        "minute": "min",
+    },
+    **{"hour": "h", "hr": "h", "hrs": "h", "liter": "l", "litre": "l", "milliliter": "ml"},
+    **{"millilitre": "ml", "mins": "min", "secs": "s", "usd": "dollar", "miles": "mile"},
+}
+_NO_UNIT = frozenset(("unit", "square", "sq", "cubic", "cu", "a", "an", "per", "of", "the"))
+_FUNCTIONS = frozenset(
+    [
+        "sin",
+        "cos",
+        "tan",
+        "cot",
+        "sec",
+        "csc",
+        "log",
+        "ln",
+        "lg",
+        "exp",
+        "max",
+        "min",
+        "gcd",
+        "lcm",
+        "mod",
+        "det",
+        "dim",
+    ]
+)
+_FUNCTIONS = _FUNCTIONS - {"sec", "min"}
+_JOINS = frozenset(("and", "or", "if", "for", "where", "when", "with", "is", "to"))
+
+_FACTOR = re.compile(r"([^\W\d_]+|[$\u20ac\u00a3\u00a5\u20b9])(?:\s*\^\s*(-?\d))?")
+_TEXT_UNIT = re.compile(
+    r"(.+?)\s*\\text\s*\{([^{}]*)\}\s*(?:\^\s*\{?\s*(-?\d)\s*\}?)?"
+    r"(?:\s*(/)\s*(?:\\text\s*\{([^{}]*)\}|([a-z]+))\s*(?:\^\s*\{?\s*(-?\d)\s*\}?)?)?"
+)
+_BARE_UNIT = re.compile(r"(.*(?:[\d)}]|\\pi(?![a-zA-Z])))(\s*)-?([A-Za-z][A-Za-z ./^{}\d]*)")
+_MONEY_FIRST = re.compile(
+    r"(-?)\s*(?:US\s*)?(\\\$|\u20ac|\u00a3|\u00a5|\u20b9|USD(?![a-z])|EUR(?![a-z]))\s*(.+)"
+)
+_BASED = re.compile(r"([\dA-F]+)\s*_\s*\{?\s*(\d{1,2})\s*\}?")
+_MONEY_LAST = re.compile(r"(.+?)\s*(?:\\text\s*\{\s*)?(\\\$|[\u20ac\u00a3\u00a5\u20b9])\s*\}?")
+_PERCENT = re.compile(r"(.+?)\s*(?:\\?%|(?:\\text\s*\{\s*)?(?:%|per ?cent|pct)\s*\.?\s*\}?)")
+_DEGREES = re.compile(
+    r"(.+?)\s*(?:\^\s*\\circ\s*|(?:\\text\s*\{\s*)?degrees?\s*\}?)"
+    r"\s*(?:\\text\s*\{)?\s*([CF]|[Cc]elsius|[Ff]ahrenheit)?\s*\}?"
+)
+
+
+def quantity(text: str) -> tuple[str, Unit | None]:
+    """Part a cleaned answer into what stands before its unit, and the unit if there is one."""
+    value, unit = _quantity(text.strip())
+    return value, None if unit == _COUNT else unit
+
+
+def _quantity(text: str) -> tuple[str, Unit | None]:
+    if found := re.fullmatch(r"\\text\s*\{\s*([-\d][^{}]*)\}", text):
+        text = found.group(1).strip()
+    if found := _MONEY_FIRST.fullmatch(text):
+        value, more = quantity(found.group(3))
+        symbol = found.group(2).strip("\\").lower()
+        return found.group(1) + value, more or _unit(symbol)
+    if found := _BASED.fullmatch(text):
+        return found.group(1), Unit(((f"base {found.group(2)}", 1),), Fraction(1))
+    if found := _MONEY_LAST.fullmatch(text):
+        return found.group(1), _unit(found.group(2).strip("\\"))
+    if found := _PERCENT.fullmatch(text):
+        return found.group(1), PERCENT
+    if (found := _DEGREES.fullmatch(text)) and not re.search(r"\\(?:sin|cos|tan)", text):
+        scale = (found.group(2) or "")[:1].upper()
+        return found.group(1), Unit(((f"degree {scale}", 1),), Fraction(1)) if scale else DEGREE
+    if found := _TEXT_UNIT.fullmatch(text):
+        value, name, power, slash, below, bare, below_power = found.groups()
+        written = f"{name}^{power}" if power else name
+        if slash:
+            written += f"/{below or bare}" + (f"^{below_power}" if below_power else "")
+        if (unit := _unit(written)) is not None:
+            return value, unit
+    if (found := _BARE_UNIT.fullmatch(text)) and _is_bare_unit(found.group(3), found.group(2)):
+        return found.group(1), _unit(found.group(3))
+    return text, None
+
+
+def _is_bare_unit(written: str, space: str) -> bool:
+    words = re.findall(r"[A-Za-z]+", written)
+    known = [_SAME.get(word, word) in _KNOWN or _singular(word) in _KNOWN for word in words]
+    if any(word in _FUNCTIONS or word in _JOINS for word in words):
+        return False
+    fits = (k or word in _NO_UNIT or len(word) > 2 for word, k in zip(words, known, strict=True))
+    return all(fits) and (bool(space) or len(words[0]) > 1)
+
+
+def _singular(word: str) -> str:
+    word = word if len(word) <= 3 else word.lower()
+    word = _SAME.get(word, word)
+    if len(word) > 3 and word.endswith("s") and not word.endswith("ss"):
+        word = word[:-1]
+    return _SAME.get(word, word)
+
+
+def _unit(written: str) -> Unit | None:
+    """Read "cm^2", "km/h", "square metres", "apples"; None of words that are no unit."""
+    written = re.sub(r"[{}\s]+", " ", written).replace("\\cdot", " ").strip(" .")
+    written = re.sub(r"\bper\b", "/", written)
+    if any(word in _JOINS for word in written.split()):
+        return None
+    powers: dict[str, int] = {}
+    factor = Fraction(1)
+    for place, part in enumerate(written.split("/")):
+        shape = 2 if re.search(r"\b(?:square|sq)\b", part) else 3 if "cubic" in part else 1
+        for name, power in re.findall(
+            r"([^\W\d_]+|[$\u20ac\u00a3\u00a5\u20b9])(?:\s*\^\s*(-?\d))?", part
+        ):
+            name = _singular(name)
+            if name in _NO_UNIT:
+                continue
+            base, size = _KNOWN.get(name, (name, Fraction(1)))
+            exponent = (int(power) if power else shape) * (-1 if place else 1)
+            powers[base] = powers.get(base, 0) + exponent
+            factor *= size**exponent
+    return Unit(tuple(sorted(powers.items())), factor) if powers else _COUNT
+
+
+def alike(a: Unit, b: Unit) -> bool:
+    """Whether two things that are counted may be the same, one named more closely: red apples."""
+    names = set(a.dimension), set(b.dimension)
+    counted = all(power == 1 and name not in _BASES for name, power in names[0] | names[1])
+    closer = names[0] <= names[1] or names[1] <= names[0]
+    return bool(names[0] and names[1]) and counted and closer and DEGREE not in (a, b)
