@@ -14,6 +14,7 @@ from conf.evaluation import HELD_OUT
 from conf.schema import EvaluateConfig, RunConfig
 from launch.program import UserError, build, prepare_run_dir
 from rollout.rewards.by_set import address
+from rollout.rewards.types import check_of
 from rollout.types import Prompt
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -149,7 +150,7 @@ def load_prompts(
             f"got {max_prompt_tokens} tokens for prompts"
         )
     try:
-        return list(task.prompts(tokenizer, max_tokens=max_prompt_tokens, check=reward.check))
+        return list(task.prompts(tokenizer, max_tokens=max_prompt_tokens, check=check_of(reward)))
     except TemplateError as error:
         raise UserError(
             f"{key}: the chat template of model.path refuses a conversation; change the messages "

@@ -23,13 +23,11 @@ import socket
 import sys
 import sysconfig
 import traceback
-from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
-from types import TracebackType
 from typing import Any, NoReturn
 
-from rollout.rewards.returned import as_score
+from rollout.rewards.returned import NoScoreError, as_score
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -120,42 +118,27 @@ def _send(connection: socket.socket, answer: dict[str, Any]) -> None:
     connection.sendall(len(body).to_bytes(4, "big") + body)
 
 
-def failure(error: BaseException, scorer: Callable[..., object] | None = None) -> dict[str, str]:
+def failure(error: BaseException) -> dict[str, str]:
     """Describe what a reward raised: its traceback, and in one line where and what.
 
     The place is the innermost line of code that is no installed package's; where the reward
     returned and what it returned is wrong, it is the reward's own first line.
-
-    Args:
-        error: The exception.
-        scorer: The reward's method or function; None while it is loaded.
     """
-    # The frames of this module say nothing about the reward.
-    trace = _skip_own(error.__traceback__)
+    if isinstance(error, NoScoreError):
+        text = f"{error.place}: {error}" if error.place else str(error)
+        return {"error": text, "summary": text}
+    # The first frame is this module's, and says nothing about the reward.
+    trace = error.__traceback__.tb_next if error.__traceback__ else None
     lines = traceback.format_exception(type(error), error, trace)
     what = " ".join("".join(traceback.format_exception_only(error)).split())
     installed = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib"))
     frames = [f for f in traceback.extract_tb(trace) if not f.filename.startswith("<frozen")]
     own = [f for f in frames if not f.filename.startswith(installed)] or frames
-    place = f"{own[-1].filename}:{own[-1].lineno}" if own else _first_line(scorer)
+    place = f"{own[-1].filename}:{own[-1].lineno}" if own else ""
     if isinstance(error, SyntaxError) and error.filename:
         place = f"{error.filename}:{error.lineno}"
     text = "".join(lines)[-MAX_TRACEBACK:]
     return {"error": text, "summary": f"{place}: {what}" if place else what}
-
-
-def _skip_own(trace: TracebackType | None) -> TracebackType | None:
-    while trace is not None and trace.tb_frame.f_globals.get("__name__") in (
-        __name__,
-        as_score.__module__,
-    ):
-        trace = trace.tb_next
-    return trace
-
-
-def _first_line(scorer: Callable[..., object] | None) -> str:
-    code = getattr(getattr(scorer, "__func__", scorer), "__code__", None)
-    return f"{code.co_filename}:{code.co_firstlineno}" if code else ""
 
 
 def _load(connection: socket.socket) -> Any:
@@ -175,10 +158,10 @@ def _load(connection: socket.socket) -> Any:
 def _score(reward: Any, request: list[str]) -> dict[str, Any]:
     worker = os.getpid()
     try:
-        answer: dict[str, Any] = {"score": asdict(as_score(reward.score(*request)))}
+        answer: dict[str, Any] = {"score": asdict(as_score(reward.score(*request), reward.score))}
     # Not `Exception`: no way out of a reward but the one through its return value is a score.
     except BaseException as error:
-        answer = failure(error, reward.score)
+        answer = failure(error)
     if os.getpid() != worker:
         # A reward that forks and lets both go on must not answer twice.
         os._exit(0)

@@ -7,8 +7,9 @@
 Everything else is refused: a guess at what was meant would train a policy on it.
 """
 
+import inspect
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from rollout.rewards.types import Score
@@ -19,7 +20,20 @@ _EXTRACTED = ("extracted", "pred")
 _WANTED = "a reward must return a number, a Score, or a dict with `reward` or `score`"
 
 
-def as_score(returned: object) -> Score:
+class NoScoreError(ValueError):
+    """A reward returned what is no score.
+
+    Args:
+        message: What was returned, and what should have been.
+        place: File and first line of the reward as "FILE:LINE"; "" if not known.
+    """
+
+    def __init__(self, message: str, place: str = "") -> None:
+        super().__init__(message)
+        self.place = place
+
+
+def as_score(returned: object, scorer: Callable[..., object] | None = None) -> Score:
     """Turn what a reward returned into a score of plain numbers.
 
     Of a mapping, further numbers are components, and so are those of a mapping `components`; a
@@ -28,10 +42,26 @@ def as_score(returned: object) -> Score:
 
     Args:
         returned: What the reward returned for one response.
+        scorer: What returned it, to be named where it cannot be used.
 
     Raises:
-        ValueError: If it is none of these, or a number is not finite; it says what was returned.
+        NoScoreError: If it is none of these, or a number is not finite; it says what was returned.
     """
+    try:
+        return _as_score(returned)
+    except ValueError as error:
+        # Whatever called this says nothing about the reward.
+        raise NoScoreError(str(error), first_line(scorer)) from None
+
+
+def first_line(scorer: Callable[..., object] | None) -> str:
+    """Return where a function or method begins, as "FILE:LINE"; "" if that is not known."""
+    function: Any = getattr(scorer, "__func__", scorer)
+    code = getattr(inspect.unwrap(function), "__code__", None)
+    return f"{code.co_filename}:{code.co_firstlineno}" if code else ""
+
+
+def _as_score(returned: object) -> Score:
     if isinstance(returned, Score):
         return _score(returned.reward, returned.components, returned.extracted)
     if not isinstance(returned, Mapping):
