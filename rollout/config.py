@@ -93,6 +93,11 @@ class RolloutConfig:
     """Processes per actor that score responses."""
     reward_timeout_seconds: float = 10.0
     """Wall-clock limit for one score; the process is killed beyond it."""
+    reward_max_crashed_share: float = 0.5
+    """A run ends when the reward crashes for a larger share of a batch's responses, in [0, 1];
+    1 for never. Responses that crashed are left out of their group, counted, and told of."""
+    reward_max_timed_out_share: float = 0.5
+    """The same for responses whose scoring takes longer than `reward_timeout_seconds`."""
     ticket_deadline_seconds: float = 600.0
     """A ticket not finished by then counts as failed and is retried."""
     max_retries: int = 2
@@ -123,6 +128,9 @@ class RolloutConfig:
             raise ValueError(
                 f"rollout.reward_processes must be at least 1, got {self.reward_processes!r}"
             )
+        for key in ("reward_max_crashed_share", "reward_max_timed_out_share"):
+            if not 0 <= getattr(self, key) <= 1:
+                raise ValueError(f"rollout.{key} must lie in [0, 1], got {getattr(self, key)!r}")
         if self.max_retries < 0:
             raise ValueError(f"rollout.max_retries must not be negative, got {self.max_retries!r}")
         for key in ("reward_timeout_seconds", "ticket_deadline_seconds", "start_deadline_seconds"):

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from conf.evaluation import HELD_OUT
 from conf.schema import EvaluateConfig, RunConfig
 from launch.program import UserError, build, prepare_run_dir
+from launch.run.rewards import try_rewards
 from rollout.rewards.by_set import address
 from rollout.rewards.types import check_of
 from rollout.types import Prompt
@@ -48,6 +49,7 @@ def prepare(composed: DictConfig) -> Inputs:
     tokenizer = load_tokenizer(config.model.path)
     prompts = load_prompts(config.task, tokenizer, config.reward, config.max_prompt_tokens)
     sets = load_sets(config, tokenizer)
+    try_rewards(config, prompts[0], sets)
     prepare_run_dir(Path(config.run_dir), composed, "train")
     resolved: Any = OmegaConf.to_container(composed, resolve=True)
     return Inputs(config, resolved, tokenizer, prompts, sets)
@@ -61,6 +63,7 @@ def prepare_evaluation(composed: DictConfig) -> tuple[EvaluateConfig, Sets]:
     """
     config: EvaluateConfig = _build(composed)
     sets = load_sets(config, load_tokenizer(config.model.path))
+    try_rewards(config, sets[HELD_OUT][0], sets)
     prepare_run_dir(Path(config.run_dir), composed, "evaluate")
     return config, sets
 
