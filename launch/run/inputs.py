@@ -15,9 +15,11 @@ from conf.schema import EvaluateConfig, RunConfig
 from launch.program import UserError, build, prepare_run_dir
 from launch.run.rewards import try_rewards
 from rollout.rewards.by_set import address
+from rollout.rewards.function import FunctionReward
 from rollout.rewards.types import check_of
 from rollout.types import Prompt
 
+FUNCTION_REWARD = f"{FunctionReward.__module__}.{FunctionReward.__qualname__}"
 PROJECT = Path(__file__).resolve().parents[2]
 
 Sets = Mapping[str, Sequence[Prompt]]
@@ -72,8 +74,19 @@ def _build(composed: DictConfig) -> Any:
     composed.model.path = resolve_model(composed.model.path)
     composed.run_dir = str(Path(composed.run_dir).resolve())
     config = build(composed)
+    _keep_paths(composed, config)
     check_context(config.model.path, config.model.max_model_len)
     return config
+
+
+def _keep_paths(composed: DictConfig, config: RunConfig | EvaluateConfig) -> None:
+    """Make paths of rewards absolute in what is written down, to be run again from anywhere."""
+    rewards = {"reward": config.reward}
+    for name, chosen in config.evaluation.sets.items():
+        rewards[f"evaluation.sets.{name}.reward"] = chosen.reward
+    for key, reward in rewards.items():
+        if OmegaConf.select(composed, f"{key}._target_") == FUNCTION_REWARD:
+            OmegaConf.update(composed, f"{key}.path", reward.path)
 
 
 def resolve_model(path: str) -> str:

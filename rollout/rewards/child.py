@@ -189,6 +189,8 @@ def main() -> None:
     """Fork, and serve the socket named on the command line."""
     _die_with(int(sys.argv[2]))
     connection = socket.socket(fileno=int(sys.argv[1]))
+    # A caller that ignores the end of its children passes that on.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _SUPERVISED)
     supervisor = os.getpid()
     worker = os.fork()

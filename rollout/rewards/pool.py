@@ -225,7 +225,11 @@ class _Child:
         if self.process.returncode is not None:
             return True
         options = os.WEXITED | os.WNOWAIT | os.WNOHANG
-        return os.waitid(os.P_PID, self.process.pid, options) is not None
+        try:
+            return os.waitid(os.P_PID, self.process.pid, options) is not None
+        except ChildProcessError:
+            # Where SIGCHLD is ignored the system collects children itself.
+            return True
 
     async def exit_code(self) -> int:
         # Python closes the socket a moment before the process ends.
@@ -241,7 +245,8 @@ class _Child:
         if self.process.returncode is None:
             # The supervisor ends what it started, daemons included.
             # Not `send_signal`, which would collect it first.
-            os.kill(self.process.pid, signal.SIGTERM)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.process.pid, signal.SIGTERM)
             deadline = time.monotonic() + _END_SECONDS
             while not self.ended() and time.monotonic() < deadline:
                 time.sleep(0.001)

@@ -201,6 +201,23 @@ def test_the_configuration_in_the_run_folder_makes_the_same_run_again(make_run, 
     assert [p.text for p in again.prompts] == [p.text for p in once_more.prompts]
 
 
+def test_a_reward_of_a_file_is_found_again_from_any_folder(make_run, tmp_path, monkeypatch):
+    (tmp_path / "of_a_file.py").write_text("def f(response_text):\n    return 1\n")
+    monkeypatch.chdir(tmp_path)
+    make_run("reward=function", "reward.path=of_a_file.py:f")
+    monkeypatch.chdir("/")
+    with initialize_config_dir(str(tmp_path / "run"), version_base="1.3"):
+        again = prepare(compose("config", [f"run_dir={tmp_path / 'again'}"]))
+    assert again.config.reward.path == f"{tmp_path / 'of_a_file.py'}:f"
+
+
+def test_a_reward_that_fails_at_once_is_refused_and_no_folder_is_made(make_run, tmp_path):
+    (tmp_path / "at_once.py").write_text("def f(response_text):\n    return [1][1]\n")
+    with pytest.raises(UserError, match=r"^reward must give .*at_once\.py:2: IndexError: list ind"):
+        make_run("reward=function", f"reward.path={tmp_path / 'at_once.py'}:f")
+    assert not (tmp_path / "run").exists()
+
+
 SECOND_SET = (
     "+evaluation_set@evaluation.sets.ends=chain_two_ends",
     "evaluation.sets.ends.task.num_prompts=3",

@@ -2,6 +2,7 @@ import asyncio
 import importlib
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -145,6 +146,20 @@ def test_what_a_reward_does_to_its_process_does_not_reach_the_next_response(rewa
     assert {s.status for s in scored} == {RewardStatus.OK}
     assert scored[1].score.extracted == os.getcwd()
     assert [s.score.extracted for s in scored[4:]] == ["fork and go on", "one", "two"]
+
+
+def test_it_works_where_the_end_of_children_is_ignored(rewards):
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        scored = run(
+            rewards.Obedient(),
+            lambda pool: pool.score(items("one", "kill me", "sleep", "two")),
+            timeout_seconds=0.5,
+        )
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    expected = [RewardStatus.OK, RewardStatus.CRASHED, RewardStatus.TIMED_OUT, RewardStatus.OK]
+    assert [s.status for s in scored] == expected
 
 
 @pytest.mark.parametrize("end", ["sleep", "exit", None])
