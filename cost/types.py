@@ -158,6 +158,8 @@ class LengthReport:
     attempt: int = 0
     """The ticket's try that generated the group. The report of the newest one counts, which is the
     one whose group the driver holds: it tries again only when it has given up the try before."""
+    reward_failure: str = ""
+    """Why the scoring of a response failed, for people: the group's first; "" if none did."""
 
     @property
     def usable(self) -> BoolArray:

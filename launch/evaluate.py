@@ -35,12 +35,14 @@ def main(composed: DictConfig) -> None:
         from launch.record.summary import write_json
         from launch.run.cluster import cluster
         from launch.run.evaluation import evaluate
+        from launch.run.rewards import RewardWatch
 
         with cluster(config.resources):
             found = asyncio.run(evaluate(config, sets))
         run_dir = Path(config.run_dir)
         write_json(run_dir / EVALUATION, found.to_json())
         print_evaluation(found, run_dir)
+        RewardWatch(config.rollout).look_at(found, stop=True)
 
     run_program(program)
 

@@ -14,6 +14,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
 
+from conf.rewards import with_functions
+
 
 class UserError(Exception):
     """Something asked for cannot be done; the message is one sentence on what to change."""
@@ -30,7 +32,7 @@ def build(config: DictConfig) -> Any:
         UserError: With the range check's or the plug's own sentence.
     """
     try:
-        return instantiate(config, _convert_="object")
+        return instantiate(with_functions(config), _convert_="object")
     except InstantiationException as error:
         raise UserError(_plug_sentence(error, config)) from error
     except OmegaConfBaseException as error:
@@ -160,6 +162,25 @@ def _bare_words(arguments: Sequence[str]) -> Iterator[int]:
             yield place
 
 
+def with_reward_files(arguments: Sequence[str]) -> list[str]:
+    """Write out `reward=FILE.py:NAME`: the member `function` of the group, and its path.
+
+    Example: with_reward_files(["reward=a.py:f"]) is ["reward=function", "reward.path='a.py:f'"].
+
+    Args:
+        arguments: Overrides, in which other packages of the group (`reward@KEY=`) count too.
+    """
+    return [part for argument in arguments for part in _reward_file(argument)]
+
+
+def _reward_file(argument: str) -> list[str]:
+    found = re.fullmatch(r"(\+*reward(?:@([\w.]+))?)=['\"]?([^'\"]+\.py:[\w.]+)['\"]?", argument)
+    if found is None:
+        return [argument]
+    group, package, path = found.groups()
+    return [f"{group}=function", f"{package or 'reward'}.path={_quoted(path)}"]
+
+
 def _quoted(word: str) -> str:
     """Quote a word for hydra's grammar, which leaves all but interpolations as they are."""
     # Backslashes count only before what they could escape.
@@ -181,7 +202,7 @@ def start(main: Callable[[], None], *, words: str | None = None) -> NoReturn:
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"
     try:
-        sys.argv[1:] = with_words(sys.argv[1:], words)
+        sys.argv[1:] = with_reward_files(with_words(sys.argv[1:], words))
         main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -24,6 +24,7 @@ import numpy as np
 from cost.types import LengthReport, Ticket
 from rollout.config import RolloutConfig
 from rollout.progress import Attempts, Key, between_calls
+from rollout.rewards.failures import failure_text
 from rollout.rewards.pool import RewardPool
 from rollout.shaping import shape_rewards
 from rollout.types import Completion, Group, Prompt, TokenArray, Trajectory
@@ -51,6 +52,7 @@ def make_report(ticket: Ticket, prompt: Prompt, group: Group) -> LengthReport:
         engine_seconds=group.seconds,
         version=min(versions, default=0),
         attempt=ticket.attempt,
+        reward_failure=group.reward_failure,
     )
 
 
@@ -266,6 +268,7 @@ class RolloutActor:
             reward_status=np.asarray([int(s.status) for s in scored], dtype=np.int64),
             answers=tuple(s.score.extracted if s.score else "" for s in scored),
             seconds=generated - began,
+            reward_failure=failure_text(scored, texts, prompt.text, prompt.answer),
         )
 
     async def _play(

@@ -94,6 +94,11 @@ class RolloutConfig:
     """Processes per actor that score responses."""
     reward_timeout_seconds: float = 10.0
     """Wall-clock limit for one score; the process is killed beyond it."""
+    reward_max_crashed_share: float = 0.5
+    """A run ends when the reward crashes for a larger share of a batch's responses, in [0, 1];
+    1 for never. Responses that crashed are left out of their group, counted, and told of."""
+    reward_max_timed_out_share: float = 0.5
+    """The same for responses whose scoring takes longer than `reward_timeout_seconds`."""
     environment_timeout_seconds: float = 600.0
     """Longest time that an environment may take before, between or after its calls of the engine;
     beyond it the ticket fails and is retried."""
@@ -134,6 +139,9 @@ class RolloutConfig:
             raise ValueError(
                 f"rollout.reward_processes must be at least 1, got {self.reward_processes!r}"
             )
+        for key in ("reward_max_crashed_share", "reward_max_timed_out_share"):
+            if not 0 <= getattr(self, key) <= 1:
+                raise ValueError(f"rollout.{key} must lie in [0, 1], got {getattr(self, key)!r}")
         for key in ("max_retries", "max_queued_responses"):
             if getattr(self, key) < 0:
                 raise ValueError(f"rollout.{key} must not be negative, got {getattr(self, key)!r}")

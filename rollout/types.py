@@ -145,6 +145,8 @@ class Group:
     answers: tuple[str, ...]
     """[n] the answer that the reward extracted, "" if none."""
     seconds: float
+    reward_failure: str = ""
+    """Why the scoring of a response failed, see `rollout.rewards.failures`; "" if none did."""
 
 
 @dataclass(frozen=True, slots=True)

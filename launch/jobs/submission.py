@@ -21,7 +21,7 @@ from launch.jobs.forms import kuberay_manifest, ray_line, slurm_script
 from launch.jobs.nodes import nodes_for
 from launch.jobs.package import pack
 from launch.jobs.server import connect, follow, send, server_address
-from launch.program import RunError, UserError, build, one_line
+from launch.program import RunError, UserError, build, one_line, with_reward_files
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -37,7 +37,7 @@ def checked_run(config: SubmitConfig, overrides: Sequence[str]) -> RunConfig:
     GlobalHydra.instance().clear()
     with initialize_config_module("conf", version_base="1.3"):
         try:
-            composed = compose("train", overrides=list(overrides))
+            composed = compose("train", overrides=with_reward_files(overrides))
         except Exception as error:
             raise UserError(one_line(error)) from error
     run: RunConfig = build(composed)

@@ -259,6 +259,11 @@ def print_result(
     lines |= {f"{phase} time": seconds_text(_number(value)) for phase, value in seconds.items()}
     for machine in ("engine", "learner"):
         lines[f"{machine} seconds"] = number_text(_number(summary[f"{machine}_seconds"]), 1)
+    for outcome in ("crashed", "timed_out"):
+        if summary[f"reward_{outcome}"]:
+            lines[f"rewards {outcome.replace('_', ' ')}"] = summary[f"reward_{outcome}"]
+    if summary["first_reward_failure"]:
+        lines["first of them"] = summary["first_reward_failure"]
     if summary["spent_currency"] is not None:
         lines["spent"] = number_text(_number(summary["spent_currency"]), 2)
     _print_pairs("run", lines | {"files": run_dir}, out)

@@ -81,6 +81,7 @@ class RunSummary:
         completed: bool = True,
         loop_seconds: float = math.nan,
         objective: str | None = None,
+        first_reward_failure: str | None = None,
     ) -> dict[str, object]:
         """Return the content of `summary.json`; what was not measured is None or NaN.
 
@@ -88,7 +89,8 @@ class RunSummary:
         is response tokens over the seconds in which anything was generated. How far the draws were
         from uniform, and what draws and thinning are believed to save, are means over the steps.
         Lengths are those of the sampled evaluations; a half width is of a 95% interval, Student's t
-        over prompts. `objective` is what the run optimised, in words.
+        over prompts. `objective` is what the run optimised, in words; `first_reward_failure` says
+        why the first scoring that failed did.
         """
         seconds = {phase: self._total(f"loop/{phase}_seconds") for phase in PHASES}
         tokens = {kind: int(self._last.get(f"cost/{kind}", 0)) for kind in TOKEN_KINDS}
@@ -103,6 +105,7 @@ class RunSummary:
             "failed_tickets": int(self._total("rollout/failed_tickets")),
             "reward_timed_out": int(self._total("rollout/reward_timed_out")),
             "reward_crashed": int(self._total("rollout/reward_crashed")),
+            "first_reward_failure": first_reward_failure,
             **tokens,
             **{key: int(self._last.get(f"cost/{key}", 0)) for key in UNIFORM_TOKENS},
             "draw_saving_estimated": self._mean("cost/draw_saving_estimated"),

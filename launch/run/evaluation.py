@@ -21,6 +21,7 @@ from launch.record.summary import RunSummary, write_json
 from launch.run.cluster import reserve
 from launch.run.engines import ask, make_pool
 from launch.run.inputs import Inputs, Sets
+from launch.run.rewards import RewardWatch
 from launch.run.system import System
 from rollout.pool import RolloutPool
 
@@ -116,10 +117,14 @@ class Evaluations:
         inputs: What the run starts from.
         system: Its running parts.
         summary: What the results and seconds are told to.
+        watch: Looks at what became of the rewards.
     """
 
-    def __init__(self, inputs: Inputs, system: System, summary: RunSummary) -> None:
+    def __init__(
+        self, inputs: Inputs, system: System, summary: RunSummary, watch: RewardWatch
+    ) -> None:
         config = inputs.config
+        self._watch = watch
         self._settings = config.evaluation
         self._measure = partial(
             measure,
@@ -135,9 +140,15 @@ class Evaluations:
         self._background: asyncio.Task[Evaluation] | None = None
 
     async def take(self, when: str) -> None:
-        """Measure the policy while nothing else goes on; `when` is "before" or "after"."""
+        """Measure the policy while nothing else goes on; `when` is "before" or "after".
+
+        Raises:
+            UserError: If the reward fails too often before anything is learned.
+        """
         found = await self._measure(greedy=self._settings.greedy)
         self._record(when, found)
+        # What was learned is worth more than a broken reward of an evaluation set.
+        self._watch.look_at(found, stop=when == "before")
         sampled, greedy = found.held_out()
         self._summary.evaluation(when, sampled, greedy, seconds=found.seconds)
 
@@ -177,6 +188,7 @@ class Evaluations:
 
     def _on_the_way(self, found: Evaluation) -> dict[str, float]:
         self._record("on the way", found)
+        self._watch.look_at(found, stop=False)
         sampled, _ = found.held_out()
         return found.metrics() | {
             "evaluation/pass_rate": sampled.pass_rate,

@@ -13,9 +13,13 @@ from omegaconf import DictConfig, OmegaConf
 from conf.evaluation import HELD_OUT
 from conf.schema import EvaluateConfig, RunConfig
 from launch.program import UserError, build, prepare_run_dir
+from launch.run.rewards import try_rewards
 from rollout.rewards.by_set import address
+from rollout.rewards.function import FunctionReward
+from rollout.rewards.types import check_of
 from rollout.types import Prompt
 
+FUNCTION_REWARD = f"{FunctionReward.__module__}.{FunctionReward.__qualname__}"
 PROJECT = Path(__file__).resolve().parents[2]
 
 Sets = Mapping[str, Sequence[Prompt]]
@@ -47,6 +51,7 @@ def prepare(composed: DictConfig) -> Inputs:
     tokenizer = load_tokenizer(config.model.path)
     prompts = load_prompts(config.task, tokenizer, config.reward, config.max_prompt_tokens)
     sets = load_sets(config, tokenizer)
+    try_rewards(config, prompts[0], sets)
     prepare_run_dir(Path(config.run_dir), composed, "train")
     resolved: Any = OmegaConf.to_container(composed, resolve=True)
     return Inputs(config, resolved, tokenizer, prompts, sets)
@@ -60,6 +65,7 @@ def prepare_evaluation(composed: DictConfig) -> tuple[EvaluateConfig, Sets]:
     """
     config: EvaluateConfig = _build(composed)
     sets = load_sets(config, load_tokenizer(config.model.path))
+    try_rewards(config, sets[HELD_OUT][0], sets)
     prepare_run_dir(Path(config.run_dir), composed, "evaluate")
     return config, sets
 
@@ -68,8 +74,19 @@ def _build(composed: DictConfig) -> Any:
     composed.model.path = resolve_model(composed.model.path)
     composed.run_dir = str(Path(composed.run_dir).resolve())
     config = build(composed)
+    _keep_paths(composed, config)
     check_context(config.model.path, config.model.max_model_len)
     return config
+
+
+def _keep_paths(composed: DictConfig, config: RunConfig | EvaluateConfig) -> None:
+    """Make paths of rewards absolute in what is written down, to be run again from anywhere."""
+    rewards = {"reward": config.reward}
+    for name, chosen in config.evaluation.sets.items():
+        rewards[f"evaluation.sets.{name}.reward"] = chosen.reward
+    for key, reward in rewards.items():
+        if OmegaConf.select(composed, f"{key}._target_") == FUNCTION_REWARD:
+            OmegaConf.update(composed, f"{key}.path", reward.path)
 
 
 def resolve_model(path: str) -> str:
@@ -149,7 +166,7 @@ def load_prompts(
             f"got {max_prompt_tokens} tokens for prompts"
         )
     try:
-        return list(task.prompts(tokenizer, max_tokens=max_prompt_tokens, check=reward.check))
+        return list(task.prompts(tokenizer, max_tokens=max_prompt_tokens, check=check_of(reward)))
     except TemplateError as error:
         raise UserError(
             f"{key}: the chat template of model.path refuses a conversation; change the messages "

@@ -116,7 +116,12 @@ class Passes:
         Args:
             taken: The batch.
             progress: Share of the run that is over before it, in [0, 1].
+
+        Raises:
+            UserError: If the reward failed for more of the batch than it may.
         """
+        if self._parts.watch is not None:
+            self._parts.watch.look(f"step {taken.drawn.batch + 1}", taken.reports)
         batch, groups = taken.drawn.batch, taken.groups
         scheduler, learners = self._parts.scheduler, self._parts.learners
         attempts = [group.report.attempt for group in groups]

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from cost.types import Draw, Feedback, FloatArray, Selection, Ticket
+from launch.run.rewards import RewardWatch
 from rollout.types import GroupRef, Prompt
 
 Metrics = dict[str, float]
@@ -65,6 +66,8 @@ class Parts:
     learners: Learners
     publish: Callable[[int], Awaitable[Metrics]]
     """Makes the given version available to the engines."""
+    watch: RewardWatch | None = None
+    """Looks at what became of a batch's rewards before it is learned; None for nobody."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,7 @@ from launch.run.evaluation import Evaluations
 from launch.run.inputs import Inputs
 from launch.run.parts import Parts, Plan
 from launch.run.plan_text import objective_text
+from launch.run.rewards import RewardWatch
 from launch.run.system import System
 from learner.team import DivergedError
 from rollout.types import Group
@@ -73,7 +74,8 @@ class TrainingRun:
         self._run_dir = Path(self._config.run_dir)
         self._summary = RunSummary(k=self._config.evaluation.num_samples)
         self._summary.startup(time.time() - began, system.startup_seconds)
-        self._evaluations = Evaluations(inputs, system, self._summary)
+        self._watch = RewardWatch(self._config.rollout)
+        self._evaluations = Evaluations(inputs, system, self._summary, self._watch)
         self._tracker: OpenTracker | None = None
         self._loop_seconds = math.nan
 
@@ -122,6 +124,7 @@ class TrainingRun:
             rollouts=system.rollouts,
             learners=system.learners,
             publish=system.publish,
+            watch=self._watch,
         )
         await loop.train(plan_of(self._config), parts, self._on_step)
         self._loop_seconds = time.monotonic() - began
@@ -169,6 +172,7 @@ class TrainingRun:
             completed=completed,
             loop_seconds=self._loop_seconds,
             objective=objective_text(self._config),
+            first_reward_failure=self._watch.first or None,
         )
         write_json(self._run_dir / SUMMARY, finished)
         if self._tracker is not None:

@@ -7,7 +7,8 @@ which only the reward reads; every other prompt, and so all of training, goes to
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from rollout.rewards.types import Reward, Score
+from rollout.rewards.returned import as_score
+from rollout.rewards.types import Reward, Score, check_of
 from rollout.types import Prompt
 
 SEPARATOR = "\x1f"
@@ -30,13 +31,16 @@ class RewardBySet:
             for reward in self.of_set.values():
                 reward.score(prompt_text, response_text, answer)
         name, separator, own_answer = answer.partition(SEPARATOR)
+        chosen = self.default
         if separator and name in self.of_set:
-            return self.of_set[name].score(prompt_text, response_text, own_answer)
-        return self.default.score(prompt_text, response_text, answer)
+            chosen, answer = self.of_set[name], own_answer
+        return as_score(chosen.score(prompt_text, response_text, answer), chosen.score)
 
     def check(self, answer: str) -> None:
         """Accept what the run's reward accepts; sets are checked with their own rewards."""
-        self.default.check(answer)
+        check = check_of(self.default)
+        if check is not None:
+            check(answer)
 
 
 def address(prompt: Prompt, name: str) -> Prompt:

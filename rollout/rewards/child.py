@@ -1,8 +1,15 @@
 """A process that scores responses one after the other until its parent hangs up.
 
-Started by `rollout.rewards.pool` as `python -m rollout.rewards.child FD PARENT`. On the socket FD
-it reads the pickled reward once and answers {} when it is ready, then reads requests and writes
-answers as JSON. Each message is four bytes of length, most significant first, and the body.
+    caller (an actor) -> supervisor -> worker: the reward, its children, whatever it starts
+
+Started by `rollout.rewards.pool` as `python -m rollout.rewards.child FD PARENT`. It forks at once:
+the worker runs the reward, and the supervisor does nothing but end all that the worker started,
+when it is told to (SIGTERM) or when the worker ends, and then ends as the worker did. A reward that
+kills its parent kills the supervisor, and the caller lives on to notice.
+
+On the socket FD the worker reads the pickled reward once and answers {} when it is ready, then
+reads requests and writes answers as JSON. Each message is four bytes of length, most significant
+first, and the body. What a reward prints goes to stderr, where no message passes.
 """
 
 import contextlib
@@ -10,14 +17,23 @@ import ctypes
 import json
 import os
 import pickle
+import resource
 import signal
 import socket
 import sys
+import sysconfig
 import traceback
 from dataclasses import asdict
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
+
+from rollout.rewards.returned import NoScoreError, as_score
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+_SUPERVISED = {signal.SIGCHLD, signal.SIGTERM}
+MAX_TRACEBACK = 4000
+"""Characters of a traceback that are kept, its end."""
 
 
 def _die_with(parent: int) -> None:
@@ -25,7 +41,62 @@ def _die_with(parent: int) -> None:
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != parent:
-            sys.exit(0)
+            os._exit(0)
+
+
+def _supervise(worker: int) -> NoReturn:
+    """Wait for the worker's end or for SIGTERM, end all that is left, and end likewise."""
+    if sys.platform == "linux":
+        # What outlives its parent becomes a child of the supervisor, daemons too.
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    while signal.sigwait(_SUPERVISED) == signal.SIGCHLD:
+        status = _reap(worker)
+        if status is not None:
+            _end_children(None)
+            _end_as(os.waitstatus_to_exitcode(status))
+    _end_children(worker)
+    _end_as(-signal.SIGTERM)
+
+
+def _reap(worker: int) -> int | None:
+    """Collect the children that ended; the worker's status if it is one of them."""
+    found = None
+    with contextlib.suppress(ChildProcessError):
+        while (ended := os.waitpid(-1, os.WNOHANG))[0]:
+            if ended[0] == worker:
+                found = ended[1]
+    return found
+
+
+def _end_children(worker: int | None) -> None:
+    """Kill and collect children until there are none: those of a killed one become ours.
+
+    Args:
+        worker: None once it is collected; it is all that is known where /proc does not list more.
+    """
+    listed = Path(f"/proc/self/task/{os.getpid()}/children")
+    while True:
+        children = [worker] if worker else []
+        with contextlib.suppress(OSError):
+            children = [int(pid) for pid in listed.read_text().split()]
+        for pid in children:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        try:
+            os.waitpid(-1, 0)
+        except ChildProcessError:
+            return
+
+
+def _end_as(code: int) -> NoReturn:
+    if code < 0:
+        # One core dump, of the process that failed, is enough.
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        with contextlib.suppress(OSError):
+            signal.signal(-code, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {-code})
+        os.kill(os.getpid(), -code)
+    os._exit(code if code >= 0 else 128 - code)
 
 
 def _read(connection: socket.socket, size: int) -> bytes:
@@ -47,30 +118,90 @@ def _send(connection: socket.socket, answer: dict[str, Any]) -> None:
     connection.sendall(len(body).to_bytes(4, "big") + body)
 
 
+def failure(error: BaseException) -> dict[str, str]:
+    """Describe what a reward raised: its traceback, and in one line where and what.
+
+    The place is the innermost line of code that is no installed package's; where the reward
+    returned and what it returned is wrong, it is the reward's own first line.
+    """
+    if isinstance(error, NoScoreError):
+        text = f"{error.place}: {error}" if error.place else str(error)
+        return {"error": text, "summary": text}
+    # The first frame is this module's, and says nothing about the reward.
+    trace = error.__traceback__.tb_next if error.__traceback__ else None
+    lines = traceback.format_exception(type(error), error, trace)
+    what = " ".join("".join(traceback.format_exception_only(error)).split())
+    installed = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib"))
+    frames = [f for f in traceback.extract_tb(trace) if not f.filename.startswith("<frozen")]
+    own = [f for f in frames if not f.filename.startswith(installed)] or frames
+    place = f"{own[-1].filename}:{own[-1].lineno}" if own else ""
+    if isinstance(error, SyntaxError) and error.filename:
+        place = f"{error.filename}:{error.lineno}"
+    text = "".join(lines)[-MAX_TRACEBACK:]
+    return {"error": text, "summary": f"{place}: {what}" if place else what}
+
+
+def _load(connection: socket.socket) -> Any:
+    """Receive the reward and load what it imports on first use; None if it cannot be loaded."""
+    body = _receive(connection)
+    try:
+        reward = pickle.loads(body)
+    except BaseException as error:
+        _send(connection, failure(error))
+        return None
+    # No response is charged for what the reward imports.
+    with contextlib.suppress(BaseException):
+        reward.score("", "", "0")
+    return reward
+
+
+def _score(reward: Any, request: list[str]) -> dict[str, Any]:
+    worker = os.getpid()
+    try:
+        answer: dict[str, Any] = {"score": asdict(as_score(reward.score(*request), reward.score))}
+    # Not `Exception`: no way out of a reward but the one through its return value is a score.
+    except BaseException as error:
+        answer = failure(error)
+    if os.getpid() != worker:
+        # A reward that forks and lets both go on must not answer twice.
+        os._exit(0)
+    return answer
+
+
+def _work(connection: socket.socket) -> None:
+    connection.set_inheritable(False)
+    worker, home = os.getpid(), os.open(".", os.O_RDONLY | os.O_CLOEXEC)
+    reward = _load(connection)
+    if os.getpid() != worker:
+        os._exit(0)
+    if reward is None:
+        return
+    _send(connection, {})
+    while True:
+        # A reward may have changed the folder, and may have left an alarm to go off in the next.
+        os.fchdir(home)
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        request = json.loads(_receive(connection))
+        _send(connection, _score(reward, request))
+
+
 def main() -> None:
-    """Serve the socket named on the command line."""
+    """Fork, and serve the socket named on the command line."""
     _die_with(int(sys.argv[2]))
     connection = socket.socket(fileno=int(sys.argv[1]))
+    # A caller that ignores the end of its children passes that on.
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SUPERVISED)
+    supervisor = os.getpid()
+    worker = os.fork()
+    if worker:
+        connection.close()
+        _supervise(worker)
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    _die_with(supervisor)
     try:
-        try:
-            reward = pickle.loads(_receive(connection))
-            # Load what the reward imports on first use, so that no response is charged for it.
-            with contextlib.suppress(Exception):
-                reward.score("", "", "0")
-            _send(connection, {})
-        except EOFError:
-            raise
-        except Exception:
-            _send(connection, {"error": traceback.format_exc()})
-            return
-        while True:
-            request = json.loads(_receive(connection))
-            try:
-                answer: dict[str, Any] = {"score": asdict(reward.score(*request))}
-            except Exception:
-                answer = {"error": traceback.format_exc()}
-            _send(connection, answer)
-    except (EOFError, BrokenPipeError, ConnectionResetError):
+        _work(connection)
+    except (EOFError, ConnectionError):
         return
 
 

@@ -7,15 +7,20 @@
 The processes are plain children with a socket each, not a multiprocessing pool: they import the
 reward and nothing of the caller (a pool would import the caller's main module, in a Ray actor all
 of Ray), the reward runs in their main thread, and waiting never blocks the caller's event loop.
+Each is a session of its own with a supervisor (`rollout.rewards.child`), so that what a reward does
+to its process, its parent or its group stays there.
 """
 
 import asyncio
+import contextlib
 import json
 import os
 import pickle
+import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,6 +29,8 @@ from cost.types import RewardStatus
 from rollout.rewards.types import Reward, Score
 
 _START_SECONDS = 120.0
+_END_SECONDS = 1.0
+"""A supervisor that has not ended all within this time is itself killed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +42,8 @@ class ScoredResponse:
     status: RewardStatus
     error: str
     """The reward's traceback, or what became of its process; "" when `status` is OK."""
+    summary: str = ""
+    """The same in one line, file and line of the reward first where they are known."""
 
 
 class RewardPool:
@@ -114,23 +123,27 @@ class RewardPool:
         child = await self._places.get()
         healthy = False
         try:
+            if child is not None and child.ended():
+                # It died idle, which is no fault of this response.
+                self._discard(child)
+                child = None
             if child is None:
                 child = await self._new_child()
             answer = await asyncio.wait_for(child.ask(item), self._timeout_seconds)
             healthy = True
         except TimeoutError:
             message = f"scoring took longer than {self._timeout_seconds} seconds"
-            return ScoredResponse(None, RewardStatus.TIMED_OUT, message)
+            return ScoredResponse(None, RewardStatus.TIMED_OUT, message, message)
         except (EOFError, ConnectionError):
             assert child is not None
-            message = f"the reward process ended with exit code {await child.exit_code()}"
-            return ScoredResponse(None, RewardStatus.CRASHED, message)
+            message = f"the reward process {_end_text(await child.exit_code())}"
+            return ScoredResponse(None, RewardStatus.CRASHED, message, message)
         finally:
             if child is not None and not healthy:
                 self._discard(child)
             self._places.put_nowait(child if healthy else None)
         if "error" in answer:
-            return ScoredResponse(None, RewardStatus.CRASHED, answer["error"])
+            return ScoredResponse(None, RewardStatus.CRASHED, answer["error"], answer["summary"])
         return ScoredResponse(Score(**answer["score"]), RewardStatus.OK, "")
 
     async def _new_child(self) -> "_Child":
@@ -146,11 +159,9 @@ class RewardPool:
                 f"a reward process took longer than {_START_SECONDS} seconds to load the reward"
             ) from None
         except (EOFError, ConnectionError):
-            code = await child.exit_code()
+            text = _end_text(await child.exit_code())
             self._discard(child)
-            raise RuntimeError(
-                f"a reward process ended with exit code {code} while it loaded the reward"
-            ) from None
+            raise RuntimeError(f"a reward process {text} while it loaded the reward") from None
         except BaseException:
             self._discard(child)
             raise
@@ -186,6 +197,8 @@ class _Child:
                 [sys.executable, "-m", *arguments],
                 pass_fds=[descriptor],
                 stdin=subprocess.DEVNULL,
+                # Programs print results on stdout, and a reward must not print among them.
+                stdout=sys.__stderr__.fileno() if sys.__stderr__ else subprocess.DEVNULL,
                 env={**os.environ, "PYTHONPATH": import_path},
                 # Ctrl-C is the parent's to handle.
                 start_new_session=True,
@@ -207,16 +220,46 @@ class _Child:
         answer: dict[str, Any] = json.loads(await self.reader.readexactly(size))
         return answer
 
+    def ended(self) -> bool:
+        """Say whether the process is dead; it is not collected, so that its id stays its own."""
+        if self.process.returncode is not None:
+            return True
+        options = os.WEXITED | os.WNOWAIT | os.WNOHANG
+        try:
+            return os.waitid(os.P_PID, self.process.pid, options) is not None
+        except ChildProcessError:
+            # Where SIGCHLD is ignored the system collects children itself.
+            return True
+
     async def exit_code(self) -> int:
         # Python closes the socket a moment before the process ends.
         for _ in range(100):
-            if self.process.poll() is not None:
+            if self.ended():
                 break
             await asyncio.sleep(0.01)
         self.kill()
         return self.process.wait()
 
     def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
+        """End the process and all that it started; harmless when it is dead."""
+        if self.process.returncode is None:
+            # The supervisor ends what it started, daemons included.
+            # Not `send_signal`, which would collect it first.
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.process.pid, signal.SIGTERM)
+            deadline = time.monotonic() + _END_SECONDS
+            while not self.ended() and time.monotonic() < deadline:
+                time.sleep(0.001)
+            # A dead supervisor holds the number of its group until it is collected.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+            self.process.wait()
         self.writer.close()
+
+
+def _end_text(code: int) -> str:
+    """Say how a process ended, from its exit code or, if negative, its signal."""
+    if code >= 0:
+        return f"ended with exit code {code}"
+    hint = " (by itself, or for want of memory)" if code == -signal.SIGKILL else ""
+    return f"was ended by {signal.Signals(-code).name}{hint}"

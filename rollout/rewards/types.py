@@ -1,6 +1,7 @@
 """What a reward is and what it returns."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol, runtime_checkable
 
@@ -32,23 +33,28 @@ class Reward(Protocol):
 
     It runs in the main thread of a process of its own (`rollout.rewards.pool`), which is killed
     when it takes too long. An exception marks the response as crashed, which is not the same as
-    wrong. Each process scores an empty response first, to load what the reward imports.
+    wrong: a response without an answer in it is to get a number too. Each process scores an empty
+    response first, to load what the reward imports.
+
+    It may have a method `check(answer)` as well, which raises a ValueError for an answer of the
+    task that no response could ever be compared with, before anything is generated.
     """
 
-    def score(self, prompt_text: str, response_text: str, answer: str) -> Score:
+    def score(self, prompt_text: str, response_text: str, answer: str) -> object:
         """Score a response.
 
         Args:
             prompt_text: The user's message.
             response_text: The decoded response without special tokens.
             answer: The task's answer.
+
+        Returns:
+            A Score, or what `rollout.rewards.returned.as_score` turns into one.
         """
         ...
 
-    def check(self, answer: str) -> None:
-        """Accept an answer of the task, before anything is generated.
 
-        Raises:
-            ValueError: If no response could ever be compared with it.
-        """
-        ...
+def check_of(reward: object) -> Callable[[str], None] | None:
+    """Return a reward's check of an answer; None if it has none and accepts every answer."""
+    check: Callable[[str], None] | None = getattr(reward, "check", None)
+    return check

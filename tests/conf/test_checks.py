@@ -12,10 +12,10 @@ from rollout.tasks.prompts import Task
 
 
 class Scores:
-    """A reward that cannot check answers."""
+    """A reward that accepts every answer."""
 
     def score(self, prompt_text, response_text, answer):
-        return None
+        return 1.0
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,6 @@ class Scores:
     [
         (Task, ChainReward(), "prompts"),
         (Reward, ChainTask(), "score"),
-        (Reward, Scores(), "check"),
         (Environment, ChainReward(), "play"),
         (ObjectivePlug, SingleTurn(), "token_losses"),
         (TrackerPlug, SingleTurn(), "open"),
@@ -42,6 +41,7 @@ def test_a_refusal_names_the_key_and_the_method_that_is_missing(contract, plug, 
     [
         (Task, ChainTask()),
         (Reward, ChainReward()),
+        (Reward, Scores()),
         (Environment, SingleTurn()),
         (TrackerPlug, JsonlTracker()),
     ],

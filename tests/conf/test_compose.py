@@ -58,6 +58,8 @@ def overrides_for(group: str, name: str) -> list[str]:
         return [f"task={train}", held_out, *NOT_SET.get(train, [])]
     if (group, name) == ("reward", "reasoning_gym"):
         return ["reward=reasoning_gym", *overrides_for("task", "reasoning_gym_arithmetic")]
+    if (group, name) == ("reward", "function"):
+        return ["reward=function", "reward.path=rollout.rewards.chain:ChainReward"]
     # Ratios of trainer to engine need the trainer's own log-probabilities.
     needed = ["learner.behaviour=recomputed"] if group == "correction" else []
     return [f"{groups('train')[group]}={name}", *needed]

@@ -18,6 +18,7 @@ from rollout.actor import (
 )
 from rollout.config import RolloutConfig
 from rollout.environments import SingleTurn
+from rollout.rewards.pool import ScoredResponse
 from rollout.types import Completion, Group, Prompt, Trajectory, VersionSpan
 
 TICKET = Ticket(7, 2, 3, 0.25, 0.5, 16)
@@ -102,7 +103,8 @@ def sampled_at():
         return None
 
     async def score(items):
-        return [SimpleNamespace(score=None, status=RewardStatus.CRASHED) for _ in items]
+        crashed = ScoredResponse(None, RewardStatus.CRASHED, "Traceback")
+        return [crashed for _ in items]
 
     def requests(ticket):
         scheduler = SimpleNamespace(observe=SimpleNamespace(remote=observe))
@@ -111,7 +113,10 @@ def sampled_at():
         actor._engine = FakeEngine()
         actor._rewards = SimpleNamespace(score=score)
         actor._tokenizer = SimpleNamespace(batch_decode=lambda ids, **_: ["yes"] * len(ids))
-        asyncio.run(actor.run(ticket, PROMPT))
+        report, group = asyncio.run(actor.run(ticket, PROMPT))
+        # Whoever reads the report learns why there are no rewards.
+        expected = "Traceback\nprompt: 'question'\nanswer: '1'\nresponse: 'yes'"
+        assert report.reward_failure == group.reward_failure == expected
         return actor._engine.requests
 
     return requests

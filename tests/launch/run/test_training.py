@@ -3,6 +3,7 @@
 import asyncio
 import json
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,7 +12,7 @@ from hydra import compose, initialize_config_dir, initialize_config_module
 
 from conf.programs import register
 from cost.draws.distribution import DrawDistribution
-from cost.types import Draw, LengthReport, Selection, Ticket
+from cost.types import Draw, LengthReport, RewardStatus, Selection, Ticket
 from launch.program import UserError
 from launch.record.progress import Startup
 from launch.record.report.runs import read_runs
@@ -51,8 +52,17 @@ class FakeScheduler:
 
 class FakeRollouts:
     num_retries, num_replaced, num_in_flight = 2, 1, 3
+    crashes_from, crashed = None, 1
+    """The first ticket for which the reward crashes, and for how many of its two responses."""
 
     def report(self, ticket):
+        n = ticket.num_samples
+        if self.crashes_from is not None and self.crashes_from <= ticket.ticket_id < 2**60:
+            status = np.where(np.arange(n) < self.crashed, int(RewardStatus.CRASHED), 0)
+            return replace(self.scored(ticket), status=status, reward_failure="KeyError: 'lost'")
+        return self.scored(ticket)
+
+    def scored(self, ticket):
         n = ticket.num_samples
         return LengthReport(
             ticket.ticket_id, ticket.prompt_index, 3, 3, np.full(n, 4), np.zeros(n, bool),
@@ -83,13 +93,13 @@ class FakeLearners:
 def make_run(tmp_path):
     register()
 
-    def build(*overrides, diverges_at=None):
+    def build(*overrides, diverges_at=None, folder="run"):
         with initialize_config_module("conf", version_base="1.3"):
             composed = compose(
                 "train",
                 [
                     "experiment=quickstart",
-                    f"run_dir={tmp_path / 'run'}",
+                    f"run_dir={tmp_path / folder}",
                     f"task.num_prompts={NUM_PROMPTS}",
                     "held_out.num_prompts=4",
                     "loop.num_steps=3",
@@ -107,7 +117,7 @@ def make_run(tmp_path):
             scheduler=FakeScheduler(), rollouts=FakeRollouts(), learners=FakeLearners(diverges_at),
             publish=publish, version=0, max_logprob_difference=1e-6, startup_seconds={},
         )  # fmt: skip
-        return TrainingRun(inputs, system, began=time.time()), system, tmp_path / "run"
+        return TrainingRun(inputs, system, began=time.time()), system, tmp_path / folder
 
     return build
 
@@ -139,6 +149,47 @@ def test_a_loss_that_stays_infinite_ends_the_run_with_the_last_good_weights_save
     assert json.loads((folder / "summary.json").read_text())["num_steps"] == 1
 
 
+def test_a_reward_that_always_crashes_ends_the_run_before_it_learns_from_that(make_run):
+    run, system, folder = make_run()
+    system.rollouts.crashes_from, system.rollouts.crashed = 16, 2
+    with pytest.raises(
+        UserError, match=r"crashed for 32 of 32 responses of step 2; the first:\nKeyError: 'lost'$"
+    ):
+        asyncio.run(run.run(Startup()))
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["num_steps"] == 1 and not summary["completed"]
+    assert summary["first_reward_failure"] == "KeyError: 'lost'"
+
+
+def test_a_run_whose_reward_crashes_at_times_goes_on_and_ends_with_the_first(make_run, capsys):
+    run, system, folder = make_run()
+    system.rollouts.crashes_from = 32
+    asyncio.run(run.run(Startup()))
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["completed"] and summary["reward_crashed"] == 16
+    assert summary["first_reward_failure"] == "KeyError: 'lost'"
+    assert "KeyError: 'lost'" in capsys.readouterr().out
+
+
+def test_an_evaluation_without_rewards_ends_a_run_before_it_begins_and_not_after(make_run):
+    for when, overrides in (("before", []), ("after", ["evaluation.before=false"])):
+        run, system, _ = make_run(*overrides, folder=when)
+        evaluate = system.rollouts.evaluate
+
+        async def crash(ticket, prompt, temperature, evaluate=evaluate):
+            report = await evaluate(ticket, prompt, temperature)
+            status = np.full(ticket.num_samples, int(RewardStatus.CRASHED))
+            return replace(report, status=status, reward_failure="KeyError: 'lost'")
+
+        system.rollouts.evaluate = crash
+        if when == "before":
+            with pytest.raises(UserError, match=r"responses of the evaluation of held_out; the f"):
+                asyncio.run(run.run(Startup()))
+        else:
+            asyncio.run(run.run(Startup()))
+            assert system.learners.saved
+
+
 def test_the_configuration_in_the_run_folder_makes_the_same_run_again(make_run, tmp_path):
     make_run("learner.lr=3e-5")
     with initialize_config_dir(str(tmp_path / "run"), version_base="1.3"):
@@ -148,6 +199,23 @@ def test_the_configuration_in_the_run_folder_makes_the_same_run_again(make_run, 
     assert again.config.learner.lr == once_more.config.learner.lr == 3e-5
     assert again.config.scheduler == once_more.config.scheduler
     assert [p.text for p in again.prompts] == [p.text for p in once_more.prompts]
+
+
+def test_a_reward_of_a_file_is_found_again_from_any_folder(make_run, tmp_path, monkeypatch):
+    (tmp_path / "of_a_file.py").write_text("def f(response_text):\n    return 1\n")
+    monkeypatch.chdir(tmp_path)
+    make_run("reward=function", "reward.path=of_a_file.py:f")
+    monkeypatch.chdir("/")
+    with initialize_config_dir(str(tmp_path / "run"), version_base="1.3"):
+        again = prepare(compose("config", [f"run_dir={tmp_path / 'again'}"]))
+    assert again.config.reward.path == f"{tmp_path / 'of_a_file.py'}:f"
+
+
+def test_a_reward_that_fails_at_once_is_refused_and_no_folder_is_made(make_run, tmp_path):
+    (tmp_path / "at_once.py").write_text("def f(response_text):\n    return [1][1]\n")
+    with pytest.raises(UserError, match=r"^reward must give .*at_once\.py:2: IndexError: list ind"):
+        make_run("reward=function", f"reward.path={tmp_path / 'at_once.py'}:f")
+    assert not (tmp_path / "run").exists()
 
 
 SECOND_SET = (

@@ -37,12 +37,59 @@ class Obedient:
                 return Score(float("nan"))
             case "print":
                 print("a reward may print")
+            case "print to a closed stdout":
+                sys.stdout.close()
+                print("to nobody")
             case "nap":
                 time.sleep(0.3)
+            case "change the folder":
+                os.chdir("/")
+            case "alarm":
+                signal.setitimer(signal.ITIMER_REAL, 0.2)
+            case "raise no Exception":
+                raise KeyboardInterrupt("mine")
+            case "fork and go on":
+                os.fork()
+            case "fork and exit":
+                if os.fork():
+                    os._exit(0)
+                time.sleep(3600)
+            case "kill me":
+                os.kill(os.getpid(), signal.SIGKILL)
+            case "kill me later":
+                threading.Timer(0.2, os._exit, [5]).start()
+            case "kill my parent":
+                os.kill(os.getppid(), signal.SIGKILL)
+                time.sleep(3600)
+            case "ask my parent to end":
+                os.kill(os.getppid(), signal.SIGTERM)
+                time.sleep(3600)
+            case "stop my parent":
+                os.kill(os.getppid(), signal.SIGSTOP)
+                time.sleep(3600)
+            case "kill my group":
+                os.killpg(0, signal.SIGKILL)
+            case "leave daemons":
+                pids = [daemon(), daemon(own_session=True)]
+                return Score(1.0, {"pid": float(os.getpid())}, " ".join(map(str, pids)))
+            case "return None":
+                return None
         main = float(threading.current_thread() is threading.main_thread())
         components = {"pid": float(os.getpid()), "main_thread": main}
         components["torch"] = float("torch" in sys.modules)
+        if response_text == "where":
+            return Score(1.0, components, os.getcwd())
         return Score(1.0, components, response_text)
+
+
+def daemon(own_session=False):
+    """Start a process that nobody waits for, and return its id."""
+    pid = os.fork()
+    if not pid:
+        if own_session:
+            os.setsid()
+        time.sleep(3600)
+    return pid
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ from rollout.rewards.by_set import SEPARATOR, RewardBySet, address
 from rollout.rewards.chain import ChainReward
 from rollout.rewards.math_answer import MathReward
 from rollout.rewards.pool import RewardPool
+from rollout.rewards.types import Score
 from rollout.tasks.chain import ChainTask
 from rollout.types import Prompt
 
@@ -38,10 +39,22 @@ def test_an_answer_of_the_task_is_passed_on_whole_whatever_it_holds():
     class Recorder:
         def score(self, prompt_text, response_text, answer):
             self.answer = answer
+            return 0.0
 
     recorder = Recorder()
     RewardBySet(recorder, {"sums": ChainReward()}).score("q", "r", f"other{SEPARATOR}5")
     assert recorder.answer == f"other{SEPARATOR}5"
+
+
+def test_rewards_of_sets_may_return_plain_numbers_and_accept_every_answer():
+    class Plain:
+        def score(self, prompt_text, response_text, answer):
+            return response_text == answer
+
+    both = RewardBySet(Plain(), {"sums": Plain()})
+    both.check("anything")
+    assert both.score("q", "5", address(prompt("5"), "sums").answer) == Score(1.0)
+    assert both.score("q", "5", "6") == Score(0.0)
 
 
 def test_it_scores_in_the_reward_processes():

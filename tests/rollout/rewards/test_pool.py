@@ -1,6 +1,7 @@
 import asyncio
 import importlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -101,12 +102,105 @@ def test_an_exception_is_a_crash_with_its_traceback(rewards):
 
 
 @pytest.mark.parametrize(
-    ("response", "code"), [("exit", 3), ("sys.exit", 4), ("segfault", -signal.SIGSEGV)]
+    ("response", "told"),
+    [
+        ("exit", "ended with exit code 3"),
+        ("fork and exit", "ended with exit code 0"),
+        ("segfault", "was ended by SIGSEGV"),
+        ("kill me", "was ended by SIGKILL (by itself, or for want of memory)"),
+        ("kill my parent", "was ended by SIGKILL (by itself, or for want of memory)"),
+        ("kill my group", "was ended by SIGKILL (by itself, or for want of memory)"),
+        ("ask my parent to end", "was ended by SIGTERM"),
+    ],
 )
-def test_a_process_that_dies_is_a_crash_and_is_replaced(rewards, response, code):
+def test_a_process_that_dies_is_a_crash_and_is_replaced(rewards, response, told):
     scored = run(rewards.Obedient(), lambda pool: pool.score(items("one", response, "two")))
     assert [s.status for s in scored] == [RewardStatus.OK, RewardStatus.CRASHED, RewardStatus.OK]
-    assert scored[1].error == f"the reward process ended with exit code {code}"
+    assert scored[1].error == scored[1].summary == f"the reward process {told}"
+
+
+def test_a_process_that_dies_idle_is_replaced_and_no_response_is_charged(rewards):
+    async def use(pool):
+        first = await pool.score(items("kill me later"))
+        await asyncio.sleep(1)
+        return first + await pool.score(items("where"))
+
+    assert {s.status for s in run(rewards.Obedient(), use)} == {RewardStatus.OK}
+
+
+def test_a_reward_that_stops_its_parent_is_killed_all_the_same(rewards):
+    scored = run(
+        rewards.Obedient(),
+        lambda pool: pool.score(items("stop my parent", "two")),
+        timeout_seconds=0.5,
+    )
+    assert [s.status for s in scored] == [RewardStatus.TIMED_OUT, RewardStatus.OK]
+
+
+def test_what_a_reward_does_to_its_process_does_not_reach_the_next_response(rewards):
+    async def use(pool):
+        scored = await pool.score(items("change the folder", "where", "alarm", "nap"))
+        return scored + await pool.score(items("fork and go on", "one", "two"))
+
+    scored = run(rewards.Obedient(), use)
+    assert {s.status for s in scored} == {RewardStatus.OK}
+    assert scored[1].score.extracted == os.getcwd()
+    assert [s.score.extracted for s in scored[4:]] == ["fork and go on", "one", "two"]
+
+
+def test_it_works_where_the_end_of_children_is_ignored(rewards):
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        scored = run(
+            rewards.Obedient(),
+            lambda pool: pool.score(items("one", "kill me", "sleep", "two")),
+            timeout_seconds=0.5,
+        )
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    expected = [RewardStatus.OK, RewardStatus.CRASHED, RewardStatus.TIMED_OUT, RewardStatus.OK]
+    assert [s.status for s in scored] == expected
+
+
+@pytest.mark.parametrize("end", ["sleep", "exit", None])
+def test_what_a_reward_started_ends_with_its_process(rewards, end):
+    async def use(pool):
+        scored = await pool.score(items("leave daemons"))
+        if end:
+            await pool.score(items(end))
+        return scored[0].score.extracted.split()
+
+    pids = run(rewards.Obedient(), use, timeout_seconds=0.5)
+    assert len(pids) == 2
+    assert [pid for pid in pids if Path(f"/proc/{pid}").exists()] == []
+
+
+@pytest.mark.parametrize(
+    ("response", "told"),
+    [
+        ("sys.exit", "SystemExit: 4"),
+        ("raise", "KeyError: 'lost'"),
+        ("raise no Exception", "KeyboardInterrupt: mine"),
+        ("print to a closed stdout", "ValueError: I/O operation on closed file."),
+        ("return None", "a reward must return a number, .* got None; is there a way"),
+    ],
+)
+def test_a_crash_says_in_one_line_where_and_what(rewards, response, told):
+    scored = run(rewards.Obedient(), lambda pool: pool.score(items(response)))[0]
+    assert scored.status == RewardStatus.CRASHED
+    place, line, what = re.fullmatch(r"(.*):(\d+): (.*)", scored.summary).groups()
+    assert place == rewards.__file__
+    assert re.match(told, what)
+    source = Path(place).read_text().splitlines()[int(line) - 1]
+    expected = {
+        "sys.exit": "sys.exit(4)",
+        "raise": 'raise KeyError("lost")',
+        "raise no Exception": 'raise KeyboardInterrupt("mine")',
+        "print to a closed stdout": 'print("to nobody")',
+        "return None": "def score(self, prompt_text, response_text, answer):",
+    }
+    assert source.strip() == expected[response]
+    assert "rollout/rewards/child.py" not in scored.error
 
 
 def test_a_score_that_is_not_finite_is_a_crash(rewards):
@@ -115,9 +209,10 @@ def test_a_score_that_is_not_finite_is_a_crash(rewards):
     assert "a score's reward must be finite, got nan" in scored.error
 
 
-def test_printing_does_not_disturb(rewards):
+def test_printing_disturbs_neither_answers_nor_what_the_program_prints(rewards, capfd):
     scored = run(rewards.Obedient(), lambda pool: pool.score(items("print", "fine")))
     assert {s.status for s in scored} == {RewardStatus.OK}
+    assert capfd.readouterr().out == ""
 
 
 def test_waiting_for_a_process_does_not_count(rewards):

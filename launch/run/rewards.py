@@ -1,0 +1,145 @@
+"""Rewards that fail: refused before anything starts, told of and stopped for during a run.
+
+before: first prompt, a response without an answer -> reward process -> a number, or a refusal
+during: reports of a batch or an evaluation -> RewardWatch -> a warning, or the run's end
+"""
+
+import asyncio
+import logging
+import pickle
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+
+from conf.evaluation import HELD_OUT
+from conf.schema import EvaluateConfig, RunConfig
+from cost.types import LengthReport, RewardStatus
+from launch.program import UserError
+from launch.record.evaluation import Evaluation
+from rollout.config import RolloutConfig
+from rollout.rewards.pool import RewardPool, ScoredResponse
+from rollout.types import Prompt
+
+RESPONSE = "I do not know."
+"""What every policy may answer: no answer at all, which is worth a number like any other."""
+log = logging.getLogger(__name__)
+
+
+def try_rewards(
+    config: RunConfig | EvaluateConfig, first: Prompt, sets: Mapping[str, Sequence[Prompt]]
+) -> None:
+    """Score a made-up response with the run's reward and with those of sets with their own.
+
+    Args:
+        config: The run or evaluation.
+        first: A prompt that the run's reward will score.
+        sets: The prompts by set, as engines will get them.
+
+    Raises:
+        UserError: If a reward fails, with its file, line and exception.
+    """
+    tried = {"reward": first}
+    for name, chosen in config.evaluation.sets.items():
+        if name != HELD_OUT and chosen.reward is not None:
+            tried[f"evaluation.sets.{name}.reward"] = sets[name][0]
+    reward = config.evaluation.engine_reward(config.reward)
+    timeout = config.rollout.reward_timeout_seconds
+    try:
+        pickle.dumps(reward)
+    except (pickle.PicklingError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"reward must be picklable, to reach its processes ({error}), got {config.reward!r}"
+        ) from error
+    items = [(prompt.text, RESPONSE, prompt.answer) for prompt in tried.values()]
+
+    async def score() -> list[ScoredResponse]:
+        pool = RewardPool(reward, timeout_seconds=timeout)
+        try:
+            return await pool.score(items)
+        finally:
+            pool.close()
+
+    # A thread of its own: comparisons come here from within their event loop.
+    with ThreadPoolExecutor(1) as thread:
+        try:
+            found = thread.submit(asyncio.run, score()).result()
+        except RuntimeError as error:
+            lines = str(error).strip().splitlines()
+            reason = lines[0] if len(lines) == 1 else f"{lines[0]} {lines[-1]}"
+            raise UserError(f"reward must load in a process of its own, got: {reason}") from error
+    for (key, prompt), one in zip(tried.items(), found, strict=True):
+        if one.status != RewardStatus.OK:
+            raise UserError(
+                f"{key} must give every response a number, 0.0 where it finds no answer, within "
+                f"rollout.reward_timeout_seconds = {timeout:g}; for the response {RESPONSE!r} to "
+                f"the prompt {prompt.text[:80]!r} got {' '.join(one.summary.split())}"
+            )
+
+
+class RewardWatch:
+    """Tells of the first scoring that failed, and stops a run in which too many do.
+
+    Args:
+        config: Says which shares of a batch may fail.
+    """
+
+    def __init__(self, config: RolloutConfig) -> None:
+        self._seconds = config.reward_timeout_seconds
+        self._most = {
+            RewardStatus.CRASHED: config.reward_max_crashed_share,
+            RewardStatus.TIMED_OUT: config.reward_max_timed_out_share,
+        }
+        self._told: set[RewardStatus] = set()
+        self.first = ""
+        """What is known of the first scoring that failed; "" while none did."""
+
+    def look(self, where: str, reports: Sequence[LengthReport], *, stop: bool = True) -> None:
+        """Take in reports that belong together.
+
+        Args:
+            where: What they belong to, such as "step 3".
+            reports: Those of all tickets of a batch, or of all prompts of a set.
+            stop: Whether too many failures are an error; they are told in any case.
+
+        Raises:
+            UserError: If a larger share than allowed failed, with the first failure.
+        """
+        total = sum(report.num_responses for report in reports)
+        for status, most in self._most.items():
+            counts = [int(np.sum(report.status == status)) for report in reports]
+            count = sum(counts)
+            if not count:
+                continue
+            texts = [r.reward_failure for r, own in zip(reports, counts, strict=True) if own]
+            first = next(filter(None, texts), "")
+            self.first = self.first or first
+            told = f"{_outcome(status)} for {count} of {total} responses of {where}"
+            if stop and count > most * total:
+                raise UserError(f"{self._refusal(status, most, told)}; the first:\n{first}")
+            if status not in self._told:
+                self._told.add(status)
+                log.warning("the reward %s, which are left out; the first:\n%s", told, first)
+
+    def look_at(self, found: Evaluation, *, stop: bool) -> None:
+        """Take in an evaluation, set by set; see `look`."""
+        for results in (found.sampled, found.greedy or {}):
+            for name, result in results.items():
+                self.look(f"the evaluation of {name}", result.reports, stop=stop)
+
+    def _refusal(self, status: RewardStatus, most: float, told: str) -> str:
+        if status == RewardStatus.CRASHED:
+            return (
+                "the reward must not crash for a larger share than "
+                f"rollout.reward_max_crashed_share = {most:g}: correct it, or raise the share; "
+                f"it {told}"
+            )
+        return (
+            "the reward must not be too slow for a larger share than "
+            f"rollout.reward_max_timed_out_share = {most:g}: make it faster, raise "
+            f"rollout.reward_timeout_seconds = {self._seconds:g}, or the share; it {told}"
+        )
+
+
+def _outcome(status: RewardStatus) -> str:
+    return "crashed" if status == RewardStatus.CRASHED else "ran out of time"
