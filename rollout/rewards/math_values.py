@@ -166,8 +166,9 @@ def _at(names: list[str], point: tuple[str, ...]) -> dict[str, Fraction]:
 def _constant(ratios: list[Any], digits: int) -> int:
     import mpmath
 
-    if len(ratios) < 2 or any(abs(mpmath.im(r)) > 0 or r == 0 for r in ratios):
+    if len(ratios) < 2 or any(mpmath.im(r) or not r for r in ratios):
         return 0
+    ratios = [mpmath.re(r) for r in ratios]
     tolerance = mpmath.mpf(10) ** -digits
     if any(abs(r - ratios[0]) > tolerance * abs(ratios[0]) for r in ratios):
         return 0

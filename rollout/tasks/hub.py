@@ -6,6 +6,7 @@ Only data is read: current versions of `datasets` run no code of a data set's au
 """
 
 import importlib
+import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -125,11 +126,11 @@ class HubTask:
 
 def _text(row: dict[str, Any], column: str, place: str) -> str:
     value = row[column]
-    if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value):
-        return str(value)
+    if isinstance(value, bool | int | float) and math.isfinite(value):
+        return json.dumps(value)
     if not isinstance(value, str) or not value.strip():
         raise ValueError(
-            f"{place} needs a number or a text that is not blank in column {column!r}, "
+            f"{place} needs a number, a boolean or a text that is not blank in column {column!r}, "
             f"got {value!r:.80}"
         )
     return value

@@ -3,11 +3,13 @@
     {"prompt": "What is 2 + 2?", "answer": "4"}
     {"messages": [{"role": "system", ...}, {"role": "user", ...}], "answer": "4", "source": "mine"}
 
+An answer that is a number or a boolean is taken as JSON writes it: 4 is "4", true is "true".
 The file is data and nothing else: it is parsed as JSON, never executed. Every complaint names the
 line.
 """
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,6 +126,8 @@ def _text(row: dict[str, Any], key: str, place: str) -> str:
     if key not in row:
         raise ValueError(f"{place} has no {key}; add it as a string, got keys {sorted(row)!r}")
     value = row[key]
+    if key == "answer" and isinstance(value, bool | int | float) and math.isfinite(value):
+        return json.dumps(value)
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"{place} needs {key} as a string that is not blank, got {value!r:.80}")
     return value

@@ -75,7 +75,10 @@ def test_good_input_makes_the_run_folder(prepared, questions, tmp_path):
         ([GOOD, "", "[]"], ["questions.jsonl:3 must be a JSON object"]),
         ([{"prompt": "a1 b+2"}], ["questions.jsonl:1 has no answer", "add it as a string"]),
         ([{"answer": "3"}], ["questions.jsonl:1 needs either prompt or messages"]),
-        ([GOOD, {"prompt": "a1 b+3", "answer": 4}], ["questions.jsonl:2 needs answer as a string"]),
+        (
+            [GOOD, {"prompt": "a1 b+3", "answer": [4]}],
+            ["questions.jsonl:2 needs answer as a string"],
+        ),
         ([{**GOOD, "prompt": " "}], ["questions.jsonl:1 needs prompt as a string"]),
         (
             [GOOD, ALSO_GOOD, {**GOOD, "answer": "5"}],

@@ -212,6 +212,7 @@ PAIRS: dict[str, list[tuple[str, str, bool]]] = {
         (r"\boxed{y=5}", "x=5", False),
         (r"\boxed{x=-5}", "5", False),
         (r"\boxed{2x=10}", "x=5", False),
+        (r"\boxed{ix+y=1}", "ix+y=1", True),
         (r"\boxed{x^2+y^2=2}", "x^2+y^2=1", False),
         (r"\boxed{1}", "x^2+y^2=1", False),
     ],

@@ -1,7 +1,9 @@
 import asyncio
+import contextlib
 import importlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from cost.types import RewardStatus
@@ -80,6 +82,31 @@ def test_no_check_takes_for_ever(hostile):
 )
 def test_what_can_be_computed_is(response, answer):
     assert MathReward().score("", response, answer).reward == 1.0
+
+
+PIECES = [*r"{}()[]^_!|&<=,%$-x1ie", r"\frac", r"\sqrt{", r"\boxed{", r"\text{", r"\pm", r"\cup"]
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_no_damaged_answer_crashes(hostile, seed):
+    rng = np.random.default_rng(seed)
+    rows = [row for rows in importlib.import_module("math_pairs").PAIRS.values() for row in rows]
+    for _ in range(15):
+        response, answer, _ = rows[rng.integers(len(rows))]
+        damaged = [damage(text, rng) for text in (response, answer)]
+        MathReward().score("", damaged[0], answer)
+        MathReward().score("", rf"\boxed{{{damaged[1]}}}", damaged[1])
+        with contextlib.suppress(ValueError):
+            MathReward().check(damaged[1])
+
+
+def damage(text, rng):
+    """Put in or take out a few pieces."""
+    for _ in range(rng.integers(1, 5)):
+        at = int(rng.integers(len(text) + 1))
+        piece = PIECES[rng.integers(len(PIECES))] if rng.random() < 0.5 else ""
+        text = text[:at] + piece + text[at + (0 if piece else int(rng.integers(1, 4))) :]
+    return text
 
 
 def test_nothing_is_evaluated_as_python(tmp_path):

@@ -86,11 +86,11 @@ def test_settings_that_do_not_fit_are_refused(rows, tokenizer, settings, message
         HubTask(dataset="owner/name", **settings).prompts(tokenizer)
 
 
-@pytest.mark.parametrize("value", [None, " ", True, ["3"], float("nan"), float("inf")])
+@pytest.mark.parametrize("value", [None, " ", ["3"], float("nan"), float("inf")])
 def test_an_answer_that_is_no_text_is_refused(rows, tokenizer, value):
     rows([{"question": "a1 b+2", "answer": value}])
     with pytest.raises(
-        ValueError, match="owner/name:test:0 needs a number or a text that is not blank"
+        ValueError, match="owner/name:test:0 needs a number, a boolean or a text that is not blank"
     ):
         HubTask(dataset="owner/name").prompts(tokenizer)
 

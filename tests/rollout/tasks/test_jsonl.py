@@ -42,6 +42,15 @@ def test_a_file_becomes_prompts(write, tokenizer):
     assert tokenizer.decode(second.token_ids).startswith("<|system|>be brief<|end|><|user|>1+1?")
 
 
+@pytest.mark.parametrize(
+    ("value", "answer"),
+    [("4", "4"), ("-2.50", "-2.5"), ("1e-7", "1e-07"), ("true", "true"), ("false", "false")],
+)
+def test_an_answer_may_be_a_number_or_a_boolean(write, tokenizer, value, answer):
+    task = JsonlTask(path=write(f'{{"prompt": "2+2?", "answer": {value}}}'))
+    assert [prompt.answer for prompt in task.prompts(tokenizer)] == [answer]
+
+
 GOOD = {"prompt": "2+2?", "answer": "4"}
 
 
@@ -56,7 +65,10 @@ GOOD = {"prompt": "2+2?", "answer": "4"}
             "mine.jsonl:2 needs either prompt or messages",
         ),
         ({"prompt": "a"}, r"mine.jsonl:2 has no answer; add it as a string, got keys \['prompt'\]"),
-        ({"prompt": "a", "answer": 4}, "mine.jsonl:2 needs answer as a string .*got 4"),
+        ({"prompt": "a", "answer": [4]}, r"mine.jsonl:2 needs answer as a string .*got \[4\]"),
+        ({"prompt": "a", "answer": None}, "mine.jsonl:2 needs answer as a string .*got None"),
+        ('{"prompt": "a", "answer": NaN}', "mine.jsonl:2 needs answer as a string .*got nan"),
+        ({"prompt": 4, "answer": "4"}, "mine.jsonl:2 needs prompt as a string .*got 4"),
         ({"prompt": " ", "answer": "4"}, "mine.jsonl:2 needs prompt as a string .*got ' '"),
         ({"messages": [], "answer": "4"}, r"mine.jsonl:2 needs messages as a list .*got \[\]"),
         ({"messages": [{"role": "user"}], "answer": "4"}, "mine.jsonl:2 needs messages as a list"),
