@@ -215,6 +215,10 @@ class RolloutPool:
             self._replace(index, handles[index], error)
         await asyncio.gather(*self._replacing.values())
 
+    async def replacements(self) -> None:
+        """Wait until the actors that are being replaced are usable."""
+        await asyncio.gather(*self._replacing.values())
+
     async def close(self) -> None:
         """End engines and actors; what is already dead is left alone."""
         for task in self._replacing.values():
