@@ -102,7 +102,8 @@ def cluster(resources: ResourcesConfig) -> Iterator[None]:
             str(error)
             or "a deadline passed; see rollout.*_seconds, learner.*_seconds, loop.*_seconds"
         )
-        raise RunError(f"{what}\nlogs of all actors on this node: {ray_logs()}") from error
+        said = "\n".join([what, *getattr(error, "__notes__", ())])
+        raise RunError(f"{said}\nlogs of all actors on this node: {ray_logs()}") from error
     finally:
         ray.shutdown()
 
