@@ -358,7 +358,8 @@ class LearnerTeam:
         """Wait for all ranks; the first error of any ends the wait."""
         deadline = self._config.update_deadline_seconds
         try:
-            return list(await asyncio.wait_for(asyncio.gather(*calls), deadline))
+            async with asyncio.timeout(deadline):
+                return list(await asyncio.gather(*calls))
         except TimeoutError as error:
             raise TimeoutError(
                 f"learner {what} took longer than learner.update_deadline_seconds = {deadline}"

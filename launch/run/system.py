@@ -7,7 +7,8 @@ publish:  learner rank 0 -> every engine -> parity probe
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, TypedDict, TypeVar
 
 import numpy as np
@@ -272,19 +273,39 @@ class System:
         }
 
     async def probe(self) -> Difference:
-        """Compare every engine with the learners on fresh responses."""
+        """Compare every engine with the learners on fresh responses.
+
+        Raises:
+            TimeoutError: If either takes longer than `parity.deadline_seconds`.
+        """
         self._num_probes += 1
-        probes = await asyncio.gather(
-            *(
-                handle.generate_probe.remote(
-                    self._probe_prompts, self._parity.num_tokens, self._num_probes
+        async with self._in_time("the engines"):
+            probes = await asyncio.gather(
+                *(
+                    handle.generate_probe.remote(
+                        self._probe_prompts, self._parity.num_tokens, self._num_probes
+                    )
+                    for handle in self.rollouts.handles
                 )
-                for handle in self.rollouts.handles
             )
-        )
         rows = [row for probe in probes for row in probe]
-        learner = await self.learners.logprobs([(prompt, response) for prompt, response, _ in rows])
+        async with self._in_time("the learners"):
+            learner = await self.learners.logprobs(
+                [(prompt, response) for prompt, response, _ in rows]
+            )
         return Difference.between([logprobs for *_, logprobs in rows], learner)
+
+    @asynccontextmanager
+    async def _in_time(self, who: str) -> AsyncIterator[None]:
+        limit = self._parity.deadline_seconds
+        try:
+            async with asyncio.timeout(limit):
+                yield
+        except TimeoutError as error:
+            raise TimeoutError(
+                f"version {self.version}: {who} did not answer the parity probe within "
+                f"parity.deadline_seconds = {limit:g}"
+            ) from error
 
     async def _self_test(self) -> None:
         """Check parity at version 0, and that engines follow a change of all that is published."""

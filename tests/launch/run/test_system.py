@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import ray
 
+from conf.schema import ParityConfig
 from cost.types import LengthReport, Selection
 from launch.run.system import System
 from launch.study.simulation.clock import run
@@ -108,6 +109,10 @@ class Pool:
         if index not in self._replacing:
             self.usable[index] = False
             self._replacing[index] = asyncio.create_task(self._start(index))
+            # Whoever waits for it hears of a failure; nobody may.
+            self._replacing[index].add_done_callback(
+                lambda task: task.cancelled() or task.exception()
+            )
 
     async def _start(self, index):
         await asyncio.sleep(START)
@@ -137,12 +142,12 @@ def one_group():
     return [GroupRef(report, 7, "data")], [Selection(0, one > 0, one, one, one)]
 
 
-def make_system(num_engines, parity_every=1):
+def make_system(num_engines, deadline_seconds=600.0):
     sent = []
     team = LearnerTeam([Worker(sent)], LearnerConfig(num_minibatches=1), seed=0)
     pool = Pool(num_engines)
     config = SimpleNamespace(
-        parity=SimpleNamespace(every=parity_every, max_difference=1e-3, slack=2.0, num_tokens=1),
+        parity=ParityConfig(num_tokens=1, deadline_seconds=deadline_seconds),
         model=SimpleNamespace(dtype="float32"),
         resources=SimpleNamespace(tensor_parallel_size=1),
         loop=SimpleNamespace(publish_deadline_seconds=600.0),
@@ -191,7 +196,7 @@ def test_a_replaced_engine_gets_the_learners_weights_under_their_own_label(at):
 def test_whatever_dies_when_labels_are_of_their_weights(gap, noticed):
     """Deaths of one engine again, or of both, which tickets notice or the next publish."""
     for num_engines in (1, 2):
-        for at in TIMES[::3]:
+        for at in TIMES[::5]:
             system, pool, team, sent = make_system(num_engines)
             # Two that die within one replacement may end the run; labels are right even then.
             with suppress(ray.exceptions.RayError):
@@ -232,3 +237,24 @@ def test_an_engine_that_dies_unnoticed_is_replaced_by_the_publish_that_finds_it(
     run(train(system, pool, team, [0.1], False, 2))
     assert_labels_are_of_their_weights(sent)
     assert {engine.label for engine in pool.handles} == {BATCHES}
+
+
+async def hang(*_):
+    await asyncio.sleep(1000)
+
+
+@pytest.mark.parametrize("who", ["engines", "learners"])
+def test_a_probe_that_nobody_answers_ends_the_run_naming_the_setting(who):
+    async def scenario():
+        system, pool, team, _ = make_system(1, deadline_seconds=7)
+        await system._connect()
+        await team.publish(0)
+        if who == "engines":
+            pool.handles[0].generate_probe = Method(hang)
+        else:
+            team.workers[0].logprobs = Method(hang)
+        await system.publish(1)
+
+    found = rf"^version 1: the {who} did not .* parity\.deadline_seconds = 7$"
+    with pytest.raises(TimeoutError, match=found):
+        run(scenario())
