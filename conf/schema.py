@@ -104,6 +104,8 @@ class ParityConfig:
     """In 16 bits, mean and 99th percentile may be so many times those measured at start."""
     self_test: bool = True
     """At start, publish disturbed weights, see the engine follow, and restore them."""
+    deadline_seconds: float = 600.0
+    """Longest time for the probe responses of one check, and as long again to score them."""
 
     def __post_init__(self) -> None:
         require(self.every >= 0, "parity.every must not be negative", self.every)
@@ -113,6 +115,11 @@ class ParityConfig:
             self.max_difference > 0, "parity.max_difference must be positive", self.max_difference
         )
         require(self.slack >= 1, "parity.slack must be at least 1", self.slack)
+        require(
+            self.deadline_seconds > 0,
+            "parity.deadline_seconds must be positive",
+            self.deadline_seconds,
+        )
 
 
 @dataclass(kw_only=True, slots=True)

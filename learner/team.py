@@ -17,7 +17,7 @@ import numpy.typing as npt
 import ray
 
 from cost.types import Selection
-from learner.batch_plan import BatchPlanner, Row, rank_balance
+from learner.batch_plan import BatchPlanner, MinibatchPlan, Row, rank_balance
 from learner.config import LearnerConfig
 from learner.gradient_norms import check_layer
 from learner.numerics import Numerics
@@ -47,6 +47,10 @@ class LearnerTeam:
         self._config = config
         self._seed = seed
         self._skipped_in_a_row = 0
+        # Held by whoever changes the weights or sends them.
+        self._weights = asyncio.Condition()
+        self.version: int | None = None
+        """The version that the weights are; None from a batch's first update to its publish."""
 
     @classmethod
     async def start(
@@ -102,6 +106,7 @@ class LearnerTeam:
         Engines must be connected anew.
         """
         self._config, self._seed, self._skipped_in_a_row = config, seed, 0
+        self.version = None
         async with asyncio.timeout(config.start_deadline_seconds):
             await asyncio.gather(
                 *[worker.restart.remote(config, objective, seed) for worker in self.workers]
@@ -133,17 +138,11 @@ class LearnerTeam:
             TimeoutError: If it takes longer than `learner.update_deadline_seconds`.
             DivergedError: If too many steps in a row were not finite.
         """
-        started = time.monotonic()
-        plans = self._planner().plan(groups, selections, step=step, epoch=epoch)
-        busy = [ranks for ranks in plans if ranks[0].rows]
-        calls: list[Awaitable[list[StepSums]]] = []
-        for rank, worker in enumerate(self.workers):
-            mine = [ranks[rank] for ranks in busy]
-            refs = _needed(groups, [row for plan in mine for row in plan.rows])
-            if busy:
-                # Version v is the v-th published batch.
-                calls.append(worker.update.remote(refs, list(selections), mine, step))
-        sums: list[list[StepSums]] = await self._wait(calls, "update")
+        async with self._weights:
+            started = time.monotonic()
+            plans = self._planner().plan(groups, selections, step=step, epoch=epoch)
+            busy = [ranks for ranks in plans if ranks[0].rows]
+            sums = await self._update(groups, selections, busy, step) if busy else []
         steps = [list(ranks) for ranks in zip(*sums, strict=True)]
         metrics = merge_sums(steps, row_tokens=self._config.row_tokens)
         metrics["learner/rank_balance"] = rank_balance(busy)
@@ -151,6 +150,22 @@ class LearnerTeam:
         metrics["learner/update_seconds"] = time.monotonic() - started
         self._count_skipped(steps)
         return metrics
+
+    async def _update(
+        self,
+        groups: Sequence[GroupRef],
+        selections: Sequence[Selection],
+        plans: Sequence[Sequence[MinibatchPlan]],
+        step: int,
+    ) -> list[list[StepSums]]:
+        self.version = None
+        calls: list[Awaitable[list[StepSums]]] = []
+        for rank, worker in enumerate(self.workers):
+            mine = [ranks[rank] for ranks in plans]
+            refs = _needed(groups, [row for plan in mine for row in plan.rows])
+            # Version v is the v-th published batch.
+            calls.append(worker.update.remote(refs, list(selections), mine, step))
+        return await self._wait(calls, "update")
 
     def _planner(self) -> BatchPlanner:
         return BatchPlanner(self._config, len(self.workers), self._seed, self._work)
@@ -267,12 +282,58 @@ class LearnerTeam:
             "connect_engines",
         )
 
+    async def name(self, version: int) -> None:
+        """Call the weights as they are a version, which engines that wait for one are then sent.
+
+        Args:
+            version: Number of the publish that comes next.
+        """
+        async with self._weights:
+            self.version = version
+            self._weights.notify_all()
+
     async def publish(self, version: int) -> dict[str, float]:
         """Send the weights to all engines as `version`.
 
         Returns:
             `publish/seconds`, `publish/bytes` (to each receiver) and `publish/bytes_per_second`.
         """
+        async with self._weights:
+            self.version = version
+            self._weights.notify_all()
+            return await self._send(version)
+
+    async def republish(
+        self,
+        handles: Callable[[], Sequence[Any]],
+        *,
+        workers_per_engine: int,
+        deadline_seconds: float,
+    ) -> int:
+        """Join other engines and send them the weights, under the version that these are.
+
+        While a batch is being learned its weights are of no version: the call waits until they get
+        their name, and until it is over no update changes them.
+
+        Args:
+            handles: Gives the RolloutActor handles when it is time to join them.
+            workers_per_engine: Tensor parallel size of each engine.
+            deadline_seconds: Limit of every later call to an engine.
+
+        Returns:
+            The version.
+        """
+        async with self._weights:
+            await self._weights.wait_for(lambda: self.version is not None)
+            version = self.version
+            assert version is not None
+            await self.connect_engines(
+                handles(), workers_per_engine=workers_per_engine, deadline_seconds=deadline_seconds
+            )
+            await self._send(version)
+            return version
+
+    async def _send(self, version: int) -> dict[str, float]:
         sent = await self._wait([w.publish.remote(version) for w in self.workers], "publish")
         seconds, num_bytes = sent[0]
         return {
@@ -297,7 +358,8 @@ class LearnerTeam:
         """Wait for all ranks; the first error of any ends the wait."""
         deadline = self._config.update_deadline_seconds
         try:
-            return list(await asyncio.wait_for(asyncio.gather(*calls), deadline))
+            async with asyncio.timeout(deadline):
+                return list(await asyncio.gather(*calls))
         except TimeoutError as error:
             raise TimeoutError(
                 f"learner {what} took longer than learner.update_deadline_seconds = {deadline}"

@@ -283,6 +283,10 @@ class RolloutPool:
             self._replace(index, handles[index], error)
         await asyncio.gather(*self._replacing.values())
 
+    async def replacements(self) -> None:
+        """Wait until the actors that are being replaced are usable."""
+        await asyncio.gather(*self._replacing.values())
+
     async def close(self) -> None:
         """End engines and actors; what is already dead is left alone."""
         tasks = [*self._replacing.values(), *self._listening.values()]

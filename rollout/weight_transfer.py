@@ -113,7 +113,11 @@ class EngineClient:
         )
 
     def start_weight_update(self) -> None:
-        """Stop scheduling in every engine, as the update mode asks, and prepare to load."""
+        """Stop scheduling in every engine, as the update mode asks, and prepare to load.
+
+        An update that is begun can only be finished, so none is unless every engine is well.
+        """
+        self._all([handle.check.remote() for handle in self._handles])
         self._all([handle.start_weight_update.remote() for handle in self._handles])
 
     def update_weights(self, update_info: Any) -> None:

@@ -13,12 +13,13 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Protocol, TextIO
+from typing import Any, Protocol
 
 from cost.draws.distribution import DrawCells
 from launch.record.progress import Progress
 from launch.record.run_folder import CELLS, METRICS, SAMPLES
 from launch.record.summary import json_ready
+from launch.record.thinned import ThinnedFile
 
 LONGEST_TAG = 64
 """Most characters of a tag; wandb refuses longer ones."""
@@ -109,13 +110,28 @@ class JsonlTracker:
     """Writes `metrics.jsonl`, `samples.jsonl` and `cells.jsonl` into the run folder, by lines.
 
     A line is on disk when `log` returns. What is not finite is written as null. A run that goes on
-    after a stop appends.
+    after a stop appends. Metrics are there for every step; samples and cells, which take most of
+    the space, are thinned out as the run grows.
     """
+
+    most_samples: int = 256
+    """Steps of which `samples.jsonl` may hold responses; of a longer run it holds every second,
+    fourth, ... step with samples, and the newest."""
+    most_cells: int = 512
+    """The same for `cells.jsonl`."""
+
+    def __post_init__(self) -> None:
+        """Check the bounds."""
+        for key in ("most_samples", "most_cells"):
+            if getattr(self, key) < 2:
+                raise ValueError(
+                    f"tracker.jsonl.{key} must be at least 2, got {getattr(self, key)!r}"
+                )
 
     def open(self, run: RunInfo) -> OpenTracker:
         """Open the files."""
         run.run_dir.mkdir(parents=True, exist_ok=True)
-        return _OpenJsonl(run.run_dir)
+        return _OpenJsonl(run.run_dir, self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,22 +242,21 @@ class _All:
 
 
 class _OpenJsonl:
-    def __init__(self, run_dir: Path) -> None:
+    def __init__(self, run_dir: Path, setting: JsonlTracker) -> None:
         # Line-buffered: a run that is killed leaves every finished line behind.
-        self._metrics, self._samples, self._cells = (
-            (run_dir / name).open("a", encoding="utf-8", buffering=1)
-            for name in (METRICS, SAMPLES, CELLS)
-        )
+        self._metrics = (run_dir / METRICS).open("a", encoding="utf-8", buffering=1)
+        self._samples = ThinnedFile(run_dir / SAMPLES, setting.most_samples)
+        self._cells = ThinnedFile(run_dir / CELLS, setting.most_cells)
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        _write_line(self._metrics, {"step": step, "time": time.time(), **metrics})
+        self._metrics.write(_line({"step": step, "time": time.time(), **metrics}) + "\n")
 
     def samples(self, step: int, rows: Sequence[Sample]) -> None:
-        for row in rows:
-            _write_line(self._samples, {"step": step, **asdict(row)})
+        if rows:
+            self._samples.write(step, [_line({"step": step, **asdict(row)}) for row in rows])
 
     def cells(self, step: int, cells: DrawCells) -> None:
-        _write_line(self._cells, {"step": step, **asdict(cells)})
+        self._cells.write(step, [_line({"step": step, **asdict(cells)})])
 
     def close(self, summary: Mapping[str, object]) -> None:
         self._metrics.close()
@@ -249,8 +264,8 @@ class _OpenJsonl:
         self._cells.close()
 
 
-def _write_line(file: TextIO, record: Mapping[str, object]) -> None:
-    file.write(json.dumps(json_ready(record), allow_nan=False) + "\n")
+def _line(record: Mapping[str, object]) -> str:
+    return json.dumps(json_ready(record), allow_nan=False)
 
 
 class _OpenConsole:

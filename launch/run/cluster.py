@@ -23,6 +23,12 @@ from rollout.pool import EngineError, ray_logs
 
 CONNECT_SECONDS = 10.0
 START_TRIES = 3
+TASK_EVENTS = {
+    "RAY_task_events_max_num_task_in_gcs": "4000",
+    "RAY_task_events_max_dropped_task_attempts_tracked_per_job_in_gcs": "10000",
+}
+"""What a cluster that is started here remembers of tasks that are over: Ray would keep 100,000, at
+about 3.5 kB of its head's memory each."""
 RELEASE_SECONDS = 15.0
 """Longest wait for a run that has just ended to give its resources back."""
 
@@ -52,6 +58,8 @@ def connect(resources: ResourcesConfig) -> None:
                 f"{' '.join(str(error).split())}"
             ) from error
         return
+    for name, most in TASK_EVENTS.items():
+        os.environ.setdefault(name, most)
     asked = (
         resources.num_engines * resources.engine_cpus
         + resources.num_learners * resources.learner_cpus
@@ -102,7 +110,8 @@ def cluster(resources: ResourcesConfig) -> Iterator[None]:
             str(error)
             or "a deadline passed; see rollout.*_seconds, learner.*_seconds, loop.*_seconds"
         )
-        raise RunError(f"{what}\nlogs of all actors on this node: {ray_logs()}") from error
+        said = "\n".join([what, *getattr(error, "__notes__", ())])
+        raise RunError(f"{said}\nlogs of all actors on this node: {ray_logs()}") from error
     finally:
         ray.shutdown()
 

@@ -11,6 +11,12 @@ A batch may take several rounds of drawing, each after the reports of the one be
 (`launch.run.drawing`). All its tickets pass through the buffer in draw order; the learners get
 those that the scheduler names as its members, in one or more passes (`launch.run.learning`).
 
+With staleness 1 batch b + 1 goes into generation when version b is published: when b is handed
+over, or before. In every other step it is before, for version 0 admits two batches at once: the two
+share the engines and end close together, so that the first is waited for and the second is there
+already. Holding b + 1 back until b is handed over makes the waits even, and longer in all, since
+the slots beside a batch's last responses would then stay empty.
+
 Reproducibility: batch b is drawn from statistics folded exactly up to batch b - max_staleness,
 whatever has been reported by then.
 """

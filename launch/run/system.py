@@ -7,8 +7,9 @@ publish:  learner rank 0 -> every engine -> parity probe
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, TypedDict, TypeVar
 
 import numpy as np
 import ray
@@ -30,6 +31,11 @@ Result = TypeVar("Result")
 SCHEDULER_DEADLINE_SECONDS = 120.0
 BASELINE_PROBES = 4
 """Probes whose largest rounding differences are the baseline in bfloat16."""
+
+
+class _Transfer(TypedDict):
+    workers_per_engine: int
+    deadline_seconds: float
 
 
 class RemoteScheduler:
@@ -132,7 +138,6 @@ class System:
         self._config = config
         self._placement = placement
         self._parity = config.parity
-        self._publishing = asyncio.Lock()
         self._probe_prompts = [prompt.token_ids for prompt in probe_prompts]
         self._tolerance = Tolerance(
             max_difference=config.parity.max_difference
@@ -145,6 +150,7 @@ class System:
         self.learners = learners
         self._num_probes = 0
         self.version = 0
+        """That every engine holds; one that is being replaced gets it."""
         self.max_logprob_difference = 0.0
         self.startup_seconds: dict[str, float] = {}
         rollouts.on_replaced = self._republish
@@ -225,55 +231,81 @@ class System:
         Raises:
             ParityError: If engine and learner then disagree by more than rounding.
         """
-        # Also what a replaced engine is given, should one die on the way.
-        self.version = version
+        # Engines that were replaced while the learner worked are given it first, so that none of
+        # those that receive now is known to be dead.
+        await self.learners.name(version)
+        await self.rollouts.replacements()
         try:
-            return await self._publish_and_check()
+            return await self._publish_and_check(version)
         except ray.exceptions.RayError as error:
             # A dead engine is replaced and then holds this version; anything else is raised again.
             await self.rollouts.replace_dead(error)
-            return await self._publish_and_check()
+            return await self._publish_and_check(version)
 
-    async def _publish_and_check(self) -> dict[str, float]:
-        async with self._publishing:
-            metrics = await self.learners.publish(self.version)
-            if self._parity.every and self.version % self._parity.every == 0:
-                found = await self.probe()
-                self.max_logprob_difference = max(self.max_logprob_difference, found.maximum)
-                metrics |= {
-                    "parity/max_logprob_difference": found.maximum,
-                    "parity/mean_logprob_difference": found.mean,
-                }
-                self._tolerance.check(self.version, found)
-            return metrics
+    async def _publish_and_check(self, version: int) -> dict[str, float]:
+        metrics = await self.learners.publish(version)
+        self.version = version
+        if self._parity.every and version % self._parity.every == 0:
+            found = await self.probe()
+            self.max_logprob_difference = max(self.max_logprob_difference, found.maximum)
+            metrics |= {
+                "parity/max_logprob_difference": found.maximum,
+                "parity/mean_logprob_difference": found.mean,
+            }
+            self._tolerance.check(version, found)
+        return metrics
 
     async def _connect(self) -> None:
-        await self.learners.connect_engines(
-            self.rollouts.handles,
-            workers_per_engine=self._config.resources.tensor_parallel_size,
-            deadline_seconds=self._config.loop.publish_deadline_seconds,
-        )
+        await self.learners.connect_engines(self.rollouts.handles, **self._transfer)
 
     async def _republish(self) -> None:
-        """Give a replaced engine the weights in force: a new transfer group, the same version."""
-        async with self._publishing:
-            await self._connect()
-            await self.learners.publish(self.version)
+        """Give a replaced engine, in a new transfer group, weights under the label of just these.
+
+        While the learner is at work on them it waits for the next publish.
+        """
+        await self.learners.republish(lambda: self.rollouts.handles, **self._transfer)
+
+    @property
+    def _transfer(self) -> _Transfer:
+        return {
+            "workers_per_engine": self._config.resources.tensor_parallel_size,
+            "deadline_seconds": self._config.loop.publish_deadline_seconds,
+        }
 
     async def probe(self) -> Difference:
-        """Compare every engine with the learners on fresh responses."""
+        """Compare every engine with the learners on fresh responses.
+
+        Raises:
+            TimeoutError: If either takes longer than `parity.deadline_seconds`.
+        """
         self._num_probes += 1
-        probes = await asyncio.gather(
-            *(
-                handle.generate_probe.remote(
-                    self._probe_prompts, self._parity.num_tokens, self._num_probes
+        async with self._in_time("the engines"):
+            probes = await asyncio.gather(
+                *(
+                    handle.generate_probe.remote(
+                        self._probe_prompts, self._parity.num_tokens, self._num_probes
+                    )
+                    for handle in self.rollouts.handles
                 )
-                for handle in self.rollouts.handles
             )
-        )
         rows = [row for probe in probes for row in probe]
-        learner = await self.learners.logprobs([(prompt, response) for prompt, response, _ in rows])
+        async with self._in_time("the learners"):
+            learner = await self.learners.logprobs(
+                [(prompt, response) for prompt, response, _ in rows]
+            )
         return Difference.between([logprobs for *_, logprobs in rows], learner)
+
+    @asynccontextmanager
+    async def _in_time(self, who: str) -> AsyncIterator[None]:
+        limit = self._parity.deadline_seconds
+        try:
+            async with asyncio.timeout(limit):
+                yield
+        except TimeoutError as error:
+            raise TimeoutError(
+                f"version {self.version}: {who} did not answer the parity probe within "
+                f"parity.deadline_seconds = {limit:g}"
+            ) from error
 
     async def _self_test(self) -> None:
         """Check parity at version 0, and that engines follow a change of all that is published."""

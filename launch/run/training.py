@@ -12,7 +12,6 @@ import time
 from pathlib import Path
 
 from conf.schema import RunConfig
-from launch.program import UserError
 from launch.record.metrics import step_metrics
 from launch.record.picture import draw_picture
 from launch.record.progress import Startup, print_result
@@ -26,9 +25,9 @@ from launch.run.evaluation import Evaluations
 from launch.run.inputs import Inputs
 from launch.run.parts import Parts, Plan
 from launch.run.plan_text import objective_text
+from launch.run.rescue import rescue, say_where
 from launch.run.rewards import RewardWatch
 from launch.run.system import System
-from learner.team import DivergedError
 from rollout.types import Group
 
 SAMPLES_EVERY = 10
@@ -44,6 +43,7 @@ async def train(inputs: Inputs, *, began: float) -> None:
 
     Raises:
         UserError: If the cluster has too little, or the loss stayed non-finite.
+        Exception: Whatever else ends the run; the policy as learned until then is saved.
     """
     startup = Startup()
     system = await System.create(inputs.config, inputs.prompts, startup)
@@ -77,6 +77,9 @@ class TrainingRun:
         self._watch = RewardWatch(self._config.rollout)
         self._evaluations = Evaluations(inputs, system, self._summary, self._watch)
         self._tracker: OpenTracker | None = None
+        # From then on the learners hold what nobody else has.
+        self._learning = False
+        self._kept: Path | None = None
         self._loop_seconds = math.nan
 
     async def run(self, startup: Startup) -> None:
@@ -84,8 +87,8 @@ class TrainingRun:
 
         Raises:
             UserError: If the loss stayed non-finite; the last good weights are saved.
+            BaseException: What else ended the run; where the policy is saved is said with it.
         """
-        distribution, completed = None, False
         try:
             if self._config.evaluation.before:
                 with startup.part("held-out evaluation"):
@@ -94,10 +97,12 @@ class TrainingRun:
             if self._config.evaluation.after:
                 await self._evaluations.take("after")
             distribution = await self._system.scheduler.call("distribution")
-            completed = True
-        finally:
-            self._evaluations.cancel()
-            finished = self._finish(completed)
+        except BaseException as error:
+            said = await self._end(error)
+            if said is error:
+                raise
+            raise said from error
+        finished = self._finish(completed=True)
         draw_picture(self._run_dir, distribution, summary=finished, title=self._config.name)
         if not self._quiet:
             print_result(finished, self._run_dir)
@@ -106,14 +111,24 @@ class TrainingRun:
         config = self._config
         info = RunInfo(config.name, self._run_dir, self._inputs.resolved, config.loop.num_steps)
         self._tracker = open_all(config.tracker, info)
-        try:
-            await self._loop()
-        except DivergedError as error:
-            path = await self._save("policy")
-            raise UserError(f"{error}; the last good weights are in {path}") from error
+        self._learning = True
+        await self._loop()
         await self._evaluations.finish_background()
         if config.loop.save_final:
-            await self._save("policy")
+            self._kept = await self._save("policy")
+
+    async def _end(self, error: BaseException) -> BaseException:
+        """Save what was learned after a failure, close the run folder, and return what to raise."""
+        self._evaluations.cancel()
+        if self._kept is not None:
+            error = say_where(error, f"the policy is in {self._kept}")
+        elif self._learning:
+            error = say_where(error, await rescue(self._save, self._run_dir / "policy"))
+        try:
+            self._finish(completed=False)
+        except Exception as second:
+            error.add_note(f"after that the run folder could not be closed: {second}")
+        return error
 
     async def _loop(self) -> None:
         began = time.monotonic()

@@ -3,6 +3,7 @@
 from dataclasses import asdict
 from types import SimpleNamespace
 
+import pytest
 import torch
 
 from rollout import weight_transfer as wt
@@ -53,6 +54,29 @@ def test_client_gives_every_engine_ranks_of_its_own(monkeypatch):
     info = GlooInitInfo(master_address="a", master_port=1, rank_offset=1, world_size=7)
     client.init_weight_transfer_engine(asdict(info))
     assert calls == [(0, 1), (1, 3), (2, 5)]
+
+
+def test_no_engine_begins_an_update_unless_all_are_well(monkeypatch):
+    begun = []
+
+    class Engine:
+        """An actor whose methods answer at once."""
+
+        def __init__(self, well):
+            self.check = SimpleNamespace(remote=lambda: well)
+            self.start_weight_update = SimpleNamespace(remote=lambda: begun.append(self))
+
+    def answers(self, calls):
+        if False in calls:
+            raise RuntimeError("the actor died")
+
+    monkeypatch.setattr(wt.EngineClient, "_all", answers)
+    engines = [Engine(True), Engine(False), Engine(True)]
+    with pytest.raises(RuntimeError, match="died"):
+        wt.EngineClient(engines, 1, 1.0).start_weight_update()
+    assert begun == []
+    wt.EngineClient(engines[::2], 1, 1.0).start_weight_update()
+    assert begun == engines[::2]
 
 
 def test_on_gpus_vllms_own_nccl_classes_are_used(monkeypatch):

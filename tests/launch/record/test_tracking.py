@@ -8,11 +8,14 @@ import struct
 from dataclasses import fields, replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 
+from cost.draws.distribution import DrawCells
 from cost.types import LengthReport, Selection
+from launch.record.run_folder import read_cells, read_samples
 from launch.record.tracking import (
     MOST_CHARACTERS,
     MOST_ROWS,
@@ -76,6 +79,34 @@ def test_jsonl_appends_when_a_run_goes_on(run):
         tracker.log(step, {})
         tracker.close({})
     assert [record["step"] for record in lines(run.run_dir / "metrics.jsonl")] == [1, 2]
+
+
+def test_a_run_folder_grows_by_metrics_only(run):
+    """Ten times the steps, the same samples and cells; metrics of every step."""
+    tracker = JsonlTracker(most_samples=8, most_cells=16).open(run)
+    one = np.ones(3, dtype=np.int64)
+    sizes = []
+    for step in range(1, 1001):
+        tracker.log(step, {"rollout/reward_mean": 0.5})
+        tracker.cells(step, DrawCells(one, one, one, np.ones(3) / 3))
+        if step % 10 == 1:
+            tracker.samples(step, [SAMPLE] * 8)
+        if step in (100, 1000):
+            folder = {path.name: len(lines(path)) for path in run.run_dir.iterdir()}
+            sizes.append(folder)
+    tracker.close({})
+    assert sizes[1]["metrics.jsonl"] == 1000
+    for found in sizes:
+        assert 8 * 4 <= found["samples.jsonl"] <= 8 * 8 and 8 <= found["cells.jsonl"] <= 16
+    kept = read_cells(run.run_dir)
+    assert kept[0].step == 1 and kept[-1].step == 1000
+    assert read_samples(run.run_dir, ("reward",))[-1]["step"] == 991
+
+
+@pytest.mark.parametrize("key", ["most_samples", "most_cells"])
+def test_a_file_that_may_hold_no_step_is_refused(key):
+    with pytest.raises(ValueError, match=rf"^tracker\.jsonl\.{key} must be at least 2, got 1$"):
+        JsonlTracker(**{key: 1})
 
 
 def test_console_prints_a_line_a_step(run, capsys):

@@ -282,6 +282,18 @@ def test_staleness_reaches_but_never_passes_its_bound(max_staleness, num_rounds)
     assert outcome.scheduler.folded_batches == [max(0, b - max_staleness) for b in range(6)]
 
 
+@pytest.mark.parametrize("max_staleness", [1, 2, 3])
+@pytest.mark.parametrize("on_step_seconds", [0.0, 0.05])
+def test_with_staleness_the_next_batch_is_in_generation_while_one_is_learned(
+    max_staleness, on_step_seconds
+):
+    """At the latest when a batch is handed over, even when its groups were there long before."""
+    outcome = run(num_steps=6, max_staleness=max_staleness, on_step_seconds=on_step_seconds)
+    order = [e[:2] for e in outcome.of("draw", "update")]
+    for batch in range(5):
+        assert order.index(("draw", batch + 1)) < order.index(("update", batch))
+
+
 def test_every_epoch_selects_anew():
     outcome = run(num_steps=1, num_epochs=3)
     assert [e[2] for e in outcome.of("select")] == [0, 1, 2]

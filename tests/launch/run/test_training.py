@@ -1,24 +1,30 @@
 """What happens around the loop, with a hand-written system in place of a cluster."""
 
 import asyncio
+import copy
 import json
+import signal
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import ray
 from hydra import compose, initialize_config_dir, initialize_config_module
 
 from conf.programs import register
 from cost.draws.distribution import DrawDistribution
 from cost.types import Draw, LengthReport, RewardStatus, Selection, Ticket
-from launch.program import UserError
+from launch.program import RunError, UserError
 from launch.record.progress import Startup
 from launch.record.report.runs import read_runs
+from launch.run import cluster
 from launch.run.inputs import prepare
+from launch.run.parity import ParityError
 from launch.run.training import TrainingRun
 from learner.team import DivergedError
+from rollout.pool import EngineError
 from rollout.types import GroupRef
 
 NUM_PROMPTS = 6
@@ -153,7 +159,7 @@ def test_a_reward_that_always_crashes_ends_the_run_before_it_learns_from_that(ma
     run, system, folder = make_run()
     system.rollouts.crashes_from, system.rollouts.crashed = 16, 2
     with pytest.raises(
-        UserError, match=r"crashed for 32 of 32 responses of step 2; the first:\nKeyError: 'lost'$"
+        UserError, match=r"crashed for 32 of 32 responses of step 2; the first:\nKeyError: 'lost'; the policy"
     ):
         asyncio.run(run.run(Startup()))
     summary = json.loads((folder / "summary.json").read_text())
@@ -188,6 +194,151 @@ def test_an_evaluation_without_rewards_ends_a_run_before_it_begins_and_not_after
         else:
             asyncio.run(run.run(Startup()))
             assert system.learners.saved
+
+
+class InterruptedByUserError(Exception):
+    """Stands for the user's Ctrl-C."""
+
+
+FAILURES = [
+    UserError("reward.max_crashed_share: 9 of 16 responses crashed"),
+    ParityError("version 2: engine and learner differ"),
+    EngineError("rollout actors died 4 times"),
+    ray.exceptions.RayError("the worker died"),
+    TimeoutError("learner update took longer than learner.update_deadline_seconds"),
+    KeyError("a bug"),
+    InterruptedByUserError(),
+]
+
+
+def fail_in(part, system, error):
+    """Let one part of a run raise an error the second time that it is used."""
+    calls = []
+
+    async def raise_in_second(*arguments, **named):
+        calls.append(arguments)
+        if len(calls) > 1:
+            if isinstance(error, InterruptedByUserError):
+                if len(calls) == 2:
+                    signal.raise_signal(signal.SIGINT)
+                await asyncio.sleep(9)
+            raise error
+        return await working(*arguments, **named)
+
+    holder, name = {
+        "publish": (system, "publish"),
+        "update": (system.learners, "update"),
+        "roll": (system.rollouts, "run"),
+        "select": (system.scheduler, "select"),
+    }[part]
+    working = getattr(holder, name)
+    setattr(holder, name, raise_in_second)
+
+
+def failure_of(run):
+    """Run, and return what ended it with all that its message says."""
+    try:
+        asyncio.run(run.run(Startup()))
+    except BaseException as error:
+        return error, "\n".join([str(error), *getattr(error, "__notes__", ())])
+    raise AssertionError("the run did not fail")
+
+
+@pytest.mark.parametrize("part", ["publish", "update", "roll", "select"])
+@pytest.mark.parametrize("error", FAILURES, ids=lambda error: type(error).__name__)
+def test_whatever_ends_a_run_the_policy_is_saved_and_the_message_says_where(
+    make_run, capsys, part, error
+):
+    error = copy.copy(error)
+    run, system, folder = make_run("evaluation.before=false", "loop.save_final=false")
+    fail_in(part, system, error)
+    found, message = failure_of(run)
+    assert system.learners.saved == [str(folder / "policy")]
+    where = f"the policy as learned until then is in {folder / 'policy'}"
+    if isinstance(error, InterruptedByUserError):
+        assert isinstance(found, KeyboardInterrupt) and where in capsys.readouterr().err
+    else:
+        assert found is error and where in message
+    assert json.loads((folder / "summary.json").read_text())["completed"] is False
+
+
+@dataclass
+class FailingTracker:
+    """A tracker that fails in one of its methods."""
+
+    method: str
+
+    def open(self, run):
+        def fail(*arguments):
+            raise OSError(f"no space left in {self.method}")
+
+        methods = dict.fromkeys(("log", "samples", "cells", "close"), lambda *arguments: None)
+        return SimpleNamespace(**methods | {self.method: fail})
+
+
+@pytest.mark.parametrize("method", ["log", "samples", "cells"])
+def test_a_tracker_that_fails_leaves_the_policy(make_run, method):
+    run, system, folder = make_run("evaluation.before=false")
+    run._config.tracker["mine"] = FailingTracker(method)
+    found, message = failure_of(run)
+    assert isinstance(found, OSError) and str(folder / "policy") in message
+    assert system.learners.saved == [str(folder / "policy")]
+
+
+@pytest.mark.parametrize("final", ["true", "false"])
+def test_an_evaluation_that_fails_after_training_leaves_the_policy(make_run, final):
+    run, system, folder = make_run("evaluation.before=false", f"loop.save_final={final}")
+
+    async def fail(ticket, prompt, temperature):
+        raise EngineError("no engine")
+
+    system.rollouts.evaluate = fail
+    _, message = failure_of(run)
+    assert system.learners.saved == [str(folder / "policy")]
+    assert str(folder / "policy") in message
+
+
+def test_a_run_that_fails_before_it_learns_saves_nothing(make_run):
+    run, system, _ = make_run()
+
+    async def fail(ticket, prompt, temperature):
+        raise EngineError("no engine")
+
+    system.rollouts.evaluate = fail
+    found, message = failure_of(run)
+    assert isinstance(found, EngineError) and message == "no engine"
+    assert system.learners.saved == []
+
+
+@pytest.mark.parametrize("error", FAILURES[:-1], ids=lambda error: type(error).__name__)
+def test_a_save_or_a_tracker_that_fails_too_does_not_hide_the_first_error(make_run, error):
+    error = copy.copy(error)
+    run, system, folder = make_run("evaluation.before=false")
+    run._config.tracker["mine"] = FailingTracker("close")
+
+    async def no_space(path, tokenizer_path):
+        raise OSError("no space left on the device\nand more")
+
+    system.learners.save = no_space
+    fail_in("publish", system, error)
+    found, message = failure_of(run)
+    assert found is error
+    assert f"could not be saved in {folder / 'policy'}: no space left on the device" in message
+    assert "no space left in close" in message
+
+
+def test_an_error_on_the_cluster_is_told_with_the_way_to_the_policy(monkeypatch):
+    for name in ("connect", "ray_logs"):
+        monkeypatch.setattr(cluster, name, lambda *arguments: "/logs")
+    error = ParityError("version 2: they differ")
+    error.add_note("the policy is in runs/mine/policy")
+    with pytest.raises(RunError) as raised, cluster.cluster(None):
+        raise error
+    assert str(raised.value).split("\n") == [
+        "version 2: they differ",
+        "the policy is in runs/mine/policy",
+        "logs of all actors on this node: /logs",
+    ]
 
 
 def test_the_configuration_in_the_run_folder_makes_the_same_run_again(make_run, tmp_path):

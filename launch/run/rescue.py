@@ -1,0 +1,59 @@
+"""The policy after a failure: saved as far as it was learned, and the way to it in the message."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+from launch.program import RunError, UserError
+from learner.team import DivergedError
+
+SAVE_SECONDS = 300.0
+"""Longest wait for it: learners that hang must not keep the failure from being told."""
+
+
+async def rescue(save: Callable[[str], Awaitable[object]], path: Path) -> str:
+    """Save the policy after a failure, and return a clause that says where it is.
+
+    A save that fails, too, is told in the clause and hides nothing.
+
+    Args:
+        save: Saves under the name that it is given.
+        path: Where it then lies.
+    """
+    try:
+        async with asyncio.timeout(SAVE_SECONDS):
+            await save(path.name)
+    except Exception as error:
+        lines = str(error).split("\n")
+        reason = lines[0] or f"it took longer than {SAVE_SECONDS:g} s"
+        return f"the policy could not be saved in {path}: {reason}"
+    return f"the policy as learned until then is in {path}"
+
+
+def say_where(error: BaseException, where: str) -> BaseException:
+    """Return what to raise in the place of an error, so that its message has a clause more.
+
+    A loss that stays non-finite is for the user to change. Other errors stay what they are: those
+    with a sentence for the user get a longer one, others a note, which tracebacks and
+    `launch.run.cluster.cluster` show.
+
+    Args:
+        error: What ended the run.
+        where: From `rescue`.
+    """
+    if isinstance(error, DivergedError):
+        last_good = where.replace(
+            "the policy as learned until then is", "the last good weights are"
+        )
+        return UserError(f"{error}; {last_good}")
+    if isinstance(error, UserError | RunError):
+        error.args = (f"{error}; {where}",)
+    elif isinstance(error, asyncio.CancelledError):
+        # What asyncio makes of it, an interrupt by keyboard mostly, has no notes.
+        print(where, file=sys.stderr)
+    else:
+        error.add_note(where)
+    return error

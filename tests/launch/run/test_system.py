@@ -1,0 +1,260 @@
+"""Weights and their label, whatever engine dies whenever, with hand-written workers and engines."""
+
+import asyncio
+from contextlib import suppress
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import ray
+
+from conf.schema import ParityConfig
+from cost.types import LengthReport, Selection
+from launch.run.system import System
+from launch.study.simulation.clock import run
+from learner.config import LearnerConfig
+from learner.engine import StepOutcome
+from learner.team import LearnerTeam
+from learner.update import StepSums
+from rollout.types import GroupRef
+
+PASSES, BATCHES = 2, 3
+UPDATE, CONNECT, SEND, PROBE, START, GENERATE = 0.2, 0.1, 0.1, 0.05, 0.15, 0.3
+LONGEST = BATCHES * (PASSES * UPDATE + SEND + PROBE + GENERATE) + 0.5
+
+
+class Method:
+    """An actor's method: `remote(...)` gives something to await."""
+
+    def __init__(self, function):
+        self.remote = function
+
+
+class Engine:
+    """Holds weights under a label; a new one holds nothing."""
+
+    def __init__(self):
+        self.alive, self.weights, self.label = True, None, None
+        self.generate_probe = Method(self._probe)
+
+    async def _probe(self, prompts, num_tokens, seed):
+        await asyncio.sleep(PROBE)
+        if not self.alive:
+            raise ray.exceptions.RayError("the engine died in a probe")
+        held = np.float32(-1 if self.weights is None else self.weights)
+        return [(prompt, prompt, np.array([held])) for prompt in prompts]
+
+
+class Worker:
+    """A learner that answers one call after the other; its weights count the updates."""
+
+    def __init__(self, sent):
+        self.weights, self.sent, self._group, self._last = 0, sent, [], None
+        for name in ("address", "connect_engines", "update", "publish", "logprobs"):
+            setattr(self, name, Method(self._in_turn(getattr(self, f"_{name}"))))
+
+    def _in_turn(self, method):
+        def remote(*arguments, **named):
+            async def call(before):
+                if before is not None:
+                    await asyncio.wait([before])
+                return await method(*arguments, **named)
+
+            self._last = asyncio.create_task(call(self._last))
+            return self._last
+
+        return remote
+
+    async def _address(self):
+        return "here", 1
+
+    async def _connect_engines(self, handles, address, port, **_):
+        await asyncio.sleep(CONNECT)
+        self._group = list(handles)
+
+    async def _update(self, groups, selections, plans, version):
+        await asyncio.sleep(UPDATE)
+        self.weights += 1
+        outcome = StepOutcome(True, 1.0, 1e-6)
+        return [StepSums(0.0, 1, 1, len(p.rows), {}, {}, outcome) for p in plans]
+
+    async def _publish(self, version):
+        await asyncio.sleep(SEND)
+        if not all(engine.alive for engine in self._group):
+            raise ray.exceptions.RayError("an engine died")
+        for engine in self._group:
+            engine.weights, engine.label = self.weights, version
+            self.sent.append((self.weights, version))
+        return SEND, 8
+
+    async def _logprobs(self, sequences):
+        return [np.array([self.weights], np.float32) for _ in sequences]
+
+
+class Pool:
+    """Replaces engines that die, and waits for their weights before it calls them usable."""
+
+    def __init__(self, num_engines):
+        self.handles = [Engine() for _ in range(num_engines)]
+        self.on_replaced = None
+        self.usable = [True] * num_engines
+        self._replacing = {}
+
+    def die(self, index, *, noticed):
+        self.handles[index].alive = False
+        if noticed:
+            self._replace(index)
+
+    def _replace(self, index):
+        if index not in self._replacing:
+            self.usable[index] = False
+            self._replacing[index] = asyncio.create_task(self._start(index))
+            # Whoever waits for it hears of a failure; nobody may.
+            self._replacing[index].add_done_callback(
+                lambda task: task.cancelled() or task.exception()
+            )
+
+    async def _start(self, index):
+        await asyncio.sleep(START)
+        self.handles[index] = Engine()
+        await self.on_replaced()
+        self.usable[index] = True
+        del self._replacing[index]
+
+    async def replacements(self):
+        await asyncio.gather(*self._replacing.values())
+
+    async def replace_dead(self, error):
+        dead = [i for i, engine in enumerate(self.handles) if not engine.alive]
+        if not dead and not self._replacing:
+            raise error
+        for index in dead:
+            self._replace(index)
+        await self.replacements()
+
+
+def one_group():
+    one = np.ones(1)
+    report = LengthReport(
+        0, 0, 3, 3, np.array([4]), np.zeros(1, bool), one, np.zeros(1, int), one,
+        np.zeros(1, int), 0.1, 0,
+    )  # fmt: skip
+    return [GroupRef(report, 7, "data")], [Selection(0, one > 0, one, one, one)]
+
+
+def make_system(num_engines, deadline_seconds=600.0):
+    sent = []
+    team = LearnerTeam([Worker(sent)], LearnerConfig(num_minibatches=1), seed=0)
+    pool = Pool(num_engines)
+    config = SimpleNamespace(
+        parity=ParityConfig(num_tokens=1, deadline_seconds=deadline_seconds),
+        model=SimpleNamespace(dtype="float32"),
+        resources=SimpleNamespace(tensor_parallel_size=1),
+        loop=SimpleNamespace(publish_deadline_seconds=600.0),
+    )
+    prompt = SimpleNamespace(token_ids=np.array([1]))
+    system = System(config, None, None, pool, team, [prompt])
+    return system, pool, team, sent
+
+
+async def train(system, pool, team, deaths, noticed=True, num_engines=1):
+    """Three batches of two passes each, while engines die at the given times."""
+    loop = asyncio.get_running_loop()
+    await system._connect()
+    await team.publish(0)
+    for number, at in enumerate(deaths):
+        index = number % num_engines
+        loop.call_at(loop.time() + at, lambda i=index: pool.die(i, noticed=noticed))
+    groups, selections = one_group()
+    for batch in range(BATCHES):
+        for epoch in range(PASSES):
+            await team.update(groups, selections, step=batch, epoch=epoch)
+        await system.publish(batch + 1)
+        await asyncio.sleep(GENERATE)
+    await asyncio.sleep(LONGEST)
+
+
+def assert_labels_are_of_their_weights(sent):
+    assert [pair for pair in sent if pair[0] != PASSES * pair[1]] == []
+
+
+TIMES = [round(0.025 + 0.05 * i, 3) for i in range(int(LONGEST / 0.05))]
+
+
+@pytest.mark.parametrize("at", TIMES)
+def test_a_replaced_engine_gets_the_learners_weights_under_their_own_label(at):
+    system, pool, team, sent = make_system(1)
+    run(train(system, pool, team, [at]))
+    assert_labels_are_of_their_weights(sent)
+    assert pool.usable == [True] and system.version == BATCHES
+    assert (pool.handles[0].weights, pool.handles[0].label) == (PASSES * BATCHES, BATCHES)
+    assert {label for _, label in sent} == set(range(BATCHES + 1))
+
+
+@pytest.mark.parametrize("gap", [0.1, 0.45])
+@pytest.mark.parametrize("noticed", [True, False])
+def test_whatever_dies_when_labels_are_of_their_weights(gap, noticed):
+    """Deaths of one engine again, or of both, which tickets notice or the next publish."""
+    for num_engines in (1, 2):
+        for at in TIMES[::5]:
+            system, pool, team, sent = make_system(num_engines)
+            # Two that die within one replacement may end the run; labels are right even then.
+            with suppress(ray.exceptions.RayError):
+                run(train(system, pool, team, [at, at + gap], noticed, num_engines))
+            assert_labels_are_of_their_weights(sent)
+
+
+def test_an_update_does_not_change_weights_that_are_being_sent():
+    async def scenario():
+        system, _, team, sent = make_system(1)
+        await system._connect()
+        await team.publish(0)
+        sending = asyncio.create_task(system._republish())
+        await asyncio.sleep(CONNECT / 2)
+        await team.update(*one_group(), step=0)
+        await sending
+        return sent
+
+    assert run(scenario()) == [(0, 0), (0, 0)]
+
+
+def test_a_batch_of_which_nothing_is_kept_leaves_the_weights_their_name():
+    async def scenario():
+        system, _, team, sent = make_system(1)
+        await system._connect()
+        await team.publish(0)
+        groups, [selection] = one_group()
+        none = Selection(0, selection.keep & False, *[np.zeros(1)] * 3)
+        await team.update(groups, [none], step=0)
+        await system._republish()
+        return sent
+
+    assert run(scenario()) == [(0, 0), (0, 0)]
+
+
+def test_an_engine_that_dies_unnoticed_is_replaced_by_the_publish_that_finds_it():
+    system, pool, team, sent = make_system(2)
+    run(train(system, pool, team, [0.1], False, 2))
+    assert_labels_are_of_their_weights(sent)
+    assert {engine.label for engine in pool.handles} == {BATCHES}
+
+
+async def hang(*_):
+    await asyncio.sleep(1000)
+
+
+@pytest.mark.parametrize("who", ["engines", "learners"])
+def test_a_probe_that_nobody_answers_ends_the_run_naming_the_setting(who):
+    async def scenario():
+        system, pool, team, _ = make_system(1, deadline_seconds=7)
+        await system._connect()
+        await team.publish(0)
+        if who == "engines":
+            pool.handles[0].generate_probe = Method(hang)
+        else:
+            team.workers[0].logprobs = Method(hang)
+        await system.publish(1)
+
+    found = rf"^version 1: the {who} did not .* parity\.deadline_seconds = 7$"
+    with pytest.raises(TimeoutError, match=found):
+        run(scenario())
