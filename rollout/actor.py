@@ -24,6 +24,7 @@ from cost.types import LengthReport, Ticket
 from rollout.config import RolloutConfig
 from rollout.rewards.pool import RewardPool
 from rollout.shaping import shape_rewards
+from rollout.stopping import stopping_of
 from rollout.types import Completion, Group, Prompt, TokenArray, Trajectory
 
 
@@ -141,14 +142,15 @@ class RolloutActor:
     def _build(self) -> None:
         from transformers import AutoTokenizer
 
-        from rollout.engines.vllm_engine import VLLMEngine, stop_token_ids
+        from rollout.engines.vllm_engine import VLLMEngine
 
         path = self._engine_arguments["model"]
         self._tokenizer = AutoTokenizer.from_pretrained(path)
+        self._stopping = stopping_of(path, self._tokenizer)
         self._engine = VLLMEngine(
             self._engine_arguments,
             num_threads=self._config.engine.num_threads,
-            stop_ids=stop_token_ids(path),
+            stopping=self._stopping,
         )
 
     def attach(self, scheduler: Any, seed: int) -> None:
@@ -205,9 +207,10 @@ class RolloutActor:
             *(self._play(ticket, prompt, temperature, j) for j in range(ticket.num_samples))
         )
         generated = time.monotonic()
-        texts = self._tokenizer.batch_decode(
-            [t.token_ids[t.loss_mask].tolist() for t in trajectories], skip_special_tokens=True
-        )
+        texts = [
+            self._stopping.text(self._tokenizer, t.token_ids[t.loss_mask].tolist())
+            for t in trajectories
+        ]
         scored = await self._rewards.score([(prompt.text, text, prompt.answer) for text in texts])
         names = sorted({name for s in scored if s.score for name in s.score.components})
         return Group(

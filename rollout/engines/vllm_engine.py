@@ -7,7 +7,6 @@ generation config is not applied, so nothing but the temperature shapes that dis
 
 from __future__ import annotations
 
-import json
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -17,21 +16,11 @@ from typing import Any
 import numpy as np
 
 from rollout.config import ADAPTER_RANKS, EngineConfig
+from rollout.stopping import Stopping
 from rollout.types import Completion, TokenArray, VersionSpan
 
 CPU_KV_CACHE_GIB = 4.0
 """Keys and values on CPUs when nothing is set; vLLM would take nearly all of the memory."""
-
-
-def stop_token_ids(model_path: str) -> list[int]:
-    """Return every end-of-sequence id of the folder's config.json and generation_config.json."""
-    found: set[int] = set()
-    for name in ("config.json", "generation_config.json"):
-        path = Path(model_path) / name
-        if path.is_file():
-            eos = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
-            found |= set(eos) if isinstance(eos, list) else ({eos} if eos is not None else set())
-    return sorted(found)
 
 
 def engine_arguments(
@@ -94,6 +83,21 @@ def engine_arguments(
     return arguments
 
 
+def stop_arguments(stopping: Stopping) -> dict[str, Any]:
+    """Return what vLLM's `SamplingParams` are to say about stopping.
+
+    Text is made only where a text can end a response, and then with special tokens in it, so that
+    all of what was sampled is searched. vLLM keeps the token that completes a text, as it keeps a
+    stop token.
+    """
+    return {
+        "stop_token_ids": list(stopping.token_ids),
+        "stop": list(stopping.strings),
+        "detokenize": bool(stopping.strings),
+        "skip_special_tokens": not stopping.strings,
+    }
+
+
 def _memory_arguments(config: EngineConfig, *, on_gpu: bool) -> dict[str, Any]:
     arguments: dict[str, Any] = {}
     kv_cache_gib = config.kv_cache_gib or (None if on_gpu else CPU_KV_CACHE_GIB)
@@ -111,9 +115,7 @@ def _memory_arguments(config: EngineConfig, *, on_gpu: bool) -> dict[str, Any]:
 class VLLMEngine:
     """A running `AsyncLLM`; build it inside the actor that owns it."""
 
-    def __init__(
-        self, arguments: dict[str, Any], *, num_threads: int, stop_ids: Sequence[int]
-    ) -> None:
+    def __init__(self, arguments: dict[str, Any], *, num_threads: int, stopping: Stopping) -> None:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
@@ -128,7 +130,7 @@ class VLLMEngine:
                 **arguments["weight_transfer_config"]
             )
         self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
-        self._stop_ids = list(stop_ids)
+        self._stops = stop_arguments(stopping)
         self._num_requests = 0
         self._cache_salt: str | None = None
         self._adapter: Any = None
@@ -156,8 +158,7 @@ class VLLMEngine:
             seed=seed,
             logprobs=0,
             flat_logprobs=True,
-            detokenize=False,
-            stop_token_ids=self._stop_ids,
+            **self._stops,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
         prompt = TokensPrompt(prompt_token_ids=token_ids.tolist())

@@ -11,6 +11,7 @@ from cost.types import RewardStatus, Ticket
 from rollout.actor import RolloutActor, empty_report, make_report, permute_rewards, surprise
 from rollout.config import RolloutConfig
 from rollout.environments import SingleTurn
+from rollout.stopping import Stopping
 from rollout.types import Completion, Group, Prompt, Trajectory, VersionSpan
 
 TICKET = Ticket(7, 2, 3, 0.25, 0.5, 16)
@@ -103,7 +104,8 @@ def sampled_at():
         actor = RolloutActor(config, {}, SingleTurn(), None, scheduler, 3)
         actor._engine = FakeEngine()
         actor._rewards = SimpleNamespace(score=score)
-        actor._tokenizer = SimpleNamespace(batch_decode=lambda ids, **_: ["yes"] * len(ids))
+        actor._tokenizer = SimpleNamespace(decode=lambda ids, **_: "yes")
+        actor._stopping = Stopping(())
         asyncio.run(actor.run(ticket, PROMPT))
         return actor._engine.requests
 
