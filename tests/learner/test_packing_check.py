@@ -7,12 +7,11 @@ from transformers import AutoModelForCausalLM
 from learner import attention
 from learner.logprobs import PackedPolicy
 from learner.packing_check import check_packing
-from tests.learner.architectures import small_model
+from tests.learner.architectures import MODELS, small_model
 
 REFUSED = {
     "gpt2": "does not call attention as packed rows need it",
     "opt": "OPTForCausalLM does not score packed rows as it scores single sequences",
-    "gemma2": "plain scores .*got softcap",
     "gpt_oss": "plain scores .*got s_aux",
     "mamba": "MambaForCausalLM does not score packed rows",
     "bloom": "BloomForCausalLM does not score packed rows",
@@ -23,6 +22,12 @@ REFUSED = {
 def test_models_that_packing_would_get_wrong_are_refused_at_start(name):
     with pytest.raises(ValueError, match=r"^model\.path: .*" + REFUSED[name]):
         check_packing(PackedPolicy(small_model(name), 1.0))
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if name not in REFUSED])
+def test_others_pass_also_with_a_window_shorter_than_the_responses(name):
+    window = {"sliding_window": 4} if "sliding_window" in MODELS[name][1] else {}
+    check_packing(PackedPolicy(small_model(name, **window), 1.0))
 
 
 def test_attention_that_knows_no_shared_prompts_is_noticed(model_paths):
