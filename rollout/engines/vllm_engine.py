@@ -23,6 +23,10 @@ CPU_KV_CACHE_GIB = 4.0
 """Keys and values on CPUs when nothing is set; vLLM would take nearly all of the memory."""
 
 
+CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
+"""Sizes of attention heads that vLLM's CPU kernels know."""
+
+
 def engine_arguments(
     config: EngineConfig,
     *,
@@ -96,6 +100,31 @@ def stop_arguments(stopping: Stopping) -> dict[str, Any]:
         "detokenize": bool(stopping.strings),
         "skip_special_tokens": not stopping.strings,
     }
+
+
+def check_heads(model_path: str) -> None:
+    """Refuse a model with attention heads of a size that vLLM has no CPU kernel for.
+
+    vLLM itself would only notice at the first request, and end.
+
+    Args:
+        model_path: Local Hugging Face folder.
+
+    Raises:
+        ValueError: In one sentence that begins with "model.path".
+    """
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(model_path, local_files_only=True).get_text_config()
+    size = getattr(config, "head_dim", None)
+    if size is None and getattr(config, "num_attention_heads", 0):
+        size = config.hidden_size // config.num_attention_heads
+    if size is not None and size not in CPU_HEAD_SIZES:
+        raise ValueError(
+            "model.path must hold a model with attention heads of "
+            f"{', '.join(map(str, CPU_HEAD_SIZES))} dimensions when engines run on CPUs; choose "
+            f"another model or run on GPUs, got {size}"
+        )
 
 
 def _memory_arguments(config: EngineConfig, *, on_gpu: bool) -> dict[str, Any]:

@@ -1,11 +1,12 @@
 """What an engine is asked for."""
 
+from pathlib import Path
 from typing import get_args
 
 import pytest
 
 from rollout.config import EngineConfig
-from rollout.engines.vllm_engine import engine_arguments
+from rollout.engines.vllm_engine import CPU_HEAD_SIZES, check_heads, engine_arguments
 
 
 def arguments(**changes: object) -> dict[str, object]:
@@ -39,3 +40,28 @@ def test_room_for_adapters_is_of_a_size_that_vllm_knows(rank: int, room: int) ->
     found = arguments(adapter_rank=rank)
     assert (found["enable_lora"], found["max_loras"], found["max_lora_rank"]) == (True, 1, room)
     assert room in get_args(MaxLoRARanks)
+
+
+def test_heads_without_a_kernel_on_cpus_are_refused(tmp_path: Path) -> None:
+    from transformers import GPT2Config, LlamaConfig
+
+    for config in (
+        LlamaConfig(hidden_size=64, num_attention_heads=4, head_dim=32),
+        LlamaConfig(hidden_size=256, num_attention_heads=4),
+        GPT2Config(n_embd=128, n_head=4),
+    ):
+        config.save_pretrained(tmp_path)
+        check_heads(str(tmp_path))
+    for config in (
+        LlamaConfig(hidden_size=64, num_attention_heads=4),
+        GPT2Config(n_embd=64, n_head=4),
+    ):
+        config.save_pretrained(tmp_path)
+        with pytest.raises(ValueError, match=r"^model\.path must .* on CPUs; choose.*got 16$"):
+            check_heads(str(tmp_path))
+
+
+def test_the_sizes_of_heads_are_those_of_vllm() -> None:
+    from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
+
+    assert list(CPU_HEAD_SIZES) == CPUAttentionBackend.get_supported_head_sizes()
