@@ -17,7 +17,7 @@ SIZES = {
     "hidden_size": 128, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
     "vocab_size": PADDED, "max_position_embeddings": 512,
 }  # fmt: skip
-# Of 32, which the engine's CPU kernels know.
+# Heads of 32, which the engine's CPU kernels know.
 GROUPED = SIZES | {"num_key_value_heads": 2, "head_dim": 32}
 WINDOW = {"sliding_window": 24}
 KINDS: dict[str, tuple[str, dict[str, Any]]] = {

@@ -115,9 +115,9 @@ def check_heads(model_path: str) -> None:
     """
     from transformers import AutoConfig
 
-    config = AutoConfig.from_pretrained(model_path, local_files_only=True).get_text_config()
+    config: Any = AutoConfig.from_pretrained(model_path, local_files_only=True).get_text_config()
     size = getattr(config, "head_dim", None)
-    if size is None and getattr(config, "num_attention_heads", 0):
+    if size is None and getattr(config, "num_attention_heads", None):
         size = config.hidden_size // config.num_attention_heads
     if size is not None and size not in CPU_HEAD_SIZES:
         raise ValueError(
