@@ -13,6 +13,7 @@ computed once, and each response against the prefix and itself (Prefix Grouper, 
 section 3, read second-hand; the reading of the positions is ours).
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +22,10 @@ from torch import Tensor
 from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
 
+from learner.windows import attend_last
+
 NAME = "packed_segments"
-_REFUSED = ("softcap", "s_aux", "position_bias")
+_REFUSED = ("s_aux", "position_bias")
 """Arguments that change the scores in a way that is not computed here."""
 _LAYOUT = "packed_layout"
 
@@ -116,6 +119,7 @@ def attend(
     dropout: float = 0.0,
     position_ids: Tensor | None = None,
     sliding_window: int | None = None,
+    softcap: float | None = None,
     is_causal: bool | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
@@ -130,7 +134,8 @@ def attend(
         scaling: What the scores are multiplied by; None for D ** -0.5.
         dropout: It must be 0: the rollout engine drops nothing.
         position_ids: [1, T], see `layout_of`.
-        sliding_window: It is refused where a token sees more.
+        sliding_window: Most tokens of its segment that a token sees, itself included; None for all.
+        softcap: See `learner.windows.attend_last`.
         is_causal: It must not be False, nor may the layer's own `is_causal`.
         others: They are refused where they change the scores, and else of no concern.
 
@@ -148,12 +153,15 @@ def attend(
         )
     _check_scores(module, is_causal, others)
     layout, mask = _remembered(position_ids, query)
-    if sliding_window is not None and layout.longest_context > sliding_window:
-        raise ValueError(
-            "model.max_model_len must not exceed the model's sliding attention window of "
-            f"{sliding_window} tokens, got a segment of {layout.longest_context}"
-        )
-    out = _attend_pieces(layout, mask, query, key, value, scaling)
+    if sliding_window is not None and layout.longest_context <= sliding_window:
+        sliding_window = None
+    if sliding_window is None and softcap is None:
+        out = _attend_pieces(layout, mask, query, key, value, scaling)
+    else:
+        out = [
+            attend_last(q, k, v, scaling=scaling, window=sliding_window, softcap=softcap)
+            for q, k, v in _pieces(layout, query, key, value)
+        ]
     return torch.cat(out, 2).transpose(1, 2).contiguous(), None
 
 
@@ -177,19 +185,15 @@ def _attend_pieces(
     scaling: float | None,
 ) -> list[Tensor]:
     """Let each piece of t tokens attend to its prefix and itself: [1, H, t, D] each."""
-    # Splitting, unlike slicing, has a gradient that is written once.
-    queries, keys, values = (torch.split(t, list(layout.sizes), 2) for t in (query, key, value))
     out = []
-    for piece, (q, prefix) in enumerate(zip(queries, layout.prefixes, strict=True)):
-        k, v = keys[piece], values[piece]
-        if prefix is None:
+    for piece, (q, k, v) in enumerate(_pieces(layout, query, key, value)):
+        if layout.prefixes[piece] is None:
             out.append(
                 scaled_dot_product_attention(
                     q, k, v, is_causal=True, scale=scaling, enable_gqa=True
                 )
             )
             continue
-        k, v = torch.cat([keys[prefix], k], 2), torch.cat([values[prefix], v], 2)
         bias: Any = (
             causal_lower_right(q.shape[2], k.shape[2])
             if mask is None
@@ -199,6 +203,19 @@ def _attend_pieces(
             scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scaling, enable_gqa=True)
         )
     return out
+
+
+def _pieces(
+    layout: Layout, query: Tensor, key: Tensor, value: Tensor
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yield each piece's queries, and the keys and values of its prefix and itself."""
+    # Splitting, unlike slicing, has a gradient that is written once.
+    queries, keys, values = (torch.split(t, list(layout.sizes), 2) for t in (query, key, value))
+    for q, k, v, prefix in zip(queries, keys, values, layout.prefixes, strict=True):
+        if prefix is None:
+            yield q, k, v
+        else:
+            yield q, torch.cat([keys[prefix], k], 2), torch.cat([values[prefix], v], 2)
 
 
 def _remembered(position_ids: Tensor, query: Tensor) -> tuple[Layout, Tensor | None]:

@@ -1,9 +1,10 @@
 """The policy as a folder that transformers and vLLM load: config, safetensors, tokenizer."""
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from torch import Tensor
@@ -11,6 +12,7 @@ from torch import Tensor
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+GENERATION = "generation_config.json"
 _TOKENIZER_FILES = (
     "tokenizer*",
     "vocab*",
@@ -39,7 +41,8 @@ def save_checkpoint(
         model: Gives the configuration and the names on disk; its own weights are not read.
         weights: Full tensors by the model's parameter names; tied ones only once.
         path: The checkpoint's folder.
-        tokenizer_path: Folder whose tokenizer files are copied; None for none.
+        tokenizer_path: Folder whose tokenizer files and generation_config.json are copied; None for
+            none.
         write_adapter: Writes the adapters, which `weights` has merged, into the subfolder
             `adapter` by themselves; None for none.
     """
@@ -48,9 +51,11 @@ def save_checkpoint(
     partial = path.parent / f".{path.name}.{uuid4().hex[:8]}.partial"
     partial.mkdir()
     try:
-        model.save_pretrained(partial, state_dict=dict(weights))
+        with _plain_generation(model):
+            model.save_pretrained(partial, state_dict=dict(weights))
         if tokenizer_path is not None:
             copy_tokenizer(Path(tokenizer_path), partial)
+            copy_generation(Path(tokenizer_path), partial)
         if write_adapter is not None:
             # Not beside the weights: vLLM would read its safetensors as part of them.
             write_adapter(partial / "adapter")
@@ -64,6 +69,33 @@ def save_checkpoint(
             partial.rename(path)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def _plain_generation(model: "PreTrainedModel") -> Iterator[None]:
+    """Within it the model's settings of generation are ones that transformers agrees to write.
+
+    Published models have some that it refuses, such as a temperature without sampling.
+    """
+    from transformers import GenerationConfig
+
+    before = model.generation_config
+    try:
+        before.validate(strict=True)
+    except ValueError:
+        named = ("bos_token_id", "eos_token_id", "pad_token_id")
+        make: Any = GenerationConfig
+        model.generation_config = make(**{name: getattr(before, name) for name in named})
+    try:
+        yield
+    finally:
+        model.generation_config = before
+
+
+def copy_generation(source: Path, target: Path) -> None:
+    """Copy generation_config.json as it is, which says among others what ends a response."""
+    if (source / GENERATION).is_file():
+        shutil.copy2(source / GENERATION, target / GENERATION)
 
 
 def copy_tokenizer(source: Path, target: Path) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
-from learner import lora
+from learner import disk_names, lora
 from learner.checkpoint import save_checkpoint
 from learner.config import LearnerConfig
 
@@ -55,12 +55,24 @@ class DeepSpeedWeights:
         self._weights = list(lora.weights_of(engine.model))
         self._undisturbed: list[Tensor] = []
 
-    def metadata(self) -> list[tuple[str, torch.dtype, tuple[int, ...]]]:
+    def metadata(self) -> list[disk_names.Metadata]:
         """List name, dtype and full shape of every weight in the order of `full`."""
         return [
             (weight.name, weight.parameter.dtype, _whole_shape(weight.parameter))
             for weight in self._weights
         ]
+
+    def published_metadata(self) -> list[disk_names.Metadata]:
+        """List name, dtype and full shape of every weight in the order of `published`."""
+        return disk_names.metadata_on_disk(self._engine.model, self.metadata())
+
+    def published(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield every weight as `full`, by its name and in its shape on disk, as engines load it.
+
+        A weight that is several on disk is yielded as these.
+        """
+        for name, tensor in self.full():
+            yield from disk_names.on_disk(self._engine.model, {name: tensor})
 
     def full(self) -> Iterator[tuple[str, Tensor]]:
         """Yield every weight, whole, by its Hugging Face name; all ranks must iterate together.

@@ -40,7 +40,7 @@ class ProbePolicy:
         Args:
             model_path: Local folder with a Hugging Face checkpoint.
             temperature: Sampling temperature, positive.
-            stop_token_ids: Tokens that end a response, beside those the model names.
+            stop_token_ids: Tokens that end a response.
         """
         from transformers import AutoModelForCausalLM
         from transformers.utils import logging
@@ -54,9 +54,7 @@ class ProbePolicy:
         self._model.train(False)
         self._policy = PackedPolicy(self._model, temperature)
         self._temperature = temperature
-        named = self._model.generation_config.eos_token_id
-        named = [] if named is None else named if isinstance(named, list) else [named]
-        self._stop_token_ids = sorted({*named, *stop_token_ids})
+        self._stop_token_ids = sorted(stop_token_ids)
 
     @property
     def num_parameters(self) -> int:

@@ -13,10 +13,14 @@ import ray
 
 from learner.config import LearnerConfig
 from learner.deepspeed_engine import DeepSpeedEngine
+from learner.disk_names import name_on_disk
 from rollout.weight_transfer import EngineClient, PolicySource, open_sender
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+_HEADLESS = ("gemma2", "gemma3n", "gemma3n_text", "cohere", "cohere2", "cohere2_moe")
+"""Kinds of models whose logits vLLM takes from the embedding itself."""
 
 
 class WeightPublisher:
@@ -29,7 +33,12 @@ class WeightPublisher:
     def __init__(self, engine: DeepSpeedEngine) -> None:
         self._engine = engine
         self._source = PolicySource(
-            engine.weights.metadata(), engine.weights.full, tied_head(engine.model)
+            engine.weights.published_metadata(),
+            engine.weights.published,
+            {
+                name_on_disk(engine.model, head): name_on_disk(engine.model, embedding)
+                for head, embedding in tied_head(engine.model).items()
+            },
         )
         self._sender: Any = None
         self._client: EngineClient | None = None
@@ -124,7 +133,12 @@ def publisher_of(engine: DeepSpeedEngine, config: LearnerConfig) -> Publisher:
 
 
 def tied_head(model: "PreTrainedModel") -> dict[str, str]:
-    """Name of the output head and of the embedding it is tied to; empty when untied."""
+    """Name of the output head and of the embedding it is tied to; empty when untied.
+
+    It is empty too where the engine has no head to load.
+    """
+    if model.config.model_type in _HEADLESS:
+        return {}
     head: Any = model.get_output_embeddings()  # type: ignore[no-untyped-call]
     embedding: Any = model.get_input_embeddings()
     if head is None or head.weight is not embedding.weight:

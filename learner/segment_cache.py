@@ -16,6 +16,8 @@ from torch import Tensor, nn
 from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
 
+from learner.windows import attend_last
+
 NAME = "chunked_segment"
 
 
@@ -129,6 +131,7 @@ def attend(
     scaling: float | None = None,
     dropout: float = 0.0,
     sliding_window: int | None = None,
+    softcap: float | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Causal attention of a segment's last tokens to all of it, as transformers calls it.
@@ -141,7 +144,8 @@ def attend(
         attention_mask: It must be None.
         scaling: What the scores are multiplied by; None for D ** -0.5.
         dropout: It must be 0.
-        sliding_window: It is refused where the segment is longer.
+        sliding_window: Most tokens that a token sees, itself included; None for all.
+        softcap: See `learner.windows.attend_last`.
 
     Returns:
         [1, C, H, D], and None for the attention weights.
@@ -150,13 +154,18 @@ def attend(
         ValueError: If the model asks for another attention.
     """
     num_keys = key.shape[2]
-    window = sliding_window is not None and num_keys > sliding_window
-    if attention_mask is not None or dropout or len(query) != 1 or window:
+    if sliding_window is not None and num_keys <= sliding_window:
+        sliding_window = None
+    if attention_mask is not None or dropout or len(query) != 1:
         raise ValueError(
             "learner.chunk_tokens must be null for a model whose attention is not causal over "
             f"whole segments, got {type(module).__name__}"
         )
-    if num_keys == query.shape[2]:
+    if sliding_window is not None or softcap is not None:
+        output = attend_last(
+            query, key, value, scaling=scaling, window=sliding_window, softcap=softcap
+        )
+    elif num_keys == query.shape[2]:
         output = scaled_dot_product_attention(
             query, key, value, is_causal=True, scale=scaling, enable_gqa=True
         )

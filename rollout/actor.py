@@ -27,6 +27,7 @@ from rollout.progress import Attempts, Key, between_calls
 from rollout.rewards.failures import failure_text
 from rollout.rewards.pool import RewardPool
 from rollout.shaping import shape_rewards
+from rollout.stopping import stopping_of
 from rollout.types import Completion, Group, Prompt, TokenArray, Trajectory
 
 
@@ -157,14 +158,15 @@ class RolloutActor:
     def _build(self) -> None:
         from transformers import AutoTokenizer
 
-        from rollout.engines.vllm_engine import VLLMEngine, stop_token_ids
+        from rollout.engines.vllm_engine import VLLMEngine
 
         path = self._engine_arguments["model"]
         self._tokenizer = AutoTokenizer.from_pretrained(path)
+        self._stopping = stopping_of(path, self._tokenizer)
         self._engine = VLLMEngine(
             self._engine_arguments,
             num_threads=self._config.engine.num_threads,
-            stop_ids=stop_token_ids(path),
+            stopping=self._stopping,
             deadline_seconds=self._config.ticket_deadline_seconds,
         )
 
@@ -249,9 +251,10 @@ class RolloutActor:
         self, ticket: Ticket, prompt: Prompt, trajectories: Sequence[Trajectory], began: float
     ) -> Group:
         generated = time.monotonic()
-        texts = self._tokenizer.batch_decode(
-            [t.token_ids[t.loss_mask].tolist() for t in trajectories], skip_special_tokens=True
-        )
+        texts = [
+            self._stopping.text(self._tokenizer, t.token_ids[t.loss_mask].tolist())
+            for t in trajectories
+        ]
         scored = await self._rewards.score([(prompt.text, text, prompt.answer) for text in texts])
         names = sorted({name for s in scored if s.score for name in s.score.components})
         return Group(

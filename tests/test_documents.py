@@ -21,6 +21,7 @@ class LetterTokenizer:
     """One token a character, without a template's words."""
 
     chat_template = "..."
+    bos_token_id = None
 
     def apply_chat_template(self, messages, tokenize, add_generation_prompt):
         return messages[-1]["content"]

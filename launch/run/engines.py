@@ -10,10 +10,11 @@ import ray
 
 from conf.schema import EvaluateConfig, RunConfig
 from cost.types import LengthReport, Ticket
+from launch.program import UserError
 from launch.run.cluster import Placement
 from rollout.actor import RolloutActor
 from rollout.config import RolloutConfig
-from rollout.engines.vllm_engine import engine_arguments
+from rollout.engines.vllm_engine import check_heads, engine_arguments
 from rollout.pool import RolloutPool
 from rollout.types import Prompt
 
@@ -36,8 +37,16 @@ def make_pool(
         scheduler: The actor that reports go to; None to evaluate only.
         receives_weights: True when a learner will publish its weights to the engines.
         adapter_rank: Rank of the adapters that it will publish instead; 0 for none.
+
+    Raises:
+        UserError: If the model cannot run on the hardware that the run got.
     """
     on_gpu = placement.engine_gpus > 0
+    if not on_gpu:
+        try:
+            check_heads(run.model.path)
+        except ValueError as error:
+            raise UserError(str(error)) from error
 
     def make_actor(index: int, scheduler: Any, seed: int) -> Any:
         arguments = engine_arguments(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from conf.evaluation import HELD_OUT
 from conf.schema import EvaluateConfig, RunConfig
 from launch.program import UserError, build, prepare_run_dir
 from launch.run.rewards import try_rewards
+from learner.architecture import check_architecture, check_vocabulary
 from rollout.rewards.by_set import address
 from rollout.rewards.function import FunctionReward
 from rollout.rewards.types import check_of
@@ -48,9 +49,11 @@ def prepare(composed: DictConfig) -> Inputs:
         UserError: With one sentence on what to change.
     """
     config: RunConfig = _build(composed)
+    check_model(config.model.path, trained=True)
     tokenizer = load_tokenizer(config.model.path)
     prompts = load_prompts(config.task, tokenizer, config.reward, config.max_prompt_tokens)
     sets = load_sets(config, tokenizer)
+    check_tokens(config.model.path, [prompts, *sets.values()])
     try_rewards(config, prompts[0], sets)
     prepare_run_dir(Path(config.run_dir), composed, "train")
     resolved: Any = OmegaConf.to_container(composed, resolve=True)
@@ -64,7 +67,9 @@ def prepare_evaluation(composed: DictConfig) -> tuple[EvaluateConfig, Sets]:
         UserError: With one sentence on what to change.
     """
     config: EvaluateConfig = _build(composed)
+    check_model(config.model.path, trained=False)
     sets = load_sets(config, load_tokenizer(config.model.path))
+    check_tokens(config.model.path, sets.values())
     try_rewards(config, sets[HELD_OUT][0], sets)
     prepare_run_dir(Path(config.run_dir), composed, "evaluate")
     return config, sets
@@ -117,12 +122,38 @@ def check_context(path: str, max_model_len: int) -> None:
         UserError: If the model's is shorter.
     """
     settings = json.loads((Path(path) / "config.json").read_text(encoding="utf-8"))
-    longest = settings.get("max_position_embeddings")
+    # GPT-2 and its kin call it otherwise.
+    longest = settings.get("max_position_embeddings", settings.get("n_positions"))
     if longest is not None and max_model_len > longest:
         raise UserError(
             f"model.max_model_len must not exceed the {longest} positions of the model in "
             f"model.path, got {max_model_len}"
         )
+
+
+def check_model(path: str, *, trained: bool) -> None:
+    """Refuse what the learner, or an engine, could not load or would get wrong.
+
+    Raises:
+        UserError: With what to change.
+    """
+    try:
+        check_architecture(path, trained=trained)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def check_tokens(path: str, sets: Iterable[Sequence[Prompt]]) -> None:
+    """Refuse prompts with tokens that the model does not know.
+
+    Raises:
+        UserError: With what to change.
+    """
+    largest = max(int(prompt.token_ids.max()) for prompts in sets for prompt in prompts)
+    try:
+        check_vocabulary(path, largest)
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def load_tokenizer(path: str) -> Any:

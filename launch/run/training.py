@@ -28,6 +28,7 @@ from launch.run.plan_text import objective_text
 from launch.run.rescue import rescue, say_where
 from launch.run.rewards import RewardWatch
 from launch.run.system import System
+from rollout.stopping import stopping_of
 from rollout.types import Group
 
 SAMPLES_EVERY = 10
@@ -169,8 +170,10 @@ class TrainingRun:
             if reference.data is not None:
                 group: Group = await reference.data
                 responses = [trajectory.token_ids for trajectory in group.trajectories]
-                decode = self._inputs.tokenizer.batch_decode
-                return samples_of(group, selection, decode(responses, skip_special_tokens=True))
+                tokenizer = self._inputs.tokenizer
+                stopping = stopping_of(self._config.model.path, tokenizer)
+                texts = [stopping.text(tokenizer, ids) for ids in responses]
+                return samples_of(group, selection, texts)
         return []
 
     async def _save(self, name: str) -> Path:

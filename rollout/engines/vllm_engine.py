@@ -8,7 +8,6 @@ generation config is not applied, so nothing but the temperature shapes that dis
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -19,21 +18,15 @@ import numpy as np
 
 from rollout.config import ADAPTER_RANKS, EngineConfig
 from rollout.progress import Watch
+from rollout.stopping import Stopping
 from rollout.types import Completion, TokenArray, VersionSpan
 
 CPU_KV_CACHE_GIB = 4.0
 """Keys and values on CPUs when nothing is set; vLLM would take nearly all of the memory."""
 
 
-def stop_token_ids(model_path: str) -> list[int]:
-    """Return every end-of-sequence id of the folder's config.json and generation_config.json."""
-    found: set[int] = set()
-    for name in ("config.json", "generation_config.json"):
-        path = Path(model_path) / name
-        if path.is_file():
-            eos = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id")
-            found |= set(eos) if isinstance(eos, list) else ({eos} if eos is not None else set())
-    return sorted(found)
+CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
+"""Sizes of attention heads that vLLM's CPU kernels know."""
 
 
 def engine_arguments(
@@ -96,6 +89,46 @@ def engine_arguments(
     return arguments
 
 
+def stop_arguments(stopping: Stopping) -> dict[str, Any]:
+    """Return what vLLM's `SamplingParams` are to say about stopping.
+
+    Text is made only where a text can end a response, and then with special tokens in it, so that
+    all of what was sampled is searched. vLLM keeps the token that completes a text, as it keeps a
+    stop token.
+    """
+    return {
+        "stop_token_ids": list(stopping.token_ids),
+        "stop": list(stopping.strings),
+        "detokenize": bool(stopping.strings),
+        "skip_special_tokens": not stopping.strings,
+    }
+
+
+def check_heads(model_path: str) -> None:
+    """Refuse a model with attention heads of a size that vLLM has no CPU kernel for.
+
+    vLLM itself would only notice at the first request, and end.
+
+    Args:
+        model_path: Local Hugging Face folder.
+
+    Raises:
+        ValueError: In one sentence that begins with "model.path".
+    """
+    from transformers import AutoConfig
+
+    config: Any = AutoConfig.from_pretrained(model_path, local_files_only=True).get_text_config()
+    size = getattr(config, "head_dim", None)
+    if size is None and getattr(config, "num_attention_heads", None):
+        size = config.hidden_size // config.num_attention_heads
+    if size is not None and size not in CPU_HEAD_SIZES:
+        raise ValueError(
+            "model.path must hold a model with attention heads of "
+            f"{', '.join(map(str, CPU_HEAD_SIZES))} dimensions when engines run on CPUs; choose "
+            f"another model or run on GPUs, got {size}"
+        )
+
+
 def _memory_arguments(config: EngineConfig, *, on_gpu: bool) -> dict[str, Any]:
     arguments: dict[str, Any] = {}
     kv_cache_gib = config.kv_cache_gib or (None if on_gpu else CPU_KV_CACHE_GIB)
@@ -118,7 +151,7 @@ class VLLMEngine:
         arguments: dict[str, Any],
         *,
         num_threads: int,
-        stop_ids: Sequence[int],
+        stopping: Stopping,
         deadline_seconds: float,
     ) -> None:
         os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -135,7 +168,7 @@ class VLLMEngine:
                 **arguments["weight_transfer_config"]
             )
         self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
-        self._stop_ids = list(stop_ids)
+        self._stops = stop_arguments(stopping)
         self._num_requests = 0
         self._cache_salt: str | None = None
         self._watch = Watch(deadline_seconds, self._num_tokens)
@@ -176,8 +209,7 @@ class VLLMEngine:
             seed=seed,
             logprobs=0,
             flat_logprobs=True,
-            detokenize=False,
-            stop_token_ids=self._stop_ids,
+            **self._stops,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
         prompt = TokensPrompt(prompt_token_ids=token_ids.tolist())

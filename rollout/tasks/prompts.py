@@ -169,7 +169,7 @@ def _check_answer(item: Item, check: Check) -> None:
 
 def _encode(item: Item, tokenizer: Any, *, chat: bool) -> list[int]:
     if not chat:
-        return list(tokenizer.encode(item.text))
+        return _encode_plain(item.text, tokenizer)
     if not tokenizer.chat_template:
         raise ValueError(
             f"the tokenizer in {tokenizer.name_or_path or 'memory'} has no chat template; choose a "
@@ -179,4 +179,25 @@ def _encode(item: Item, tokenizer: Any, *, chat: bool) -> list[int]:
     messages = item.messages or ({"role": "user", "content": item.text},)
     text = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
     # The template writes the special tokens itself; adding them again would double the first.
-    return list(tokenizer.encode(text, add_special_tokens=False))
+    return _begun_once(list(tokenizer.encode(text, add_special_tokens=False)), tokenizer)
+
+
+def _encode_plain(text: str, tokenizer: Any) -> list[int]:
+    """Tokenise a text that the policy continues: with what the tokenizer puts before it only."""
+    token_ids = list(tokenizer.encode(text))
+    bare = list(tokenizer.encode(text, add_special_tokens=False))
+    added = len(token_ids) - len(bare)
+    # What is put behind it, such as an end-of-sequence token, would end it before it is continued.
+    for num_before in range(added, -1, -1):
+        if token_ids[num_before : num_before + len(bare)] == bare:
+            token_ids = token_ids[: num_before + len(bare)]
+            break
+    return _begun_once(token_ids, tokenizer)
+
+
+def _begun_once(token_ids: list[int], tokenizer: Any) -> list[int]:
+    """Leave out all but one of the beginning-of-sequence tokens that a prompt begins with."""
+    num_begins = 0
+    while num_begins < len(token_ids) and token_ids[num_begins] == tokenizer.bos_token_id:
+        num_begins += 1
+    return token_ids[max(num_begins - 1, 0) :]

@@ -13,6 +13,7 @@ TOKENS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
 FULL = ["full_attention"] * 2
 OPT = {"ffn_dim": 48, "word_embed_proj_dim": 32}
 EXPERTS = {"num_local_experts": 2, "num_experts_per_tok": 1}
+OF_FOUR = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
 WINDOW = {"sliding_window": 128}
 SHORT = {"hidden_size": 32, "vocab_size": 97}
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -21,6 +22,12 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen3": ("Qwen3", GROUPED),
     "gemma": ("Gemma", GROUPED),
     "gemma3": ("Gemma3Text", GROUPED | WINDOW | {"layer_types": FULL}),
+    "mistral": ("Mistral", GROUPED | WINDOW),
+    "phi3": ("Phi3", SIZES | WINDOW),
+    "qwen3_moe": (
+        "Qwen3Moe",
+        GROUPED | {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16},
+    ),
     "gpt_neox": ("GPTNeoX", SIZES),
     "granite": ("Granite", SIZES | {"num_key_value_heads": 2, "logits_scaling": 4.0}),
     "cohere": ("Cohere", SIZES | {"num_key_value_heads": 2, "logit_scale": 0.25}),

@@ -24,13 +24,17 @@ def positions_of(row):
     )
 
 
-def seen_by(row):
+def seen_by(row, window=10**6):
     """[T, T] bool, straight from the definition: prefix and own response, causally."""
+    places = positions_of(row).tolist()
     owners = [(g, j) for g, (p, rs) in enumerate(row) for j, n in enumerate([p, *rs])
               for _ in range(n)]  # fmt: skip
     return torch.tensor(
         [
-            [s <= t and gs == gt and js in (0, jt) for s, (gs, js) in enumerate(owners)]
+            [
+                s <= t and gs == gt and js in (0, jt) and places[t] - places[s] < window
+                for s, (gs, js) in enumerate(owners)
+            ]
             for t, (gt, jt) in enumerate(owners)
         ]
     )
@@ -61,6 +65,23 @@ def test_output_and_gradient_are_those_of_the_masked_square(row, scaling):
     (expected * probe).sum().backward()
     for mine, reference in zip(ours, theirs, strict=True):
         torch.testing.assert_close(mine.grad, reference.grad, rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("window", [1, 2, 5, 8, 9, 20])
+def test_a_window_counts_from_the_token_back_into_the_prompt(window):
+    (q, k, v), positions = inputs(ROW)
+    out, _ = attend(SimpleNamespace(), q, k, v, None, position_ids=positions, sliding_window=window)
+    expected = scaled_dot_product_attention(
+        q, k, v, attn_mask=seen_by(ROW, window), enable_gqa=True
+    ).transpose(1, 2)
+    torch.testing.assert_close(out, expected, rtol=0, atol=1e-12)
+
+
+def test_a_window_that_nothing_exceeds_changes_no_bit():
+    (q, k, v), positions = inputs(ROW, dtype=torch.float32)
+    plain, _ = attend(SimpleNamespace(), q, k, v, None, position_ids=positions)
+    windowed, _ = attend(SimpleNamespace(), q, k, v, None, position_ids=positions, sliding_window=9)
+    assert torch.equal(plain, windowed)
 
 
 @settings(max_examples=100, deadline=None)
@@ -102,10 +123,8 @@ def test_positions_that_point_nowhere_are_refused(positions):
         ({"position_ids": None}, "position ids"),
         ({"attention_mask": torch.ones(1)}, "no mask"),
         ({"dropout": 0.1}, "dropout 0.1"),
-        ({"softcap": 50.0}, "plain scores .*got softcap"),
         ({"s_aux": torch.ones(4)}, "got s_aux"),
         ({"is_causal": False}, "got is_causal False"),
-        ({"sliding_window": 8}, "window of 8 tokens, got a segment of 9"),
     ],
 )
 def test_what_packed_rows_cannot_have_is_refused(changes, message):
@@ -113,5 +132,3 @@ def test_what_packed_rows_cannot_have_is_refused(changes, message):
     arguments = {"attention_mask": None, "position_ids": positions} | changes
     with pytest.raises(ValueError, match=message):
         attend(SimpleNamespace(), q, k, v, **arguments)
-    if "sliding_window" in changes:
-        attend(SimpleNamespace(), q, k, v, **arguments | {"sliding_window": 9})

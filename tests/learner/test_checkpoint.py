@@ -4,9 +4,14 @@ import json
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from learner.checkpoint import save_checkpoint
+from learner.config import LearnerConfig
+from learner.numerics import Numerics
+from learner.policy import load_policy
+from rollout.stopping import stopping_of
+from tests.model_folders import KINDS, make_folder, make_tokenizer
 
 
 def changed(model):
@@ -60,3 +65,39 @@ def test_a_failed_save_leaves_the_old_checkpoint_and_nothing_else(model_paths, t
     assert [file.name for file in tmp_path.iterdir()] == ["latest"]
     assert json.loads((tmp_path / "latest" / "config.json").read_text())["vocab_size"] == 261
     AutoModelForCausalLM.from_pretrained(tmp_path / "latest")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_trained_folder_loads_as_the_one_it_came_from(tmp_path, kind, dtype):
+    """From several files, with a padded embedding, no pad token, and a generation of its own."""
+    generation = {"eos_token_id": [1, 4], "stop_strings": ["###"], "temperature": 0.6}
+    tokenizer = make_tokenizer("ends_with_turn", pad=False, begins=True)
+    source = make_folder(
+        tmp_path / "source", kind, dtype=dtype, num_shards=3, tokenizer=tokenizer,
+        generation=generation,
+    )  # fmt: skip
+    assert len(list(source.glob("*.safetensors"))) > 1
+    numerics = Numerics(dtype=dtype, temperature=0.8)
+    model = load_policy(str(source), LearnerConfig(), numerics)
+    weights = {name: w.detach() * 1.5 for name, w in model.named_parameters()}
+    save_checkpoint(model, weights, tmp_path / "policy", source)
+
+    loaded = load_policy(
+        str(tmp_path / "policy"), LearnerConfig(), Numerics(dtype=dtype, temperature=0.8)
+    )
+    for name, parameter in loaded.named_parameters():
+        assert torch.equal(parameter, weights[name]), name
+    tied = [m.get_output_embeddings().weight is m.get_input_embeddings().weight
+            for m in (model, loaded)]  # fmt: skip
+    assert tied[0] == tied[1]
+    before, after = (
+        json.loads((folder / "config.json").read_text()) for folder in (source, tmp_path / "policy")
+    )
+    assert before == after
+    assert json.loads((tmp_path / "policy" / "generation_config.json").read_text()) == generation
+    first, again = (AutoTokenizer.from_pretrained(path) for path in (source, tmp_path / "policy"))
+    assert again.chat_template == tokenizer.chat_template
+    assert again.get_vocab() == first.get_vocab()
+    assert (again.pad_token, again.encode("hi")) == (first.pad_token, first.encode("hi"))
+    assert stopping_of(str(source), first) == stopping_of(str(tmp_path / "policy"), again)

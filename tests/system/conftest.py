@@ -11,6 +11,14 @@ from conf.programs import register
 from tests.places import CHAIN_MODEL
 
 
+def pytest_collection_modifyitems(config, items):
+    """Leave out the runs of every kind of model, half an hour, unless they are asked for."""
+    if "models" not in config.option.markexpr:
+        left_out = [item for item in items if item.get_closest_marker("models")]
+        items[:] = [item for item in items if item not in left_out]
+        config.hook.pytest_deselected(items=left_out)
+
+
 @pytest.fixture
 def prepared(tmp_path):
     """Compose and check a configuration; returns `launch.run.inputs.Inputs`."""

@@ -23,9 +23,11 @@ import ray
 
 from conf.schema import RunConfig
 from launch.run.cluster import use_gpu
+from launch.run.inputs import load_tokenizer
 from launch.run.system import System
 from launch.study.bench.timing import ratio_of_medians, turns
-from rollout.engines.vllm_engine import engine_arguments, stop_token_ids
+from rollout.engines.vllm_engine import engine_arguments, stop_arguments
+from rollout.stopping import stopping_of
 from rollout.types import Prompt, TokenArray
 
 CONTESTANTS = ("actor_path", "llm")
@@ -102,7 +104,7 @@ async def bench_rollout(
         "temperature": config.rollout.temperature,
         "max_tokens": config.rollout.max_tokens,
         "logprobs": 0,
-        "stop_token_ids": stop_token_ids(config.model.path),
+        **_stops(config.model.path),
     }
     arguments, llm = await _start_llm(config, sampling)
     batches = Batches(system, prompts)
@@ -137,8 +139,15 @@ async def bench_rollout(
         "threads_per_engine": config.rollout.engine.num_threads,
         "reward_processes": config.rollout.reward_processes,
         "actor_path_requests_seeded": config.rollout.seeded,
-        "llm_sampling": sampling | {"seed": None, "detokenize": True},
+        "llm_sampling": sampling | {"seed": None},
         "llm_engine_arguments": arguments,
+    }
+
+
+def _stops(model_path: str) -> dict[str, Any]:
+    """End responses as the actor path does; the LLM takes text from its engine all the same."""
+    return stop_arguments(stopping_of(model_path, load_tokenizer(model_path))) | {
+        "detokenize": True
     }
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +19,11 @@ from launch.run.inputs import load_prompts, load_tokenizer, resolve_model
 from launch.study.variance.measurement import Batch, BatchResult, measure_batch
 from launch.study.variance.rules import FLOOR, group_responses
 from launch.study.variance.summary import summarise
+from rollout.stopping import stopping_of
 from rollout.types import Prompt
 
 if TYPE_CHECKING:
-    from learner.probe_policy import ProbePolicy
+    from learner.probe_policy import ProbePolicy, Tokens
 
 
 def measure(config: VarianceConfig, task_name: str) -> dict[str, Any]:
@@ -39,12 +41,19 @@ def measure(config: VarianceConfig, task_name: str) -> dict[str, Any]:
     prompts = _prompts(config, model_path, tokenizer)
     from learner.probe_policy import ProbePolicy
 
+    stopping = stopping_of(model_path, tokenizer)
+    if stopping.strings:
+        raise UserError(
+            "model.path must end responses with tokens alone here; remove stop_strings from its "
+            f"generation_config.json, got {list(stopping.strings)!r}"
+        )
     policy = ProbePolicy(
-        model_path, temperature=config.temperature, stop_token_ids=[tokenizer.eos_token_id]
+        model_path, temperature=config.temperature, stop_token_ids=stopping.token_ids
     )
+    text_of = partial(stopping.text, tokenizer)
     results = []
     for batch in range(config.num_batches):
-        results.append(_measure_one(config, policy, tokenizer, prompts, batch))
+        results.append(_measure_one(config, policy, text_of, prompts, batch))
         print(f"batch {batch + 1} of {config.num_batches}", flush=True)
     every = [result.responses for result in results]
     num_responses = sum(len(each.usable) for each in every)
@@ -86,7 +95,7 @@ def _prompts(config: VarianceConfig, model_path: str, tokenizer: Any) -> list[Pr
 def _measure_one(
     config: VarianceConfig,
     policy: ProbePolicy,
-    tokenizer: Any,
+    text_of: Callable[[Tokens], str],
     prompts: Sequence[Prompt],
     batch: int,
 ) -> BatchResult:
@@ -98,7 +107,7 @@ def _measure_one(
         token_ids, num_samples=config.group_size, max_tokens=config.max_tokens, seed=seed
     )
     items = [
-        (prompt.text, tokenizer.decode(response, skip_special_tokens=True), prompt.answer)
+        (prompt.text, text_of(response), prompt.answer)
         for prompt, group in zip(chosen, sampled, strict=True)
         for response in group
     ]

@@ -159,7 +159,8 @@ def test_a_reward_that_always_crashes_ends_the_run_before_it_learns_from_that(ma
     run, system, folder = make_run()
     system.rollouts.crashes_from, system.rollouts.crashed = 16, 2
     with pytest.raises(
-        UserError, match=r"crashed for 32 of 32 responses of step 2; the first:\nKeyError: 'lost'; the policy"
+        UserError,
+        match=r"crashed for 32 of 32 responses of step 2; the first:\nKeyError: 'lost'; the policy",
     ):
         asyncio.run(run.run(Startup()))
     summary = json.loads((folder / "summary.json").read_text())

@@ -1,14 +1,21 @@
 """What an engine is asked for."""
 
 import asyncio
+from pathlib import Path
 from typing import get_args
 
 import numpy as np
 import pytest
 
 from rollout.config import EngineConfig
-from rollout.engines.vllm_engine import VLLMEngine, engine_arguments, stop_token_ids
+from rollout.engines.vllm_engine import (
+    CPU_HEAD_SIZES,
+    VLLMEngine,
+    check_heads,
+    engine_arguments,
+)
 from rollout.progress import StalledError
+from rollout.stopping import stopping_of
 from tests.places import PROJECT
 
 
@@ -56,9 +63,7 @@ def test_an_engine_tells_tokens_that_arrive_from_tokens_that_do_not() -> None:
     prompt = np.arange(1, 9, dtype=np.int32)
 
     async def scenario() -> None:
-        engine = VLLMEngine(
-            asked, num_threads=1, stop_ids=stop_token_ids(model), deadline_seconds=8.0
-        )
+        engine = VLLMEngine(asked, num_threads=1, stopping=stopping_of(model), deadline_seconds=8.0)
 
         async def generate(seed: int) -> int:
             found = await engine.generate(prompt, max_tokens=400, temperature=1.0, seed=seed)
@@ -85,3 +90,28 @@ def test_an_engine_tells_tokens_that_arrive_from_tokens_that_do_not() -> None:
             await engine.close()
 
     asyncio.run(scenario())
+
+
+def test_heads_without_a_kernel_on_cpus_are_refused(tmp_path: Path) -> None:
+    from transformers import GPT2Config, LlamaConfig
+
+    for config in (
+        LlamaConfig(hidden_size=64, num_attention_heads=4, head_dim=32),
+        LlamaConfig(hidden_size=256, num_attention_heads=4),
+        GPT2Config(n_embd=128, n_head=4),
+    ):
+        config.save_pretrained(tmp_path)
+        check_heads(str(tmp_path))
+    for config in (
+        LlamaConfig(hidden_size=64, num_attention_heads=4),
+        GPT2Config(n_embd=64, n_head=4),
+    ):
+        config.save_pretrained(tmp_path)
+        with pytest.raises(ValueError, match=r"^model\.path must .* on CPUs; choose.*got 16$"):
+            check_heads(str(tmp_path))
+
+
+def test_the_sizes_of_heads_are_those_of_vllm() -> None:
+    from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
+
+    assert list(CPU_HEAD_SIZES) == CPUAttentionBackend.get_supported_head_sizes()

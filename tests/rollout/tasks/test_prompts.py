@@ -5,6 +5,7 @@ import pytest
 
 from launch.models.warmstart import build_tokenizer
 from rollout.tasks.prompts import Item, is_held_out, make_prompts, require_policy, require_split
+from tests.model_folders import BEGIN, TEMPLATES, make_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +96,7 @@ def test_a_missing_chat_template_is_named(tokenizer):
 def test_special_tokens_are_not_added_to_a_template_that_has_them(tokenizer):
     class Doubling:
         chat_template = "present"
+        bos_token_id = 9
 
         def apply_chat_template(self, messages, *, tokenize, add_generation_prompt):
             assert not tokenize
@@ -105,6 +107,36 @@ def test_special_tokens_are_not_added_to_a_template_that_has_them(tokenizer):
             return [9, 5] if add_special_tokens else [5]
 
     assert make_prompts([item("hi")], Doubling())[0].token_ids.tolist() == [5]
+
+
+BEGIN_TEXTS = ("hi", BEGIN + "hi", BEGIN + BEGIN + "hi", f"hi {BEGIN}", "")
+
+
+@pytest.mark.parametrize("text", BEGIN_TEXTS)
+@pytest.mark.parametrize("begins", [False, True])
+@pytest.mark.parametrize("template", [None, *TEMPLATES])
+def test_a_prompt_begins_once_and_does_not_end(template, begins, text):
+    """Template, tokenizer and text may each bring a beginning; the tokenizer brings an end."""
+    made = make_tokenizer(template or "has_no_end", begins=begins)
+    begin, end = made.bos_token_id, made.eos_token_id
+    (prompt,) = make_prompts([item(text + "?")], made, chat=template is not None)
+    found = prompt.token_ids.tolist()
+    assert found[:2] != [begin, begin]
+    expected = template == "ends_with_turn" or (
+        template is None and (begins or text.startswith(BEGIN))
+    )
+    assert (found[0] == begin) == expected
+    # What the text says elsewhere is the text's.
+    inner = 0 if template is None else text.count(BEGIN)
+    inner = inner or int(not text.startswith(BEGIN) and BEGIN in text)
+    assert found.count(begin) == expected + inner
+    assert found[-1] != end
+
+
+def test_an_end_that_the_text_itself_has_stays():
+    made = make_tokenizer(begins=True)
+    (prompt,) = make_prompts([item("hi<|end|>")], made, chat=False)
+    assert made.decode(prompt.token_ids) == BEGIN + "hi<|end|>"
 
 
 def test_the_split_is_decided_by_the_text_alone():
