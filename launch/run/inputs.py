@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +9,12 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from conf.checks import require_path
 from conf.evaluation import HELD_OUT
 from conf.schema import EvaluateConfig, RunConfig
 from launch.program import UserError, build, prepare_run_dir
+from launch.refusals import reading
+from launch.run.model_folder import check_vocabulary, check_weights, read_settings
 from rollout.rewards.by_set import address
 from rollout.types import Prompt
 
@@ -66,6 +68,11 @@ def prepare_evaluation(composed: DictConfig) -> tuple[EvaluateConfig, Sets]:
 
 def _build(composed: DictConfig) -> Any:
     composed.model.path = resolve_model(composed.model.path)
+    try:
+        # What is made absolute looks like a path whatever it was.
+        require_path("run_dir", str(composed.run_dir))
+    except ValueError as error:
+        raise UserError(str(error)) from error
     composed.run_dir = str(Path(composed.run_dir).resolve())
     config = build(composed)
     check_context(config.model.path, config.model.max_model_len)
@@ -76,7 +83,7 @@ def resolve_model(path: str) -> str:
     """Make a model folder absolute: relative to here, or to the project for the model it ships.
 
     Raises:
-        UserError: If neither is a folder with a config.json and weights.
+        UserError: If neither is a folder with a config.json and weights that belong to it.
     """
     for folder in (Path(path), PROJECT / path):
         if (folder / "config.json").is_file():
@@ -86,6 +93,7 @@ def resolve_model(path: str) -> str:
                     "model.path must hold weights as *.safetensors beside its config.json, "
                     f"got {str(folder)!r}"
                 )
+            check_weights(folder, read_settings(folder))
             return str(folder.resolve())
     raise UserError(
         f"model.path must be a Hugging Face folder with a config.json, got {path!r}; make one with "
@@ -99,7 +107,7 @@ def check_context(path: str, max_model_len: int) -> None:
     Raises:
         UserError: If the model's is shorter.
     """
-    settings = json.loads((Path(path) / "config.json").read_text(encoding="utf-8"))
+    settings = read_settings(Path(path))
     longest = settings.get("max_position_embeddings")
     if longest is not None and max_model_len > longest:
         raise UserError(
@@ -116,14 +124,12 @@ def load_tokenizer(path: str) -> Any:
     """
     from transformers import AutoTokenizer
 
-    try:
-        return AutoTokenizer.from_pretrained(path, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(
-            "model.path must hold a tokenizer that loads; save one there with its "
-            f"save_pretrained ({reason:.200}), got {path!r}"
-        ) from error
+    with reading(
+        "model.path must hold a tokenizer that loads; save one there with its save_pretrained", path
+    ):
+        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+    check_vocabulary(Path(path), tokenizer, read_settings(Path(path)))
+    return tokenizer
 
 
 def load_prompts(
