@@ -49,6 +49,12 @@ def prepare(composed: DictConfig) -> Inputs:
     tokenizer = load_tokenizer(config.model.path)
     prompts = load_prompts(config.task, tokenizer, config.reward, config.max_prompt_tokens)
     sets = load_sets(config, tokenizer)
+    asked, most = config.scheduler.tickets_per_step, max(1000, 10 * len(prompts))
+    if asked > most:
+        raise UserError(
+            f"scheduler.tickets_per_step must be at most {most} for the {len(prompts)} prompts of "
+            f"task, ten of each prompt in a step; lower it or add prompts, got {asked}"
+        )
     prepare_run_dir(Path(config.run_dir), composed, "train")
     resolved: Any = OmegaConf.to_container(composed, resolve=True)
     return Inputs(config, resolved, tokenizer, prompts, sets)

@@ -176,6 +176,7 @@ def test_a_model_without_a_chat_template_is_refused_where_one_is_needed(
         (["rollout.max_tokens=512"], ["rollout.max_tokens", "model.max_model_len = 512"]),
         (["scheduler.group_size=0"], ["scheduler.group_size", "got 0"]),
         (["scheduler.tickets_per_step=-1"], ["scheduler.tickets_per_step", "got -1"]),
+        (["scheduler.tickets_per_step=100000"], ["at most 1920 for the 192 prompts", "got 100000"]),
         (["rollout.top_p=0.9"], ["rollout.top_p must be 1.0 for training"]),
     ],
 )
