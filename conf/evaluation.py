@@ -1,10 +1,10 @@
 """What a policy is measured on, how, and when."""
 
-import re
 from dataclasses import dataclass, field
 from typing import Any
 
-from conf.checks import require, require_plug
+from conf.checks import require, require_name, require_plug
+from cost.ranges import amount, count, positive, require_ranges
 from rollout.rewards.by_set import RewardBySet
 from rollout.rewards.types import Reward
 from rollout.tasks.prompts import Task
@@ -50,9 +50,12 @@ class EvaluationConfig:
     name the first and the last version, and come with the step that finds them ready."""
 
     def __post_init__(self) -> None:
-        require(
-            self.num_samples >= 1, "evaluation.num_samples must be at least 1", self.num_samples
-        )
+        ranges = {
+            "num_samples": count(100_000),
+            "temperature": positive(100),
+            "every": amount(),
+        }
+        require_ranges("evaluation.", self, ranges)
         require(
             all(1 <= k <= self.num_samples for k in self.pass_at),
             "evaluation.pass_at must lie in [1, evaluation.num_samples], here "
@@ -61,17 +64,11 @@ class EvaluationConfig:
         )
         for name, chosen in self.sets.items():
             key = f"evaluation.sets.{name}"
-            require(
-                re.fullmatch(r"[A-Za-z0-9_.-]+", name) is not None and name != HELD_OUT,
-                "evaluation.sets must have names of letters, digits, '_', '.' and '-', other than "
-                "held_out",
-                name,
-            )
+            require_name("evaluation.sets", name)
+            require(name != HELD_OUT, "evaluation.sets must have names other than held_out", name)
             require_plug(f"{key}.task", chosen.task, Task)
             if chosen.reward is not None:
                 require_plug(f"{key}.reward", chosen.reward, Reward)
-        require(self.temperature > 0, "evaluation.temperature must be positive", self.temperature)
-        require(self.every >= 0, "evaluation.every must not be negative", self.every)
 
     def engine_reward(self, reward: Any) -> Any:
         """Return what engines score with: the run's reward, and those of sets with their own.

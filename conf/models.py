@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass, field
 
-from conf.checks import require
+from conf.checks import require, require_path
+from cost.ranges import SEED, amount, count, positive, require_ranges
 from rollout.tasks.chain import Teacher
 
 
@@ -12,6 +13,9 @@ class SmolLM2Config:
 
     out: str = "models/smollm2"
     """Folder that receives the model; must not exist yet."""
+
+    def __post_init__(self) -> None:
+        require_path("out", self.out)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -44,11 +48,22 @@ class WarmStartConfig:
     """Who writes the solutions."""
 
     def __post_init__(self) -> None:
-        for key in ("steps", "schedule_steps", "threads", "log_every"):
-            require(getattr(self, key) >= 1, f"{key} must be at least 1", getattr(self, key))
+        require_path("out", self.out)
         require(
             self.batch_tokens >= 512,
             "batch_tokens must be at least 512, the longest example with its padding",
             self.batch_tokens,
         )
-        require(self.lr > 0, "lr must be positive", self.lr)
+        ranges = {
+            "seed": SEED,
+            "steps": count(),
+            "schedule_steps": count(),
+            "batch_tokens": count(),
+            "lr": positive(100),
+            "warmup_steps": amount(),
+            "weight_decay": amount(100),
+            "max_grad_norm": positive(),
+            "threads": count(10_000),
+            "log_every": count(),
+        }
+        require_ranges("", self, ranges)

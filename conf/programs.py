@@ -5,15 +5,17 @@ policies are made.
 """
 
 import math
+import posixpath
 import re
 from dataclasses import dataclass, field
 
 from hydra.core.config_store import ConfigStore
 
-from conf.checks import require
+from conf.checks import require, require_name, require_path
 from conf.models import SmolLM2Config, WarmStartConfig
 from conf.schema import EvaluateConfig, RunConfig
 from conf.studies import SimulateConfig, TheoryConfig, VarianceConfig, bench_schema
+from cost.ranges import SEED, amount, count, positive, require_ranges
 
 BUDGET_AXES = ("generated_tokens", "trained_tokens", "seconds", "steps")
 
@@ -33,9 +35,10 @@ class BudgetConfig:
         require(self.axis in BUDGET_AXES, f"budget.axis must be one of {BUDGET_AXES}", self.axis)
         require(
             self.amount > 0 and math.isfinite(self.amount),
-            "budget.amount must be positive",
+            "budget.amount must be positive and finite",
             self.amount,
         )
+        require_ranges("budget.", self, {"amount": positive(1e15)})
         require(
             self.axis == "seconds" or self.amount == int(self.amount),
             f"budget.amount must be a whole number of {self.axis}",
@@ -62,18 +65,19 @@ class CompareConfig:
     """Batches at which a run ends whatever it has spent."""
 
     def __post_init__(self) -> None:
+        require_name("name", self.name)
+        require_path("run_dir", self.run_dir)
         require(len(self.arms) >= 1, "arms must name at least one arm", self.arms)
         for arm in self.arms:
-            require(
-                re.fullmatch(r"[A-Za-z0-9_.-]+", arm) is not None,
-                "arms must have names of letters, digits, '_', '.' and '-'",
-                arm,
-            )
+            require_name("arms", arm)
         require(len(self.seeds) >= 1, "seeds must name at least one seed", self.seeds)
         require(
             len(set(self.seeds)) == len(self.seeds), "seeds must differ from each other", self.seeds
         )
-        require(self.max_steps > 0, "max_steps must be positive", self.max_steps)
+        for seed in self.seeds:
+            fault = SEED.fault(seed)
+            require(fault is None, f"seeds must be {fault}", seed)
+        require_ranges("", self, {"max_steps": positive()})
         require(
             self.budget.axis != "steps" or self.budget.amount <= self.max_steps,
             f"budget.amount must not exceed max_steps = {self.max_steps}, or no arm can reach it",
@@ -84,7 +88,10 @@ class CompareConfig:
 SUBMIT_FORMS = ("submit", "ray", "kuberay", "slurm")
 _VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
 _KUBERNETES_NAME = r"[a-z0-9]([a-z0-9-]*[a-z0-9])?"
-_SECRET_WORDS = r"(?i)key|token|secret|passw|credential"
+_IMAGE = r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,254}"
+_SECRET_WORDS = (
+    r"(?i)key|token|secret|passw|passphrase|credential|(^|_)(pass|pat|pwd|pw|auth|dsn|sas)(_|$)"
+)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -97,9 +104,8 @@ class NodeConfig:
     memory_gib: int = 256
 
     def __post_init__(self) -> None:
-        require(self.gpus >= 0, "node.gpus must not be negative", self.gpus)
-        for key in ("cpus", "memory_gib"):
-            require(getattr(self, key) >= 1, f"node.{key} must be at least 1", getattr(self, key))
+        ranges = {"gpus": amount(1024), "cpus": count(10_000), "memory_gib": count(1e6)}
+        require_ranges("node.", self, ranges)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -123,17 +129,25 @@ class KubeRayConfig:
         for key in ("token_secret", "secret", "claim"):
             name = getattr(self, key)
             require(
-                name is None or re.fullmatch(_KUBERNETES_NAME, name) is not None,
-                f"kuberay.{key} must be lower-case letters, digits and '-'",
+                name is None
+                or (re.fullmatch(_KUBERNETES_NAME, name) is not None and len(name) <= 253),
+                f"kuberay.{key} must be at most 253 lower-case letters, digits and '-'",
                 name,
             )
         require(
-            self.mount_path.startswith("/"), "kuberay.mount_path must be absolute", self.mount_path
+            re.fullmatch(_IMAGE, self.image) is not None,
+            "kuberay.image must be a container image such as registry/name:tag",
+            self.image,
         )
-        for key in ("head_cpus", "head_memory_gib"):
-            require(
-                getattr(self, key) >= 1, f"kuberay.{key} must be at least 1", getattr(self, key)
-            )
+        require_path("kuberay.mount_path", self.mount_path)
+        require(
+            self.mount_path.startswith("/")
+            and posixpath.normpath(self.mount_path) == self.mount_path != "/",
+            "kuberay.mount_path must be absolute, below / and without '..'",
+            self.mount_path,
+        )
+        ranges = {"head_cpus": count(10_000), "head_memory_gib": count(1e6)}
+        require_ranges("kuberay.", self, ranges)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -147,6 +161,7 @@ class SlurmConfig:
     account: str | None = None
 
     def __post_init__(self) -> None:
+        require_path("slurm.activate", self.activate)
         for key in ("time", "partition", "account"):
             value = getattr(self, key)
             require(
@@ -213,6 +228,7 @@ class ReportConfig:
 
     def __post_init__(self) -> None:
         require(len(self.runs) >= 1, "runs must name at least one run folder", self.runs)
+        _check_pages(self.runs, self.out)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -228,6 +244,8 @@ class TraceConfig:
 
     def __post_init__(self) -> None:
         require(len(self.runs) == 1, "runs must name one run folder", self.runs)
+        require_ranges("", self, {"step": amount()})
+        _check_pages(self.runs, self.out)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -238,6 +256,17 @@ class DashboardConfig:
     """Folder for the files."""
     discovery: str
     """File in which Ray lists what to scrape, as Prometheus sees it."""
+
+    def __post_init__(self) -> None:
+        for key in ("out", "discovery"):
+            require_path(key, getattr(self, key))
+
+
+def _check_pages(runs: list[str], out: str | None) -> None:
+    for run in runs:
+        require_path("runs", run)
+    if out is not None:
+        require_path("out", out)
 
 
 def register() -> None:

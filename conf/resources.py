@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from conf.checks import require
+from cost.ranges import SECONDS, count, positive, require_ranges
 
 
 @dataclass(kw_only=True, slots=True)
@@ -29,9 +29,12 @@ class ResourcesConfig:
     """Longest wait for the cluster to reserve the resources."""
 
     def __post_init__(self) -> None:
-        for key in ("num_engines", "tensor_parallel_size", "num_learners"):
-            require(
-                getattr(self, key) >= 1, f"resources.{key} must be at least 1", getattr(self, key)
-            )
-        for key in ("engine_cpus", "learner_cpus", "placement_deadline_seconds"):
-            require(getattr(self, key) > 0, f"resources.{key} must be positive", getattr(self, key))
+        ranges = {
+            "num_engines": count(10_000),
+            "tensor_parallel_size": count(1024),
+            "num_learners": count(10_000),
+            "engine_cpus": positive(10_000),
+            "learner_cpus": positive(10_000),
+            "placement_deadline_seconds": SECONDS,
+        }
+        require_ranges("resources.", self, ranges)

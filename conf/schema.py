@@ -10,10 +10,18 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from conf.checks import ObjectivePlug, TrackerPlug, require, require_plug
+from conf.checks import (
+    ObjectivePlug,
+    TrackerPlug,
+    require,
+    require_name,
+    require_path,
+    require_plug,
+)
 from conf.evaluation import HELD_OUT, EvaluationConfig
 from conf.resources import ResourcesConfig
 from cost.aggregations import counts_responses_alike
+from cost.ranges import SECONDS, SEED, Range, amount, count, positive, require_ranges
 from cost.scheduler.config import SchedulerConfig
 from learner.config import LearnerConfig
 from learner.numerics import Numerics
@@ -44,9 +52,7 @@ class ModelConfig:
             "model.dtype must be float32, bfloat16 or float16",
             self.dtype,
         )
-        require(
-            self.max_model_len >= 2, "model.max_model_len must be at least 2", self.max_model_len
-        )
+        require_ranges("model.", self, {"max_model_len": Range(2, 1e8)})
 
 
 @dataclass(kw_only=True, slots=True)
@@ -76,16 +82,18 @@ class LoopConfig:
     """Save the policy at the end."""
 
     def __post_init__(self) -> None:
-        require(self.num_steps >= 1, "loop.num_steps must be at least 1", self.num_steps)
-        require(
-            self.max_staleness >= 0, "loop.max_staleness must not be negative", self.max_staleness
-        )
-        for key in ("max_generated_tokens", "max_trained_tokens", "max_seconds"):
-            most = getattr(self, key)
-            require(most is None or most > 0, f"loop.{key} must be positive or null", most)
-        require(self.save_every >= 0, "loop.save_every must not be negative", self.save_every)
-        for key in ("batch_deadline_seconds", "publish_deadline_seconds"):
-            require(getattr(self, key) > 0, f"loop.{key} must be positive", getattr(self, key))
+        tokens = count(1e15)
+        ranges = {
+            "num_steps": count(),
+            "max_staleness": amount(1000),
+            "max_generated_tokens": tokens,
+            "max_trained_tokens": tokens,
+            "max_seconds": positive(),
+            "save_every": amount(),
+            "batch_deadline_seconds": SECONDS,
+            "publish_deadline_seconds": SECONDS,
+        }
+        require_ranges("loop.", self, ranges)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -108,18 +116,27 @@ class ParityConfig:
     """Longest time for the probe responses of one check, and as long again to score them."""
 
     def __post_init__(self) -> None:
-        require(self.every >= 0, "parity.every must not be negative", self.every)
-        for key in ("num_sequences", "num_tokens"):
-            require(getattr(self, key) >= 1, f"parity.{key} must be at least 1", getattr(self, key))
-        require(
-            self.max_difference > 0, "parity.max_difference must be positive", self.max_difference
-        )
-        require(self.slack >= 1, "parity.slack must be at least 1", self.slack)
-        require(
-            self.deadline_seconds > 0,
-            "parity.deadline_seconds must be positive",
-            self.deadline_seconds,
-        )
+        ranges = {
+            "every": amount(),
+            "num_sequences": count(10_000),
+            "num_tokens": count(1e6),
+            "max_difference": positive(100),
+            "slack": count(1e6),
+            "deadline_seconds": SECONDS,
+        }
+        require_ranges("parity.", self, ranges)
+
+
+def check_run(name: str, seed: int, run_dir: str) -> None:
+    """Refuse what names no run: its name, the seed of its chance, and its folder.
+
+    Raises:
+        ValueError: Beginning with the key.
+    """
+    require_name("name", name)
+    fault = SEED.fault(seed)
+    require(fault is None, f"seed must be {fault}", seed)
+    require_path("run_dir", run_dir)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -150,6 +167,7 @@ class RunConfig:
     """The plugs that metrics go to, by name."""
 
     def __post_init__(self) -> None:
+        check_run(self.name, self.seed, self.run_dir)
         self._check_plugs()
         self._check_lengths()
         self._check_precision()
@@ -162,7 +180,9 @@ class RunConfig:
         require_plug("reward", self.reward, Reward)
         require_plug("environment", self.environment, Environment)
         require_plug("objective", self.objective, ObjectivePlug)
-        for name, plug in dict(self.tracker).items():
+        require(isinstance(self.tracker, dict), "tracker must be plugs by name", self.tracker)
+        for name, plug in self.tracker.items():
+            require_name("tracker", name)
             require_plug(f"tracker.{name}", plug, TrackerPlug)
 
     def _check_lengths(self) -> None:
@@ -266,6 +286,12 @@ class EvaluateConfig:
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     resources: ResourcesConfig = field(default_factory=ResourcesConfig)
+
+    def __post_init__(self) -> None:
+        check_run(self.name, self.seed, self.run_dir)
+        require_plug(HELD_OUT, self.held_out, Task)
+        require_plug("reward", self.reward, Reward)
+        require_plug("environment", self.environment, Environment)
 
     @property
     def max_prompt_tokens(self) -> int:

@@ -1,14 +1,14 @@
 """The typed shape of the configurations of studies: what is simulated or measured about runs."""
 
-import math
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from conf.checks import ProfilePlug, require, require_plug
-from conf.schema import RunConfig
-from cost.scheduler.config import SchedulerConfig
+from conf.checks import ProfilePlug, require, require_path, require_plug
+from conf.schema import RunConfig, check_run
+from cost.ranges import SEED, Range, amount, count, positive, require_ranges
+from cost.scheduler.config import MOST_RESPONSES, SchedulerConfig
 from rollout.rewards.types import Reward
 from rollout.tasks.prompts import Task
 
@@ -53,10 +53,15 @@ class SimulateConfig:
     """Folder of a real run: predict it instead of simulating a study."""
 
     def __post_init__(self) -> None:
+        check_run(self.name, self.seed, self.run_dir)
+        for key in ("fit", "out", "check"):
+            path = getattr(self, key)
+            if path is not None:
+                require_path(key, path)
         require_plug("profile", self.profile, ProfilePlug)
         require(
-            len(self.accelerators) >= 1 and min(self.accelerators) >= 1,
-            "accelerators must name at least one number, each at least 1",
+            len(self.accelerators) >= 1 and all(1 <= number <= 1e6 for number in self.accelerators),
+            "accelerators must name at least one number, each at least 1 and at most 1000000",
             self.accelerators,
         )
         require(
@@ -65,14 +70,15 @@ class SimulateConfig:
             self.scheduler.entropy_control,
         )
         require(0 < self.learner_share < 1, "learner_share must lie in (0, 1)", self.learner_share)
-        for key in ("num_steps", "num_epochs", "num_minibatches"):
-            require(getattr(self, key) >= 1, f"{key} must be at least 1", getattr(self, key))
-        for key in ("max_staleness", "max_retries"):
-            require(getattr(self, key) >= 0, f"{key} must not be negative", getattr(self, key))
-        share = self.tickets_per_accelerator
-        require(
-            share is None or share > 0, "tickets_per_accelerator must be positive or null", share
-        )
+        ranges = {
+            "num_steps": count(1e6),
+            "num_epochs": count(1000),
+            "num_minibatches": count(1e6),
+            "max_staleness": amount(1000),
+            "max_retries": amount(1000),
+            "tickets_per_accelerator": positive(1e6),
+        }
+        require_ranges("", self, ranges)
         target = self.target_pass_rate
         require(
             target is None or 0 < target < 1,
@@ -104,7 +110,8 @@ class TheoryConfig:
     """Folder for theory.json and theory.png; must not exist yet, or be empty."""
 
     def __post_init__(self) -> None:
-        require(self.seeds >= 2, "seeds must be at least 2", self.seeds)
+        require_ranges("", self, {"seeds": Range(2, 1e6)})
+        require_path("out", self.out)
 
 
 AGGREGATIONS = ("constant_length", "sequence_mean")
@@ -159,10 +166,17 @@ class VarianceConfig:
             "budgets must lie in (0, 1]",
             self.budgets,
         )
-        for key in ("num_batches", "num_prompts", "max_tokens"):
-            require(getattr(self, key) >= 1, f"{key} must be at least 1", getattr(self, key))
-        require(self.group_size >= 2, "group_size must be at least 2", self.group_size)
-        require(0 < self.temperature < math.inf, "temperature must be positive", self.temperature)
+        ranges = {
+            "num_batches": count(1e6),
+            "num_prompts": count(1e6),
+            "max_tokens": count(1e8),
+            "group_size": Range(2, MOST_RESPONSES),
+            "temperature": positive(100),
+            "seed": SEED,
+        }
+        require_ranges("", self, ranges)
+        if self.out is not None:
+            require_path("out", self.out)
 
 
 BENCHES = {
@@ -194,8 +208,7 @@ class BenchConfig(RunConfig):
         for name in self.benches:
             require(name in BENCHES, f"benches must be some of {', '.join(BENCHES)}", name)
         require(len(self.benches) > 0, "benches must name at least one", self.benches)
-        require(self.repetitions >= 1, "repetitions must be at least 1", self.repetitions)
-        require(self.warm_ups >= 0, "warm_ups must not be negative", self.warm_ups)
+        require_ranges("", self, {"repetitions": count(1e6), "warm_ups": amount(1e6)})
 
     def expanded(self) -> set[str]:
         """Return the benches to run."""

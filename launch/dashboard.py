@@ -6,6 +6,7 @@ import hydra
 from omegaconf import DictConfig
 
 from conf.programs import DashboardConfig, register
+from launch.cli.refusals import reading
 from launch.program import build, run_program, start
 from launch.record.dashboard.files import write
 
@@ -18,7 +19,9 @@ def main(composed: DictConfig) -> None:
 
     def program() -> None:
         config: DashboardConfig = build(composed)
-        for path in write(Path(config.out), config.discovery):
+        with reading("out must be a folder that can be written; choose another", config.out):
+            paths = list(write(Path(config.out), config.discovery))
+        for path in paths:
             print(path)
 
     run_program(program)

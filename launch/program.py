@@ -3,26 +3,67 @@
 from __future__ import annotations
 
 import os
-import re
+import shlex
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import traceback
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from hydra.errors import HydraException, InstantiationException
+from hydra import compose, initialize_config_module
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import OmegaConfBaseException
 
+from conf.checks import check_keys, check_values
 from conf.rewards import with_functions
+from launch.cli.command_line import (
+    check_emptied,
+    check_options,
+    check_overrides,
+    with_quotes,
+    with_reward_files,
+    with_words,
+)
+from launch.cli.refusals import (
+    RunError,
+    UserError,
+    composition_sentence,
+    key_sentence,
+    plug_sentence,
+    reason_of,
+)
+
+__all__ = ["RunError", "UserError", "build", "compose_run", "prepare_run_dir", "run_program",
+           "start"]  # fmt: skip
+GROUPS = tuple(
+    path.name for path in (Path(__file__).parents[1] / "conf").iterdir() if path.is_dir()
+)
+"""Groups of the configuration, see CONTRIBUTING.md."""
 
 
-class UserError(Exception):
-    """Something asked for cannot be done; the message is one sentence on what to change."""
+def compose_run(overrides: Sequence[str]) -> DictConfig:
+    """Compose a training run from overrides of `conf/train.yaml`.
 
-
-class RunError(Exception):
-    """A running part failed; the message has the first failure and where its logs are."""
+    Raises:
+        UserError: With what is wrong with them.
+    """
+    GlobalHydra.instance().clear()
+    with initialize_config_module("conf", version_base="1.3"):
+        try:
+            overrides = with_quotes(with_reward_files(overrides))
+            check_overrides(overrides, GROUPS)
+            composed = compose("train", overrides=list(overrides))
+            check_emptied(overrides, composed)
+        except UserError:
+            raise
+        except Exception as error:
+            raise UserError(composition_sentence(error)) from error
+    return composed
 
 
 def build(config: DictConfig) -> Any:
@@ -32,56 +73,17 @@ def build(config: DictConfig) -> Any:
         UserError: With the range check's or the plug's own sentence.
     """
     try:
+        if HydraConfig.initialized():
+            check_emptied(HydraConfig.get().overrides.task, config)
+        check_keys(config)
+        check_values(config)
         return instantiate(with_functions(config), _convert_="object")
     except InstantiationException as error:
-        raise UserError(_plug_sentence(error, config)) from error
+        raise UserError(plug_sentence(error, config)) from error
     except OmegaConfBaseException as error:
-        raise UserError(_key_sentence(error)) from error
+        raise UserError(key_sentence(error)) from error
     except (ValueError, TypeError) as error:
         raise UserError(" ".join(str(error).split())) from error
-
-
-def _plug_sentence(error: InstantiationException, config: DictConfig) -> str:
-    """What hydra's wrapping hides: the plug's own complaint, under the key the user wrote.
-
-    A plug speaks of its settings under the name of its kind ("task.num_prompts"); which key holds
-    it ("held_out") only hydra knows.
-    """
-    found = re.search(r"^full_key: (.+)$", str(error), flags=re.MULTILINE)
-    key = found[1] if found else ""
-    plug: Any = OmegaConf.select(config, key) or {}
-    cause: BaseException = error
-    while cause.__cause__ is not None:
-        cause = cause.__cause__
-    reason = " ".join(str(cause).split())
-    if not isinstance(cause, ValueError):
-        settings = {name: value for name, value in plug.items() if name != "_target_"}
-        return f"{key}: {plug.get('_target_')} does not fit ({reason}), got {settings!r}"
-    setting = re.match(r"\w+\.(\w+)", reason)
-    if reason.startswith(f"{key}."):
-        return reason
-    if setting and setting[1] in plug:
-        return f"{key}.{setting[1]}{reason[setting.end() :]}"
-    return f"{key}: {reason}"
-
-
-def one_line(error: Exception) -> str:
-    """What hydra says over several lines, in one, without the lines that name its own types."""
-    chain: list[BaseException] = [error, *([error.__cause__] if error.__cause__ else [])]
-    lines = [line.strip() for part in chain for line in str(part).splitlines()]
-    noise = ("object_type", "reference_type")
-    facts = dict.fromkeys(line for line in lines if line and not line.startswith(noise))
-    return "; ".join(facts)
-
-
-def _key_sentence(error: OmegaConfBaseException) -> str:
-    key = error.full_key
-    if isinstance(error, MissingMandatoryValue):
-        return f"{key} must be set, got ???"
-    reason = str(error).splitlines()[0]
-    if isinstance(error, InterpolationKeyError):
-        reason += "; set it, or choose groups that go together"
-    return f"{key}: {reason}" if key else reason
 
 
 HEADER = """\
@@ -114,80 +116,14 @@ def prepare_run_dir(path: Path, config: DictConfig, program: str) -> Path:
         path.mkdir(parents=True, exist_ok=True)
         if any(path.iterdir()):
             raise UserError(f"run_dir must be new or empty, got {str(path)!r}; choose another")
-        text = HEADER.format(program=program, path=path) + OmegaConf.to_yaml(config, resolve=True)
+        header = HEADER.format(program=program, path=shlex.quote(str(path)))
+        text = header + OmegaConf.to_yaml(config, resolve=True)
         (path / "config.yaml").write_text(text, encoding="utf-8")
     except OSError as error:
-        raise UserError(f"run_dir must be writable, got {str(path)!r}: {error.strerror}") from error
+        raise UserError(
+            f"run_dir must be writable, got {str(path)!r}: {reason_of(error)}"
+        ) from error
     return path
-
-
-HYDRA_OPTIONS_WITH_VALUE = (
-    "--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn",
-    "--config-dir", "-cd", "--experimental-rerun", "--info", "-i",
-)  # fmt: skip
-
-
-def with_words(arguments: Sequence[str], key: str | None) -> list[str]:
-    """Turn the bare words of a command line into an override of one list key.
-
-    A bare word has no `=`, begins with none of `-`, `+` and `~`, and is no value of an option of
-    hydra's. Words reach the program letter for letter: nothing in them means anything to hydra.
-
-    Example: with_words(["runs/a", "out=x.html", "b c"], "runs") is ["runs=['runs/a','b c']",
-    "out=x.html"].
-
-    Args:
-        arguments: The command line without the program's name.
-        key: The list key that holds the words; None for a program that takes none.
-
-    Raises:
-        UserError: If there are words for a program that takes none.
-    """
-    places = list(_bare_words(arguments))
-    if not places:
-        return list(arguments)
-    words = [arguments[place] for place in places]
-    if key is None:
-        raise UserError(f"settings must be written as KEY=VALUE, got {words[0]!r}")
-    override = f"{key}=[{','.join(_quoted(word) for word in words)}]"
-    first = places[0]
-    rest = [arguments[i] for i in range(first + 1, len(arguments)) if i not in places]
-    return [*arguments[:first], override, *rest]
-
-
-def _bare_words(arguments: Sequence[str]) -> Iterator[int]:
-    for place, argument in enumerate(arguments):
-        is_value = place > 0 and arguments[place - 1] in HYDRA_OPTIONS_WITH_VALUE
-        if "=" not in argument and not argument.startswith(("-", "+", "~")) and not is_value:
-            yield place
-
-
-def with_reward_files(arguments: Sequence[str]) -> list[str]:
-    """Write out `reward=FILE.py:NAME`: the member `function` of the group, and its path.
-
-    Example: with_reward_files(["reward=a.py:f"]) is ["reward=function", "reward.path='a.py:f'"].
-
-    Args:
-        arguments: Overrides, in which other packages of the group (`reward@KEY=`) count too.
-    """
-    return [part for argument in arguments for part in _reward_file(argument)]
-
-
-def _reward_file(argument: str) -> list[str]:
-    found = re.fullmatch(r"(\+*reward(?:@([\w.]+))?)=['\"]?([^'\"]+\.py:[\w.]+)['\"]?", argument)
-    if found is None:
-        return [argument]
-    group, package, path = found.groups()
-    return [f"{group}=function", f"{package or 'reward'}.path={_quoted(path)}"]
-
-
-def _quoted(word: str) -> str:
-    """Quote a word for hydra's grammar, which leaves all but interpolations as they are."""
-    # Backslashes count only before what they could escape.
-    plain = re.sub(r"(\\*)\$\{", r"\1\1\\${", word)
-    plain = re.sub(r"(\\*)'", r"\1\1\\'", plain)
-    trailing = "\\" * (len(plain) - len(plain.rstrip("\\")))
-    return f"'{plain}{trailing}'"
 
 
 def start(main: Callable[[], None], *, words: str | None = None) -> NoReturn:
@@ -201,31 +137,47 @@ def start(main: Callable[[], None], *, words: str | None = None) -> NoReturn:
         words: The list key that the command line's bare words fill, see `with_words`.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    # A folder of configurations that is not there would otherwise be passed over.
+    warnings.filterwarnings("error", message=r"provider=.* is not available")
     try:
-        sys.argv[1:] = with_reward_files(with_words(sys.argv[1:], words))
+        sys.argv[1:] = with_quotes(with_reward_files(with_words(sys.argv[1:], words)))
+        check_options(sys.argv[1:])
+        check_overrides(sys.argv[1:], GROUPS)
         main()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except (HydraException, OmegaConfBaseException) as error:
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        sys.exit(2)
+        _refuse(error)
+    except Exception as error:
+        if _is_of_the_program(error):
+            raise
+        # Nothing but the command line and configuration files was looked at yet.
+        _refuse(UserError(composition_sentence(error)))
+    finally:
+        HydraConfig.instance().cfg = None
     sys.exit(0)
+
+
+def _is_of_the_program(error: Exception) -> bool:
+    """Whether an exception comes out of what `run_program` called, and not of the composition."""
+    frames = (frame for frame, _ in traceback.walk_tb(error.__traceback__))
+    return any(frame.f_code is run_program.__code__ for frame in frames)
+
+
+def _refuse(error: Exception, status: int = 2) -> NoReturn:
+    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    sys.exit(status)
 
 
 def run_program(main: Callable[[], None]) -> NoReturn:
     """Run a program's main and exit: 2 for what the user can change, 1 for a part that failed.
 
-    Either is one line on stderr. Any other exception is a bug and keeps its traceback.
+    The former is one line on stderr. Any other exception is a bug and keeps its traceback.
     """
     try:
         main()
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        _refuse(error)
     except OmegaConfBaseException as error:
-        print(f"error: {_key_sentence(error)}", file=sys.stderr)
-        sys.exit(2)
+        _refuse(UserError(key_sentence(error)))
     except RunError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)

@@ -77,7 +77,7 @@ def _why_alone(kind: str, settings: dict[str, Any]) -> str | None:
     return None
 
 
-def check_vocabulary(model_path: str, largest_token_id: int) -> None:
+def check_token_ids(model_path: str, largest_token_id: int) -> None:
     """Refuse prompts with tokens that the model has no embedding of.
 
     Args:

@@ -1,10 +1,10 @@
 """The learner's settings, as hydra composes them under the key `learner`."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from cost.ranges import SECONDS, amount, count, positive, require_ranges
 from learner.curvature_config import RejectedShares
 from learner.lora import LoraConfig
 from learner.optimizers import AdamW
@@ -99,18 +99,22 @@ class LearnerConfig:
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""
-        for key in ("row_tokens", "logits_chunk_tokens", "num_minibatches", "num_epochs",
-                    "num_threads", "max_skipped_steps"):  # fmt: skip
-            if getattr(self, key) < 1:
-                raise ValueError(f"learner.{key} must be at least 1, got {getattr(self, key)!r}")
-        for key in ("lr", "max_grad_norm", "start_deadline_seconds",
-                    "update_deadline_seconds"):  # fmt: skip
-            if not getattr(self, key) > 0:
-                raise ValueError(f"learner.{key} must be positive, got {getattr(self, key)!r}")
-        if not self.warmup_steps >= 0:
-            raise ValueError(
-                f"learner.warmup_steps must not be negative, got {self.warmup_steps!r}"
-            )
+        ranges = {
+            "lr": positive(100),
+            "warmup_steps": amount(),
+            "max_grad_norm": positive(),
+            "row_tokens": count(),
+            "logits_chunk_tokens": count(),
+            "num_minibatches": count(1e6),
+            "num_epochs": count(1000),
+            "entropy_coefficient": amount(1e6),
+            "chunk_tokens": count(),
+            "num_threads": count(10_000),
+            "start_deadline_seconds": SECONDS,
+            "update_deadline_seconds": SECONDS,
+            "max_skipped_steps": count(),
+        }
+        require_ranges("learner.", self, ranges)
         if self.zero_stage not in (0, 1, 2, 3):
             raise ValueError(f"learner.zero_stage must be 0, 1, 2 or 3, got {self.zero_stage!r}")
         if not hasattr(self.chosen_optimizer, "build"):
@@ -137,11 +141,6 @@ class LearnerConfig:
         return AdamW() if self.optimizer is None else self.optimizer
 
     def _check_loss(self) -> None:
-        if not 0 <= self.entropy_coefficient < math.inf:
-            raise ValueError(
-                "learner.entropy_coefficient must be finite and not negative, "
-                f"got {self.entropy_coefficient!r}"
-            )
         if self.behaviour not in ("rollout", "recomputed"):
             raise ValueError(
                 f"learner.behaviour must be rollout or recomputed, got {self.behaviour!r}"
@@ -177,10 +176,6 @@ class LearnerConfig:
     def _check_chunks(self) -> None:
         if self.chunk_tokens is None:
             return
-        if self.chunk_tokens < 1:
-            raise ValueError(
-                f"learner.chunk_tokens must be at least 1 or null, got {self.chunk_tokens!r}"
-            )
         if self.zero_stage == 3:
             raise ValueError(
                 "learner.zero_stage must be 0, 1 or 2 with learner.chunk_tokens, whose backward "

@@ -3,6 +3,8 @@
 import math
 from dataclasses import dataclass, field
 
+from cost.ranges import SECONDS, Range, amount, count, positive, require_ranges
+
 UPDATE_MODES = ("recompute", "keep_kv", "drain")
 ADAPTER_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """Ranks that vLLM makes room for; an adapter of a smaller one fits."""
@@ -28,15 +30,13 @@ class EngineConfig:
     """CPU threads of the engine worker; GPUs ignore it."""
 
     def __post_init__(self) -> None:
-        for key in ("max_num_seqs", "max_num_batched_tokens", "num_threads"):
-            if getattr(self, key) < 1:
-                raise ValueError(
-                    f"rollout.engine.{key} must be at least 1, got {getattr(self, key)!r}"
-                )
-        if self.kv_cache_gib is not None and not self.kv_cache_gib > 0:
-            raise ValueError(
-                f"rollout.engine.kv_cache_gib must be positive or null, got {self.kv_cache_gib!r}"
-            )
+        ranges = {
+            "max_num_seqs": count(1e6),
+            "max_num_batched_tokens": count(1e8),
+            "num_threads": count(10_000),
+            "kv_cache_gib": positive(100_000),
+        }
+        require_ranges("rollout.engine.", self, ranges)
         if not 0 < self.gpu_memory_utilization <= 1:
             raise ValueError(
                 "rollout.engine.gpu_memory_utilization must be in (0, 1], "
@@ -119,10 +119,20 @@ class RolloutConfig:
     engine: EngineConfig = field(default_factory=EngineConfig)
 
     def __post_init__(self) -> None:
-        if self.max_tokens < 1:
-            raise ValueError(f"rollout.max_tokens must be at least 1, got {self.max_tokens!r}")
-        if not self.temperature > 0:
-            raise ValueError(f"rollout.temperature must be positive, got {self.temperature!r}")
+        ranges = {
+            "max_tokens": count(1e8),
+            "temperature": positive(100),
+            "reward_processes": count(512),
+            "max_retries": amount(1000),
+            "reward_timeout_seconds": SECONDS,
+            "reward_max_crashed_share": Range(0, 1),
+            "reward_max_timed_out_share": Range(0, 1),
+            "environment_timeout_seconds": SECONDS,
+            "max_queued_responses": amount(1e6),
+            "ticket_deadline_seconds": SECONDS,
+            "start_deadline_seconds": SECONDS,
+        }
+        require_ranges("rollout.", self, ranges)
         neutral = {"top_p": 1.0, "top_k": 0, "repetition_penalty": 1.0}
         for key, value in neutral.items():
             if getattr(self, key) != value:
@@ -135,21 +145,3 @@ class RolloutConfig:
                 f"rollout.update_mode must be one of {', '.join(UPDATE_MODES)}, "
                 f"got {self.update_mode!r}"
             )
-        if self.reward_processes < 1:
-            raise ValueError(
-                f"rollout.reward_processes must be at least 1, got {self.reward_processes!r}"
-            )
-        for key in ("reward_max_crashed_share", "reward_max_timed_out_share"):
-            if not 0 <= getattr(self, key) <= 1:
-                raise ValueError(f"rollout.{key} must lie in [0, 1], got {getattr(self, key)!r}")
-        for key in ("max_retries", "max_queued_responses"):
-            if getattr(self, key) < 0:
-                raise ValueError(f"rollout.{key} must not be negative, got {getattr(self, key)!r}")
-        for key in (
-            "reward_timeout_seconds",
-            "environment_timeout_seconds",
-            "ticket_deadline_seconds",
-            "start_deadline_seconds",
-        ):
-            if not getattr(self, key) > 0:
-                raise ValueError(f"rollout.{key} must be positive, got {getattr(self, key)!r}")

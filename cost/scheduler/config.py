@@ -13,12 +13,15 @@ from cost.aggregations import Aggregation
 from cost.draws.allocators.types import Allocator
 from cost.draws.entropy_control import Explores
 from cost.prices.types import Price
+from cost.ranges import Range, amount, positive, require_ranges
 from cost.thinning.clipping import Clipping
 from cost.thinning.proxies import FittedProxy, Proxy
 from cost.thinning.thinning import ThinningRule
 from cost.worth.lengths import LengthEstimator
 from cost.worth.utilities import Utility
 
+MOST_RESPONSES = 2**14
+"""Responses to one prompt; four times what any method asks for."""
 PROTOCOLS: dict[str, tuple[type, str]] = {
     "length": (LengthEstimator, "estimate"),
     "price": (Price, "of_training"),
@@ -90,18 +93,10 @@ class SchedulerConfig:
                 "scheduler.group_size must be at least 2, since advantages compare the responses "
                 f"of a group, got {self.group_size!r}"
             )
-        for key in ("tickets_per_step", "pass_rate_prior_responses"):
-            value = getattr(self, key)
-            if not value > 0:
-                raise ValueError(f"scheduler.{key} must be positive, got {value!r}")
         if self.gradient_norm_layer not in ("lm_head", "embedding"):
             raise ValueError(
                 "scheduler.gradient_norm_layer must be lm_head or embedding, "
                 f"got {self.gradient_norm_layer!r}"
-            )
-        if self.calibrate_every < 0:
-            raise ValueError(
-                f"scheduler.calibrate_every must not be negative, got {self.calibrate_every!r}"
             )
         if self.calibrated_proxy and not (
             self.calibrate_every and isinstance(self.proxy, FittedProxy)
@@ -110,6 +105,13 @@ class SchedulerConfig:
                 "scheduler.calibrated_proxy needs scheduler.calibrate_every and a proxy with "
                 f"exponents for surprise, got {self.calibrate_every!r} and {self.proxy!r}"
             )
+        ranges = {
+            "tickets_per_step": positive(1e7),
+            "group_size": Range(2, MOST_RESPONSES),
+            "pass_rate_prior_responses": positive(),
+            "calibrate_every": amount(),
+        }
+        require_ranges("scheduler.", self, ranges)
         if not 0 <= self.pass_rate_decay <= 1:
             raise ValueError(
                 f"scheduler.pass_rate_decay must lie in [0, 1], got {self.pass_rate_decay!r}"

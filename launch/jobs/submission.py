@@ -12,16 +12,13 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from hydra import compose, initialize_config_module
-from hydra.core.global_hydra import GlobalHydra
-
 from conf.programs import SubmitConfig
 from conf.schema import RunConfig
 from launch.jobs.forms import kuberay_manifest, ray_line, slurm_script
 from launch.jobs.nodes import nodes_for
 from launch.jobs.package import pack
 from launch.jobs.server import connect, follow, send, server_address
-from launch.program import RunError, UserError, build, one_line, with_reward_files
+from launch.program import RunError, UserError, build, compose_run
 
 PROJECT = Path(__file__).resolve().parents[2]
 
@@ -34,12 +31,7 @@ def checked_run(config: SubmitConfig, overrides: Sequence[str]) -> RunConfig:
     """
     if not overrides:
         raise UserError("name the run after `--`, such as -- experiment=quickstart run_dir=/shared")
-    GlobalHydra.instance().clear()
-    with initialize_config_module("conf", version_base="1.3"):
-        try:
-            composed = compose("train", overrides=with_reward_files(overrides))
-        except Exception as error:
-            raise UserError(one_line(error)) from error
+    composed = compose_run(overrides)
     run: RunConfig = build(composed)
     folder = PurePosixPath(run.run_dir)
     if config.form == "kuberay":

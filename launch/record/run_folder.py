@@ -13,14 +13,16 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+import yaml
 from omegaconf import OmegaConf
-from yaml import YAMLError
+from omegaconf.errors import OmegaConfBaseException
 
 from cost.types import FloatArray, IntArray
-from launch.program import UserError
+from launch.cli.refusals import UserError, one_line, reason_of
 
 CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
@@ -45,19 +47,34 @@ class StepCells:
     probabilities: FloatArray
 
 
-def read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path, needed: Mapping[str, type] = MappingProxyType({})) -> dict[str, Any]:
     """Return the settings of a run.
 
+    Args:
+        folder: Of the run.
+        needed: Keys that it must have, and what each must hold.
+
     Raises:
-        UserError: If `config.yaml` is missing or holds no settings.
+        UserError: If `config.yaml` is missing, holds no settings or lacks one of them.
     """
     text = _read_text(folder, CONFIG)
     try:
-        config: Any = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
-    except (YAMLError, ValueError) as error:
-        raise refused(folder, f"{CONFIG} is not YAML") from error
-    if not isinstance(config, dict):
+        # Safe: a tag such as !!python/object is refused and makes nothing.
+        config: Any = yaml.safe_load(text)
+        OmegaConf.create(config if isinstance(config, dict) else {})
+    except (yaml.YAMLError, OmegaConfBaseException, ValueError, TypeError, RecursionError) as error:
+        raise refused(
+            folder, f"{CONFIG} is not YAML of plain values ({one_line(error)})"
+        ) from error
+    if not isinstance(config, dict) or not config:
         raise refused(folder, f"{CONFIG} has no settings")
+    for key, kind in needed.items():
+        if not isinstance(config.get(key), kind):
+            raise refused(
+                folder,
+                f"{CONFIG} must have {key} as launch.train writes it, got "
+                f"{config.get(key)!r:.60}; it is another program's or of another version",
+            )
     # What hydra needs to run it again is no setting.
     return {key: value for key, value in config.items() if key not in ("defaults", "hydra")}
 
@@ -75,31 +92,41 @@ def read_summary(folder: Path, needed: Sequence[str] = ()) -> dict[str, Any]:
     remark = "; it goes on or was killed: a run that ended has one"
     try:
         summary: Any = json.loads(_read_text(folder, SUMMARY, remark))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise refused(folder, f"{SUMMARY} is not JSON") from error
     if not isinstance(summary, dict):
         raise refused(folder, f"{SUMMARY} has no results")
     for key in needed:
         if key not in summary:
             raise _other_version(folder, f"{SUMMARY} has no {key}")
+        parts = summary[key].values() if isinstance(summary[key], dict) else [summary[key]]
+        if not all(part is None or isinstance(part, int | float) for part in parts):
+            raise refused(folder, f"{key} in {SUMMARY} is not a number, got {summary[key]!r:.60}")
     return summary
 
 
 def read_steps(
-    folder: Path, *, in_every: Sequence[str] = (), in_some: Sequence[str] = (), at_least: int = 1
+    folder: Path,
+    *,
+    in_every: Sequence[str] = (),
+    in_some: Sequence[str] = (),
+    at_least: int = 1,
+    goes_on: bool = False,
 ) -> list[dict[str, Any]]:
-    """Return the metrics of every step, in step order; the last line of a step counts.
+    """Return the metrics of every step, in step order.
 
     Args:
-        folder: Of the run, which may still go on.
+        folder: Of the run.
         in_every: Metrics that every line must have as a finite number.
         in_some: Metrics that at least one line must have.
         at_least: Steps that there must be.
+        goes_on: Whether the run may still go on or have been killed, so that a last line cut
+            short is passed over.
 
     Raises:
         UserError: If `metrics.jsonl` is missing, damaged, too short or lacks a metric.
     """
-    lines = _read_lines(folder, METRICS)
+    lines = _read_lines(folder, METRICS, goes_on=goes_on)
     if not lines and at_least:
         raise refused(folder, f"{METRICS} has no step; the run ended before its first one")
     present = {key for line in lines for key, value in line.items() if value is not None}
@@ -108,12 +135,21 @@ def read_steps(
             raise _other_version(folder, f"no line of {METRICS} has {key}")
     for number, line in enumerate(lines, start=1):
         for key, value in line.items():
-            if value is not None and not isinstance(value, int | float):
+            is_number = isinstance(value, int | float) and not isinstance(value, bool)
+            if value is not None and not is_number:
                 raise refused(folder, f"{key} in line {number} of {METRICS} is not a number")
         for key in in_every:
             if line.get(key) is None or not math.isfinite(line[key]):
                 raise _other_version(folder, f"line {number} of {METRICS} has no {key}")
-    by_step = {line["step"]: line for line in lines}
+    by_step: dict[int, dict[str, Any]] = {}
+    for number, line in enumerate(lines, start=1):
+        if line["step"] in by_step:
+            raise refused(
+                folder,
+                f"line {number} of {METRICS} repeats step {line['step']}; two runs wrote into one "
+                "folder",
+            )
+        by_step[line["step"]] = line
     if len(by_step) < at_least:
         raise refused(
             folder, f"{METRICS} has {len(by_step)} steps, and at least {at_least} steps are needed"
@@ -208,18 +244,25 @@ def _other_version(folder: Path, reason: str) -> UserError:
     return refused(folder, f"{reason}; it is of another version, use it with that one")
 
 
-def _read_lines(folder: Path, name: str, needed: Sequence[str] = ()) -> list[dict[str, Any]]:
+def _read_lines(
+    folder: Path, name: str, needed: Sequence[str] = (), *, goes_on: bool = False
+) -> list[dict[str, Any]]:
     records: list[dict[str, Any]] = []
-    for number, text in enumerate(_read_text(folder, name).splitlines(), start=1):
+    # Text of a response may hold other line breaks than this one.
+    content = _read_text(folder, name)
+    lines = content.removesuffix("\n").split("\n") if content else []
+    for number, text in enumerate(lines, start=1):
         try:
             record = json.loads(text)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
+            if goes_on and number == len(lines) and not content.endswith("\n"):
+                break
             reason = f"line {number} of {name} is not JSON; if it was cut off, remove it"
             raise refused(folder, reason) from error
         for key in ("step", *needed):
             if not isinstance(record, dict) or key not in record:
                 raise _other_version(folder, f"line {number} of {name} has no {key}")
-        if not isinstance(record["step"], int):
+        if not isinstance(record["step"], int) or isinstance(record["step"], bool):
             raise refused(folder, f"step in line {number} of {name} is not a whole number")
         records.append(record)
     return records
@@ -233,7 +276,7 @@ def _read_text(folder: Path, name: str, remark: str = "") -> str:
     except FileNotFoundError as error:
         raise refused(folder, f"it has no {name}{remark}") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise refused(folder, f"{name} cannot be read ({error})") from error
+        raise refused(folder, f"{name} cannot be read ({reason_of(error)})") from error
 
 
 def write_new(path: Path, content: bytes) -> None:

@@ -135,7 +135,7 @@ def read_records(run_dir: Path) -> list[dict[str, Any]]:
     Raises:
         UserError: If the folder, its metrics or a key of `NEEDED` is missing.
     """
-    return read_steps(run_dir, in_every=NEEDED)
+    return read_steps(run_dir, in_every=NEEDED, goes_on=True)
 
 
 def write_trace(run_dir: Path, step: int | None = None, out: Path | None = None) -> Path:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import os
+import resource
+import shutil
 import socket
 import time
 from collections.abc import Iterator
@@ -33,6 +35,17 @@ RELEASE_SECONDS = 15.0
 """Longest wait for a run that has just ended to give its resources back."""
 
 
+LEAST_SHARED_BYTES = 128 * 2**20
+"""What /dev/shm must have free for Ray's object store, which takes no less than 75 MiB."""
+SHARED_PART = 0.9
+"""Of what is free there; engines exchange messages in the rest."""
+STORE_PART = 0.3
+"""Of the memory that Ray takes for its object store by itself."""
+LEAST_FILES = 1024
+MOST_FILES = 65_536
+"""Open files of a process: a cluster of one engine and one learner takes several hundred."""
+
+
 class PlacementError(UserError):
     """The cluster has less than the run asks for."""
 
@@ -52,7 +65,7 @@ def connect(resources: ResourcesConfig) -> None:
         _require_answer(address)
         try:
             ray.init(address=address, **common)
-        except (ConnectionError, RayError) as error:
+        except (ConnectionError, RuntimeError, ValueError, RayError) as error:
             raise UserError(
                 f"no Ray cluster can be joined at {address!r} (resources.address or RAY_ADDRESS): "
                 f"{' '.join(str(error).split())}"
@@ -64,6 +77,9 @@ def connect(resources: ResourcesConfig) -> None:
         resources.num_engines * resources.engine_cpus
         + resources.num_learners * resources.learner_cpus
     )
+    raise_open_files()
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    common |= store_options(shutil.disk_usage("/dev/shm").free, memory)
     for tries_left in reversed(range(START_TRIES)):
         try:
             ray.init(
@@ -83,16 +99,62 @@ def connect(resources: ResourcesConfig) -> None:
 
 def _require_answer(address: str) -> None:
     """Refuse a "host:port" where nobody listens; Ray itself would try for minutes."""
-    host, separator, port = address.removeprefix("ray://").rpartition(":")
-    if not separator:
+    if address in ("auto", "local"):
         return
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host.strip("[]") or not port.isdecimal():
+        raise UserError(
+            "resources.address or RAY_ADDRESS must be HOST:PORT, ray://HOST:PORT or auto, "
+            f"got {address!r}; unset it to start a cluster here"
+        )
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, OverflowError) as error:
         raise UserError(
             f"no Ray cluster answers at {address!r} (resources.address or RAY_ADDRESS): {error}; "
             "start one with `ray start --head`, or unset it to start one here"
         ) from error
+
+
+def raise_open_files(limits: Any = resource) -> None:
+    """Let this process and those it starts open as many files as a cluster needs.
+
+    Args:
+        limits: The module `resource`, or what stands for it.
+
+    Raises:
+        UserError: If the hard limit does not allow it.
+    """
+    soft, hard = limits.getrlimit(limits.RLIMIT_NOFILE)
+    unlimited = limits.RLIM_INFINITY
+    reachable = MOST_FILES if hard == unlimited else min(hard, MOST_FILES)
+    if reachable < LEAST_FILES:
+        raise UserError(
+            f"open files must be allowed up to {LEAST_FILES} for a process that starts a cluster; "
+            f"raise the hard limit (ulimit -Hn), got {hard}"
+        )
+    if soft != unlimited and soft < reachable:
+        limits.setrlimit(limits.RLIMIT_NOFILE, (reachable, hard))
+
+
+def store_options(free: int, memory: int) -> dict[str, int]:
+    """Return what makes Ray's object store fit into /dev/shm; on disk it would be slow.
+
+    Args:
+        free: Bytes free there.
+        memory: Bytes of the machine.
+
+    Raises:
+        UserError: If too little is free for any store.
+    """
+    if free < LEAST_SHARED_BYTES:
+        raise UserError(
+            f"/dev/shm must have {LEAST_SHARED_BYTES // 2**20} MiB free for Ray's object store; "
+            "end what fills it, remount it larger or start the container with --shm-size=2g, got "
+            f"{free / 2**20:.0f} MiB"
+        )
+    room = int(free * SHARED_PART)
+    return {"object_store_memory": room} if room < memory * STORE_PART else {}
 
 
 @contextmanager

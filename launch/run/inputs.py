@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,11 +9,14 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from conf.checks import require_path
 from conf.evaluation import HELD_OUT
 from conf.schema import EvaluateConfig, RunConfig
+from launch.cli.refusals import reading
 from launch.program import UserError, build, prepare_run_dir
+from launch.run.model_folder import check_vocabulary, check_weights, read_settings
 from launch.run.rewards import try_rewards
-from learner.architecture import check_architecture, check_vocabulary
+from learner.architecture import check_architecture, check_token_ids
 from rollout.rewards.by_set import address
 from rollout.rewards.function import FunctionReward
 from rollout.rewards.types import check_of
@@ -53,6 +55,12 @@ def prepare(composed: DictConfig) -> Inputs:
     tokenizer = load_tokenizer(config.model.path)
     prompts = load_prompts(config.task, tokenizer, config.reward, config.max_prompt_tokens)
     sets = load_sets(config, tokenizer)
+    asked, most = config.scheduler.tickets_per_step, max(1000, 10 * len(prompts))
+    if asked > most:
+        raise UserError(
+            f"scheduler.tickets_per_step must be at most {most} for the {len(prompts)} prompts of "
+            f"task, ten of each prompt in a step; lower it or add prompts, got {asked}"
+        )
     check_tokens(config.model.path, [prompts, *sets.values()])
     try_rewards(config, prompts[0], sets)
     prepare_run_dir(Path(config.run_dir), composed, "train")
@@ -77,6 +85,11 @@ def prepare_evaluation(composed: DictConfig) -> tuple[EvaluateConfig, Sets]:
 
 def _build(composed: DictConfig) -> Any:
     composed.model.path = resolve_model(composed.model.path)
+    try:
+        # What is made absolute looks like a path whatever it was.
+        require_path("run_dir", str(composed.run_dir))
+    except ValueError as error:
+        raise UserError(str(error)) from error
     composed.run_dir = str(Path(composed.run_dir).resolve())
     config = build(composed)
     _keep_paths(composed, config)
@@ -98,7 +111,7 @@ def resolve_model(path: str) -> str:
     """Make a model folder absolute: relative to here, or to the project for the model it ships.
 
     Raises:
-        UserError: If neither is a folder with a config.json and weights.
+        UserError: If neither is a folder with a config.json and weights that belong to it.
     """
     for folder in (Path(path), PROJECT / path):
         if (folder / "config.json").is_file():
@@ -108,6 +121,7 @@ def resolve_model(path: str) -> str:
                     "model.path must hold weights as *.safetensors beside its config.json, "
                     f"got {str(folder)!r}"
                 )
+            check_weights(folder, read_settings(folder))
             return str(folder.resolve())
     raise UserError(
         f"model.path must be a Hugging Face folder with a config.json, got {path!r}; make one with "
@@ -121,7 +135,7 @@ def check_context(path: str, max_model_len: int) -> None:
     Raises:
         UserError: If the model's is shorter.
     """
-    settings = json.loads((Path(path) / "config.json").read_text(encoding="utf-8"))
+    settings = read_settings(Path(path))
     # GPT-2 and its kin call it otherwise.
     longest = settings.get("max_position_embeddings", settings.get("n_positions"))
     if longest is not None and max_model_len > longest:
@@ -151,7 +165,7 @@ def check_tokens(path: str, sets: Iterable[Sequence[Prompt]]) -> None:
     """
     largest = max(int(prompt.token_ids.max()) for prompts in sets for prompt in prompts)
     try:
-        check_vocabulary(path, largest)
+        check_token_ids(path, largest)
     except ValueError as error:
         raise UserError(str(error)) from error
 
@@ -164,14 +178,12 @@ def load_tokenizer(path: str) -> Any:
     """
     from transformers import AutoTokenizer
 
-    try:
-        return AutoTokenizer.from_pretrained(path, local_files_only=True)
-    except (OSError, ValueError, KeyError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(
-            "model.path must hold a tokenizer that loads; save one there with its "
-            f"save_pretrained ({reason:.200}), got {path!r}"
-        ) from error
+    with reading(
+        "model.path must hold a tokenizer that loads; save one there with its save_pretrained", path
+    ):
+        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+    check_vocabulary(Path(path), tokenizer, read_settings(Path(path)))
+    return tokenizer
 
 
 def load_prompts(

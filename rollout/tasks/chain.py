@@ -17,7 +17,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rollout.tasks.prompts import Check, Item, is_held_out, make_prompts, require_split
+from rollout.tasks.prompts import (
+    Check,
+    Item,
+    is_held_out,
+    make_prompts,
+    require_num_prompts,
+    require_split,
+)
 from rollout.types import Prompt
 
 NUM_STEPS = (2, 3, 4, 5, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 25)
@@ -119,8 +126,7 @@ class ChainTask:
     def __post_init__(self) -> None:
         """Refuse settings that name no set of questions."""
         require_split(self.split)
-        if self.num_prompts < 1:
-            raise ValueError(f"task.num_prompts must be at least 1, got {self.num_prompts!r}")
+        require_num_prompts(self.num_prompts)
         if not NUM_STEPS[0] <= self.max_steps <= NUM_STEPS[-1]:
             raise ValueError(f"task.max_steps must lie in [2, 25], got {self.max_steps!r}")
         for name in ("easy_share", "hard_share"):

@@ -90,6 +90,9 @@ def read_items(path: Path) -> Iterator[Item]:
         ValueError: If the file is missing or a line is not what the module describes.
     """
     try:
+        # A pipe would wait for a writer, and a device has no end.
+        if path.exists() and not path.is_file():
+            raise ValueError(f"task.path must be a regular file, got {str(path)!r}")
         file = path.open("rb")
     except OSError as error:
         raise ValueError(

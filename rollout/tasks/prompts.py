@@ -14,10 +14,13 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from cost.ranges import count
 from rollout.types import Prompt
 
 _log = logging.getLogger(__name__)
 
+MOST_PROMPTS = 1_000_000
+"""Prompts that a generator makes: all are made and kept before a run starts."""
 Check = Callable[[str], None]
 """Raises ValueError for an answer that a reward cannot use; see `rollout.rewards.types.Reward`."""
 
@@ -80,14 +83,15 @@ def make_prompts(
         chat: Wrap the question in the chat template; False tokenises the bare text.
 
     Raises:
-        ValueError: If a prompt is refused, if an answer fails the check, if the tokenizer has no
-            chat template, or if nothing is left.
+        ValueError: If a prompt is refused or comes again with another answer, if an answer fails
+            the check, if the tokenizer has no chat template, or if nothing is left.
     """
     require_policy("task.long_prompts", long_prompts)
     require_policy("task.duplicates", duplicates)
     prompts: list[Prompt] = []
     first_place: dict[bytes, str] = {}
-    num_long = num_repeated = 0
+    first_answer: dict[bytes, str] = {}
+    num_long = num_repeated = num_contradicting = 0
     for item in items:
         if check is not None:
             _check_answer(item, check)
@@ -99,25 +103,38 @@ def make_prompts(
             num_long += 1
         elif key in first_place:
             if duplicates == "refuse":
-                raise _repeated(item, first_place[key])
+                raise _repeated(item, first_place[key], first_answer[key])
             num_repeated += 1
+            num_contradicting += not _same(item.answer, first_answer[key])
         else:
-            first_place[key] = item.place
+            first_place[key], first_answer[key] = item.place, item.answer
             prompts.append(Prompt(len(prompts), token_ids, item.answer, item.source, item.text))
     if num_long or num_repeated:
-        _log.warning(
-            "left out %d prompts over %s tokens and %d repeated ones; %d remain",
-            num_long,
-            max_tokens,
-            num_repeated,
-            len(prompts),
-        )
+        _warn(num_long, max_tokens, num_repeated, num_contradicting, len(prompts))
     if not prompts:
         raise ValueError(
             f"the task has no prompts: {num_long} were over {max_tokens} tokens and {num_repeated} "
             "were repeated; raise model.max_model_len, choose another split or add prompts, got 0"
         )
     return prompts
+
+
+def _warn(
+    num_long: int, max_tokens: int | None, num_repeated: int, num_contradicting: int, remain: int
+) -> None:
+    _log.warning(
+        "left out %d prompts over %s tokens and %d repeated ones; %d remain",
+        num_long,
+        max_tokens,
+        num_repeated,
+        remain,
+    )
+    if num_contradicting:
+        _log.warning(
+            "%d of the repeated prompts had another answer than the first of their kind, which "
+            "counts: one of the two must be wrong",
+            num_contradicting,
+        )
 
 
 def _too_long(item: Item, num_tokens: int, max_tokens: int) -> ValueError:
@@ -128,11 +145,28 @@ def _too_long(item: Item, num_tokens: int, max_tokens: int) -> ValueError:
     )
 
 
-def _repeated(item: Item, first_place: str) -> ValueError:
+def _repeated(item: Item, first_place: str, first_answer: str) -> ValueError:
+    if _same(item.answer, first_answer):
+        return ValueError(
+            f"{item.place} repeats the prompt of {first_place}; remove one or set "
+            f"task.duplicates=skip, got {item.text[:80]!r}"
+        )
     return ValueError(
-        f"{item.place} repeats the prompt of {first_place}; remove one or set "
-        f"task.duplicates=skip, got {item.text[:80]!r}"
+        f"{item.place} repeats the prompt of {first_place} with another answer, so that one of the "
+        "two must be wrong; remove it or set task.duplicates=skip to keep the first, got "
+        f"{item.answer[:80]!r} and {first_answer[:80]!r} for {item.text[:80]!r}"
     )
+
+
+def _same(answer: str, other: str) -> bool:
+    return answer.strip() == other.strip()
+
+
+def require_num_prompts(value: int) -> None:
+    """Refuse a number of generated prompts that is none, or that no memory holds."""
+    fault = count(MOST_PROMPTS).fault(value)
+    if fault is not None:
+        raise ValueError(f"task.num_prompts must be {fault}, got {value!r}")
 
 
 def require_policy(key: str, value: str) -> None:

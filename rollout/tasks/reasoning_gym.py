@@ -14,6 +14,7 @@ from rollout.tasks.prompts import (
     Item,
     is_held_out,
     make_prompts,
+    require_num_prompts,
     require_policy,
     require_split,
 )
@@ -85,8 +86,7 @@ class ReasoningGymTask:
             )
         require_split(self.split)
         require_policy("task.long_prompts", self.long_prompts)
-        if self.num_prompts < 1:
-            raise ValueError(f"task.num_prompts must be at least 1, got {self.num_prompts!r}")
+        require_num_prompts(self.num_prompts)
         if self.held_out_one_in < 2:
             raise ValueError(
                 f"task.held_out_one_in must be at least 2, got {self.held_out_one_in!r}"
@@ -112,7 +112,15 @@ class ReasoningGymTask:
         for index in range(num_tries):
             if len(seen) == self.num_prompts:
                 return
-            entry = generator[index]
+            try:
+                entry = generator[index]
+            except Exception as error:
+                # Settings that a generator takes and cannot make a question from.
+                raise ValueError(
+                    f"task.config leaves {self.dataset} without question {index} "
+                    f"({type(error).__name__}: {error}); see the generator's settings, "
+                    f"got {dict(self.config)!r}"
+                ) from error
             question = entry["question"].strip()
             if question in seen or is_held_out(question, self.held_out_one_in) != held_out:
                 continue
@@ -144,7 +152,8 @@ def open_dataset(name: str, seed: int, config: Mapping[str, Any], num_entries: i
 
     try:
         return reasoning_gym.create_dataset(name, size=num_entries, seed=seed, **config)
-    except (TypeError, AssertionError, ValueError) as error:
+    except Exception as error:
+        # Each generator checks its settings in a way of its own, or fails over them.
         raise ValueError(
             f"task.config does not fit {name}: {error}; see the generator's settings, "
             f"got {dict(config)!r}"

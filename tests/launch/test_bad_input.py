@@ -13,12 +13,14 @@ import sys
 import pytest
 from hydra import compose, initialize_config_dir
 
+from conf.programs import register
 from conf.resources import ResourcesConfig
 from launch.program import UserError
 from launch.run.cluster import PlacementError, connect, reserve
 from launch.run.inputs import prepare
 from tests.places import CHAIN_MODEL, CONF, PROJECT
 
+register()
 JSONL = ("task=jsonl", "task@held_out=jsonl_held_out", "++held_out.split=all", "task.split=all")
 GOOD = {"prompt": "a1 b+2", "answer": "3"}
 ALSO_GOOD = {"prompt": "a1 b+3", "answer": "4"}
@@ -82,8 +84,14 @@ def test_good_input_makes_the_run_folder(prepared, questions, tmp_path):
         ([{**GOOD, "prompt": " "}], ["questions.jsonl:1 needs prompt as a string"]),
         (
             [GOOD, ALSO_GOOD, {**GOOD, "answer": "5"}],
-            ["questions.jsonl:3 repeats the prompt of", "questions.jsonl:1", "duplicates=skip"],
+            [
+                "questions.jsonl:3 repeats the prompt of",
+                "questions.jsonl:1",
+                "another answer",
+                "duplicates=skip",
+            ],
         ),
+        ([GOOD, GOOD], ["questions.jsonl:2 repeats the prompt of", "duplicates=skip"]),
         (
             [GOOD, {"prompt": "a1 b*3", "answer": "three"}],
             ["questions.jsonl:2 has an answer that the reward refuses", "whole number", "'three'"],
@@ -108,6 +116,20 @@ def test_a_missing_file_is_refused(prepared, tmp_path):
     overrides = [*JSONL, f"task.path={tmp_path / 'none.jsonl'}"]
     parts = ("task.path cannot be read (No such file or directory)", "none.jsonl")
     assert_refused(prepared, overrides, *parts, tmp_path=tmp_path)
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir, lambda path: os.symlink("/dev/zero", path)])
+def test_what_is_no_regular_file_is_refused_and_not_waited_for(prepared, tmp_path, make):
+    make(tmp_path / "questions.jsonl")
+    overrides = [*JSONL, f"task.path={tmp_path / 'questions.jsonl'}"]
+    parts = ("task.path must be a regular file", "questions.jsonl")
+    assert_refused(prepared, overrides, *parts, tmp_path=tmp_path)
+
+
+@pytest.mark.parametrize("number", [0, 100_000_000, 10**17])
+def test_a_generator_makes_no_absurd_number(prepared, tmp_path, number):
+    parts = ("task.num_prompts must be at ", f"got {number}")
+    assert_refused(prepared, [f"task.num_prompts={number}"], *parts, tmp_path=tmp_path)
 
 
 def test_a_held_out_split_without_a_question_is_refused(prepared, questions, tmp_path):
@@ -157,6 +179,7 @@ def test_a_model_without_a_chat_template_is_refused_where_one_is_needed(
         (["rollout.max_tokens=512"], ["rollout.max_tokens", "model.max_model_len = 512"]),
         (["scheduler.group_size=0"], ["scheduler.group_size", "got 0"]),
         (["scheduler.tickets_per_step=-1"], ["scheduler.tickets_per_step", "got -1"]),
+        (["scheduler.tickets_per_step=100000"], ["at most 1920 for the 192 prompts", "got 100000"]),
         (["rollout.top_p=0.9"], ["rollout.top_p must be 1.0 for training"]),
     ],
 )
@@ -191,7 +214,7 @@ def test_more_than_the_cluster_has_is_refused_with_both_numbers(prepared, monkey
     assert isinstance(refusal.value, UserError)
 
 
-@pytest.mark.parametrize("address", ["127.0.0.1:{}", "ray://127.0.0.1:{}", "127.0.0.1:port"])
+@pytest.mark.parametrize("address", ["127.0.0.1:{}", "ray://127.0.0.1:{}", "127.0.0.1:99999"])
 def test_a_cluster_that_does_not_answer_is_named(address, free_port):
     address = address.format(free_port)
     with pytest.raises(UserError, match=r"^no Ray cluster answers at '.*RAY_ADDRESS"):

@@ -2,23 +2,17 @@ import sys
 
 import pytest
 from hydra import compose, initialize_config_dir
-from hydra._internal.utils import get_args_parser
-from hydra.core.override_parser.overrides_parser import OverridesParser
-from hypothesis import given
-from hypothesis import strategies as st
 from omegaconf import DictConfig, OmegaConf
 
 from conf.programs import register
 from conf.schema import RunConfig
 from launch.program import (
-    HYDRA_OPTIONS_WITH_VALUE,
     RunError,
     UserError,
     build,
     prepare_run_dir,
     run_program,
     start,
-    with_words,
 )
 from tests.places import CONF
 
@@ -142,33 +136,6 @@ def test_a_bug_keeps_its_traceback():
 
     with pytest.raises(KeyError):
         run_program(bug)
-
-
-@given(st.lists(st.text(alphabet="ab =\\'\"$?{}[](),:%*~+-ü\n", max_size=8), min_size=1))
-def test_words_reach_the_program_letter_for_letter(words):
-    words = [f"w{word}".replace("=", "") for word in words]
-    [override] = with_words(words, "runs")
-    parsed = OverridesParser.create().parse_override(override)
-    assert parsed.key_or_group == "runs"
-    assert list(OmegaConf.create({"runs": parsed.value()}).runs) == words
-
-
-def test_words_are_told_from_overrides_and_options():
-    others = ["out=x", "+a=1", "~tracker.ray", "--cfg", "job", "-cn", "config", "--resolve"]
-    assert with_words(others, "runs") == others == with_words(others, None)
-    assert with_words(["a=1", "one", "--cfg", "job", "two"], "runs") == [
-        "a=1", "runs=['one','two']", "--cfg", "job",
-    ]  # fmt: skip
-
-
-def test_the_options_with_a_value_are_those_of_hydra():
-    valued = [
-        name
-        for action in get_args_parser()._actions
-        if action.nargs != 0 and action.option_strings
-        for name in action.option_strings
-    ]
-    assert set(HYDRA_OPTIONS_WITH_VALUE) == set(valued)
 
 
 def test_a_word_is_refused_where_none_is_taken(monkeypatch, capsys):

@@ -5,7 +5,7 @@ import json
 import pytest
 import transformers
 
-from learner.architecture import check_architecture, check_vocabulary
+from learner.architecture import check_architecture, check_token_ids
 from tests.learner.architectures import MODELS
 from tests.learner.test_packing_check import REFUSED
 from tests.model_folders import KINDS
@@ -64,6 +64,6 @@ def test_quantised_weights_are_measured_but_not_trained(tmp_path):
 @pytest.mark.parametrize("settings", [{"vocab_size": 261}, {"text_config": {"vocab_size": 261}}])
 def test_a_token_without_an_embedding_is_refused(tmp_path, settings):
     path = write(tmp_path, **settings)
-    check_vocabulary(path, 260)
+    check_token_ids(path, 260)
     with pytest.raises(ValueError, match=r"^model\.path .*it has 261; .*got token 261$"):
-        check_vocabulary(path, 261)
+        check_token_ids(path, 261)

@@ -9,12 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydra import compose, initialize_config_module
-from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig, OmegaConf
 
 from conf.programs import BudgetConfig, CompareConfig
-from launch.program import UserError, one_line
+from launch.program import UserError, compose_run
 from launch.record.run_folder import SUMMARY, read_summary, refused
 from launch.record.tracking import LONGEST_TAG
 
@@ -88,19 +86,17 @@ def plan_runs(config: CompareConfig) -> list[PlannedRun]:
     """
     folder = Path(config.run_dir).resolve()
     arms = {}
-    GlobalHydra.instance().clear()
-    with initialize_config_module("conf", version_base="1.3"):
-        for arm, overrides in config.arms.items():
-            own = [
-                *budget_overrides(config.budget, config.max_steps),
-                "loop.save_final=false",
-                f"evaluation.before={str(arm == next(iter(config.arms))).lower()}",
-                "~tracker.console",
-            ]
-            try:
-                arms[arm] = compose("train", overrides=[*config.base, *overrides, *own])
-            except Exception as error:
-                raise UserError(f"arms.{arm}: {one_line(error)}") from error
+    for arm, overrides in config.arms.items():
+        own = [
+            *budget_overrides(config.budget, config.max_steps),
+            "loop.save_final=false",
+            f"evaluation.before={str(arm == next(iter(config.arms))).lower()}",
+            "~tracker.console",
+        ]
+        try:
+            arms[arm] = compose_run([*config.base, *overrides, *own])
+        except UserError as error:
+            raise UserError(f"arms.{arm}: {error}") from error
     planned = []
     for seed in config.seeds:
         for arm, of_arm in arms.items():

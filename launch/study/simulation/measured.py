@@ -12,9 +12,11 @@ from hydra.utils import instantiate
 
 from cost.scheduler.config import SchedulerConfig
 from cost.types import FloatArray
+from launch.cli.refusals import reading
 from launch.program import UserError
 from launch.record.run_folder import (
     METRICS,
+    SAMPLES,
     metric_columns,
     read_config,
     read_samples,
@@ -24,6 +26,12 @@ from launch.record.run_folder import (
 )
 from launch.record.summary import TURNS
 from launch.study.simulation.study import Layout
+
+ROOMS = {
+    "seed": int, "rollout": dict, "scheduler": dict, "learner": dict, "loop": dict,
+    "resources": dict,
+}  # fmt: skip
+"""What tells the configuration of a training run from any other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +55,16 @@ class MeasuredRun:
             UserError: If a file is missing or damaged, or if the run did not finish 4 steps.
         """
         path = Path(folder)
-        config = read_config(path)
+        config = read_config(path, ROOMS)
         summary = read_summary(path)
         if not summary.get("completed", True):
             raise refused(path, "it did not complete; fit and check take a run that finished")
         steps = read_steps(path, at_least=4)
         groups: dict[tuple[int, str], list[int]] = {}
         for sample in read_samples(path, ("prompt", "length_tokens")):
-            group = groups.setdefault((sample["step"], sample["prompt"]), [])
-            group.append(int(sample["length_tokens"]))
+            group = groups.setdefault((sample["step"], str(sample["prompt"])), [])
+            with reading(f"{path / SAMPLES} must have numbers as length_tokens", sample["step"]):
+                group.append(int(sample["length_tokens"]))
         in_every = set.intersection(*(set(step) for step in steps))
         columns = metric_columns(steps)
         return cls(
@@ -91,6 +100,13 @@ class MeasuredRun:
     @property
     def layout(self) -> Layout:
         """Return the run's machine and loop."""
+        with reading(
+            "config.yaml must have the settings of launch.train; use a run of this version",
+            str(self.folder),
+        ):
+            return self._layout()
+
+    def _layout(self) -> Layout:
         resources, loop, learner = (self.config[key] for key in ("resources", "loop", "learner"))
         engines = resources["num_engines"]
         return Layout(

@@ -1,4 +1,4 @@
-"""The readers of a run folder: the last line of a step counts, and gaps are filled with NaN.
+"""The readers of a run folder: steps in order, gaps filled with NaN, damage named.
 
 What is refused, and how, is in `report/test_report.py`, whose page reads every file.
 """
@@ -10,29 +10,95 @@ import numpy as np
 import pytest
 
 from launch.program import UserError
-from launch.record.run_folder import METRICS, at_versions, metric_columns, read_steps
+from launch.record.run_folder import (
+    CONFIG,
+    METRICS,
+    SUMMARY,
+    at_versions,
+    metric_columns,
+    read_config,
+    read_steps,
+    read_summary,
+)
 
 
 @pytest.fixture
 def folder(tmp_path):
-    records = [{"step": 2, "a": 1.0}, {"step": 1, "b": 5.0}, {"step": 2, "a": None, "b": 6.0}]
+    records = [{"step": 2, "a": None, "b": 6.0}, {"step": 1, "b": 5.0}, {"step": 3, "a": 1.0}]
     (tmp_path / METRICS).write_text("".join(json.dumps(record) + "\n" for record in records))
     return tmp_path
 
 
-def test_the_last_line_of_a_step_counts_and_gaps_are_filled(folder):
+def test_steps_are_put_in_order_and_gaps_are_filled(folder):
     columns = metric_columns(read_steps(folder))
-    assert columns["step"].tolist() == [1, 2]
-    assert np.isnan(columns["a"]).all()
-    assert columns["b"].tolist() == [5.0, 6.0]
+    assert columns["step"].tolist() == [1, 2, 3]
+    assert np.isnan(columns["a"][:2]).all()
+    assert columns["b"][:2].tolist() == [5.0, 6.0]
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('{"step": 2}', "line 4 of metrics.jsonl repeats step 2"),
+        ('{"step": "4"}', "step in line 4 of metrics.jsonl is not a whole number"),
+        ('{"step": true}', "step in line 4 of metrics.jsonl is not a whole number"),
+        ('{"step": 4, "a": "x"}', "a in line 4 of metrics.jsonl is not a number"),
+        ('{"step": 4, "a": true}', "a in line 4 of metrics.jsonl is not a number"),
+        ('{"a": 1}', "line 4 of metrics.jsonl has no step"),
+        ("[1]", "line 4 of metrics.jsonl has no step"),
+        ("null", "line 4 of metrics.jsonl has no step"),
+        ('{"step": 4, "a"', "line 4 of metrics.jsonl is not JSON; if it was cut off, remove it"),
+        ("[" * 100_000, "line 4 of metrics.jsonl is not JSON"),
+    ],
+)
+def test_a_damaged_line_is_named(folder, line, said):
+    with (folder / METRICS).open("a") as file:
+        file.write(line + "\n")
+    for goes_on in (False, True):
+        with pytest.raises(UserError, match=said):
+            read_steps(folder, goes_on=goes_on)
+
+
+def test_a_last_line_cut_short_is_passed_over_where_the_run_may_go_on(folder):
+    with (folder / METRICS).open("a") as file:
+        file.write('{"step": 4, "a"')
+    assert len(read_steps(folder, goes_on=True)) == 3
+    with pytest.raises(UserError, match=r"line 4 of metrics\.jsonl is not JSON"):
+        read_steps(folder)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "[1, 2]", "text", "3", "a: [", "a: !!python/object/apply:os.getcwd []", "a: ${b",
+     "a: !foo 1", "- a\n- b", "\t", "[" * 3000, "a: b: c"],
+)  # fmt: skip
+def test_a_configuration_of_something_else_is_refused(tmp_path, text):
+    (tmp_path / CONFIG).write_text(text)
+    with pytest.raises(UserError, match=r"config\.yaml") as refusal:
+        read_config(tmp_path)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_configuration_of_another_program_is_refused_where_keys_are_needed(tmp_path):
+    (tmp_path / CONFIG).write_text("name: x\nloop: 3\n")
+    assert read_config(tmp_path, {"name": str}) == {"name": "x", "loop": 3}
+    with pytest.raises(UserError, match=r"config\.yaml must have loop as launch\.train writes it"):
+        read_config(tmp_path, {"loop": dict})
+
+
+@pytest.mark.parametrize("text", ["[]", "{", "{}", '{"seconds": "3"}', "[" * 100_000])
+def test_results_of_something_else_are_refused(tmp_path, text):
+    (tmp_path / SUMMARY).write_text(text)
+    with pytest.raises(UserError, match=r"summary\.json"):
+        read_summary(tmp_path, ["seconds"])
 
 
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        ({"in_every": ["b"]}, "line 1 of metrics.jsonl has no b; it is of another version"),
+        ({"in_every": ["b"]}, "line 3 of metrics.jsonl has no b; it is of another version"),
         ({"in_some": ["c"]}, "no line of metrics.jsonl has c; it is of another version"),
-        ({"at_least": 3}, "metrics.jsonl has 2 steps, and at least 3 steps are needed"),
+        ({"at_least": 4}, "metrics.jsonl has 3 steps, and at least 4 steps are needed"),
     ],
 )
 def test_what_a_reader_needs_must_be_there(folder, asked, said):

@@ -103,9 +103,10 @@ def test_responses_that_leave_no_room_for_prompts_are_refused(task, tokenizer):
 
 
 def test_a_context_longer_than_the_models_is_refused(tmp_path):
-    (tmp_path / "config.json").write_text('{"max_position_embeddings": 512}')
+    settings = '{"model_type": "llama", "max_position_embeddings": 512}'
+    (tmp_path / "config.json").write_text(settings)
     check_context(str(tmp_path), 512)
     with pytest.raises(UserError, match=r"^model\.max_model_len .* 512 positions .*, got 513$"):
         check_context(str(tmp_path), 513)
-    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     check_context(str(tmp_path), 10**6)

@@ -14,7 +14,8 @@ from conf.programs import register
 from conf.studies import BENCHES, BenchConfig
 from cost.types import Draw, LengthReport, Ticket
 from launch.bench import only_ours_on_stdout
-from launch.program import build, with_words
+from launch.cli.command_line import with_words
+from launch.program import build
 from launch.study.bench.cost import TARGETS, Run, bench_cost
 from launch.study.bench.gradient_norms import bench_gradient_norms
 from launch.study.bench.layouts import bench_layouts, packed_step, pad, padded_step

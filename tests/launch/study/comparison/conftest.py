@@ -9,14 +9,14 @@ from launch.study.comparison import plan
 from tests.launch.study.comparison.planned import PLAIN
 
 register()
-composed_once = functools.cache(plan.compose)
+composed_once = functools.cache(plan.compose_run)
 
 
 @pytest.fixture(autouse=True)
 def fast_compose(monkeypatch):
     """Composing takes most of the time, and the same few arms come again and again."""
     monkeypatch.setattr(
-        plan, "compose", lambda name, overrides: composed_once(name, tuple(overrides)).copy()
+        plan, "compose_run", lambda overrides: composed_once(tuple(overrides)).copy()
     )
 
 

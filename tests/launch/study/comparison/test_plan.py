@@ -100,7 +100,7 @@ def test_an_arm_that_does_not_compose_is_named(make_config):
     ("changes", "message"),
     [
         ({"arms": {}}, "arms must name at least one arm"),
-        ({"arms": {"../x": []}}, "arms must have names of letters"),
+        ({"arms": {"../x": []}}, "arms must be 1 to 100 letters"),
         ({"seeds": []}, "seeds must name at least one seed"),
         ({"seeds": [1, 1]}, "seeds must differ"),
         ({"max_steps": 0}, "max_steps must be positive"),

@@ -1,0 +1,1 @@
+"""What the command line may say, and how what it may not is answered."""

@@ -1,0 +1,207 @@
+"""What a user types: bare words, options and overrides, checked before hydra composes them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from typing import Any, NoReturn
+
+from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+
+from launch.cli.refusals import UserError, one_line
+
+HYDRA_OPTIONS_WITH_VALUE = (
+    "--cfg", "-c", "--package", "-p", "--config-path", "-cp", "--config-name", "-cn",
+    "--config-dir", "-cd", "--experimental-rerun", "--info", "-i",
+)  # fmt: skip
+
+
+def with_words(arguments: Sequence[str], key: str | None) -> list[str]:
+    """Turn the bare words of a command line into an override of one list key.
+
+    A bare word has no `=`, begins with none of `-`, `+` and `~`, and is no value of an option of
+    hydra's. Words reach the program letter for letter: nothing in them means anything to hydra.
+
+    Example: with_words(["runs/a", "out=x.html", "b c"], "runs") is ["runs=['runs/a','b c']",
+    "out=x.html"].
+
+    Args:
+        arguments: The command line without the program's name.
+        key: The list key that holds the words; None for a program that takes none.
+
+    Raises:
+        UserError: If there are words for a program that takes none.
+    """
+    places = list(_bare_words(arguments))
+    if not places:
+        return list(arguments)
+    words = [arguments[place] for place in places]
+    if key is None:
+        raise UserError(f"settings must be written as KEY=VALUE, got {words[0]!r}")
+    override = f"{key}=[{','.join(_quoted(word) for word in words)}]"
+    first = places[0]
+    rest = [arguments[i] for i in range(first + 1, len(arguments)) if i not in places]
+    return [*arguments[:first], override, *rest]
+
+
+def _bare_words(arguments: Sequence[str]) -> Iterator[int]:
+    for place, argument in enumerate(arguments):
+        is_value = place > 0 and arguments[place - 1] in HYDRA_OPTIONS_WITH_VALUE
+        if "=" not in argument and not argument.startswith(("-", "+", "~")) and not is_value:
+            yield place
+
+
+def _quoted(word: str) -> str:
+    """Quote a word for hydra's grammar, which leaves all but interpolations as they are."""
+    # Backslashes count only before what they could escape.
+    plain = re.sub(r"(\\*)\$\{", r"\1\1\\${", word)
+    plain = re.sub(r"(\\*)'", r"\1\1\\'", plain)
+    trailing = "\\" * (len(plain) - len(plain.rstrip("\\")))
+    return f"'{plain}{trailing}'"
+
+
+def with_reward_files(arguments: Sequence[str]) -> list[str]:
+    """Write out `reward=FILE.py:NAME`: the member `function` of the group, and its path.
+
+    Example: with_reward_files(["reward=a.py:f"]) is ["reward=function", "reward.path='a.py:f'"].
+
+    Args:
+        arguments: Overrides, in which other packages of the group (`reward@KEY=`) count too.
+    """
+    return [part for argument in arguments for part in _reward_file(argument)]
+
+
+def _reward_file(argument: str) -> list[str]:
+    found = re.fullmatch(r"(\+*reward(?:@([\w.]+))?)=['\"]?([^'\"]+\.py:[\w.]+)['\"]?", argument)
+    if found is None:
+        return [argument]
+    group, package, path = found.groups()
+    return [f"{group}=function", f"{package or 'reward'}.path={_quoted(path)}"]
+
+
+def with_quotes(arguments: Sequence[str]) -> list[str]:
+    """Quote the values that hydra's grammar has no letters for, such as paths with umlauts.
+
+    Example: with_quotes(["run_dir=/home/jörg/a=1"]) is ["run_dir='/home/jörg/a=1'"].
+
+    Args:
+        arguments: The command line without the program's name. Values that are quoted, lists,
+            mappings or interpolations already stay as they are.
+    """
+    return [_with_quotes(argument) for argument in arguments]
+
+
+def _with_quotes(argument: str) -> str:
+    key, separator, value = argument.partition("=")
+    if not separator or argument.startswith("-") or re.search(r"['\"\[\]{}(),$]|^$", value):
+        return argument
+    parser = OverridesParser.create()
+    try:
+        parser.parse_override(argument)
+    except HydraException:
+        quoted = f"{key}={_quoted(value)}"
+        try:
+            parser.parse_override(quoted)
+        except HydraException:
+            # The key is what is wrong.
+            return argument
+        return quoted
+    return argument
+
+
+def check_options(arguments: Sequence[str]) -> None:
+    """Refuse options that hydra does not know, or that lack their value, in one line.
+
+    Raises:
+        UserError: With what hydra's parser says; it would print its whole usage before that.
+    """
+
+    def refuse(message: str) -> NoReturn:
+        raise UserError(f"options must be those that --hydra-help lists: {message}")
+
+    parser = get_args_parser()
+    parser.error = refuse  # type: ignore[method-assign]
+    chosen = parser.parse_args([each for each in arguments if each != "--version"])
+    if chosen.multirun:
+        raise UserError(
+            "options must not ask for several runs at once; start launch.train once for each, or "
+            "compare them with launch.compare, got --multirun"
+        )
+
+
+def check_overrides(arguments: Sequence[str], groups: Sequence[str]) -> None:
+    """Refuse overrides of a group by anything but the name of one of its members.
+
+    Hydra takes lists, which lay several members over each other, and fails on other values.
+
+    Args:
+        arguments: The command line, or overrides alone.
+        groups: Groups of the configuration.
+
+    Raises:
+        UserError: Naming the override.
+    """
+    for override in _parsed(arguments):
+        if not override.key_or_group:
+            line = override.input_line
+            raise UserError(f"settings must be written as KEY=VALUE, got {line!r}")
+        group = override.key_or_group.removeprefix("/")
+        key = f"{group}@{override.package}" if override.package else group
+        value: Any = None if override.is_delete() else override.value()
+        if override.is_delete() or group not in groups or isinstance(value, str | dict):
+            continue
+        if not (group in SEVERAL_AT_ONCE and isinstance(value, list)):
+            raise UserError(
+                f"{key} must be the name of one member of its group, which --help lists; "
+                f"~{key} takes none, got {value!r}"
+            )
+
+
+SEVERAL_AT_ONCE = ("tracker",)
+"""Groups whose members hold settings by name, so that several go together."""
+
+
+def check_emptied(overrides: Sequence[str], config: DictConfig) -> None:
+    """Refuse `KEY={}` where KEY holds something: hydra merges, so that nothing would change.
+
+    Args:
+        overrides: As given, for hydra.
+        config: What they composed to.
+
+    Raises:
+        UserError: Naming the key.
+    """
+    for override in _parsed(overrides):
+        key = override.package or override.key_or_group.replace("/", ".")
+        if override.is_delete() or override.value() != {}:
+            continue
+        if OmegaConf.select(config, key, throw_on_missing=False):
+            raise UserError(
+                f"{key} must be given what is to change, since an empty mapping is merged into "
+                "what it holds; name another member of its group or a setting, got {}"
+            )
+
+
+def _parsed(arguments: Sequence[str]) -> list[Override]:
+    # Options and their values hold no setting, whatever is in them.
+    settings = [
+        argument
+        for place, argument in enumerate(arguments)
+        if not argument.startswith("-")
+        and (place == 0 or arguments[place - 1] not in HYDRA_OPTIONS_WITH_VALUE)
+    ]
+    return [_parse(setting) for setting in settings]
+
+
+def _parse(setting: str) -> Override:
+    try:
+        return OverridesParser.create().parse_override(setting)
+    except HydraException as error:
+        raise UserError(
+            "settings must be written as KEY=VALUE, values with signs of their own in quotes "
+            f"({one_line(error)}), got {setting!r}"
+        ) from error

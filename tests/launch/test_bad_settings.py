@@ -1,0 +1,151 @@
+"""Every setting of every program takes no nonsense: one sentence, or it goes on."""
+
+import math
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from conf.programs import register
+from launch.program import UserError, build
+from tests.places import CONF
+
+register()
+PROGRAMS = {
+    "train": ["experiment=quickstart"],
+    "evaluate": ["experiment=quickstart_check", "model.path=model"],
+    "bench": [],
+    "simulate": [],
+    "compare": [],
+    "submit": [],
+    "report": ["runs=[a]"],
+    "trace": ["runs=[a]"],
+    "dashboard": ["out=x"],
+    "smollm2": [],
+    "theory": [],
+    "variance": [],
+    "warmstart": [],
+}
+ABSURD = (math.inf, -math.inf, math.nan, 10**30, -(10**30))
+ODD = (None, [], {}, "text", -1, [None], {"a": None}, True, "", "\0", "\ud800")
+
+
+def composed(program: str, overrides: list[str]) -> DictConfig:
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return compose(program, [*overrides, *PROGRAMS[program]])
+
+
+def keys_of(node, prefix=""):
+    """Every key at any depth that is no interpolation, with its value."""
+    for name, child in node.items_ex(resolve=False):
+        key = f"{prefix}{name}"
+        if OmegaConf.is_interpolation(node, name) or key == "hydra":
+            continue
+        yield key, child
+        if isinstance(child, DictConfig) and child is not None:
+            yield from keys_of(child, f"{key}.")
+
+
+def verdict(config, key, value):
+    """What a user sees: None where the value is taken."""
+    changed = config.copy()
+    try:
+        OmegaConf.update(changed, key, value, merge=False)
+    except OmegaConfBaseException:
+        # Hydra says the same on the command line.
+        return f"{key} has another type"
+    try:
+        build(changed)
+    except UserError as refusal:
+        return str(refusal)
+    return None
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_no_number_is_infinite_or_absurd(program):
+    config = composed(program, [])
+    build(config.copy())
+    checked = 0
+    for key, value in keys_of(config):
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        if not number or key.endswith("_per_second"):
+            continue
+        absurd = ABSURD[checked % len(ABSURD)]
+        found = verdict(config, key, absurd)
+        assert found is not None, f"{program} takes {key}={absurd}"
+        assert key.split(".")[-1] in found, found
+        assert "\n" not in found
+        checked += 1
+    assert checked > 0 or program in ("report", "trace", "dashboard", "smollm2", "submit")
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_nothing_odd_is_a_bug(program):
+    """Anything but a refusal in one line comes out of `build` as an exception and fails this."""
+    config = composed(program, [])
+    for place, (key, _) in enumerate(keys_of(config)):
+        found = verdict(config, key, ODD[place % len(ODD)])
+        assert found is None or "\n" not in found, found
+
+
+@pytest.mark.parametrize("program", ["train", "evaluate", "bench", "simulate", "compare"])
+@pytest.mark.parametrize(
+    "name",
+    ["", ".", "..", "../../x", "a/b", "a b", "<b>x</b>", "a\nb", "x" * 101, "-x", "ü", "a;b", "$x"],
+)
+def test_a_name_is_safe_as_file_actor_and_page(program, name):
+    found = verdict(composed(program, []), "name", name)
+    assert found is not None
+    assert found.startswith("name must be 1 to 100 letters")
+
+
+@pytest.mark.parametrize("program", ["train", "evaluate", "simulate", "compare"])
+@pytest.mark.parametrize(
+    "path", ["", " ", "s3://bucket/x", "gs://x", "file:///x", "a\nb", "/x/" + "y" * 256, "\x1b[1m"]
+)
+def test_a_run_folder_is_a_path_of_this_machine(program, path):
+    found = verdict(composed(program, []), "run_dir", path)
+    assert found is not None
+    assert found.startswith("run_dir must ")
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["name=a.b_c-1"],
+        ["name=" + "x" * 100],
+        ["run_dir='/tmp/mit leer/ü'"],
+        ["run_dir=../runs/x"],
+        ["loop.num_steps=1000000000"],
+        ["loop.max_staleness=1000"],
+        ["loop.max_generated_tokens=1000000000000"],
+        ["rollout.temperature=0.1"],
+        ["rollout.reward_processes=512"],
+        ["seed=4294967295"],
+        ["learner.max_grad_norm=1000000000"],
+        ["learner.lr=1"],
+        ["resources.engine_cpus=0.5"],
+        ["recipe=st_ppo", "objective=gspo"],
+        ["scheduler.entropy_control=null"],
+    ],
+)
+def test_good_settings_go_on(overrides):
+    build(composed("train", overrides))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("env", ["GITHUB_PAT"]), ("env", ["MY_PWD"]), ("env", ["a b"]), ("env", ["DB_DSN"]),
+        ("secrets", ["1A"]), ("name", "Upper"), ("name", ""), ("form", "docker"),
+        ("kuberay.claim", "a/b"), ("kuberay.claim", "x" * 254), ("kuberay.image", "a b"),
+        ("kuberay.mount_path", "shared"), ("kuberay.mount_path", "/a/../b"),
+        ("kuberay.mount_path", "/"), ("slurm.time", "1 day"), ("slurm.activate", ""),
+        ("node.cpus", 0),
+    ],
+)  # fmt: skip
+def test_a_job_that_no_cluster_takes_is_refused(key, value):
+    found = verdict(composed("submit", []), key, value)
+    assert found is not None
+    assert key in found
