@@ -136,3 +136,15 @@ class RolloutConfig:
         for key in ("reward_timeout_seconds", "ticket_deadline_seconds", "start_deadline_seconds"):
             if not getattr(self, key) > 0:
                 raise ValueError(f"rollout.{key} must be positive, got {getattr(self, key)!r}")
+
+    @property
+    def reward_max_late_in_a_row(self) -> int | None:
+        """Time-outs in a row after which an actor stops scoring; None for never.
+
+        As many as half of a ticket's deadline has room for: otherwise a reward that always hangs
+        would show as missed deadlines, and no batch would be whole to say why.
+        """
+        if self.reward_max_timed_out_share == 1:
+            return None
+        each = self.reward_timeout_seconds / self.reward_processes
+        return max(16, int(self.ticket_deadline_seconds / 2 / each))
