@@ -145,3 +145,15 @@ class RolloutConfig:
                 f"rollout.update_mode must be one of {', '.join(UPDATE_MODES)}, "
                 f"got {self.update_mode!r}"
             )
+
+    @property
+    def reward_max_late_in_a_row(self) -> int | None:
+        """Time-outs in a row after which an actor stops scoring; None for never.
+
+        As many as half of a ticket's deadline has room for: a reward that always hangs would hold
+        up its whole batch before the batch could say why.
+        """
+        if self.reward_max_timed_out_share == 1:
+            return None
+        each = self.reward_timeout_seconds / self.reward_processes
+        return max(16, int(self.ticket_deadline_seconds / 2 / each))

@@ -22,6 +22,7 @@ from conf.resources import ResourcesConfig
 from launch.program import RunError, UserError
 from launch.run.parity import ParityError
 from rollout.pool import EngineError, ray_logs
+from rollout.rewards.pool import SlowRewardError
 
 CONNECT_SECONDS = 10.0
 START_TRIES = 3
@@ -163,11 +164,15 @@ def cluster(resources: ResourcesConfig) -> Iterator[None]:
 
     Raises:
         RunError: If an actor, an engine or the parity guard failed, or a deadline passed.
+        UserError: If the reward only timed out.
     """
     connect(resources)
     try:
         yield
     except (RayError, EngineError, ParityError, TimeoutError) as error:
+        cause = getattr(error, "cause", None)
+        if isinstance(cause, SlowRewardError):
+            raise UserError(str(cause)) from error
         what = (
             str(error)
             or "a deadline passed; see rollout.*_seconds, learner.*_seconds, loop.*_seconds"

@@ -33,6 +33,10 @@ _END_SECONDS = 1.0
 """A supervisor that has not ended all within this time is itself killed."""
 
 
+class SlowRewardError(RuntimeError):
+    """Scoring has timed out for so many responses in a row that no other outcome is in sight."""
+
+
 @dataclass(frozen=True, slots=True)
 class ScoredResponse:
     """How the scoring of one response ended."""
@@ -53,7 +57,11 @@ class RewardPool:
     """
 
     def __init__(
-        self, reward: Reward, num_processes: int = 1, timeout_seconds: float = 10.0
+        self,
+        reward: Reward,
+        num_processes: int = 1,
+        timeout_seconds: float = 10.0,
+        max_late_in_a_row: int | None = None,
     ) -> None:
         """Hold the settings; `start` starts the processes.
 
@@ -62,6 +70,8 @@ class RewardPool:
             num_processes: Responses scored at the same time, at least 1.
             timeout_seconds: Wall-clock limit of one response, positive; waiting for a process
                 does not count.
+            max_late_in_a_row: Give up when scoring has timed out for more responses than these
+                and for no other in between; None to go on for ever.
 
         Raises:
             ValueError: If a number is out of range.
@@ -73,6 +83,8 @@ class RewardPool:
         self._reward = pickle.dumps(reward)
         self._timeout_seconds = timeout_seconds
         self._num_processes = num_processes
+        self._max_late_in_a_row = max_late_in_a_row
+        self._late_in_a_row = 0
         # Free places: an idle process, or None where one has to be started.
         self._places: asyncio.Queue[_Child | None] = asyncio.Queue()
         for _ in range(num_processes):
@@ -101,6 +113,7 @@ class RewardPool:
 
         Raises:
             RuntimeError: If the pool is closed, or a process cannot load the reward.
+            SlowRewardError: If scoring has only timed out for too long.
         """
         if self._closed:
             raise RuntimeError("the reward pool is closed")
@@ -131,11 +144,14 @@ class RewardPool:
                 child = await self._new_child()
             answer = await asyncio.wait_for(child.ask(item), self._timeout_seconds)
             healthy = True
+            self._late_in_a_row = 0
         except TimeoutError:
+            self._count_late(item)
             message = f"scoring took longer than {self._timeout_seconds} seconds"
             return ScoredResponse(None, RewardStatus.TIMED_OUT, message, message)
         except (EOFError, ConnectionError):
             assert child is not None
+            self._late_in_a_row = 0
             message = f"the reward process {_end_text(await child.exit_code())}"
             return ScoredResponse(None, RewardStatus.CRASHED, message, message)
         finally:
@@ -145,6 +161,16 @@ class RewardPool:
         if "error" in answer:
             return ScoredResponse(None, RewardStatus.CRASHED, answer["error"], answer["summary"])
         return ScoredResponse(Score(**answer["score"]), RewardStatus.OK, "")
+
+    def _count_late(self, item: tuple[str, str, str]) -> None:
+        self._late_in_a_row += 1
+        most = self._max_late_in_a_row
+        if most is not None and self._late_in_a_row > most:
+            raise SlowRewardError(
+                f"scoring took longer than rollout.reward_timeout_seconds = "
+                f"{self._timeout_seconds:g} for {self._late_in_a_row} responses in a row; make the "
+                f"reward faster, or raise the limit; the last response: {item[1][-500:]!r}"
+            )
 
     async def _new_child(self) -> "_Child":
         if self._closed:

@@ -53,3 +53,16 @@ def test_a_value_outside_its_range_is_refused_by_name(key, value):
 def test_an_engine_value_outside_its_range_is_refused_by_name(key, value):
     with pytest.raises(ValueError, match=rf"^rollout\.engine\.{key} .*got "):
         EngineConfig(**{key: value})
+
+
+@pytest.mark.parametrize(
+    ("settings", "most"),
+    [
+        ({}, 30),
+        ({"reward_processes": 4}, 120),
+        ({"reward_timeout_seconds": 100.0}, 16),
+        ({"reward_max_timed_out_share": 1.0}, None),
+    ],
+)
+def test_time_outs_in_a_row_end_scoring_within_half_a_tickets_deadline(settings, most):
+    assert RolloutConfig(**settings).reward_max_late_in_a_row == most

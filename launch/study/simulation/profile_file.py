@@ -9,6 +9,7 @@ import yaml
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from conf.rewards import with_functions
 from launch.program import UserError
 from launch.run.inputs import load_prompts, load_tokenizer, resolve_model
 from launch.study.simulation.fit import fit
@@ -38,7 +39,8 @@ def fit_profile(folder: str, out: str) -> Profile:
     config = OmegaConf.create(run.config)
     tokenizer = load_tokenizer(resolve_model(config.model.path))
     room = config.model.max_model_len - config.rollout.max_tokens
-    prompts = load_prompts(instantiate(config.task), tokenizer, instantiate(config.reward), room)
+    reward = instantiate(with_functions(config).reward, _convert_="object")
+    prompts = load_prompts(instantiate(config.task), tokenizer, reward, room)
     profile = fit(run, np.array([len(prompt.token_ids) for prompt in prompts]))
     text = yaml.safe_dump(plain(profile), sort_keys=False, default_flow_style=None, width=98)
     path.parent.mkdir(parents=True, exist_ok=True)

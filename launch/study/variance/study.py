@@ -131,7 +131,11 @@ def _measure_one(
 async def score_rewards(
     reward: Any, items: Sequence[tuple[str, str, str]]
 ) -> tuple[FloatArray, BoolArray]:
-    """Return rewards [M], NaN where scoring failed, and whether they are usable [M]."""
+    """Return rewards [M], NaN where scoring failed, and whether they are usable [M].
+
+    Raises:
+        UserError: If scoring failed for more than half of the responses.
+    """
     from rollout.rewards.pool import RewardPool
 
     pool = RewardPool(reward)
@@ -140,5 +144,11 @@ async def score_rewards(
         scored = await pool.score(items)
     finally:
         pool.close()
+    failed = [one for one in scored if one.score is None]
+    if 2 * len(failed) > len(scored):
+        raise UserError(
+            "reward must give most responses a number, got none for "
+            f"{len(failed)} of {len(scored)}; the first:\n{failed[0].error.strip()}"
+        )
     rewards = np.array([math.nan if s.score is None else s.score.reward for s in scored])
     return rewards, np.isfinite(rewards)

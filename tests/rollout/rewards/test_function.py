@@ -1,13 +1,16 @@
 """Functions and classes named by their path score as they were written to."""
 
 import asyncio
+import inspect
 import os
 import pickle
+import re
 import sys
 
 import pytest
 
 from cost.types import RewardStatus
+from rollout.rewards import function
 from rollout.rewards.function import FunctionReward, adapted, scores_responses
 from rollout.rewards.pool import RewardPool
 from rollout.rewards.types import Score
@@ -97,6 +100,17 @@ def test_what_has_a_default_keeps_it_unless_it_is_set():
 def test_a_function_that_cannot_be_called_is_refused(function, told):
     with pytest.raises(ValueError, match=told):
         adapted(function, {})
+
+
+def first_of(*names):
+    """A function with these parameters that returns the first."""
+
+    def returns(**named):
+        return named[names[0]]
+
+    kind = inspect.Parameter.KEYWORD_ONLY
+    returns.__signature__ = inspect.Signature([inspect.Parameter(name, kind) for name in names])
+    return returns
 
 
 @pytest.mark.parametrize("returned", [1.0, [1.0, 2.0], [], None])
@@ -232,3 +246,16 @@ def test_what_is_not_there_is_refused_with_the_key_and_the_path(
     with pytest.raises(ValueError, match=rf"^reward\.path .*{told}.*, got '.*{path}'$") as refusal:
         FunctionReward(path, settings)
     assert "\n" not in str(refusal.value)
+
+
+def test_the_documented_names_are_those_that_are_given():
+    rows = re.findall(r"^\| (.+?) \| (.+) \|$", function.__doc__, re.MULTILINE)[2:]
+    named = {what: re.findall(r"`(\w+)`", names) for what, names in rows}
+    roles = ("the user's message", "the response", "the task's answer")
+    texts = (QUESTION, RESPONSE, ANSWER)
+    for what, text in zip(roles, texts, strict=True):
+        for name in named.pop(what):
+            names = [name] if what == "the response" else [name, "response"]
+            assert adapted(first_of(*names), {})(*texts) == text
+    (given,) = named.values()
+    assert given == ["data_source", "extra_info"]

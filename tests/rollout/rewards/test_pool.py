@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cost.types import RewardStatus
-from rollout.rewards.pool import RewardPool
+from rollout.rewards.pool import RewardPool, SlowRewardError
 from tests.places import PROJECT
 
 
@@ -76,6 +76,21 @@ def test_a_hanging_reward_is_killed_and_the_others_go_on(rewards, response):
     assert scored[1].error == "scoring took longer than 0.5 seconds"
     assert 0.5 <= seconds < 5
     assert {s.status for s in later} == {RewardStatus.OK}
+
+
+def test_after_too_many_time_outs_in_a_row_it_gives_up(rewards):
+    async def use(pool):
+        # An outcome of any other kind in between begins the row anew.
+        texts = ["sleep", "sleep", "one", "sleep", "sleep", "exit", "sleep", "sleep"]
+        scored = await pool.score(items(*texts))
+        assert [s.status for s in scored].count(RewardStatus.TIMED_OUT) == 6
+        await pool.score(items("sleep"))
+
+    told = (
+        r"longer than rollout\.reward_timeout_seconds = 0\.2 for 3 responses in a row; .*'sleep'$"
+    )
+    with pytest.raises(SlowRewardError, match=told):
+        run(rewards.Obedient(), use, timeout_seconds=0.2, max_late_in_a_row=2)
 
 
 def test_killed_processes_are_gone(rewards):

@@ -1,5 +1,6 @@
 """The exact variance: closed forms, orderings that must hold, and one real measurement."""
 
+import asyncio
 import json
 import math
 
@@ -8,6 +9,7 @@ import pytest
 
 from conf.studies import AGGREGATIONS
 from cost.thinning.thinning import KeepAll, systematic_sample
+from launch.program import UserError
 from launch.study.variance.measurement import BatchResult, Bias
 from launch.study.variance.rules import (
     ORACLE,
@@ -17,7 +19,9 @@ from launch.study.variance.rules import (
     keep_probabilities,
     second_moment,
 )
+from launch.study.variance.study import score_rewards
 from launch.study.variance.summary import Ratio, fitted_proxy, norm_fit, summarise
+from rollout.rewards.function import FunctionReward
 from tests.launch.programs import call
 
 
@@ -193,3 +197,17 @@ def test_a_measurement_of_the_shipped_model(tmp_path):
             assert rule in printed
     assert report["norm_fit"]["surprise"]["correlation"] > 0.5
     assert max(len(line) for line in printed.splitlines()) <= 80
+
+
+@pytest.mark.parametrize("failing", [2, 3])
+def test_a_reward_that_fails_for_most_responses_ends_the_measurement(tmp_path, failing):
+    file = tmp_path / "often.py"
+    file.write_text("def f(response):\n    return {'right': 1.0}[response]\n")
+    responses = ["wrong"] * failing + ["right"] * (4 - failing)
+    scoring = score_rewards(FunctionReward(f"{file}:f"), [("q", text, "a") for text in responses])
+    if failing == 2:
+        _, usable = asyncio.run(scoring)
+        assert usable.tolist() == [False, False, True, True]
+    else:
+        with pytest.raises(UserError, match=r"(?s)got none for 3 of 4; the first:.*'wrong'$"):
+            asyncio.run(scoring)
