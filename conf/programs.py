@@ -76,7 +76,7 @@ class CompareConfig:
         )
         for seed in self.seeds:
             fault = SEED.fault(seed)
-            require(fault is None, f"seeds must be {fault}", seed)
+            require(fault is None, f"seeds {fault}", seed)
         require_ranges("", self, {"max_steps": positive()})
         require(
             self.budget.axis != "steps" or self.budget.amount <= self.max_steps,

@@ -135,7 +135,7 @@ def check_run(name: str, seed: int, run_dir: str) -> None:
     """
     require_name("name", name)
     fault = SEED.fault(seed)
-    require(fault is None, f"seed must be {fault}", seed)
+    require(fault is None, f"seed {fault}", seed)
     require_path("run_dir", run_dir)
 
 

@@ -20,15 +20,15 @@ class Range:
     above: bool = False
 
     def fault(self, value: float) -> str | None:
-        """Say what a value must be, such as "positive", or None for one in the range."""
+        """Say what a value must be, such as "must be positive", or None for one in the range."""
         if not math.isfinite(value):
-            return "finite"
+            return "must be finite"
         if value < self.least or (self.above and value == self.least):
             if self.least == 0:
-                return "positive" if self.above else "not negative"
-            return f"above {self.least:g}" if self.above else f"at least {self.least:g}"
+                return "must be positive" if self.above else "must not be negative"
+            return f"must be {'above' if self.above else 'at least'} {self.least:g}"
         if value > self.most:
-            return f"at most {self.most:.15g}"
+            return f"must be at most {self.most:.15g}"
         return None
 
 
@@ -67,4 +67,4 @@ def require_ranges(prefix: str, settings: object, ranges: Mapping[str, Range]) -
         value = getattr(settings, key)
         fault = None if value is None else within.fault(value)
         if fault is not None:
-            raise ValueError(f"{prefix}{key} must be {fault}, got {value!r}")
+            raise ValueError(f"{prefix}{key} {fault}, got {value!r}")

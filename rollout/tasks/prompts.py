@@ -166,7 +166,7 @@ def require_num_prompts(value: int) -> None:
     """Refuse a number of generated prompts that is none, or that no memory holds."""
     fault = count(MOST_PROMPTS).fault(value)
     if fault is not None:
-        raise ValueError(f"task.num_prompts must be {fault}, got {value!r}")
+        raise ValueError(f"task.num_prompts {fault}, got {value!r}")
 
 
 def require_policy(key: str, value: str) -> None:

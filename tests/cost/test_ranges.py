@@ -23,13 +23,13 @@ def test_a_fault_is_what_lies_outside(least, width, above, value):
 @pytest.mark.parametrize(
     ("within", "value", "fault"),
     [
-        (count(), 0, "at least 1"),
-        (count(50), 51, "at most 50"),
-        (amount(), -1, "not negative"),
-        (positive(), 0, "positive"),
-        (positive(), math.inf, "finite"),
-        (Range(1, 2, above=True), 1, "above 1"),
-        (count(), 2_000_000_000, "at most 1000000000"),
+        (count(), 0, "must be at least 1"),
+        (count(50), 51, "must be at most 50"),
+        (amount(), -1, "must not be negative"),
+        (positive(), 0, "must be positive"),
+        (positive(), math.inf, "must be finite"),
+        (Range(1, 2, above=True), 1, "must be above 1"),
+        (count(), 2_000_000_000, "must be at most 1000000000"),
     ],
 )
 def test_the_words_say_which_end(within, value, fault):

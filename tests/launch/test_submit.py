@@ -20,7 +20,7 @@ def test_arguments_split_at_the_first_dashes():
         (lambda: SubmitConfig(name="a", env=["A B"]), "env must hold names of environment var"),
         (lambda: SubmitConfig(name="a", env=["MY_API_KEY"]), "put the name into secrets"),
         (lambda: SlurmConfig(partition="a\n#SBATCH --x"), "slurm.partition must be letters"),
-        (lambda: KubeRayConfig(claim="A_b"), "kuberay.claim must be lower-case"),
+        (lambda: KubeRayConfig(claim="A_b"), "kuberay.claim must be at most 253 lower-case"),
         (lambda: NodeConfig(gpus=-1), "node.gpus must not be negative"),
     ],
 )

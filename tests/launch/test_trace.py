@@ -50,7 +50,7 @@ def test_nothing_is_overwritten(folder):
     [
         (None, "a run must be a folder of launch.train, .* it has no metrics.jsonl"),
         ("", "metrics.jsonl has no step"),
-        ('{"step": 1, "ti', "line 1 of metrics.jsonl is not JSON; if it was cut off, remove it"),
+        ('{"step": 1, "ti', "metrics.jsonl has no step; the run ended before its first one"),
         ("[1]", "line 1 of metrics.jsonl has no step"),
         ('{"step": 1, "time": 1.0}', "line 1 of metrics.jsonl has no loop/generate_seconds"),
     ],

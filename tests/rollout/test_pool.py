@@ -18,6 +18,7 @@ from rollout.config import EngineConfig, RolloutConfig
 from rollout.environments import SingleTurn
 from rollout.pool import EngineError, RolloutPool
 from rollout.progress import StalledError, Watch
+from rollout.stopping import Stopping
 from rollout.types import Completion, Prompt, VersionSpan
 
 PROMPT = Prompt(0, np.zeros(3, np.int32), "1", "fake", "q")
@@ -315,7 +316,8 @@ def slow_pool(seconds_of, *, reward_seconds=0.0, environment=None, num_engines=1
         actor = RolloutActor(config, {}, environment or SingleTurn(), None, scheduler, 0)
         engines.append(SlowEngine(config.ticket_deadline_seconds, seconds_of))
         actor._engine, actor._rewards = engines[-1], Rewards(reward_seconds)
-        actor._tokenizer = SimpleNamespace(batch_decode=lambda ids, **_: ["x"] * len(ids))
+        actor._stopping = Stopping(())
+        actor._tokenizer = SimpleNamespace(decode=lambda ids, **_: "x")
         return InProcess(actor)
 
     pool = RolloutPool(make_actor, num_engines, config, scheduler, seed=0)
