@@ -15,7 +15,7 @@ from rollout.engines.vllm_engine import (
     engine_arguments,
 )
 from rollout.progress import StalledError
-from rollout.stopping import stopping_of
+from rollout.stopping import Stopping
 from tests.places import PROJECT
 
 
@@ -63,7 +63,7 @@ def test_an_engine_tells_tokens_that_arrive_from_tokens_that_do_not() -> None:
     prompt = np.arange(1, 9, dtype=np.int32)
 
     async def scenario() -> None:
-        engine = VLLMEngine(asked, num_threads=1, stopping=stopping_of(model), deadline_seconds=8.0)
+        engine = VLLMEngine(asked, num_threads=1, stopping=Stopping(()), deadline_seconds=8.0)
 
         async def generate(seed: int) -> int:
             found = await engine.generate(prompt, max_tokens=400, temperature=1.0, seed=seed)
