@@ -7,6 +7,7 @@ SubmitConfig + the run's overrides -> checked_run -> pack -> send -> follow
 from __future__ import annotations
 
 import os
+import posixpath
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -33,7 +34,7 @@ def checked_run(config: SubmitConfig, overrides: Sequence[str]) -> RunConfig:
         raise UserError("name the run after `--`, such as -- experiment=quickstart run_dir=/shared")
     composed = compose_run(overrides)
     run: RunConfig = build(composed)
-    folder = PurePosixPath(run.run_dir)
+    folder = PurePosixPath(posixpath.normpath(run.run_dir))
     if config.form == "kuberay":
         if config.kuberay.claim is None:
             raise UserError(

@@ -9,8 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from conf.programs import CompareConfig
+from launch.cli.refusals import one_line
 from launch.program import UserError, build
 from launch.record.run_folder import read_config
 from launch.run.inputs import resolve_model
@@ -20,6 +23,8 @@ from launch.study.comparison.results import results_of
 PLAN = "comparison.yaml"
 OWN_KEYS = ("name", "run_dir")
 """Keys of a run's configuration in which it may differ from what is asked for."""
+LONGEST_SHOWN = 200
+"""Letters of a foreign file in a sentence."""
 MOST_DRAWN = 20
 """Batches that an allocator may draw at most to fill one; more than any here does."""
 
@@ -57,13 +62,13 @@ def require_own_folder(config: CompareConfig, folder: Path) -> None:
             f"{PLAN} and so is something else's or an older version's; choose another name or "
             "run_dir"
         )
-    earlier: Any = OmegaConf.to_container(OmegaConf.load(folder / PLAN))
+    earlier = _read_plan(folder)
     now = plan_content(config)
     pairs = {key: (earlier.get(key), now[key]) for key in ("budget", "max_steps", "base")}
     pairs |= {
         f"arms.{arm}": (earlier["arms"][arm], overrides)
         for arm, overrides in now["arms"].items()
-        if arm in earlier.get("arms", {})
+        if arm in earlier["arms"]
     }
     for key, (there, asked) in pairs.items():
         if there != asked:
@@ -71,6 +76,19 @@ def require_own_folder(config: CompareConfig, folder: Path) -> None:
                 f"{str(folder)!r} holds a comparison with another {key} ({there!r} there, "
                 f"{asked!r} asked for); choose another name or run_dir"
             )
+
+
+def _read_plan(folder: Path) -> dict[str, Any]:
+    try:
+        plan: Any = OmegaConf.to_container(OmegaConf.load(folder / PLAN))
+    except (OSError, ValueError, YAMLError, OmegaConfBaseException, RecursionError) as error:
+        plan = one_line(error)
+    if not isinstance(plan, dict) or not isinstance(plan.get("arms"), dict):
+        raise UserError(
+            f"{PLAN} in {str(folder)!r} must name the arms of a comparison, as launch.compare "
+            f"writes it, got {str(plan)[:LONGEST_SHOWN]!r}; choose another name or run_dir"
+        )
+    return plan
 
 
 def plan_content(config: CompareConfig) -> dict[str, Any]:

@@ -35,6 +35,11 @@ def test_only_allowed_variables_that_are_set_go_along():
             ["experiment=quickstart", "run_dir=/sharedother/a"],
             "run_dir must lie under kuberay.mount_path = '/shared'",
         ),
+        (
+            {"form": "kuberay"},
+            ["experiment=quickstart", "run_dir=/shared/../etc"],
+            "run_dir must lie under kuberay.mount_path = '/shared'",
+        ),
     ],
 )
 def test_a_run_that_cannot_work_is_refused_before_it_is_sent(settings, overrides, sentence):

@@ -44,6 +44,22 @@ def test_a_folder_of_something_else_is_refused_and_left_alone(make_config):
 
 
 @pytest.mark.parametrize(
+    "content",
+    [
+        b"", b"a list: [", b"- 1", b"3", b"\xff\xfe", b"arms: plain", b"budget: {}", b"\0",
+        b"arms: !!python/object/apply:os.getcwd []", b"[" * 5000,
+    ],
+)  # fmt: skip
+def test_a_plan_that_is_none_is_refused_in_one_sentence_and_left_alone(make_config, content):
+    folder = new_folder(make_config())
+    (folder / "comparison.yaml").write_bytes(content)
+    with pytest.raises(UserError, match=r"^comparison.yaml in .*out.*another name") as refusal:
+        check(make_config(), folder)
+    assert "\n" not in str(refusal.value)
+    assert (folder / "comparison.yaml").read_bytes() == content
+
+
+@pytest.mark.parametrize(
     ("changes", "key"),
     [
         ({"budget": BudgetConfig(amount=6000)}, "budget"),
