@@ -245,6 +245,15 @@ def failure_of(run):
     raise AssertionError("the run did not fail")
 
 
+@pytest.fixture
+def interruptible():
+    """SIGINT interrupts, also where a shell started the tests in the background and ignores it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("part", ["publish", "update", "roll", "select"])
 @pytest.mark.parametrize("error", FAILURES, ids=lambda error: type(error).__name__)
 def test_whatever_ends_a_run_the_policy_is_saved_and_the_message_says_where(
