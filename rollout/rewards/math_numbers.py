@@ -172,31 +172,10 @@ _SAME = {
     **{"millilitre": "ml", "mins": "min", "secs": "s", "usd": "dollar", "miles": "mile"},
 }
 _NO_UNIT = frozenset(("unit", "square", "sq", "cubic", "cu", "a", "an", "per", "of", "the"))
-_FUNCTIONS = frozenset(
-    [
-        "sin",
-        "cos",
-        "tan",
-        "cot",
-        "sec",
-        "csc",
-        "log",
-        "ln",
-        "lg",
-        "exp",
-        "max",
-        "min",
-        "gcd",
-        "lcm",
-        "mod",
-        "det",
-        "dim",
-    ]
-)
-_FUNCTIONS = _FUNCTIONS - {"sec", "min"}
+_FUNCTIONS = frozenset("sin cos tan cot csc log ln lg exp max gcd lcm mod det dim".split())
+"""Names that are no unit; "sec" and "min" are more often one."""
 _JOINS = frozenset(("and", "or", "if", "for", "where", "when", "with", "is", "to"))
 
-_FACTOR = re.compile(r"([^\W\d_]+|[$\u20ac\u00a3\u00a5\u20b9])(?:\s*\^\s*(-?\d))?")
 _TEXT_UNIT = re.compile(
     r"(.+?)\s*\\text\s*\{([^{}]*)\}\s*(?:\^\s*\{?\s*(-?\d)\s*\}?)?"
     r"(?:\s*(/)\s*(?:\\text\s*\{([^{}]*)\}|([a-z]+))\s*(?:\^\s*\{?\s*(-?\d)\s*\}?)?)?"
