@@ -172,7 +172,12 @@ _SAME = {
     **{"millilitre": "ml", "mins": "min", "secs": "s", "usd": "dollar", "miles": "mile"},
 }
 _NO_UNIT = frozenset(("unit", "square", "sq", "cubic", "cu", "a", "an", "per", "of", "the"))
-_FUNCTIONS = frozenset("sin cos tan cot csc log ln lg exp max gcd lcm mod det dim".split())
+_FUNCTIONS = frozenset(
+    (
+        *("sin", "cos", "tan", "cot", "csc", "log", "ln", "lg", "exp", "max"),
+        *("gcd", "lcm", "mod", "det", "dim"),
+    )
+)
 """Names that are no unit; "sec" and "min" are more often one."""
 _JOINS = frozenset(("and", "or", "if", "for", "where", "when", "with", "is", "to"))
 
