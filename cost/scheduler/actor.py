@@ -1,6 +1,6 @@
 """The scheduler as a Ray actor: one place that all rollout actors and the driver talk to.
 
-    rollout actors -> observe        driver -> draw, select, learned, metrics, save, resume
+    rollout actors -> observe        driver -> draw, select, learned, snapshot, resume, ...
 
 `ray.remote(SchedulerActor)` is the caller's business, with a name that can be read in Ray's tools.
 Methods are coroutines, so a draw or a selection can wait for a report that is still on its way
@@ -10,6 +10,7 @@ next draw or selection.
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from cost.draws.distribution import DrawCells, DrawDistribution
 from cost.scheduler.config import SchedulerConfig
@@ -54,6 +55,7 @@ class SchedulerActor:
         self._report_timeout_seconds = report_timeout_seconds
         self._arrived = asyncio.Condition()
         self._observe_error: Exception | None = None
+        self._kept: dict[str, Any] | None = None
 
     async def draw(
         self,
@@ -118,17 +120,23 @@ class SchedulerActor:
         """Return the metrics of `cost.ledger.METRICS`."""
         return self._scheduler.metrics()
 
-    async def save(self, path: str) -> None:
-        """Write everything learned so far, as it is now, into a file that lasts.
+    async def snapshot(self) -> None:
+        """Keep everything learned so far, as it is now, to be written."""
+        # States are never changed in place: nothing in it moves while it is written.
+        self._kept = self._scheduler.state_dict()
+
+    async def write(self, path: str) -> None:
+        """Write the last snapshot into a file, and let go of it.
 
         Raises:
             OSError: If it cannot be written.
         """
-        # States are never changed in place, so that nothing in it moves while it is written.
-        await asyncio.to_thread(save_state, path, self._scheduler.state_dict())
+        kept, self._kept = self._kept, None
+        assert kept is not None, "snapshot() comes first"
+        await asyncio.to_thread(save_state, path, kept)
 
     async def resume(self, path: str, batch: int, held: Sequence[LengthReport]) -> list[Undone]:
-        """Continue from a file of `save`; see `Scheduler.resume`.
+        """Continue from a file of `write`; see `Scheduler.resume`.
 
         Raises:
             ValueError: If the file is not one, or of another seed, task or set of plugs.

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -138,6 +138,7 @@ class Evaluations:
         self._path = Path(config.run_dir) / EVALUATION
         self._finished: list[dict[str, Any]] = []
         self._background: asyncio.Task[Evaluation] | None = None
+        self._again = False
 
     async def take(self, when: str) -> None:
         """Measure the policy while nothing else goes on; `when` is "before" or "after".
@@ -180,6 +181,23 @@ class Evaluations:
         found = await self._background
         self._background = None
         return self._on_the_way(found)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the finished ones, and whether one is going on, as plain data."""
+        return {"finished": self._finished, "going_on": self._background is not None}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state_dict`; `go_on` begins what was going on."""
+        self.cancel()
+        self._background = None
+        self._finished = list(state["finished"])
+        self._again = bool(state["going_on"])
+
+    def go_on(self) -> None:
+        """Begin once more what a checkpoint found going on."""
+        if self._again:
+            self._again = False
+            self._background = asyncio.create_task(self._measure(greedy=False))
 
     def cancel(self) -> None:
         """Give up the evaluation in the background, if there is one."""
