@@ -6,13 +6,13 @@ metrics of each step ---> RunSummary.step --------+-> finish -> write_json
 
 import json
 import math
-import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from launch.record.outcomes import EvaluationResult
+from launch.record.whole import write_whole
 
 TOKEN_KINDS = tuple(
     f"{kind}_{unit}"
@@ -152,12 +152,14 @@ def json_ready(value: object) -> object:
     return str(value)
 
 
-def write_json(path: Path, content: Mapping[str, object]) -> None:
-    """Write a JSON file that a reader sees whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+def write_json(path: Path, content: Mapping[str, object] | Sequence[object]) -> None:
+    """Write a JSON file that a reader sees whole or not at all.
+
+    Raises:
+        OSError: If it cannot be written; what was there stays, and nothing beside it.
+    """
     text = json.dumps(json_ready(content), indent=2, allow_nan=False)
-    temporary.write_text(text + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    write_whole(path, [f"{text}\n".encode()])
 
 
 def _evaluation_keys(
