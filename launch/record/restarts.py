@@ -215,7 +215,7 @@ def _last_step(run_dir: Path) -> int:
 
 def _was_there(evaluation: Mapping[str, Any], step: int) -> bool:
     """Whether an evaluation had been made when a step was over."""
-    return evaluation["when"] != "after" and evaluation["last_version"] <= step
+    return evaluation["when"] != "after" and int(evaluation["last_version"]) <= step
 
 
 def _restart(run_dir: Path, number: int, record: object) -> Restart:
@@ -233,7 +233,7 @@ def _restart(run_dir: Path, number: int, record: object) -> Restart:
         return value
 
     def counts(value: Any) -> bool:
-        return type(value) is int and value >= 0
+        return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
     def pairs(value: Any) -> bool:
         return isinstance(value, dict) and all(
