@@ -250,6 +250,8 @@ def print_result(
     lines: dict[str, object] = {
         "steps": f"{summary['num_steps']} ({summary['skipped_steps']} skipped)"
     }
+    if restarts := summary.get("restarts"):
+        lines["restarts"] = f"{restarts} ({summary['lost_steps']} steps were taken anew)"
     if failed := summary.get("failed_tickets"):
         lines["failed tickets"] = f"{failed:,} (no response of theirs was learned from)"
     lines |= {f"{kind} tokens": summary[f"{kind}_tokens"] for kind in TOKENS}
