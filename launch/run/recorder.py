@@ -46,16 +46,19 @@ class Recorder:
         self._system = system
         self._began = began
         self._run_dir = Path(self._config.run_dir)
-        self._summary = RunSummary(k=self._config.evaluation.num_samples)
-        self._summary.startup(time.time() - began, system.startup_seconds)
         self.watch = RewardWatch(self._config.rollout)
-        self.evaluations = Evaluations(inputs, system, self._summary, self.watch)
+        self._summary, self.evaluations = self._nothing_yet()
+        self._summary.startup(time.time() - began, system.startup_seconds)
         self._tracker: OpenTracker | None = None
         self._tracked: Mapping[str, Any] = {}
         self.step = 0
         """The last step that was written down."""
         self._loop_began = math.nan
         self._loop_seconds = math.nan
+
+    def _nothing_yet(self) -> tuple[RunSummary, Evaluations]:
+        summary = RunSummary(k=self._config.evaluation.num_samples)
+        return summary, Evaluations(self._inputs, self._system, summary, self.watch)
 
     def open(self) -> None:
         """Open the trackers, at the step that the run goes on from."""
@@ -64,8 +67,6 @@ class Recorder:
             self._run_dir,
             self._inputs.resolved,
             self._config.loop.num_steps,
-            first_step=self.step,
-            state=self._tracked,
         )
         self._tracker = open_all(self._config.tracker, info)
         self._loop_began = time.monotonic()
@@ -108,6 +109,10 @@ class Recorder:
         if self._tracker is not None:
             self._tracker.close({})
             self._tracker = None
+        self.evaluations.cancel()
+        # What was gathered is that of a checkpoint, and of what comes from now on.
+        self._summary, self.evaluations = self._nothing_yet()
+        self._began = time.time()
 
     def loop_ended(self) -> None:
         """Stop the clock of the loop."""
@@ -115,15 +120,14 @@ class Recorder:
 
     def close(self, *, completed: bool) -> dict[str, object]:
         """Write what the run came to, tell the trackers, and return it."""
+        restarts = read_restarts(self._run_dir)
         finished = self._summary.finish(
-            total_seconds=time.time() - self._began,
-            parity_max_logprob_difference=self._system.max_logprob_difference,
+            **self._told(self._loop_seconds),
             versions_published=self._system.version + 1,
             completed=completed,
-            loop_seconds=self._loop_seconds,
             objective=objective_text(self._config),
-            first_reward_failure=self.watch.first or None,
-            restarts=read_restarts(self._run_dir),
+            restarts=len(restarts),
+            lost_steps=sum(restart.lost_steps for restart in restarts),
         )
         write_json(self._run_dir / SUMMARY, finished)
         if self._tracker is not None:
@@ -135,10 +139,20 @@ class Recorder:
         """Return everything as plain data."""
         return {
             "step": self.step,
-            "summary": self._summary.state_dict(),
+            "summary": self._summary.state_dict(**self._told(time.monotonic() - self._loop_began)),
             "evaluations": self.evaluations.state_dict(),
-            "trackers": {} if self._tracker is None else self._tracker.state_dict(),
-            "first_reward_failure": self.watch.first,
+            "trackers": {}
+            if self._tracker is None
+            else getattr(self._tracker, "state_dict", dict)(),
+        }
+
+    def _told(self, loop_seconds: float) -> dict[str, Any]:
+        """What the summary does not gather by itself, of this start."""
+        return {
+            "total_seconds": time.time() - self._began,
+            "loop_seconds": loop_seconds,
+            "parity_max_logprob_difference": self._system.max_logprob_difference,
+            "first_reward_failure": self.watch.first or None,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -147,4 +161,3 @@ class Recorder:
         self._summary.load_state_dict(state["summary"])
         self.evaluations.load_state_dict(state["evaluations"])
         self._tracked = state["trackers"]
-        self.watch.first = state["first_reward_failure"]
