@@ -13,13 +13,16 @@ from pathlib import Path
 
 from conf.schema import RunConfig
 from launch.record.metrics import step_metrics
+from launch.record.open_trackers import OpenTrackers, open_all
 from launch.record.picture import draw_picture
 from launch.record.progress import Startup, print_result
-from launch.record.run_folder import SUMMARY
+from launch.record.restarts import read_restarts
+from launch.record.run_folder import PICTURE, SUMMARY
 from launch.record.samples import samples_of
 from launch.record.step import StepResult
 from launch.record.summary import RunSummary, write_json
-from launch.record.tracking import OpenTracker, RunInfo, Sample, open_all
+from launch.record.told import Unwritten
+from launch.record.tracking import RunInfo, Sample
 from launch.run import loop
 from launch.run.evaluation import Evaluations
 from launch.run.inputs import Inputs
@@ -73,11 +76,12 @@ class TrainingRun:
         self._began = began
         self._quiet = quiet
         self._run_dir = Path(self._config.run_dir)
+        self._restarts = read_restarts(self._run_dir)
         self._summary = RunSummary(k=self._config.evaluation.num_samples)
         self._summary.startup(time.time() - began, system.startup_seconds)
         self._watch = RewardWatch(self._config.rollout)
         self._evaluations = Evaluations(inputs, system, self._summary, self._watch)
-        self._tracker: OpenTracker | None = None
+        self._tracker: OpenTrackers | None = None
         # From then on the learners hold what nobody else has.
         self._learning = False
         self._kept: Path | None = None
@@ -88,6 +92,7 @@ class TrainingRun:
 
         Raises:
             UserError: If the loss stayed non-finite; the last good weights are saved.
+            RunError: If the run was whole but its results or picture could not be written.
             BaseException: What else ended the run; where the policy is saved is said with it.
         """
         try:
@@ -103,14 +108,24 @@ class TrainingRun:
             if said is error:
                 raise
             raise said from error
-        finished = self._finish(completed=True)
-        draw_picture(self._run_dir, distribution, summary=finished, title=self._config.name)
+        unwritten = Unwritten()
+        finished = self._finish(unwritten, completed=True)
+        with unwritten.noted(PICTURE):
+            draw_picture(self._run_dir, distribution, summary=finished, title=self._config.name)
         if not self._quiet:
-            print_result(finished, self._run_dir)
+            with unwritten.noted("the result"):
+                print_result(finished, self._run_dir)
+        unwritten.check(f"the policy is in {self._kept}" if self._kept else "no policy was saved")
 
     async def _train(self) -> None:
         config = self._config
-        info = RunInfo(config.name, self._run_dir, self._inputs.resolved, config.loop.num_steps)
+        info = RunInfo(
+            config.name,
+            self._run_dir,
+            self._inputs.resolved,
+            config.loop.num_steps,
+            restarts=self._restarts,
+        )
         self._tracker = open_all(config.tracker, info)
         self._learning = True
         await self._loop()
@@ -125,10 +140,11 @@ class TrainingRun:
             error = say_where(error, f"the policy is in {self._kept}")
         elif self._learning:
             error = say_where(error, await rescue(self._save, self._run_dir / "policy"))
-        try:
-            self._finish(completed=False)
-        except Exception as second:
-            error.add_note(f"after that the run folder could not be closed: {second}")
+        unwritten = Unwritten()
+        with unwritten.noted("the run folder"):
+            self._finish(unwritten, completed=False)
+        for sentence in unwritten.sentences:
+            error = say_where(error, sentence)
         return error
 
     async def _loop(self) -> None:
@@ -181,7 +197,7 @@ class TrainingRun:
         await self._system.learners.save(str(path), self._config.model.path)
         return path
 
-    def _finish(self, completed: bool) -> dict[str, object]:
+    def _finish(self, unwritten: Unwritten, *, completed: bool) -> dict[str, object]:
         """Write what the run came to, tell the trackers, and return it."""
         finished = self._summary.finish(
             total_seconds=time.time() - self._began,
@@ -191,8 +207,11 @@ class TrainingRun:
             loop_seconds=self._loop_seconds,
             objective=objective_text(self._config),
             first_reward_failure=self._watch.first or None,
+            restarts=len(self._restarts),
+            lost_steps=sum(restart.lost_steps for restart in self._restarts),
         )
-        write_json(self._run_dir / SUMMARY, finished)
+        with unwritten.noted(SUMMARY):
+            write_json(self._run_dir / SUMMARY, finished)
         if self._tracker is not None:
             self._tracker.close(finished)
         return finished
