@@ -3,6 +3,7 @@
 run folder, DrawDistribution, summary -> run.png
 """
 
+import io
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,6 +15,7 @@ from cost.draws.distribution import DrawDistribution
 from cost.types import FloatArray
 from launch.record.held_out import HeldOut
 from launch.record.run_folder import METRICS, PICTURE, metric_columns, read_steps
+from launch.record.whole import write_whole
 
 BLUE, ORANGE, GREEN, RED, PURPLE, GREY = (
     "#3566a8",
@@ -58,6 +60,7 @@ def draw_picture(
 
     Raises:
         UserError: If the metrics are damaged.
+        OSError: If the picture cannot be written.
     """
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -84,7 +87,9 @@ def draw_picture(
             weight="bold",
         )
         figure.text(0.012, 0.952, _headline(facts), ha="left", va="top", color="#50555e")
-        figure.savefig(run_dir / PICTURE, dpi=130, format="png")
+        drawn = io.BytesIO()
+        figure.savefig(drawn, dpi=130, format="png")
+    write_whole(run_dir / PICTURE, [drawn.getvalue()])
 
 
 def smoothed(values: FloatArray, decay: float = 0.85) -> FloatArray:

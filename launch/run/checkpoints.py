@@ -105,7 +105,8 @@ class Checkpoints:
     async def finish(self) -> None:
         """Wait until what is being written is there, or was given up."""
         if self._writing is not None:
-            await self._writing
+            # Whoever is cancelled while it waits does not cancel the writing.
+            await asyncio.wait({self._writing})
             self._writing = None
 
     def metrics(self) -> dict[str, float]:

@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from launch.record.metrics import step_metrics
+from launch.record.open_trackers import OpenTrackers, open_all
 from launch.record.restarts import read_restarts
 from launch.record.run_folder import SUMMARY
 from launch.record.samples import samples_of
 from launch.record.step import StepResult
 from launch.record.summary import RunSummary, write_json
-from launch.record.tracking import OpenTracker, RunInfo, Sample, open_all
+from launch.record.told import Unwritten
+from launch.record.tracking import RunInfo, Sample
 from launch.run.evaluation import Evaluations
 from launch.run.inputs import Inputs
 from launch.run.plan_text import objective_text
@@ -48,8 +50,10 @@ class Recorder:
         self._run_dir = Path(self._config.run_dir)
         self.watch = RewardWatch(self._config.rollout)
         self._summary, self.evaluations = self._nothing_yet()
-        self._summary.startup(time.time() - began, system.startup_seconds)
-        self._tracker: OpenTracker | None = None
+        self._startup = (time.time() - began, system.startup_seconds)
+        self._summary.startup(*self._startup)
+        self._stopped = False
+        self._tracker: OpenTrackers | None = None
         self._tracked: Mapping[str, Any] = {}
         self.step = 0
         """The last step that was written down."""
@@ -67,8 +71,10 @@ class Recorder:
             self._run_dir,
             self._inputs.resolved,
             self._config.loop.num_steps,
+            first_step=self.step,
+            restarts=read_restarts(self._run_dir),
         )
-        self._tracker = open_all(self._config.tracker, info)
+        self._tracker = open_all(self._config.tracker, info, self._tracked)
         self._loop_began = time.monotonic()
         self.evaluations.go_on()
 
@@ -111,14 +117,13 @@ class Recorder:
             self._tracker = None
         self.evaluations.cancel()
         # What was gathered is that of a checkpoint, and of what comes from now on.
-        self._summary, self.evaluations = self._nothing_yet()
-        self._began = time.time()
+        self._stopped, self._began = True, time.time()
 
     def loop_ended(self) -> None:
         """Stop the clock of the loop."""
         self._loop_seconds = time.monotonic() - self._loop_began
 
-    def close(self, *, completed: bool) -> dict[str, object]:
+    def close(self, unwritten: Unwritten, *, completed: bool) -> dict[str, object]:
         """Write what the run came to, tell the trackers, and return it."""
         restarts = read_restarts(self._run_dir)
         finished = self._summary.finish(
@@ -129,7 +134,8 @@ class Recorder:
             restarts=len(restarts),
             lost_steps=sum(restart.lost_steps for restart in restarts),
         )
-        write_json(self._run_dir / SUMMARY, finished)
+        with unwritten.noted(SUMMARY):
+            write_json(self._run_dir / SUMMARY, finished)
         if self._tracker is not None:
             tracker, self._tracker = self._tracker, None
             tracker.close(finished)
@@ -137,13 +143,12 @@ class Recorder:
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything as plain data."""
+        now = self._told(time.monotonic() - self._loop_began)
         return {
             "step": self.step,
-            "summary": self._summary.state_dict(**self._told(time.monotonic() - self._loop_began)),
+            "summary": self._summary.state_dict(**now),
             "evaluations": self.evaluations.state_dict(),
-            "trackers": {}
-            if self._tracker is None
-            else getattr(self._tracker, "state_dict", dict)(),
+            "trackers": {} if self._tracker is None else self._tracker.state_dict(),
         }
 
     def _told(self, loop_seconds: float) -> dict[str, Any]:
@@ -158,6 +163,10 @@ class Recorder:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict`; trackers are opened with theirs."""
         self.step = state["step"]
+        # With the evaluations that are left in the run folder.
+        self._summary, self.evaluations = self._nothing_yet()
+        if not self._stopped:
+            self._summary.startup(*self._startup)
         self._summary.load_state_dict(state["summary"])
         self.evaluations.load_state_dict(state["evaluations"])
         self._tracked = state["trackers"]

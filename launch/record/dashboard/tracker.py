@@ -62,5 +62,9 @@ class _OpenRay:
     def cells(self, step: int, cells: DrawCells) -> None:
         """A map of two dimensions; the files have it."""
 
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: a gauge has the last value only."""
+        return {}
+
     def close(self, summary: Mapping[str, object]) -> None:
         """Ray drops the gauges when this process leaves the cluster."""
