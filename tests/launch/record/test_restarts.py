@@ -173,6 +173,19 @@ def test_evaluations_of_something_else_are_refused_in_a_sentence(tmp_path, text)
     assert (tmp_path / "evaluation.json").read_text() == text
 
 
+def test_a_disk_that_refuses_is_told_in_a_sentence(tmp_path, full_at):
+    folder = write_run(tmp_path / "run", num_steps=12)
+    (folder / "samples.jsonl").write_text('{"step": 9, "x": 1}\nnote ' + "x" * 999 + "\n")
+    full_at(100)
+    for call in (lambda: cut_back(folder, 3), lambda: note_restart(folder, step=3, reason="r")):
+        with pytest.raises(UserError, match=r"^run_dir must be writable, got .*: File too large: "):
+            call()
+    # What is cut off at the end takes no room.
+    (folder / "samples.jsonl").unlink()
+    cut_back(folder, 3)
+    assert len(read_steps(folder)) == 3
+
+
 def test_what_is_no_folder_is_refused(tmp_path):
     with pytest.raises(UserError, match="there is no such folder"):
         cut_back(tmp_path / "run", 0)
