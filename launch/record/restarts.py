@@ -124,12 +124,21 @@ def first_steps_after(restarts: Sequence[Restart], steps: Sequence[float]) -> li
         steps: [T] numbers of its steps, rising.
     """
     positions = set()
-    for restart in restarts:
+    for restart in still_seen(restarts):
         after = next((at for at, step in enumerate(steps) if step > restart.step), None)
         # Where a run began anew, or has not gone on, nothing lies before or after the gap.
         if after:
             positions.add(after)
     return sorted(positions)
+
+
+def still_seen(restarts: Sequence[Restart]) -> list[Restart]:
+    """Return those that no later one, from an earlier step, took away with the steps after them."""
+    seen: list[Restart] = []
+    for restart in restarts:
+        seen = [before for before in seen if before.step <= restart.step]
+        seen.append(restart)
+    return seen
 
 
 def cut_back(run_dir: Path, step: int) -> None:
@@ -163,11 +172,12 @@ def _writing(run_dir: Path) -> Iterator[None]:
 
 
 def _cut_back(run_dir: Path, step: int) -> None:
+    # First, since it may refuse.
+    evaluations = read_evaluations(run_dir)
     for name in (METRICS, SAMPLES, CELLS, EVALUATION, SUMMARY, PICTURE, RESTARTS):
         remove_leftovers(run_dir / name)
     for name in (SUMMARY, PICTURE):
         (run_dir / name).unlink(missing_ok=True)
-    evaluations = read_evaluations(run_dir)
     kept = [found for found in evaluations if _was_there(found, step)]
     if len(kept) < len(evaluations):
         write_json(run_dir / EVALUATION, {"evaluations": kept})
@@ -210,8 +220,7 @@ def _staying(file: BinaryIO, step: int) -> list[tuple[int, int]]:
 def _parts(file: BinaryIO, spans: Sequence[tuple[int, int]]) -> Iterator[bytes]:
     for start, end in spans:
         file.seek(start)
-        while start < end:
-            part = file.read(min(PART_BYTES, end - start))
+        while start < end and (part := file.read(min(PART_BYTES, end - start))):
             start += len(part)
             yield part
 

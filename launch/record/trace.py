@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from launch.program import UserError
-from launch.record.restarts import Restart, first_steps_after, read_restarts
+from launch.record.restarts import Restart, first_steps_after, read_restarts, still_seen
 from launch.record.run_folder import read_steps, write_new
 from launch.record.summary import PHASES
 
@@ -208,7 +208,7 @@ def _inside(
 
 def _mark(before: int, step: int, restarts: Sequence[Restart], start: float) -> Slice:
     """The restarts between two steps, as one mark."""
-    reasons = [restart.reason for restart in restarts if before <= restart.step < step]
+    reasons = [each.reason for each in still_seen(restarts) if before <= each.step < step]
     return Slice(LOOP, RESTART, start, 0.0, step, {"why": "; ".join(reasons)})
 
 

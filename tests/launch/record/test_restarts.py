@@ -167,10 +167,12 @@ def test_a_real_run_is_one_run_after_it_went_on(tmp_path):
 )  # fmt: skip
 def test_evaluations_of_something_else_are_refused_in_a_sentence(tmp_path, text):
     (tmp_path / "evaluation.json").write_text(text)
+    (tmp_path / "summary.json").write_text("{}")
     with pytest.raises(UserError, match=r"evaluation\.json") as refusal:
         cut_back(tmp_path, 0)
     assert "\n" not in str(refusal.value)
     assert (tmp_path / "evaluation.json").read_text() == text
+    assert (tmp_path / "summary.json").exists()
 
 
 def test_a_disk_that_refuses_is_told_in_a_sentence(tmp_path, full_at):
@@ -257,5 +259,7 @@ def test_the_steps_with_which_a_run_went_on():
         return first_steps_after([Restart(step, 0, 0.0, "") for step in steps], [1, 2, 3, 5, 6])
 
     assert at() == at(0) == at(6) == at(9) == []
-    assert at(2, 2, 1) == [1, 2]
+    assert at(1, 2, 2) == [1, 2]
     assert at(3, 4) == [3]
+    # From an earlier step the run took anew what it had taken after a later one.
+    assert at(5, 3, 1, 2) == [1, 2]
