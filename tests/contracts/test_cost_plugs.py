@@ -377,6 +377,7 @@ def test_allocator_goes_on_from_a_state_taken_after_any_round(name, num_rounds):
     assert other.draws == play.draws
     assert len(play.draws) > num_rounds
 
+
 def numbers_held(state: Any, place: tuple[str, ...] = ()) -> Counter[tuple[str, ...]]:
     """How many numbers a state holds, by place; ids of tickets and batches are one place."""
     held: Counter[tuple[str, ...]] = Counter()

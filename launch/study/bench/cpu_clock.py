@@ -1,7 +1,7 @@
 """Which part of one event loop takes the CPU: seconds of this thread, by the part at work.
 
-    task of a part -> its steps count for the part, and so do those of the tasks that it starts
-    the event loop's own work, timers and callbacks -> REST
+task of a part -> its steps count for the part, and so do those of the tasks that it starts
+the event loop's own work, timers and callbacks -> REST
 """
 
 import asyncio
@@ -31,9 +31,7 @@ class CpuClock:
     def follow_tasks(self) -> None:
         """Let every task that is started from now on count for the part that starts it."""
 
-        def make(
-            loop: asyncio.AbstractEventLoop, work: Coroutine[Any, Any, Any], **options: Any
-        ) -> asyncio.Task[Any]:
+        def make(loop: asyncio.AbstractEventLoop, work: Any, **options: Any) -> asyncio.Task[Any]:
             return asyncio.Task(self.of(self._part, work), loop=loop, **options)
 
         asyncio.get_running_loop().set_task_factory(make)
@@ -68,7 +66,9 @@ class _Steps:
         self._clock, self._part, self._work = clock, part, work
 
     def __await__(self) -> Generator[Any, Any, Any]:
-        steps = self._work.__await__()
+        # What asyncio makes of an awaitable that is no coroutine is a generator.
+        work = self._work
+        steps = work if isinstance(work, Generator) else work.__await__()
         step: Callable[[], Any] = partial(next, steps)
         while True:
             before = self._clock.turn(self._part)

@@ -4,8 +4,9 @@
     after each publish: memory, CPU seconds by part, references held -> figures
 
 `long` has many steps, `many_prompts` a large task, `traced` tells which lines of code hold more
-memory with every step. The run is that of the configuration (plugs, trackers, evaluations); only
-how fast engines and learners are, and what responses look like, is made up.
+memory with every step, and `cluster` has the actors, of which only engines and learners make things
+up. The run is that of the configuration: plugs, trackers, evaluations. How fast engines and
+learners are, and what responses look like, is stated here.
 """
 
 from __future__ import annotations
@@ -13,12 +14,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
-import logging
 import os
 import tempfile
 import time
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,13 +37,13 @@ from launch.study.simulation.system import Layout, SimulatedSystem, simulated_pr
 from launch.study.simulation.task import PromptTable, ResponseLengths, StatedPrompts
 
 DRIVER, SCHEDULER, SIMULATION = "driver", "scheduler", "simulation"
-TARGET_DRIVER_MILLISECONDS = 50.0
-"""Most of the driver's own work in a step that is still little."""
+CLOCKS = {"all_threads": time.process_time, "elapsed": time.perf_counter}
+"""Beside those of the parts: CPU seconds of this process with all its threads, and seconds."""
 NUM_HELD_OUT = 100
 NUM_PLACES = 8
 """Lines of code that a traced run names."""
-NEEDS_A_CLUSTER = ("ray",)
-"""Trackers that cannot be opened without one."""
+NEED_RAY = ("ray",)
+"""Trackers that cannot be opened without a cluster."""
 
 
 def profile_of(num_prompts: int, max_tokens: int) -> Profile:
@@ -71,41 +71,56 @@ def bench_endurance(config: BenchConfig) -> dict[str, Any]:
     """Measure the runs that `config.endurance` asks for.
 
     Returns:
-        By run its figures: memory of this process in bytes, CPU milliseconds of a step by part,
-        references of groups that somebody held, bytes of the run folder by file.
+        By run its figures: memory in bytes, CPU milliseconds of a step by part, references of
+        groups that somebody held, bytes of the run folder by file.
     """
     settings = config.endurance
-    found = {"long": _measured(config, settings.num_steps, settings.num_prompts)}
+    found = {"long": _simulated(config, settings.num_steps, settings.num_prompts)}
     if settings.traced_steps:
         found["traced"] = _traced(config, settings.traced_steps, settings.num_prompts)
     if settings.many_steps:
-        found["many_prompts"] = _measured(config, settings.many_steps, settings.many_prompts)
+        found["many_prompts"] = _simulated(config, settings.many_steps, settings.many_prompts)
+    if settings.cluster_steps:
+        found["cluster"] = _on_cluster(config, settings.cluster_steps, settings.num_prompts)
     return found
 
 
-def _measured(config: BenchConfig, num_steps: int, num_prompts: int) -> dict[str, Any]:
-    with _long_run(config, num_steps, num_prompts) as run:
-        run.go()
-        return run.figures()
+def _simulated(config: BenchConfig, num_steps: int, num_prompts: int) -> dict[str, Any]:
+    with long_run(config, num_steps, num_prompts) as run:
+        clock.run(run.simulated())
+        return run.figures((DRIVER, SCHEDULER, SIMULATION, REST))
 
 
 def _traced(config: BenchConfig, num_steps: int, num_prompts: int) -> dict[str, Any]:
     tracemalloc.start()
     try:
-        with _long_run(config, num_steps, num_prompts, traced=True) as run:
-            run.go()
+        with long_run(config, num_steps, num_prompts, traced=True) as run:
+            clock.run(run.simulated())
             return {
                 "num_steps": num_steps,
-                "traced": run.readings.memory("traced"),
+                "memory": run.readings.growth("traced"),
                 "places": run.places(),
             }
     finally:
         tracemalloc.stop()
 
 
+def _on_cluster(config: BenchConfig, num_steps: int, num_prompts: int) -> dict[str, Any]:
+    from launch.run.cluster import cluster
+
+    with cluster(config.resources), long_run(config, num_steps, num_prompts, on_ray=True) as run:
+        asyncio.run(run.on_cluster())
+        return run.figures((DRIVER, REST))
+
+
 @contextlib.contextmanager
-def _long_run(
-    config: BenchConfig, num_steps: int, num_prompts: int, *, traced: bool = False
+def long_run(
+    config: BenchConfig,
+    num_steps: int,
+    num_prompts: int,
+    *,
+    traced: bool = False,
+    on_ray: bool = False,
 ) -> Iterator[LongRun]:
     """Make a run in a folder that is there for as long as it is looked at; it says nothing."""
     profile = profile_of(num_prompts, config.rollout.max_tokens)
@@ -114,15 +129,19 @@ def _long_run(
         open(os.devnull, "w", encoding="utf-8") as nowhere,
         contextlib.redirect_stdout(nowhere),
     ):
-        # Also for the lines that the console's tracker prints, one a step.
-        trackers = {k: v for k, v in config.tracker.items() if k not in NEEDS_A_CLUSTER}
-        loop = replace(config.loop, num_steps=num_steps, save_final=False)
-        own = replace(config, run_dir=folder, loop=loop, tracker=trackers)
+        trackers = {k: v for k, v in config.tracker.items() if on_ray or k not in NEED_RAY}
+        own = replace(
+            config,
+            run_dir=folder,
+            loop=replace(config.loop, num_steps=num_steps, save_final=False),
+            parity=replace(config.parity, every=0),
+            tracker=trackers,
+        )
         yield LongRun(own, profile, traced=traced)
 
 
 class LongRun:
-    """One training run on a simulated system, looked at after every publish.
+    """One training run, looked at after every publish.
 
     Args:
         config: The run.
@@ -135,103 +154,89 @@ class LongRun:
         self._profile = profile
         self._traced = traced
         self._table: PromptTable = profile.prompts.table(config.seed)
+        self._prompts = simulated_prompts(self._table.tokens)
+        self._cpu = CpuClock()
+        self._clocks = dict.fromkeys(CLOCKS, 0.0)
         self.readings = Readings(config.loop.num_steps, Path(config.run_dir))
         self._snapshots: list[tuple[int, tracemalloc.Snapshot]] = []
-        self._seconds = 0.0
 
-    def go(self) -> None:
-        """Run it to its end."""
-        began = time.monotonic()
-        clock.run(self._run())
-        self._seconds = time.monotonic() - began
+    async def simulated(self) -> None:
+        """Run on engines and learners that only keep time, with the scheduler in this process."""
+        layout = layout_of(self._config)
+        system = SimulatedSystem(self._profile, self._table, self._config.scheduler, layout)
+        parts = {"scheduler": SCHEDULER, "rollouts": SIMULATION, "learners": SIMULATION}
+        for name, part in parts.items():
+            # Reports go to the scheduler from within the pool, and count for the scheduler.
+            setattr(system, name, self._cpu.watch(part, getattr(system, name)))
+        try:
+            await self._train(system, lambda: {"references": float(system.groups.num_alive)})
+        finally:
+            system.close()
 
-    async def _run(self) -> None:
-        cpu = CpuClock()
-        system = SimulatedSystem(self._profile, self._table, self._config.scheduler, self._layout())
-        cpu.follow_tasks()
-        # Reports go to the scheduler from within the pool, and count for the scheduler too.
-        for name, part in (
-            ("scheduler", SCHEDULER),
-            ("rollouts", SIMULATION),
-            ("learners", SIMULATION),
-        ):
-            setattr(system, name, cpu.watch(part, getattr(system, name)))
+    async def on_cluster(self) -> None:
+        """Run on Ray's actors, of which engines and learners make everything up at once."""
+        from launch.study.bench import timekeeping
+
+        system = await timekeeping.start(self._config, self._profile, self._prompts)
+        try:
+            await self._train(system, timekeeping.looks)
+        finally:
+            await system.close()
+
+    async def _train(self, system: Any, look: Callable[[], Mapping[str, float]]) -> None:
         publish = system.publish
-        self.readings.expect(
-            "resident", "references", "traced", "elapsed", "all_threads",
-            *(DRIVER, SCHEDULER, SIMULATION, REST),
-        )  # fmt: skip
-        times = {"elapsed": time.perf_counter, "all_threads": time.process_time}
-        last = {name: read() for name, read in times.items()}
 
-        async def published(version: int) -> dict[str, float]:
-            metrics = await cpu.of(SIMULATION, publish(version))
-            # Taken as a part of the simulation, though what is read is of the step before.
-            before = cpu.turn(SIMULATION)
-            self._take(cpu, system, {name: read() - last[name] for name, read in times.items()})
-            last.update({name: read() for name, read in times.items()})
-            cpu.turn(before)
+        async def published(version: int) -> Any:
+            metrics = await self._cpu.of(SIMULATION, publish(version))
+            before = self._cpu.turn(SIMULATION)
+            self._take(look)
+            self._cpu.turn(before)
             return metrics
 
-        system.publish = published  # type: ignore[method-assign]
-        prompts = simulated_prompts(self._table.tokens)
+        system.publish = published
         inputs = Inputs(
             config=self._config,
             resolved={},
             tokenizer=load_tokenizer(self._config.model.path),
-            prompts=prompts,
-            sets={HELD_OUT: prompts[:NUM_HELD_OUT]},
+            prompts=self._prompts,
+            sets={HELD_OUT: self._prompts[:NUM_HELD_OUT]},
         )
-        run = TrainingRun(inputs, system, began=time.time(), quiet=True)  # type: ignore[arg-type]
-        try:
-            await cpu.of(DRIVER, run.run(Startup(quiet=True)))
-        finally:
-            system.close()
+        run = TrainingRun(inputs, system, began=time.time(), quiet=True)
+        self._cpu.follow_tasks()
+        self._cpu.take()
+        self._lap()
+        await self._cpu.of(DRIVER, run.run(Startup(quiet=True)))
 
-    def _take(self, cpu: CpuClock, system: SimulatedSystem, times: dict[str, float]) -> None:
-        figures = dict.fromkeys((DRIVER, SCHEDULER, SIMULATION, REST), 0.0) | cpu.take() | times
-        num_steps = self._config.loop.num_steps
+    def _take(self, look: Callable[[], Mapping[str, float]]) -> None:
+        figures = {**self._lap(), **self._cpu.take()}
+        step, num_steps = self.readings.num_taken + 1, self._config.loop.num_steps
         if self._traced:
-            if self.readings.num_taken + 1 in (num_steps // 2, num_steps):
+            if step in (num_steps // 2, num_steps):
                 gc.collect()
-                self._snapshots.append((self.readings.num_taken, tracemalloc.take_snapshot()))
+                self._snapshots.append((step, tracemalloc.take_snapshot()))
             figures["traced"] = float(tracemalloc.get_traced_memory()[0])
-        figures["resident"] = float(resident_bytes())
-        figures["references"] = float(system.groups.num_alive)
-        self.readings.take(figures)
+        self.readings.take({**figures, **look(), "memory/driver": float(resident_bytes())})
 
-    def _layout(self) -> Layout:
-        config = self._config
-        return Layout(
-            num_engines=config.resources.num_engines,
-            num_learners=config.resources.num_learners,
-            num_accelerators=config.resources.num_engines + config.resources.num_learners,
-            num_steps=config.loop.num_steps,
-            max_staleness=config.loop.max_staleness,
-            num_epochs=config.learner.num_epochs,
-            num_minibatches=config.learner.num_minibatches,
-            max_retries=config.rollout.max_retries,
-            seed=config.seed,
-        )
+    def _lap(self) -> dict[str, float]:
+        now = {name: read() for name, read in CLOCKS.items()}
+        last, self._clocks = self._clocks, now
+        return {name: now[name] - last[name] for name in now}
 
-    def figures(self) -> dict[str, Any]:
-        """Return what the run came to."""
-        readings, scheduler = self.readings, self._config.scheduler
-        parts = (DRIVER, SCHEDULER, SIMULATION, REST, "all_threads", "elapsed")
-        work = {part: _milliseconds(readings.spread(part)) for part in parts}
-        median = work[DRIVER]["median"]
+    def figures(self, parts: Sequence[str]) -> dict[str, Any]:
+        """Return what the run came to, with the CPU seconds of these parts."""
+        readings = self.readings
+        seconds = {part: readings.spread(part) for part in (*parts, *CLOCKS)}
+        memory = [name for name in readings.names if name.startswith("memory/")]
         return {
             "num_steps": readings.num_taken,
-            "num_prompts": len(self._table.tokens),
-            "tickets": scheduler.tickets_per_step,
-            "group_size": scheduler.group_size,
-            "seconds": self._seconds,
-            "resident": readings.memory("resident"),
+            "num_prompts": len(self._prompts),
+            "tickets": self._config.scheduler.tickets_per_step,
+            "group_size": self._config.scheduler.group_size,
+            "memory": {name.removeprefix("memory/"): readings.growth(name) for name in memory},
             "references": readings.spread("references"),
-            "cpu_milliseconds": work,
-            "driver_target": {
-                "target_milliseconds": TARGET_DRIVER_MILLISECONDS,
-                "met": median <= TARGET_DRIVER_MILLISECONDS,
+            "milliseconds": {
+                part: {name: 1000 * value for name, value in spread.items()}
+                for part, spread in seconds.items()
             },
             "run_folder": readings.files(),
         }
@@ -240,7 +245,7 @@ class LongRun:
         """Return the lines that hold most more at the end than in the middle, largest first."""
         if len(self._snapshots) < 2:
             return []
-        (first, before), (last, after) = self._snapshots[-2:]
+        (first, before), (last, after) = self._snapshots
         own = [tracemalloc.Filter(False, tracemalloc.__file__)]
         changes = after.filter_traces(own).compare_to(before.filter_traces(own), "lineno")
         return [
@@ -253,5 +258,17 @@ class LongRun:
         ]
 
 
-def _milliseconds(seconds: dict[str, float]) -> dict[str, float]:
-    return {name: 1000 * value for name, value in seconds.items()}
+def layout_of(config: BenchConfig) -> Layout:
+    """Return the machine and loop of a run."""
+    resources = config.resources
+    return Layout(
+        num_engines=resources.num_engines,
+        num_learners=resources.num_learners,
+        num_accelerators=resources.num_engines + resources.num_learners,
+        num_steps=config.loop.num_steps,
+        max_staleness=config.loop.max_staleness,
+        num_epochs=config.learner.num_epochs,
+        num_minibatches=config.learner.num_minibatches,
+        max_retries=config.rollout.max_retries,
+        seed=config.seed,
+    )

@@ -3,6 +3,7 @@
 step -> Readings.take -> memory, CPU seconds, references -> Readings.figures
 """
 
+import contextlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -30,6 +31,31 @@ def resident_bytes(process_id: int | str = "self") -> int:
         return 0
 
 
+def memory_of_tree(root: int) -> dict[str, float]:
+    """Return the memory of a process and of all below it, in bytes, by name.
+
+    Processes of one name are added up. Shared pages, such as those of an object store, count with
+    each that has touched them.
+    """
+    parents: dict[int, list[int]] = {}
+    for path in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            # Behind the name, which may hold spaces: state, parent.
+            text = (path / "stat").read_text(encoding="utf-8", errors="replace")
+            parents.setdefault(int(text.rpartition(")")[2].split()[1]), []).append(int(path.name))
+    found: dict[str, float] = {}
+    waiting = list(parents.get(root, ()))
+    while waiting:
+        process = waiting.pop()
+        waiting += parents.get(process, ())
+        with contextlib.suppress(OSError):
+            words = Path(f"/proc/{process}/cmdline").read_text(encoding="utf-8").split("\0")
+            # Ray's workers say after a dot what they are at.
+            name = Path(words[0]).name.partition(".")[0]
+            found[name] = found.get(name, 0.0) + resident_bytes(process)
+    return found
+
+
 def file_bytes(folder: Path) -> dict[str, int]:
     """Return the sizes of all files in a folder, by path."""
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
@@ -52,22 +78,25 @@ class Readings:
         self._files: dict[int, dict[str, int]] = {}
         self.num_taken = 0
 
-    def expect(self, *names: str) -> None:
-        """Make room for columns, all of it touched."""
-        for name in names:
-            self._columns[name] = np.full(self._num_steps, np.nan)
-
     def take(self, figures: Mapping[str, float]) -> None:
         """Take in the figures of the step that has just ended."""
         if self.num_taken == self._num_steps:
             return
         for name, value in figures.items():
+            if name not in self._columns:
+                # All of it is touched, so that it takes no more memory later.
+                self._columns[name] = np.full(self._num_steps, np.nan)
             self._columns[name][self.num_taken] = value
         self.num_taken += 1
         if self.num_taken in self._marks:
             self._files[self.num_taken] = file_bytes(self._folder)
 
-    def memory(self, name: str) -> dict[str, Any]:
+    @property
+    def names(self) -> list[str]:
+        """The columns that there are."""
+        return list(self._columns)
+
+    def growth(self, name: str) -> dict[str, Any]:
         """Say what a column of bytes is at the marks, and how it grows."""
         values = self._columns[name][: self.num_taken]
         return {
@@ -99,7 +128,7 @@ class Readings:
         }
 
 
-def slope(values: FloatArray) -> dict[str, float]:
+def slope(values: FloatArray) -> dict[str, float | None]:
     """Say by how much [T] readings grow in a step, after the warm-up.
 
     Memory grows in leaps, so that neighbouring readings say the same. The steps are cut into
@@ -107,10 +136,10 @@ def slope(values: FloatArray) -> dict[str, float]:
 
     Returns:
         The `mean` of the slopes, which is that from end to end of all, and the `half_width` of its
-        95% interval; NaN of too few steps.
+        95% interval; None of too few steps.
     """
     ends = np.linspace(int(WARM_UP * len(values)), len(values) - 1, NUM_SEGMENTS + 1).astype(int)
     if np.any(np.diff(ends) < 1):
-        return {"mean": np.nan, "half_width": np.nan}
+        return {"mean": None, "half_width": None}
     found = Estimate.of((np.diff(values[ends]) / np.diff(ends)).tolist())
     return {"mean": found.mean, "half_width": found.half_width}

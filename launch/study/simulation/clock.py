@@ -9,9 +9,10 @@ import asyncio
 import selectors
 from collections.abc import Callable, Coroutine
 from concurrent.futures import Executor
-from typing import Any, TypeVar
+from typing import Any, TypeVar, TypeVarTuple
 
 Result = TypeVar("Result")
+Arguments = TypeVarTuple("Arguments")
 
 
 class StuckError(RuntimeError):
@@ -26,7 +27,7 @@ class _JumpingSelector(selectors.DefaultSelector):
     """At work for the loop."""
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        """Return what is there at once: only the loop's own wake-up call, of signals and threads."""
+        """Return what is there: only the loop's own wake-up call, of signals and threads."""
         waits = self.num_threads > 0 and timeout != 0
         ready: list[tuple[selectors.SelectorKey, int]] = super().select(None if waits else 0)
         if not ready:
@@ -48,8 +49,11 @@ class SimulatedTimeLoop(asyncio.SelectorEventLoop):
         return self._jumping.now
 
     def run_in_executor(
-        self, executor: Executor | None, func: Callable[..., Any], *args: Any
-    ) -> "asyncio.Future[Any]":
+        self,
+        executor: Executor | None,
+        func: Callable[[*Arguments], Result],
+        *args: *Arguments,
+    ) -> "asyncio.Future[Result]":
         """Call a function in a thread; until it returns no time passes for those who wait."""
         result = super().run_in_executor(executor, func, *args)
         self._jumping.num_threads += 1

@@ -96,7 +96,7 @@ class HeldGroups:
 
     def hold(self, ticket: Ticket, prompt: Prompt, report: LengthReport) -> "HeldGroup":
         """Return a reference of a ticket's group, whose tokens are all alike."""
-        return HeldGroup(self, partial(_group, ticket, prompt, report))
+        return HeldGroup(self, partial(made_up_group, ticket, prompt, report))
 
 
 class HeldGroup:
@@ -116,7 +116,8 @@ class HeldGroup:
         return asyncio.sleep(0, self._make()).__await__()
 
 
-def _group(ticket: Ticket, prompt: Prompt, report: LengthReport) -> Group:
+def made_up_group(ticket: Ticket, prompt: Prompt, report: LengthReport) -> Group:
+    """Return a group that fits a report, with tokens that are all alike."""
     spans = zip(report.lengths.tolist(), report.truncated.tolist(), strict=True)
     return Group(
         ticket=ticket,
