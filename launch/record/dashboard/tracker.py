@@ -35,7 +35,9 @@ class RayTracker:
                 "tracker.ray needs a Ray cluster and this process is connected to none; "
                 "leave it out with ~tracker.ray"
             )
-        return _OpenRay(run.name)
+        opened = _OpenRay(run.name)
+        opened.log(run.first_step, {"loop/restarts": float(len(run.restarts))})
+        return opened
 
 
 class _OpenRay:
