@@ -129,7 +129,7 @@ def test_a_signal_at_any_moment_loses_nothing(make_inputs, tmp_path, kind, stale
         inputs = replace(inputs, saved=find_checkpoint("auto", tmp_path / "run"))
         system = None
 
-        async def stopped(moment=ticks * (signals + 1), inputs=inputs):
+        async def stopped(moment=ticks * 2**signals, inputs=inputs):
             nonlocal system
             interruption = Interruption()
             run, system = start(inputs, interruption)
