@@ -207,7 +207,7 @@ class EnduranceConfig:
     """Prompts of a short run."""
     many_steps: int = 100
     """Its steps; 0 leaves it out."""
-    traced_steps: int = 500
+    traced_steps: int = 2000
     """Steps of a run with every piece of memory traced, on `num_prompts`; 0 leaves it out."""
     cluster_steps: int = 0
     """Steps of a run with the scheduler and rollouts as Ray's actors, on `num_prompts`; 0 leaves it

@@ -60,6 +60,14 @@ class SimulatedTimeLoop(asyncio.SelectorEventLoop):
         result.add_done_callback(self._came_back)
         return result
 
+    async def shutdown_default_executor(self, *args: Any) -> None:
+        """End the threads; another one waits for them."""
+        self._jumping.num_threads += 1
+        try:
+            await super().shutdown_default_executor(*args)
+        finally:
+            self._jumping.num_threads -= 1
+
     def _came_back(self, _: "asyncio.Future[Any]") -> None:
         self._jumping.num_threads -= 1
 
