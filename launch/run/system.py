@@ -75,7 +75,9 @@ class RemoteScheduler:
     async def call(self, method: str, *arguments: Any) -> Any:
         """Call any method of the scheduler."""
         reference = getattr(self.handle, method).remote(*arguments)
-        return await asyncio.wait_for(reference, SCHEDULER_DEADLINE_SECONDS)
+        # Not `asyncio.wait_for`, which loses a cancellation that comes with the answer.
+        async with asyncio.timeout(SCHEDULER_DEADLINE_SECONDS):
+            return await reference
 
 
 def start_scheduler(config: RunConfig, prompts: Sequence[Prompt]) -> RemoteScheduler:
