@@ -132,11 +132,17 @@ def cross(folder: Path, task, source: str, run: Run) -> None:
 
 
 def refuse(folder: Path, task) -> None:
-    """Ask policies of other kinds what keeps them from loading."""
+    """Ask policies of other kinds what keeps them from loading, which changes none of them."""
     found = {}
     for name, (source, run) in OTHERS.items():
         engine = engine_of(run, task, seed=3)
+        train(engine, task)
+        before, tensors = engine.state.copy()
         found[name] = engine.state.obstacle(folder / f"{source}-saved")
+        after, tensors_after = engine.state.copy()
+        assert before == after
+        assert tensors.keys() == tensors_after.keys()
+        assert all(torch.equal(tensors[key], tensors_after[key]) for key in tensors)
     torch.save(found, folder / "refused.pt")
 
 
