@@ -13,13 +13,14 @@ from pathlib import Path
 
 import deepspeed
 import torch
+from transformers import AutoModelForCausalLM
 
 from learner import deepspeed_engine
 from learner.batch import collate
 from learner.config import LearnerConfig
 from learner.deepspeed_engine import DeepSpeedEngine
 from learner.deepspeed_settings import deepspeed_settings
-from learner.lora import LoraConfig
+from learner.lora import LoraConfig, attach
 from learner.loss import Loss
 from learner.numerics import Numerics
 from learner.objectives.clipped_surrogate import ClippedSurrogate
@@ -194,6 +195,8 @@ def main(folder: Path) -> None:
     deepspeed.ops.__compatible_ops__ = {}
     deepspeed_engine.deepspeed_settings = shared_out
     task = torch.load(folder / "task.pt", weights_only=False)
+    # What this brings in, the ranks need not.
+    attach(AutoModelForCausalLM.from_pretrained(task["models"][False]), LoraConfig(rank=1))
     for work in (save, resume):
         for num_ranks in (1, 2):
             runs = [(run,) for run in RUNS if run.num_ranks == num_ranks]
