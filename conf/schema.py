@@ -10,6 +10,7 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
+from conf.checkpoint import CheckpointConfig
 from conf.checks import (
     ObjectivePlug,
     TrackerPlug,
@@ -147,7 +148,10 @@ class RunConfig:
     seed: int = 0
     run_dir: str
     """Folder for config, metrics, summary, picture and the trained policy; must not exist yet, or
-    be empty."""
+    be empty, unless the run goes on."""
+    resume: str | None = None
+    """A run folder to go on with, from its newest checkpoint; "auto" goes on where run_dir holds a
+    run, and begins it where not."""
     model: ModelConfig
     task: Any
     """The plug that makes the training prompts."""
@@ -160,6 +164,7 @@ class RunConfig:
     objective: Any
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     parity: ParityConfig = field(default_factory=ParityConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     resources: ResourcesConfig = field(default_factory=ResourcesConfig)

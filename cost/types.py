@@ -110,6 +110,23 @@ class Draw:
 
 
 @dataclass(frozen=True, slots=True)
+class Undone:
+    """A batch that was drawn and not learned, of a run that goes on after a stop.
+
+    Example: the group of ticket 16 is there, that of 17 is not.
+
+        Undone(batch=8, draw=draw, again=(17,))
+    """
+
+    batch: int
+    draw: Draw
+    """All its rounds in one, as the last of them was answered."""
+    again: tuple[int, ...]
+    """Ids of the tickets whose groups are not there: to be run once more, as new attempts at the
+    same tickets."""
+
+
+@dataclass(frozen=True, slots=True)
 class LengthReport:
     """What one finished ticket cost and earned; small enough to send to the scheduler.
 

@@ -26,6 +26,7 @@ from launch.cli.command_line import (
     check_options,
     check_overrides,
     with_quotes,
+    with_resumed,
     with_reward_files,
     with_words,
 )
@@ -99,7 +100,7 @@ hydra:
 """
 
 
-def prepare_run_dir(path: Path, config: DictConfig, program: str) -> Path:
+def prepare_run_dir(path: Path, config: DictConfig, program: str, *, again: bool = False) -> Path:
     """Create the run folder and write the resolved configuration into it.
 
     `config.yaml` is a configuration of its own: the program runs from it alone.
@@ -108,17 +109,25 @@ def prepare_run_dir(path: Path, config: DictConfig, program: str) -> Path:
         path: The folder.
         config: As composed.
         program: "train" or "evaluate".
+        again: Whether the folder may hold the same run already, which begins anew or goes on.
 
     Raises:
         UserError: If the folder cannot be written or already holds something.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
-        if any(path.iterdir()):
+        if again and not (path / "config.yaml").exists() and any(path.iterdir()):
+            raise UserError(
+                f"run_dir must be new, empty or hold a run, got {str(path)!r}, which has no "
+                "config.yaml; choose another"
+            )
+        if not again and any(path.iterdir()):
             raise UserError(f"run_dir must be new or empty, got {str(path)!r}; choose another")
         header = HEADER.format(program=program, path=shlex.quote(str(path)))
         text = header + OmegaConf.to_yaml(config, resolve=True)
-        (path / "config.yaml").write_text(text, encoding="utf-8")
+        partial = path / ".config.yaml.partial"
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path / "config.yaml")
     except OSError as error:
         raise UserError(
             f"run_dir must be writable, got {str(path)!r}: {reason_of(error)}"
@@ -126,7 +135,7 @@ def prepare_run_dir(path: Path, config: DictConfig, program: str) -> Path:
     return path
 
 
-def start(main: Callable[[], None], *, words: str | None = None) -> NoReturn:
+def start(main: Callable[[], None], *, words: str | None = None, resumes: bool = False) -> NoReturn:
     """Call a program decorated with `hydra.main`, and put hydra's own refusals into one line.
 
     Hydra prints several lines for a key or group it does not know, and hides the traceback of
@@ -135,12 +144,15 @@ def start(main: Callable[[], None], *, words: str | None = None) -> NoReturn:
     Args:
         main: The program.
         words: The list key that the command line's bare words fill, see `with_words`.
+        resumes: Whether `resume=RUN` takes the configuration of that run, see `with_resumed`.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"
     # A folder of configurations that is not there would otherwise be passed over.
     warnings.filterwarnings("error", message=r"provider=.* is not available")
     try:
         sys.argv[1:] = with_quotes(with_reward_files(with_words(sys.argv[1:], words)))
+        if resumes:
+            sys.argv[1:] = with_resumed(sys.argv[1:])
         check_options(sys.argv[1:])
         check_overrides(sys.argv[1:], GROUPS)
         main()
@@ -180,5 +192,5 @@ def run_program(main: Callable[[], None]) -> NoReturn:
         _refuse(UserError(key_sentence(error)))
     except RunError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(1)
+        sys.exit(error.status)
     sys.exit(0)

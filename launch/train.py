@@ -44,4 +44,4 @@ def main(composed: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    start(main)
+    start(main, resumes=True)

@@ -47,6 +47,16 @@ class OrderedBuffer(Generic[Item]):
             self._items[ticket_id] = item
             self._changed.notify_all()
 
+    @property
+    def items(self) -> dict[int, Item]:
+        """What is finished and was not handed out, by ticket id."""
+        return dict(self._items)
+
+    @property
+    def next_ticket(self) -> int:
+        """First ticket id that the next `take` hands out."""
+        return self._next_ticket
+
     async def take(self, num: int) -> list[Item]:
         """Wait for the next `num` tickets in draw order and remove them."""
         ids = range(self._next_ticket, self._next_ticket + num)

@@ -1,6 +1,6 @@
 """The scheduler as a Ray actor: one place that all rollout actors and the driver talk to.
 
-    rollout actors -> observe        driver -> draw, select, learned, metrics, state_dict
+    rollout actors -> observe        driver -> draw, select, learned, snapshot, resume, ...
 
 `ray.remote(SchedulerActor)` is the caller's business, with a name that can be read in Ray's tools.
 Methods are coroutines, so a draw or a selection can wait for a report that is still on its way
@@ -15,7 +15,8 @@ from typing import Any
 from cost.draws.distribution import DrawCells, DrawDistribution
 from cost.scheduler.config import SchedulerConfig
 from cost.scheduler.scheduler import Scheduler
-from cost.types import Draw, Feedback, FloatArray, IntArray, LengthReport, Selection, Ticket
+from cost.state_file import load_state, save_state
+from cost.types import Draw, Feedback, FloatArray, IntArray, LengthReport, Selection, Undone
 
 
 class SchedulerActor:
@@ -54,6 +55,7 @@ class SchedulerActor:
         self._report_timeout_seconds = report_timeout_seconds
         self._arrived = asyncio.Condition()
         self._observe_error: Exception | None = None
+        self._kept: dict[str, Any] | None = None
 
     async def draw(
         self,
@@ -106,10 +108,6 @@ class SchedulerActor:
         """Take in what learning from a batch took and showed."""
         self._scheduler.learned(batch, feedback)
 
-    async def reissue(self, first_ticket_id: int) -> list[Ticket]:
-        """Return the tickets from one on, to be run again."""
-        return self._scheduler.reissue(first_ticket_id)
-
     async def distribution(self) -> DrawDistribution:
         """Return the draw distribution of the next draw."""
         return self._scheduler.distribution()
@@ -122,13 +120,29 @@ class SchedulerActor:
         """Return the metrics of `cost.ledger.METRICS`."""
         return self._scheduler.metrics()
 
-    async def state_dict(self) -> dict[str, Any]:
-        """Return everything learned so far."""
-        return self._scheduler.state_dict()
+    async def snapshot(self) -> None:
+        """Keep everything learned so far, as it is now, to be written."""
+        # States are never changed in place: nothing in it moves while it is written.
+        self._kept = self._scheduler.state_dict()
 
-    async def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue from `state_dict`."""
-        self._scheduler.load_state_dict(state)
+    async def write(self, path: str) -> None:
+        """Write the last snapshot into a file, and let go of it.
+
+        Raises:
+            OSError: If it cannot be written.
+        """
+        kept, self._kept = self._kept, None
+        assert kept is not None, "snapshot() comes first"
+        await asyncio.to_thread(save_state, path, kept)
+
+    async def resume(self, path: str, batch: int, held: Sequence[LengthReport]) -> list[Undone]:
+        """Continue from a file of `write`; see `Scheduler.resume`.
+
+        Raises:
+            ValueError: If the file is not one, or of another seed, task or set of plugs.
+        """
+        self._scheduler.load_state_dict(await asyncio.to_thread(load_state, path))
+        return self._scheduler.resume(batch, held)
 
     async def _reported(self, awaited: Callable[[], list[int]]) -> None:
         """Wait until no ticket's report is awaited; `self._arrived` must be held."""

@@ -40,6 +40,11 @@ class Batches:
     gradient_norms: dict[int, FloatArray] = field(default_factory=dict)
     """By ticket id of the open batch."""
 
+    @property
+    def carried_ids(self) -> tuple[int, ...]:
+        """Ids of the accepted tickets that no batch has learned from yet."""
+        return tuple(ticket.ticket_id for ticket, _ in self.carried)
+
     def open(self, batch: int, first_ticket: int) -> None:
         """Begin to draw a batch.
 
@@ -106,6 +111,18 @@ class Batches:
             )
         # Batches folded before have no entry any more: nothing new to fold.
         return self.ranges.get(num_batches - 1, (0, 0))[1]
+
+    def first_of(self, batch: int, next_ticket: int) -> int:
+        """Return the first ticket drawn for a batch or a later one; the next if there is none."""
+        if batch in self.ranges:
+            return self.ranges[batch][0]
+        return next_ticket if self.drawn or self.batch < batch else self.first_ticket
+
+    def earlier(self, batch: int, first: int) -> set[int]:
+        """Return the tickets before `first` that a batch from `batch` on learns from, or may."""
+        used = [ids for number, ids in self.members.items() if number >= batch]
+        used.append(tuple(ticket.ticket_id for ticket, _ in self.carried))
+        return {key for ids in used for key in ids if key < first}
 
     def release(self, num_batches: int, selected_batch: int) -> None:
         """Forget batches before `num_batches` that were selected."""

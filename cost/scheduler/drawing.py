@@ -6,7 +6,7 @@ entropy -> exploring tickets, the last of their batch
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,7 +19,7 @@ from cost.scheduler.config import SchedulerConfig
 from cost.scheduler.reports import checked_norms
 from cost.scheduler.statistics import Statistics
 from cost.scheduler.ticket_book import TicketBook
-from cost.types import Draw, FloatArray, LengthReport, Ticket
+from cost.types import Draw, FloatArray, LengthReport, Ticket, Undone
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +137,7 @@ class Drawing:
         draw = Draw(
             tickets=tickets,
             members=batches.members[batches.batch] if batches.drawn else None,
-            carried=tuple(ticket.ticket_id for ticket, _ in batches.carried),
+            carried=batches.carried_ids,
             gradient_norms=bool(batches.norms_of),
         )
         return Drawn(draw, filtered)
@@ -150,7 +150,7 @@ class Drawing:
             tickets=[self._book.ticket(key) for key in ids],
             reports=self._book.reports(ids),
             gradient_norms=self.batches.gradient_norms,
-            carried=tuple(ticket.ticket_id for ticket, _ in self.batches.carried),
+            carried=self.batches.carried_ids,
         )
 
     def _issue(self, drawn: Round) -> tuple[list[Ticket], list[LengthReport]]:
@@ -229,6 +229,53 @@ class Drawing:
         self._book.issue(tickets)
         self.batches.explore([ticket.ticket_id for ticket in tickets])
         return tickets
+
+    def reopen(
+        self, batch: int, held: Mapping[int, int]
+    ) -> tuple[set[int], list[tuple[Ticket, LengthReport]]]:
+        """Begin a new attempt at each ticket from a batch on whose group is not held.
+
+        Args:
+            batch: The first that was not learned.
+            held: By ticket id, the attempt whose group is held.
+
+        Returns:
+            Ids of those tickets, and those of them with reports, of groups that are lost.
+
+        Raises:
+            ValueError: If a carried group is not held.
+        """
+        batches, book = self.batches, self._book
+        first = batches.first_of(batch, book.next_ticket_id)
+        fits = {key for key, attempt in held.items() if attempt == book.reported_attempt(key)}
+        gone = sorted(batches.earlier(batch, first) - fits)
+        if gone:
+            raise ValueError(f"held must have the groups that are carried, lacks {gone[:10]!r}")
+        # A pilot's responses are measured once and not kept; they are needed for it.
+        fits -= {*batches.norms_of}
+        again = {key for key in range(first, book.next_ticket_id) if key not in fits}
+        return again, book.reopen(sorted(again))
+
+    def undone(self, batch: int, again: Collection[int]) -> list[Undone]:
+        """Return the batches from one on that were drawn, at least in part, with all tickets.
+
+        `again` are the tickets that must be run again.
+        """
+        batches, next_ticket = self.batches, self._book.next_ticket_id
+        ranges = [(number, ids) for number, ids in batches.ranges.items() if number >= batch]
+        if not batches.drawn:
+            ranges.append((batches.batch, (batches.first_ticket, next_ticket)))
+        found = []
+        for number, (first, end) in sorted(ranges):
+            complete = number in batches.members
+            draw = Draw(
+                tickets=[self._book.ticket(key) for key in range(first, end)],
+                members=batches.members.get(number),
+                carried=() if number < batches.batch else batches.carried_ids,
+                gradient_norms=not complete and bool(batches.norms_of),
+            )
+            found.append(Undone(number, draw, tuple(k for k in range(first, end) if k in again)))
+        return found
 
     def metrics(self) -> dict[str, float]:
         """Return the metrics of `cost.ledger.METRICS` that are about the batch drawn last."""

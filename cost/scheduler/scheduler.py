@@ -21,7 +21,7 @@ from cost.scheduler.selecting import Selecting
 from cost.scheduler.statistics import Statistics
 from cost.scheduler.ticket_book import TicketBook
 from cost.state import HasState
-from cost.types import Draw, Feedback, FloatArray, IntArray, LengthReport, Selection, Ticket
+from cost.types import Draw, Feedback, FloatArray, IntArray, LengthReport, Selection, Undone
 
 
 class Scheduler:
@@ -127,11 +127,27 @@ class Scheduler:
         spending = self._statistics.learned(batch, reports, scored, feedback)
         self._ledger = self._ledger.with_spending(spending)
 
-    def reissue(self, first_ticket_id: int) -> list[Ticket]:
-        """Return all tickets from one on as new attempts; ValueError if one was folded already."""
-        tickets, lost = self._book.reopen(first_ticket_id)
+    def resume(self, batch: int, held: Sequence[LengthReport]) -> list[Undone]:
+        """Go on from a state in which a batch is the first that was not learned.
+
+        Every ticket drawn for it and later ones is used once: with the group that the caller still
+        holds, or as a new attempt with its own probability, whatever was reported of the old one.
+
+        Args:
+            batch: Its number; it need not be drawn.
+            held: Reports of the groups that the caller holds. Those of tickets that the state does
+                not know are passed over: they are drawn once more.
+
+        Raises:
+            ValueError: If a carried group is not held.
+        """
+        known = [report for report in held if self._book.holds(report.ticket_id)]
+        for report in known:
+            if self._book.reported_attempt(report.ticket_id) is None:
+                self.observe(report)
+        again, lost = self._drawing.reopen(batch, {r.ticket_id: r.attempt for r in known})
         self._ledger = self._ledger.without_reports(lost)
-        return tickets
+        return self._drawing.undone(batch, again)
 
     def distribution(self) -> DrawDistribution:
         """Return the distribution that the next draw would use, nothing more folded."""

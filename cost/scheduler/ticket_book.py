@@ -65,6 +65,10 @@ class TicketBook:
             self.next_ticket_id += 1
             self.num_exploring += ticket.exploring
 
+    def holds(self, ticket_id: int) -> bool:
+        """Whether a ticket was issued and not released."""
+        return ticket_id in self._tickets
+
     def ticket(self, ticket_id: int) -> Ticket:
         """Return a ticket that is still held.
 
@@ -168,28 +172,32 @@ class TicketBook:
             del self._reports[key]
         self.released_until = max(self.released_until, until)
 
-    def reopen(self, first: int) -> tuple[list[Ticket], list[tuple[Ticket, LengthReport]]]:
-        """Begin a new attempt at all tickets from `first` on.
+    def reopen(self, ticket_ids: Iterable[int]) -> list[tuple[Ticket, LengthReport]]:
+        """Begin a new attempt at some tickets, whose groups are lost.
 
         Returns:
-            Those tickets, to be run again, and those of them with reports, of groups that are
-            lost.
+            Those of them that were reported, with the reports.
 
         Raises:
-            ValueError: If one of them is part of the statistics already.
+            ValueError: If one of them is part of the statistics already, or not held.
         """
-        if first < self.taken_until:
-            raise ValueError(
-                f"first_ticket_id must be at least {self.taken_until}, the tickets folded, "
-                f"got {first!r}"
-            )
         lost: list[tuple[Ticket, LengthReport]] = []
-        for key in range(first, self.next_ticket_id):
-            ticket, report = self._tickets[key], self._reports.pop(key, None)
+        for key in ticket_ids:
+            if key < self.taken_until:
+                raise ValueError(
+                    f"ticket_ids must be at least {self.taken_until}, the tickets folded, "
+                    f"got {key!r}"
+                )
+            ticket, report = self.ticket(key), self._reports.pop(key, None)
             last = ticket.attempt if report is None else report.attempt
             self._tickets[key] = replace(ticket, attempt=last + 1)
             lost += [] if report is None else [(ticket, report)]
-        return [self._tickets[key] for key in range(first, self.next_ticket_id)], lost
+        return lost
+
+    def reported_attempt(self, ticket_id: int) -> int | None:
+        """Return the attempt whose report counts; None without one."""
+        report = self._reports.get(ticket_id)
+        return None if report is None else report.attempt
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything as dicts of arrays and numbers."""

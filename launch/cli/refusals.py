@@ -24,6 +24,9 @@ class UserError(Exception):
 class RunError(Exception):
     """A running part failed; the message has the first failure and where its logs are."""
 
+    status = 1
+    """What the program exits with."""
+
 
 LONGEST_REASON = 300
 """Characters of what somebody else's code says that a sentence repeats."""

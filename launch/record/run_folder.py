@@ -5,6 +5,8 @@ metrics.jsonl -> read_steps -> metric_columns -> at_versions
 samples.jsonl -> read_samples
 cells.jsonl   -> read_cells
 summary.json  -> read_summary
+evaluation.json -> read_evaluations
+restarts.json -> launch.record.restarts.read_restarts
 """
 
 import json
@@ -31,6 +33,7 @@ CELLS = "cells.jsonl"
 EVALUATION = "evaluation.json"
 SUMMARY = "summary.json"
 PICTURE = "run.png"
+RESTARTS = "restarts.json"
 EVALUATED = "evaluation/version"
 """Metric that says which version an evaluation is of."""
 CELL_COLUMNS = ("length_cells", "pass_rate_cells", "num_prompts", "probabilities")
@@ -90,10 +93,7 @@ def read_summary(folder: Path, needed: Sequence[str] = ()) -> dict[str, Any]:
         UserError: If `summary.json` is missing, damaged or lacks one of them.
     """
     remark = "; it goes on or was killed: a run that ended has one"
-    try:
-        summary: Any = json.loads(_read_text(folder, SUMMARY, remark))
-    except (ValueError, RecursionError) as error:
-        raise refused(folder, f"{SUMMARY} is not JSON") from error
+    summary: Any = read_json(folder, SUMMARY, remark)
     if not isinstance(summary, dict):
         raise refused(folder, f"{SUMMARY} has no results")
     for key in needed:
@@ -103,6 +103,46 @@ def read_summary(folder: Path, needed: Sequence[str] = ()) -> dict[str, Any]:
         if not all(part is None or isinstance(part, int | float) for part in parts):
             raise refused(folder, f"{key} in {SUMMARY} is not a number, got {summary[key]!r:.60}")
     return summary
+
+
+def read_evaluations(folder: Path) -> list[dict[str, Any]]:
+    """Return the evaluations of a run that are finished, in their order; empty without the file.
+
+    Each has `when`, a text, and `last_version`, a whole number; see
+    `launch.record.evaluation.Evaluation.to_json` for the rest.
+
+    Raises:
+        UserError: If `evaluation.json` holds anything else.
+    """
+    if not (folder / EVALUATION).exists():
+        return []
+    content: Any = read_json(folder, EVALUATION)
+    found = content.get("evaluations") if isinstance(content, dict) else None
+    for each in found if isinstance(found, list) else [None]:
+        known = each if isinstance(each, dict) else {}
+        if not isinstance(known.get("when"), str) or type(known.get("last_version")) is not int:
+            reason = f"{EVALUATION} must hold evaluations with when and last_version"
+            raise refused(folder, f"{reason}; move it away to go on without them")
+    assert isinstance(found, list)
+    return found
+
+
+def read_json(folder: Path, name: str, remark: str = "") -> object:
+    """Return what a JSON file of a run holds.
+
+    Args:
+        folder: Of the run.
+        name: Of the file.
+        remark: What follows where it is missing.
+
+    Raises:
+        UserError: If it is missing or damaged.
+    """
+    try:
+        content: object = json.loads(_read_text(folder, name, remark))
+    except (ValueError, RecursionError) as error:
+        raise refused(folder, f"{name} is not JSON") from error
+    return content
 
 
 def read_steps(

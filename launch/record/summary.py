@@ -4,15 +4,21 @@ evaluations ------------> RunSummary.evaluation --+
 metrics of each step ---> RunSummary.step --------+-> finish -> write_json
 """
 
+from __future__ import annotations
+
 import json
 import math
-import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from launch.cli.refusals import reason_of
+from launch.record.earlier import Earlier, packed, plus, unpacked
 from launch.record.outcomes import EvaluationResult
+from launch.record.whole import write_whole
 
 TOKEN_KINDS = tuple(
     f"{kind}_{unit}"
@@ -25,8 +31,35 @@ TURNS = ("wait", "update", "publish")
 """Phases that take turns and fill a step; generation goes on beside them."""
 
 
+SUMMED = (
+    *(f"loop/{phase}_seconds" for phase in PHASES),
+    "learner/skipped_steps",
+    "rollout/failed_tickets",
+    "rollout/reward_timed_out",
+    "rollout/reward_crashed",
+)
+AVERAGED = (
+    "cost/draw_saving_estimated",
+    "cost/thinning_saving_estimated",
+    "cost/total_variation",
+    "cost/expected_length_ratio",
+)
+COUNTERS = (
+    *(f"cost/{key}" for key in (*TOKEN_KINDS, *UNIFORM_TOKENS)),
+    "cost/engine_seconds",
+    "cost/learner_seconds",
+    "cost/spent_currency",
+)
+"""Metrics that run since the start: the last value is the total."""
+
+
 class RunSummary:
-    """Everything that `summary.json` tells of a run, gathered while it goes on."""
+    """Everything that `summary.json` tells of a run, gathered while it goes on.
+
+    A run that goes on after a stop takes over what was gathered up to its checkpoint. Its seconds
+    are those up to the checkpoint and those since the restart: neither what lay between stop and
+    restart nor what was spent on lost steps is in any total.
+    """
 
     def __init__(self, k: int) -> None:
         """Start with nothing measured.
@@ -36,16 +69,24 @@ class RunSummary:
         """
         self._k = k
         self._num_steps = 0
-        self._sums: dict[str, float] = {}
-        self._counts: dict[str, int] = {}
+        self._sums = dict.fromkeys((*SUMMED, *AVERAGED), 0.0)
+        self._counts = dict.fromkeys(AVERAGED, 0)
         self._last: dict[str, float] = {}
         self._evaluations = _evaluation_keys("before", k) | _evaluation_keys("after", k)
-        self._startup: tuple[float, Mapping[str, float]] = (math.nan, {})
+        self._startup_seconds = math.nan
+        self._startup_parts: dict[str, float] = {}
         self._evaluate_seconds = 0.0
+        self._earlier = Earlier()
+        self._first_failure: str | None = None
 
     def startup(self, seconds: float, parts: Mapping[str, float]) -> None:
-        """Take in how long it took from the program's start to the first work, and by part."""
-        self._startup = (seconds, dict(parts))
+        """Take in how long it took from the program's start to the first work, and by part.
+
+        The start-ups of a run that went on after a stop add up.
+        """
+        self._startup_seconds = plus(self._startup_seconds, seconds)
+        for key, value in parts.items():
+            self._startup_parts[key] = self._startup_parts.get(key, 0.0) + value
 
     def evaluation(
         self,
@@ -66,11 +107,74 @@ class RunSummary:
     def step(self, metrics: Mapping[str, float]) -> None:
         """Take in one step; values that are not finite are left out of sums and means."""
         self._num_steps += 1
-        for key, value in metrics.items():
-            if math.isfinite(value):
-                self._sums[key] = self._sums.get(key, 0.0) + value
-                self._counts[key] = self._counts.get(key, 0) + 1
-                self._last[key] = value
+        finite = {key: value for key, value in metrics.items() if math.isfinite(value)}
+        for key in self._sums.keys() & finite.keys():
+            self._sums[key] += finite[key]
+        for key in self._counts.keys() & finite.keys():
+            self._counts[key] += 1
+        self._last |= {key: finite[key] for key in COUNTERS if key in finite}
+
+    def state_dict(
+        self,
+        *,
+        total_seconds: float,
+        loop_seconds: float = math.nan,
+        parity_max_logprob_difference: float = math.nan,
+        first_reward_failure: str | None = None,
+    ) -> dict[str, Any]:
+        """Return what was gathered, in the types of strict JSON; as large after any step.
+
+        Args:
+            total_seconds: As `finish` would get them now.
+            loop_seconds: The same.
+            parity_max_logprob_difference: The same.
+            first_reward_failure: The same.
+        """
+        now = Earlier(total_seconds, loop_seconds, parity_max_logprob_difference)
+        return {
+            "sums": packed(self._sums),
+            "counts": packed(self._counts),
+            "last": packed(self._last),
+            "evaluations": packed(self._evaluations),
+            "startup_parts": packed(self._startup_parts),
+            "earlier": packed(asdict(self._earlier.and_then(now))),
+            "others": packed(
+                {
+                    "num_steps": self._num_steps,
+                    "startup_seconds": self._startup_seconds,
+                    "evaluate_seconds": self._evaluate_seconds,
+                }
+            ),
+            "first_reward_failure": self._first_failure or first_reward_failure,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from what `state_dict` returned, before the first step of this start.
+
+        Of an evaluation what has other keys than those to come, as of another k, is left out.
+
+        Raises:
+            ValueError: If it is anything else.
+        """
+        try:
+            found = {key: unpacked(state[key]) for key in state if key != "first_reward_failure"}
+            sums = {key: float(found["sums"][key]) for key in self._sums}
+            counts = {key: int(found["counts"][key]) for key in self._counts}
+            last = {key: float(value) for key, value in found["last"].items()}
+            parts = {key: float(value) for key, value in found["startup_parts"].items()}
+            earlier = Earlier(**{key: float(value) for key, value in found["earlier"].items()})
+            num_steps, startup, evaluate = (
+                found["others"][key] + 0
+                for key in ("num_steps", "startup_seconds", "evaluate_seconds")
+            )
+            evaluations, failure = found["evaluations"], state["first_reward_failure"]
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise ValueError(f"the state of a summary does not fit ({reason_of(error)})") from error
+        self._num_steps, self._sums, self._counts, self._last = num_steps, sums, counts, last
+        self._evaluations |= {key: evaluations.get(key) for key in self._evaluations}
+        self.startup(startup, parts)
+        self._evaluate_seconds += evaluate
+        self._earlier, self._first_failure = earlier, failure
 
     def finish(
         self,
@@ -82,6 +186,8 @@ class RunSummary:
         loop_seconds: float = math.nan,
         objective: str | None = None,
         first_reward_failure: str | None = None,
+        restarts: int = 0,
+        lost_steps: int = 0,
     ) -> dict[str, object]:
         """Return the content of `summary.json`; what was not measured is None or NaN.
 
@@ -90,22 +196,27 @@ class RunSummary:
         from uniform, and what draws and thinning are believed to save, are means over the steps.
         Lengths are those of the sampled evaluations; a half width is of a 95% interval, Student's t
         over prompts. `objective` is what the run optimised, in words; `first_reward_failure` says
-        why the first scoring that failed did.
+        why the first scoring that failed did. Seconds, the parity and the failure are those since
+        this start, to which what was before it is added; `restarts` says how often the run went on
+        after a stop, and `lost_steps` how many steps it took anew in all.
         """
-        seconds = {phase: self._total(f"loop/{phase}_seconds") for phase in PHASES}
+        seconds = {phase: self._sums[f"loop/{phase}_seconds"] for phase in PHASES}
         tokens = {kind: int(self._last.get(f"cost/{kind}", 0)) for kind in TOKEN_KINDS}
-        startup, parts = self._startup
+        now = Earlier(total_seconds, loop_seconds, parity_max_logprob_difference)
+        whole = self._earlier.and_then(now)
         return {
             "completed": completed,
             "objective": objective,
             **self._evaluations,
             "num_steps": self._num_steps,
+            "restarts": restarts,
+            "lost_steps": lost_steps,
             "versions_published": versions_published,
-            "skipped_steps": int(self._total("learner/skipped_steps")),
-            "failed_tickets": int(self._total("rollout/failed_tickets")),
-            "reward_timed_out": int(self._total("rollout/reward_timed_out")),
-            "reward_crashed": int(self._total("rollout/reward_crashed")),
-            "first_reward_failure": first_reward_failure,
+            "skipped_steps": int(self._sums["learner/skipped_steps"]),
+            "failed_tickets": int(self._sums["rollout/failed_tickets"]),
+            "reward_timed_out": int(self._sums["rollout/reward_timed_out"]),
+            "reward_crashed": int(self._sums["rollout/reward_crashed"]),
+            "first_reward_failure": self._first_failure or first_reward_failure,
             **tokens,
             **{key: int(self._last.get(f"cost/{key}", 0)) for key in UNIFORM_TOKENS},
             "draw_saving_estimated": self._mean("cost/draw_saving_estimated"),
@@ -117,24 +228,23 @@ class RunSummary:
             "generate_tokens_per_second": _ratio(
                 tokens["generated_response_tokens"], seconds["generate"]
             ),
-            "parity_max_logprob_difference": parity_max_logprob_difference,
+            "parity_max_logprob_difference": whole.parity_max_logprob_difference,
             "total_variation_from_uniform": self._mean("cost/total_variation"),
             "expected_length_ratio": self._mean("cost/expected_length_ratio"),
-            "seconds": seconds
-            | {
-                "loop": loop_seconds,
-                "startup": startup,
-                "evaluate": self._evaluate_seconds,
-                "total": total_seconds,
-            },
-            "startup_seconds": parts,
+            "seconds": seconds | self._other_seconds(whole),
+            "startup_seconds": dict(self._startup_parts),
         }
 
-    def _total(self, key: str) -> float:
-        return self._sums.get(key, 0.0)
+    def _other_seconds(self, whole: Earlier) -> dict[str, float]:
+        return {
+            "loop": whole.loop_seconds,
+            "startup": self._startup_seconds,
+            "evaluate": self._evaluate_seconds,
+            "total": whole.total_seconds,
+        }
 
     def _mean(self, key: str) -> float:
-        return _ratio(self._total(key), self._counts.get(key, 0))
+        return _ratio(self._sums[key], self._counts[key])
 
 
 def json_ready(value: object) -> object:
@@ -152,12 +262,14 @@ def json_ready(value: object) -> object:
     return str(value)
 
 
-def write_json(path: Path, content: Mapping[str, object]) -> None:
-    """Write a JSON file that a reader sees whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+def write_json(path: Path, content: Mapping[str, object] | Sequence[object]) -> None:
+    """Write a JSON file that a reader sees whole or not at all.
+
+    Raises:
+        OSError: If it cannot be written; what was there stays, and nothing beside it.
+    """
     text = json.dumps(json_ready(content), indent=2, allow_nan=False)
-    temporary.write_text(text + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    write_whole(path, [f"{text}\n".encode()])
 
 
 def _evaluation_keys(

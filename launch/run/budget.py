@@ -1,7 +1,8 @@
 """What learned batches took, and whether that uses up what the run may take."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 from cost.types import LengthReport
 from launch.run.parts import Plan
@@ -32,6 +33,14 @@ class Budget:
         self._plan = plan
         # By number of batches learned; those that nobody will look up again are dropped.
         self._spent = {0: Spent()}
+
+    def state_dict(self) -> dict[str, dict[str, float]]:
+        """Return what was spent, by number of batches learned."""
+        return {str(batch): asdict(spent) for batch, spent in self._spent.items()}
+
+    def load_state_dict(self, state: Mapping[str, Mapping[str, Any]]) -> None:
+        """Continue from `state_dict`."""
+        self._spent = {int(batch): Spent(**spent) for batch, spent in state.items()}
 
     def spend(
         self,

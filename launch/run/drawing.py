@@ -6,9 +6,10 @@ scheduler.draw -> tickets -> rollouts.run -> buffer
 """
 
 import asyncio
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from cost.types import FloatArray, Ticket
+from cost.types import Draw, FloatArray, Ticket, Undone
 from launch.run.clocks import GenerationClock
 from launch.run.parts import Parts, Plan
 from rollout.buffer import OrderedBuffer
@@ -64,11 +65,36 @@ class Rounds:
         Raises:
             TimeoutError: If a round before the last misses its deadline.
         """
-        tickets: list[Ticket] = []
-        norms: dict[int, FloatArray] = {}
+        return await self._finish(batch, [], await self._draw(batch, {}), tasks)
+
+    async def go_on(
+        self, undone: Undone, held: Mapping[int, GroupRef], tasks: asyncio.TaskGroup
+    ) -> DrawnBatch:
+        """Go on with a batch of a run that was stopped, its groups held as far as they are there.
+
+        Args:
+            undone: The batch, and which of its tickets to run again.
+            held: By ticket id, the groups of its other tickets.
+            tasks: What tickets are run in.
+
+        Raises:
+            TimeoutError: If a round before the last misses its deadline.
+        """
+        there = [t for t in undone.draw.tickets if t.ticket_id not in undone.again]
+        for ticket in there:
+            await self._buffer.put(ticket.ticket_id, held[ticket.ticket_id])
+        again = [t for t in undone.draw.tickets if t.ticket_id in undone.again]
+        return await self._finish(undone.batch, there, replace(undone.draw, tickets=again), tasks)
+
+    async def _draw(self, batch: int, norms: Mapping[int, FloatArray]) -> Draw:
         folded = max(0, batch - self._plan.max_staleness)
+        return await self._parts.scheduler.draw(batch, folded, norms)
+
+    async def _finish(
+        self, batch: int, tickets: list[Ticket], drawn: Draw, tasks: asyncio.TaskGroup
+    ) -> DrawnBatch:
+        """Run a round, and those after it; `tickets` are those of the batch that are done."""
         while True:
-            drawn = await self._parts.scheduler.draw(batch, folded, norms)
             running = [tasks.create_task(self._roll(batch, ticket)) for ticket in drawn.tickets]
             tickets += drawn.tickets
             if drawn.members is not None:
@@ -83,6 +109,7 @@ class Rounds:
             async with asyncio.timeout(self._plan.batch_deadline_seconds):
                 groups = await asyncio.gather(*running)
                 norms = await self._norms(groups) if drawn.gradient_norms else {}
+            drawn = await self._draw(batch, norms)
 
     async def _roll(self, batch: int, ticket: Ticket) -> GroupRef:
         with self._generation.running(batch):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,10 @@ from conf.evaluation import HELD_OUT
 from conf.schema import EvaluateConfig, RunConfig
 from launch.cli.refusals import reading
 from launch.program import UserError, build, prepare_run_dir
+from launch.record.checkpoint import Checkpoint
+from launch.record.restarts import cut_back
 from launch.run.model_folder import check_vocabulary, check_weights, read_settings
+from launch.run.resume import about, changes, find_checkpoint
 from launch.run.rewards import try_rewards
 from learner.architecture import check_architecture, check_token_ids
 from rollout.rewards.by_set import address
@@ -42,6 +45,12 @@ class Inputs:
     """What the policy is trained on."""
     sets: Sets
     """What the policy is measured on."""
+    about: Mapping[str, Any]
+    """What its checkpoints say of it; see `launch.run.resume.about`."""
+    saved: Checkpoint | None = None
+    """What it goes on from; None for its start."""
+    changed: Mapping[str, tuple[Any, Any]] = field(default_factory=dict)
+    """By key, the old and the new value of settings that are others than in `saved`."""
 
 
 def prepare(composed: DictConfig) -> Inputs:
@@ -63,9 +72,18 @@ def prepare(composed: DictConfig) -> Inputs:
         )
     check_tokens(config.model.path, [prompts, *sets.values()])
     try_rewards(config, prompts[0], sets)
-    prepare_run_dir(Path(config.run_dir), composed, "train")
     resolved: Any = OmegaConf.to_container(composed, resolve=True)
-    return Inputs(config, resolved, tokenizer, prompts, sets)
+    described, run_dir, saved = about(resolved, prompts), Path(config.run_dir), None
+    changed: Mapping[str, tuple[Any, Any]] = {}
+    if config.resume is not None:
+        saved = find_checkpoint(config.resume, run_dir)
+    if saved is not None:
+        changed = changes(saved, described)
+    prepare_run_dir(run_dir, composed, "train", again=config.resume is not None)
+    if saved is None and config.resume is not None:
+        # What a run left that ended before its first checkpoint.
+        cut_back(run_dir, -1)
+    return Inputs(config, resolved, tokenizer, prompts, sets, described, saved, changed)
 
 
 def prepare_evaluation(composed: DictConfig) -> tuple[EvaluateConfig, Sets]:

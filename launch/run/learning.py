@@ -5,7 +5,7 @@ buffer.take -> members -> (scheduler.select -> learners.update) each pass -> Lea
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,6 +53,15 @@ class HandOver:
         self._buffer = buffer
         self._deadline_seconds = deadline_seconds
         self._held: dict[int, GroupRef] = {}
+
+    def hold(self, groups: Mapping[int, GroupRef]) -> None:
+        """Hold carried groups, by ticket id, of a run that goes on."""
+        self._held |= groups
+
+    @property
+    def held(self) -> dict[int, GroupRef]:
+        """The groups that are carried, by ticket id."""
+        return dict(self._held)
 
     async def take(self, drawn: DrawnBatch) -> Taken:
         """Wait for all tickets of a batch; groups that were filtered are not held any longer.

@@ -25,35 +25,43 @@ import asyncio
 from collections.abc import Awaitable, Callable
 
 from launch.record.step import StepResult
-from launch.run.budget import Budget
-from launch.run.clocks import GenerationClock, Laps, Phases
+from launch.run.clocks import Laps, Phases
 from launch.run.drawing import DrawnBatch, Rounds
-from launch.run.learning import HandOver, Passes
+from launch.run.learning import Passes
 from launch.run.parts import Parts, Plan
-from rollout.buffer import OrderedBuffer
-from rollout.types import GroupRef
+from launch.run.position import Position
 
 OnStep = Callable[[StepResult], Awaitable[None]]
 
 
-async def train(plan: Plan, parts: Parts, on_step: OnStep) -> None:
+async def train(
+    plan: Plan, parts: Parts, on_step: OnStep, position: Position | None = None
+) -> None:
     """Run the loop to its end; `on_step` is called after each publish.
+
+    Args:
+        plan: The loop's numbers.
+        parts: What the loop drives.
+        on_step: Called before the next draw sees what was learned, so that what it reads and saves
+            belongs to one step.
+        position: Where to go on from; None for the start.
 
     Raises:
         TimeoutError: If a batch misses its deadline.
     """
-    buffer: OrderedBuffer[GroupRef] = OrderedBuffer(plan.max_staleness)
+    position = position or Position(plan)
     batches: asyncio.Queue[DrawnBatch | None] = asyncio.Queue()
-    budget, generation = Budget(plan), GenerationClock()
-    rounds = Rounds(plan, parts, buffer, generation)
-    hand_over, passes = HandOver(buffer, plan.batch_deadline_seconds), Passes(plan, parts)
+    buffer, budget, generation = position.buffer, position.budget, position.generation
+    rounds, passes = Rounds(plan, parts, buffer, generation), Passes(plan, parts)
 
     # consumes    nothing but the right to go on, which a published version gives
     # produces    batches, and their groups in the buffer
     # waits for   the staleness that the next batch may have
     # woken by    buffer.advance
     async def draw() -> None:
-        for batch in range(plan.num_steps):
+        for undone in position.undone:
+            await batches.put(await rounds.go_on(undone, position.given, tasks))
+        for batch in range(position.next_batch, plan.num_steps):
             await buffer.admit(batch)
             if budget.used_up(batch):
                 break
@@ -67,16 +75,17 @@ async def train(plan: Plan, parts: Parts, on_step: OnStep) -> None:
     async def learn() -> None:
         clock = Laps()
         while (drawn := await batches.get()) is not None:
-            batch, taken = drawn.batch, await hand_over.take(drawn)
-            wait = clock.lap()
+            batch, taken = drawn.batch, await position.hand_over.take(drawn)
+            position.learning, wait = True, clock.lap()
             learned = await passes.learn(taken, budget.progress(batch))
             update = clock.lap()
             await parts.scheduler.learned(batch, passes.feedback(learned, generation.take(batch)))
             published = await parts.publish(batch + 1)
             phases = Phases(wait, update, publish=clock.lap())
             budget.spend(batch, taken.reports, drawn.pilots, learned.trained_tokens, phases.total)
-            await buffer.advance()
+            position.batch, position.learning = batch + 1, False
             await on_step(learned.step(taken, published, phases, generation.take_total()))
+            await buffer.advance()
             # So that nothing holds the groups while the next batch is generated.
             del taken, learned
             clock = Laps()

@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any, TypedDict, TypeVar
 
 import numpy as np
@@ -16,7 +18,8 @@ import ray
 
 from conf.schema import RunConfig
 from cost.scheduler.actor import SchedulerActor
-from cost.types import Draw, Feedback, FloatArray, Selection
+from cost.types import Draw, Feedback, FloatArray, LengthReport, Selection, Undone
+from launch.record.checkpoint import LEARNER, SCHEDULER
 from launch.record.progress import Startup
 from launch.run.clocks import Laps
 from launch.run.cluster import Placement, reserve
@@ -204,19 +207,26 @@ class System:
             raise
         return system
 
-    async def reset(self, config: RunConfig, prompts: Sequence[Prompt]) -> None:
+    async def reset(
+        self, config: RunConfig, prompts: Sequence[Prompt], *, new_learners: bool = False
+    ) -> None:
         """Begin another run on the same engines and learners, as if they were new.
 
         Args:
             config: The run; it must share `model`, `rollout`, `environment`, `reward` and
                 `resources` with the one before.
             prompts: Its training prompts.
+            new_learners: Whether to start learners in the place of those that are there.
         """
         ray.kill(self.scheduler.handle)
         self._config = config
         self.scheduler = start_scheduler(config, prompts)
         await self.rollouts.attach(self.scheduler.handle, config.seed)
-        await self.learners.restart(config.learner, config.objective, seed=config.seed)
+        if new_learners:
+            self.learners.close()
+            self.learners = await start_learners(config, self._placement)
+        else:
+            await self.learners.restart(config.learner, config.objective, seed=config.seed)
         self.version, self._num_probes = 0, 0
         self.startup_seconds = {}
         await self._connect()
@@ -224,6 +234,47 @@ class System:
         baseline = await self.probe()
         self._tolerance.check(0, baseline)
         self.max_logprob_difference = baseline.maximum
+
+    async def load(
+        self,
+        folder: Path,
+        version: int,
+        held: Sequence[LengthReport],
+        state: Mapping[str, Any],
+    ) -> list[Undone]:
+        """Go on from a checkpoint: scheduler and learners load it, the engines get its weights.
+
+        Args:
+            folder: A whole checkpoint, see `launch.record.checkpoint`.
+            version: Batches learned before it.
+            held: Reports of the groups that it has.
+            state: From `state_dict`.
+
+        Returns:
+            The batches that were drawn and not learned.
+
+        Raises:
+            ValueError: If it is of another model, task or set of plugs.
+        """
+        path = str(folder / SCHEDULER)
+        undone: list[Undone] = await self.scheduler.call("resume", path, version, list(held))
+        await self.learners.load_state(str(folder / LEARNER))
+        self._num_probes = state["num_probes"]
+        self.max_logprob_difference = state["max_logprob_difference"]
+        if state["baseline"] is not None:
+            baseline = Difference(**state["baseline"])
+            self._tolerance = replace(self._tolerance, baseline=baseline)
+        await self.publish(version)
+        return undone
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what the parity guard goes by, as plain data."""
+        baseline = self._tolerance.baseline
+        return {
+            "num_probes": self._num_probes,
+            "max_logprob_difference": self.max_logprob_difference,
+            "baseline": None if baseline is None else asdict(baseline),
+        }
 
     async def publish(self, version: int) -> dict[str, float]:
         """Bring the learner's weights to every engine as `version` and check parity.

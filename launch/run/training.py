@@ -1,38 +1,38 @@
 """One training run on a started system: what happens around the loop.
 
 evaluate -> loop -> save -> evaluate -> summary.json, run.png
-|
-+-- after each step: metrics, cells, samples, evaluation, checkpoint
+|  ^  |
+|  |  +-- after each step: metrics, evaluation, checkpoint, policy
+|  +----- a part that died, or the program itself: on from the newest checkpoint
++-------- a signal: checkpoint, end
 """
 
 from __future__ import annotations
 
-import math
-import time
+import asyncio
+import logging
 from pathlib import Path
+from typing import NoReturn
 
 from conf.schema import RunConfig
-from launch.record.metrics import step_metrics
 from launch.record.picture import draw_picture
 from launch.record.progress import Startup, print_result
-from launch.record.run_folder import SUMMARY
-from launch.record.samples import samples_of
+from launch.record.run_folder import PICTURE
 from launch.record.step import StepResult
-from launch.record.summary import RunSummary, write_json
-from launch.record.tracking import OpenTracker, RunInfo, Sample, open_all
+from launch.record.told import Unwritten
 from launch.run import loop
-from launch.run.evaluation import Evaluations
+from launch.run.checkpoints import Checkpoints
+from launch.run.deaths import PartDied
+from launch.run.going_on import GoingOn
 from launch.run.inputs import Inputs
+from launch.run.interruption import Interruption, StoppedError
 from launch.run.parts import Parts, Plan
-from launch.run.plan_text import objective_text
+from launch.run.position import Position
+from launch.run.recorder import Recorder
 from launch.run.rescue import rescue, say_where
-from launch.run.rewards import RewardWatch
 from launch.run.system import System
-from rollout.stopping import stopping_of
-from rollout.types import Group
 
-SAMPLES_EVERY = 10
-"""Steps between groups that are kept for people to read."""
+log = logging.getLogger(__name__)
 
 
 async def train(inputs: Inputs, *, began: float) -> None:
@@ -44,158 +44,214 @@ async def train(inputs: Inputs, *, began: float) -> None:
 
     Raises:
         UserError: If the cluster has too little, or the loss stayed non-finite.
+        StoppedError: If a signal ended the run.
         Exception: Whatever else ends the run; the policy as learned until then is saved.
     """
     startup = Startup()
-    system = await System.create(inputs.config, inputs.prompts, startup)
-    try:
-        await TrainingRun(inputs, system, began=began).run(startup)
-    finally:
-        await system.close()
+    with Interruption.listening() as interruption:
+        system = await interruption.ends(
+            System.create(inputs.config, inputs.prompts, startup), "while the run was starting"
+        )
+        try:
+            await TrainingRun(inputs, system, began=began, interruption=interruption).run(startup)
+        finally:
+            await system.close()
 
 
 class TrainingRun:
     """One run on a started system.
 
     Args:
-        inputs: What the run starts from.
+        inputs: What the run starts from, or goes on from.
         system: Its running parts.
         began: When it began, seconds since the epoch.
         quiet: Whether to leave the results to the caller.
+        interruption: Says when to stop; None where nobody does.
     """
 
     def __init__(
-        self, inputs: Inputs, system: System, *, began: float, quiet: bool = False
+        self,
+        inputs: Inputs,
+        system: System,
+        *,
+        began: float,
+        quiet: bool = False,
+        interruption: Interruption | None = None,
     ) -> None:
         self._inputs = inputs
-        self._config = inputs.config
+        self._config = config = inputs.config
         self._system = system
-        self._began = began
         self._quiet = quiet
-        self._run_dir = Path(self._config.run_dir)
-        self._summary = RunSummary(k=self._config.evaluation.num_samples)
-        self._summary.startup(time.time() - began, system.startup_seconds)
-        self._watch = RewardWatch(self._config.rollout)
-        self._evaluations = Evaluations(inputs, system, self._summary, self._watch)
-        self._tracker: OpenTracker | None = None
+        self._run_dir = Path(config.run_dir)
+        self._recorder = Recorder(inputs, system, began=began)
+        self._checkpoints = Checkpoints(config.checkpoint, self._run_dir, system, inputs.about)
+        self._going_on = GoingOn(inputs, system, self._recorder, plan_of(config))
+        self._interruption = interruption or Interruption()
+        self._position: Position | None = None
         # From then on the learners hold what nobody else has.
         self._learning = False
         self._kept: Path | None = None
-        self._loop_seconds = math.nan
 
     async def run(self, startup: Startup) -> None:
         """Evaluate, train, save, evaluate; the run folder is complete whatever happens.
 
         Raises:
             UserError: If the loss stayed non-finite; the last good weights are saved.
+            StoppedError: If a signal ended the run.
+            RunError: If the run was whole but its results or picture could not be written.
             BaseException: What else ended the run; where the policy is saved is said with it.
         """
+        evaluations, whole = self._recorder.evaluations, self._interruption.ends
         try:
-            if self._config.evaluation.before:
+            if self._inputs.saved is not None:
+                with startup.part(f"checkpoint of step {self._inputs.saved.step}"):
+                    self._position = await self._going_on.begin(self._inputs.saved)
+            elif self._config.evaluation.before:
                 with startup.part("held-out evaluation"):
-                    await self._evaluations.take("before")
+                    await whole(evaluations.take("before"), "before the first step")
             await self._train()
             if self._config.evaluation.after:
-                await self._evaluations.take("after")
+                await whole(evaluations.take("after"), "after the last step")
             distribution = await self._system.scheduler.call("distribution")
         except BaseException as error:
             said = await self._end(error)
             if said is error:
                 raise
             raise said from error
-        finished = self._finish(completed=True)
-        draw_picture(self._run_dir, distribution, summary=finished, title=self._config.name)
+        unwritten = Unwritten()
+        finished = self._recorder.close(unwritten, completed=True)
+        with unwritten.noted(PICTURE):
+            draw_picture(self._run_dir, distribution, summary=finished, title=self._config.name)
         if not self._quiet:
-            print_result(finished, self._run_dir)
+            with unwritten.noted("the result"):
+                print_result(finished, self._run_dir)
+        unwritten.check(f"the policy is in {self._kept}" if self._kept else "no policy was saved")
 
     async def _train(self) -> None:
-        config = self._config
-        info = RunInfo(config.name, self._run_dir, self._inputs.resolved, config.loop.num_steps)
-        self._tracker = open_all(config.tracker, info)
+        self._going_on.remember_start()
+        self._recorder.open()
         self._learning = True
-        await self._loop()
-        await self._evaluations.finish_background()
-        if config.loop.save_final:
+        while True:
+            try:
+                await self._loop()
+                break
+            except PartDied as death:
+                await self._checkpoints.finish()
+                self._position = await self._going_on.recover(death)
+        self._recorder.loop_ended()
+        await self._recorder.evaluations.finish_background()
+        if self._config.checkpoint.at_end:
+            await self._checkpoint()
+        if self._config.loop.save_final:
             self._kept = await self._save("policy")
-
-    async def _end(self, error: BaseException) -> BaseException:
-        """Save what was learned after a failure, close the run folder, and return what to raise."""
-        self._evaluations.cancel()
-        if self._kept is not None:
-            error = say_where(error, f"the policy is in {self._kept}")
-        elif self._learning:
-            error = say_where(error, await rescue(self._save, self._run_dir / "policy"))
-        try:
-            self._finish(completed=False)
-        except Exception as second:
-            error.add_note(f"after that the run folder could not be closed: {second}")
-        return error
+        await self._checkpoints.finish()
 
     async def _loop(self) -> None:
-        began = time.monotonic()
-        system = self._system
+        """Run the loop from where it is, until its end or a signal.
+
+        Raises:
+            StoppedError: After a signal; there is a checkpoint, if one could be written.
+        """
+        system, plan = self._system, plan_of(self._config)
+        self._position = self._position or Position(plan)
         parts = Parts(
             prompts=self._inputs.prompts,
             scheduler=system.scheduler,
             rollouts=system.rollouts,
             learners=system.learners,
             publish=system.publish,
-            watch=self._watch,
+            watch=self._recorder.watch,
         )
-        await loop.train(plan_of(self._config), parts, self._on_step)
-        self._loop_seconds = time.monotonic() - began
+        training = asyncio.create_task(loop.train(plan, parts, self._on_step, self._position))
+        stop = asyncio.create_task(self._interruption.wait())
+        try:
+            await asyncio.wait({training, stop}, return_when=asyncio.FIRST_COMPLETED)
+            if not training.done() and not self._between_steps:
+                await asyncio.wait({training}, timeout=self._config.checkpoint.grace_seconds)
+            if training.done() and not isinstance(training.exception(), StoppedError):
+                training.result()
+                return
+        finally:
+            for task in (training, stop):
+                task.cancel()
+            await asyncio.gather(training, stop, return_exceptions=True)
+        self._stop()
+
+    @property
+    def _between_steps(self) -> bool:
+        """Whether the learners are at a version that is written down, and nothing is half done."""
+        position = self._position
+        return (
+            position is not None and not position.learning and position.batch == self._recorder.step
+        )
+
+    async def _last_checkpoint(self) -> None:
+        """Save what there is when a run ends too early; whatever comes of it, the run ends."""
+        try:
+            async with asyncio.timeout(self._config.checkpoint.grace_seconds):
+                if self._between_steps:
+                    await self._checkpoint()
+                await self._checkpoints.finish()
+        except Exception as error:
+            log.warning("no checkpoint could be written at the end: %s", error or "it took long")
+
+    def _stop(self) -> NoReturn:
+        assert self._interruption.signal is not None
+        raise StoppedError(self._interruption.signal, f"after step {self._recorder.step}")
 
     async def _on_step(self, result: StepResult) -> None:
-        scheduler, rollouts = self._system.scheduler, self._system.rollouts
-        metrics = await scheduler.call("metrics") | step_metrics(result) | result.metrics
-        metrics |= {
-            "rollout/retries": float(rollouts.num_retries),
-            "rollout/replaced_actors": float(rollouts.num_replaced),
-            "rollout/tickets_in_flight": float(rollouts.num_in_flight),
-        }
-        metrics |= await self._evaluations.after_step(result.step)
-        self._summary.step(metrics)
-        assert self._tracker is not None
-        self._tracker.log(result.step, metrics)
-        self._tracker.cells(result.step, await scheduler.call("draw_cells"))
-        if result.step % SAMPLES_EVERY == 1:
-            self._tracker.samples(result.step, await self._read_samples(result))
+        metrics = await self._evaluate(result.step) | self._checkpoints.metrics()
+        await self._recorder.write(result, metrics)
+        self._going_on.progress()
         every = self._config.loop.save_every
         if every and result.step % every == 0:
             await self._save(f"policy-{result.step}")
+        if self._interruption.signal is not None:
+            raise StoppedError(self._interruption.signal, "")
+        if self._checkpoints.due(result.step):
+            await self._checkpoint()
 
-    async def _read_samples(self, result: StepResult) -> list[Sample]:
-        """Read the first group of a step that has responses to learn from."""
-        for reference, selection in zip(result.groups, result.selections, strict=True):
-            if reference.data is not None:
-                group: Group = await reference.data
-                responses = [trajectory.token_ids for trajectory in group.trajectories]
-                tokenizer = self._inputs.tokenizer
-                stopping = stopping_of(self._config.model.path, tokenizer)
-                texts = [stopping.text(tokenizer, ids) for ids in responses]
-                return samples_of(group, selection, texts)
-        return []
+    async def _evaluate(self, step: int) -> dict[str, float]:
+        try:
+            return await self._interruption.ends(self._recorder.evaluations.after_step(step), "")
+        except StoppedError:
+            # The step is written down without it, and can be saved.
+            return {}
+
+    async def _checkpoint(self) -> None:
+        assert self._position is not None
+        state = {"recorder": self._recorder.state_dict(), "system": self._system.state_dict()}
+        await self._checkpoints.save(self._position, state)
+
+    @property
+    def _resume(self) -> str:
+        step = self._checkpoints.last_step
+        if step < 0 and self._inputs.saved is not None:
+            step = self._inputs.saved.step
+        if step < 0:
+            return "there is no checkpoint to go on from"
+        return f"go on from step {step} with `python -m launch.train resume={self._run_dir}`"
+
+    async def _end(self, error: BaseException) -> BaseException:
+        """Save what was learned after a failure, close the run folder, and return what to raise."""
+        self._recorder.evaluations.cancel()
+        if self._kept is not None:
+            error = say_where(error, f"the policy is in {self._kept}")
+        elif self._learning:
+            await self._last_checkpoint()
+            error = say_where(error, await rescue(self._save, self._run_dir / "policy"))
+            error = say_where(error, self._resume)
+        unwritten = Unwritten()
+        with unwritten.noted("the run folder"):
+            self._recorder.close(unwritten, completed=False)
+        for sentence in unwritten.sentences:
+            error = say_where(error, sentence)
+        return error
 
     async def _save(self, name: str) -> Path:
         path = self._run_dir / name
         await self._system.learners.save(str(path), self._config.model.path)
         return path
-
-    def _finish(self, completed: bool) -> dict[str, object]:
-        """Write what the run came to, tell the trackers, and return it."""
-        finished = self._summary.finish(
-            total_seconds=time.time() - self._began,
-            parity_max_logprob_difference=self._system.max_logprob_difference,
-            versions_published=self._system.version + 1,
-            completed=completed,
-            loop_seconds=self._loop_seconds,
-            objective=objective_text(self._config),
-            first_reward_failure=self._watch.first or None,
-        )
-        write_json(self._run_dir / SUMMARY, finished)
-        if self._tracker is not None:
-            self._tracker.close(finished)
-        return finished
 
 
 def plan_of(config: RunConfig) -> Plan:

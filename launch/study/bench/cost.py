@@ -27,7 +27,7 @@ import numpy as np
 
 from cost.scheduler.config import PROTOCOLS, SchedulerConfig
 from cost.scheduler.scheduler import Scheduler
-from cost.scheduler.state_file import load_state, save_state
+from cost.state_file import load_state, save_state
 from cost.thinning.thinning import Candidates
 from cost.types import FloatArray, LengthReport, Ticket
 

@@ -235,23 +235,83 @@ def test_state_of_another_run_is_refused(make_scheduler):
         make_scheduler(num_prompts=21, seed=1).load_state_dict(state)
 
 
-def test_tickets_in_flight_at_a_checkpoint_are_reissued(make_scheduler, make_report):
+@pytest.mark.parametrize("num_rounds", [2, 5])
+@pytest.mark.parametrize("lag", [0, 2])
+@pytest.mark.parametrize("allocator", ALLOCATORS, ids=repr)
+def test_a_stopped_run_uses_every_ticket_once(
+    make_scheduler, make_report, allocator, lag, num_rounds
+):
+    changes = {"allocator": allocator, "max_staleness": 3}
+    player = Player(make_scheduler(**changes), make_report, lag=lag)
+    for _ in range(num_rounds):
+        while player.num_drawn > player.num_learned + lag:
+            player.learn()
+        player.round()
+    state = copy.deepcopy(player.scheduler.state_dict())
+    rng = np.random.default_rng(num_rounds)
+    carried = {key for draw in player.draws for key in draw.carried}
+    held = [r for key, r in player.reports.items() if key in carried or rng.random() < 0.5]
+    scheduler = make_scheduler(**changes)
+    scheduler.load_state_dict(state)
+    undone = scheduler.resume(player.num_learned, held)
+    resumed = player.continued_by(scheduler)
+    again = [t for one in undone for t in one.draw.tickets if t.ticket_id in one.again]
+    assert all(ticket.attempt == 1 for ticket in again)
+    before = {key: replace(ticket, attempt=1) for key, ticket in player.tickets.items()}
+    assert again == [before[ticket.ticket_id] for ticket in again]
+    for ticket in again:
+        report = make_report(ticket, version=player.reports[ticket.ticket_id].version)
+        # What the lost attempt reports late counts for nothing.
+        scheduler.observe(replace(report, attempt=0, lengths=report.lengths + 1))
+        scheduler.observe(report)
+        resumed.reports[ticket.ticket_id] = report
+    original = player.continued_by(player.scheduler)
+    assert_same(original.play(3), resumed.play(3))
+    found, expected = resumed.scheduler.metrics(), original.scheduler.metrics()
+    assert found["cost/lost_attempts"] == 2 * len(again)
+    assert found["cost/generated_tokens"] - found["cost/wasted_tokens"] == pytest.approx(
+        expected["cost/generated_tokens"]
+    )
+    changed = {name for name, value in found.items() if not same(value, expected[name])}
+    assert changed <= {
+        "cost/lost_attempts", "cost/wasted_tokens", "cost/generated_tokens",
+        "cost/generated_response_tokens",
+    }  # fmt: skip
+
+
+def same(one, other):
+    return one == pytest.approx(other, nan_ok=True)
+
+
+def test_groups_of_reports_that_were_on_their_way_are_held(make_scheduler, make_report):
     scheduler = make_scheduler()
     play(scheduler, make_report, 2)
-    in_flight = scheduler.draw(2, 2).tickets
-    scheduler.observe(make_report(in_flight[0]))
-    resumed = make_scheduler()
-    resumed.load_state_dict(scheduler.state_dict())
-    again = resumed.reissue(16)
-    assert again == [replace(ticket, attempt=1) for ticket in in_flight]
-    # The lost groups may still report; they are not those that are run again.
-    resumed.observe(make_report(in_flight[0]))
-    resumed.observe(make_report(in_flight[1]))
-    rerun = [make_report(ticket, seed=5) for ticket in again]
-    assert len(select(resumed, 2, rerun)) == 8
-    resumed.draw(3, 3)
-    metrics = resumed.metrics()
-    assert (metrics["cost/tickets"], metrics["cost/lost_attempts"]) == (24, 3)
+    state = scheduler.state_dict()
+    before = make_scheduler()
+    before.load_state_dict(state)
+    drawn = scheduler.draw(2, 2).tickets
+    after = make_scheduler()
+    after.load_state_dict(scheduler.state_dict())
+    held = [make_report(drawn[0])]
+    # The state knows the ticket and not the report.
+    (undone,) = after.resume(2, held)
+    assert undone.again == tuple(ticket.ticket_id for ticket in drawn[1:])
+    assert after.metrics()["cost/lost_attempts"] == 0
+    # The state does not know the ticket: the batch is drawn once more, alike.
+    assert before.resume(2, held) == []
+    assert before.draw(2, 2).tickets == drawn
+
+
+def test_carried_groups_must_be_held(make_scheduler, make_report):
+    player = Player(make_scheduler(allocator=Filter(), max_staleness=3), make_report, lag=1)
+    while not player.draws or not player.draws[-1].carried:
+        player.round()
+        while player.num_drawn > player.num_learned + 1:
+            player.learn()
+    scheduler = make_scheduler(allocator=Filter(), max_staleness=3)
+    scheduler.load_state_dict(player.scheduler.state_dict())
+    with pytest.raises(ValueError, match=r"held must have the groups that are carried, lacks \["):
+        scheduler.resume(player.num_drawn, [])
 
 
 def test_missing_reports_are_named_and_nothing_changes(make_scheduler, make_report):

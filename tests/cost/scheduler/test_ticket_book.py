@@ -99,13 +99,13 @@ def test_reopened_tickets_take_new_attempts_alone(book, make_report):
     for key in range(5):
         book.record(make_report(book.ticket(key), attempt=2 if key == 4 else 0))
     book.take(2)
-    tickets, lost = book.reopen(3)
-    assert [(ticket.ticket_id, ticket.attempt) for ticket in tickets] == [(3, 1), (4, 3), (5, 1)]
+    lost = book.reopen([3, 4, 5])
+    assert [book.ticket(key).attempt for key in (3, 4, 5)] == [1, 3, 1]
     assert [(ticket.ticket_id, report.attempt) for ticket, report in lost] == [(3, 0), (4, 2)]
     assert book.missing(6) == [3, 4, 5]
     assert book.record(make_report(book.ticket(4), attempt=3)).counts is not None
-    with pytest.raises(ValueError, match=r"first_ticket_id must be at least 2, .* got 1"):
-        book.reopen(1)
+    with pytest.raises(ValueError, match=r"ticket_ids must be at least 2, .* got 1"):
+        book.reopen([1])
 
 
 def test_round_trip(book, make_report):

@@ -196,7 +196,11 @@ def test_result_says_what_was_lost_in_evaluations_and_in_training():
     summary.evaluation("after", lossy, seconds=1.0)
     summary.step({"rollout/failed_tickets": 3.0})
     finished = summary.finish(
-        total_seconds=1.0, parity_max_logprob_difference=0.0, versions_published=2
+        total_seconds=1.0,
+        parity_max_logprob_difference=0.0,
+        versions_published=2,
+        restarts=2,
+        lost_steps=3,
     )
     assert (finished["num_prompts_before"], finished["lost_prompts_before"]) == (10, 0)
     assert (finished["num_prompts_after"], finished["lost_prompts_after"]) == (311, 89)
@@ -205,6 +209,7 @@ def test_result_says_what_was_lost_in_evaluations_and_in_training():
     shown = text_of(console)
     assert "311 of 400 (89 lost)" in shown
     assert re.search(r"failed tickets\W+3 ", shown)
+    assert re.search(r"restarts\W+2 \(3 steps were taken anew\)", shown)
 
 
 def test_result_of_a_run_without_evaluation():

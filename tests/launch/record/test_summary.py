@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -126,6 +127,119 @@ def test_summary_of_a_run():
     assert out["spent_currency"] is None
     summary.step(step(4) | {"cost/spent_currency": 1.5})
     assert finish(summary)["spent_currency"] == 1.5
+
+
+def take(summary: RunSummary, numbers: range) -> None:
+    for number in numbers:
+        summary.step(step(number) | {f"evaluation/{number}/pass_rate": 0.1 * number})
+        summary.evaluated_on_the_way(0.1 * number)
+
+
+def reloaded(state: dict) -> dict:
+    """A state after it lay on disk as strict JSON."""
+    return json.loads(json.dumps(state, allow_nan=False))
+
+
+def test_a_run_that_goes_on_comes_to_what_one_without_a_stop_comes_to() -> None:
+    """Bit by bit, but for the seconds of its starts, which add up."""
+    undisturbed = RunSummary(k=8)
+    undisturbed.startup(20.0, {"engine_load": 12.0})
+    undisturbed.evaluation("before", evaluation(0.1), seconds=5.0)
+    take(undisturbed, range(1, 31))
+    undisturbed.evaluation("after", evaluation(0.5), seconds=6.0)
+
+    stopped = RunSummary(k=8)
+    stopped.startup(20.0, {"engine_load": 12.0})
+    stopped.evaluation("before", replace(evaluation(0.1), pass_at_k_stderr=math.nan), seconds=5.0)
+    take(stopped, range(1, 11))
+    states = [stopped.state_dict(total_seconds=25.0, loop_seconds=10.0)]
+    # These are lost: the state is from before them.
+    take(stopped, range(11, 14))
+    for number in (11, 21):
+        summary = RunSummary(k=8)
+        summary.startup(3.0, {"engine_load": 2.0, "publish": 0.5})
+        summary.load_state_dict(reloaded(states[-1]))
+        again = RunSummary(k=8)
+        again.load_state_dict(reloaded(states[-1]))
+        assert again.state_dict(total_seconds=0.0) == states[-1]
+        take(summary, range(number, number + 10))
+        states.append(
+            summary.state_dict(
+                total_seconds=14.0,
+                loop_seconds=10.5,
+                parity_max_logprob_difference=1e-3 if number == 11 else math.nan,
+                first_reward_failure=f"failed at {number}",
+            )
+        )
+    summary.evaluation("after", evaluation(0.5), seconds=6.0)
+    found = summary.finish(
+        total_seconds=16.0,
+        parity_max_logprob_difference=1e-5,
+        versions_published=31,
+        loop_seconds=10.5,
+        first_reward_failure="failed at 25",
+        restarts=2,
+        lost_steps=3,
+    )
+    expected = finish(undisturbed) | {
+        "pass_at_8_before_stderr": math.nan,
+        "versions_published": 31,
+        "parity_max_logprob_difference": 1e-3,
+        "first_reward_failure": "failed at 11",
+        "restarts": 2,
+        "lost_steps": 3,
+        "startup_seconds": {"engine_load": 16.0, "publish": 1.0},
+    }
+    expected["seconds"] |= {"loop": 31.0, "total": 55.0, "startup": 26.0}
+    assert json_ready(found) == json_ready(expected)
+
+
+def test_a_state_does_not_grow_with_steps() -> None:
+    summary = RunSummary(k=8)
+    take(summary, range(1, 3))
+    early = summary.state_dict(total_seconds=1.0)
+    take(summary, range(3, 300))
+    late = summary.state_dict(total_seconds=1.0)
+    assert {key: value.keys() for key, value in early.items() if isinstance(value, dict)} == {
+        key: value.keys() for key, value in late.items() if isinstance(value, dict)
+    }
+
+
+def test_a_state_before_anything_and_with_another_k() -> None:
+    summary = RunSummary(k=4)
+    summary.load_state_dict(reloaded(RunSummary(k=4).state_dict(total_seconds=2.0)))
+    assert finish(summary)["seconds"]["total"] == 62.0
+    other = RunSummary(k=8)
+    other.evaluation("before", evaluation(0.2), seconds=5.0)
+    summary.load_state_dict(reloaded(other.state_dict(total_seconds=2.0)))
+    found = finish(summary)
+    assert found["pass_rate_before"] == 0.2 and found["pass_at_4_before"] is None
+    assert found.keys() == finish(RunSummary(k=4)).keys()
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda state: state.pop("sums"),
+        lambda state: state["sums"].popitem(),
+        lambda state: state["last"].update({"cost/trained_tokens": "many"}),
+        lambda state: state["last"].update({"cost/trained_tokens": None}),
+        lambda state: state["counts"].update({"cost/total_variation": "nan"}),
+        lambda state: state["others"].update(num_steps=None),
+        lambda state: state["earlier"].update(more=1.0),
+        lambda state: state.update(evaluations=[1, 2]),
+        lambda state: state.pop("first_reward_failure"),
+    ],
+)
+def test_a_state_of_something_else_is_refused_and_changes_nothing(spoil) -> None:
+    summary = RunSummary(k=8)
+    take(summary, range(1, 3))
+    before = summary.state_dict(total_seconds=1.0)
+    state = reloaded(before)
+    spoil(state)
+    with pytest.raises(ValueError, match="state of a summary does not fit"):
+        summary.load_state_dict(state)
+    assert summary.state_dict(total_seconds=1.0) == before
 
 
 def test_evaluations_on_the_way_are_part_of_no_phase():

@@ -79,6 +79,8 @@ class FakeScheduler:
         return Draw(tickets, chosen, self.carried, False)
 
     async def select(self, batch, attempts, epoch, progress, penalties):
+        # Like every call of an actor it takes a while.
+        await asyncio.sleep(0.001)
         ids = list(self.members[batch])
         # As the fake rollouts have it.
         assert attempts == [ticket_id % 2 for ticket_id in ids]

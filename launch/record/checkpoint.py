@@ -1,0 +1,209 @@
+"""A checkpoint as a folder that is whole or is none.
+
+    RUN/checkpoints/.step-00000012.partial/  ->  seal  ->  RUN/checkpoints/step-00000012/
+        scheduler.npz                   `cost.scheduler.actor.SchedulerActor.write`
+        run.npz                         position of the loop, summary, evaluations, trackers
+        groups/TICKET.npz               groups that are there and not learned
+        learner/                        `learner.team.LearnerTeam.snapshot`
+        manifest.json                   every file's size and checksum, and what run it is of
+
+Everything is on disk before the manifest is, and the manifest before the folder has its name. What
+is read back is checked against it first, and is data only: npz without pickle, JSON, safetensors.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+CHECKPOINTS = "checkpoints"
+MANIFEST = "manifest.json"
+SCHEDULER, RUN, GROUPS, LEARNER = "scheduler.npz", "run.npz", "groups", "learner"
+FORMAT = 1
+NAME = re.compile(r"step-(\d{8,})")
+MOST_BYTES = 2**26
+"""Of a manifest."""
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A whole checkpoint."""
+
+    path: Path
+    step: int
+    """Steps that were learned before it."""
+    about: Mapping[str, Any]
+    """What `seal` was told of the run."""
+
+
+def partial_folder(run_dir: Path, step: int) -> Path:
+    """Make an empty folder to write a checkpoint into; OSError if that fails."""
+    path = run_dir / CHECKPOINTS / f".step-{step:08d}.partial"
+    shutil.rmtree(path, ignore_errors=True)
+    for name in (GROUPS, LEARNER):
+        (path / name).mkdir(parents=True)
+    return path
+
+
+def seal(partial: Path, step: int, about: Mapping[str, Any]) -> Checkpoint:
+    """Make a checkpoint of the files in a folder of `partial_folder`.
+
+    Args:
+        partial: The folder.
+        step: Steps that were learned.
+        about: JSON-able, to compare with the run that goes on.
+
+    Raises:
+        OSError: If it cannot be written; nothing is there under its name then.
+    """
+    files = {}
+    for file in _files(partial):
+        _sync(file)
+        files[str(file.relative_to(partial))] = [file.stat().st_size, _checksum(file)]
+    manifest = {"format": FORMAT, "step": step, "files": files, "about": dict(about)}
+    manifest["checksum"] = _own_checksum(manifest)
+    with (partial / MANIFEST).open("w", encoding="utf-8") as out:
+        json.dump(manifest, out, indent=1)
+        out.flush()
+        os.fsync(out.fileno())
+    for folder in (*(partial / name for name in (GROUPS, LEARNER)), partial):
+        _sync(folder)
+    path = partial.with_name(f"step-{step:08d}")
+    if path.exists():
+        # Of the same step, by a run that went on from it: it gives way to the newer one.
+        old = partial.with_suffix(".old")
+        shutil.rmtree(old, ignore_errors=True)
+        path.rename(old)
+        partial.rename(path)
+        shutil.rmtree(old, ignore_errors=True)
+    else:
+        partial.rename(path)
+    _sync(path.parent)
+    return Checkpoint(path, step, dict(about))
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Check a checkpoint against its manifest.
+
+    Raises:
+        ValueError: If it is not whole, with what is wrong.
+    """
+    manifest = _manifest(path)
+    for name, (size, checksum) in manifest["files"].items():
+        file = path / name
+        try:
+            found = file.stat().st_size
+            if found != size:
+                raise ValueError(f"{file} must have {size} bytes, got {found}")
+            if _checksum(file) != checksum:
+                raise ValueError(f"{file} must have the checksum that its manifest says")
+        except OSError as error:
+            raise ValueError(f"{file} must be readable: {error.strerror}") from error
+    return Checkpoint(path, manifest["step"], manifest["about"])
+
+
+def newest_checkpoint(run_dir: Path) -> tuple[Checkpoint | None, list[str]]:
+    """Return a run's newest whole checkpoint, and what is wrong with newer ones.
+
+    A folder without a manifest is one that was being written, or taken away, and is passed over.
+    """
+    faults = []
+    for path in sorted(_checkpoints(run_dir), key=_step, reverse=True):
+        try:
+            return read_checkpoint(path), faults
+        except ValueError as error:
+            faults.append(str(error))
+    return None, faults
+
+
+def remove_older(run_dir: Path, keep_last: int) -> None:
+    """Take away all but the newest checkpoints; what cannot be removed stays."""
+    for path in sorted(_checkpoints(run_dir), key=_step)[:-keep_last]:
+        # Without a manifest nobody takes half of it for a whole one.
+        (path / MANIFEST).unlink(missing_ok=True)
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def remove_later(run_dir: Path, step: int) -> None:
+    """Take away checkpoints of later steps, which are of a past that will be learned anew."""
+    for path in _checkpoints(run_dir):
+        if _step(path) > step:
+            (path / MANIFEST).unlink(missing_ok=True)
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _manifest(path: Path) -> dict[str, Any]:
+    file = path / MANIFEST
+    try:
+        if file.stat().st_size > MOST_BYTES:
+            raise ValueError(f"{file} must have at most {MOST_BYTES} bytes")
+        manifest = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ValueError(f"{file} must be readable: {error.strerror}") from error
+    except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(f"{file} must be the JSON of a checkpoint") from error
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        found = manifest.get("format") if isinstance(manifest, dict) else manifest
+        raise ValueError(f"{file} must be of format {FORMAT}, got {str(found)[:80]!r}")
+    if manifest.get("checksum") != _own_checksum(manifest) or not _is_whole(manifest):
+        raise ValueError(f"{file} must be as it was written")
+    if manifest["step"] != _step(path):
+        raise ValueError(f"{path} must be named after its step, got {manifest['step']!r}")
+    return manifest
+
+
+def _is_whole(manifest: Mapping[str, Any]) -> bool:
+    files, about = manifest.get("files"), manifest.get("about")
+    return (
+        isinstance(manifest.get("step"), int)
+        and isinstance(about, dict)
+        and isinstance(files, dict)
+        and {SCHEDULER, RUN} <= set(files)
+        and all(_is_inside(name) for name in files)
+    )
+
+
+def _is_inside(name: str) -> bool:
+    path = Path(name)
+    return not path.is_absolute() and ".." not in path.parts
+
+
+def _checkpoints(run_dir: Path) -> Iterator[Path]:
+    folder = run_dir / CHECKPOINTS
+    if folder.is_dir():
+        for path in folder.iterdir():
+            if NAME.fullmatch(path.name) and (path / MANIFEST).exists():
+                yield path
+
+
+def _step(path: Path) -> int:
+    match = NAME.fullmatch(path.name)
+    return int(match[1]) if match else -1
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST)
+
+
+def _checksum(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+def _own_checksum(manifest: Mapping[str, Any]) -> str:
+    rest = {key: value for key, value in manifest.items() if key != "checksum"}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
+
+
+def _sync(path: Path) -> None:
+    """Bring a file or folder to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

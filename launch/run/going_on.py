@@ -1,0 +1,114 @@
+"""How a run goes on from its newest checkpoint: when it begins again, or after a part died.
+
+    checkpoint -> run folder cut back -> recorder, scheduler, learners, engines -> Position
+
+The engines stay up: they only get the checkpoint's weights, under its version.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from launch.record.checkpoint import Checkpoint, newest_checkpoint, remove_later
+from launch.record.restarts import cut_back, note_restart
+from launch.run.checkpoints import read_groups, read_run
+from launch.run.deaths import PartDied
+from launch.run.inputs import Inputs
+from launch.run.parts import Plan
+from launch.run.position import Position
+from launch.run.recorder import Recorder
+from launch.run.system import System
+
+log = logging.getLogger(__name__)
+
+
+class GoingOn:
+    """Brings a run to where a checkpoint left it.
+
+    Args:
+        inputs: What the run starts from.
+        system: Its running parts.
+        recorder: What is written down of it.
+        plan: The loop's numbers.
+    """
+
+    def __init__(self, inputs: Inputs, system: System, recorder: Recorder, plan: Plan) -> None:
+        self._inputs = inputs
+        self._run_dir = Path(inputs.config.run_dir)
+        self._system = system
+        self._recorder = recorder
+        self._plan = plan
+        self._in_a_row = 0
+        self._start: dict[str, Any] = {}
+
+    async def begin(self, saved: Checkpoint) -> Position:
+        """Go on from a checkpoint with a system that has just started."""
+        note_restart(
+            self._run_dir,
+            step=saved.step,
+            reason="started again",
+            changed=self._inputs.changed,
+        )
+        return await self._load(saved)
+
+    def remember_start(self) -> None:
+        """Remember what is written down before the first step, to begin there once more."""
+        self._start = self._recorder.state_dict()
+
+    def progress(self) -> None:
+        """Take in that a step was made."""
+        self._in_a_row = 0
+
+    async def recover(self, death: PartDied) -> Position:
+        """Start the scheduler or learners that died anew, and go on from the newest checkpoint.
+
+        Raises:
+            PartDied: The same, if that happened too often without a step in between, or with a
+                clause on why it could not be done.
+        """
+        self._in_a_row += 1
+        if self._in_a_row > self._inputs.config.checkpoint.max_recoveries:
+            raise death
+        saved, faults = await asyncio.to_thread(newest_checkpoint, self._run_dir)
+        for fault in faults:
+            log.warning("a checkpoint is passed over: %s", fault)
+        step = saved.step if saved is not None else 0
+        log.warning(
+            "%s; going on from %s, %d steps are learned again",
+            death,
+            f"the checkpoint of step {step}" if saved is not None else "the start",
+            self._recorder.step - step,
+        )
+        note_restart(self._run_dir, step=step, reason=str(death))
+        self._recorder.stop()
+        await self._system.reset(
+            self._inputs.config,
+            self._inputs.prompts,
+            new_learners=death.part.startswith("learner"),
+        )
+        if saved is not None:
+            position = await self._load(saved)
+        else:
+            cut_back(self._run_dir, 0)
+            self._recorder.load_state_dict(self._start)
+            position = Position(self._plan)
+        self._recorder.open()
+        return position
+
+    async def _load(self, saved: Checkpoint) -> Position:
+        state: Mapping[str, Any] = await asyncio.to_thread(read_run, saved)
+        held = await asyncio.to_thread(read_groups, saved, ray.put)
+        # What came later is learned anew, and must not be taken for what comes of that.
+        remove_later(self._run_dir, saved.step)
+        cut_back(self._run_dir, saved.step)
+        self._recorder.load_state_dict(state["recorder"])
+        undone = await self._system.load(
+            saved.path, saved.step, [group.report for group in held.values()], state["system"]
+        )
+        return Position.at(self._plan, state["position"], undone, held)

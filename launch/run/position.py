@@ -1,0 +1,89 @@
+"""Where a run is between two steps: what the loop keeps, and goes on from after a stop.
+
+    loop -> Position.state_dict, held -> checkpoint -> Position.at -> loop
+
+The learners have learned the batches before `batch`, and nothing of it. Batches from it on may be
+drawn, and some of their groups be there: a run that goes on uses each of their tickets once, with
+the group that is there or a new attempt (`cost.scheduler.scheduler.Scheduler.resume`).
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cost.types import Undone
+from launch.run.budget import Budget
+from launch.run.clocks import GenerationClock
+from launch.run.learning import HandOver
+from launch.run.parts import Plan
+from rollout.buffer import OrderedBuffer
+from rollout.types import GroupRef
+
+
+class Position:
+    """What the loop keeps between steps; made in the event loop that runs it.
+
+    Args:
+        plan: The loop's numbers.
+        batch: The first batch that was not learned, which is the version too.
+        next_ticket: Its first ticket.
+        undone: Batches from it on that were drawn.
+        held: By ticket id, groups of theirs that are there.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        batch: int = 0,
+        next_ticket: int = 0,
+        undone: Sequence[Undone] = (),
+        held: Mapping[int, GroupRef] | None = None,
+    ) -> None:
+        self.batch = batch
+        self.undone = tuple(undone)
+        self.given = dict(held or {})
+        self.learning = False
+        """Whether a batch is being learned or published, and there is no position to go on from."""
+        self.buffer: OrderedBuffer[GroupRef] = OrderedBuffer(
+            plan.max_staleness, version=batch, next_ticket=next_ticket
+        )
+        self.budget, self.generation = Budget(plan), GenerationClock()
+        self.hand_over = HandOver(self.buffer, plan.batch_deadline_seconds)
+        self.hand_over.hold({k: group for k, group in self.given.items() if k < next_ticket})
+
+    @classmethod
+    def at(
+        cls,
+        plan: Plan,
+        state: Mapping[str, Any],
+        undone: Sequence[Undone],
+        held: Mapping[int, GroupRef],
+    ) -> "Position":
+        """Return the position of a state of `state_dict`; the rest as for `Position`."""
+        position = cls(
+            plan,
+            batch=state["batch"],
+            next_ticket=state["next_ticket"],
+            undone=undone,
+            held=held,
+        )
+        position.budget.load_state_dict(state["spent"])
+        return position
+
+    @property
+    def next_batch(self) -> int:
+        """The first batch that is not drawn."""
+        return self.batch + len(self.undone)
+
+    def held(self) -> dict[int, GroupRef]:
+        """Return the groups that are there and not learned, by ticket id."""
+        return self.hand_over.held | self.buffer.items
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the rest as dicts of numbers."""
+        assert not self.learning, "a batch is half learned"
+        return {
+            "batch": self.batch,
+            "next_ticket": self.buffer.next_ticket,
+            "spent": self.budget.state_dict(),
+        }

@@ -1,0 +1,172 @@
+"""What is written down of a training run while it goes on.
+
+step -> metrics, cells, samples, evaluation -> trackers, summary
+state_dict <-> checkpoint
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from launch.record.metrics import step_metrics
+from launch.record.open_trackers import OpenTrackers, open_all
+from launch.record.restarts import read_restarts
+from launch.record.run_folder import SUMMARY
+from launch.record.samples import samples_of
+from launch.record.step import StepResult
+from launch.record.summary import RunSummary, write_json
+from launch.record.told import Unwritten
+from launch.record.tracking import RunInfo, Sample
+from launch.run.evaluation import Evaluations
+from launch.run.inputs import Inputs
+from launch.run.plan_text import objective_text
+from launch.run.rewards import RewardWatch
+from launch.run.system import System
+from rollout.stopping import stopping_of
+from rollout.types import Group
+
+SAMPLES_EVERY = 10
+"""Steps between groups that are kept for people to read."""
+
+
+class Recorder:
+    """Writes down one run.
+
+    Args:
+        inputs: What the run starts from.
+        system: Its running parts.
+        began: When it began, seconds since the epoch.
+    """
+
+    def __init__(self, inputs: Inputs, system: System, *, began: float) -> None:
+        self._inputs = inputs
+        self._config = inputs.config
+        self._system = system
+        self._began = began
+        self._run_dir = Path(self._config.run_dir)
+        self.watch = RewardWatch(self._config.rollout)
+        self._summary, self.evaluations = self._nothing_yet()
+        self._startup = (time.time() - began, system.startup_seconds)
+        self._summary.startup(*self._startup)
+        self._stopped = False
+        self._tracker: OpenTrackers | None = None
+        self._tracked: Mapping[str, Any] = {}
+        self.step = 0
+        """The last step that was written down."""
+        self._loop_began = math.nan
+        self._loop_seconds = math.nan
+
+    def _nothing_yet(self) -> tuple[RunSummary, Evaluations]:
+        summary = RunSummary(k=self._config.evaluation.num_samples)
+        return summary, Evaluations(self._inputs, self._system, summary, self.watch)
+
+    def open(self) -> None:
+        """Open the trackers, at the step that the run goes on from."""
+        info = RunInfo(
+            self._config.name,
+            self._run_dir,
+            self._inputs.resolved,
+            self._config.loop.num_steps,
+            first_step=self.step,
+            restarts=read_restarts(self._run_dir),
+        )
+        self._tracker = open_all(self._config.tracker, info, self._tracked)
+        self._loop_began = time.monotonic()
+        self.evaluations.go_on()
+
+    async def write(self, result: StepResult, metrics: Mapping[str, float]) -> None:
+        """Write a step down, with metrics that others found for it."""
+        scheduler, rollouts = self._system.scheduler, self._system.rollouts
+        found = await scheduler.call("metrics") | step_metrics(result) | result.metrics
+        found |= {
+            "rollout/retries": float(rollouts.num_retries),
+            "rollout/replaced_actors": float(rollouts.num_replaced),
+            "rollout/tickets_in_flight": float(rollouts.num_in_flight),
+        }
+        found |= metrics
+        cells = await scheduler.call("draw_cells")
+        rows = await self._read_samples(result) if result.step % SAMPLES_EVERY == 1 else []
+        # From here on nothing waits: a step is written down as a whole.
+        self._summary.step(found)
+        assert self._tracker is not None, "open() comes first"
+        self._tracker.log(result.step, found)
+        self._tracker.cells(result.step, cells)
+        self._tracker.samples(result.step, rows)
+        self.step = result.step
+
+    async def _read_samples(self, result: StepResult) -> list[Sample]:
+        """Read the first group of a step that has responses to learn from."""
+        for reference, selection in zip(result.groups, result.selections, strict=True):
+            if reference.data is not None:
+                group: Group = await reference.data
+                responses = [trajectory.token_ids for trajectory in group.trajectories]
+                tokenizer = self._inputs.tokenizer
+                stopping = stopping_of(self._config.model.path, tokenizer)
+                texts = [stopping.text(tokenizer, ids) for ids in responses]
+                return samples_of(group, selection, texts)
+        return []
+
+    def stop(self) -> None:
+        """Let go of the files, to be opened again at an earlier step."""
+        if self._tracker is not None:
+            self._tracker.close({})
+            self._tracker = None
+        self.evaluations.cancel()
+        # What was gathered is that of a checkpoint, and of what comes from now on.
+        self._stopped, self._began = True, time.time()
+
+    def loop_ended(self) -> None:
+        """Stop the clock of the loop."""
+        self._loop_seconds = time.monotonic() - self._loop_began
+
+    def close(self, unwritten: Unwritten, *, completed: bool) -> dict[str, object]:
+        """Write what the run came to, tell the trackers, and return it."""
+        restarts = read_restarts(self._run_dir)
+        finished = self._summary.finish(
+            **self._told(self._loop_seconds),
+            versions_published=self._system.version + 1,
+            completed=completed,
+            objective=objective_text(self._config),
+            restarts=len(restarts),
+            lost_steps=sum(restart.lost_steps for restart in restarts),
+        )
+        with unwritten.noted(SUMMARY):
+            write_json(self._run_dir / SUMMARY, finished)
+        if self._tracker is not None:
+            tracker, self._tracker = self._tracker, None
+            tracker.close(finished)
+        return finished
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return everything as plain data."""
+        now = self._told(time.monotonic() - self._loop_began)
+        return {
+            "step": self.step,
+            "summary": self._summary.state_dict(**now),
+            "evaluations": self.evaluations.state_dict(),
+            "trackers": {} if self._tracker is None else self._tracker.state_dict(),
+        }
+
+    def _told(self, loop_seconds: float) -> dict[str, Any]:
+        """What the summary does not gather by itself, of this start."""
+        return {
+            "total_seconds": time.time() - self._began,
+            "loop_seconds": loop_seconds,
+            "parity_max_logprob_difference": self._system.max_logprob_difference,
+            "first_reward_failure": self.watch.first or None,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state_dict`; trackers are opened with theirs."""
+        self.step = state["step"]
+        # With the evaluations that are left in the run folder.
+        self._summary, self.evaluations = self._nothing_yet()
+        if not self._stopped:
+            self._summary.startup(*self._startup)
+        self._summary.load_state_dict(state["summary"])
+        self.evaluations.load_state_dict(state["evaluations"])
+        self._tracked = state["trackers"]

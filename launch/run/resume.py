@@ -1,0 +1,111 @@
+"""Going on with a run folder: which checkpoint, and whether the run is still the same.
+
+resume=RUN -> RUN/config.yaml with the overrides of the command line -> newest whole checkpoint
+settings now <-> settings then: what may change is noted, what may not is refused
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from launch.program import UserError
+from launch.record.checkpoint import Checkpoint, newest_checkpoint
+from rollout.types import Prompt
+
+AUTO = "auto"
+MAY_CHANGE = re.compile(
+    r"(name|run_dir|resume)"
+    r"|loop\.(num_steps|max_generated_tokens|max_trained_tokens|max_seconds|save_every|save_final)"
+    r"|(evaluation|held_out|resources|tracker|checkpoint|parity)(\..*)?"
+    r"|rollout\.(engine\..*|max_retries|max_queued_responses)"
+    r"|.*(\.path|_deadline_seconds|_timeout_seconds|silence_seconds|num_threads)"
+)
+"""Settings that a run may go on with other values of: how long, what it is measured by, where."""
+ABSENT = "(not set)"
+
+
+def about(settings: Mapping[str, Any], prompts: Sequence[Prompt]) -> dict[str, Any]:
+    """Return what a checkpoint says of the run that it is of.
+
+    Args:
+        settings: The configuration as plain values.
+        prompts: The task's.
+    """
+    digest = hashlib.sha256()
+    for prompt in prompts:
+        digest.update(len(prompt.token_ids).to_bytes(8, "little"))
+        digest.update(prompt.token_ids.astype("<i8").tobytes())
+        digest.update(prompt.answer.encode())
+    return {"settings": dict(_leaves(settings)), "prompts": digest.hexdigest()}
+
+
+def find_checkpoint(resume: str, run_dir: Path) -> Checkpoint | None:
+    """Return the checkpoint to go on from.
+
+    Args:
+        resume: A run folder, or `AUTO` for `run_dir` if it holds a run.
+        run_dir: The run folder.
+
+    Returns:
+        None with `AUTO` where there is none yet: the run begins from its start.
+
+    Raises:
+        UserError: If the folder has no whole checkpoint.
+    """
+    found, faults = newest_checkpoint(run_dir)
+    if found is None and faults:
+        raise UserError(
+            f"{run_dir} must have a whole checkpoint to go on from; {faults[0]}; begin anew in "
+            "another run_dir"
+        )
+    for fault in faults:
+        print(f"a checkpoint is passed over: {fault}")
+    if found is None and resume != AUTO:
+        raise UserError(
+            f"resume must be a run folder with a checkpoint, got {str(run_dir)!r}, which has none; "
+            "leave resume out to begin anew in another run_dir"
+        )
+    return found
+
+
+def changes(saved: Checkpoint, now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """Return the settings that differ from a checkpoint's, by key the old and the new value.
+
+    Args:
+        saved: The checkpoint.
+        now: From `about`.
+
+    Raises:
+        UserError: If one of them may not change, or the task's prompts have.
+    """
+    old, new = saved.about["settings"], now["settings"]
+    changed = {
+        key: (old.get(key, ABSENT), new.get(key, ABSENT))
+        for key in sorted({*old, *new})
+        if old.get(key, ABSENT) != new.get(key, ABSENT)
+    }
+    for key, (before, after) in changed.items():
+        if not MAY_CHANGE.fullmatch(key):
+            raise UserError(
+                f"{key} must stay {before!r} in a run that goes on, got {after!r}; begin a new "
+                f"run to change it, or leave it out"
+            )
+    if saved.about["prompts"] != now["prompts"]:
+        raise UserError(
+            "task must give the same prompts and answers as when the run began, in the same order; "
+            f"its files are others now than at the checkpoint {saved.path}"
+        )
+    return changed
+
+
+def _leaves(settings: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """List a configuration's values by their full keys; an empty group counts as a value."""
+    if isinstance(settings, Mapping) and settings:
+        for key, value in settings.items():
+            yield from _leaves(value, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, settings
