@@ -3,7 +3,7 @@
     config -> prompts -> plan -> cluster -> system -> evaluate -> loop -> evaluate -> run folder
 
 Everything that can be refused is refused before an actor starts. The run folder holds
-`config.yaml`, `metrics.jsonl`, `samples.jsonl`, `cells.jsonl`, `evaluation.json`, `summary.json`,
+`config.yaml`, `metrics.jsonl`, `samples.jsonl`, `cells.jsonl`, `evaluations.jsonl`, `summary.json`,
 `run.png` and the trained policy under `policy/`.
 """
 

@@ -5,7 +5,6 @@ metrics.jsonl -> read_steps -> metric_columns -> at_versions
 samples.jsonl -> read_samples
 cells.jsonl   -> read_cells
 summary.json  -> read_summary
-evaluation.json -> read_evaluations
 restarts.json -> launch.record.restarts.read_restarts
 """
 
@@ -31,6 +30,9 @@ METRICS = "metrics.jsonl"
 SAMPLES = "samples.jsonl"
 CELLS = "cells.jsonl"
 EVALUATION = "evaluation.json"
+"""Of `launch.evaluate`."""
+EVALUATIONS = "evaluations.jsonl"
+"""Of `launch.train`: a line for each evaluation; see `launch.record.evaluation_file`."""
 SUMMARY = "summary.json"
 PICTURE = "run.png"
 RESTARTS = "restarts.json"
@@ -103,28 +105,6 @@ def read_summary(folder: Path, needed: Sequence[str] = ()) -> dict[str, Any]:
         if not all(part is None or isinstance(part, int | float) for part in parts):
             raise refused(folder, f"{key} in {SUMMARY} is not a number, got {summary[key]!r:.60}")
     return summary
-
-
-def read_evaluations(folder: Path) -> list[dict[str, Any]]:
-    """Return the evaluations of a run that are finished, in their order; empty without the file.
-
-    Each has `when`, a text, and `last_version`, a whole number; see
-    `launch.record.evaluation.Evaluation.to_json` for the rest.
-
-    Raises:
-        UserError: If `evaluation.json` holds anything else.
-    """
-    if not (folder / EVALUATION).exists():
-        return []
-    content: Any = read_json(folder, EVALUATION)
-    found = content.get("evaluations") if isinstance(content, dict) else None
-    for each in found if isinstance(found, list) else [None]:
-        known = each if isinstance(each, dict) else {}
-        if not isinstance(known.get("when"), str) or type(known.get("last_version")) is not int:
-            reason = f"{EVALUATION} must hold evaluations with when and last_version"
-            raise refused(folder, f"{reason}; move it away to go on without them")
-    assert isinstance(found, list)
-    return found
 
 
 def read_json(folder: Path, name: str, remark: str = "") -> object:

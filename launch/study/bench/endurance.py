@@ -200,6 +200,7 @@ class LongRun:
             tokenizer=load_tokenizer(self._config.model.path),
             prompts=self._prompts,
             sets={HELD_OUT: self._prompts[:NUM_HELD_OUT]},
+            about={},
         )
         run = TrainingRun(inputs, system, began=time.time(), quiet=True)
         self._cpu.follow_tasks()

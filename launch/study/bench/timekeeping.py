@@ -130,6 +130,13 @@ class TimekeepingLearner:
         ray.get([engine.finish_weight_update.remote(version) for engine in self._engines])
         return 0.0, 0
 
+    def snapshot(self, folder: str, skipped_in_a_row: int) -> None:
+        """Have nothing to save."""
+
+    def written(self) -> tuple[bool, Exception | None]:
+        """Have written it."""
+        return True, None
+
 
 async def start(config: RunConfig, profile: Profile, prompts: Sequence[Prompt]) -> System:
     """Start a system on a connected cluster; it must not check parity."""

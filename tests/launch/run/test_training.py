@@ -300,7 +300,7 @@ def test_a_tracker_that_fails_is_told_of_and_the_run_goes_on(make_run, capsys, m
 
 def test_what_cannot_be_written_at_the_end_is_told_with_the_way_to_the_policy(make_run, capsys):
     run, _, folder = make_run()
-    for name in ("evaluation.json", "summary.json", "run.png"):
+    for name in ("evaluations.jsonl", "summary.json", "run.png"):
         (folder / name).mkdir()
     found, message = failure_of(run)
     assert isinstance(found, RunError) and message == (
@@ -311,7 +311,7 @@ def test_what_cannot_be_written_at_the_end_is_told_with_the_way_to_the_policy(ma
     printed = capsys.readouterr()
     assert "held-out prompts" in printed.out
     (line,) = printed.err.splitlines()
-    assert line.startswith("evaluation.json could not be written (Is a directory: ")
+    assert line.startswith("evaluations.jsonl could not be written (Is a directory: ")
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == 3
     assert not [path for path in folder.iterdir() if path.name.startswith(".")]
 
@@ -408,7 +408,7 @@ SECOND_SET = (
 
 
 def evaluations_in(folder):
-    return json.loads((folder / "evaluation.json").read_text())["evaluations"]
+    return [json.loads(line) for line in (folder / "evaluations.jsonl").open()]
 
 
 def test_every_set_is_measured_before_on_the_way_and_after(make_run):
