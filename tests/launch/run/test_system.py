@@ -98,6 +98,7 @@ class Pool:
         self.handles = [Engine() for _ in range(num_engines)]
         self.on_replaced = None
         self.usable = [True] * num_engines
+        self.actors = self
         self._replacing = {}
 
     def die(self, index, *, noticed):
@@ -120,6 +121,9 @@ class Pool:
         await self.on_replaced()
         self.usable[index] = True
         del self._replacing[index]
+
+    def started(self):
+        return self.handles
 
     async def replacements(self):
         await asyncio.gather(*self._replacing.values())

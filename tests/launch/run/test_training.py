@@ -24,7 +24,7 @@ from launch.run.inputs import prepare
 from launch.run.parity import ParityError
 from launch.run.training import TrainingRun
 from learner.team import DivergedError
-from rollout.pool import EngineError
+from rollout.replacing import EngineError
 from rollout.types import GroupRef
 
 NUM_PROMPTS = 6
