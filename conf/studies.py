@@ -187,9 +187,42 @@ BENCHES = {
     "gradient_norms": ("gradient_norms",),
     "cost": ("cost",),
     "long_context": ("long_context",),
+    "endurance": ("endurance",),
     "all": ("startup", "rollout", "publish", "learner", "gradient_norms", "cost"),
 }
 """What a user names, and the benches that are run for it."""
+
+
+@dataclass(kw_only=True, slots=True)
+class EnduranceConfig:
+    """How long the runs are whose memory, work and files are measured step by step.
+
+    Engines and learners only keep time; what draws, learns and writes down is what trains.
+    """
+
+    num_steps: int = 10_000
+    num_prompts: int = 10_000
+    """Prompts of the long run."""
+    many_prompts: int = 1_000_000
+    """Prompts of a short run."""
+    many_steps: int = 100
+    """Its steps; 0 leaves it out."""
+    traced_steps: int = 2000
+    """Steps of a run with every piece of memory traced, on `num_prompts`; 0 leaves it out."""
+    cluster_steps: int = 0
+    """Steps of a run with the scheduler and rollouts as Ray's actors, on `num_prompts`; 0 leaves it
+    out."""
+
+    def __post_init__(self) -> None:
+        ranges = {
+            "num_steps": count(1e6),
+            "num_prompts": count(1e7),
+            "many_prompts": count(1e7),
+            "many_steps": amount(1e6),
+            "traced_steps": amount(1e6),
+            "cluster_steps": amount(1e6),
+        }
+        require_ranges("endurance.", self, ranges)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -202,6 +235,7 @@ class BenchConfig(RunConfig):
     """Measured turns of each contestant."""
     warm_ups: int = 2
     """Turns before them that do not count."""
+    endurance: EnduranceConfig = field(default_factory=EnduranceConfig)
 
     def __post_init__(self) -> None:
         RunConfig.__post_init__(self)

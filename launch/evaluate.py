@@ -33,6 +33,7 @@ def main(composed: DictConfig) -> None:
         from launch.record.evaluation import print_evaluation
         from launch.record.run_folder import EVALUATION
         from launch.record.summary import write_json
+        from launch.record.told import Unwritten
         from launch.run.cluster import cluster
         from launch.run.evaluation import evaluate
         from launch.run.rewards import RewardWatch
@@ -40,9 +41,12 @@ def main(composed: DictConfig) -> None:
         with cluster(config.resources):
             found = asyncio.run(evaluate(config, sets))
         run_dir = Path(config.run_dir)
-        write_json(run_dir / EVALUATION, found.to_json())
+        unwritten = Unwritten()
+        with unwritten.noted(EVALUATION):
+            write_json(run_dir / EVALUATION, found.to_json())
         print_evaluation(found, run_dir)
         RewardWatch(config.rollout).look_at(found, stop=True)
+        unwritten.check("the table has the results")
 
     run_program(program)
 

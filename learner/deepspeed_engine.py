@@ -24,6 +24,7 @@ from learner.batch import MicroBatch
 from learner.chunked import ChunkedPolicy
 from learner.config import LearnerConfig
 from learner.deepspeed_settings import check_device, deepspeed_settings
+from learner.deepspeed_state import DeepSpeedState
 from learner.deepspeed_weights import DeepSpeedWeights
 from learner.engine import StepOutcome
 from learner.gradient_norms import gradient_norms
@@ -71,6 +72,7 @@ class DeepSpeedEngine:
         if config.curvature.masks:
             check_head(self._packed)
         self._engine = self._initialised()
+        self.state = DeepSpeedState(self, self._engine)
         if config.zero_stage == 3:
             self._packed.most = self._most
         self._reference = self._load_reference(model_path)
@@ -162,6 +164,10 @@ class DeepSpeedEngine:
     def num_applied_steps(self) -> int:
         """Return how many optimiser steps have changed the policy."""
         return self._applied_steps
+
+    @num_applied_steps.setter
+    def num_applied_steps(self, number: int) -> None:
+        self._applied_steps = number
 
     def optimizer_state(self, parameter: torch.nn.Parameter, key: str) -> torch.Tensor:
         """Return what the optimiser holds of a parameter under a key, whole.

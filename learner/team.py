@@ -30,6 +30,8 @@ from rollout.types import GroupRef
 
 VITALS = "vitals"
 """Ray's concurrency group in which a worker can be asked whether it lives."""
+_POLL_SECONDS = 0.1
+"""How often it is asked whether files are written."""
 
 
 class DivergedError(RuntimeError):
@@ -55,6 +57,9 @@ class LearnerTeam:
         """Limits the time that all ranks take for what is named."""
         # Held by whoever changes the weights or sends them.
         self._weights = asyncio.Condition()
+        # Held by a snapshot, which begins when the one before is written.
+        self._snapshots = asyncio.Lock()
+        self._writing_since = 0.0
         self.version: int | None = None
         """The version that the weights are; None from a batch's first update to its publish."""
 
@@ -364,6 +369,85 @@ class LearnerTeam:
     async def save(self, path: str, tokenizer_path: str | None = None) -> None:
         """Write the policy as a Hugging Face checkpoint, with the tokenizer's files if given."""
         await self._wait([w.save.remote(path, tokenizer_path) for w in self.workers], "save")
+
+    async def snapshot(self, folder: str) -> float:
+        """Copy the state of the learning and begin to write it; see `learner.state_files`.
+
+        Updates wait for the copying, not for the writing. A snapshot waits until the one before is
+        written, however that ends.
+
+        Args:
+            folder: It exists, on every worker's node the same.
+
+        Returns:
+            Seconds that updates had to wait.
+
+        Raises:
+            ValueError: If the optimiser keeps what cannot be saved.
+            TimeoutError: If it takes longer than `learner.update_deadline_seconds`.
+        """
+        async with self._snapshots:
+            await self._outcomes()
+            async with self._weights:
+                began = time.monotonic()
+                skipped = self._skipped_in_a_row
+                calls = [worker.snapshot.remote(folder, skipped) for worker in self.workers]
+                self._writing_since = began
+                await self._wait(calls, "snapshot")
+                return time.monotonic() - began
+
+    async def written(self) -> None:
+        """Wait until the files of the latest snapshot are on the disks.
+
+        Raises:
+            OSError: If a disk was full, say; the other ranks have ended, too.
+            TimeoutError: If it takes longer than `learner.update_deadline_seconds`.
+        """
+        for error in await self._outcomes():
+            if error is not None:
+                raise error
+
+    async def _outcomes(self) -> list[Exception | None]:
+        """Wait until all ranks have ended writing; returns what kept each from it.
+
+        They are asked again and again. A call that waited for the files would have to wait in a
+        thread of its own, which Ray gives an actor only by moving all its other calls off the main
+        thread; an answer takes no time, and comes between two updates at the latest.
+        """
+        deadline = self._config.update_deadline_seconds
+        while True:
+            asked = time.monotonic()
+            answers = await self._wait([w.written.remote() for w in self.workers], "written")
+            if all(done for done, _ in answers):
+                return [error for _, error in answers]
+            # Not the time that a question waited behind an update.
+            if asked - self._writing_since > deadline:
+                raise TimeoutError(
+                    f"learner written took longer than learner.update_deadline_seconds = {deadline}"
+                )
+            await asyncio.sleep(_POLL_SECONDS)
+
+    async def load_state(self, folder: str) -> None:
+        """Go on from where a snapshot was taken, on any number of workers and in any ZeRO stage.
+
+        The weights are then of no version until `name` or `publish` gives them one.
+
+        Args:
+            folder: What `snapshot` and `written` made, on every worker's node.
+
+        Raises:
+            ValueError: If it is of another model, optimiser or kind, or is not whole; nothing is
+                changed then.
+            TimeoutError: If it takes longer than `learner.update_deadline_seconds`.
+        """
+        async with self._weights:
+            found = await self._wait([w.obstacle.remote(folder) for w in self.workers], "obstacle")
+            for obstacle in found:
+                if obstacle is not None:
+                    raise ValueError(obstacle)
+            self.version = None
+            calls = [worker.load_state.remote(folder) for worker in self.workers]
+            self._skipped_in_a_row = (await self._wait(calls, "load_state"))[0]
 
     async def _wait(self, calls: Sequence[Awaitable[Any]], what: str) -> list[Any]:
         """Wait for all ranks; the first error of any ends the wait."""

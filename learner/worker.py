@@ -29,6 +29,7 @@ from learner.loss import Loss, RowOrigin
 from learner.numerics import Numerics
 from learner.objectives.types import Objective
 from learner.scoring import response_divergences, sequence_logprobs, unscored_row
+from learner.state_files import BackgroundWriter
 from learner.token_masks import TopTokens, WithinCurvature
 from learner.update import StepHook, StepSums, Updater, old_logprobs
 from rollout.types import Group
@@ -74,6 +75,7 @@ class LearnerWorker:
         self._updater: Updater | None = None
         self._hooks: tuple[StepHook, ...] = ()
         self._publisher: Publisher | None = None
+        self._writer = BackgroundWriter()
 
     @property
     def engine(self) -> DeepSpeedEngine:
@@ -278,3 +280,20 @@ class LearnerWorker:
         self.engine.weights.save(
             Path(path), None if tokenizer_path is None else Path(tokenizer_path)
         )
+
+    def snapshot(self, folder: str, skipped_in_a_row: int) -> None:
+        """Copy this rank's share of the state, and begin to write it; see `DeepSpeedState.copy`."""
+        state, tensors = self.engine.state.copy(skipped_in_a_row)
+        self._writer.begin(Path(folder), self.rank, state, tensors)
+
+    def written(self) -> tuple[bool, Exception | None]:
+        """See `BackgroundWriter.outcome`."""
+        return self._writer.outcome()
+
+    def obstacle(self, folder: str) -> str | None:
+        """See `DeepSpeedState.obstacle`."""
+        return self.engine.state.obstacle(Path(folder))
+
+    def load_state(self, folder: str) -> int:
+        """See `DeepSpeedState.load`; returns the optimiser steps since the last applied one."""
+        return self.engine.state.load(Path(folder)).skipped_in_a_row

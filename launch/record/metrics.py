@@ -111,6 +111,8 @@ METRICS: dict[str, str] = _COST_METRICS | {
     "loop/update_seconds": "Seconds of selecting and learning.",
     "loop/publish_seconds": "Seconds of publishing, the parity probe included.",
     "loop/generate_seconds": "Seconds since the last step with at least one ticket in generation.",
+    "loop/restarts": "Times that the run went on after a stop; handed to Ray only, since "
+    "restarts.json has them.",
     "loop/staleness": "Largest staleness of a group of the batch when it was learned, versions.",
 }
 

@@ -3,6 +3,7 @@
 run folder, DrawDistribution, summary -> run.png
 """
 
+import io
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,7 +14,9 @@ import numpy as np
 from cost.draws.distribution import DrawDistribution
 from cost.types import FloatArray
 from launch.record.held_out import HeldOut
+from launch.record.restarts import first_steps_after, read_restarts
 from launch.record.run_folder import METRICS, PICTURE, metric_columns, read_steps
+from launch.record.whole import write_whole
 
 BLUE, ORANGE, GREEN, RED, PURPLE, GREY = (
     "#3566a8",
@@ -50,6 +53,8 @@ def draw_picture(
 ) -> None:
     """Draw a run into one PNG of four panels, in its folder.
 
+    Dotted upright lines show where it went on after a stop.
+
     Args:
         run_dir: The run folder; without metrics the panels over steps stay empty.
         distribution: What the next draw would use; None leaves its panel empty.
@@ -57,7 +62,8 @@ def draw_picture(
         title: Stands over the picture; the name of the run folder unless given.
 
     Raises:
-        UserError: If the metrics are damaged.
+        UserError: If the metrics or restarts are damaged.
+        OSError: If the picture cannot be written.
     """
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -76,6 +82,11 @@ def draw_picture(
         _tokens_panel(panels[0, 1], metrics)
         _probability_panel(panels[1, 0], distribution)
         _time_panel(panels[1, 1], metrics)
+        steps = metrics["step"]
+        for at in first_steps_after(read_restarts(run_dir), steps.tolist()):
+            for axes in (panels[0, 0], panels[0, 1], panels[1, 1]):
+                place = (steps[at - 1] + steps[at]) / 2
+                axes.axvline(place, color=GREY, linestyle=":", linewidth=1.5)
         figure.suptitle(
             f"{title or run_dir.resolve().name}\n",
             x=0.01,
@@ -84,7 +95,9 @@ def draw_picture(
             weight="bold",
         )
         figure.text(0.012, 0.952, _headline(facts), ha="left", va="top", color="#50555e")
-        figure.savefig(run_dir / PICTURE, dpi=130, format="png")
+        drawn = io.BytesIO()
+        figure.savefig(drawn, dpi=130, format="png")
+    write_whole(run_dir / PICTURE, [drawn.getvalue()])
 
 
 def smoothed(values: FloatArray, decay: float = 0.85) -> FloatArray:
@@ -254,6 +267,10 @@ def _headline(facts: Mapping[str, object]) -> str:
         tokens = facts.get(f"{kind}_tokens")
         if isinstance(tokens, int):
             parts.append(f"{tokens:,} tokens {kind}")
+    restarts, lost = facts.get("restarts"), facts.get("lost_steps")
+    if isinstance(restarts, int) and restarts:
+        times = "restart" if restarts == 1 else "restarts"
+        parts.append(f"{restarts} {times}, {lost} steps taken anew")
     saved = facts.get("saved_share")
     if isinstance(saved, float) and math.isfinite(saved):
         parts.append(f"{100 * saved:.0f}% saved in learning")

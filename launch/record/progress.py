@@ -30,13 +30,22 @@ TOKENS = ("generated", "selectable", "trained")
 
 
 class Progress:
-    """Shows how far a run is; it takes one `update` a step, then `close`."""
+    """Shows how far a run is; it takes one `update` a step, then `close`.
+
+    Args:
+        name: Of the run.
+        num_steps: Steps that it takes in all.
+        first_step: Steps that were taken before this start, of which no time is known.
+        console: Where to show it; stdout unless given.
+        clock: Seconds, from any start.
+    """
 
     def __init__(
         self,
         name: str,
         num_steps: int,
         *,
+        first_step: int = 0,
         console: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -45,7 +54,7 @@ class Progress:
         self._console = console or Console()
         self._clock = clock
         self._pace = Pace(clock())
-        self._step = 0
+        self._first_step = self._step = first_step
         self._metrics: Mapping[str, float] = {}
         self._trends: dict[str, deque[float]] = {}
         self._live: Live | None = None
@@ -119,17 +128,17 @@ class Progress:
         return f"step {seconds_text(self._pace.last)} ({', '.join(phases)})"
 
     def _render(self) -> RenderableType:
+        measured = self._step > self._first_step
+        start = f"going on after step {self._step}" if self._step else "before the first step"
         head = Table.grid(padding=(0, 2))
         head.add_row(
             Text(f"step {self._step}/{self._num_steps}", style="bold"),
             ProgressBar(total=self._num_steps, completed=self._step, width=30),
             Text(f"{100 * self._step / self._num_steps:.0f}%", style="bold"),
-            Text(
-                f"left {seconds_text(self.seconds_left)}" if self._step else "before the first step"
-            ),
+            Text(f"left {seconds_text(self.seconds_left)}" if measured else start),
         )
         parts: list[RenderableType] = [head]
-        if self._step:
+        if measured:
             body = Table.grid(padding=(0, 2))
             body.add_column(style="cyan", width=9)
             body.add_column(width=27)

@@ -11,10 +11,12 @@ Lost steps are counted from the metrics, hence noted before these are cut.
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from launch.cli.refusals import UserError
 from launch.record.run_folder import (
     CELLS,
     EVALUATION,
@@ -29,6 +31,7 @@ from launch.record.run_folder import (
 )
 from launch.record.summary import write_json
 from launch.record.thinned import step_of
+from launch.record.told import why
 from launch.record.whole import remove_leftovers, write_whole
 
 LONGEST_REASON = 300
@@ -84,8 +87,7 @@ def note_restart(
         now: Seconds since the epoch; the clock's unless given.
 
     Raises:
-        UserError: If the folder or the restarts that it has cannot be read.
-        OSError: If the file cannot be written.
+        UserError: If the restarts that there are cannot be read, or the file cannot be written.
     """
     before = read_restarts(run_dir)
     restart = Restart(
@@ -95,7 +97,8 @@ def note_restart(
         reason=" ".join(reason.split())[:LONGEST_REASON],
         changed={key: (old, new) for key, (old, new) in (changed or {}).items()},
     )
-    write_json(run_dir / RESTARTS, [asdict(each) for each in (*before, restart)])
+    with _writing(run_dir):
+        write_json(run_dir / RESTARTS, [asdict(each) for each in (*before, restart)])
     return restart
 
 
@@ -121,12 +124,21 @@ def first_steps_after(restarts: Sequence[Restart], steps: Sequence[float]) -> li
         steps: [T] numbers of its steps, rising.
     """
     positions = set()
-    for restart in restarts:
+    for restart in still_seen(restarts):
         after = next((at for at, step in enumerate(steps) if step > restart.step), None)
         # Where a run began anew, or has not gone on, nothing lies before or after the gap.
         if after:
             positions.add(after)
     return sorted(positions)
+
+
+def still_seen(restarts: Sequence[Restart]) -> list[Restart]:
+    """Return those that no later one, from an earlier step, took away with the steps after them."""
+    seen: list[Restart] = []
+    for restart in restarts:
+        seen = [before for before in seen if before.step <= restart.step]
+        seen.append(restart)
+    return seen
 
 
 def cut_back(run_dir: Path, step: int) -> None:
@@ -142,16 +154,30 @@ def cut_back(run_dir: Path, step: int) -> None:
         step: Batches learned, from 0.
 
     Raises:
-        UserError: If there is no such folder, or `evaluation.json` is none.
-        OSError: If a file cannot be written.
+        UserError: If there is no such folder, `evaluation.json` is none, or a file cannot be
+            written.
     """
     if not run_dir.is_dir():
         raise refused(run_dir, "there is no such folder")
+    with _writing(run_dir):
+        _cut_back(run_dir, step)
+
+
+@contextmanager
+def _writing(run_dir: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"run_dir must be writable, got {str(run_dir)!r}: {why(error)}") from error
+
+
+def _cut_back(run_dir: Path, step: int) -> None:
+    # First, since it may refuse.
+    evaluations = read_evaluations(run_dir)
     for name in (METRICS, SAMPLES, CELLS, EVALUATION, SUMMARY, PICTURE, RESTARTS):
         remove_leftovers(run_dir / name)
     for name in (SUMMARY, PICTURE):
         (run_dir / name).unlink(missing_ok=True)
-    evaluations = read_evaluations(run_dir)
     kept = [found for found in evaluations if _was_there(found, step)]
     if len(kept) < len(evaluations):
         write_json(run_dir / EVALUATION, {"evaluations": kept})
@@ -194,8 +220,7 @@ def _staying(file: BinaryIO, step: int) -> list[tuple[int, int]]:
 def _parts(file: BinaryIO, spans: Sequence[tuple[int, int]]) -> Iterator[bytes]:
     for start, end in spans:
         file.seek(start)
-        while start < end:
-            part = file.read(min(PART_BYTES, end - start))
+        while start < end and (part := file.read(min(PART_BYTES, end - start))):
             start += len(part)
             yield part
 

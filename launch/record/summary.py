@@ -231,14 +231,16 @@ class RunSummary:
             "parity_max_logprob_difference": whole.parity_max_logprob_difference,
             "total_variation_from_uniform": self._mean("cost/total_variation"),
             "expected_length_ratio": self._mean("cost/expected_length_ratio"),
-            "seconds": seconds
-            | {
-                "loop": whole.loop_seconds,
-                "startup": self._startup_seconds,
-                "evaluate": self._evaluate_seconds,
-                "total": whole.total_seconds,
-            },
+            "seconds": seconds | self._other_seconds(whole),
             "startup_seconds": dict(self._startup_parts),
+        }
+
+    def _other_seconds(self, whole: Earlier) -> dict[str, float]:
+        return {
+            "loop": whole.loop_seconds,
+            "startup": self._startup_seconds,
+            "evaluate": self._evaluate_seconds,
+            "total": whole.total_seconds,
         }
 
     def _mean(self, key: str) -> float:

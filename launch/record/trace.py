@@ -7,6 +7,9 @@ is known of the inside of an update and a publish. Durations are measured. Where
 lie follows from the order of the loop and from the time at which each step was logged. The engines'
 lane shows in one piece, from the publish on which a batch is admitted, the seconds in which they
 generated, wherever between two publishes those were.
+
+A run that went on after a stop is shown in one piece, with a mark: what lay between its last step
+before and the first one after is left out, so that later starts are that much earlier.
 """
 
 import json
@@ -17,9 +20,12 @@ from pathlib import Path
 from typing import Any
 
 from launch.program import UserError
+from launch.record.restarts import Restart, first_steps_after, read_restarts, still_seen
 from launch.record.run_folder import read_steps, write_new
 from launch.record.summary import PHASES
 
+RESTART = "restart"
+"""Name of the mark."""
 LOOP, ENGINES, INSIDE = "loop", "engines", "inside"
 LANES = {LOOP: 1, ENGINES: 2, INSIDE: 3}
 NEEDED = ("time", *(f"loop/{part}_seconds" for part in PHASES))
@@ -45,11 +51,14 @@ class Slice:
     start: float
     """Seconds since the epoch."""
     seconds: float
+    """0 for a mark."""
     step: int
-    args: Mapping[str, float]
+    args: Mapping[str, Any]
 
 
-def step_slices(records: Sequence[Mapping[str, Any]]) -> list[Slice]:
+def step_slices(
+    records: Sequence[Mapping[str, Any]], restarts: Sequence[Restart] = ()
+) -> list[Slice]:
     """Place what every step measured on the clock.
 
     A step is logged last of all, so that its parts are counted back from there; it begins no
@@ -58,39 +67,42 @@ def step_slices(records: Sequence[Mapping[str, Any]]) -> list[Slice]:
 
     Args:
         records: Lines of `metrics.jsonl`, in step order, each with `NEEDED` as finite numbers.
+        restarts: Of the run.
     """
     slices: list[Slice] = []
     logged = published = generated = -math.inf
-    for record in records:
+    restarted = set(first_steps_after(restarts, [record["step"] for record in records]))
+    left_out = 0.0
+    for at, record in enumerate(records):
         evaluate = _evaluation_seconds(record)
         wait, update, publish, generate = (
             float(record[f"loop/{part}_seconds"])
             for part in ("wait", "update", "publish", "generate")
         )
-        began = max(float(record["time"]) - evaluate - publish - update - wait, logged)
+        began = float(record["time"]) - evaluate - publish - update - wait - left_out
+        if at in restarted:
+            left_out += max(began - logged, 0.0)
+            slices.append(_mark(records[at - 1]["step"], record["step"], restarts, logged))
+            # Batches that were under way were lost: engines and learners begin together.
+            began, published = logged, -math.inf
+        began = max(began, logged)
         if logged > -math.inf:
             slices.append(_slice(LOOP, "save and log", logged, began - logged, record))
         start = began
         for name, seconds in (("wait", wait), ("update", update), ("publish", publish)):
             slices.append(_slice(LOOP, name, start, seconds, record))
             start += seconds
-        update_end, publish_end = began + wait + update, start
-        # The last pass ends the update; the transfer of the weights begins the publish.
-        learning = min(_seconds(record, "learner/update_seconds"), update)
-        slices.append(_slice(INSIDE, "last pass", update_end - learning, learning, record))
-        transfer = min(_seconds(record, "publish/seconds"), publish)
-        slices.append(_slice(INSIDE, "transfer", update_end, transfer, record))
-        if transfer:
-            rest = publish - transfer
-            slices.append(_slice(INSIDE, "parity and rest", update_end + transfer, rest, record))
+        publish_end = start
+        slices += _inside(began + wait + update, update, publish, record)
         if evaluate:
             slices.append(_slice(LOOP, "evaluate", publish_end, evaluate, record))
         # What is counted here was generated since the publish before.
         first = max(published if published > -math.inf else began, generated)
         slices.append(_slice(ENGINES, "generate", first, generate, record))
         generated = first + generate
-        published, logged = publish_end, max(float(record["time"]), publish_end + evaluate)
-    return [found for found in slices if found.seconds > 0]
+        published = publish_end
+        logged = max(float(record["time"]) - left_out, publish_end + evaluate)
+    return [found for found in slices if found.seconds > 0 or found.name == RESTART]
 
 
 def trace(slices: Sequence[Slice], name: str) -> dict[str, Any]:
@@ -111,16 +123,20 @@ def trace(slices: Sequence[Slice], name: str) -> dict[str, Any]:
     for found in sorted(slices, key=lambda found: (found.start, LANES[found.lane])):
         events.append(
             {
-                "ph": "X",
                 "name": found.name,
                 "cat": found.lane,
                 "pid": 1,
                 "tid": LANES[found.lane],
                 # The format counts in microseconds.
                 "ts": round((found.start - zero) * 1e6, 3),
-                "dur": round(found.seconds * 1e6, 3),
                 "args": {"step": found.step, "seconds": found.seconds, **found.args},
             }
+            | (
+                # A mark across all lanes.
+                {"ph": "i", "s": "p"}
+                if found.name == RESTART
+                else {"ph": "X", "dur": round(found.seconds * 1e6, 3)}
+            )
         )
     return {
         "traceEvents": events,
@@ -155,7 +171,7 @@ def write_trace(run_dir: Path, step: int | None = None, out: Path | None = None)
     """
     out = out or run_dir / ("trace.json" if step is None else f"trace-{step}.json")
     records = read_records(run_dir)
-    slices = step_slices(records)
+    slices = step_slices(records, read_restarts(run_dir))
     if step is not None:
         slices = [found for found in slices if found.step == step]
         if not slices:
@@ -171,6 +187,29 @@ def write_trace(run_dir: Path, step: int | None = None, out: Path | None = None)
 def _slice(lane: str, name: str, start: float, seconds: float, record: Mapping[str, Any]) -> Slice:
     args = {key: record[key] for key in ARGUMENTS.get(name, ()) if record.get(key) is not None}
     return Slice(lane, name, start, seconds, int(record["step"]), args)
+
+
+def _inside(
+    update_end: float, update: float, publish: float, record: Mapping[str, Any]
+) -> list[Slice]:
+    """What is known of an update and of the publish that follows it."""
+    # The last pass ends the update; the transfer of the weights begins the publish.
+    learning = min(_seconds(record, "learner/update_seconds"), update)
+    transfer = min(_seconds(record, "publish/seconds"), publish)
+    found = [
+        _slice(INSIDE, "last pass", update_end - learning, learning, record),
+        _slice(INSIDE, "transfer", update_end, transfer, record),
+    ]
+    if transfer:
+        rest = publish - transfer
+        found.append(_slice(INSIDE, "parity and rest", update_end + transfer, rest, record))
+    return found
+
+
+def _mark(before: int, step: int, restarts: Sequence[Restart], start: float) -> Slice:
+    """The restarts between two steps, as one mark."""
+    reasons = [each.reason for each in still_seen(restarts) if before <= each.step < step]
+    return Slice(LOOP, RESTART, start, 0.0, step, {"why": "; ".join(reasons)})
 
 
 def _evaluation_seconds(record: Mapping[str, Any]) -> float:

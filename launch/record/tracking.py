@@ -1,28 +1,35 @@
 """The plug `tracker`: where a run's metrics go.
 
-    RunInfo -> open_all({console, jsonl, ...}) -> OpenTracker: log, samples, close
+    RunInfo -> Tracker.open -> OpenTracker: log, samples, cells, state_dict, close
 
-A tracker is a frozen setting; `open` gives the thing that holds files and connections.
+A tracker is a frozen setting; `open` gives the thing that holds files and connections. All of a
+run's are opened by `launch.record.open_trackers`.
 """
 
+import glob
 import json
 import os
 import shlex
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import asdict, dataclass, fields
+from contextlib import suppress
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Protocol
 
 from cost.draws.distribution import DrawCells
+from launch.record.kept import Kept
 from launch.record.progress import Progress
+from launch.record.restarts import Restart
 from launch.record.run_folder import CELLS, METRICS, SAMPLES
 from launch.record.summary import json_ready
 from launch.record.thinned import ThinnedFile
+from launch.record.whole import WholeLines
 
 LONGEST_TAG = 64
 """Most characters of a tag; wandb refuses longer ones."""
+FINISH_SECONDS = 300.0
+"""Longest wait at a run's end for what wandb has not uploaded; `wandb sync` uploads it later."""
 MOST_ROWS = 64
 MOST_CHARACTERS = 20_000
 """Most of a table of samples at wandb, whose pages grow slow with large ones."""
@@ -39,6 +46,9 @@ class RunInfo:
             run_dir=Path("runs/quickstart-20260901-120000"),
             config={"seed": 0, "loop": {"num_steps": 40, "max_staleness": 1}},
             num_steps=40,
+            first_step=20,
+            restarts=(Restart(20, 3, 1_790_000_000.0, "resumed after SIGTERM"),),
+            state={"id": "x7f3k2p9"},
         )
     """
 
@@ -48,7 +58,14 @@ class RunInfo:
     config: Mapping[str, Any]
     """The resolved configuration."""
     num_steps: int
-    """Batches to learn."""
+    """Batches to learn, those before `first_step` included."""
+    first_step: int = 0
+    """Batches learned before this start: the run goes on from that step, 0 if it is new. Calls for
+    later steps that a tracker had before the stop are of steps that are lost."""
+    restarts: Sequence[Restart] = ()
+    """Every time the run went on after a stop, this one included."""
+    state: Mapping[str, Any] = field(default_factory=dict)
+    """What this tracker's `state_dict` returned as of `first_step`; empty where there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +100,10 @@ class Sample:
 
 
 class OpenTracker(Protocol):
-    """A tracker at work, which holds files or connections."""
+    """A tracker at work, which holds files or connections.
+
+    Whatever its methods raise is told, and ends no run; they are called again at the next step.
+    """
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Take the metrics of one step."""
@@ -93,6 +113,12 @@ class OpenTracker(Protocol):
 
     def cells(self, step: int, cells: DrawCells) -> None:
         """Take where the draws go after one step."""
+
+    def state_dict(self) -> Mapping[str, Any]:
+        """Return what `open` needs of a run that goes on from here, in strict JSON's types.
+
+        A tracker without this method is opened without a state.
+        """
 
     def close(self, summary: Mapping[str, object]) -> None:
         """Take the run's results and let go of everything; called once."""
@@ -110,8 +136,10 @@ class JsonlTracker:
     """Writes `metrics.jsonl`, `samples.jsonl` and `cells.jsonl` into the run folder, by lines.
 
     A line is on disk when `log` returns. What is not finite is written as null. A run that goes on
-    after a stop appends. Metrics are there for every step; samples and cells, which take most of
-    the space, are thinned out as the run grows.
+    after a stop appends to what `launch.record.restarts.cut_back` left. Metrics are there for every
+    step; samples and cells, which take most of the space, are thinned out as the run grows. While
+    the disk refuses lines, those of the last steps are kept in memory and tried again, 32 MiB of
+    each file.
     """
 
     most_samples: int = 256
@@ -131,7 +159,7 @@ class JsonlTracker:
     def open(self, run: RunInfo) -> OpenTracker:
         """Open the files."""
         run.run_dir.mkdir(parents=True, exist_ok=True)
-        return _OpenJsonl(run.run_dir, self)
+        return _OpenJsonl(run.run_dir, self, run.state)
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,7 +168,7 @@ class ConsoleTracker:
 
     def open(self, run: RunInfo) -> OpenTracker:
         """Start the display."""
-        return _OpenConsole(Progress(run.name, run.num_steps))
+        return _OpenConsole(Progress(run.name, run.num_steps, first_step=run.first_step))
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,6 +178,11 @@ class WandbTracker:
     Offline needs no account and no network; the run lies in the folder `wandb` in the run folder,
     and the line printed at its end uploads it later. The account is wandb's own business: `wandb
     login` or WANDB_API_KEY, which no file of the run folder holds.
+
+    A run that goes on after a stop goes on at wandb under the same id, whose history only grows:
+    online wandb passes over steps that it has already, so that lost steps stay there as they were
+    before the stop. Offline every start leaves a folder of its own, with all steps that it took;
+    the line printed at the end uploads all of them, in order.
     """
 
     project: str = "cost-aware-rl"
@@ -186,9 +219,13 @@ class WandbTracker:
                 f"WANDB_API_KEY, or use mode offline, got {self.mode!r}"
             )
         run.run_dir.mkdir(parents=True, exist_ok=True)
+        known = run.state.get("id")
         return _OpenWandb(
             wandb.init(
                 project=self.project,
+                id=known,
+                # Not `resume_from`, which rewinds: servers without that would refuse the run.
+                resume="allow" if known else None,
                 name=run.name,
                 group=self.group,
                 tags=list(self.tags),
@@ -197,71 +234,54 @@ class WandbTracker:
                 mode="online" if self.mode == "online" else "offline",
                 # wandb would read the terminal, the git remote and the list of packages.
                 settings=wandb.Settings(
-                    silent=True, console="off", disable_git=True, x_save_requirements=False
+                    silent=True,
+                    console="off",
+                    disable_git=True,
+                    x_save_requirements=False,
+                    finish_timeout=FINISH_SECONDS,
+                    finish_timeout_raises=True,
                 ),
             ),
             offline=self.mode == "offline",
         )
 
 
-def open_all(trackers: Mapping[str, Tracker], run: RunInfo) -> OpenTracker:
-    """Open every tracker and hand each call to all of them, in order.
-
-    If one fails to open, those before it are closed; `close` closes all even if some fail, then
-    raises the error.
-    """
-    opened: list[OpenTracker] = []
-    with ExitStack() as stack:
-        for tracker in trackers.values():
-            opened.append(tracker.open(run))
-            stack.callback(opened[-1].close, {})
-        stack.pop_all()
-    return _All(opened)
-
-
-class _All:
-    def __init__(self, trackers: Sequence[OpenTracker]) -> None:
-        self._trackers = trackers
-
-    def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        for tracker in self._trackers:
-            tracker.log(step, metrics)
-
-    def samples(self, step: int, rows: Sequence[Sample]) -> None:
-        for tracker in self._trackers:
-            tracker.samples(step, rows)
-
-    def cells(self, step: int, cells: DrawCells) -> None:
-        for tracker in self._trackers:
-            tracker.cells(step, cells)
-
-    def close(self, summary: Mapping[str, object]) -> None:
-        with ExitStack() as stack:
-            for tracker in reversed(self._trackers):
-                stack.callback(tracker.close, summary)
-
-
 class _OpenJsonl:
-    def __init__(self, run_dir: Path, setting: JsonlTracker) -> None:
-        # Line-buffered: a run that is killed leaves every finished line behind.
-        self._metrics = (run_dir / METRICS).open("a", encoding="utf-8", buffering=1)
-        self._samples = ThinnedFile(run_dir / SAMPLES, setting.most_samples)
-        self._cells = ThinnedFile(run_dir / CELLS, setting.most_cells)
+    def __init__(self, run_dir: Path, setting: JsonlTracker, state: Mapping[str, Any]) -> None:
+        self._metrics = WholeLines(run_dir / METRICS)
+        self._samples = ThinnedFile(run_dir / SAMPLES, setting.most_samples, state.get("samples"))
+        self._cells = ThinnedFile(run_dir / CELLS, setting.most_cells, state.get("cells"))
+        self._kept = {name: Kept() for name in (METRICS, SAMPLES, CELLS)}
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        self._metrics.write(_line({"step": step, "time": time.time(), **metrics}) + "\n")
+        line = _line({"step": step, "time": time.time(), **metrics})
+        self._kept[METRICS].put(len(line), lambda: self._metrics.append(f"{line}\n".encode()))
 
     def samples(self, step: int, rows: Sequence[Sample]) -> None:
         if rows:
-            self._samples.write(step, [_line({"step": step, **asdict(row)}) for row in rows])
+            lines = [_line({"step": step, **asdict(row)}) for row in rows]
+            size = sum(map(len, lines))
+            self._kept[SAMPLES].put(size, lambda: self._samples.write(step, lines))
 
     def cells(self, step: int, cells: DrawCells) -> None:
-        self._cells.write(step, [_line({"step": step, **asdict(cells)})])
+        line = _line({"step": step, **asdict(cells)})
+        self._kept[CELLS].put(len(line), lambda: self._cells.write(step, [line]))
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"samples": self._samples.state_dict(), "cells": self._cells.state_dict()}
 
     def close(self, summary: Mapping[str, object]) -> None:
-        self._metrics.close()
-        self._samples.close()
-        self._cells.close()
+        lacking = {}
+        for name, kept in self._kept.items():
+            with suppress(OSError):
+                kept.flush()
+            if kept.num_waiting + kept.num_dropped:
+                lacking[name] = kept.num_waiting + kept.num_dropped
+        for file in (self._metrics, self._samples, self._cells):
+            file.close()
+        if lacking:
+            texts = [f"{name} lacks {count} steps" for name, count in lacking.items()]
+            raise OSError(", ".join(texts))
 
 
 def _line(record: Mapping[str, object]) -> str:
@@ -280,6 +300,9 @@ class _OpenConsole:
 
     def cells(self, step: int, cells: DrawCells) -> None:
         """A map of two dimensions; the files have it."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
 
     def close(self, summary: Mapping[str, object]) -> None:
         self._progress.close()
@@ -304,12 +327,17 @@ class _OpenWandb:
     def cells(self, step: int, cells: DrawCells) -> None:
         """The metrics say how far from uniform the draws are; the files have the rest."""
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"id": self._run.id}
+
     def close(self, summary: Mapping[str, object]) -> None:
         self._run.summary.update(json_ready(summary))
         folder = Path(self._run.dir).parent
         self._run.finish()
         if self._offline:
-            print(f"to upload the run: wandb sync {shlex.quote(str(folder))}")
+            # One folder a start; their names begin with the time.
+            folders = sorted(folder.parent.glob(f"offline-run-*-{glob.escape(self._run.id)}*"))
+            print(f"to upload the run: wandb sync {shlex.join(map(str, folders))}")
 
 
 def _short(value: Any) -> Any:

@@ -81,31 +81,49 @@ class Checkpoints:
     async def save(self, position: Position, state: Mapping[str, Any]) -> None:
         """Take a snapshot of a run between two steps, and begin to write it.
 
+        Whoever is cancelled while it waits for this does not cancel it.
+
         Args:
             position: Where the loop is.
             state: Of all else on the driver, as `save_state` takes it.
         """
         await self.finish()
-        began, step = self._clock(), position.batch
+        taken = asyncio.Event()
+        self._writing = asyncio.create_task(self._save(position, state, taken))
+        await taken.wait()
+
+    async def _save(
+        self, position: Position, state: Mapping[str, Any], taken: asyncio.Event
+    ) -> None:
+        step, began, partial = position.batch, self._clock(), None
         try:
-            partial = await asyncio.to_thread(partial_folder, self._run_dir, step)
-            await self._system.scheduler.call("snapshot")
-            # After the scheduler's: a group that is held is then of a ticket that it knows, or of
-            # one that will be drawn again.
-            held = position.held()
-            content = {"position": position.state_dict(), **state}
-            await self._system.learners.snapshot(str(partial / LEARNER))
-        except OSError as error:
+            async with asyncio.timeout(self._config.deadline_seconds):
+                partial = await asyncio.to_thread(partial_folder, self._run_dir, step)
+                await self._system.scheduler.call("snapshot")
+                # After the scheduler's: a group that is held is then of a ticket that it knows, or
+                # of one that will be drawn again.
+                held = position.held()
+                content = {"position": position.state_dict(), **state}
+                await self._system.learners.snapshot(str(partial / LEARNER))
+                taken.set()
+                self._metrics = {"checkpoint/pause_seconds": self._clock() - began}
+                await self._write(partial, step, held, content)
+            self._last_step = step
+            self._metrics["checkpoint/seconds"] = self._clock() - began
+        except Exception as error:
+            # A part that died is found by whoever needs it next.
             self._tell(error)
-            return
-        self._metrics = {"checkpoint/pause_seconds": self._clock() - began}
-        self._last_seconds = self._clock()
-        self._writing = asyncio.create_task(self._write(partial, step, held, content, began))
+            if partial is not None:
+                await asyncio.to_thread(shutil.rmtree, partial, True)
+        finally:
+            self._last_seconds = self._clock()
+            taken.set()
 
     async def finish(self) -> None:
         """Wait until what is being written is there, or was given up."""
         if self._writing is not None:
-            await self._writing
+            # Whoever is cancelled while it waits does not cancel the writing.
+            await asyncio.wait({self._writing})
             self._writing = None
 
     def metrics(self) -> dict[str, float]:
@@ -124,28 +142,17 @@ class Checkpoints:
         step: int,
         held: Mapping[int, GroupRef],
         content: Mapping[str, Any],
-        began: float,
     ) -> None:
-        try:
-            async with asyncio.timeout(self._config.deadline_seconds):
-                writing = self._system.scheduler.call("write", str(partial / SCHEDULER))
-                _, _, _ = await asyncio.gather(
-                    writing, self._system.learners.written(), _save_groups(partial / GROUPS, held)
-                )
-                await asyncio.to_thread(save_state, partial / RUN, content)
-                sealed = await asyncio.to_thread(seal, partial, step, self._about)
-                await asyncio.to_thread(remove_older, self._run_dir, self._config.keep_last)
-        except Exception as error:
-            # A part that died is found by whoever needs it next.
-            self._tell(error)
-            await asyncio.to_thread(shutil.rmtree, partial, True)
-            return
-        self._last_step = step
+        await asyncio.gather(
+            self._system.scheduler.call("write", str(partial / SCHEDULER)),
+            self._system.learners.written(),
+            _save_groups(partial / GROUPS, held),
+        )
+        await asyncio.to_thread(save_state, partial / RUN, content)
+        sealed = await asyncio.to_thread(seal, partial, step, self._about)
+        await asyncio.to_thread(remove_older, self._run_dir, self._config.keep_last)
         files = [file for file in sealed.path.rglob("*") if file.is_file()]
-        self._metrics |= {
-            "checkpoint/seconds": self._clock() - began,
-            "checkpoint/bytes": float(sum(file.stat().st_size for file in files)),
-        }
+        self._metrics["checkpoint/bytes"] = float(sum(file.stat().st_size for file in files))
 
     def _tell(self, error: Exception) -> None:
         """Say once of each reason that there is no checkpoint."""

@@ -16,8 +16,8 @@ from typing import Any
 from conf.evaluation import EvaluationConfig
 from conf.schema import EvaluateConfig
 from launch.record.evaluation import Evaluation, SetResult
-from launch.record.run_folder import EVALUATION
-from launch.record.summary import RunSummary, write_json
+from launch.record.evaluation_file import EvaluationFile
+from launch.record.summary import RunSummary
 from launch.run.cluster import reserve
 from launch.run.engines import ask, make_pool
 from launch.run.inputs import Inputs, Sets
@@ -144,8 +144,7 @@ class Evaluations:
             version=lambda: system.version,
         )
         self._summary = summary
-        self._path = Path(config.run_dir) / EVALUATION
-        self._finished: list[dict[str, Any]] = []
+        self._file = EvaluationFile(Path(config.run_dir))
         self._background: asyncio.Task[Evaluation] | None = None
         self._again = False
 
@@ -156,7 +155,7 @@ class Evaluations:
             UserError: If the reward fails too often before anything is learned.
         """
         found = await self._measure(greedy=self._settings.greedy)
-        self._record(when, found)
+        self._file.add(when, found)
         # What was learned is worth more than a broken reward of an evaluation set.
         self._watch.look_at(found, stop=when == "before")
         sampled, greedy = found.held_out()
@@ -192,14 +191,11 @@ class Evaluations:
         return self._on_the_way(found)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the finished ones, and whether one is going on, as plain data."""
-        return {"finished": self._finished, "going_on": self._background is not None}
+        """Return whether one is going on; the run folder has those that are finished."""
+        return {"going_on": self._background is not None}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict`; `go_on` begins what was going on."""
-        self.cancel()
-        self._background = None
-        self._finished = list(state["finished"])
         self._again = bool(state["going_on"])
 
     def go_on(self) -> None:
@@ -214,7 +210,7 @@ class Evaluations:
             self._background.cancel()
 
     def _on_the_way(self, found: Evaluation) -> dict[str, float]:
-        self._record("on the way", found)
+        self._file.add("on the way", found)
         self._watch.look_at(found, stop=False)
         sampled, _ = found.held_out()
         return found.metrics() | {
@@ -223,7 +219,3 @@ class Evaluations:
             "evaluation/pass_rate_half_width": sampled.pass_rate_half_width,
             "evaluation/length_mean_tokens": sampled.length_mean,
         }
-
-    def _record(self, when: str, found: Evaluation) -> None:
-        self._finished.append({"when": when} | found.to_json())
-        write_json(self._path, {"evaluations": self._finished})

@@ -15,6 +15,7 @@ from conf.schema import EvaluateConfig, RunConfig
 from launch.cli.refusals import reading
 from launch.program import UserError, build, prepare_run_dir
 from launch.record.checkpoint import Checkpoint
+from launch.record.restarts import cut_back
 from launch.run.model_folder import check_vocabulary, check_weights, read_settings
 from launch.run.resume import about, changes, find_checkpoint
 from launch.run.rewards import try_rewards
@@ -79,6 +80,9 @@ def prepare(composed: DictConfig) -> Inputs:
     if saved is not None:
         changed = changes(saved, described)
     prepare_run_dir(run_dir, composed, "train", again=config.resume is not None)
+    if saved is None and config.resume is not None:
+        # What a run left that ended before its first checkpoint.
+        cut_back(run_dir, -1)
     return Inputs(config, resolved, tokenizer, prompts, sets, described, saved, changed)
 
 

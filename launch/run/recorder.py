@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from launch.record.metrics import step_metrics
+from launch.record.open_trackers import OpenTrackers, open_all
 from launch.record.restarts import read_restarts
 from launch.record.run_folder import SUMMARY
 from launch.record.samples import samples_of
 from launch.record.step import StepResult
 from launch.record.summary import RunSummary, write_json
-from launch.record.tracking import OpenTracker, RunInfo, Sample, open_all
+from launch.record.told import Unwritten
+from launch.record.tracking import RunInfo, Sample
 from launch.run.evaluation import Evaluations
 from launch.run.inputs import Inputs
 from launch.run.plan_text import objective_text
@@ -46,16 +48,21 @@ class Recorder:
         self._system = system
         self._began = began
         self._run_dir = Path(self._config.run_dir)
-        self._summary = RunSummary(k=self._config.evaluation.num_samples)
-        self._summary.startup(time.time() - began, system.startup_seconds)
         self.watch = RewardWatch(self._config.rollout)
-        self.evaluations = Evaluations(inputs, system, self._summary, self.watch)
-        self._tracker: OpenTracker | None = None
+        self._summary, self.evaluations = self._nothing_yet()
+        self._startup = (time.time() - began, system.startup_seconds)
+        self._summary.startup(*self._startup)
+        self._stopped = False
+        self._tracker: OpenTrackers | None = None
         self._tracked: Mapping[str, Any] = {}
         self.step = 0
         """The last step that was written down."""
         self._loop_began = math.nan
         self._loop_seconds = math.nan
+
+    def _nothing_yet(self) -> tuple[RunSummary, Evaluations]:
+        summary = RunSummary(k=self._config.evaluation.num_samples)
+        return summary, Evaluations(self._inputs, self._system, summary, self.watch)
 
     def open(self) -> None:
         """Open the trackers, at the step that the run goes on from."""
@@ -65,9 +72,9 @@ class Recorder:
             self._inputs.resolved,
             self._config.loop.num_steps,
             first_step=self.step,
-            state=self._tracked,
+            restarts=read_restarts(self._run_dir),
         )
-        self._tracker = open_all(self._config.tracker, info)
+        self._tracker = open_all(self._config.tracker, info, self._tracked)
         self._loop_began = time.monotonic()
         self.evaluations.go_on()
 
@@ -108,24 +115,27 @@ class Recorder:
         if self._tracker is not None:
             self._tracker.close({})
             self._tracker = None
+        self.evaluations.cancel()
+        # What was gathered is that of a checkpoint, and of what comes from now on.
+        self._stopped, self._began = True, time.time()
 
     def loop_ended(self) -> None:
         """Stop the clock of the loop."""
         self._loop_seconds = time.monotonic() - self._loop_began
 
-    def close(self, *, completed: bool) -> dict[str, object]:
+    def close(self, unwritten: Unwritten, *, completed: bool) -> dict[str, object]:
         """Write what the run came to, tell the trackers, and return it."""
+        restarts = read_restarts(self._run_dir)
         finished = self._summary.finish(
-            total_seconds=time.time() - self._began,
-            parity_max_logprob_difference=self._system.max_logprob_difference,
+            **self._told(self._loop_seconds),
             versions_published=self._system.version + 1,
             completed=completed,
-            loop_seconds=self._loop_seconds,
             objective=objective_text(self._config),
-            first_reward_failure=self.watch.first or None,
-            restarts=read_restarts(self._run_dir),
+            restarts=len(restarts),
+            lost_steps=sum(restart.lost_steps for restart in restarts),
         )
-        write_json(self._run_dir / SUMMARY, finished)
+        with unwritten.noted(SUMMARY):
+            write_json(self._run_dir / SUMMARY, finished)
         if self._tracker is not None:
             tracker, self._tracker = self._tracker, None
             tracker.close(finished)
@@ -133,18 +143,30 @@ class Recorder:
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything as plain data."""
+        now = self._told(time.monotonic() - self._loop_began)
         return {
             "step": self.step,
-            "summary": self._summary.state_dict(),
+            "summary": self._summary.state_dict(**now),
             "evaluations": self.evaluations.state_dict(),
             "trackers": {} if self._tracker is None else self._tracker.state_dict(),
-            "first_reward_failure": self.watch.first,
+        }
+
+    def _told(self, loop_seconds: float) -> dict[str, Any]:
+        """What the summary does not gather by itself, of this start."""
+        return {
+            "total_seconds": time.time() - self._began,
+            "loop_seconds": loop_seconds,
+            "parity_max_logprob_difference": self._system.max_logprob_difference,
+            "first_reward_failure": self.watch.first or None,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict`; trackers are opened with theirs."""
         self.step = state["step"]
+        # With the evaluations that are left in the run folder.
+        self._summary, self.evaluations = self._nothing_yet()
+        if not self._stopped:
+            self._summary.startup(*self._startup)
         self._summary.load_state_dict(state["summary"])
         self.evaluations.load_state_dict(state["evaluations"])
         self._tracked = state["trackers"]
-        self.watch.first = state["first_reward_failure"]

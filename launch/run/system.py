@@ -161,6 +161,10 @@ class System:
             await self._self_test()
         self.startup_seconds["self_test"] = clock.lap()
 
+    async def guard(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """Do some work, given up when a part dies; see `launch.run.vitals.Vitals.guard`."""
+        return await self.watch.vitals.guard(work)
+
     async def reset(
         self, config: RunConfig, prompts: Sequence[Prompt], *, new_learners: bool = False
     ) -> None:

@@ -18,7 +18,9 @@ from conf.schema import RunConfig
 from cost.draws.distribution import DrawDistribution
 from launch.record.picture import draw_picture
 from launch.record.progress import Startup, print_result
+from launch.record.run_folder import PICTURE
 from launch.record.step import StepResult
+from launch.record.told import Unwritten
 from launch.run import loop
 from launch.run.checkpoints import Checkpoints
 from launch.run.deaths import PartDied
@@ -97,19 +99,24 @@ class TrainingRun:
         Raises:
             UserError: If the loss stayed non-finite; the last good weights are saved.
             StoppedError: If a signal ended the run.
+            RunError: If the run was whole but its results or picture could not be written.
             BaseException: What else ended the run; where the policy is saved is said with it.
         """
         try:
-            distribution = await self._system.watch.vitals.guard(self._run(startup))
+            distribution = await self._system.guard(self._run(startup))
         except BaseException as error:
             said = await self._end(error)
             if said is error:
                 raise
             raise said from error
-        finished = self._recorder.close(completed=True)
-        draw_picture(self._run_dir, distribution, summary=finished, title=self._config.name)
+        unwritten = Unwritten()
+        finished = self._recorder.close(unwritten, completed=True)
+        with unwritten.noted(PICTURE):
+            draw_picture(self._run_dir, distribution, summary=finished, title=self._config.name)
         if not self._quiet:
-            print_result(finished, self._run_dir)
+            with unwritten.noted("the result"):
+                print_result(finished, self._run_dir)
+        unwritten.check(f"the policy is in {self._kept}" if self._kept else "no policy was saved")
 
     async def _run(self, startup: Startup) -> DrawDistribution:
         evaluations, whole = self._recorder.evaluations, self._interruption.ends
@@ -131,7 +138,7 @@ class TrainingRun:
         self._learning = True
         while True:
             try:
-                await self._system.watch.vitals.guard(self._loop())
+                await self._system.guard(self._loop())
                 break
             except PartDied as death:
                 await self._checkpoints.finish()
@@ -239,10 +246,11 @@ class TrainingRun:
             await self._last_checkpoint()
             error = say_where(error, await rescue(self._save, self._run_dir / "policy"))
             error = say_where(error, self._resume)
-        try:
-            self._recorder.close(completed=False)
-        except Exception as second:
-            error.add_note(f"after that the run folder could not be closed: {second}")
+        unwritten = Unwritten()
+        with unwritten.noted("the run folder"):
+            self._recorder.close(unwritten, completed=False)
+        for sentence in unwritten.sentences:
+            error = say_where(error, sentence)
         return error
 
     async def _save(self, name: str) -> Path:

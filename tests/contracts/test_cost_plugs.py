@@ -1,6 +1,7 @@
 """Laws that every cost plug in conf/ obeys; a new YAML is tested by being there."""
 
 import pickle
+from collections import Counter
 from copy import deepcopy
 from dataclasses import replace
 from functools import partial
@@ -375,6 +376,52 @@ def test_allocator_goes_on_from_a_state_taken_after_any_round(name, num_rounds):
             one.learn()
     assert other.draws == play.draws
     assert len(play.draws) > num_rounds
+
+
+def numbers_held(state: Any, place: tuple[str, ...] = ()) -> Counter[tuple[str, ...]]:
+    """How many numbers a state holds, by place; ids of tickets and batches are one place."""
+    held: Counter[tuple[str, ...]] = Counter()
+    if isinstance(state, dict):
+        for key, value in state.items():
+            held += numbers_held(value, (*place, "id" if key.isdigit() else key))
+    elif isinstance(state, list | tuple):
+        for value in state:
+            held += numbers_held(value, place)
+    else:
+        held[place] = np.size(state)
+    return held
+
+
+def most_held(play: Play, num_batches: int) -> Counter[tuple[str, ...]]:
+    """Play on, and return the most that the state held at each place after any of the batches."""
+    most: Counter[tuple[str, ...]] = Counter()
+    for _ in range(num_batches):
+        play.draw_batch()
+        held = numbers_held(play.scheduler.state_dict())
+        play.learn()
+        most |= held | numbers_held(play.scheduler.state_dict())
+    return most
+
+
+@pytest.mark.parametrize(
+    ("choices", "num_batches"),
+    [
+        *(({"allocator": name}, 500) for name in names("allocator")),
+        *(
+            ({group: name}, 100)
+            for group in ("length", "price", "utility", "thinning", "proxy", "advantage")
+            for name in names(group)
+        ),
+    ],
+    ids=lambda value: "-".join(value.values()) if isinstance(value, dict) else "",
+)
+def test_a_state_does_not_grow_with_the_batches(choices, num_batches):
+    """Nowhere in it: what grew by a number in ten batches would be seen."""
+    play = Play(start(replace(config(**choices), tickets_per_step=2)))
+    early = most_held(play, num_batches // 10)
+    most_held(play, num_batches // 2)
+    late = most_held(play, num_batches // 10)
+    assert {k: (early[k], count) for k, count in late.items() if count > 2 * early[k] + 2} == {}
 
 
 def members_of_batch(plug, pool, snapshot, rates, seed, num_groups=3):

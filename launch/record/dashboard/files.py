@@ -33,6 +33,7 @@ def grafana(panels: Sequence[Panel] = PANELS) -> dict[str, Any]:
         "refresh": f"{SCRAPE_SECONDS}s",
         "time": {"from": "now-1h", "to": "now"},
         "templating": {"list": [_data_source(), _runs()]},
+        "annotations": {"list": [_restarts()]},
         "panels": [_panel(index, panel) for index, panel in enumerate(panels)],
     }
 
@@ -61,6 +62,20 @@ def _runs() -> dict[str, Any]:
         "includeAll": True,
         "allValue": ".*",
         "current": {"text": "All", "value": "$__all"},
+    }
+
+
+def _restarts() -> dict[str, Any]:
+    restarts = f'{prometheus_name("loop/restarts")}{{{RUN_TAG}=~"$run"}}'
+    return {
+        "name": "Restarts",
+        "datasource": _SOURCE,
+        "enable": True,
+        "iconColor": "red",
+        # Every start is a process of its own, and so a series of its own: new for a minute.
+        "expr": f"({restarts} > 0) unless ({restarts} offset 1m)",
+        "step": "60s",
+        "titleFormat": f"{{{{{RUN_TAG}}}}} went on after a stop",
     }
 
 

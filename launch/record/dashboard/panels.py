@@ -127,6 +127,7 @@ PANELS = (
         failed_tickets="cost/failed_tickets",
         timed_out_rewards="cost/timed_out_rewards",
         crashed_rewards="cost/crashed_rewards",
+        restarts="loop/restarts",
     ),
     _metrics(
         "Engine and learner, difference of log-probabilities",

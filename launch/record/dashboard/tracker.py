@@ -35,7 +35,9 @@ class RayTracker:
                 "tracker.ray needs a Ray cluster and this process is connected to none; "
                 "leave it out with ~tracker.ray"
             )
-        return _OpenRay(run.name)
+        opened = _OpenRay(run.name)
+        opened.log(run.first_step, {"loop/restarts": float(len(run.restarts))})
+        return opened
 
 
 class _OpenRay:
@@ -61,6 +63,10 @@ class _OpenRay:
 
     def cells(self, step: int, cells: DrawCells) -> None:
         """A map of two dimensions; the files have it."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: a gauge has the last value only."""
+        return {}
 
     def close(self, summary: Mapping[str, object]) -> None:
         """Ray drops the gauges when this process leaves the cluster."""

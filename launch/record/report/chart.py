@@ -6,12 +6,16 @@ Lines over steps carry no x: the page puts in steps, tokens or seconds, as its r
     run: number of its run
     x: "step" for one value a step, or places of its own on each axis
     raw: of values that are not smoothed
+
+Where a run went on after a stop the page draws an upright line, from what `marks` put into the
+figure's `meta`.
 """
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
@@ -81,6 +85,28 @@ def axes_of(run: Run) -> dict[str, FloatArray]:
     }
 
 
+def marks(
+    runs: Sequence[Run], axis: str | None = None, lanes: Mapping[int, Sequence[float]] | None = None
+) -> dict[str, list[dict[str, Any]]]:
+    """Return the `meta` of a figure that shows where each run went on after a stop.
+
+    Args:
+        runs: At least one.
+        axis: The figure's x, a key of `axes_of`; None where the reader chooses it.
+        lanes: By number of a run the part of y that is its own; None where all share all of it.
+    """
+    found = []
+    for index, run in enumerate(runs):
+        for at in run.restarted:
+            places = {key: float(values[at - 1]) for key, values in axes_of(run).items()}
+            # Between the last step before and the first one after.
+            places["step"] = float(run.steps[at - 1] + run.steps[at]) / 2
+            mark: dict[str, Any] = {"run": index, "x": places if axis is None else places[axis]}
+            mark["colour"] = run_colour(index) if len(runs) > 1 else GREY
+            found.append(mark | ({"y": list(lanes[index])} if lanes else {}))
+    return {"marks": found}
+
+
 def shown_steps(num_steps: int) -> np.ndarray:
     """Return the positions of the steps that lines show: all, or evenly spread with both ends."""
     return np.unique(np.linspace(0, num_steps - 1, min(num_steps, MOST_POINTS)).round().astype(int))
@@ -137,6 +163,7 @@ def lines(
         strong = _strong_line(values, line, index, smooth=smooth)
         name = trace_name(runs[index], each.label, several, len(series))
         figure.add_trace(strong.update(name=name, showlegend=not several and len(series) > 1))
+    figure.update_layout(meta=marks(runs))
     if from_zero:
         figure.update_yaxes(rangemode="tozero")
     if steps:

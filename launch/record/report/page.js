@@ -44,6 +44,15 @@
         ...figure.layout.xaxis, title: { text: axisTitles[axis] }, autorange: true,
       };
     }
+    const marks = (figure.layout.meta || {}).marks || [];
+    figure.layout.shapes = marks.filter((mark) => !hidden.has(mark.run)).map((mark) => {
+      const x = typeof mark.x === "number" ? mark.x : mark.x[axis];
+      const [y0, y1] = mark.y || [0, 1];
+      return {
+        type: "line", x0: x, x1: x, y0, y1, yref: mark.y ? "y" : "paper", layer: "below",
+        line: { color: mark.colour, width: 1.5, dash: "dot" },
+      };
+    });
     dress(figure.layout);
   }
 

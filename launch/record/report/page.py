@@ -26,6 +26,7 @@ from launch.record.report.document import (
     section_html,
     table_html,
 )
+from launch.record.report.restarts import restarts_html
 from launch.record.report.runs import Run, read_runs
 from launch.record.report.settings import settings_html
 from launch.record.run_folder import write_new
@@ -75,6 +76,7 @@ def page_html(runs: Sequence[Run]) -> str:
         "<main>",
         *map(section_html, drawn),
         _ledger(runs),
+        restarts_html(runs),
         _samples(runs),
         settings_html(runs),
         "</main>",
@@ -153,7 +155,8 @@ def _comparison(runs: Sequence[Run]) -> str:
 
 def _controls(runs: Sequence[Run], drawn: Sequence[Section]) -> str:
     links = [(section.key, section.title) for section in drawn]
-    links += [("ledger", "Ledger"), ("samples", "Samples"), ("settings", "Settings")]
+    restarted = [("restarts", "Restarts")] if any(run.restarts for run in runs) else []
+    links += [("ledger", "Ledger"), *restarted, ("samples", "Samples"), ("settings", "Settings")]
     choices = "".join(
         f'<button type="button" data-axis="{key}" aria-pressed="{str(key == "step").lower()}">'
         f"{label}</button>"

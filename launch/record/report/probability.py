@@ -10,8 +10,8 @@ import plotly.graph_objects as go
 
 from cost.draws.distribution import LENGTH_CELLS_PER_DOUBLING, NUM_PASS_RATE_CELLS
 from cost.types import FloatArray
-from launch.record.picture import BLUE, ORANGE
-from launch.record.report.chart import MOST_BLOCKS, Chart, empty_figure, rounded, spread
+from launch.record.picture import BLUE, GREY, ORANGE
+from launch.record.report.chart import MOST_BLOCKS, Chart, empty_figure, marks, rounded, spread
 from launch.record.report.runs import Run
 from launch.record.run_folder import StepCells
 
@@ -33,6 +33,8 @@ def probability_charts(runs: Sequence[Run]) -> list[Chart]:
         of_run = f": {run.name}" if len(runs) > 1 else ""
         maps = [run.cells[at] for at in spread(len(run.cells), MOST_MAPS)]
         many = [run.cells[at] for at in spread(len(run.cells), MOST_BLOCKS)]
+        of_all = marks(runs, "step")["marks"]
+        marked = {"marks": [mark | {"colour": GREY} for mark in of_all if mark["run"] == index]}
         charts += [
             Chart(
                 f"map_{index}",
@@ -46,13 +48,13 @@ def probability_charts(runs: Sequence[Run]) -> list[Chart]:
                 f"mass_length_{index}",
                 f"By expected length{of_run}",
                 "Share of the draws by expected response length.",
-                _mass_over_time(many, index, by_length=True),
+                _mass_over_time(many, index, by_length=True).update_layout(meta=marked),
             ),
             Chart(
                 f"mass_rate_{index}",
                 f"By expected pass rate{of_run}",
                 "Share of the draws by expected pass rate.",
-                _mass_over_time(many, index, by_length=False),
+                _mass_over_time(many, index, by_length=False).update_layout(meta=marked),
             ),
         ]
     return charts

@@ -14,6 +14,7 @@ import numpy as np
 from cost.types import FloatArray
 from launch.program import UserError
 from launch.record.held_out import HeldOut
+from launch.record.restarts import Restart, first_steps_after, read_restarts
 from launch.record.run_folder import (
     StepCells,
     metric_columns,
@@ -64,11 +65,18 @@ class Run:
     samples: Sequence[Mapping[str, Any]]
     cells: Sequence[StepCells]
     """Where draws went, in step order; empty where it was not recorded."""
+    restarts: Sequence[Restart] = ()
+    """Every time the run went on after a stop."""
 
     @property
     def steps(self) -> FloatArray:
         """The numbers [T] of the steps."""
         return self.metrics["step"]
+
+    @property
+    def restarted(self) -> list[int]:
+        """Positions of the steps with which the run went on after a stop, rising, from 1."""
+        return first_steps_after(self.restarts, self.steps.tolist())
 
     @property
     def held_out(self) -> HeldOut:
@@ -79,12 +87,14 @@ class Run:
     def ends(self) -> FloatArray:
         """[T] seconds at which each step ended, since the first began.
 
-        Never less than the step's own parts add up to: of a simulated run only these are known.
+        Never less than the step's own parts add up to: of a simulated run only these are known. A
+        step with which the run went on after a stop takes no more: neither the time until then nor
+        that of lost steps counts.
         """
         phases = [np.nan_to_num(self.metrics[f"loop/{phase}_seconds"]) for phase in TURNS]
         parts = np.sum(phases, axis=0)
         passed = np.diff(np.nan_to_num(self.metrics["time"]), prepend=0.0)
-        passed[0] = 0.0
+        passed[[0, *self.restarted]] = 0.0
         return np.cumsum(np.maximum(passed, parts))
 
 
@@ -125,4 +135,5 @@ def _read_run(folder: Path, name: str, config: Mapping[str, Any]) -> Run:
         metrics=metric_columns(read_steps(folder, in_some=NEEDED_METRICS)),
         samples=read_samples(folder, NEEDED_OF_SAMPLES),
         cells=read_cells(folder),
+        restarts=read_restarts(folder),
     )

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from cost.types import FloatArray
 from launch.record.picture import BLUE, GREEN, ORANGE, PURPLE
-from launch.record.report.chart import MOST_BLOCKS, Chart, Series, empty_figure, lines
+from launch.record.report.chart import MOST_BLOCKS, Chart, Series, empty_figure, lines, marks
 from launch.record.report.runs import Run
 from launch.record.summary import TURNS
 
@@ -91,6 +91,10 @@ def _timeline(runs: Sequence[Run]) -> go.Figure:
         margin={"l": 12},
     )
     longest = max(float(run.ends[-1]) for run in runs)
+    # A run's lanes lie one below the other, the first run's on top.
+    tops = {index: len(lanes) - 2 * index - 0.5 for index in range(len(runs))}
+    own = {index: (top - 2, top) for index, top in tops.items()}
+    figure.update_layout(meta=marks(runs, "seconds", own))
     figure.update_xaxes(
         title_text="seconds since the first step began", showgrid=False, range=[0, longest]
     )

@@ -48,5 +48,9 @@ def measure(config: BenchConfig) -> dict[str, Any]:
         result["long_context"] = bench_long_context(
             config, repetitions=repetitions, warm_ups=warm_ups
         )
+    if "endurance" in benches:
+        from launch.study.bench.endurance import bench_endurance
+
+        result["endurance"] = bench_endurance(config)
     result["machine"]["load_average_after"] = load_average()
     return result

@@ -11,6 +11,8 @@ from rich.console import Console
 from conf.programs import CompareConfig
 from launch.record.run_folder import metric_columns, read_steps
 from launch.record.summary import write_json
+from launch.record.told import Unwritten
+from launch.record.whole import write_whole
 from launch.study.comparison.curves import NEEDED, curve_of
 from launch.study.comparison.findings import find
 from launch.study.comparison.plan import PlannedRun, or_move_away
@@ -56,6 +58,10 @@ def report(config: CompareConfig, planned: list[PlannedRun], folder: Path) -> No
     console.print(table(found))
     for line in [*sentences(found), *found.notes]:
         console.print(line, markup=False, highlight=False)
-    write_json(folder / "comparison.json", comparison_json(found))
-    (folder / "comparison.html").write_text(page(found), encoding="utf-8")
+    unwritten = Unwritten()
+    with unwritten.noted("comparison.json"):
+        write_json(folder / "comparison.json", comparison_json(found))
+    with unwritten.noted("comparison.html"):
+        write_whole(folder / "comparison.html", [page(found).encode()])
+    unwritten.check("the table has the results, and the same command writes them anew")
     console.print(f"files: {folder / 'comparison.html'}, comparison.json", markup=False)

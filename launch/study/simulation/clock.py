@@ -1,15 +1,18 @@
 """An asyncio event loop whose clock jumps to the next alarm when there is nothing left to do.
 
 Coroutines run on it as they are: sleeps, timeouts and `loop.time()` are in simulated seconds, and
-an hour of waiting takes no time. Nothing outside the process can be waited for.
+an hour of waiting takes no time. Threads are waited for, and take no simulated time either; nothing
+outside the process can be waited for.
 """
 
 import asyncio
 import selectors
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Executor
+from typing import Any, TypeVar, TypeVarTuple
 
 Result = TypeVar("Result")
+Arguments = TypeVarTuple("Arguments")
 
 
 class StuckError(RuntimeError):
@@ -20,10 +23,13 @@ class _JumpingSelector(selectors.DefaultSelector):
     """Instead of waiting for files, lets the time pass at once."""
 
     now = 0.0
+    num_threads = 0
+    """At work for the loop."""
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
-        """Return what is there at once: only the loop's own wake-up call for signals."""
-        ready: list[tuple[selectors.SelectorKey, int]] = super().select(0)
+        """Return what is there: only the loop's own wake-up call, of signals and threads."""
+        waits = self.num_threads > 0 and timeout != 0
+        ready: list[tuple[selectors.SelectorKey, int]] = super().select(None if waits else 0)
         if not ready:
             if timeout is None:
                 raise StuckError("the simulation waits for something that will never happen")
@@ -41,6 +47,29 @@ class SimulatedTimeLoop(asyncio.SelectorEventLoop):
     def time(self) -> float:
         """Return the simulated seconds since the loop was made."""
         return self._jumping.now
+
+    def run_in_executor(
+        self,
+        executor: Executor | None,
+        func: Callable[[*Arguments], Result],
+        *args: *Arguments,
+    ) -> "asyncio.Future[Result]":
+        """Call a function in a thread; until it returns no time passes for those who wait."""
+        result = super().run_in_executor(executor, func, *args)
+        self._jumping.num_threads += 1
+        result.add_done_callback(self._came_back)
+        return result
+
+    async def shutdown_default_executor(self, *args: Any) -> None:
+        """End the threads; another one waits for them."""
+        self._jumping.num_threads += 1
+        try:
+            await super().shutdown_default_executor(*args)
+        finally:
+            self._jumping.num_threads -= 1
+
+    def _came_back(self, _: "asyncio.Future[Any]") -> None:
+        self._jumping.num_threads -= 1
 
 
 def run(main: Coroutine[Any, Any, Result]) -> Result:

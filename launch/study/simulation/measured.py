@@ -25,7 +25,7 @@ from launch.record.run_folder import (
     refused,
 )
 from launch.record.summary import TURNS
-from launch.study.simulation.study import Layout
+from launch.study.simulation.system import Layout
 
 ROOMS = {
     "seed": int, "rollout": dict, "scheduler": dict, "learner": dict, "loop": dict,

@@ -4,6 +4,7 @@ A response's length, and the chance number that decides whether it passes, depen
 alone, as with requests that carry their own seeds: a retry repeats them.
 """
 
+from array import array
 from collections.abc import Sequence
 
 import numpy as np
@@ -29,7 +30,8 @@ class SimulatedPolicy:
         self._table = table
         self._logits = logit(table.pass_rates)
         self._seed = seed
-        self._gained = [0.0]
+        # Eight bytes a version: a simulated run may be long.
+        self._gained = array("d", [0.0])
 
     def lengths(self, ticket: Ticket) -> tuple[IntArray, BoolArray]:
         """Draw [n] lengths, and [n] whether the limit cut them."""

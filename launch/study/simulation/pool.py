@@ -8,7 +8,7 @@ Temperatures are nothing to it: an exploring ticket is a ticket like others.
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -48,7 +48,7 @@ class Policy(Protocol):
 
 
 class SimulatedPool:
-    """Engines behind the `run` of `rollout.pool.RolloutPool`, with its rules for retries.
+    """Engines behind the methods of `rollout.pool.RolloutPool`, with its rules for retries.
 
     Args:
         speed: Of every engine.
@@ -60,6 +60,7 @@ class SimulatedPool:
         prefix_caching: Whether a group's prompt is prefilled once.
         update_mode: What new weights do to running sequences: "recompute" or "keep_kv".
         on_busy: Called when an engine begins (True) and stops (False) to compute.
+        hold: Returns what stands for the reference of a group, from its ticket, prompt and report.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class SimulatedPool:
         prefix_caching: bool = True,
         update_mode: str = "recompute",
         on_busy: Callable[[bool], None] = lambda busy: None,
+        hold: Callable[[Ticket, Prompt, LengthReport], Any] = lambda ticket, *_: ticket.ticket_id,
     ) -> None:
         if update_mode not in UPDATE_MODES:
             raise ValueError(
@@ -82,6 +84,7 @@ class SimulatedPool:
         self._speed = speed
         self._policy = policy
         self._observe = observe
+        self._hold = hold
         self._max_retries = max_retries
         self._recompute = update_mode == "recompute"
         self.engines = [
@@ -97,11 +100,29 @@ class SimulatedPool:
         self._streams = [generator_for(seed, "failures", i) for i in range(num_engines)]
         self.num_failures = 0
         self.num_retries = 0
+        self.num_in_flight = 0
         for index in range(num_engines):
             self._await_failure(index)
 
     async def run(self, ticket: Ticket, prompt: Prompt) -> GroupRef:
         """Turn one ticket into a group; an empty one after the last failed retry."""
+        self.num_in_flight += 1
+        try:
+            report = await self._report(ticket, prompt)
+        finally:
+            self.num_in_flight -= 1
+        await self._observe(report)
+        if not report.num_responses:
+            return GroupRef(report=report, num_tokens=0, data=None)
+        tokens = report.prompt_tokens * report.num_responses + int(report.lengths.sum())
+        data = self._hold(ticket, prompt, report)
+        return GroupRef(report=report, num_tokens=tokens, data=data)
+
+    async def evaluate(self, ticket: Ticket, prompt: Prompt, temperature: float) -> LengthReport:
+        """Score one prompt's responses without anyone learning from them."""
+        return await self._report(ticket, prompt)
+
+    async def _report(self, ticket: Ticket, prompt: Prompt) -> LengthReport:
         loop = asyncio.get_running_loop()
         prompt_tokens = len(prompt.token_ids)
         lengths, truncated = self._policy.lengths(ticket)
@@ -120,12 +141,11 @@ class SimulatedPool:
             if self._speed.ticket_seconds:
                 await asyncio.sleep(self._speed.ticket_seconds)
             scores = self._policy.score(ticket, lengths, version)
-            prefilled = self.engines[index].prefilled(prompt_tokens, len(lengths))
-            report = LengthReport(
+            return LengthReport(
                 ticket_id=ticket.ticket_id,
                 prompt_index=ticket.prompt_index,
                 prompt_tokens=prompt_tokens,
-                prefill_tokens=prefilled,
+                prefill_tokens=self.engines[index].prefilled(prompt_tokens, len(lengths)),
                 lengths=lengths,
                 truncated=truncated,
                 rewards=scores.rewards,
@@ -134,13 +154,9 @@ class SimulatedPool:
                 answer_codes=scores.answer_codes,
                 engine_seconds=seconds,
                 version=version,
+                attempt=ticket.attempt,
             )
-            await self._observe(report)
-            tokens = prompt_tokens * len(lengths) + int(lengths.sum())
-            return GroupRef(report=report, num_tokens=tokens, data=ticket.ticket_id)
-        report = empty_report(ticket, prompt)
-        await self._observe(report)
-        return GroupRef(report=report, num_tokens=0, data=None)
+        return empty_report(ticket, prompt)
 
     def set_rate(self, rate: float) -> None:
         """Let all engines go on at a share of full speed."""
@@ -168,6 +184,11 @@ class SimulatedPool:
         for alarm in self._alarms:
             if alarm is not None:
                 alarm.cancel()
+
+    @property
+    def num_replaced(self) -> int:
+        """Engines that died, each of which is replaced."""
+        return self.num_failures
 
     async def _least_loaded(self) -> int:
         while np.isinf(self._out).all():

@@ -11,7 +11,8 @@ from cost.scheduler.config import SchedulerConfig
 from launch.program import UserError
 from launch.study.simulation.policy import SimulatedPolicy
 from launch.study.simulation.profile import Profile
-from launch.study.simulation.study import Layout, Outcome, simulate
+from launch.study.simulation.study import Outcome, simulate
+from launch.study.simulation.system import Layout
 
 
 @dataclass(frozen=True, slots=True)

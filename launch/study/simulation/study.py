@@ -9,43 +9,20 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from cost.scheduler.actor import SchedulerActor
 from cost.scheduler.config import SchedulerConfig
 from launch.record.metrics import step_metrics
 from launch.record.step import StepResult
 from launch.run.loop import train
 from launch.run.parts import Parts, Plan
 from launch.study.simulation import clock
-from launch.study.simulation.learners import SharedCores, SimulatedLearners, SimulatedPublisher
-from launch.study.simulation.policy import SimulatedPolicy
 from launch.study.simulation.pool import SimulatedPool
 from launch.study.simulation.profile import Profile
-from launch.study.simulation.task import PromptTable
-from rollout.types import Prompt
-
-FOREVER_SECONDS = 1e9
-"""Deadlines are no part of the study."""
-COLOCATED_SLOWDOWN = 2.0
-"""Engine and learner on the same accelerators get half of them each while both compute."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Layout:
-    """How many engines and learners, and how the loop runs."""
-
-    num_engines: int
-    num_learners: int
-    num_accelerators: int
-    colocated: bool = False
-    """Engines and learners use the same accelerators."""
-    num_steps: int
-    max_staleness: int
-    num_epochs: int = 1
-    num_minibatches: int = 1
-    prefix_caching: bool = True
-    update_mode: str = "recompute"
-    max_retries: int = 2
-    seed: int = 0
+from launch.study.simulation.system import (
+    FOREVER_SECONDS,
+    Layout,
+    SimulatedSystem,
+    simulated_prompts,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,101 +99,58 @@ def simulate(
 
 
 async def _simulate(
-    profile: Profile, scheduler_config: SchedulerConfig, layout: Layout, warm_up: int
+    profile: Profile, scheduler: SchedulerConfig, layout: Layout, warm_up: int
 ) -> Outcome:
     table = profile.prompts.table(layout.seed)
-    num_steps = layout.num_steps + 2 * warm_up
-    scheduler = _scheduler(scheduler_config, profile, layout, table)
-    cores = _cores(profile, layout)
-    policy = SimulatedPolicy(profile, table, layout.seed)
-    pool = SimulatedPool(
-        profile.engine,
-        layout.num_engines,
-        policy,
-        scheduler.observe,
-        max_retries=layout.max_retries,
-        seed=layout.seed,
-        prefix_caching=layout.prefix_caching,
-        update_mode=layout.update_mode,
-        on_busy=cores.on_busy,
-    )
-    cores.attach(pool)
-    learners = SimulatedLearners(
-        profile.learner, layout.num_learners, layout.num_minibatches, policy, cores
-    )
+    system = SimulatedSystem(profile, table, scheduler, layout)
     loop = asyncio.get_running_loop()
-    steps: list[Step] = [Step(pass_rate=policy.pass_rate(0))]
+    steps: list[Step] = [Step(pass_rate=system.policy.pass_rate(0))]
 
     async def on_step(result: StepResult) -> None:
-        pool.count_up()
-        ledger = await scheduler.metrics()
-        steps.append(_step(result, ledger, pool, learners, policy, loop.time()))
+        system.rollouts.count_up()
+        ledger = await system.scheduler.call("metrics")
+        steps.append(_step(result, ledger, system, loop.time()))
 
     try:
         await train(
             Plan(
-                num_steps=num_steps,
+                num_steps=layout.num_steps + 2 * warm_up,
                 num_epochs=layout.num_epochs,
                 max_staleness=layout.max_staleness,
                 batch_deadline_seconds=FOREVER_SECONDS,
                 num_engine_accelerators=layout.num_engines * profile.engine.accelerators,
                 num_learners=layout.num_learners,
-                gradient_norm_layer=scheduler_config.gradient_norm_layer,
-                calibrate_every=scheduler_config.calibrate_every,
+                gradient_norm_layer=scheduler.gradient_norm_layer,
+                calibrate_every=scheduler.calibrate_every,
             ),
             Parts(
-                prompts=[_prompt(index, int(tokens)) for index, tokens in enumerate(table.tokens)],
-                scheduler=scheduler,
-                rollouts=pool,
-                learners=learners,
-                publish=SimulatedPublisher(profile.publish, pool).publish,
+                prompts=simulated_prompts(table.tokens),
+                scheduler=system.scheduler,
+                rollouts=system.rollouts,
+                learners=system.learners,
+                publish=system.publish,
             ),
             on_step,
         )
     finally:
-        pool.close()
-    ledger = await scheduler.metrics()
+        system.close()
+    ledger = await system.scheduler.call("metrics")
     counted = steps[warm_up : warm_up + 1 + layout.num_steps]
-    return _outcome(layout, counted, pool, int(ledger["cost/failed_tickets"]))
-
-
-def _scheduler(
-    config: SchedulerConfig, profile: Profile, layout: Layout, table: PromptTable
-) -> SchedulerActor:
-    return SchedulerActor(
-        config,
-        table.tokens,
-        ["simulated"] * len(table.tokens),
-        profile.max_tokens,
-        layout.seed,
-        max_staleness=layout.max_staleness,
-        report_timeout_seconds=FOREVER_SECONDS,
-    )
-
-
-def _cores(profile: Profile, layout: Layout) -> SharedCores:
-    slowdown = COLOCATED_SLOWDOWN if layout.colocated else 1.0
-    return SharedCores(
-        max(profile.engine_slowdown, slowdown), max(profile.learner_slowdown, slowdown)
-    )
+    return _outcome(layout, counted, system.rollouts, int(ledger["cost/failed_tickets"]))
 
 
 def _step(
-    result: StepResult,
-    ledger: dict[str, float],
-    pool: SimulatedPool,
-    learners: SimulatedLearners,
-    policy: SimulatedPolicy,
-    seconds: float,
+    result: StepResult, ledger: dict[str, float], system: SimulatedSystem, seconds: float
 ) -> Step:
+    engines, policy = system.rollouts.engines, system.policy
     version, metrics = result.step, result.metrics
     rewards = [report.rewards for report in result.reports if report.num_responses]
     stale = [version - 1 - r.version for r in result.reports if r.num_responses]
     return Step(
         seconds=seconds,
-        engine_busy_seconds=sum(engine.busy_seconds for engine in pool.engines),
-        sequence_seconds=sum(engine.sequence_seconds for engine in pool.engines),
-        learner_busy_seconds=learners.busy_seconds,
+        engine_busy_seconds=sum(engine.busy_seconds for engine in engines),
+        sequence_seconds=sum(engine.sequence_seconds for engine in engines),
+        learner_busy_seconds=system.learners.busy_seconds,
         wait_seconds=metrics["loop/wait_seconds"],
         update_seconds=metrics["loop/update_seconds"],
         publish_seconds=metrics["loop/publish_seconds"],
@@ -248,7 +182,3 @@ def _outcome(
         num_retries=pool.num_retries,
         failed_tickets=failed_tickets,
     )
-
-
-def _prompt(index: int, tokens: int) -> Prompt:
-    return Prompt(index, np.zeros(tokens, np.int32), "", "simulated", "")

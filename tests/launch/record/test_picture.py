@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from cost.draws.distribution import DrawDistribution
-from launch.record.picture import draw_picture, smoothed
+from launch.record.picture import _headline, draw_picture, smoothed
+from launch.record.restarts import note_restart
 
 
 def distribution(num_prompts: int, *, uniform: bool = False) -> DrawDistribution:
@@ -75,3 +76,30 @@ def test_smoothed_skips_nan_and_keeps_a_constant():
     assert smoothed(np.array([3.0, math.nan, 3.0])).tolist() == pytest.approx([3, 3, 3])
     assert math.isnan(smoothed(np.array([math.nan, 1.0]))[0])
     assert smoothed(np.array([0.0, 1.0]), decay=0.5)[1] == pytest.approx(1 / 1.5)
+
+
+def test_restarts_are_drawn_and_said(tmp_path, monkeypatch):
+    from matplotlib.axes import Axes
+
+    drawn, draw = [], Axes.axvline
+    monkeypatch.setattr(
+        Axes, "axvline", lambda axes, x, **how: drawn.append(x) or draw(axes, x, **how)
+    )
+    write_metrics(tmp_path / "metrics.jsonl", 6)
+    for step in (2, 4, 6):
+        note_restart(tmp_path, step=step, reason="resumed after SIGTERM")
+    facts = SUMMARY | {"restarts": 3, "lost_steps": 6}
+    draw_picture(tmp_path, distribution(40), summary=facts)
+    assert drawn == [2.5] * 3 + [4.5] * 3
+    assert "3 restarts, 6 steps taken anew" in _headline(facts)
+    assert "restart" not in _headline(SUMMARY | {"restarts": 0, "lost_steps": 0})
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_picture_that_cannot_be_written_leaves_the_old_one(tmp_path, full_at):
+    draw_picture(tmp_path, None)
+    before = (tmp_path / "run.png").read_bytes()
+    full_at(1000)
+    with pytest.raises(OSError, match="File too large"):
+        draw_picture(tmp_path, distribution(40))
+    assert (tmp_path / "run.png").read_bytes() == before and len(list(tmp_path.iterdir())) == 1

@@ -167,10 +167,25 @@ def test_a_real_run_is_one_run_after_it_went_on(tmp_path):
 )  # fmt: skip
 def test_evaluations_of_something_else_are_refused_in_a_sentence(tmp_path, text):
     (tmp_path / "evaluation.json").write_text(text)
+    (tmp_path / "summary.json").write_text("{}")
     with pytest.raises(UserError, match=r"evaluation\.json") as refusal:
         cut_back(tmp_path, 0)
     assert "\n" not in str(refusal.value)
     assert (tmp_path / "evaluation.json").read_text() == text
+    assert (tmp_path / "summary.json").exists()
+
+
+def test_a_disk_that_refuses_is_told_in_a_sentence(tmp_path, full_at):
+    folder = write_run(tmp_path / "run", num_steps=12)
+    (folder / "samples.jsonl").write_text('{"step": 9, "x": 1}\nnote ' + "x" * 999 + "\n")
+    full_at(100)
+    for call in (lambda: cut_back(folder, 3), lambda: note_restart(folder, step=3, reason="r")):
+        with pytest.raises(UserError, match=r"^run_dir must be writable, got .*: File too large: "):
+            call()
+    # What is cut off at the end takes no room.
+    (folder / "samples.jsonl").unlink()
+    cut_back(folder, 3)
+    assert len(read_steps(folder)) == 3
 
 
 def test_what_is_no_folder_is_refused(tmp_path):
@@ -244,5 +259,7 @@ def test_the_steps_with_which_a_run_went_on():
         return first_steps_after([Restart(step, 0, 0.0, "") for step in steps], [1, 2, 3, 5, 6])
 
     assert at() == at(0) == at(6) == at(9) == []
-    assert at(2, 2, 1) == [1, 2]
+    assert at(1, 2, 2) == [1, 2]
     assert at(3, 4) == [3]
+    # From an earlier step the run took anew what it had taken after a later one.
+    assert at(5, 3, 1, 2) == [1, 2]

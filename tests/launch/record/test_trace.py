@@ -2,7 +2,8 @@
 
 import itertools
 
-from launch.record.trace import LANES, LOOP, step_slices
+from launch.record.restarts import Restart
+from launch.record.trace import LANES, LOOP, RESTART, step_slices, trace
 
 
 def record(step, time, wait, update, publish, generate, **more):
@@ -57,3 +58,32 @@ def test_slices_of_a_lane_never_overlap_even_if_clocks_disagree():
     for lane in LANES:
         ends = slices(found, lane)
         assert all(a[3] <= b[2] for a, b in itertools.pairwise(ends))
+
+
+def test_a_run_that_went_on_is_in_one_piece_with_a_mark():
+    """Steps 3 and 4 were lost; the run went on 1000 seconds later."""
+    taken = [record(1, 8.0, 4, 3, 1, 4), record(2, 16.5, 4, 3, 1, 9), record(3, 24.5, 4, 3, 1, 4)]
+    whole = step_slices(taken)
+    taken[2]["time"] += 1000
+    taken.append(record(4, 1033.5, 4, 3, 1, 4))
+    restarts = [Restart(2, 0, 900.0, "no cluster"), Restart(2, 2, 1000.0, "resumed after SIGTERM")]
+    found = step_slices(taken, restarts)
+    of_first = [each for each in found if each.step < 4 and each.name != RESTART]
+    assert slices(of_first) == slices(whole)
+    (mark,) = (each for each in found if each.name == RESTART)
+    assert (mark.step, mark.start, mark.seconds) == (3, 16.5, 0)
+    assert mark.args == {"why": "no cluster; resumed after SIGTERM"}
+    # The second clock goes on as it was; what a batch of the first start had begun is lost.
+    assert slices(found)[-1] == (4, "publish", 32.5, 33.5)
+    assert slices(found)[-4] == (4, "save and log", 24.5, 25.5)
+    assert slices(found, "engines")[2] == (3, "generate", 17, 21)
+    for lane in LANES:
+        assert all(a[3] <= b[2] for a, b in itertools.pairwise(slices(found, lane)))
+    (event,) = (e for e in trace(found, "run")["traceEvents"] if e["name"] == RESTART)
+    assert event["ph"] == "i" and event["ts"] == 16.5e6 and "dur" not in event
+
+
+def test_a_restart_before_the_first_step_or_after_the_last_leaves_nothing_out():
+    taken = [record(1, 8.0, 4, 3, 1, 4), record(2, 16.0, 4, 3, 1, 4)]
+    ends = [Restart(0, 0, 1.0, ""), Restart(2, 3, 30.0, "")]
+    assert step_slices(taken, ends) == step_slices(taken)

@@ -5,6 +5,7 @@ import math
 import pickle
 import socket
 import struct
+import time
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from hydra.utils import instantiate
 
 from cost.draws.distribution import DrawCells
 from cost.types import LengthReport, Selection
+from launch.record.restarts import Restart, cut_back
 from launch.record.run_folder import read_cells, read_samples
 from launch.record.tracking import (
     MOST_CHARACTERS,
@@ -24,7 +26,6 @@ from launch.record.tracking import (
     RunInfo,
     Sample,
     WandbTracker,
-    open_all,
 )
 from tests.examples import example
 from tests.places import CONF
@@ -81,6 +82,69 @@ def test_jsonl_appends_when_a_run_goes_on(run):
     assert [record["step"] for record in lines(run.run_dir / "metrics.jsonl")] == [1, 2]
 
 
+def test_jsonl_goes_on_with_the_files_of_a_run_without_a_stop(run):
+    """Through the state of a checkpoint, which lies on disk as strict JSON."""
+    setting, one = JsonlTracker(most_samples=4, most_cells=6), np.ones(3, dtype=np.int64)
+
+    def go(tracker, steps):
+        states = {}
+        for step in steps:
+            tracker.log(step, {"x": step / 3})
+            tracker.cells(step, DrawCells(one, one, one, np.ones(3) / step))
+            if step % 3 == 1:
+                tracker.samples(step, [replace(SAMPLE, reward=step / 7)] * (step % 2 + 1))
+            states[step] = json.loads(json.dumps(tracker.state_dict(), allow_nan=False))
+        tracker.close({})
+        return states
+
+    whole = replace(run, run_dir=run.run_dir.with_name("whole"))
+    go(setting.open(whole), range(1, 101))
+    states = go(setting.open(run), range(1, 42))
+    for checkpoint, stop in ((30, 90), (60, 100)):
+        cut_back(run.run_dir, checkpoint)
+        state = states[checkpoint]
+        went_on = setting.open(replace(run, first_step=checkpoint, state=state))
+        assert went_on.state_dict() == state
+        states |= go(went_on, range(checkpoint + 1, stop + 1))
+    for name in ("samples.jsonl", "cells.jsonl"):
+        assert (run.run_dir / name).read_bytes() == (whole.run_dir / name).read_bytes()
+    metrics = [lines(each.run_dir / "metrics.jsonl") for each in (run, whole)]
+    assert [[m["step"], m["x"]] for m in metrics[0]] == [[m["step"], m["x"]] for m in metrics[1]]
+
+
+def test_jsonl_keeps_lines_while_the_disk_is_full_and_writes_them_once_there_is_room(run, full_at):
+    tracker = JsonlTracker().open(run)
+    tracker.log(1, {"x": 1.0})
+    size = (run.run_dir / "metrics.jsonl").stat().st_size
+    full_at(size + 20)
+    for step in (2, 3):
+        with pytest.raises(OSError, match="File too large"):
+            tracker.log(step, {"x": 1.0})
+        with pytest.raises(OSError, match="File too large"):
+            tracker.samples(step, [SAMPLE] * 2)
+        assert [line["step"] for line in lines(run.run_dir / "metrics.jsonl")] == [1]
+        assert (run.run_dir / "samples.jsonl").read_bytes() == b""
+    before = time.time()
+    full_at(10**6)
+    tracker.log(4, {"x": 1.0})
+    tracker.close({})
+    found = lines(run.run_dir / "metrics.jsonl")
+    assert [line["step"] for line in found] == [1, 2, 3, 4]
+    # A line tells when its step was logged, not when there was room.
+    assert found[2]["time"] < before
+    assert [line["step"] for line in lines(run.run_dir / "samples.jsonl")] == [2, 2, 3, 3]
+
+
+def test_jsonl_says_at_its_end_what_it_lacks(run, full_at):
+    tracker = JsonlTracker().open(run)
+    full_at(0)
+    for step in (1, 2):
+        with pytest.raises(OSError):
+            tracker.log(step, {})
+    with pytest.raises(OSError, match=r"^metrics\.jsonl lacks 2 steps$"):
+        tracker.close({})
+
+
 def test_a_run_folder_grows_by_metrics_only(run):
     """Ten times the steps, the same samples and cells; metrics of every step."""
     tracker = JsonlTracker(most_samples=8, most_cells=16).open(run)
@@ -114,73 +178,14 @@ def test_console_prints_a_line_a_step(run, capsys):
     tracker.log(1, {"rollout/reward_mean": 0.25})
     tracker.samples(1, [SAMPLE])
     tracker.close({})
+    assert tracker.state_dict() == {}
     assert capsys.readouterr().out.startswith("step 1/2  reward 0.250")
 
 
-class Recorder:
-    """A tracker that notes its calls."""
-
-    def __init__(self, name: str, events: list[str], fails_at: str = "") -> None:
-        self.name, self.events, self.fails_at = name, events, fails_at
-
-    def _note(self, event: str) -> None:
-        self.events.append(f"{self.name} {event}")
-        if event.startswith(self.fails_at or "-"):
-            raise OSError(self.name)
-
-    def open(self, run):
-        self._note("open")
-        return self
-
-    def log(self, step, metrics):
-        self._note(f"log {step} {dict(metrics)}")
-
-    def samples(self, step, rows):
-        self._note(f"samples {step} {len(rows)}")
-
-    def close(self, summary):
-        self._note(f"close {dict(summary)}")
-
-
-def test_open_all_hands_on_every_call_in_order(run):
-    events: list[str] = []
-    tracker = open_all({"a": Recorder("a", events), "b": Recorder("b", events)}, run)
-    tracker.log(1, {"x": 1.0})
-    tracker.samples(1, [SAMPLE])
-    tracker.close({"done": 1})
-    assert events == [
-        "a open",
-        "b open",
-        "a log 1 {'x': 1.0}",
-        "b log 1 {'x': 1.0}",
-        "a samples 1 1",
-        "b samples 1 1",
-        "a close {'done': 1}",
-        "b close {'done': 1}",
-    ]
-
-
-def test_all_are_closed_even_if_one_fails(run):
-    events: list[str] = []
-    plugs = {name: Recorder(name, events, "close" if name == "a" else "") for name in "abc"}
-    tracker = open_all(plugs, run)
-    with pytest.raises(OSError, match="a"):
-        tracker.close({})
-    assert events[3:] == ["a close {}", "b close {}", "c close {}"]
-
-
-def test_a_failed_open_closes_what_was_open(run):
-    events: list[str] = []
-    plugs = {"a": Recorder("a", events), "b": Recorder("b", events, "open")}
-    with pytest.raises(OSError, match="b"):
-        open_all(plugs, run)
-    assert events == ["a open", "b open", "a close {}"]
-
-
-def test_no_trackers_is_a_choice(run):
-    tracker = open_all({}, run)
-    tracker.log(1, {})
-    tracker.close({})
+def test_console_goes_on_where_the_run_does(run, capsys):
+    tracker = ConsoleTracker().open(replace(run, num_steps=30, first_step=20))
+    tracker.log(21, {f"loop/{turn}_seconds": 2.0 for turn in ("wait", "update", "publish")})
+    assert capsys.readouterr().out.startswith("step 21/30 ")
 
 
 @pytest.fixture
@@ -292,6 +297,38 @@ def test_an_offline_wandb_run_holds_everything_but_the_key(run, no_account, monk
     written = [file for file in run.run_dir.rglob("*") if file.is_file()]
     assert path in written and len(written) > 2
     assert not [file for file in written if key.encode() in file.read_bytes()]
+
+
+def test_a_wandb_run_goes_on_under_its_id(run, no_account, capsys):
+    """Offline: a folder for each start, one run at wandb, one line to upload all."""
+    import wandb
+
+    tracker = WandbTracker().open(run)
+    for step in (1, 2, 3):
+        tracker.log(step, {"x": float(step)})
+    state = json.loads(json.dumps(tracker.state_dict(), allow_nan=False))
+    tracker.close({})
+    again = WandbTracker().open(
+        replace(run, config={"seed": 4}, first_step=2, state=state, restarts=[Restart(2, 1, 1, "")])
+    )
+    assert again.state_dict() == state
+    for step in (3, 4):
+        again.log(step, {"x": float(step)})
+    again.close({})
+    wandb.teardown()
+
+    folders = sorted((run.run_dir / "wandb").glob("offline-run-*"))
+    found = [records(path) for folder in folders for path in folder.glob("*.wandb")]
+    opened = [record.run for each in found for record in each if record.HasField("run")]
+    assert [each.run_id for each in opened] == [state["id"]] * 2
+    assert [read_items(each.config.update)["seed"] for each in opened] == [3, 4]
+    steps = [
+        [read_items(record.history.item)["_step"] for record in each if record.HasField("history")]
+        for each in found
+    ]
+    assert steps == [[1, 2, 3], [3, 4]]
+    line = capsys.readouterr().out.splitlines()[-1]
+    assert line == f"to upload the run: wandb sync {folders[0]} {folders[1]}"
 
 
 def test_wandb_online_without_an_account_is_one_clear_error(run, no_account):

@@ -3,25 +3,10 @@
 import errno
 import os
 import resource
-import signal
 
 import pytest
 
 from launch.record.whole import WholeLines, remove_leftovers, write_whole
-
-
-@pytest.fixture
-def full_at(monkeypatch):
-    """No file of this process may grow beyond so many bytes, as on a disk without room."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-
-    def limit(size):
-        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-
-    yield limit
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
-    signal.signal(signal.SIGXFSZ, ignored)
 
 
 def test_a_file_is_replaced_whole_and_its_size_is_returned(tmp_path):

@@ -157,7 +157,7 @@ def make_system(num_engines, deadline_seconds=600.0):
         loop=SimpleNamespace(publish_deadline_seconds=600.0),
     )
     prompt = SimpleNamespace(token_ids=np.array([1]))
-    system = System(config, None, None, pool, team, [prompt])
+    system = System(config, None, None, pool, team, [prompt], None)
     return system, pool, team, sent
 
 

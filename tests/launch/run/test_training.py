@@ -119,7 +119,11 @@ def make_run(tmp_path):
             system.version = version
             return {"publish/seconds": 0.1}
 
+        async def guard(work):
+            return await work
+
         system = SimpleNamespace(
+            guard=guard,
             scheduler=FakeScheduler(), rollouts=FakeRollouts(), learners=FakeLearners(diverges_at),
             publish=publish, version=0, max_logprob_difference=1e-6, startup_seconds={},
         )  # fmt: skip
@@ -286,13 +290,34 @@ class FailingTracker:
         return SimpleNamespace(**methods | {self.method: fail})
 
 
-@pytest.mark.parametrize("method", ["log", "samples", "cells"])
-def test_a_tracker_that_fails_leaves_the_policy(make_run, method):
+@pytest.mark.parametrize("method", ["log", "samples", "cells", "close"])
+def test_a_tracker_that_fails_is_told_of_and_the_run_goes_on(make_run, capsys, method):
     run, system, folder = make_run("evaluation.before=false")
     run._config.tracker["mine"] = FailingTracker(method)
-    found, message = failure_of(run)
-    assert isinstance(found, OSError) and str(folder / "policy") in message
+    asyncio.run(run.run(Startup()))
+    assert json.loads((folder / "summary.json").read_text())["completed"]
     assert system.learners.saved == [str(folder / "policy")]
+    first, *more = capsys.readouterr().err.splitlines()
+    assert first.startswith("tracker.mine failed") and f"(no space left in {method})" in first
+    assert len(more) == (method in ("log", "cells"))
+
+
+def test_what_cannot_be_written_at_the_end_is_told_with_the_way_to_the_policy(make_run, capsys):
+    run, _, folder = make_run()
+    for name in ("evaluation.json", "summary.json", "run.png"):
+        (folder / name).mkdir()
+    found, message = failure_of(run)
+    assert isinstance(found, RunError) and message == (
+        f"summary.json could not be written (Is a directory: {folder / 'summary.json'}); run.png "
+        f"could not be written (Is a directory: {folder / 'run.png'}); the policy is in "
+        f"{folder / 'policy'}"
+    )
+    printed = capsys.readouterr()
+    assert "held-out prompts" in printed.out
+    (line,) = printed.err.splitlines()
+    assert line.startswith("evaluation.json could not be written (Is a directory: ")
+    assert len((folder / "metrics.jsonl").read_text().splitlines()) == 3
+    assert not [path for path in folder.iterdir() if path.name.startswith(".")]
 
 
 @pytest.mark.parametrize("final", ["true", "false"])
@@ -321,7 +346,7 @@ def test_a_run_that_fails_before_it_learns_saves_nothing(make_run):
 
 
 @pytest.mark.parametrize("error", FAILURES[:-1], ids=lambda error: type(error).__name__)
-def test_a_save_or_a_tracker_that_fails_too_does_not_hide_the_first_error(make_run, error):
+def test_a_save_or_a_tracker_that_fails_too_does_not_hide_the_first_error(make_run, capsys, error):
     error = copy.copy(error)
     run, system, folder = make_run("evaluation.before=false")
     run._config.tracker["mine"] = FailingTracker("close")
@@ -334,7 +359,7 @@ def test_a_save_or_a_tracker_that_fails_too_does_not_hide_the_first_error(make_r
     found, message = failure_of(run)
     assert found is error
     assert f"could not be saved in {folder / 'policy'}: no space left on the device" in message
-    assert "no space left in close" in message
+    assert "(no space left in close)" in capsys.readouterr().err
 
 
 def test_an_error_on_the_cluster_is_told_with_the_way_to_the_policy(monkeypatch):

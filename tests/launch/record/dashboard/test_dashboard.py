@@ -2,6 +2,7 @@
 
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -14,6 +15,7 @@ from launch.record.dashboard.names import prometheus_name, ray_name
 from launch.record.dashboard.panels import PANELS, Query
 from launch.record.dashboard.tracker import RayTracker
 from launch.record.metrics import METRICS
+from launch.record.restarts import Restart
 from launch.record.tracking import RunInfo
 
 RUN = RunInfo("test", Path("unused"), {}, 2)
@@ -104,6 +106,9 @@ def gauges(monkeypatch):
 
 def test_the_tracker_sets_gauges_and_keeps_the_last_finite_value(gauges):
     tracker = RayTracker().open(RUN)
+    assert gauges.values == {("cost_aware_rl_loop_restarts", "test"): 0.0}
+    gauges.values.clear()
+    gauges.made.clear()
     tracker.log(1, {"learner/loss": 0.5, "rollout/retries": 0.0, "loop/staleness": math.nan})
     assert gauges.values == {
         ("cost_aware_rl_learner_loss", "test"): 0.5,
@@ -116,6 +121,15 @@ def test_the_tracker_sets_gauges_and_keeps_the_last_finite_value(gauges):
     }
     assert sorted(gauges.made) == ["cost_aware_rl_learner_loss", "cost_aware_rl_rollout_retries"]
     tracker.close({})
+
+
+def test_the_tracker_tells_of_restarts_and_the_dashboard_marks_them(gauges):
+    restarts = [Restart(1, 0, 1.0, "")] * 2
+    RayTracker().open(replace(RUN, first_step=1, restarts=restarts))
+    assert gauges.values == {("cost_aware_rl_loop_restarts", "test"): 2.0}
+    (mark,) = grafana()["annotations"]["list"]
+    name = prometheus_name("loop/restarts")
+    assert mark["expr"] == (f'({name}{{run=~"$run"}} > 0) unless ({name}{{run=~"$run"}} offset 1m)')
 
 
 def test_the_tracker_wants_a_cluster(monkeypatch):

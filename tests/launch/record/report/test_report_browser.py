@@ -9,6 +9,7 @@ import subprocess
 import pytest
 
 from launch.record.report.page import write_page
+from launch.record.restarts import note_restart
 from tests.launch.record.run_folders import write_run
 
 CHROMIUM = next(
@@ -24,13 +25,14 @@ PROBE = """
 addEventListener("load", async () => {
   const chart = document.getElementById("plot-reward");
   const map = document.getElementById("plot-map_0");
-  const found = [];
+  const found = [], marks = [];
   const look = async (selector) => {
     if (selector) document.querySelector(selector).click();
     await new Promise((done) => setTimeout(done, 200));
     const drawn = chart.querySelectorAll(".scatterlayer .trace").length;
     const line = chart.data.filter((trace) => (trace.meta || {}).run === 0).at(-1);
     found.push([chart.layout.xaxis.title.text, drawn, line.x.at(-1)]);
+    marks.push(chart.layout.shapes.map((shape) => shape.x0));
   };
   await look();
   await look('button[data-axis="tokens"]');
@@ -41,7 +43,7 @@ addEventListener("load", async () => {
   sizes.push(map.data[0].x.length);
   const requests = performance.getEntriesByType("resource").map((entry) => entry.name);
   const width = document.documentElement.scrollWidth;
-  document.body.dataset.found = JSON.stringify({ found, sizes, requests, width });
+  document.body.dataset.found = JSON.stringify({ found, marks, sizes, requests, width });
 });
 </script>
 """
@@ -54,6 +56,7 @@ def page(tmp_path_factory):
         write_run(folder / "a", name="alpha", num_steps=20),
         write_run(folder / "b", name="beta", num_steps=30, seed=1),
     ]
+    note_restart(runs[1], step=12, reason="resumed after SIGTERM")
     out = folder / "page.html"
     write_page(runs, out)
     return out
@@ -107,6 +110,9 @@ def test_buttons_and_slider_work_and_nothing_is_asked_for(page, tmp_path):
     assert tokens == ["tokens generated so far", first[1], 14_000 * 20]
     assert seconds[0].startswith("seconds") and seconds[2] == pytest.approx(60 + 1.6, abs=0.2)
     assert hidden[1] < first[1]
+    # Where the second run went on; hidden with it.
+    assert seen["marks"][:2] == [[12.5], [14_000 * 12]] and seen["marks"][3] == []
+    assert seen["marks"][2] == pytest.approx([36.8], abs=0.2)
     assert all(size > 0 for size in seen["sizes"]) and seen["sizes"][0] != seen["sizes"][1]
     assert seen["requests"] == []
     assert seen["width"] <= 500, "a narrow window scrolls sideways"

@@ -41,6 +41,18 @@ def test_the_loops_clocks_follow():
     assert clock.run(main()) == 5
 
 
+def test_threads_are_waited_for_and_take_no_time():
+    async def main():
+        loop = asyncio.get_running_loop()
+        alarm = asyncio.create_task(asyncio.sleep(1.0))
+        returned = await asyncio.to_thread(lambda: (time.sleep(0.05), "done")[1])
+        assert not alarm.done() and loop.time() == 0.0
+        await alarm
+        return returned, loop.time()
+
+    assert clock.run(main()) == ("done", 1.0)
+
+
 def test_a_deadlock_is_an_error():
     async def main():
         await asyncio.Event().wait()

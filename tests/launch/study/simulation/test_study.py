@@ -10,7 +10,8 @@ from cost.scheduler.config import SchedulerConfig
 from launch.study.simulation.profile import LearningLaw, Profile
 from launch.study.simulation.sizes import row, split
 from launch.study.simulation.speeds import EngineSpeed, LearnerSpeed, PublishSpeed
-from launch.study.simulation.study import Layout, simulate
+from launch.study.simulation.study import simulate
+from launch.study.simulation.system import Layout
 from launch.study.simulation.task import MeasuredPrompts, ResponseLengths
 from tests.places import CONF
 

@@ -1,0 +1,42 @@
+"""Sentences on stderr, and failures at a run's end that hide nothing."""
+
+import sys
+
+import pytest
+
+from launch.program import RunError, UserError
+from launch.record.told import Unwritten, tell
+
+
+def test_a_sentence_is_a_line(capsys):
+    tell("one \n two")
+    assert capsys.readouterr().err == "one two\n"
+
+
+class Full:
+    """A stream to a disk without room."""
+
+    def write(self, text):
+        raise OSError(28, "No space left on device")
+
+
+def test_a_stderr_that_takes_nothing_ends_nothing(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", Full())
+    tell("lost")
+
+
+def test_all_that_failed_is_said_with_the_remark():
+    unwritten = Unwritten()
+    with unwritten.noted("summary.json"):
+        pass
+    unwritten.check("the policy is in x")
+    with unwritten.noted("summary.json"):
+        raise OSError(28, "No space left on device", "/a/.summary.json")
+    with unwritten.noted("run.png"):
+        raise UserError("bad metrics")
+    with pytest.raises(RunError) as failure:
+        unwritten.check("the policy is in x")
+    assert str(failure.value) == (
+        "summary.json could not be written (No space left on device: /a/.summary.json); "
+        "run.png could not be written (bad metrics); the policy is in x"
+    )

@@ -1,0 +1,230 @@
+"""A run that is stopped anywhere goes on: nothing lost, nothing doubled, the same in the end."""
+
+import asyncio
+import json
+import shutil
+import signal
+import time
+from dataclasses import replace
+
+import pytest
+from hydra import compose, initialize_config_module
+
+from conf.programs import register
+from launch.program import UserError
+from launch.record.checkpoint import MANIFEST, newest_checkpoint
+from launch.record.progress import Startup
+from launch.record.restarts import read_restarts
+from launch.run import going_on
+from launch.run.inputs import prepare
+from launch.run.interruption import Interruption, StoppedError
+from launch.run.resume import find_checkpoint
+from launch.run.training import TrainingRun
+from tests.launch.run.system import Data, Learners, LocalSystem
+
+ONE_ROUND = ["allocator@scheduler.allocator=square_root"]
+SEVERAL_ROUNDS = ["recipe=dapo"]
+
+
+@pytest.fixture(autouse=True)
+def no_cluster(monkeypatch):
+    monkeypatch.setattr(going_on.ray, "put", Data)
+
+
+@pytest.fixture
+def make_inputs(tmp_path):
+    """Compose and check a run."""
+    register()
+
+    def build(*overrides, folder="run"):
+        with initialize_config_module("conf", version_base="1.3"):
+            composed = compose(
+                "train",
+                [
+                    "experiment=quickstart",
+                    *overrides,
+                    f"run_dir={tmp_path / folder}",
+                    "task.num_prompts=12",
+                    "held_out.num_prompts=2",
+                    "rollout.max_tokens=16",
+                    "loop.num_steps=8",
+                    "scheduler.tickets_per_step=4",
+                    "scheduler.group_size=4",
+                    "evaluation.before=false",
+                    "evaluation.after=false",
+                    "checkpoint.every_steps=1",
+                    "resume=auto",
+                    "~tracker.ray",
+                    "~tracker.console",
+                ],
+            )
+        return prepare(composed)
+
+    return build
+
+
+def start(inputs, interruption=None):
+    """Return a run that can be awaited, and its system."""
+    system = LocalSystem(inputs.config, inputs.prompts)
+    run = TrainingRun(inputs, system, began=time.time(), quiet=True, interruption=interruption)
+    # Steps take no time here: each waits for the checkpoint before it.
+    run._checkpoints.due = lambda step: inputs.config.checkpoint.every_steps == 1
+    return run, system
+
+
+@pytest.fixture
+def begin(make_inputs):
+    return lambda *overrides, folder="run": start(make_inputs(*overrides, folder=folder))
+
+
+def metrics_in(folder):
+    found = [json.loads(line) for line in (folder / "metrics.jsonl").open()]
+    # What is measured in seconds is not the same twice; nor is what was spent on checkpoints.
+    return [
+        {
+            k: v
+            for k, v in line.items()
+            if "second" not in k and k != "time" and "checkpoint" not in k
+        }
+        for line in found
+    ]
+
+
+def run_to_end(run):
+    asyncio.run(run.run(Startup(quiet=True)))
+
+
+@pytest.mark.parametrize("staleness", [0, 1])
+@pytest.mark.parametrize("kind", [ONE_ROUND, SEVERAL_ROUNDS], ids=["one_round", "rounds"])
+@pytest.mark.parametrize("step", [1, 3, 7])
+def test_a_run_that_was_killed_goes_on_exactly(begin, tmp_path, kind, staleness, step):
+    kind = [*kind, f"loop.max_staleness={staleness}", "checkpoint.keep_last=99"]
+    run, whole = begin(*kind, folder="whole")
+    run_to_end(run)
+    # The folder as a kill after a later step leaves it: its newest checkpoint is of this one.
+    shutil.copytree(tmp_path / "whole", tmp_path / "killed")
+    for path in (tmp_path / "killed" / "checkpoints").iterdir():
+        if int(path.name.removeprefix("step-")) > step:
+            shutil.rmtree(path)
+    run, system = begin(*kind, folder="killed")
+    run_to_end(run)
+    found, expected = (metrics_in(tmp_path / name) for name in ("killed", "whole"))
+    assert [line["step"] for line in found] == list(range(1, 9))
+    assert system.learners.weights == whole.learners.weights
+    if staleness == 0:
+        assert found == expected
+    (restart,) = read_restarts(tmp_path / "killed")
+    assert (restart.step, restart.lost_steps) == (step, 8 - step)
+
+
+@pytest.mark.parametrize("kind", [ONE_ROUND, SEVERAL_ROUNDS], ids=["one_round", "rounds"])
+@pytest.mark.parametrize("staleness", [0, 1])
+@pytest.mark.parametrize("ticks", [5, 40, 173])
+def test_a_signal_at_any_moment_loses_nothing(make_inputs, tmp_path, kind, staleness, ticks):
+    kind = [*kind, f"loop.max_staleness={staleness}"]
+    run, whole = start(make_inputs(*kind, folder="whole"))
+    run_to_end(run)
+    inputs, signals = make_inputs(*kind), 0
+    while True:
+        inputs = replace(inputs, saved=find_checkpoint("auto", tmp_path / "run"))
+        system = None
+
+        async def stopped(moment=ticks * 2**signals, inputs=inputs):
+            nonlocal system
+            interruption = Interruption()
+            run, system = start(inputs, interruption)
+
+            async def stop():
+                for _ in range(moment):
+                    await asyncio.sleep(0)
+                interruption.arrive(signal.SIGTERM)
+
+            stopping = asyncio.create_task(stop())
+            await run.run(Startup(quiet=True))
+            stopping.cancel()
+
+        try:
+            asyncio.run(stopped())
+            break
+        except StoppedError as error:
+            signals += 1
+            assert error.status == 143
+            assert str(error).startswith("stopped by SIGTERM after step ")
+    assert signals > 0 and system.version == 8
+    assert [line["step"] for line in metrics_in(tmp_path / "run")] == list(range(1, 9))
+    if staleness == 0:
+        assert system.learners.weights == whole.learners.weights
+    last = metrics_in(tmp_path / "run")[-1]
+    expected = metrics_in(tmp_path / "whole")[-1]
+    for key in ("cost/tickets", "cost/failed_tickets"):
+        assert last[key] == expected[key]
+    useful = [m["cost/generated_tokens"] - m["cost/wasted_tokens"] for m in (last, expected)]
+    assert staleness or useful[0] == useful[1]
+
+
+@pytest.mark.parametrize("saved", [True, False])
+@pytest.mark.parametrize("part", ["scheduler", "learner"])
+def test_a_part_that_dies_is_restored_from_the_newest_checkpoint(
+    begin, tmp_path, monkeypatch, part, saved
+):
+    run, whole = begin("loop.max_staleness=0", folder="whole")
+    run_to_end(run)
+    run, system = begin("loop.max_staleness=0")
+    run._checkpoints.due = lambda step: saved and step == 2
+    if part == "scheduler":
+        system.scheduler.dies_at = ("select", 5)
+    else:
+        monkeypatch.setattr(Learners, "dies_at", 4)
+    run_to_end(run)
+    assert system.resets == [part == "learner"]
+    assert system.learners.weights == whole.learners.weights
+    assert metrics_in(tmp_path / "run") == metrics_in(tmp_path / "whole")
+    (restart,) = read_restarts(tmp_path / "run")
+    assert (restart.step, restart.lost_steps) == ((2, 2) if saved else (0, 4))
+    assert "was killed" in restart.reason
+
+
+def test_a_part_that_dies_again_and_again_ends_the_run(begin, monkeypatch):
+    run, system = begin("checkpoint.max_recoveries=2")
+
+    async def die(*arguments, **named):
+        from launch.run.deaths import PartDied
+
+        raise PartDied("learner 0", "was killed", "/logs")
+
+    monkeypatch.setattr(Learners, "update", die)
+    with pytest.raises(Exception, match=r"learner 0 was killed; its log is /logs; the policy"):
+        run_to_end(run)
+    assert system.resets == [True, True]
+
+
+def test_settings_that_may_change_are_noted_and_others_refused(begin, tmp_path):
+    run, _ = begin("loop.num_steps=2", "checkpoint.every_steps=0")
+    run_to_end(run)
+    run, _system = begin("loop.num_steps=8")
+    run_to_end(run)
+    (restart,) = read_restarts(tmp_path / "run")
+    assert restart.step == 8 or restart.changed
+    with pytest.raises(UserError, match=r"^learner\.lr must stay .* got 0\.5; begin a new run"):
+        begin("learner.lr=0.5")
+
+
+def test_another_task_is_refused(begin):
+    run, _ = begin()
+    run_to_end(run)
+    with pytest.raises(UserError, match=r"^task\.seed must stay"):
+        begin("task.seed=77")
+
+
+def test_a_broken_checkpoint_gives_way_to_the_one_before(begin, tmp_path, capsys):
+    run, _ = begin()
+    run_to_end(run)
+    newest, _ = newest_checkpoint(tmp_path / "run")
+    (newest.path / "run.npz").write_bytes(b"")
+    run, _system = begin()
+    assert "a checkpoint is passed over" in capsys.readouterr().out
+    assert run._inputs.saved.step == 7
+    for path in (tmp_path / "run" / "checkpoints").iterdir():
+        (path / MANIFEST).write_text("{}")
+    with pytest.raises(UserError, match=r"must have a whole checkpoint to go on from"):
+        begin()
