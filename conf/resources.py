@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from cost.ranges import SECONDS, count, positive, require_ranges
+from cost.ranges import SECONDS, Range, count, positive, require_ranges
 
 
 @dataclass(kw_only=True, slots=True)
@@ -27,6 +27,13 @@ class ResourcesConfig:
     """Serve the dashboard of a cluster started here."""
     placement_deadline_seconds: float = 120.0
     """Longest wait for the cluster to reserve the resources."""
+    silence_seconds: float = 30.0
+    """Longest silence of a part of the run, or of the cluster: a process that is stopped for so
+    long, or has nothing to do and does not answer for twice as long, counts as dead. One that is
+    at work is not silent."""
+    least_deadline_seconds: float = 120.0
+    """Deadlines of scheduler and learners are ten times the longest that the same took before, and
+    not less than this; the settings called *_deadline_seconds are the longest."""
 
     def __post_init__(self) -> None:
         ranges = {
@@ -36,5 +43,7 @@ class ResourcesConfig:
             "engine_cpus": positive(10_000),
             "learner_cpus": positive(10_000),
             "placement_deadline_seconds": SECONDS,
+            "silence_seconds": Range(1, 60),
+            "least_deadline_seconds": SECONDS,
         }
         require_ranges("resources.", self, ranges)

@@ -9,7 +9,8 @@ ranks go through the same number of rows, so that their collectives meet.
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,8 @@ from learner.update import StepSums, merge_sums
 from learner.worker import LearnerWorker
 from rollout.types import GroupRef
 
+VITALS = "vitals"
+"""Ray's concurrency group in which a worker can be asked whether it lives."""
 _POLL_SECONDS = 0.1
 """How often it is asked whether files are written."""
 
@@ -50,6 +53,8 @@ class LearnerTeam:
         self._config = config
         self._seed = seed
         self._skipped_in_a_row = 0
+        self.limit: Callable[[str], AbstractAsyncContextManager[None]] = self._limit
+        """Limits the time that all ranks take for what is named."""
         # Held by whoever changes the weights or sends them.
         self._weights = asyncio.Condition()
         # Held by a snapshot, which begins when the one before is written.
@@ -68,6 +73,7 @@ class LearnerTeam:
         *,
         seed: int,
         actor_options: Sequence[Mapping[str, Any]],
+        on_created: Callable[[Sequence[Any]], None] = lambda workers: None,
     ) -> "LearnerTeam":
         """Start the workers and wait until the policy is loaded.
 
@@ -78,17 +84,21 @@ class LearnerTeam:
             numerics: How the policy computes.
             seed: It decides the random cut into optimiser steps, among others.
             actor_options: Ray options (CPUs, GPUs, placement), one entry per worker to start.
+            on_created: Called with the workers, in rank order, when they begin to start.
 
         Raises:
             TimeoutError: If it takes longer than `learner.start_deadline_seconds`.
         """
-        actor = ray.remote(LearnerWorker)
+        # So that a worker answers while it works; what it works on has a thread of its own.
+        options: dict[str, Any] = {"concurrency_groups": {VITALS: 1}}
+        actor: Any = ray.remote(**options)(LearnerWorker)
         workers: list[Any] = [
-            actor.options(**options).remote(
+            actor.options(**placed).remote(
                 rank, len(actor_options), config, model_path, objective, numerics, seed=seed
             )
-            for rank, options in enumerate(actor_options)
+            for rank, placed in enumerate(actor_options)
         ]
+        on_created(workers)
         team = cls(workers, config, seed=seed, work=Work.of_model(model_path))
         try:
             async with asyncio.timeout(config.start_deadline_seconds):
@@ -440,10 +450,15 @@ class LearnerTeam:
 
     async def _wait(self, calls: Sequence[Awaitable[Any]], what: str) -> list[Any]:
         """Wait for all ranks; the first error of any ends the wait."""
+        async with self.limit(what):
+            return list(await asyncio.gather(*calls))
+
+    @asynccontextmanager
+    async def _limit(self, what: str) -> AsyncIterator[None]:
         deadline = self._config.update_deadline_seconds
         try:
             async with asyncio.timeout(deadline):
-                return list(await asyncio.gather(*calls))
+                yield
         except TimeoutError as error:
             raise TimeoutError(
                 f"learner {what} took longer than learner.update_deadline_seconds = {deadline}"

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +28,7 @@ from rollout.progress import Attempts, Key, between_calls
 from rollout.rewards.failures import failure_text
 from rollout.rewards.pool import RewardPool
 from rollout.shaping import shape_rewards
+from rollout.signs import EngineProcesses
 from rollout.stopping import stopping_of
 from rollout.types import Completion, Group, Prompt, TokenArray, Trajectory
 
@@ -135,6 +137,7 @@ class RolloutActor:
         self._scheduler = scheduler
         self._seed = seed
         self._attempts = Attempts()
+        self._processes = EngineProcesses()
 
     async def start(self) -> dict[str, float]:
         """Start engine, tokenizer and reward processes, and warm them up.
@@ -153,6 +156,7 @@ class RolloutActor:
         await asyncio.gather(asyncio.to_thread(self._build), self._rewards.start())
         built = time.monotonic()
         await self._engine.warm_up()
+        self._processes.complete()
         done = time.monotonic()
         return {"engine": built - began, "warm_up": done - built, "total": done - began}
 
@@ -316,6 +320,12 @@ class RolloutActor:
     async def check(self) -> None:
         """Raise if the engine is dead."""
         await self._engine.check()
+        if gone := self.fault(math.inf):
+            raise RuntimeError(gone)
+
+    def fault(self, silence_seconds: float) -> str:
+        """See `rollout.signs.EngineProcesses.fault`."""
+        return self._processes.fault(silence_seconds, time.monotonic())
 
     async def close(self) -> None:
         """End the engine and the reward processes."""

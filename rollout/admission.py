@@ -85,6 +85,10 @@ class Admission:
             if not admitted.done():
                 admitted.set_exception(error)
 
+    def forgive(self) -> None:
+        """Let everyone come again after `fail`."""
+        self._error = None
+
     def _admit(self) -> None:
         while self._waiting:
             *_, num_responses, admitted = self._waiting[0]

@@ -6,7 +6,8 @@
 
 A ticket that crashes or stalls is tried again as a new attempt, with its probability, its seeds and
 its place in the order; a fresh draw in its stead would favour prompts that finish. An actor
-that died, or whose engine died, is replaced, and gets the current weights before it gets a ticket.
+that died, or whose engine died, is replaced (`rollout.replacing`), and gets the current weights
+before it gets a ticket.
 """
 
 from __future__ import annotations
@@ -26,19 +27,13 @@ from rollout.actor import empty_report
 from rollout.admission import Admission
 from rollout.config import RolloutConfig
 from rollout.progress import Key
+from rollout.replacing import CHECK_SECONDS, Actors
 from rollout.types import GroupRef, Prompt
 
 Result = TypeVar("Result")
 log = logging.getLogger(__name__)
-CHECK_SECONDS = 60.0
-"""An actor that does not say within this time whether it is well counts as dead."""
-
 LONGEST_PATIENCE_SECONDS = 10.0
 """An actor says at least this often what it has."""
-
-
-class EngineError(RuntimeError):
-    """Engines keep dying."""
 
 
 @dataclass(slots=True, eq=False)
@@ -73,38 +68,46 @@ class RolloutPool:
         scheduler: Any,
         seed: int,
     ) -> None:
-        self._make_actor = make_actor
         self._config = config
         self._scheduler = scheduler
         self._seed = seed
-        self.handles = [make_actor(i, scheduler, seed) for i in range(num_actors)]
         self._admission = Admission(
             num_actors, full=config.engine.max_num_seqs, queued=config.max_queued_responses
+        )
+        self.actors = Actors(
+            lambda index: make_actor(index, self._scheduler, self._seed),
+            num_actors,
+            config,
+            self._admission,
+            self._listen_to,
         )
         self._places = count()
         self._placed: dict[Key, _Placed] = {}
         self._listening: dict[int, asyncio.Task[None]] = {}
-        self._replacing: dict[int, asyncio.Task[None]] = {}
-        self._deaths_in_a_row = 0
-        self.num_replaced = 0
         self.num_retries = 0
         self.num_in_flight = 0
-        self.on_replaced: Callable[[], Awaitable[None]] | None = None
+
+    @property
+    def handles(self) -> list[Any]:
+        """The actors, by place."""
+        return self.actors.handles
+
+    @property
+    def num_replaced(self) -> int:
+        """Actors that were replaced in this run."""
+        return self.actors.num_replaced
 
     async def start(self) -> dict[str, float]:
         """Start every engine side by side; returns the slowest one's seconds by part."""
-        times = await asyncio.wait_for(
-            asyncio.gather(*(handle.start.remote() for handle in self.handles)),
-            self._config.start_deadline_seconds,
-        )
-        for index in range(len(self.handles)):
-            self._use(index)
-        return max(times, key=lambda t: t["total"])
+        return await self.actors.start()
 
     async def attach(self, scheduler: Any, seed: int) -> None:
-        """Let all actors work for another run; none of the last one's tickets may be left."""
-        self._scheduler, self._seed = scheduler, seed
-        self.num_retries = self.num_replaced = 0
+        """Let all actors work for another run; none of the last one's tickets may be left.
+
+        Those that are being replaced are waited for; whoever calls gives weights to all.
+        """
+        self._scheduler, self._seed, self.num_retries = scheduler, seed, 0
+        await self.actors.begin_anew()
         await asyncio.wait_for(
             asyncio.gather(*(handle.attach.remote(scheduler, seed) for handle in self.handles)),
             CHECK_SECONDS,
@@ -158,7 +161,7 @@ class RolloutPool:
             placed = _Placed(replace(ticket, attempt=number), index, handle, ticket.num_samples)
             try:
                 result = await attempt(placed)
-                self._deaths_in_a_row = 0
+                self.actors.finished_ticket()
                 return result
             except TimeoutError as error:
                 log.warning(
@@ -168,12 +171,13 @@ class RolloutPool:
                     index,
                     str(error) or f"nothing was heard of it for {self._deadline:g} s",
                 )
-            except RayActorError as error:
-                self._replace(index, handle, error)
             except RayTaskError as error:
+                # Raised in the actor, which lives: of a death in there it may be the scheduler's.
                 if not _is_engine_death(error):
                     raise
-                self._replace(index, handle, error)
+                self.actors.lose(index, handle, error)
+            except RayActorError as error:
+                self.actors.lose(index, handle, error)
             finally:
                 self._admission.leave(index, placed.num_left)
             self.num_retries += 1
@@ -198,12 +202,10 @@ class RolloutPool:
     def _deadline(self) -> float:
         return self._config.ticket_deadline_seconds
 
-    def _use(self, index: int) -> None:
-        """Let an actor have tickets, and listen to what it says of them."""
+    def _listen_to(self, index: int) -> None:
         if index in self._listening:
             self._listening[index].cancel()
         self._listening[index] = asyncio.create_task(self._listen(index, self.handles[index]))
-        self._admission.open(index)
 
     async def _listen(self, index: int, handle: Any) -> None:
         """Give back the room of responses that are done, and set clocks back, until it ends."""
@@ -235,82 +237,13 @@ class RolloutPool:
         if gone:
             self._admission.leave(placed.index, gone)
 
-    def _replace(self, index: int, handle: Any, error: Exception) -> None:
-        """Start a replacement once per death, however many tickets noticed it, and however late."""
-        if handle is not self.handles[index] or not self._admission.is_open(index):
-            return
-        self._admission.close(index)
-        self._deaths_in_a_row += 1
-        if self._deaths_in_a_row > self._config.max_retries:
-            raise EngineError(
-                f"rollout actors died {self._deaths_in_a_row} times without finishing a ticket; "
-                f"logs are in {ray_logs()}"
-            ) from error
-        log.warning("rollout actor %d died and is being replaced: %s", index, error)
-        self._replacing[index] = asyncio.create_task(self._start_replacement(index))
-
-    async def _start_replacement(self, index: int) -> None:
-        ray.kill(self.handles[index])
-        self.handles[index] = self._make_actor(index, self._scheduler, self._seed)
-        try:
-            await asyncio.wait_for(
-                self.handles[index].start.remote(), self._config.start_deadline_seconds
-            )
-            if self.on_replaced is not None:
-                await self.on_replaced()
-        except Exception as error:
-            self._admission.fail(error)
-            raise
-        self.num_replaced += 1
-        del self._replacing[index]
-        self._use(index)
-
-    async def replace_dead(self, error: Exception) -> None:
-        """Find the actors that no longer answer, replace them, and wait until all are usable.
-
-        Args:
-            error: What made the caller look; raised again if every actor answers.
-        """
-        handles = list(self.handles)
-        answers = await asyncio.gather(
-            *(asyncio.wait_for(handle.check.remote(), CHECK_SECONDS) for handle in handles),
-            return_exceptions=True,
-        )
-        dead = [i for i, answer in enumerate(answers) if isinstance(answer, Exception)]
-        if not dead and not self._replacing:
-            raise error
-        for index in dead:
-            self._replace(index, handles[index], error)
-        await asyncio.gather(*self._replacing.values())
-
-    async def replacements(self) -> None:
-        """Wait until the actors that are being replaced are usable."""
-        await asyncio.gather(*self._replacing.values())
-
     async def close(self) -> None:
         """End engines and actors; what is already dead is left alone."""
-        tasks = [*self._replacing.values(), *self._listening.values()]
-        for task in tasks:
+        listening = tuple(self._listening.values())
+        for task in listening:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        closing = [handle.close.remote() for handle in self.handles]
-        if closing:
-            await asyncio.wait([asyncio.ensure_future(_settle(c)) for c in closing], timeout=20)
-        for handle in self.handles:
-            ray.kill(handle)
-
-
-async def _settle(reference: Any) -> None:
-    try:
-        await reference
-    except ray.exceptions.RayError:
-        log.debug("a rollout actor was gone before it could be closed")
-
-
-def ray_logs() -> str:
-    """Folder with the logs of all actors on this node."""
-    node: Any = ray._private.worker.global_worker.node
-    return f"{node.get_session_dir_path()}/logs"
+        await asyncio.gather(*listening, return_exceptions=True)
+        await self.actors.close()
 
 
 def _is_engine_death(error: RayTaskError) -> bool:

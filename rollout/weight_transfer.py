@@ -36,6 +36,7 @@ from rollout.gloo_transfer import (
     GlooTrainerWeightTransferEngine,
     GlooWeightTransferEngine,
 )
+from rollout.stacks import offer
 
 
 class PolicySource(WeightSource):
@@ -131,7 +132,11 @@ class EngineClient:
 
 
 def register() -> None:
-    """Add "gloo" to vLLM's factories; vLLM calls this in every process, possibly twice."""
+    """Add "gloo" to vLLM's factories; vLLM calls this in every process, possibly twice.
+
+    The process's stacks can be taken from then on, too; see `rollout.stacks`.
+    """
+    offer()
     if BACKEND not in WeightTransferEngineFactory._registry:
         WeightTransferEngineFactory.register_engine(BACKEND, GlooWeightTransferEngine)
     if BACKEND not in WeightTransferTrainerFactory._registry:

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import ray
@@ -20,8 +21,9 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from conf.resources import ResourcesConfig
 from launch.program import RunError, UserError
+from launch.run.leaving import begin_watch, in_time, leave, watch_of_cluster
 from launch.run.parity import ParityError
-from rollout.pool import EngineError, ray_logs
+from rollout.replacing import EngineError, ray_logs
 from rollout.rewards.pool import SlowRewardError
 
 CONNECT_SECONDS = 10.0
@@ -33,8 +35,7 @@ TASK_EVENTS = {
 """What a cluster that is started here remembers of tasks that are over: Ray would keep 100,000, at
 about 3.5 kB of its head's memory each."""
 RELEASE_SECONDS = 15.0
-"""Longest wait for a run that has just ended to give its resources back."""
-
+"""Longest wait for a run that has just ended, or is ending, to give its resources back."""
 
 LEAST_SHARED_BYTES = 128 * 2**20
 """What /dev/shm must have free for Ray's object store, which takes no less than 75 MiB."""
@@ -167,9 +168,13 @@ def cluster(resources: ResourcesConfig) -> Iterator[None]:
         UserError: If the reward only timed out.
     """
     connect(resources)
+    begin_watch(resources.silence_seconds)
     try:
         yield
     except (RayError, EngineError, ParityError, TimeoutError) as error:
+        watch = watch_of_cluster()
+        if watch is not None and watch.died is not None:
+            raise watch.died from error
         cause = getattr(error, "cause", None)
         if isinstance(cause, SlowRewardError):
             raise UserError(str(cause)) from error
@@ -180,7 +185,7 @@ def cluster(resources: ResourcesConfig) -> Iterator[None]:
         said = "\n".join([what, *getattr(error, "__notes__", ())])
         raise RunError(f"{said}\nlogs of all actors on this node: {ray_logs()}") from error
     finally:
-        ray.shutdown()
+        leave()
 
 
 def use_gpu(resources: ResourcesConfig) -> bool:
@@ -221,7 +226,8 @@ class Placement:
     def release(self) -> None:
         """Give everything back to the cluster."""
         for group in self.groups:
-            remove_placement_group(group)
+            # It waits for the cluster's head, whether that lives or not.
+            in_time(RELEASE_SECONDS, partial(remove_placement_group, group))
 
     @property
     def groups(self) -> list[PlacementGroup]:

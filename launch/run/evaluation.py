@@ -21,6 +21,7 @@ from launch.record.summary import RunSummary
 from launch.run.cluster import reserve
 from launch.run.engines import ask, make_pool
 from launch.run.inputs import Inputs, Sets
+from launch.run.remote import Watch
 from launch.run.rewards import RewardWatch
 from launch.run.system import System
 from rollout.pool import RolloutPool
@@ -40,7 +41,11 @@ async def evaluate(config: EvaluateConfig, sets: Sets) -> Evaluation:
         scheduler=None,
         receives_weights=False,
     )
-    try:
+    watch = Watch(config)
+    watch.rollouts(pool)
+    watch.vitals.start()
+
+    async def work() -> Evaluation:
         await pool.start()
         return await measure(
             pool,
@@ -50,7 +55,11 @@ async def evaluate(config: EvaluateConfig, sets: Sets) -> Evaluation:
             greedy=config.evaluation.greedy,
             version=lambda: 0,
         )
+
+    try:
+        return await watch.vitals.guard(work())
     finally:
+        watch.vitals.close()
         await pool.close()
         placement.release()
 

@@ -18,6 +18,7 @@ import ray
 from launch.record.checkpoint import Checkpoint, newest_checkpoint, remove_later
 from launch.record.restarts import cut_back, note_restart
 from launch.run.checkpoints import read_groups, read_run
+from launch.run.cluster_watch import CLUSTER
 from launch.run.deaths import PartDied
 from launch.run.inputs import Inputs
 from launch.run.parts import Plan
@@ -73,7 +74,8 @@ class GoingOn:
                 clause on why it could not be done.
         """
         self._in_a_row += 1
-        if self._in_a_row > self._inputs.config.checkpoint.max_recoveries:
+        most = self._inputs.config.checkpoint.max_recoveries
+        if self._in_a_row > most or death.part == CLUSTER:
             raise death
         saved, faults = await asyncio.to_thread(newest_checkpoint, self._run_dir)
         for fault in faults:

@@ -13,12 +13,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, TypedDict, TypeVar
 
-import numpy as np
 import ray
 
 from conf.schema import RunConfig
-from cost.scheduler.actor import SchedulerActor
-from cost.types import Draw, Feedback, FloatArray, LengthReport, Selection, Undone
+from cost.types import LengthReport, Undone
 from launch.record.checkpoint import LEARNER, SCHEDULER
 from launch.record.progress import Startup
 from launch.run.clocks import Laps
@@ -26,12 +24,12 @@ from launch.run.cluster import Placement, reserve
 from launch.run.engines import make_pool
 from launch.run.loop import first_error
 from launch.run.parity import Difference, ParityError, Tolerance
+from launch.run.remote import RemoteScheduler, Watch, start_learners, start_scheduler
 from learner.team import LearnerTeam
 from rollout.pool import RolloutPool
 from rollout.types import Prompt
 
 Result = TypeVar("Result")
-SCHEDULER_DEADLINE_SECONDS = 120.0
 BASELINE_PROBES = 4
 """Probes whose largest rounding differences are the baseline in bfloat16."""
 
@@ -39,76 +37,6 @@ BASELINE_PROBES = 4
 class _Transfer(TypedDict):
     workers_per_engine: int
     deadline_seconds: float
-
-
-class RemoteScheduler:
-    """The SchedulerActor with awaitable methods and a deadline on each."""
-
-    def __init__(self, handle: Any) -> None:
-        self.handle = handle
-
-    async def draw(
-        self, batch: int, folded: int, gradient_norms: Mapping[int, FloatArray] | None = None
-    ) -> Draw:
-        """See `cost.scheduler.scheduler.Scheduler.draw`."""
-        drawn: Draw = await self.call("draw", batch, folded, gradient_norms)
-        return drawn
-
-    async def select(
-        self,
-        batch: int,
-        attempts: Sequence[int],
-        epoch: int = 0,
-        progress: float = 0.0,
-        penalties: Sequence[FloatArray] | None = None,
-    ) -> list[Selection]:
-        """See `cost.scheduler.scheduler.Scheduler.select`."""
-        selections: list[Selection] = await self.call(
-            "select", batch, list(attempts), epoch, progress, penalties
-        )
-        return selections
-
-    async def learned(self, batch: int, feedback: Feedback) -> None:
-        """See `cost.scheduler.scheduler.Scheduler.learned`."""
-        await self.call("learned", batch, feedback)
-
-    async def call(self, method: str, *arguments: Any) -> Any:
-        """Call any method of the scheduler."""
-        reference = getattr(self.handle, method).remote(*arguments)
-        # Not `asyncio.wait_for`, which loses a cancellation that comes with the answer.
-        async with asyncio.timeout(SCHEDULER_DEADLINE_SECONDS):
-            return await reference
-
-
-def start_scheduler(config: RunConfig, prompts: Sequence[Prompt]) -> RemoteScheduler:
-    """Create the run's scheduler actor."""
-    actor = ray.remote(SchedulerActor).options(name=f"scheduler-{config.name}", num_cpus=0)
-    return RemoteScheduler(
-        actor.remote(
-            config.scheduler,
-            np.asarray([len(p.token_ids) for p in prompts], dtype=np.int64),
-            [p.source for p in prompts],
-            config.rollout.max_tokens,
-            config.seed,
-            max_staleness=config.loop.max_staleness,
-        )
-    )
-
-
-async def start_learners(config: RunConfig, placement: Placement) -> LearnerTeam:
-    """Start the run's learner workers and load the policy."""
-    return await LearnerTeam.start(
-        config.learner,
-        config.model.path,
-        config.objective,
-        config.numerics,
-        seed=config.seed,
-        actor_options=[
-            {"name": f"learner-{rank}-{config.name}"}
-            | placement.learner_options(rank, config.resources.learner_cpus)
-            for rank in range(config.resources.num_learners)
-        ],
-    )
 
 
 async def _timed(
@@ -129,6 +57,7 @@ class System:
         rollouts: Started engines.
         learners: Started learners.
         probe_prompts: Prompts of the parity guard.
+        watch: Watches over all parts.
     """
 
     def __init__(
@@ -139,6 +68,7 @@ class System:
         rollouts: RolloutPool,
         learners: LearnerTeam,
         probe_prompts: Sequence[Prompt],
+        watch: Watch,
     ) -> None:
         self._config = config
         self._placement = placement
@@ -153,12 +83,13 @@ class System:
         self.scheduler = scheduler
         self.rollouts = rollouts
         self.learners = learners
+        self.watch = watch
         self._num_probes = 0
         self.version = 0
         """That every engine holds; one that is being replaced gets it."""
         self.max_logprob_difference = 0.0
         self.startup_seconds: dict[str, float] = {}
-        rollouts.on_replaced = self._republish
+        rollouts.actors.on_replaced = self._republish
 
     @classmethod
     async def create(cls, config: RunConfig, prompts: Sequence[Prompt], startup: Startup) -> System:
@@ -168,8 +99,26 @@ class System:
             PlacementError: If the cluster has too little.
             ParityError: If an engine does not follow the learner.
         """
+        watch = Watch(config)
+        watch.vitals.start()
+        try:
+            system = await watch.vitals.guard(cls._start(config, prompts, startup, watch))
+        except BaseException:
+            watch.vitals.close()
+            raise
+        try:
+            await watch.vitals.guard(system._begin(startup))
+        except BaseException:
+            await system.close()
+            raise
+        return system
+
+    @classmethod
+    async def _start(
+        cls, config: RunConfig, prompts: Sequence[Prompt], startup: Startup, watch: Watch
+    ) -> System:
         placement = reserve(config.resources)
-        scheduler = start_scheduler(config, prompts)
+        scheduler = start_scheduler(config, prompts, watch)
         rollouts = make_pool(
             config=config.rollout,
             run=config,
@@ -178,36 +127,43 @@ class System:
             receives_weights=not config.learner.lora.published_rank,
             adapter_rank=config.learner.lora.published_rank,
         )
+        watch.rollouts(rollouts)
         clock = Laps()
         try:
             async with asyncio.TaskGroup() as tasks:
                 engines = tasks.create_task(_timed(rollouts.start(), startup, "engines"))
                 learning = tasks.create_task(
-                    _timed(start_learners(config, placement), startup, "learners")
+                    _timed(start_learners(config, placement, watch), startup, "learners")
                 )
-        except BaseExceptionGroup as errors:
+        except BaseException as error:
             await rollouts.close()
-            raise first_error(errors) from None
+            if isinstance(error, BaseExceptionGroup):
+                raise first_error(error) from None
+            raise
         (engine_seconds, _), (learners, learner_seconds) = engines.result(), learning.result()
         probes = prompts[: config.parity.num_sequences]
-        system = cls(config, placement, scheduler, rollouts, learners, probes)
+        system = cls(config, placement, scheduler, rollouts, learners, probes, watch)
         system.startup_seconds = {
             **{f"engine_{part}": seconds for part, seconds in engine_seconds.items()},
             "learner": learner_seconds,
             "side_by_side": clock.lap(),
         }
-        try:
-            with startup.part("first publish"):
-                await system._connect()
-                await learners.publish(0)
-            system.startup_seconds["first_publish"] = clock.lap()
-            with startup.part("self test"):
-                await system._self_test()
-            system.startup_seconds["self_test"] = clock.lap()
-        except BaseException:
-            await system.close()
-            raise
         return system
+
+    async def _begin(self, startup: Startup) -> None:
+        """Publish version 0, and see that engines follow."""
+        clock = Laps()
+        with startup.part("first publish"):
+            await self._connect()
+            await self.learners.publish(0)
+        self.startup_seconds["first_publish"] = clock.lap()
+        with startup.part("self test"):
+            await self._self_test()
+        self.startup_seconds["self_test"] = clock.lap()
+
+    async def guard(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """Do some work, given up when a part dies; see `launch.run.vitals.Vitals.guard`."""
+        return await self.watch.vitals.guard(work)
 
     async def reset(
         self, config: RunConfig, prompts: Sequence[Prompt], *, new_learners: bool = False
@@ -220,14 +176,16 @@ class System:
             prompts: Its training prompts.
             new_learners: Whether to start learners in the place of those that are there.
         """
+        self.watch.begin(config)
         ray.kill(self.scheduler.handle)
         self._config = config
-        self.scheduler = start_scheduler(config, prompts)
+        self.scheduler = start_scheduler(config, prompts, self.watch)
         await self.rollouts.attach(self.scheduler.handle, config.seed)
         if new_learners:
             self.learners.close()
-            self.learners = await start_learners(config, self._placement)
+            self.learners = await start_learners(config, self._placement, self.watch)
         else:
+            self.watch.give_time(self.learners, config)
             await self.learners.restart(config.learner, config.objective, seed=config.seed)
         self.version, self._num_probes = 0, 0
         self.startup_seconds = {}
@@ -287,12 +245,12 @@ class System:
         # Engines that were replaced while the learner worked are given it first, so that none of
         # those that receive now is known to be dead.
         await self.learners.name(version)
-        await self.rollouts.replacements()
+        await self.rollouts.actors.replacements()
         try:
             return await self._publish_and_check(version)
         except ray.exceptions.RayError as error:
             # A dead engine is replaced and then holds this version; anything else is raised again.
-            await self.rollouts.replace_dead(error)
+            await self.rollouts.actors.replace_dead(error)
             return await self._publish_and_check(version)
 
     async def _publish_and_check(self, version: int) -> dict[str, float]:
@@ -316,7 +274,7 @@ class System:
 
         While the learner is at work on them it waits for the next publish.
         """
-        await self.learners.republish(lambda: self.rollouts.handles, **self._transfer)
+        await self.learners.republish(self.rollouts.actors.started, **self._transfer)
 
     @property
     def _transfer(self) -> _Transfer:
@@ -385,6 +343,7 @@ class System:
 
     async def close(self) -> None:
         """End every actor and give the resources back."""
+        self.watch.vitals.close()
         await self.rollouts.close()
         self.learners.close()
         ray.kill(self.scheduler.handle)

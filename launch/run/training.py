@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from conf.schema import RunConfig
+from cost.draws.distribution import DrawDistribution
 from launch.record.picture import draw_picture
 from launch.record.progress import Startup, print_result
 from launch.record.run_folder import PICTURE
@@ -101,18 +102,8 @@ class TrainingRun:
             RunError: If the run was whole but its results or picture could not be written.
             BaseException: What else ended the run; where the policy is saved is said with it.
         """
-        evaluations, whole = self._recorder.evaluations, self._interruption.ends
         try:
-            if self._inputs.saved is not None:
-                with startup.part(f"checkpoint of step {self._inputs.saved.step}"):
-                    self._position = await self._going_on.begin(self._inputs.saved)
-            elif self._config.evaluation.before:
-                with startup.part("held-out evaluation"):
-                    await whole(evaluations.take("before"), "before the first step")
-            await self._train()
-            if self._config.evaluation.after:
-                await whole(evaluations.take("after"), "after the last step")
-            distribution = await self._system.scheduler.call("distribution")
+            distribution = await self._system.guard(self._run(startup))
         except BaseException as error:
             said = await self._end(error)
             if said is error:
@@ -127,13 +118,27 @@ class TrainingRun:
                 print_result(finished, self._run_dir)
         unwritten.check(f"the policy is in {self._kept}" if self._kept else "no policy was saved")
 
+    async def _run(self, startup: Startup) -> DrawDistribution:
+        evaluations, whole = self._recorder.evaluations, self._interruption.ends
+        if self._inputs.saved is not None:
+            with startup.part(f"checkpoint of step {self._inputs.saved.step}"):
+                self._position = await self._going_on.begin(self._inputs.saved)
+        elif self._config.evaluation.before:
+            with startup.part("held-out evaluation"):
+                await whole(evaluations.take("before"), "before the first step")
+        await self._train()
+        if self._config.evaluation.after:
+            await whole(evaluations.take("after"), "after the last step")
+        distribution: DrawDistribution = await self._system.scheduler.call("distribution")
+        return distribution
+
     async def _train(self) -> None:
         self._going_on.remember_start()
         self._recorder.open()
         self._learning = True
         while True:
             try:
-                await self._loop()
+                await self._system.guard(self._loop())
                 break
             except PartDied as death:
                 await self._checkpoints.finish()

@@ -12,12 +12,13 @@ from ray.exceptions import RayActorError
 
 from cost.types import RewardStatus, Ticket
 from launch.study.simulation import clock
-from rollout import pool as pool_module
+from rollout import replacing
 from rollout.actor import RolloutActor, empty_report
 from rollout.config import EngineConfig, RolloutConfig
 from rollout.environments import SingleTurn
-from rollout.pool import EngineError, RolloutPool
+from rollout.pool import RolloutPool
 from rollout.progress import StalledError, Watch
+from rollout.replacing import EngineError
 from rollout.stopping import Stopping
 from rollout.types import Completion, Prompt, VersionSpan
 
@@ -84,7 +85,7 @@ class FakeScheduler:
 def no_cluster(monkeypatch):
     monkeypatch.setattr(ray, "kill", lambda handle: None)
     monkeypatch.setattr(ray, "cancel", lambda reference, force: None)
-    monkeypatch.setattr(pool_module, "ray_logs", lambda: "/logs")
+    monkeypatch.setattr(replacing, "ray_logs", lambda: "/logs")
 
 
 def make_pool(*behaviours, **settings):
@@ -143,7 +144,7 @@ def test_a_dead_actor_is_replaced_once_and_gets_weights_before_the_same_ticket()
         async def on_replaced():
             events.append("weights")
 
-        made.pool.on_replaced = on_replaced
+        made.pool.actors.on_replaced = on_replaced
         await made.pool.start()
         groups = await asyncio.gather(*(made.pool.run(ticket(i), PROMPT) for i in range(3)))
         assert [g.report.ticket_id for g in groups] == [0, 1, 2]
@@ -175,7 +176,7 @@ def test_actors_that_keep_dying_end_the_run_with_the_way_to_their_logs():
     async def scenario():
         made = make_pool("die", max_retries=5)
         await made.pool.start()
-        with pytest.raises(EngineError, match=r"died 6 times .* logs are in /logs"):
+        with pytest.raises(EngineError, match=r"actor 0 died 6 times .* logs are in /logs"):
             for i in range(10):
                 await made.pool.run(ticket(i), PROMPT)
 
@@ -187,7 +188,7 @@ def test_an_error_that_is_no_death_is_raised_at_once():
         made = make_pool("work")
         await made.pool.start()
         with pytest.raises(RayActorError, match="elsewhere"):
-            await made.pool.replace_dead(RayActorError("elsewhere"))
+            await made.pool.actors.replace_dead(RayActorError("elsewhere"))
 
     class RayActorError(Exception):
         pass
@@ -199,7 +200,7 @@ def test_looking_for_the_dead_replaces_them():
     async def scenario():
         made = make_pool("die", "work")
         await made.pool.start()
-        await made.pool.replace_dead(RuntimeError("publish failed"))
+        await made.pool.actors.replace_dead(RuntimeError("publish failed"))
         assert made.pool.num_replaced == 1
         assert (await made.pool.run(ticket(1), PROMPT)).data == "group 1"
 

@@ -16,7 +16,8 @@ import ray
 from conf.schema import RunConfig
 from cost.types import LengthReport, RewardStatus, Selection, Ticket
 from launch.run.cluster import Placement
-from launch.run.system import System, start_scheduler
+from launch.run.remote import Watch, start_scheduler
+from launch.run.system import System
 from launch.study.bench.growth import memory_of_tree
 from launch.study.simulation.policy import SimulatedPolicy
 from launch.study.simulation.profile import Profile
@@ -140,7 +141,9 @@ class TimekeepingLearner:
 
 async def start(config: RunConfig, profile: Profile, prompts: Sequence[Prompt]) -> System:
     """Start a system on a connected cluster; it must not check parity."""
-    scheduler = start_scheduler(config, prompts)
+    watch = Watch(config)
+    watch.vitals.start()
+    scheduler = start_scheduler(config, prompts, watch)
 
     def make_actor(index: int, scheduler: Any, seed: int) -> Any:
         actor = ray.remote(TimekeepingRollouts).options(
@@ -151,11 +154,12 @@ async def start(config: RunConfig, profile: Profile, prompts: Sequence[Prompt]) 
     rollouts = RolloutPool(
         make_actor, config.resources.num_engines, config.rollout, scheduler.handle, config.seed
     )
+    watch.rollouts(rollouts)
     learner = ray.remote(TimekeepingLearner).options(num_cpus=0)
     workers = [learner.remote(rollouts.handles) for _ in range(config.resources.num_learners)]
     learners = LearnerTeam(workers, config.learner, seed=config.seed)
     nowhere = Placement(engines=[], learners=None, engine_gpus=0, learner_gpus=0)
-    system = System(config, nowhere, scheduler, rollouts, learners, [])
+    system = System(config, nowhere, scheduler, rollouts, learners, [], watch)
     await rollouts.start()
     return system
 

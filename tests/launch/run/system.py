@@ -175,6 +175,9 @@ class LocalSystem:
         self.version, self.published = 0, (self.learners.weights, 0)
         self.resets = []
 
+    async def guard(self, work):
+        return await work
+
     async def publish(self, version):
         self.scheduler.on_event()
         await asyncio.sleep(0)

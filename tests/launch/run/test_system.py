@@ -98,6 +98,7 @@ class Pool:
         self.handles = [Engine() for _ in range(num_engines)]
         self.on_replaced = None
         self.usable = [True] * num_engines
+        self.actors = self
         self._replacing = {}
 
     def die(self, index, *, noticed):
@@ -120,6 +121,9 @@ class Pool:
         await self.on_replaced()
         self.usable[index] = True
         del self._replacing[index]
+
+    def started(self):
+        return self.handles
 
     async def replacements(self):
         await asyncio.gather(*self._replacing.values())
@@ -153,7 +157,7 @@ def make_system(num_engines, deadline_seconds=600.0):
         loop=SimpleNamespace(publish_deadline_seconds=600.0),
     )
     prompt = SimpleNamespace(token_ids=np.array([1]))
-    system = System(config, None, None, pool, team, [prompt])
+    system = System(config, None, None, pool, team, [prompt], None)
     return system, pool, team, sent
 
 

@@ -24,7 +24,7 @@ from launch.run.inputs import prepare
 from launch.run.parity import ParityError
 from launch.run.training import TrainingRun
 from learner.team import DivergedError
-from rollout.pool import EngineError
+from rollout.replacing import EngineError
 from rollout.types import GroupRef
 
 NUM_PROMPTS = 6
@@ -119,7 +119,11 @@ def make_run(tmp_path):
             system.version = version
             return {"publish/seconds": 0.1}
 
+        async def guard(work):
+            return await work
+
         system = SimpleNamespace(
+            guard=guard,
             scheduler=FakeScheduler(), rollouts=FakeRollouts(), learners=FakeLearners(diverges_at),
             publish=publish, version=0, max_logprob_difference=1e-6, startup_seconds={},
         )  # fmt: skip

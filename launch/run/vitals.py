@@ -1,0 +1,268 @@
+"""Whether every part of a run lives: each is asked time and again, and looked at when silent.
+
+part <- sign_of_life -- Vitals -> Pulse: alive, or how it died
+                          |
+    rollout actor: replaced; scheduler, learner: PartDied in whatever `guard` holds
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import ray
+from ray.exceptions import RayError
+
+from launch.run.deaths import ActorDeath, PartDied, actor_death
+from launch.run.leaving import watch_of_cluster
+from launch.run.pulse import Eye, Pulse, Seen
+from launch.run.stacks import STACKS, write_stacks
+from rollout.processes import descendants, look, pid_space
+from rollout.replacing import ray_logs
+from rollout.signs import Sign, sign_of_life
+
+Result = TypeVar("Result")
+LOOKS = 6
+"""In the longest silence."""
+ANSWER_SECONDS = 5.0
+"""Longest wait for parts to say whether they live, once something has failed."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Part:
+    """Something to watch."""
+
+    name: str
+    """Such as "learner 1"."""
+    handle: Any
+    lost: Callable[[PartDied], None] | None = None
+    """Replaces it; None for what ends the work that goes on."""
+    group: str | None = None
+    """Ray's concurrency group in which it can answer while it works."""
+
+
+class _Watched:
+    """A part with what is known of it."""
+
+    def __init__(self, part: Part, silence_seconds: float) -> None:
+        self.part = part
+        self.pulse = Pulse(silence_seconds)
+        self.eye = Eye()
+        self.sign: Sign | None = None
+        self.dead = False
+        self._limit = silence_seconds
+        self._asked: asyncio.Future[Sign] | None = None
+
+    @property
+    def owes_an_answer(self) -> bool:
+        return self._asked is not None
+
+    def ask(self) -> asyncio.Future[Sign]:
+        """Ask for a sign of life, unless an answer is awaited already."""
+        if self._asked is None:
+            options = {"concurrency_group": self.part.group} if self.part.group else {}
+            method = self.part.handle.__ray_call__.options(enable_task_events=False, **options)
+            self._asked = asyncio.ensure_future(method.remote(sign_of_life, self._limit))
+            # Where nobody asks for the answer any more, nobody need hear of its error.
+            self._asked.add_done_callback(lambda asked: asked.cancelled() or asked.exception())
+        return self._asked
+
+    def told(self) -> str:
+        """Take in an answer, if there is one; returns how the part died, or ""."""
+        asked = self._asked
+        if asked is None or not asked.done():
+            return ""
+        self._asked = None
+        try:
+            self.sign = asked.result()
+        except RayError as error:
+            death = actor_death(error)
+            return death.how if death is not None else f"cannot be asked: {error}"
+        self.pulse.answered()
+        return self.sign.fault
+
+
+class Vitals:
+    """Watches the parts of a run, from `start` to `close`.
+
+    Args:
+        silence_seconds: How long a part may be silent.
+        run_dir: Where what they were doing is written down when one hangs.
+    """
+
+    def __init__(self, *, silence_seconds: float, run_dir: Path) -> None:
+        self._parts: dict[str, Callable[[], Sequence[Part]]] = {}
+        self._limit = silence_seconds
+        self.run_dir = run_dir
+        self._watched: dict[Any, _Watched] = {}
+        self._guards: list[asyncio.Future[None]] = []
+        self._missed: Exception | None = None
+        self._cluster_died: PartDied | None = None
+        self._watching: asyncio.Task[None] | None = None
+
+    def watch(self, kind: str, parts: Callable[[], Sequence[Part]]) -> None:
+        """Watch parts of a kind, in place of those of that kind before; asked anew at each look."""
+        self._parts[kind] = parts
+
+    def start(self) -> None:
+        """Begin to watch, the cluster too, in the running event loop."""
+        self._watching = asyncio.create_task(self._watch())
+        watch, loop = watch_of_cluster(), asyncio.get_running_loop()
+        if watch is not None:
+
+            def tell(died: PartDied) -> None:
+                loop.call_soon_threadsafe(self._lost_cluster, died)
+
+            watch.listen(tell)
+
+    def _lost_cluster(self, died: PartDied) -> None:
+        self.close()
+        self._cluster_died = died
+        self.fail(died)
+
+    def close(self) -> None:
+        """Watch no longer."""
+        if self._watching is not None:
+            self._watching.cancel()
+
+    async def guard(self, work: Coroutine[Any, Any, Result]) -> Result:
+        """Do some work, and give it up when a part dies that it cannot do without.
+
+        Where one piece of work is within another, the inner one hears of it.
+
+        Raises:
+            PartDied: Naming the part.
+            EngineError: If rollout actors keep dying.
+        """
+        task = asyncio.ensure_future(work)
+        death = asyncio.get_running_loop().create_future()
+        self._guards.append(death)
+        missed, self._missed = self._cluster_died or self._missed, None
+        if missed is not None:
+            death.set_exception(missed)
+        try:
+            await asyncio.wait({task, death}, return_when=asyncio.FIRST_COMPLETED)
+            if death.done():
+                death.result()
+            return task.result()
+        except RayError as error:
+            died = await self.culprit(error)
+            if died is None:
+                raise
+            raise died from error
+        finally:
+            self._guards.remove(death)
+            death.cancel()
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    def fail(self, error: Exception) -> None:
+        """End the innermost work that is guarded, or the next that comes, with an error."""
+        for guard in reversed(self._guards):
+            if not guard.done():
+                guard.set_exception(error)
+                return
+        self._missed = self._missed or error
+
+    async def culprit(self, error: Exception) -> PartDied | None:
+        """Find the part whose death is behind an error of another one; None where all live.
+
+        The one that was watched first comes first: what the others do is its business, too.
+
+        A rollout actor is it only if the error says so: no other part depends on it.
+        """
+        said = actor_death(error) or ActorDeath("", "")
+        parts = self._living()
+        unseen = [w.ask() for w in parts if w.eye.see(w.sign, 1.0) is Seen.NOTHING]
+        if unseen:
+            await asyncio.wait(unseen, timeout=ANSWER_SECONDS)
+        for watched in parts:
+            named = bool(said.actor_id) and _id_of(watched.part.handle) == said.actor_id
+            if watched.part.lost is not None and not named:
+                continue
+            how = said.how if named else watched.told()
+            if how or watched.eye.see(watched.sign, 1.0) is Seen.GONE:
+                watched.dead = True
+                return self._died(watched, how or "died")
+        return None
+
+    async def take_stacks(self, reason: str) -> str:
+        """Write down what every part is doing; see `launch.run.stacks.write_stacks`."""
+        signs = {watched.part.name: watched.sign for watched in self._living()}
+        return await asyncio.to_thread(write_stacks, self.run_dir / STACKS, reason, signs)
+
+    async def _watch(self) -> None:
+        period, loop = self._limit / LOOKS, asyncio.get_running_loop()
+        before = loop.time()
+        while True:
+            await asyncio.sleep(period)
+            # Counted in looks, so that a process that stood still does not find everything silent.
+            seconds, before = min(loop.time() - before, 2 * period), loop.time()
+            for watched in self._living():
+                how = watched.told()
+                if not how and watched.owes_an_answer:
+                    how = watched.pulse.look(seconds, watched.eye.see(watched.sign, seconds))
+                if how:
+                    await self._lose(watched, how)
+                else:
+                    watched.ask()
+
+    def _living(self) -> list[_Watched]:
+        known = self._watched
+        self._watched = {
+            part.handle: known.get(part.handle) or _Watched(part, self._limit)
+            for kind in tuple(self._parts.values())
+            for part in kind()
+        }
+        return [watched for watched in self._watched.values() if not watched.dead]
+
+    async def _lose(self, watched: _Watched, how: str) -> None:
+        stacks, part = "", watched.part
+        if watched.pulse.silent_seconds:
+            stacks = await self.take_stacks(f"{part.name} {how}")
+        watched.dead = True
+        died = self._died(watched, how, stacks)
+        _kill(watched.sign)
+        try:
+            if part.lost is None:
+                ray.kill(part.handle)
+                raise died
+            part.lost(died)
+        except Exception as error:
+            self.fail(error)
+
+    def _died(self, watched: _Watched, how: str, stacks: str = "") -> PartDied:
+        return PartDied(watched.part.name, how, log_of(watched.sign), stacks)
+
+
+def log_of(sign: Sign | None) -> str:
+    """Return the log of the process that a sign of life came from, or the folder of all logs."""
+    folder = Path(ray_logs())
+    found = sorted(folder.glob(f"worker-*-{sign.pid}.err")) if sign is not None else []
+    return str(found[0] if found else folder)
+
+
+def _kill(sign: Sign | None) -> None:
+    """End a part's process and all that it started, where they can be seen from here.
+
+    Ray ends a process by asking it to end, which one that is stopped does not hear, and leaves
+    alone what it started.
+    """
+    if sign is None or sign.space != pid_space():
+        return
+    process = look(sign.pid)
+    if process is None or process.started != sign.started:
+        return
+    for pid in (sign.pid, *(child.pid for child in descendants(sign.pid))):
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _id_of(handle: Any) -> str:
+    return str(handle._actor_id.hex())

@@ -1,0 +1,254 @@
+"""The actors of a pool: started, and replaced when they die, all together and as often as it helps.
+
+    lost -> closed -> a new one starts ---+
+    lost -> closed -> a new one starts ---+-> on_replaced: weights for all of them -> open again
+
+Weights come over one group of learners and all engines, so that nobody can be given any while
+another is still starting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from rollout.admission import Admission
+from rollout.config import RolloutConfig
+
+log = logging.getLogger(__name__)
+CHECK_SECONDS = 60.0
+"""An actor that does not say within this time whether it is well counts as dead."""
+
+
+class EngineError(RuntimeError):
+    """Engines keep dying."""
+
+
+class LostMeanwhileError(RuntimeError):
+    """An actor died while others were being brought into use."""
+
+
+class Actors:
+    """R rollout actors, each in a place of its own.
+
+    Args:
+        make_actor: Creates an actor for the place with the given index.
+        num_actors: R.
+        config: Deadlines and retries.
+        admission: Told which places may have responses.
+        on_usable: Called with the index of a place whose actor may have tickets from now on.
+    """
+
+    def __init__(
+        self,
+        make_actor: Callable[[int], Any],
+        num_actors: int,
+        config: RolloutConfig,
+        admission: Admission,
+        on_usable: Callable[[int], None],
+    ) -> None:
+        self._make_actor = make_actor
+        self._config = config
+        self._admission = admission
+        self._on_usable = on_usable
+        self.handles = [make_actor(index) for index in range(num_actors)]
+        self._up = False
+        self._starting: dict[int, asyncio.Task[None]] = {}
+        """By place, the starts of replacements."""
+        self._repairing: asyncio.Task[None] | None = None
+        self._deaths = [0] * num_actors
+        """By place, since the last finished ticket."""
+        self.num_replaced = 0
+        self.on_replaced: Callable[[], Awaitable[None]] | None = None
+
+    async def start(self) -> dict[str, float]:
+        """Start every engine side by side; returns the slowest one's seconds by part."""
+        times = await asyncio.wait_for(
+            asyncio.gather(*(handle.start.remote() for handle in self.handles)),
+            self._config.start_deadline_seconds,
+        )
+        self._up = True
+        for index in range(len(self.handles)):
+            self._use(index)
+        return max(times, key=lambda t: t["total"])
+
+    async def begin_anew(self) -> None:
+        """Give up replacing, wait for what is starting, and use all places, as for another run.
+
+        Whoever calls gives weights to all.
+        """
+        if self._repairing is not None:
+            self._repairing.cancel()
+            await asyncio.wait({self._repairing})
+            self._repairing = None
+        await self._all_started()
+        self._admission.forgive()
+        self._use_replaced()
+        self.finished_ticket()
+        self.num_replaced = 0
+
+    def finished_ticket(self) -> None:
+        """Take in that engines are of use."""
+        self._deaths = [0] * len(self.handles)
+
+    def started(self) -> list[Any]:
+        """Return the handles of all actors, which are up, if they are.
+
+        Raises:
+            LostMeanwhileError: If one died, and its replacement is not up yet.
+        """
+        if self._starting:
+            raise LostMeanwhileError(f"rollout actors {sorted(self._starting)} are being started")
+        return self.handles
+
+    def lose(self, index: int, handle: Any, error: Exception) -> None:
+        """Replace an actor that died or hangs: once per death, whoever noticed it, however late.
+
+        Args:
+            index: Its place.
+            handle: The actor; nothing happens where there is another by now.
+            error: How it died.
+
+        Raises:
+            EngineError: If it died too often without a finished ticket in between.
+            Exception: `error`, if the actors are only being started for the first time.
+        """
+        if handle is not self.handles[index]:
+            return
+        if not self._up:
+            raise error
+        if index in self._starting:
+            # Its start fails then, and begins again.
+            ray.kill(handle)
+            return
+        self._admission.close(index)
+        self._renew(index, error)
+        self._starting[index] = asyncio.create_task(self._start(index))
+        if self._repairing is None or self._repairing.done():
+            self._repairing = asyncio.create_task(self._repair())
+            # Who waits for admission hears of its failure; who waits for nothing need not.
+            self._repairing.add_done_callback(lambda task: task.cancelled() or task.exception())
+
+    def _renew(self, index: int, error: Exception) -> None:
+        """Put a new actor, which is still to be started, in the place of one that died."""
+        self._deaths[index] += 1
+        ray.kill(self.handles[index])
+        if self._deaths[index] > self._config.max_retries:
+            raise EngineError(
+                f"rollout actor {index} died {self._deaths[index]} times without finishing a "
+                f"ticket, the last time: {_first_line(error)}; logs are in {ray_logs()}"
+            ) from error
+        log.warning("rollout actor %d died and is being replaced: %s", index, _first_line(error))
+        self.handles[index] = self._make_actor(index)
+
+    async def _start(self, index: int) -> None:
+        """Start the new actor of a place, and the next one if that dies."""
+        while True:
+            try:
+                await asyncio.wait_for(
+                    self.handles[index].start.remote(), self._config.start_deadline_seconds
+                )
+                return
+            except (RayError, TimeoutError) as error:
+                self._renew(index, error)
+
+    async def _repair(self) -> None:
+        """Bring replacements into use; whatever dies meanwhile, of all actors, is replaced too."""
+        try:
+            while True:
+                await self._all_started()
+                try:
+                    if self.on_replaced is not None:
+                        await self.on_replaced()
+                except LostMeanwhileError:
+                    continue
+                except RayError as error:
+                    await self._lose_dead(error, known=bool(self._starting))
+                    continue
+                if not self._starting:
+                    break
+        except Exception as error:
+            self._admission.fail(error)
+            raise
+        self._use_replaced()
+
+    async def _all_started(self) -> None:
+        while self._starting:
+            index, starting = next(iter(self._starting.items()))
+            # Whoever waits may be cancelled; the start goes on.
+            await asyncio.wait({starting})
+            del self._starting[index]
+            starting.result()
+
+    def _use_replaced(self) -> None:
+        for index in range(len(self.handles)):
+            if not self._admission.is_open(index):
+                self.num_replaced += 1
+                self._use(index)
+
+    def _use(self, index: int) -> None:
+        self._on_usable(index)
+        self._admission.open(index)
+
+    async def replace_dead(self, error: Exception) -> None:
+        """Find the actors that no longer answer, replace them, and wait until all are usable.
+
+        Args:
+            error: What made the caller look; raised again if every actor answers.
+        """
+        await self._lose_dead(error, known=bool(self._repairing and not self._repairing.done()))
+        await self.replacements()
+
+    async def _lose_dead(self, error: Exception, *, known: bool) -> None:
+        """Find who died; raises `error` where nobody did, nor is `known` to have."""
+        handles = list(self.handles)
+        answers = await asyncio.gather(
+            *(asyncio.wait_for(handle.check.remote(), CHECK_SECONDS) for handle in handles),
+            return_exceptions=True,
+        )
+        dead = [i for i, answer in enumerate(answers) if isinstance(answer, Exception)]
+        if not dead and not known:
+            raise error
+        for index in dead:
+            self.lose(index, handles[index], error)
+
+    async def replacements(self) -> None:
+        """Wait until the actors that are being replaced are usable."""
+        if self._repairing is not None:
+            await asyncio.wait({self._repairing})
+            self._repairing.result()
+
+    async def close(self) -> None:
+        """End engines and actors; what is already dead is left alone."""
+        tasks = [*self._starting.values(), *([self._repairing] if self._repairing else [])]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        closing = [handle.close.remote() for handle in self.handles]
+        if closing:
+            await asyncio.wait([asyncio.ensure_future(_settle(c)) for c in closing], timeout=20)
+        for handle in self.handles:
+            ray.kill(handle)
+
+
+async def _settle(reference: Any) -> None:
+    try:
+        await reference
+    except ray.exceptions.RayError:
+        log.debug("a rollout actor was gone before it could be closed")
+
+
+def ray_logs() -> str:
+    """Folder with the logs of all actors on this node."""
+    node: Any = ray._private.worker.global_worker.node
+    return f"{node.get_session_dir_path()}/logs"
+
+
+def _first_line(error: Exception) -> str:
+    """What an error says, without the lines that Ray adds."""
+    return next(iter(str(error).splitlines()), "") or type(error).__name__

@@ -1,0 +1,110 @@
+"""What an actor says of itself and of its engine's processes when it is asked whether it lives.
+
+driver -> sign_of_life, run inside the actor -> Sign
+                |
+                +-- actor.fault: EngineProcesses, gone or stopped
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from rollout.processes import Process, command, descendants, look, pid_space, shared_memory
+from rollout.stacks import offer
+
+_TITLE = "VLLM::"
+"""How vLLM's processes call themselves."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sign:
+    """What an actor says of itself.
+
+    Example:
+        Sign(pid=4711, started=98765, space="0b6e... pid:[4026531836]", fault="")
+    """
+
+    pid: int
+    started: int
+    """See `rollout.processes.Process`."""
+    space: str
+    """Where `pid` means this process; see `rollout.processes.pid_space`."""
+    fault: str
+    """Why the actor is of no more use although it answers, such as "its engine process 4712 is
+    gone"; "" while nothing is wrong."""
+
+
+def sign_of_life(actor: Any, silence_seconds: float) -> Sign:
+    """Answer for the actor in whose process this runs.
+
+    Args:
+        actor: The instance; its `fault`, if it has one, is asked.
+        silence_seconds: How long a process of its engine may be stopped.
+    """
+    offer()
+    own = look(os.getpid())
+    fault = actor.fault(silence_seconds) if hasattr(actor, "fault") else ""
+    return Sign(os.getpid(), own.started if own else 0, pid_space(), fault)
+
+
+class EngineProcesses:
+    """The processes of this process's engine, each from the first look that finds it.
+
+    vLLM says of some that died that the engine is dead, of others nothing, and nothing of those
+    that are stopped.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[int, Process] = {}
+        self._stopped_since: dict[int, float] = {}
+        self._complete = False
+
+    def complete(self) -> None:
+        """Take in that the engine is up: there will be no more processes than there are now.
+
+        They hold all that they share by now, so that its names can go: what has no name is left
+        behind by no death.
+        """
+        self._find()
+        self._complete = True
+        for pid in self._known:
+            for path in shared_memory(pid):
+                path.unlink(missing_ok=True)
+
+    def fault(self, silence_seconds: float, now: float) -> str:
+        """Say which process is gone or has been stopped for too long, and end the others; or "".
+
+        Args:
+            silence_seconds: How long one may be stopped.
+            now: Any clock's seconds.
+        """
+        if not self._complete:
+            self._find()
+        for pid, first in list(self._known.items()):
+            process = look(pid)
+            if process is None or process.started != first.started:
+                self.kill()
+                return f"its engine process {pid} is gone"
+            if not process.stopped:
+                self._stopped_since.pop(pid, None)
+            elif now - self._stopped_since.setdefault(pid, now) >= silence_seconds:
+                self.kill()
+                return f"its engine process {pid} is stopped"
+        return ""
+
+    def kill(self) -> None:
+        """End those that are left: without the others they are of no use, and hold memory."""
+        for pid, first in list(self._known.items()):
+            process = look(pid)
+            if process is not None and process.started == first.started:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+
+    def _find(self) -> None:
+        for process in descendants(os.getpid()):
+            if process.pid not in self._known and command(process.pid).startswith(_TITLE):
+                self._known[process.pid] = process
