@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from conf.checks import require_path
 from conf.evaluation import HELD_OUT
 from conf.schema import EvaluateConfig, RunConfig
+from conf.secrets import recorded
 from launch.cli.refusals import reading
 from launch.program import UserError, build, prepare_run_dir
 from launch.run.model_folder import check_vocabulary, check_weights, read_settings
@@ -64,7 +65,7 @@ def prepare(composed: DictConfig) -> Inputs:
     check_tokens(config.model.path, [prompts, *sets.values()])
     try_rewards(config, prompts[0], sets)
     prepare_run_dir(Path(config.run_dir), composed, "train")
-    resolved: Any = OmegaConf.to_container(composed, resolve=True)
+    resolved = recorded(composed)
     return Inputs(config, resolved, tokenizer, prompts, sets)
 
 
