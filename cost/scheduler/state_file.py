@@ -27,9 +27,10 @@ _HEADERS = {
 }
 _FAULTS = (
     ValueError, KeyError, TypeError, AttributeError, EOFError, OverflowError, RuntimeError,
-    struct.error, zipfile.BadZipFile,
+    OSError, struct.error, zipfile.BadZipFile,
 )  # fmt: skip
-"""What a damaged file, or one of somebody else, makes its readers raise."""
+"""What a damaged file, or one of somebody else, makes its readers raise; OSError for a place that
+lies outside of it."""
 
 
 def save_state(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
@@ -65,18 +66,20 @@ def load_state(path: str | os.PathLike[str]) -> dict[str, Any]:
         OSError: If the file cannot be read.
         ValueError: If it is not of `save_state`.
     """
-    try:
-        with Path(path).open("rb") as file, zipfile.ZipFile(file) as archive:
-            arrays = _arrays(archive, os.fstat(file.fileno()).st_size)
-        state = _filled(json.loads(arrays.pop(_SKELETON).tobytes()), arrays)
-        if not isinstance(state, dict):
-            raise ValueError(f"it must hold a dict, got {type(state).__name__}")
-        return state
-    except _FAULTS as error:
-        reason = " ".join(f"{type(error).__name__}: {error}".split())
-        raise ValueError(
-            f"path must be a file of save_state ({reason:.200}), got {os.fspath(path)!r}"
-        ) from error
+    with Path(path).open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        try:
+            with zipfile.ZipFile(file) as archive:
+                arrays = _arrays(archive, size)
+            state = _filled(json.loads(arrays.pop(_SKELETON).tobytes()), arrays)
+            if not isinstance(state, dict):
+                raise ValueError(f"it must hold a dict, got {type(state).__name__}")
+            return state
+        except _FAULTS as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise ValueError(
+                f"path must be a file of save_state ({reason:.200}), got {os.fspath(path)!r}"
+            ) from error
 
 
 def _arrays(archive: zipfile.ZipFile, size: int) -> dict[str, np.ndarray]:

@@ -160,8 +160,8 @@ def test_an_array_is_no_larger_than_its_bytes(array, reason, tmp_path):
 @pytest.mark.parametrize(
     "skeleton",
     [
-        '{"dict": {"a": {"array": 0}, "b": {"array": 0}}}', '{"dict": 5}', '{"array": 0', "{}", "[]",
-        '{"dict": {"a": {"array": "skeleton"}}}', "[" * 9**6,
+        '{"dict": {"a": {"array": 0}, "b": {"array": 0}}}', '{"dict": {"a": {"array": "skeleton"}}}',
+        '{"dict": 5}', '{"array": 0', "{}", "[]", "[" * 9**6,
     ],
 )  # fmt: skip
 def test_an_odd_skeleton_is_one_error(skeleton, tmp_path):
