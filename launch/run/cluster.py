@@ -67,6 +67,8 @@ def connect(resources: ResourcesConfig) -> None:
     cores, and on a small one the sum may well exceed them. Nothing of it listens on any other
     interface than loopback, and it asks for this user's token.
     """
+    # Where work is given up, nobody waits for what it had asked for.
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     # Ray starts its workers at nice 15, where engines and learners lose to any other process.
     os.environ.setdefault("RAY_worker_niceness", "0")
     address = resources.address or os.environ.get("RAY_ADDRESS")
