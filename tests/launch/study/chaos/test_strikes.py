@@ -35,7 +35,10 @@ def test_a_strike_depends_on_seed_and_trial_alone():
         ("VLLM::EngineCore", "engine core"),
         ("VLLM::Worker", "engine worker"),
         ("ray::LearnerWorker.update", "learner"),
-        ("/lib/ray/core/src/ray/raylet/raylet --raylet_socket_name=/tmp/x --y gcs_server", "raylet"),
+        (
+            "/lib/ray/core/src/ray/raylet/raylet --raylet_socket_name=/tmp/x --y gcs_server",
+            "raylet",
+        ),
         ("/lib/ray/core/src/ray/gcs/gcs_server --log_dir=/tmp/raylet", "gcs"),
         ("/bin/python -m rollout.rewards.child 50 6971", "reward"),
         ("ray::IDLE", ""),
