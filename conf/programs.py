@@ -14,6 +14,7 @@ from hydra.core.config_store import ConfigStore
 from conf.checks import require, require_name, require_path
 from conf.models import SmolLM2Config, WarmStartConfig
 from conf.schema import EvaluateConfig, RunConfig
+from conf.secrets import SECRET_WORDS
 from conf.studies import ChaosConfig, SimulateConfig, TheoryConfig, VarianceConfig, bench_schema
 from cost.ranges import SEED, amount, count, positive, require_ranges
 
@@ -89,9 +90,6 @@ SUBMIT_FORMS = ("submit", "ray", "kuberay", "slurm")
 _VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
 _KUBERNETES_NAME = r"[a-z0-9]([a-z0-9-]*[a-z0-9])?"
 _IMAGE = r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,254}"
-_SECRET_WORDS = (
-    r"(?i)key|token|secret|passw|passphrase|credential|(^|_)(pass|pat|pwd|pw|auth|dsn|sas)(_|$)"
-)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -210,7 +208,7 @@ class SubmitConfig:
                 )
         for variable in self.env:
             require(
-                re.search(_SECRET_WORDS, variable) is None,
+                re.search(SECRET_WORDS, variable) is None,
                 "env must not hold keys, whose values Ray would keep in its records and logs; put "
                 "the name into secrets",
                 variable,

@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from conf.checks import check_keys, check_values
 from conf.rewards import with_functions
+from conf.secrets import check_secrets, recorded
 from launch.cli.command_line import (
     check_emptied,
     check_options,
@@ -78,6 +79,7 @@ def build(config: DictConfig) -> Any:
             check_emptied(HydraConfig.get().overrides.task, config)
         check_keys(config)
         check_values(config)
+        check_secrets(config)
         return instantiate(with_functions(config), _convert_="object")
     except InstantiationException as error:
         raise UserError(plug_sentence(error, config)) from error
@@ -103,7 +105,8 @@ hydra:
 def prepare_run_dir(path: Path, config: DictConfig, program: str, *, again: bool = False) -> Path:
     """Create the run folder and write the resolved configuration into it.
 
-    `config.yaml` is a configuration of its own: the program runs from it alone.
+    `config.yaml` is a configuration of its own: the program runs from it alone, or with what it
+    took from the environment.
 
     Args:
         path: The folder.
@@ -124,7 +127,7 @@ def prepare_run_dir(path: Path, config: DictConfig, program: str, *, again: bool
         if not again and any(path.iterdir()):
             raise UserError(f"run_dir must be new or empty, got {str(path)!r}; choose another")
         header = HEADER.format(program=program, path=shlex.quote(str(path)))
-        text = header + OmegaConf.to_yaml(config, resolve=True)
+        text = header + OmegaConf.to_yaml(OmegaConf.create(recorded(config)))
         partial = path / ".config.yaml.partial"
         partial.write_text(text, encoding="utf-8")
         partial.replace(path / "config.yaml")

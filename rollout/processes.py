@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PROC = Path("/proc")
+SHARED = Path("/dev/shm")
 _TICKS = os.sysconf("SC_CLK_TCK")
 _GONE = "ZXx"
 """States of what has ended and is only still listed."""
@@ -102,6 +103,14 @@ def shared_memory(pid: int, proc: Path = PROC) -> set[Path]:
     except OSError:
         return set()
     return {Path(path) for path in re.findall(r" (/dev/shm/(?:psm_|sem\.)\S+)$", maps, re.M)}
+
+
+def left_semaphores(pid: int) -> set[Path]:
+    """Return the semaphores that a process made through joblib and does not hold.
+
+    joblib makes one when it is imported, and forgets its name where a signal ends the process.
+    """
+    return set(SHARED.glob(f"sem.loky-{pid}-*")) - shared_memory(pid)
 
 
 def belongs(pid: int, variable: str, proc: Path = PROC) -> bool:

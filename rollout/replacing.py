@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 
 from rollout.admission import Admission
 from rollout.config import RolloutConfig
@@ -141,9 +141,9 @@ class Actors:
         if self._deaths[index] > self._config.max_retries:
             raise EngineError(
                 f"rollout actor {index} died {self._deaths[index]} times without finishing a "
-                f"ticket, the last time: {_first_line(error)}; logs are in {ray_logs()}"
+                f"ticket, the last time: {_reason(error)}; logs are in {ray_logs()}"
             ) from error
-        log.warning("rollout actor %d died and is being replaced: %s", index, _first_line(error))
+        log.warning("rollout actor %d died and is being replaced: %s", index, _reason(error))
         self.handles[index] = self._make_actor(index)
 
     async def _start(self, index: int) -> None:
@@ -206,16 +206,18 @@ class Actors:
 
     async def _lose_dead(self, error: Exception, *, known: bool) -> None:
         """Find who died; raises `error` where nobody did, nor is `known` to have."""
-        handles = list(self.handles)
+        # Those that are starting have nothing to say, and are replaced already.
+        asked = {i: h for i, h in enumerate(self.handles) if i not in self._starting}
         answers = await asyncio.gather(
-            *(asyncio.wait_for(handle.check.remote(), CHECK_SECONDS) for handle in handles),
+            *(asyncio.wait_for(handle.check.remote(), CHECK_SECONDS) for handle in asked.values()),
             return_exceptions=True,
         )
-        dead = [i for i, answer in enumerate(answers) if isinstance(answer, Exception)]
+        found = zip(asked.items(), answers, strict=True)
+        dead = [place for place, answer in found if isinstance(answer, Exception)]
         if not dead and not known:
             raise error
-        for index in dead:
-            self.lose(index, handles[index], error)
+        for index, handle in dead:
+            self.lose(index, handle, error)
 
     async def replacements(self) -> None:
         """Wait until the actors that are being replaced are usable."""
@@ -249,6 +251,8 @@ def ray_logs() -> str:
     return f"{node.get_session_dir_path()}/logs"
 
 
-def _first_line(error: Exception) -> str:
-    """What an error says, without the lines that Ray adds."""
+def _reason(error: BaseException) -> str:
+    """What an error says, in one line, without those that Ray adds."""
+    if isinstance(error, RayTaskError) and error.cause is not None:
+        return _reason(error.cause)
     return next(iter(str(error).splitlines()), "") or type(error).__name__

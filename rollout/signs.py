@@ -13,7 +13,15 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
-from rollout.processes import Process, command, descendants, look, pid_space, shared_memory
+from rollout.processes import (
+    Process,
+    command,
+    descendants,
+    left_semaphores,
+    look,
+    pid_space,
+    shared_memory,
+)
 from rollout.stacks import offer
 
 _TITLE = "VLLM::"
@@ -46,6 +54,8 @@ def sign_of_life(actor: Any, silence_seconds: float) -> Sign:
         silence_seconds: How long a process of its engine may be stopped.
     """
     offer()
+    for path in left_semaphores(os.getpid()):
+        path.unlink(missing_ok=True)
     own = look(os.getpid())
     fault = actor.fault(silence_seconds) if hasattr(actor, "fault") else ""
     return Sign(os.getpid(), own.started if own else 0, pid_space(), fault)
@@ -72,7 +82,7 @@ class EngineProcesses:
         self._find()
         self._complete = True
         for pid in self._known:
-            for path in shared_memory(pid):
+            for path in shared_memory(pid) | left_semaphores(pid):
                 path.unlink(missing_ok=True)
 
     def fault(self, silence_seconds: float, now: float) -> str:

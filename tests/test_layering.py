@@ -22,6 +22,7 @@ HEAVY = {"ray", "vllm", "deepspeed", "wandb", "torch"}
 SHELLS = {
     "rollout/pool.py": {"ray"},
     "rollout/gloo_transfer.py": {"torch", "vllm"},
+    "rollout/rendezvous.py": {"torch"},
     "rollout/weight_transfer.py": {"ray", "torch", "vllm"},
     "rollout/engines/vllm_engine.py": {"vllm"},
     "learner/deepspeed_engine.py": {"deepspeed"},

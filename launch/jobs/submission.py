@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 
 from conf.programs import SubmitConfig
 from conf.schema import RunConfig
+from conf.secrets import SECRET_TEXT
 from launch.jobs.forms import kuberay_manifest, ray_line, slurm_script
 from launch.jobs.nodes import nodes_for
 from launch.jobs.package import pack
@@ -55,7 +56,17 @@ def checked_run(config: SubmitConfig, overrides: Sequence[str]) -> RunConfig:
 
 
 def allowed_variables(names: Sequence[str], environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables with these names that are set, with their values."""
+    """Return the variables with these names that are set, with their values.
+
+    Raises:
+        UserError: If one holds a password or a key, whatever its name.
+    """
+    for name in names:
+        if SECRET_TEXT.search(environ.get(name, "")):
+            raise UserError(
+                "env must not hold variables with a password or key in them, which Ray would keep "
+                f"in its records and logs; put the name into secrets, got {name}"
+            )
     return {name: environ[name] for name in names if name in environ}
 
 

@@ -17,6 +17,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ray.exceptions import RayActorError
+
 from conf.checkpoint import CheckpointConfig
 from cost.state_file import load_state, save_state
 from cost.types import LengthReport
@@ -30,6 +32,8 @@ from launch.record.checkpoint import (
     remove_older,
     seal,
 )
+from launch.record.told import why
+from launch.run.deaths import PartDied
 from launch.run.position import Position
 from rollout.group_file import load_group, save_group
 from rollout.types import GroupRef
@@ -157,8 +161,10 @@ class Checkpoints:
     def _tell(self, error: Exception) -> None:
         """Say once of each reason that there is no checkpoint."""
         cause = getattr(error, "cause", None) or error
-        reason = getattr(cause, "strerror", None) or " ".join(str(cause).split())
-        reason = reason or type(cause).__name__
+        if isinstance(cause, RayActorError | PartDied):
+            # Said by whoever finds out what died.
+            return
+        reason = why(cause)
         if reason not in self._told:
             self._told.add(reason)
             log.warning(

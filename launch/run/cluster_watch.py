@@ -11,6 +11,7 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 
@@ -24,6 +25,9 @@ END_SECONDS = 90.0
 """Longest time that the program may then take to end in order; Ray ends it a minute after its GCS
 is gone, without a word."""
 CONNECT_SECONDS = 5.0
+ANSWER_SECONDS = 5
+MOST_SECONDS = LOOK_SECONDS + CONNECT_SECONDS + ANSWER_SECONDS
+"""What one look can take."""
 log = logging.getLogger(__name__)
 
 
@@ -129,10 +133,12 @@ class ClusterWatch:
         self._closed.set()
 
     def _watch(self) -> None:
-        how, seconds = "", LOOK_SECONDS
+        how, before = "", time.monotonic()
         while not how:
             if self._closed.wait(LOOK_SECONDS):
                 return
+            # Counted in looks, so that a process that stood still does not find everything silent.
+            seconds, before = min(time.monotonic() - before, MOST_SECONDS), time.monotonic()
             how = self._cluster.look(seconds, self._limit)
         died = PartDied(CLUSTER, how, self._logs)
         # At once: what Ray does in this process may end it before anybody else can say so.

@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from conf.checks import require_path
 from conf.evaluation import HELD_OUT
 from conf.schema import EvaluateConfig, RunConfig
+from conf.secrets import recorded
 from launch.cli.refusals import reading
 from launch.program import UserError, build, prepare_run_dir
 from launch.record.checkpoint import Checkpoint
@@ -72,7 +73,7 @@ def prepare(composed: DictConfig) -> Inputs:
         )
     check_tokens(config.model.path, [prompts, *sets.values()])
     try_rewards(config, prompts[0], sets)
-    resolved: Any = OmegaConf.to_container(composed, resolve=True)
+    resolved = recorded(composed)
     described, run_dir, saved = about(resolved, prompts), Path(config.run_dir), None
     changed: Mapping[str, tuple[Any, Any]] = {}
     if config.resume is not None:

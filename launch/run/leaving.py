@@ -13,8 +13,8 @@ from contextlib import suppress
 
 import ray
 
-from launch.run.cluster_watch import AnswersOf, ClusterWatch, ProcessesOf
-from rollout.processes import belongs, every, look
+from launch.run.cluster_watch import ANSWER_SECONDS, AnswersOf, ClusterWatch, ProcessesOf
+from rollout.processes import belongs, every, left_semaphores, look
 from rollout.replacing import ray_logs
 
 SHUTDOWN_SECONDS = 20.0
@@ -60,6 +60,9 @@ def leave() -> None:
     """Disconnect, end a cluster that was started here, and kill what is left of it."""
     global _watch
     pids = _processes()
+    if _watch is not None:
+        _watch.close()
+        _watch = None
     if in_time(SHUTDOWN_SECONDS, ray.shutdown):
         kill_cluster(pids)
     else:
@@ -67,9 +70,6 @@ def leave() -> None:
         kill_cluster(pids)
         nowhere = os.open(os.devnull, os.O_WRONLY)
         faulthandler.dump_traceback_later(EXIT_SECONDS, exit=True, file=nowhere)
-    if _watch is not None:
-        _watch.close()
-        _watch = None
 
 
 def in_time(seconds: float, call: Callable[[], object]) -> bool:
@@ -102,6 +102,8 @@ def kill_cluster(pids: Mapping[str, int]) -> None:
     for pid in left:
         with suppress(ProcessLookupError, PermissionError):
             os.kill(pid, signal.SIGKILL)
+        for path in left_semaphores(pid):
+            path.unlink(missing_ok=True)
     while time.monotonic() < deadline and any(look(pid) for pid in left):
         time.sleep(0.05)
 
@@ -117,7 +119,9 @@ def _joined() -> AnswersOf:
     from ray._raylet import GcsClient  # type: ignore[attr-defined]
 
     address = str(ray.get_runtime_context().gcs_address)
-    return AnswersOf(address, lambda: GcsClient(address=address).check_alive([], timeout=5))
+    return AnswersOf(
+        address, lambda: GcsClient(address=address).check_alive([], timeout=ANSWER_SECONDS)
+    )
 
 
 def _give_up(raylet: int) -> None:

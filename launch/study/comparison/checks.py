@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from conf.programs import CompareConfig
+from conf.secrets import recorded
 from launch.cli.refusals import one_line
 from launch.program import UserError, build
 from launch.record.run_folder import read_config
@@ -139,7 +140,7 @@ def require_same_settings(run: PlannedRun) -> None:
         there = _flat(read_config(run.run_dir))
     composed = run.composed.copy()
     composed.model.path = resolve_model(composed.model.path)
-    asked = _flat(OmegaConf.to_container(composed, resolve=True))
+    asked = _flat(recorded(composed))
     for key in sorted(there.keys() | asked.keys()):
         if there.get(key, "nothing") != asked.get(key, "nothing"):
             raise UserError(

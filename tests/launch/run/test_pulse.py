@@ -1,0 +1,122 @@
+"""When silence is death: laws over all sequences of looks, and what is seen of real processes."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from launch.run.pulse import IDLE_FACTOR, UNSEEN_FACTOR, Eye, Pulse, Seen
+from rollout.signs import Sign, sign_of_life
+
+LIMIT, PERIOD = 30.0, 5.0
+looks = st.lists(st.sampled_from(list(Seen)), max_size=60)
+
+
+def verdicts(seen):
+    pulse = Pulse(LIMIT)
+    return [pulse.look(PERIOD, one) for one in seen]
+
+
+@pytest.mark.parametrize(
+    ("seen", "seconds"),
+    [
+        (Seen.STOPPED, LIMIT),
+        (Seen.IDLE, LIMIT * IDLE_FACTOR),
+        (Seen.NOTHING, LIMIT * UNSEEN_FACTOR),
+    ],
+)
+def test_what_is_silent_dies_after_its_time_and_not_before(seen, seconds):
+    found = verdicts([seen] * int(seconds / PERIOD))
+    assert not any(found[:-1])
+    assert found[-1] == f"does not answer for {seconds:.0f} s: its process {seen.value}"
+
+
+@given(st.integers(1, 200))
+def test_what_is_at_work_never_dies(number):
+    assert not any(verdicts([Seen.AT_WORK] * number))
+
+
+@given(looks, st.integers(1, 20))
+def test_one_look_at_work_pardons_what_was_idle_or_stopped_before(before, number):
+    seen = [one for one in before if one is not Seen.GONE]
+    pulse = Pulse(LIMIT)
+    for one in [*seen, Seen.AT_WORK]:
+        pulse.look(PERIOD, one)
+    stopped = [pulse.look(PERIOD, Seen.STOPPED) for _ in range(number)]
+    assert any(stopped) == (number * PERIOD >= LIMIT)
+
+
+@given(looks)
+def test_an_answer_pardons_everything(before):
+    pulse = Pulse(LIMIT)
+    for one in before:
+        pulse.look(PERIOD, one)
+    pulse.answered()
+    assert pulse.silent_seconds == 0
+    assert not pulse.look(PERIOD, Seen.STOPPED)
+
+
+@given(looks)
+def test_what_is_gone_is_dead_at_once_and_nothing_before_the_least_time(seen):
+    found = verdicts(seen)
+    for number, (one, how) in enumerate(zip(seen, found, strict=True), start=1):
+        if one is Seen.GONE:
+            assert how == "died"
+        elif how:
+            assert number * PERIOD >= LIMIT
+
+
+@pytest.fixture
+def process():
+    started = []
+
+    def start(code):
+        arguments = [sys.executable, "-c", f"print('ready', flush=True)\n{code}"]
+        started.append(subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True))
+        assert started[-1].stdout.readline() == "ready\n"
+        return started[-1]
+
+    yield start
+    for one in started:
+        one.kill()
+        one.wait()
+        one.stdout.close()
+
+
+def sign_of(pid):
+    from rollout.processes import look
+
+    return replace(sign_of_life(None, 30), pid=pid, started=look(pid).started)
+
+
+def test_the_eye_tells_work_from_sleep_from_a_stop_from_an_end(process):
+    busy, idle = process("while True: pass"), process("import time; time.sleep(100)")
+    signs = {one.pid: sign_of(one.pid) for one in (busy, idle)}
+    eyes = {pid: Eye() for pid in signs}
+    for pid, sign in signs.items():
+        assert eyes[pid].see(sign, 1.0) is Seen.AT_WORK, "one look says nothing"
+    time.sleep(0.3)
+    assert eyes[busy.pid].see(signs[busy.pid], 0.3) is Seen.AT_WORK
+    assert eyes[idle.pid].see(signs[idle.pid], 1.0) is Seen.IDLE
+    busy.send_signal(signal.SIGSTOP)
+    deadline = time.monotonic() + 30
+    while eyes[busy.pid].see(signs[busy.pid], 0.1) is not Seen.STOPPED:
+        assert time.monotonic() < deadline
+    busy.kill()
+    while eyes[busy.pid].see(signs[busy.pid], 0.1) is not Seen.GONE:
+        assert time.monotonic() < deadline
+
+
+def test_what_is_elsewhere_is_not_seen_and_another_process_with_the_id_is_not_taken_for_it():
+    here = sign_of_life(None, 30)
+    assert Eye().see(None, 1.0) is Seen.NOTHING
+    assert Eye().see(replace(here, space="elsewhere"), 1.0) is Seen.NOTHING
+    assert Eye().see(replace(here, space=""), 1.0) is Seen.NOTHING
+    assert Eye().see(here, 1.0) is Seen.AT_WORK
+    assert Eye().see(Sign(os.getpid(), here.started - 1, here.space, ""), 1.0) is Seen.GONE

@@ -1,0 +1,265 @@
+"""Vitals in simulated time, over parts that answer, hang, die and are replaced."""
+
+import asyncio
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import pytest
+from ray import exceptions
+
+from launch.run import vitals as module
+from launch.run.deaths import PartDied
+from launch.run.pulse import Seen
+from launch.run.vitals import Part, Vitals
+from launch.study.simulation.clock import run
+from rollout.signs import Sign
+
+LIMIT = 30.0
+
+
+def died(handle):
+    error = exceptions.ActorDiedError()
+    error.actor_id = handle.name
+    return error
+
+
+@dataclass(eq=False)
+class Handle:
+    """An actor that answers, or is "hung", "dead", or has a "fault"."""
+
+    name: str
+    state: str = "well"
+    seen: Seen = Seen.AT_WORK
+    num_asked: int = 0
+
+    @property
+    def _actor_id(self):
+        return SimpleNamespace(hex=lambda: self.name)
+
+    @property
+    def __ray_call__(self):
+        return self
+
+    def options(self, **_):
+        return self
+
+    async def remote(self, *_):
+        self.num_asked += 1
+        while self.state == "hung":
+            await asyncio.sleep(1)
+        if self.state == "dead":
+            raise died(self)
+        return Sign(1, 2, self.name, "its engine is gone" if self.state == "fault" else "")
+
+
+@pytest.fixture
+def make(tmp_path, monkeypatch):
+    """Vitals over handles, with processes that do what the handles say."""
+    killed = []
+    monkeypatch.setattr(module, "ray_logs", lambda: "/logs")
+    monkeypatch.setattr(module, "_kill", lambda sign: killed.append(sign and sign.space))
+    monkeypatch.setattr(module.ray, "kill", lambda handle: None)
+
+    def build(*handles, lost=None):
+        by_name = {handle.name: handle for handle in handles}
+
+        class FakeEye:
+            def see(self, sign, seconds):
+                return by_name[sign.space].seen if sign is not None else Seen.NOTHING
+
+        monkeypatch.setattr(module, "Eye", FakeEye)
+        made = Vitals(silence_seconds=LIMIT, run_dir=tmp_path)
+        made.killed = killed
+        for handle in handles:
+            made.watch(handle.name, lambda h=handle: [Part(h.name, h, lost)])
+        return made
+
+    return build
+
+
+def in_time(main):
+    async def scenario():
+        loop = asyncio.get_running_loop()
+        found = await main()
+        return found, loop.time()
+
+    return run(scenario())
+
+
+def test_parts_that_answer_are_asked_all_the_time_and_let_work_end(make):
+    async def main():
+        parts = [Handle("scheduler"), Handle("learner 0")]
+        vitals = make(*parts)
+        vitals.start()
+
+        async def work():
+            await asyncio.sleep(600)
+            return "done"
+
+        assert await vitals.guard(work()) == "done"
+        vitals.close()
+        return [part.num_asked for part in parts]
+
+    found, _ = in_time(main)
+    assert min(found) >= 600 / (LIMIT / 3)
+
+
+@pytest.mark.parametrize(
+    ("state", "seen", "how", "most_seconds"),
+    [
+        ("dead", Seen.AT_WORK, "died", 15),
+        ("hung", Seen.GONE, "died", 15),
+        ("hung", Seen.STOPPED, "does not answer for 30 s: its process is stopped", 50),
+        ("hung", Seen.IDLE, "does not answer for 60 s: its process has nothing to do", 80),
+        ("fault", Seen.AT_WORK, "its engine is gone", 15),
+    ],
+)
+def test_a_part_that_dies_or_hangs_ends_the_work_and_is_named(make, state, seen, how, most_seconds):
+    async def main():
+        sick = Handle("learner 1")
+        vitals = make(Handle("scheduler"), sick)
+        vitals.start()
+
+        async def work():
+            await asyncio.sleep(100)
+            sick.state, sick.seen = state, seen
+            await asyncio.sleep(1e6)
+
+        with pytest.raises(PartDied) as found:
+            await vitals.guard(work())
+        vitals.close()
+        assert (found.value.part, found.value.how) == ("learner 1", how)
+        assert vitals.killed == ["learner 1"]
+
+    _, seconds = in_time(main)
+    assert seconds <= 100 + most_seconds
+
+
+def test_what_is_at_work_may_be_silent_for_hours(make):
+    async def main():
+        busy = Handle("learner 0", "hung", Seen.AT_WORK)
+        vitals = make(busy)
+        vitals._living()[0].sign = Sign(1, 2, "learner 0", "")
+        vitals.start()
+        await vitals.guard(asyncio.sleep(10_000))
+        vitals.close()
+        return vitals.killed
+
+    assert in_time(main)[0] == []
+
+
+def test_a_part_that_is_replaced_ends_no_work(make):
+    async def main():
+        sick, lost = Handle("rollout actor 0"), []
+        vitals = make(sick, lost=lost.append)
+        vitals.start()
+
+        async def work():
+            sick.state = "fault"
+            await asyncio.sleep(300)
+
+        await vitals.guard(work())
+        vitals.close()
+        return lost
+
+    (death,) = in_time(main)[0]
+    assert str(death) == "rollout actor 0 its engine is gone; its log is /logs"
+
+
+def test_what_cannot_be_replaced_any_more_ends_the_work(make):
+    def lost(death):
+        raise RuntimeError("died too often")
+
+    async def main():
+        vitals = make(Handle("rollout actor 0", "dead"), lost=lost)
+        vitals.start()
+        with pytest.raises(RuntimeError, match=r"^died too often$"):
+            await vitals.guard(asyncio.sleep(1e6))
+        vitals.close()
+
+    in_time(main)
+
+
+def test_the_inner_work_hears_of_a_death_and_the_outer_goes_on(make):
+    async def main():
+        sick = Handle("scheduler")
+        vitals = make(sick)
+        vitals.start()
+
+        async def outer():
+            sick.state = "dead"
+            with pytest.raises(PartDied):
+                await vitals.guard(asyncio.sleep(1e6))
+            vitals.watch("scheduler", lambda: [Part("scheduler", Handle("scheduler"))])
+            await asyncio.sleep(500)
+            return "recovered"
+
+        found = await vitals.guard(outer())
+        vitals.close()
+        return found
+
+    assert in_time(main)[0] == "recovered"
+
+
+def test_a_death_while_nothing_was_guarded_ends_the_next_work(make):
+    async def main():
+        vitals = make(Handle("scheduler", "dead"))
+        vitals.start()
+        await asyncio.sleep(100)
+        with pytest.raises(PartDied, match=r"^scheduler died"):
+            await vitals.guard(asyncio.sleep(1e6))
+        await vitals.guard(asyncio.sleep(1))
+        vitals.close()
+
+    in_time(main)
+
+
+def raised_in_a_task(cause):
+    return exceptions.RayTaskError("run", "Traceback ...", cause).as_instanceof_cause()
+
+
+def test_the_culprit_is_the_part_that_died_and_not_the_one_that_says_so(make):
+    """A rollout actor reports to a scheduler that is gone; a learner loses its peer."""
+
+    async def main(error_of):
+        scheduler, learner = Handle("scheduler"), Handle("learner 1")
+        vitals = make(scheduler, learner)
+        for watched in vitals._living():
+            watched.sign = Sign(1, 2, watched.part.name, "")
+
+        async def work():
+            raise error_of(scheduler, learner)
+
+        try:
+            await vitals.guard(work())
+        except PartDied as death:
+            return death.part
+        except ValueError as error:
+            return str(error.cause)
+
+    def report(scheduler, learner):
+        scheduler.seen = Seen.GONE
+        return raised_in_a_task(died(scheduler))
+
+    def peer(scheduler, learner):
+        learner.seen = Seen.GONE
+        return raised_in_a_task(RuntimeError("Connection closed by peer"))
+
+    def bug(scheduler, learner):
+        return raised_in_a_task(ValueError("a bug"))
+
+    assert in_time(lambda: main(report))[0] == "scheduler"
+    assert in_time(lambda: main(peer))[0] == "learner 1"
+    assert in_time(lambda: main(bug))[0] == "a bug"
+
+
+def test_an_engine_that_happens_to_be_dead_is_no_reason_for_another_error(make):
+    async def main():
+        engine = Handle("rollout actor 0", seen=Seen.GONE)
+        vitals = make(engine, lost=lambda death: None)
+        vitals._living()[0].sign = Sign(1, 2, "rollout actor 0", "")
+        unrelated = await vitals.culprit(raised_in_a_task(ValueError("a bug")))
+        own = await vitals.culprit(died(engine))
+        return unrelated, own.part
+
+    assert in_time(main)[0] == (None, "rollout actor 0")

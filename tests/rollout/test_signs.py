@@ -1,0 +1,82 @@
+"""Signs of life, with processes that call themselves as an engine's do."""
+
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from types import SimpleNamespace
+
+import pytest
+
+from rollout.processes import look, pid_space
+from rollout.signs import EngineProcesses, sign_of_life
+
+ENGINE = """
+import sys, time
+from setproctitle import setproctitle
+setproctitle("VLLM::EngineCore")
+print("ready", flush=True)
+time.sleep(100)
+"""
+
+
+@pytest.fixture
+def engines():
+    started = []
+    for _ in range(2):
+        process = subprocess.Popen(
+            [sys.executable, "-c", ENGINE], stdout=subprocess.PIPE, text=True
+        )
+        started.append(process)
+    for process in started:
+        assert process.stdout.readline() == "ready\n"
+    yield started
+    for process in started:
+        process.kill()
+        process.wait()
+        process.stdout.close()
+
+
+def wait_for(condition):
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_an_actor_says_who_it_is_and_what_is_wrong():
+    sign = sign_of_life(SimpleNamespace(fault=lambda seconds: f"bad for {seconds}"), 30)
+    own = look(os.getpid())
+    assert (sign.pid, sign.started, sign.space) == (own.pid, own.started, pid_space())
+    assert sign.fault == "bad for 30"
+    assert sign_of_life(SimpleNamespace(), 30).fault == ""
+
+
+@pytest.mark.parametrize("complete", [False, True])
+def test_an_engine_without_one_of_its_processes_is_of_no_use_and_ends(engines, complete):
+    watched = EngineProcesses()
+    if complete:
+        watched.complete()
+    assert watched.fault(30, now=0.0) == ""
+    engines[1].kill()
+    wait_for(lambda: look(engines[1].pid) is None)
+    assert watched.fault(math.inf, now=1.0) == f"its engine process {engines[1].pid} is gone"
+    wait_for(lambda: look(engines[0].pid) is None)
+
+
+def test_a_stopped_process_is_waited_for_and_then_ended(engines):
+    watched = EngineProcesses()
+    watched.complete()
+    engines[0].send_signal(signal.SIGSTOP)
+    wait_for(lambda: look(engines[0].pid).stopped)
+    assert watched.fault(30, now=0.0) == watched.fault(30, now=29.0) == ""
+    engines[0].send_signal(signal.SIGCONT)
+    wait_for(lambda: not look(engines[0].pid).stopped)
+    assert watched.fault(30, now=31.0) == ""
+    engines[0].send_signal(signal.SIGSTOP)
+    wait_for(lambda: look(engines[0].pid).stopped)
+    assert watched.fault(30, now=40.0) == watched.fault(30, now=69.0) == ""
+    assert watched.fault(30, now=70.0) == f"its engine process {engines[0].pid} is stopped"
+    wait_for(lambda: all(look(engine.pid) is None for engine in engines))
