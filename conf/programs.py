@@ -15,7 +15,7 @@ from conf.checks import require, require_name, require_path
 from conf.models import SmolLM2Config, WarmStartConfig
 from conf.schema import EvaluateConfig, RunConfig
 from conf.secrets import SECRET_WORDS
-from conf.studies import SimulateConfig, TheoryConfig, VarianceConfig, bench_schema
+from conf.studies import ChaosConfig, SimulateConfig, TheoryConfig, VarianceConfig, bench_schema
 from cost.ranges import SEED, amount, count, positive, require_ranges
 
 BUDGET_AXES = ("generated_tokens", "trained_tokens", "seconds", "steps")
@@ -281,5 +281,6 @@ def register() -> None:
     store.store(name="smollm2_schema", node=SmolLM2Config)
     store.store(name="bench_schema", node=bench_schema())
     store.store(name="theory_schema", node=TheoryConfig)
+    store.store(name="chaos_schema", node=ChaosConfig)
     store.store(name="variance_schema", node=VarianceConfig)
     store.store(name="warmstart_schema", node=WarmStartConfig)

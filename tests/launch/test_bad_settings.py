@@ -16,6 +16,7 @@ PROGRAMS = {
     "train": ["experiment=quickstart"],
     "evaluate": ["experiment=quickstart_check", "model.path=model"],
     "bench": [],
+    "chaos": [],
     "simulate": [],
     "compare": [],
     "submit": [],
