@@ -17,7 +17,6 @@ from cost.types import LengthReport, RewardStatus, Selection, Ticket
 from launch.run.cluster import Placement
 from launch.run.remote import Watch, start_scheduler
 from launch.run.system import System
-from launch.study.bench.growth import memory_of_tree
 from launch.study.simulation.policy import SimulatedPolicy
 from launch.study.simulation.profile import Profile
 from launch.study.simulation.system import made_up_group
