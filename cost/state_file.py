@@ -99,9 +99,9 @@ def _arrays(archive: zipfile.ZipFile, size: int) -> dict[str, np.ndarray]:
 
 def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
     with archive.open(member) as stream:
-        version = np.lib.format.read_magic(stream)
+        version = np.lib.format.read_magic(stream)  # type: ignore[no-untyped-call]
         read_header = _HEADERS[version]
-        shape, _, dtype = read_header(stream)
+        shape, _, dtype = read_header(stream)  # type: ignore[no-untyped-call]
         described = stream.tell() + math.prod(shape) * dtype.itemsize
     if not dtype.itemsize or min(shape, default=0) < 0 or described != member.file_size:
         raise ValueError(
@@ -109,7 +109,7 @@ def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
             f"{member.file_size} bytes"
         )
     with archive.open(member) as stream:
-        array: np.ndarray = np.lib.format.read_array(stream, allow_pickle=False)
+        array: np.ndarray = np.lib.format.read_array(stream, allow_pickle=False)  # type: ignore[no-untyped-call]
         return array
 
 

@@ -151,6 +151,7 @@ class RolloutActor:
             num_processes=self._config.reward_processes,
             timeout_seconds=self._config.reward_timeout_seconds,
             max_late_in_a_row=self._config.reward_max_late_in_a_row,
+            max_dead_in_a_row=self._config.reward_max_dead_in_a_row,
         )
         # Building blocks for tens of seconds; in a thread, calls to this actor stay answerable.
         await asyncio.gather(asyncio.to_thread(self._build), self._rewards.start())

@@ -147,6 +147,14 @@ class RolloutConfig:
             )
 
     @property
+    def reward_max_dead_in_a_row(self) -> int | None:
+        """Processes that scoring ends in a row after which an actor stops; None for never.
+
+        Each takes a moment to replace: whole batches would hold up what can be said at once.
+        """
+        return None if self.reward_max_crashed_share == 1 else 16
+
+    @property
     def reward_max_late_in_a_row(self) -> int | None:
         """Time-outs in a row after which an actor stops scoring; None for never.
 

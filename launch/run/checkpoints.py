@@ -17,8 +17,6 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ray.exceptions import RayActorError
-
 from conf.checkpoint import CheckpointConfig
 from cost.state_file import load_state, save_state
 from cost.types import LengthReport
@@ -33,7 +31,7 @@ from launch.record.checkpoint import (
     seal,
 )
 from launch.record.told import why
-from launch.run.deaths import PartDied
+from launch.run.deaths import PartDied, actor_death
 from launch.run.position import Position
 from rollout.group_file import load_group, save_group
 from rollout.types import GroupRef
@@ -160,10 +158,10 @@ class Checkpoints:
 
     def _tell(self, error: Exception) -> None:
         """Say once of each reason that there is no checkpoint."""
-        cause = getattr(error, "cause", None) or error
-        if isinstance(cause, RayActorError | PartDied):
+        if isinstance(error, PartDied) or actor_death(error) is not None:
             # Said by whoever finds out what died.
             return
+        cause = getattr(error, "cause", None) or error
         reason = why(cause)
         if reason not in self._told:
             self._told.add(reason)

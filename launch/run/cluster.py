@@ -26,7 +26,7 @@ from launch.run.auth_token import keep_token_private
 from launch.run.leaving import begin_watch, in_time, leave, watch_of_cluster
 from launch.run.parity import ParityError
 from rollout.replacing import EngineError, ray_logs
-from rollout.rewards.pool import SlowRewardError
+from rollout.rewards.pool import HopelessRewardError
 
 CONNECT_SECONDS = 10.0
 START_TRIES = 3
@@ -200,7 +200,7 @@ def cluster(resources: ResourcesConfig) -> Iterator[None]:
         if watch is not None and watch.died is not None:
             raise watch.died from error
         cause = getattr(error, "cause", None)
-        if isinstance(cause, SlowRewardError):
+        if isinstance(cause, HopelessRewardError):
             raise UserError(str(cause)) from error
         what = (
             str(error)

@@ -33,8 +33,8 @@ _END_SECONDS = 1.0
 """A supervisor that has not ended all within this time is itself killed."""
 
 
-class SlowRewardError(RuntimeError):
-    """Scoring has timed out for so many responses in a row that no other outcome is in sight."""
+class HopelessRewardError(RuntimeError):
+    """Scoring has failed in one way so often in a row that no other outcome is in sight."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +62,7 @@ class RewardPool:
         num_processes: int = 1,
         timeout_seconds: float = 10.0,
         max_late_in_a_row: int | None = None,
+        max_dead_in_a_row: int | None = None,
     ) -> None:
         """Hold the settings; `start` starts the processes.
 
@@ -72,6 +73,7 @@ class RewardPool:
                 does not count.
             max_late_in_a_row: Give up when scoring has timed out for more responses than these
                 and for no other in between; None to go on for ever.
+            max_dead_in_a_row: The same for responses whose scoring ended its process.
 
         Raises:
             ValueError: If a number is out of range.
@@ -85,6 +87,8 @@ class RewardPool:
         self._num_processes = num_processes
         self._max_late_in_a_row = max_late_in_a_row
         self._late_in_a_row = 0
+        self._max_dead_in_a_row = max_dead_in_a_row
+        self._dead_in_a_row = 0
         # Free places: an idle process, or None where one has to be started.
         self._places: asyncio.Queue[_Child | None] = asyncio.Queue()
         for _ in range(num_processes):
@@ -113,7 +117,7 @@ class RewardPool:
 
         Raises:
             RuntimeError: If the pool is closed, or a process cannot load the reward.
-            SlowRewardError: If scoring has only timed out for too long.
+            HopelessRewardError: If scoring has only timed out, or ended its process, for too long.
         """
         if self._closed:
             raise RuntimeError("the reward pool is closed")
@@ -145,8 +149,9 @@ class RewardPool:
             async with asyncio.timeout(self._timeout_seconds):
                 answer = await child.ask(item)
             healthy = True
-            self._late_in_a_row = 0
+            self._late_in_a_row = self._dead_in_a_row = 0
         except TimeoutError:
+            self._dead_in_a_row = 0
             self._count_late(item)
             message = f"scoring took longer than {self._timeout_seconds} seconds"
             return ScoredResponse(None, RewardStatus.TIMED_OUT, message, message)
@@ -154,6 +159,7 @@ class RewardPool:
             assert child is not None
             self._late_in_a_row = 0
             message = f"the reward process {_end_text(await child.exit_code())}"
+            self._count_dead(message, item)
             return ScoredResponse(None, RewardStatus.CRASHED, message, message)
         finally:
             if child is not None and not healthy:
@@ -167,10 +173,20 @@ class RewardPool:
         self._late_in_a_row += 1
         most = self._max_late_in_a_row
         if most is not None and self._late_in_a_row > most:
-            raise SlowRewardError(
+            raise HopelessRewardError(
                 f"scoring took longer than rollout.reward_timeout_seconds = "
                 f"{self._timeout_seconds:g} for {self._late_in_a_row} responses in a row; make the "
                 f"reward faster, or raise the limit; the last response: {item[1][-500:]!r}"
+            )
+
+    def _count_dead(self, message: str, item: tuple[str, str, str]) -> None:
+        self._dead_in_a_row += 1
+        most = self._max_dead_in_a_row
+        if most is not None and self._dead_in_a_row > most:
+            raise HopelessRewardError(
+                f"the reward must not end its process, or its parent: {message} for "
+                f"{self._dead_in_a_row} responses in a row; correct it, or set "
+                f"rollout.reward_max_crashed_share=1; the last response: {item[1][-500:]!r}"
             )
 
     async def _new_child(self) -> "_Child":

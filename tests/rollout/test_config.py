@@ -66,3 +66,8 @@ def test_an_engine_value_outside_its_range_is_refused_by_name(key, value):
 )
 def test_time_outs_in_a_row_end_scoring_within_half_a_tickets_deadline(settings, most):
     assert RolloutConfig(**settings).reward_max_late_in_a_row == most
+
+
+def test_a_reward_that_may_crash_for_all_may_end_its_process_for_all():
+    assert RolloutConfig(reward_max_crashed_share=1.0).reward_max_dead_in_a_row is None
+    assert RolloutConfig().reward_max_dead_in_a_row > 8

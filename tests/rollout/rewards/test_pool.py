@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from cost.types import RewardStatus
-from rollout.rewards.pool import RewardPool, SlowRewardError
+from rollout.rewards.pool import HopelessRewardError, RewardPool
 from tests.places import PROJECT
 
 
@@ -89,8 +89,20 @@ def test_after_too_many_time_outs_in_a_row_it_gives_up(rewards):
     told = (
         r"longer than rollout\.reward_timeout_seconds = 0\.2 for 3 responses in a row; .*'sleep'$"
     )
-    with pytest.raises(SlowRewardError, match=told):
+    with pytest.raises(HopelessRewardError, match=told):
         run(rewards.Obedient(), use, timeout_seconds=0.2, max_late_in_a_row=2)
+
+
+def test_after_too_many_processes_that_ended_in_a_row_it_gives_up(rewards):
+    async def use(pool):
+        texts = ["exit", "exit", "one", "exit", "exit", "sleep", "exit", "exit"]
+        scored = await pool.score(items(*texts))
+        assert [s.status for s in scored].count(RewardStatus.CRASHED) == 6
+        await pool.score(items("exit"))
+
+    told = r"^the reward must not end .* with exit code 3 for 3 responses in a row; .*'exit'$"
+    with pytest.raises(HopelessRewardError, match=told):
+        run(rewards.Obedient(), use, timeout_seconds=2, max_dead_in_a_row=2)
 
 
 def test_killed_processes_are_gone(rewards):
