@@ -24,7 +24,9 @@ async def run_all(planned: list[PlannedRun]) -> None:
         for number, run in enumerate(left, len(planned) - len(left) + 1):
             aside = set_aside(run.run_dir)
             if aside is not None:
-                console.print(f"{run.arm} seed {run.seed} was interrupted; kept in {aside}")
+                console.print(
+                    f"{run.arm} seed {run.seed} was interrupted; kept in {aside}", markup=False
+                )
             inputs, began = prepare(run.composed.copy()), time.time()
             if system is None:
                 system = await System.create(inputs.config, inputs.prompts, Startup())
