@@ -40,7 +40,9 @@ async def _run_all(planned: list[PlannedRun], interruption: Interruption) -> Non
         for number, run in enumerate(left, len(planned) - len(left) + 1):
             aside = set_aside(run.run_dir)
             if aside is not None:
-                console.print(f"{run.arm} seed {run.seed} was interrupted; kept in {aside}")
+                console.print(
+                    f"{run.arm} seed {run.seed} was interrupted; kept in {aside}", markup=False
+                )
             inputs, began = prepare(run.composed.copy()), time.time()
             beginning = f"while {run.arm} seed {run.seed} was starting"
             if system is None:
