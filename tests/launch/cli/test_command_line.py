@@ -1,10 +1,12 @@
 import pytest
+from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
+from conf.programs import register
 from launch.cli.command_line import (
     HYDRA_OPTIONS_WITH_VALUE,
     check_emptied,
@@ -15,7 +17,7 @@ from launch.cli.command_line import (
     with_words,
 )
 from launch.cli.refusals import UserError
-from launch.program import GROUPS
+from launch.program import GROUPS, compose_run, prepare_run_dir
 
 
 @given(st.lists(st.text(alphabet="ab =\\'\"$?{}[](),:%*~+-ü\n", max_size=8), min_size=1))
@@ -178,3 +180,20 @@ def test_resume_stands_for_folder_and_configuration_alone(make_run_folder, besid
 def test_resume_must_be_a_run_folder(tmp_path):
     with pytest.raises(UserError, match=r"^resume must be auto or a run folder, .*got '.*none'$"):
         with_resumed([f"resume={tmp_path / 'none'}"])
+
+
+def test_a_run_whose_folder_was_moved_goes_on_there_with_what_the_command_line_changes(tmp_path):
+    register()
+    first, moved = tmp_path / "first", tmp_path / "zweiter läuf"
+    composed = compose_run(["experiment=quickstart", "learner.lr=3e-5", f"run_dir={first}"])
+    prepare_run_dir(first, composed, "train")
+    first.rename(moved)
+    arguments = with_resumed(with_quotes([f"resume={moved}", "loop.num_steps=80"]))
+    assert arguments[::2][:2] == ["--config-path", "--config-name"]
+    with initialize_config_dir(arguments[1], version_base="1.3"):
+        again = compose(arguments[3], arguments[4:])
+    assert (again.run_dir, again.resume, again.loop.num_steps) == (str(moved), str(moved), 80)
+    same = {"run_dir": str(first), "resume": None, "loop": {"num_steps": 40}}
+    assert OmegaConf.merge(again, same) == OmegaConf.create(
+        OmegaConf.to_container(composed, resolve=True)
+    )

@@ -15,6 +15,7 @@ import ray
 from hydra import compose, initialize_config_dir, initialize_config_module
 
 from conf.programs import register
+from conf.resources import ResourcesConfig
 from cost.draws.distribution import DrawDistribution
 from cost.state_file import save_state
 from cost.types import Draw, LengthReport, RewardStatus, Selection, Ticket
@@ -378,11 +379,11 @@ def test_a_save_or_a_tracker_that_fails_too_does_not_hide_the_first_error(make_r
 
 
 def test_an_error_on_the_cluster_is_told_with_the_way_to_the_policy(monkeypatch):
-    for name in ("connect", "ray_logs"):
+    for name in ("connect", "ray_logs", "begin_watch", "leave"):
         monkeypatch.setattr(cluster, name, lambda *arguments: "/logs")
     error = ParityError("version 2: they differ")
     error.add_note("the policy is in runs/mine/policy")
-    with pytest.raises(RunError) as raised, cluster.cluster(None):
+    with pytest.raises(RunError) as raised, cluster.cluster(ResourcesConfig()):
         raise error
     assert str(raised.value).split("\n") == [
         "version 2: they differ",
