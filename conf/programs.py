@@ -122,6 +122,8 @@ class KubeRayConfig:
     """Where the claim appears on all nodes."""
     head_cpus: int = 4
     head_memory_gib: int = 16
+    retries: int = 3
+    """How often a job that failed goes on from its newest checkpoint, with a new cluster."""
 
     def __post_init__(self) -> None:
         for key in ("token_secret", "secret", "claim"):
@@ -144,7 +146,11 @@ class KubeRayConfig:
             "kuberay.mount_path must be absolute, below / and without '..'",
             self.mount_path,
         )
-        ranges = {"head_cpus": count(10_000), "head_memory_gib": count(1e6)}
+        ranges = {
+            "head_cpus": count(10_000),
+            "head_memory_gib": count(1e6),
+            "retries": amount(1000),
+        }
         require_ranges("kuberay.", self, ranges)
 
 

@@ -21,10 +21,8 @@ from uuid import uuid4
 import numpy as np
 
 _SKELETON = "skeleton"
-_HEADERS = {
-    (1, 0): np.lib.format.read_array_header_1_0,
-    (2, 0): np.lib.format.read_array_header_2_0,
-}
+_NPY: Any = np.lib.format
+_HEADERS = {(1, 0): _NPY.read_array_header_1_0, (2, 0): _NPY.read_array_header_2_0}
 _FAULTS = (
     ValueError, KeyError, TypeError, AttributeError, EOFError, OverflowError, RuntimeError,
     OSError, struct.error, zipfile.BadZipFile,
@@ -99,9 +97,7 @@ def _arrays(archive: zipfile.ZipFile, size: int) -> dict[str, np.ndarray]:
 
 def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
     with archive.open(member) as stream:
-        version = np.lib.format.read_magic(stream)  # type: ignore[no-untyped-call]
-        read_header = _HEADERS[version]
-        shape, _, dtype = read_header(stream)  # type: ignore[no-untyped-call]
+        shape, _, dtype = _HEADERS[_NPY.read_magic(stream)](stream)
         described = stream.tell() + math.prod(shape) * dtype.itemsize
     if not dtype.itemsize or min(shape, default=0) < 0 or described != member.file_size:
         raise ValueError(
@@ -109,7 +105,7 @@ def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
             f"{member.file_size} bytes"
         )
     with archive.open(member) as stream:
-        array: np.ndarray = np.lib.format.read_array(stream, allow_pickle=False)  # type: ignore[no-untyped-call]
+        array: np.ndarray = _NPY.read_array(stream, allow_pickle=False)
         return array
 
 

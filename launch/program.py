@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 import sys
@@ -39,6 +40,7 @@ from launch.cli.refusals import (
     plug_sentence,
     reason_of,
 )
+from launch.cli.visible import VisibleFilter, visible
 
 __all__ = ["RunError", "UserError", "build", "compose_run", "prepare_run_dir", "run_program",
            "start"]  # fmt: skip
@@ -178,7 +180,7 @@ def _is_of_the_program(error: Exception) -> bool:
 
 
 def _refuse(error: Exception, status: int = 2) -> NoReturn:
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    print(f"error: {visible(' '.join(str(error).split()))}", file=sys.stderr)
     sys.exit(status)
 
 
@@ -187,6 +189,8 @@ def run_program(main: Callable[[], None]) -> NoReturn:
 
     The former is one line on stderr. Any other exception is a bug and keeps its traceback.
     """
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(VisibleFilter())
     try:
         main()
     except UserError as error:
@@ -194,6 +198,6 @@ def run_program(main: Callable[[], None]) -> NoReturn:
     except OmegaConfBaseException as error:
         _refuse(UserError(key_sentence(error)))
     except RunError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {visible(str(error))}", file=sys.stderr)
         sys.exit(error.status)
     sys.exit(0)

@@ -20,7 +20,7 @@ LAUNCH = {
 }
 """Room of `launch/` -> rooms that it may import, beside itself."""
 COST = (
-    ("types", "ranges"),
+    ("types", "ranges", "state_file"),
     ("prompts",),
     ("state", "aggregations", "ledger", "advantages", "prices", "worth"),
     ("draws",),

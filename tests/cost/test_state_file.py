@@ -160,7 +160,8 @@ def test_an_array_is_no_larger_than_its_bytes(array, reason, tmp_path):
 @pytest.mark.parametrize(
     "skeleton",
     [
-        '{"dict": {"a": {"array": 0}, "b": {"array": 0}}}', '{"dict": {"a": {"array": "skeleton"}}}',
+        '{"dict": {"a": {"array": 0}, "b": {"array": 0}}}',
+        '{"dict": {"a": {"array": "skeleton"}}}',
         '{"dict": 5}', '{"array": 0', "{}", "[]", "[" * 9**6,
     ],
 )  # fmt: skip

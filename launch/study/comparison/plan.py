@@ -35,6 +35,12 @@ NEEDED = (
     "trained_tokens",
 )
 """What a finished run's summary must tell."""
+NO_CHECKPOINTS = (
+    "checkpoint.every_seconds=null",
+    "checkpoint.every_steps=0",
+    "checkpoint.at_end=false",
+)
+"""A run that was interrupted is run again; what the base or an arm says of them counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +100,7 @@ def plan_runs(config: CompareConfig) -> list[PlannedRun]:
             "~tracker.console",
         ]
         try:
-            arms[arm] = compose_run([*config.base, *overrides, *own])
+            arms[arm] = compose_run([*NO_CHECKPOINTS, *config.base, *overrides, *own])
         except UserError as error:
             raise UserError(f"arms.{arm}: {error}") from error
     planned = []

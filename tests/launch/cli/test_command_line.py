@@ -11,6 +11,7 @@ from launch.cli.command_line import (
     check_options,
     check_overrides,
     with_quotes,
+    with_resumed,
     with_words,
 )
 from launch.cli.refusals import UserError
@@ -121,3 +122,59 @@ def test_an_empty_mapping_over_a_full_one_is_refused():
         with pytest.raises(UserError, match=r"must be given what is to change.*got \{\}$"):
             check_emptied([setting], config)
     check_emptied(["extra={}", "task={a:2}", "~task", "task.a=3", "nowhere={}"], config)
+
+
+@pytest.fixture
+def make_run_folder(tmp_path):
+    def make(name):
+        folder = tmp_path / name
+        folder.mkdir(parents=True)
+        (folder / "config.yaml").write_text("seed: 3\n")
+        return folder
+
+    return make
+
+
+@pytest.mark.parametrize("name", ["a", "zwei läufe/ä b", "it's", "x=1", "${y}"])
+@pytest.mark.parametrize("quote", ["{}", "'{}'", '"{}"'])
+def test_resume_takes_the_configuration_of_that_run(make_run_folder, name, quote):
+    folder = make_run_folder(name)
+    given = f"resume={quote.format(folder)}"
+    found = with_resumed([given, "loop.num_steps=80"])
+    assert found[:6] == [
+        "--config-path", str(folder), "--config-name", "config", given, "loop.num_steps=80",
+    ]  # fmt: skip
+    place = OverridesParser.create().parse_override(found[6])
+    assert len(found) == 7 and place.key_or_group == "run_dir"
+    assert OmegaConf.to_container(OmegaConf.create({"run_dir": place.value()}), resolve=True) == {
+        "run_dir": str(folder)
+    }
+
+
+def test_resume_takes_a_folder_relative_to_here(make_run_folder, monkeypatch):
+    folder = make_run_folder("runs/a")
+    monkeypatch.chdir(folder.parents[1])
+    assert with_resumed(["resume=runs/a"])[1] == str(folder)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [[], ["run_dir=a", "resume=auto"], ["resume=null"], ["resume="], ["loop.num_steps=3"]],
+)
+def test_what_names_no_run_stays(arguments):
+    assert with_resumed(arguments) == arguments
+
+
+@pytest.mark.parametrize(
+    "beside", ["run_dir=x", "--config-path=x", "--config-name=x", "-cp", "-cn"]
+)
+def test_resume_stands_for_folder_and_configuration_alone(make_run_folder, beside):
+    folder = make_run_folder("a")
+    key = beside.split("=")[0]
+    with pytest.raises(UserError, match=f"which configuration and run folder .* leave {key} out$"):
+        with_resumed([f"resume={folder}", beside])
+
+
+def test_resume_must_be_a_run_folder(tmp_path):
+    with pytest.raises(UserError, match=r"^resume must be auto or a run folder, .*got '.*none'$"):
+        with_resumed([f"resume={tmp_path / 'none'}"])

@@ -6,6 +6,7 @@ import json
 import signal
 import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,8 +16,10 @@ from hydra import compose, initialize_config_dir, initialize_config_module
 
 from conf.programs import register
 from cost.draws.distribution import DrawDistribution
+from cost.state_file import save_state
 from cost.types import Draw, LengthReport, RewardStatus, Selection, Ticket
 from launch.program import RunError, UserError
+from launch.record.checkpoint import newest_checkpoint
 from launch.record.progress import Startup
 from launch.record.report.runs import read_runs
 from launch.run import cluster
@@ -47,7 +50,11 @@ class FakeScheduler:
         ids = range(16 * batch, 16 * batch + 16)
         return [Selection(ticket_id, one > 0, one, one, one) for ticket_id in ids]
 
-    async def call(self, method):
+    async def call(self, method, *arguments):
+        if method == "snapshot":
+            return None
+        if method == "write":
+            return save_state(Path(*arguments), {})
         if method == "metrics":
             return {"cost/generated_tokens": 10.0}
         even = np.full(NUM_PROMPTS, 1 / NUM_PROMPTS)
@@ -94,6 +101,12 @@ class FakeLearners:
     async def save(self, path, tokenizer_path):
         self.saved.append(path)
 
+    async def snapshot(self, path):
+        assert Path(path).is_dir()
+
+    async def written(self):
+        pass
+
 
 @pytest.fixture
 def make_run(tmp_path):
@@ -123,7 +136,7 @@ def make_run(tmp_path):
             return await work
 
         system = SimpleNamespace(
-            guard=guard,
+            guard=guard, state_dict=dict,
             scheduler=FakeScheduler(), rollouts=FakeRollouts(), learners=FakeLearners(diverges_at),
             publish=publish, version=0, max_logprob_difference=1e-6, startup_seconds={},
         )  # fmt: skip
@@ -149,6 +162,8 @@ def test_a_run_leaves_a_complete_folder(make_run):
     (read,) = read_runs([folder])
     assert read.steps.tolist() == [1, 2, 3] and len(read.cells) == 3
     assert (folder / "run.png").is_file() and (folder / "config.yaml").is_file()
+    checkpoint, faults = newest_checkpoint(folder)
+    assert checkpoint.step == 3 and not faults
 
 
 def test_a_loss_that_stays_infinite_ends_the_run_with_the_last_good_weights_saved(make_run):
