@@ -76,7 +76,7 @@ class Position:
 
     def held(self) -> dict[int, GroupRef]:
         """Return the groups that are there and not learned, by ticket id."""
-        return self.hand_over.held | self.buffer.items
+        return self.given | self.hand_over.held | self.buffer.items
 
     def state_dict(self) -> dict[str, Any]:
         """Return the rest as dicts of numbers."""
