@@ -24,7 +24,8 @@ _SECRET_KEY = re.compile(
 """Settings of plugs; others than these, such as stop_token, are no secrets."""
 SECRET_TEXT = re.compile(
     r"\w://[^/\s:@]*:[^/\s@]+@"
-    r"|\b(sk-|hf_|gh[oprsu]_|github_pat_|xox[bp]-|AKIA|glpat-)[A-Za-z0-9_-]{16,}"
+    r"|\b(sk-(proj-|ant-api\d+-)?|hf_|gh[oprsu]_|github_pat_|glpat-)[A-Za-z0-9]{20}"
+    r"|\bAKIA[A-Z0-9]{16}\b"
 )
 """In a value: a password in a URL, or what well-known services give out as keys."""
 _REMEDY = (

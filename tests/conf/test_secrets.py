@@ -25,7 +25,8 @@ def test_a_plug_may_not_hold_a_secret_in_plain_text(key):
 @pytest.mark.parametrize(
     "text",
     [KEY, f"--key={KEY}", "https://me:hush@judge/v1", "ray://:hush@head:10001",
-     "ghp_0123456789abcdef0123", "hf_0123456789abcdef0123"],
+     "ghp_0123456789abcdef0123", "hf_0123456789abcdef0123", "sk-ant-api03-0123456789abcdef0123",
+     "AKIA0123456789ABCDEF"],
 )  # fmt: skip
 def test_what_looks_like_a_secret_is_refused_wherever_it_stands(text):
     with pytest.raises(ValueError, match=r"^base\[1\] must not hold a secret") as refusal:
@@ -39,6 +40,7 @@ def test_what_looks_like_a_secret_is_refused_wherever_it_stands(text):
         {"stop_token": "</answer>", "max_tokens": 3, "keyword": "answer", "key": "value"},
         {"api_key": "", "password": None, "tokenizer": "a/b", "answer_key": "final"},
         {"url": "https://judge:8000/v1?a=b@c", "at": "12:30 @ noon", "path": "a/hf_model-of-mine"},
+        {"a": "runs/hf_quickstart_baseline-20261128", "b": "sk-learn-baselines-20261128-140151"},
         {"api_key": "${oc.env:JUDGE}", "token_budget": "8k"},
     ],
 )

@@ -8,9 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hydra import compose, initialize_config_dir
+from hydra import compose, initialize_config_dir, initialize_config_module
+from omegaconf import OmegaConf
 
-from conf.programs import BudgetConfig, CompareConfig, KubeRayConfig, SubmitConfig, register
+from conf.programs import KubeRayConfig, SubmitConfig, register
 from launch.jobs.package import pack
 from launch.jobs.server import server_address
 from launch.jobs.submission import allowed_variables, submit
@@ -22,6 +23,7 @@ from launch.record.tracking import RunInfo, Sample, open_all
 from launch.run.inputs import prepare
 from launch.run.plan_text import derived_plan
 from launch.study.comparison.checks import check, require_same_settings, write_plan
+from launch.study.comparison.plan import compare_config
 from tests.launch.programs import call
 from tests.launch.record.run_folders import write_run
 from tests.places import PROJECT
@@ -37,7 +39,7 @@ SECRETS = {
 }
 REWARD = """\
 def judge(response_text, answer, api_key="", header=""):
-    assert api_key == "fake-key-of-a-judge" and header == f"Bearer {api_key}"
+    assert api_key == "fake-key-of-a-judge" and header in ("", f"Bearer {api_key}")
     return 0.0
 """
 
@@ -140,14 +142,15 @@ def test_a_setting_that_a_plug_does_not_know_is_named_without_its_value(judged, 
 
 
 def test_a_comparison_and_its_runs_keep_the_reference(judged, tmp_path):
-    config = CompareConfig(
-        name="keys",
-        run_dir=str(tmp_path / "runs"),
-        base=[each for each in judged if not each.startswith("run_dir=")],
-        arms={"plain": ["recipe=grpo"], "aware": []},
-        seeds=[0],
-        budget=BudgetConfig(axis="steps", amount=2),
-    )
+    shared = [each for each in judged if "reward" in each and "header" not in each]
+    settings = {"arms": {"plain": [*shared, "recipe=grpo"], "aware": shared}}
+    path = tmp_path / "comparisons" / "comparison" / "keys.yaml"
+    path.parent.mkdir(parents=True)
+    path.write_text("# @package _global_\n" + OmegaConf.to_yaml(settings))
+    with initialize_config_module("conf", version_base="1.3"):
+        search = f"hydra.searchpath=[file://{path.parents[1]}]"
+        overrides = [f"run_dir={tmp_path / 'runs'}", "seeds=[0]", "comparison=keys"]
+        config = compare_config(compose("compare", [search, *overrides]))
     folder = Path(config.run_dir)
     write_plan(config, folder)
     planned = check(config, folder)
