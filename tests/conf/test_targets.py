@@ -42,7 +42,7 @@ def test_code_of_others_is_named_with_its_file_and_not_run(evil):
             },
             "sets": [{"reward": {"_target_": "os.system", "command": "true"}}],
             "made": "${oc.create:{_target_:shutil.which}}",
-            "hidden": {"_target_": "cost.scheduler.state_file.os.system"},
+            "hidden": {"_target_": "cost.state_file.os.system"},
             "absent": {"_target_": "not_there.at_all"},
         }
     )
@@ -51,7 +51,7 @@ def test_code_of_others_is_named_with_its_file_and_not_run(evil):
     assert f"reward {evil}:score ({evil})" in found
     for named in (
         "sets[0].reward os.system (", "made shutil.which (",
-        "hidden cost.scheduler.state_file.os.system (", "absent not_there.at_all (not found)",
+        "hidden cost.state_file.os.system (", "absent not_there.at_all (not found)",
     ):  # fmt: skip
         assert named in found
 
@@ -61,8 +61,8 @@ def test_code_of_others_is_named_with_its_file_and_not_run(evil):
     [
         {"_target_": "evil_module.score"},
         {"_target_": "os.system", "command": "true"},
-        {"_target_": "cost.scheduler.state_file.os.system", "command": "true"},
-        {"_target_": "cost.scheduler.state_file.load_state", "path": "x"},
+        {"_target_": "cost.state_file.os.system", "command": "true"},
+        {"_target_": "cost.state_file.load_state", "path": "x"},
         {"_target_": "rollout.rewards.function._make", "path": "x", "settings": b"x"},
         {"_target_": "cost.aggregations.SequenceMean", "x": [{"_target_": "evil_module.score"}]},
         {"_target_": "cost.not_there.Plug"},

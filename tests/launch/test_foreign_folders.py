@@ -59,7 +59,7 @@ def targets(evil, tmp_path):
         {"_target_": "evil_code.run"},
         {"_target_": "os.system", "command": f"touch {evil.with_name('ran')}"},
         {"_target_": "rollout.rewards.function.FunctionReward", "path": f"{evil}:score"},
-        {"_target_": "cost.scheduler.state_file.os.system", "command": "true"},
+        {"_target_": "cost.state_file.os.system", "command": "true"},
         {"made": "${oc.create:{_target_:evil_code.run}}"},
     ]
 

@@ -16,10 +16,11 @@ from launch.jobs.package import pack
 from launch.jobs.server import server_address
 from launch.jobs.submission import allowed_variables, submit
 from launch.program import UserError, compose_run
+from launch.record.open_trackers import open_all
 from launch.record.picture import draw_picture
 from launch.record.progress import print_plan
 from launch.record.report.page import write_page
-from launch.record.tracking import RunInfo, Sample, open_all
+from launch.record.tracking import RunInfo, Sample
 from launch.run.inputs import prepare
 from launch.run.plan_text import derived_plan
 from launch.study.comparison.checks import check, require_same_settings, write_plan
