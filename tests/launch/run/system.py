@@ -72,6 +72,9 @@ class Rollouts:
         self.system, self.seed = system, seed
         self.made = []
 
+    def signs(self):
+        return 0
+
     async def run(self, ticket, prompt):
         weights, version = self.system.published
         for _ in range(1 + 3 * (3 - ticket.ticket_id % 4)):
