@@ -74,7 +74,8 @@ class LoopConfig:
     """The same for seconds of waiting, learning and publishing; starts, evaluations and saves do
     not count."""
     batch_deadline_seconds: float = 1800.0
-    """Longest wait for a whole batch of groups, or for each of its rounds."""
+    """Longest silence of all tickets while a batch is awaited, or one of its rounds: however long
+    it takes, it may go on while anything is heard of any."""
     publish_deadline_seconds: float = 600.0
     """Longest time to bring one version of the weights to every engine."""
     save_every: int = 0

@@ -86,6 +86,11 @@ class RolloutPool:
         self._listening: dict[int, asyncio.Task[None]] = {}
         self.num_retries = 0
         self.num_in_flight = 0
+        self._num_signs = 0
+
+    def signs(self) -> int:
+        """Return how often anything was heard of any ticket, or a place could have one again."""
+        return self._num_signs
 
     @property
     def handles(self) -> list[Any]:
@@ -162,6 +167,7 @@ class RolloutPool:
             try:
                 result = await attempt(placed)
                 self.actors.finished_ticket()
+                self._num_signs += 1
                 return result
             except TimeoutError as error:
                 log.warning(
@@ -175,7 +181,7 @@ class RolloutPool:
                 # Raised in the actor, which lives: of a death in there it may be the scheduler's.
                 if not _is_engine_death(error):
                     raise
-                self.actors.lose(index, handle, error)
+                self.actors.lose(index, handle, RuntimeError("its engine died"))
             except RayActorError as error:
                 self.actors.lose(index, handle, error)
             finally:
@@ -203,6 +209,7 @@ class RolloutPool:
         return self._config.ticket_deadline_seconds
 
     def _listen_to(self, index: int) -> None:
+        self._num_signs += 1
         if index in self._listening:
             self._listening[index].cancel()
         self._listening[index] = asyncio.create_task(self._listen(index, self.handles[index]))
@@ -230,6 +237,7 @@ class RolloutPool:
             )
 
     def _hear(self, placed: _Placed, num_done: int) -> None:
+        self._num_signs += 1
         if placed.clock is not None and not placed.clock.expired():
             placed.clock.reschedule(asyncio.get_running_loop().time() + self._deadline)
         left = placed.ticket.num_samples - num_done

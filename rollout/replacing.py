@@ -138,12 +138,14 @@ class Actors:
         """Put a new actor, which is still to be started, in the place of one that died."""
         self._deaths[index] += 1
         ray.kill(self.handles[index])
+        name, reason = f"rollout actor {index}", _reason(error)
+        said = reason if reason.startswith(name) else f"{name} died: {reason}"
         if self._deaths[index] > self._config.max_retries:
             raise EngineError(
-                f"rollout actor {index} died {self._deaths[index]} times without finishing a "
-                f"ticket, the last time: {_reason(error)}; logs are in {ray_logs()}"
+                f"{said}; it died {self._deaths[index]} times without finishing a ticket; "
+                f"logs are in {ray_logs()}"
             ) from error
-        log.warning("rollout actor %d died and is being replaced: %s", index, _reason(error))
+        log.warning("%s; it is being replaced", said)
         self.handles[index] = self._make_actor(index)
 
     async def _start(self, index: int) -> None:
@@ -255,4 +257,4 @@ def _reason(error: BaseException) -> str:
     """What an error says, in one line, without those that Ray adds."""
     if isinstance(error, RayTaskError) and error.cause is not None:
         return _reason(error.cause)
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
+    return next(iter(str(error).splitlines()), "").rstrip(".") or type(error).__name__

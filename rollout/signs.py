@@ -8,8 +8,6 @@ driver -> sign_of_life, run inside the actor -> Sign
 from __future__ import annotations
 
 import os
-import signal
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,8 +40,8 @@ class Sign:
     space: str
     """Where `pid` means this process; see `rollout.processes.pid_space`."""
     fault: str
-    """Why the actor is of no more use although it answers, such as "its engine process 4712 is
-    gone"; "" while nothing is wrong."""
+    """Why the actor counts as dead although it answers, such as "is of no use: its engine process
+    4712 is gone"; "" while nothing is wrong."""
 
 
 def sign_of_life(actor: Any, silence_seconds: float) -> Sign:
@@ -86,7 +84,7 @@ class EngineProcesses:
                 path.unlink(missing_ok=True)
 
     def fault(self, silence_seconds: float, now: float) -> str:
-        """Say which process is gone or has been stopped for too long, and end the others; or "".
+        """Say which process is gone or has been stopped for too long; "" if none.
 
         Args:
             silence_seconds: How long one may be stopped.
@@ -97,22 +95,12 @@ class EngineProcesses:
         for pid, first in list(self._known.items()):
             process = look(pid)
             if process is None or process.started != first.started:
-                self.kill()
-                return f"its engine process {pid} is gone"
+                return f"is of no use: its engine process {pid} is gone"
             if not process.stopped:
                 self._stopped_since.pop(pid, None)
             elif now - self._stopped_since.setdefault(pid, now) >= silence_seconds:
-                self.kill()
-                return f"its engine process {pid} is stopped"
+                return f"is of no use: its engine process {pid} is stopped"
         return ""
-
-    def kill(self) -> None:
-        """End those that are left: without the others they are of no use, and hold memory."""
-        for pid, first in list(self._known.items()):
-            process = look(pid)
-            if process is not None and process.started == first.started:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
 
     def _find(self) -> None:
         for process in descendants(os.getpid()):

@@ -54,6 +54,32 @@ async def patience(
             looking.cancel()
 
 
+@asynccontextmanager
+async def while_heard(
+    batch: int, seconds: float, signs: Callable[[], object]
+) -> AsyncIterator[None]:
+    """Limit the silence of tickets that are awaited inside; queueing behind others is none.
+
+    Args:
+        batch: Whose tickets.
+        seconds: Longest silence.
+        signs: Returns something else whenever anything was heard of any ticket.
+
+    Raises:
+        TimeoutError: Naming batch and setting.
+    """
+    try:
+        async with patience(seconds, signs):
+            yield
+    except TimeoutError as error:
+        if str(error):
+            raise
+        raise TimeoutError(
+            f"batch {batch}: nothing was heard of any ticket for loop.batch_deadline_seconds = "
+            f"{seconds:g}"
+        ) from error
+
+
 async def _look(seconds: float, news: Callable[[], object], clock: asyncio.Timeout) -> None:
     period, loop = min(LONGEST_LOOK_SECONDS, seconds / LOOKS), asyncio.get_running_loop()
     known, silent, before = news(), 0.0, loop.time()

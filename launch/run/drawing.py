@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from cost.types import Draw, FloatArray, Ticket, Undone
 from launch.run.clocks import GenerationClock
+from launch.run.deadlines import while_heard
 from launch.run.parts import Parts, Plan
 from rollout.buffer import OrderedBuffer
 from rollout.types import GroupRef
@@ -63,7 +64,7 @@ class Rounds:
             tasks: What tickets are run in.
 
         Raises:
-            TimeoutError: If a round before the last misses its deadline.
+            TimeoutError: If nothing is heard of a round before the last for too long.
         """
         return await self._finish(batch, [], await self._draw(batch, {}), tasks)
 
@@ -78,7 +79,7 @@ class Rounds:
             tasks: What tickets are run in.
 
         Raises:
-            TimeoutError: If a round before the last misses its deadline.
+            TimeoutError: If nothing is heard of a round before the last for too long.
         """
         there = [t for t in undone.draw.tickets if t.ticket_id not in undone.again]
         for ticket in there:
@@ -106,7 +107,8 @@ class Rounds:
                     num_exploring=sum(ticket.exploring for ticket in tickets),
                     carried=drawn.carried,
                 )
-            async with asyncio.timeout(self._plan.batch_deadline_seconds):
+            seconds, signs = self._plan.batch_deadline_seconds, self._parts.rollouts.signs
+            async with while_heard(batch, seconds, signs):
                 groups = await asyncio.gather(*running)
                 norms = await self._norms(groups) if drawn.gradient_norms else {}
             drawn = await self._draw(batch, norms)

@@ -3,9 +3,8 @@
 buffer.take -> members -> (scheduler.select -> learners.update) each pass -> Learned
 """
 
-import asyncio
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +12,7 @@ import numpy as np
 from cost.types import Feedback, FloatArray, LengthReport, Selection
 from launch.record.step import StepResult
 from launch.run.clocks import Laps, Phases
+from launch.run.deadlines import while_heard
 from launch.run.drawing import DrawnBatch
 from launch.run.parts import Metrics, Parts, Plan
 from rollout.buffer import OrderedBuffer
@@ -46,7 +46,7 @@ class HandOver:
 
     Args:
         buffer: Where finished groups come from.
-        deadline_seconds: Longest wait for a batch that is drawn.
+        deadline_seconds: Longest silence of all tickets while a batch is awaited.
     """
 
     def __init__(self, buffer: OrderedBuffer[GroupRef], deadline_seconds: float) -> None:
@@ -63,13 +63,17 @@ class HandOver:
         """The groups that are carried, by ticket id."""
         return dict(self._held)
 
-    async def take(self, drawn: DrawnBatch) -> Taken:
+    async def take(self, drawn: DrawnBatch, signs: Callable[[], object]) -> Taken:
         """Wait for all tickets of a batch; groups that were filtered are not held any longer.
 
+        Args:
+            drawn: The batch.
+            signs: Returns something else whenever anything was heard of any ticket.
+
         Raises:
-            TimeoutError: If they miss the deadline.
+            TimeoutError: If nothing is heard of them for too long.
         """
-        async with asyncio.timeout(self._deadline_seconds):
+        async with while_heard(drawn.batch, self._deadline_seconds, signs):
             fresh = await self._buffer.take(drawn.num_tickets)
         self._held |= {group.report.ticket_id: group for group in fresh}
         groups = [self._held[ticket_id] for ticket_id in drawn.members]

@@ -39,6 +39,9 @@ class Rollouts(Protocol):
     async def run(self, ticket: Ticket, prompt: Prompt) -> GroupRef:
         """Turn a ticket into a group; an empty one if it fails for good."""
 
+    def signs(self) -> int:
+        """Return how often anything was heard of any ticket."""
+
 
 class Learners(Protocol):
     """The learner team as the loop sees it."""
@@ -81,7 +84,7 @@ class Plan:
     max_staleness: int
     """Versions a batch may be behind when learned."""
     batch_deadline_seconds: float
-    """Longest wait for one round of a batch."""
+    """Longest silence of all tickets while one round of a batch is awaited."""
     num_engine_accelerators: int = 1
     """Accelerators of all engines together."""
     num_learners: int = 1

@@ -47,6 +47,10 @@ class Part:
     """Ray's concurrency group in which it can answer while it works."""
 
 
+class HungError(TimeoutError):
+    """A deadline passed, and what every part was doing is written down."""
+
+
 class _Watched:
     """A part with what is known of it."""
 
@@ -139,6 +143,7 @@ class Vitals:
         Raises:
             PartDied: Naming the part.
             EngineError: If rollout actors keep dying.
+            HungError: In place of any TimeoutError.
         """
         task = asyncio.ensure_future(work)
         death = asyncio.get_running_loop().create_future()
@@ -156,6 +161,12 @@ class Vitals:
             if died is None:
                 raise
             raise died from error
+        except HungError:
+            raise
+        except TimeoutError as error:
+            stacks = await self.take_stacks(str(error))
+            text = str(error) or "a deadline passed"
+            raise HungError(f"{text}; what each part was doing is in {stacks}") from error
         finally:
             self._guards.remove(death)
             death.cancel()

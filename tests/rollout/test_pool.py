@@ -176,7 +176,7 @@ def test_actors_that_keep_dying_end_the_run_with_the_way_to_their_logs():
     async def scenario():
         made = make_pool("die", max_retries=5)
         await made.pool.start()
-        with pytest.raises(EngineError, match=r"actor 0 died 6 times .* logs are in /logs"):
+        with pytest.raises(EngineError, match=r"it died 6 times .* logs are in /logs"):
             for i in range(10):
                 await made.pool.run(ticket(i), PROMPT)
 

@@ -159,7 +159,9 @@ def test_one_that_dies_again_and_again_without_a_ticket_is_an_error(at):
     async def scenario():
         crew = Crew(2, max_retries=2)
         await crew.actors.start()
-        with pytest.raises(EngineError, match=r"^rollout actor 1 died 3 times .* in /logs$"):
+        with pytest.raises(
+            EngineError, match=r"^rollout actor 1 died: .*; it died 3 times .* in /logs$"
+        ):
             for _ in range(3):
                 crew.die(1)
                 await asyncio.sleep(at)

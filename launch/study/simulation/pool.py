@@ -104,6 +104,10 @@ class SimulatedPool:
         for index in range(num_engines):
             self._await_failure(index)
 
+    def signs(self) -> int:
+        """Nothing is ever heard of tickets but that they are done."""
+        return 0
+
     async def run(self, ticket: Ticket, prompt: Prompt) -> GroupRef:
         """Turn one ticket into a group; an empty one after the last failed retry."""
         self.num_in_flight += 1

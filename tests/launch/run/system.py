@@ -76,6 +76,9 @@ class Rollouts:
         self.system, self.seed = system, seed
         self.made = []
 
+    def signs(self):
+        return 0
+
     async def run(self, ticket, prompt):
         weights, version = self.system.published
         self.system.scheduler.on_event()

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launch.run.deadlines import FACTOR, Ceiling, Deadlines, patience
+from launch.run.deadlines import FACTOR, Ceiling, Deadlines, patience, while_heard
 from launch.study.simulation.clock import run
 
 FLOOR = 120
@@ -69,6 +69,19 @@ def test_what_is_awaited_may_have_a_deadline_that_says_more():
         with pytest.raises(TimeoutError, match=r"^the engines$"):
             async with deadlines().limit("learners", "update", Ceiling("", 10)):
                 raise TimeoutError("the engines")
+
+    run(scenario())
+
+
+def test_a_batch_is_late_only_when_nothing_is_heard():
+    async def scenario():
+        loop = asyncio.get_running_loop()
+        async with while_heard(3, 10, lambda: loop.time()):
+            await asyncio.sleep(1000)
+        told = r"^batch 3: .* for loop\.batch_deadline_seconds = 10$"
+        with pytest.raises(TimeoutError, match=told):
+            async with while_heard(3, 10, lambda: 0):
+                await asyncio.sleep(1000)
 
     run(scenario())
 

@@ -25,7 +25,7 @@ def taken(steps, groups, deadline_seconds=1.0):
         hand_over = HandOver(buffer, deadline_seconds)
         for one in groups:
             await buffer.put(one.report.ticket_id, one)
-        return [await hand_over.take(step) for step in steps], hand_over
+        return [await hand_over.take(step, lambda: 0) for step in steps], hand_over
 
     return asyncio.run(scenario())
 

@@ -103,16 +103,21 @@ class Payload:
 class FakeRollouts:
     """Finishes a batch's tickets in reverse order, at the version in force when they started."""
 
-    def __init__(self, events, clock, failing_ticket=None):
+    def __init__(self, events, clock, failing_ticket=None, hanging_ticket=None):
         self.events, self.clock, self.failing_ticket = events, clock, failing_ticket
+        self.hanging_ticket = hanging_ticket
         self.started: list[int] = []
         self.payloads = weakref.WeakValueDictionary()
+
+    def signs(self):
+        return 0
 
     async def run(self, ticket, prompt):
         assert prompt.index == ticket.prompt_index
         version = self.clock["version"]
         self.started.append(ticket.ticket_id)
-        await asyncio.sleep(0.002 * (P - ticket.ticket_id % P))
+        hangs = ticket.ticket_id == self.hanging_ticket
+        await asyncio.sleep(30 if hangs else 0.002 * (P - ticket.ticket_id % P))
         if ticket.ticket_id == self.failing_ticket:
             raise RuntimeError("engine on fire")
         self.events.append(("done", ticket.ticket_id))
@@ -191,6 +196,7 @@ def run(
     empty_batches=(),
     exploring=0,
     on_step_seconds=0.0,
+    hanging_ticket=None,
     outcome=None,
     **plan,
 ):
@@ -202,7 +208,7 @@ def run(
         exploring=exploring,
     )
     events, clock = outcome.events, outcome.clock
-    outcome.rollouts = FakeRollouts(events, clock, failing_ticket)
+    outcome.rollouts = FakeRollouts(events, clock, failing_ticket, hanging_ticket)
     outcome.learners = FakeLearners(events, outcome.rollouts, failing_step, norms_seconds)
 
     async def publish(version):
@@ -525,8 +531,8 @@ def test_an_error_in_either_coroutine_ends_both_with_that_error(failure):
 
 @pytest.mark.parametrize("num_rounds", [1, 2])
 def test_a_batch_that_never_completes_misses_its_deadline(num_rounds):
-    with pytest.raises(TimeoutError):
-        run(batch_deadline_seconds=0.001, num_rounds=num_rounds)
+    with pytest.raises(TimeoutError, match=r"^batch 0: nothing was heard"):
+        run(batch_deadline_seconds=0.1, num_rounds=num_rounds, hanging_ticket=1)
 
 
 def test_norms_that_never_come_miss_the_deadline():

@@ -83,6 +83,9 @@ class FakeRollouts:
             np.arange(n) % 2.0, np.zeros(n, np.int64), np.ones(n), np.arange(n), 0.1, 0,
         )  # fmt: skip
 
+    def signs(self):
+        return 0
+
     async def run(self, ticket, prompt):
         return GroupRef(self.report(ticket), 14, None)
 

@@ -267,6 +267,26 @@ def test_the_culprit_is_the_part_that_died_and_not_the_one_that_says_so(make):
     assert in_time(lambda: main(bug))[0] == "a bug"
 
 
+def test_a_deadline_that_passes_has_what_each_part_was_doing_written_down(make, tmp_path):
+    async def main():
+        vitals = make(Handle("scheduler"))
+
+        async def late():
+            raise TimeoutError("batch 3: nothing was heard")
+
+        with pytest.raises(TimeoutError) as found:
+            await vitals.guard(vitals.guard(late()))
+        return str(found.value)
+
+    text = asyncio.run(main())
+    assert text == (
+        f"batch 3: nothing was heard; what each part was doing is in {tmp_path / 'stacks'}"
+    )
+    (written,) = (tmp_path / "stacks").iterdir()
+    assert written.name.endswith("-scheduler.txt")
+    assert written.read_text().startswith("batch 3: nothing was heard\n")
+
+
 def test_an_engine_that_happens_to_be_dead_is_no_reason_for_another_error(make):
     async def main():
         engine = Handle("rollout actor 0", seen=Seen.GONE)

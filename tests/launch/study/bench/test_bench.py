@@ -358,6 +358,9 @@ class FakeScheduler:
 class FakeRollouts:
     """Answers each ticket with responses of 5 and 7 tokens."""
 
+    def signs(self) -> int:
+        return 0
+
     async def run(self, ticket: Ticket, prompt: Prompt) -> GroupRef:
         assert prompt.index == ticket.prompt_index
         report = LengthReport(
