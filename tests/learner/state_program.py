@@ -149,6 +149,8 @@ def refuse(folder: Path, task) -> None:
 
 def in_rank(rank: int, num_ranks: int, port: int, work, *args) -> None:
     """Run as one rank."""
+    # transformers would load in threads, which find torch's pool of the process that was forked.
+    os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = "1"
     os.environ.update(
         RANK=str(rank),
         WORLD_SIZE=str(num_ranks),
