@@ -14,7 +14,8 @@ from hydra.core.config_store import ConfigStore
 from conf.checks import require, require_name, require_path
 from conf.models import SmolLM2Config, WarmStartConfig
 from conf.schema import EvaluateConfig, RunConfig
-from conf.studies import SimulateConfig, TheoryConfig, VarianceConfig, bench_schema
+from conf.secrets import SECRET_WORDS
+from conf.studies import ChaosConfig, SimulateConfig, TheoryConfig, VarianceConfig, bench_schema
 from cost.ranges import SEED, amount, count, positive, require_ranges
 
 BUDGET_AXES = ("generated_tokens", "trained_tokens", "seconds", "steps")
@@ -89,9 +90,6 @@ SUBMIT_FORMS = ("submit", "ray", "kuberay", "slurm")
 _VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
 _KUBERNETES_NAME = r"[a-z0-9]([a-z0-9-]*[a-z0-9])?"
 _IMAGE = r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,254}"
-_SECRET_WORDS = (
-    r"(?i)key|token|secret|passw|passphrase|credential|(^|_)(pass|pat|pwd|pw|auth|dsn|sas)(_|$)"
-)
 
 
 @dataclass(kw_only=True, slots=True)
@@ -124,6 +122,8 @@ class KubeRayConfig:
     """Where the claim appears on all nodes."""
     head_cpus: int = 4
     head_memory_gib: int = 16
+    retries: int = 3
+    """How often a job that failed goes on from its newest checkpoint, with a new cluster."""
 
     def __post_init__(self) -> None:
         for key in ("token_secret", "secret", "claim"):
@@ -146,7 +146,11 @@ class KubeRayConfig:
             "kuberay.mount_path must be absolute, below / and without '..'",
             self.mount_path,
         )
-        ranges = {"head_cpus": count(10_000), "head_memory_gib": count(1e6)}
+        ranges = {
+            "head_cpus": count(10_000),
+            "head_memory_gib": count(1e6),
+            "retries": amount(1000),
+        }
         require_ranges("kuberay.", self, ranges)
 
 
@@ -210,7 +214,7 @@ class SubmitConfig:
                 )
         for variable in self.env:
             require(
-                re.search(_SECRET_WORDS, variable) is None,
+                re.search(SECRET_WORDS, variable) is None,
                 "env must not hold keys, whose values Ray would keep in its records and logs; put "
                 "the name into secrets",
                 variable,
@@ -283,5 +287,6 @@ def register() -> None:
     store.store(name="smollm2_schema", node=SmolLM2Config)
     store.store(name="bench_schema", node=bench_schema())
     store.store(name="theory_schema", node=TheoryConfig)
+    store.store(name="chaos_schema", node=ChaosConfig)
     store.store(name="variance_schema", node=VarianceConfig)
     store.store(name="warmstart_schema", node=WarmStartConfig)

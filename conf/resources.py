@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from conf.checks import require
 from cost.ranges import SECONDS, Range, count, positive, require_ranges
 
 
@@ -47,3 +48,9 @@ class ResourcesConfig:
             "least_deadline_seconds": SECONDS,
         }
         require_ranges("resources.", self, ranges)
+        require(
+            "@" not in (self.address or ""),
+            "resources.address must not hold a user or password, which Ray has no use for; a "
+            "cluster's token goes into RAY_AUTH_TOKEN or ~/.ray/auth_token",
+            f"{len(self.address or '')} letters with an @",
+        )

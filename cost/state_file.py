@@ -3,11 +3,15 @@
     state of dicts, lists, numbers, strings and arrays -> save_state -> file -> load_state -> state
 
 The file is an npz archive: the arrays under the names "0", "1", ..., and under "skeleton" the UTF-8
-JSON of all else, in which {"array": k} stands for an array and {"dict": {...}} for a dict.
+JSON of all else, in which {"array": k} stands for an array and {"dict": {...}} for a dict. Whoever
+may have written it, reading it runs nothing and takes no more memory than the file's own size asks
+for: nothing is compressed, no array is larger than its bytes, and none stands in two places.
 """
 
 import json
+import math
 import os
+import struct
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,6 +21,14 @@ from uuid import uuid4
 import numpy as np
 
 _SKELETON = "skeleton"
+_NPY: Any = np.lib.format
+_HEADERS = {(1, 0): _NPY.read_array_header_1_0, (2, 0): _NPY.read_array_header_2_0}
+_FAULTS = (
+    ValueError, KeyError, TypeError, AttributeError, EOFError, OverflowError, RuntimeError,
+    OSError, struct.error, zipfile.BadZipFile,
+)  # fmt: skip
+"""What a damaged file, or one of somebody else, makes its readers raise; OSError for a place that
+lies outside of it."""
 
 
 def save_state(path: str | os.PathLike[str], state: Mapping[str, Any]) -> None:
@@ -52,13 +64,49 @@ def load_state(path: str | os.PathLike[str]) -> dict[str, Any]:
         OSError: If the file cannot be read.
         ValueError: If it is not of `save_state`.
     """
-    try:
-        with np.load(Path(path), allow_pickle=False) as archive:
-            skeleton = json.loads(archive[_SKELETON].tobytes())
-            state: dict[str, Any] = _filled(skeleton, archive)
+    with Path(path).open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        try:
+            with zipfile.ZipFile(file) as archive:
+                arrays = _arrays(archive, size)
+            state = _filled(json.loads(arrays.pop(_SKELETON).tobytes()), arrays)
+            if not isinstance(state, dict):
+                raise ValueError(f"it must hold a dict, got {type(state).__name__}")
             return state
-    except (ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"path must be a file of save_state, got {os.fspath(path)!r}") from error
+        except _FAULTS as error:
+            reason = " ".join(f"{type(error).__name__}: {error}".split())
+            raise ValueError(
+                f"path must be a file of save_state ({reason:.200}), got {os.fspath(path)!r}"
+            ) from error
+
+
+def _arrays(archive: zipfile.ZipFile, size: int) -> dict[str, np.ndarray]:
+    """Read all arrays of an archive of so many bytes by name.
+
+    Raises:
+        ValueError: If they say that they are larger, together or one of them.
+    """
+    members = archive.infolist()
+    if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+        raise ValueError("its arrays must not be compressed")
+    # Entries may overlap.
+    if sum(member.file_size for member in members) > size:
+        raise ValueError(f"its arrays must lie within its {size} bytes")
+    return {member.filename.removesuffix(".npy"): _array(archive, member) for member in members}
+
+
+def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
+    with archive.open(member) as stream:
+        shape, _, dtype = _HEADERS[_NPY.read_magic(stream)](stream)
+        described = stream.tell() + math.prod(shape) * dtype.itemsize
+    if not dtype.itemsize or min(shape, default=0) < 0 or described != member.file_size:
+        raise ValueError(
+            f"{member.filename} must hold what its header says, got {dtype} of shape {shape} in "
+            f"{member.file_size} bytes"
+        )
+    with archive.open(member) as stream:
+        array: np.ndarray = _NPY.read_array(stream, allow_pickle=False)
+        return array
 
 
 def _plain(value: Any, arrays: list[np.ndarray], key: str) -> Any:
@@ -81,12 +129,12 @@ def _plain(value: Any, arrays: list[np.ndarray], key: str) -> Any:
     raise TypeError(f"{key} must hold plain data and arrays of numbers, got {value!r}")
 
 
-def _filled(value: Any, archive: Mapping[str, np.ndarray]) -> Any:
-    """Put the arrays back."""
+def _filled(value: Any, arrays: dict[str, np.ndarray]) -> Any:
+    """Put the arrays back, each where it is named first; a second time there is none."""
     if isinstance(value, list):
-        return [_filled(item, archive) for item in value]
+        return [_filled(item, arrays) for item in value]
     if isinstance(value, dict):
         if "array" in value:
-            return archive[str(value["array"])]
-        return {name: _filled(item, archive) for name, item in value["dict"].items()}
+            return arrays.pop(str(value["array"]))
+        return {name: _filled(item, arrays) for name, item in value["dict"].items()}
     return value

@@ -16,9 +16,10 @@ from pathlib import Path
 import hydra
 from omegaconf import DictConfig
 
-from conf.programs import CompareConfig, register
+from conf.programs import register
 from launch.program import build, run_program, start
 from launch.study.comparison.checks import check, write_plan
+from launch.study.comparison.plan import compare_config
 from launch.study.comparison.results import report
 
 register()
@@ -29,7 +30,7 @@ def main(composed: DictConfig) -> None:
     """Compare as configured."""
 
     def program() -> None:
-        config: CompareConfig = build(composed)
+        config = compare_config(composed)
         folder = Path(config.run_dir).resolve()
         planned = check(config, folder)
         write_plan(config, folder)

@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 
 from conf.programs import register
 from launch.program import run_program, start
-from launch.run.inputs import prepare_evaluation
+from launch.run.inputs import prepare_evaluation, say_whose_code
 
 register()
 
@@ -28,6 +28,7 @@ def main(composed: DictConfig) -> None:
     """Evaluate as configured; prints a table and writes `evaluation.json`."""
 
     def program() -> None:
+        say_whose_code(composed)
         config, sets = prepare_evaluation(composed)
         # These load heavy packages, for which no refusal has to wait.
         from launch.record.evaluation import print_evaluation

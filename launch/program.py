@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shlex
 import sys
@@ -21,6 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from conf.checks import check_keys, check_values
 from conf.rewards import with_functions
+from conf.secrets import check_secrets, recorded
 from launch.cli.command_line import (
     check_emptied,
     check_options,
@@ -38,6 +40,7 @@ from launch.cli.refusals import (
     plug_sentence,
     reason_of,
 )
+from launch.cli.visible import VisibleFilter, visible
 
 __all__ = ["RunError", "UserError", "build", "compose_run", "prepare_run_dir", "run_program",
            "start"]  # fmt: skip
@@ -78,6 +81,7 @@ def build(config: DictConfig) -> Any:
             check_emptied(HydraConfig.get().overrides.task, config)
         check_keys(config)
         check_values(config)
+        check_secrets(config)
         return instantiate(with_functions(config), _convert_="object")
     except InstantiationException as error:
         raise UserError(plug_sentence(error, config)) from error
@@ -103,7 +107,8 @@ hydra:
 def prepare_run_dir(path: Path, config: DictConfig, program: str, *, again: bool = False) -> Path:
     """Create the run folder and write the resolved configuration into it.
 
-    `config.yaml` is a configuration of its own: the program runs from it alone.
+    `config.yaml` is a configuration of its own: the program runs from it alone, or with what it
+    took from the environment.
 
     Args:
         path: The folder.
@@ -124,7 +129,7 @@ def prepare_run_dir(path: Path, config: DictConfig, program: str, *, again: bool
         if not again and any(path.iterdir()):
             raise UserError(f"run_dir must be new or empty, got {str(path)!r}; choose another")
         header = HEADER.format(program=program, path=shlex.quote(str(path)))
-        text = header + OmegaConf.to_yaml(config, resolve=True)
+        text = header + OmegaConf.to_yaml(OmegaConf.create(recorded(config)))
         partial = path / ".config.yaml.partial"
         partial.write_text(text, encoding="utf-8")
         partial.replace(path / "config.yaml")
@@ -175,7 +180,7 @@ def _is_of_the_program(error: Exception) -> bool:
 
 
 def _refuse(error: Exception, status: int = 2) -> NoReturn:
-    print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+    print(f"error: {visible(' '.join(str(error).split()))}", file=sys.stderr)
     sys.exit(status)
 
 
@@ -184,6 +189,8 @@ def run_program(main: Callable[[], None]) -> NoReturn:
 
     The former is one line on stderr. Any other exception is a bug and keeps its traceback.
     """
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(VisibleFilter())
     try:
         main()
     except UserError as error:
@@ -191,6 +198,6 @@ def run_program(main: Callable[[], None]) -> NoReturn:
     except OmegaConfBaseException as error:
         _refuse(UserError(key_sentence(error)))
     except RunError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {visible(str(error))}", file=sys.stderr)
         sys.exit(error.status)
     sys.exit(0)

@@ -50,7 +50,9 @@ def run(config: TheoryConfig) -> None:
     except OSError as error:
         raise UserError(f"out must be writable, got {config.out!r}: {error.strerror}") from error
     draw_theory(found.comparisons, out / "theory.png", num_seeds=found.seeds)
-    console.print(f"{found.seconds:.0f} s; theory.json and theory.png are in {out}", style="dim")
+    console.print(
+        f"{found.seconds:.0f} s; theory.json and theory.png are in {out}", style="dim", markup=False
+    )
 
 
 @hydra.main(version_base="1.3", config_path="../conf", config_name="theory")

@@ -3,7 +3,7 @@
     config -> prompts -> plan -> cluster -> system -> evaluate -> loop -> evaluate -> run folder
 
 Everything that can be refused is refused before an actor starts. The run folder holds
-`config.yaml`, `metrics.jsonl`, `samples.jsonl`, `cells.jsonl`, `evaluation.json`, `summary.json`,
+`config.yaml`, `metrics.jsonl`, `samples.jsonl`, `cells.jsonl`, `evaluations.jsonl`, `summary.json`,
 `run.png` and the trained policy under `policy/`.
 """
 
@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 
 from conf.programs import register
 from launch.program import run_program, start
-from launch.run.inputs import prepare
+from launch.run.inputs import prepare, say_whose_code
 
 PROCESS_START = time.time()
 register()
@@ -31,6 +31,7 @@ def main(composed: DictConfig) -> None:
         from launch.record.progress import print_plan
         from launch.run.plan_text import derived_plan
 
+        say_whose_code(composed)
         inputs = prepare(composed)
         print_plan(derived_plan(inputs))
         # These load heavy packages, for which no refusal has to wait.

@@ -3,6 +3,7 @@
 Under ZeRO-3 each rank holds a part of every weight, so that all ranks must take part in all of it.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
@@ -120,8 +121,8 @@ class DeepSpeedWeights:
         for weight in self._weights:
             # An adapter's change is a product: one of its two halves.
             for part in (weight.parameter, weight.b):
-                if part is not None:
-                    _own_share(part).mul_(factor)
+                for held in [] if part is None else _held(part):
+                    held.mul_(factor)
 
     def save(self, path: Path, tokenizer_path: Path | None = None) -> None:
         """Write the policy as a Hugging Face checkpoint; all ranks must call it, rank 0 writes.
@@ -166,6 +167,16 @@ def _own_share(parameter: torch.nn.Parameter) -> Tensor:
     """What this rank holds of a parameter: under ZeRO-3 a part, which lies outside of it."""
     share: Tensor = getattr(parameter, "ds_tensor", parameter).data
     return share
+
+
+def _held(parameter: torch.nn.Parameter) -> list[Tensor]:
+    """Return all that this rank holds of a parameter.
+
+    Beside its share ZeRO-3 keeps small parameters whole between steps.
+    """
+    share, own = _own_share(parameter), parameter.data
+    whole = own.numel() == math.prod(_whole_shape(parameter))
+    return [share, own] if whole and own.data_ptr() != share.data_ptr() else [share]
 
 
 def _whole_shape(parameter: torch.nn.Parameter) -> tuple[int, ...]:

@@ -36,6 +36,7 @@ def load_policy(model_path: str, config: LearnerConfig, numerics: Numerics) -> P
         attn_implementation=attention.register(),
         local_files_only=True,
         use_safetensors=True,
+        trust_remote_code=False,
     )
     model.train()
     # The rollout engine drops nothing; a learner that did would differ from it at ratio 1.

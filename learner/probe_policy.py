@@ -48,7 +48,11 @@ class ProbePolicy:
         logging.disable_progress_bar()  # type: ignore[no-untyped-call]
         # Any: its stubs let no caller generate.
         self._model: Any = AutoModelForCausalLM.from_pretrained(
-            model_path, dtype=torch.float32, local_files_only=True, use_safetensors=True
+            model_path,
+            dtype=torch.float32,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
         )
         # No dropout.
         self._model.train(False)

@@ -281,9 +281,8 @@ class LearnerTeam:
             workers_per_engine: Tensor parallel size of each engine.
             deadline_seconds: Limit of every later call to an engine.
         """
-        address, port = await asyncio.wait_for(
-            self.workers[0].address.remote(), self._config.start_deadline_seconds
-        )
+        async with asyncio.timeout(self._config.start_deadline_seconds):
+            address, port = await self.workers[0].address.remote()
         await self._wait(
             [
                 worker.connect_engines.remote(

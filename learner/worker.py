@@ -10,6 +10,7 @@ import os
 import socket
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,9 +33,12 @@ from learner.scoring import response_divergences, sequence_logprobs, unscored_ro
 from learner.state_files import BackgroundWriter
 from learner.token_masks import TopTokens, WithinCurvature
 from learner.update import StepHook, StepSums, Updater, old_logprobs
+from rollout.rendezvous import open_store
 from rollout.types import Group
 
 if TYPE_CHECKING:
+    from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
     from learner.publisher import Publisher
 
 
@@ -76,6 +80,7 @@ class LearnerWorker:
         self._hooks: tuple[StepHook, ...] = ()
         self._publisher: Publisher | None = None
         self._writer = BackgroundWriter()
+        self._store: TCPStore | None = None
 
     @property
     def engine(self) -> DeepSpeedEngine:
@@ -107,7 +112,13 @@ class LearnerWorker:
             LOCAL_SIZE=str(local_size),
             MASTER_ADDR=master_address,
             MASTER_PORT=str(master_port),
+            # torch then takes the store that is there in place of one open to all interfaces.
+            TORCHELASTIC_USE_AGENT_STORE="True",
         )
+        if self.rank == 0:
+            deadline = timedelta(seconds=self._config.start_deadline_seconds)
+            where = (master_address, master_port, self._world_size)
+            self._store = open_store(*where, hosts=True, timeout=deadline)
         self._load()
 
     def restart(self, config: LearnerConfig, objective: Objective, seed: int) -> None:

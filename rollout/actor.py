@@ -167,7 +167,9 @@ class RolloutActor:
         from rollout.engines.vllm_engine import VLLMEngine
 
         path = self._engine_arguments["model"]
-        self._tokenizer = AutoTokenizer.from_pretrained(path)
+        self._tokenizer = AutoTokenizer.from_pretrained(
+            path, local_files_only=True, trust_remote_code=False
+        )
         self._stopping = stopping_of(path, self._tokenizer)
         self._engine = VLLMEngine(
             self._engine_arguments,

@@ -60,8 +60,17 @@ class OrderedBuffer(Generic[Item]):
     async def take(self, num: int) -> list[Item]:
         """Wait for the next `num` tickets in draw order and remove them."""
         ids = range(self._next_ticket, self._next_ticket + num)
+        first_missing = self._next_ticket
+
+        def whole() -> bool:
+            # Each ticket is looked up once when it is there, however often others come.
+            nonlocal first_missing
+            while first_missing in self._items:
+                first_missing += 1
+            return first_missing >= ids.stop
+
         async with self._changed:
-            await self._changed.wait_for(lambda: all(i in self._items for i in ids))
+            await self._changed.wait_for(whole)
             self._next_ticket += num
             return [self._items.pop(i) for i in ids]
 

@@ -13,7 +13,7 @@ from datetime import timedelta
 from typing import Any, ClassVar, Self
 
 import torch
-from torch.distributed import ProcessGroupGloo, TCPStore  # type: ignore[attr-defined]
+from torch.distributed import ProcessGroupGloo
 from vllm.distributed.weight_transfer.base import (
     TrainerInitInfo,
     TrainerWeightTransferEngine,
@@ -23,6 +23,8 @@ from vllm.distributed.weight_transfer.base import (
     WeightTransferUpdateInfo,
 )
 
+from rollout.rendezvous import open_store
+
 BACKEND = "gloo"
 TIMEOUT_SECONDS = 120.0
 """Longest wait for the group to come together, and for one tensor."""
@@ -30,14 +32,7 @@ TIMEOUT_SECONDS = 120.0
 
 def _join(master_address: str, master_port: int, rank: int, world_size: int) -> ProcessGroupGloo:
     timeout = timedelta(seconds=TIMEOUT_SECONDS)
-    store = TCPStore(
-        master_address,
-        master_port,
-        world_size,
-        is_master=rank == 0,
-        timeout=timeout,
-        wait_for_workers=False,
-    )
+    store = open_store(master_address, master_port, world_size, hosts=rank == 0, timeout=timeout)
     return ProcessGroupGloo(store, rank, world_size, timeout)
 
 

@@ -218,7 +218,8 @@ class Attempts:
         if self._num_news == known:
             self._news.clear()
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._news.wait(), patience_seconds)
+                async with asyncio.timeout(patience_seconds):
+                    await self._news.wait()
                 await asyncio.sleep(min(GATHER_SECONDS, patience_seconds))
         return self._num_news, dict(self._num_done)
 

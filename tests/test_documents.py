@@ -98,7 +98,9 @@ def test_recipe_of_the_readme_composes(my_task, tmp_path):
     assert isinstance(run.environment, my_task.Proportional)
 
 
-@pytest.mark.parametrize("document", ["README.md", "CONTRIBUTING.md", "launch/study/RESULTS.md"])
+@pytest.mark.parametrize(
+    "document", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "launch/study/RESULTS.md"]
+)
 def test_links_lead_somewhere(document):
     text = (PROJECT / document).read_text(encoding="utf-8")
     for target, anchor in re.findall(r"\]\(([^)#]*)(?:#([^)]*))?\)", text):

@@ -21,7 +21,9 @@ FILES = [
 HEAVY = {"ray", "vllm", "deepspeed", "wandb", "torch"}
 SHELLS = {
     "rollout/pool.py": {"ray"},
+    "rollout/replacing.py": {"ray"},
     "rollout/gloo_transfer.py": {"torch", "vllm"},
+    "rollout/rendezvous.py": {"torch"},
     "rollout/weight_transfer.py": {"ray", "torch", "vllm"},
     "rollout/engines/vllm_engine.py": {"vllm"},
     "learner/deepspeed_engine.py": {"deepspeed"},
@@ -30,7 +32,12 @@ SHELLS = {
     "learner/team.py": {"ray"},
     "launch/run/cluster.py": {"ray"},
     "launch/record/dashboard/tracker.py": {"ray"},
+    "launch/run/deaths.py": {"ray"},
     "launch/run/engines.py": {"ray"},
+    "launch/run/going_on.py": {"ray"},
+    "launch/run/leaving.py": {"ray"},
+    "launch/run/remote.py": {"ray"},
+    "launch/run/vitals.py": {"ray"},
     "launch/jobs/check.py": {"ray"},
     "launch/jobs/server.py": {"ray"},
     "launch/run/system.py": {"ray"},

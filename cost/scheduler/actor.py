@@ -155,7 +155,9 @@ class SchedulerActor:
                 return True
 
         try:
-            await asyncio.wait_for(self._arrived.wait_for(complete), self._report_timeout_seconds)
+            # Not `asyncio.wait_for`, which loses a cancellation that comes with the answer.
+            async with asyncio.timeout(self._report_timeout_seconds):
+                await self._arrived.wait_for(complete)
         except TimeoutError:
             raise TimeoutError(
                 f"no report for tickets {awaited()[:10]!r} within "

@@ -43,7 +43,7 @@ def with_words(arguments: Sequence[str], key: str | None) -> list[str]:
     words = [arguments[place] for place in places]
     if key is None:
         raise UserError(f"settings must be written as KEY=VALUE, got {words[0]!r}")
-    override = f"{key}=[{','.join(_quoted(word) for word in words)}]"
+    override = f"{key}=[{','.join(quoted(word) for word in words)}]"
     first = places[0]
     rest = [arguments[i] for i in range(first + 1, len(arguments)) if i not in places]
     return [*arguments[:first], override, *rest]
@@ -74,7 +74,7 @@ def with_resumed(arguments: Sequence[str]) -> list[str]:
                 f"resume={value} says which configuration and run folder are meant; leave "
                 f"{argument.split('=')[0]} out"
             )
-    place = f"run_dir={_quoted(str(run_dir))}"
+    place = f"run_dir={quoted(str(run_dir))}"
     return ["--config-path", str(run_dir), "--config-name", "config", *arguments, place]
 
 
@@ -85,7 +85,7 @@ def _bare_words(arguments: Sequence[str]) -> Iterator[int]:
             yield place
 
 
-def _quoted(word: str) -> str:
+def quoted(word: str) -> str:
     """Quote a word for hydra's grammar, which leaves all but interpolations as they are."""
     # Backslashes count only before what they could escape.
     plain = re.sub(r"(\\*)\$\{", r"\1\1\\${", word)
@@ -110,7 +110,7 @@ def _reward_file(argument: str) -> list[str]:
     if found is None:
         return [argument]
     group, package, path = found.groups()
-    return [f"{group}=function", f"{package or 'reward'}.path={_quoted(path)}"]
+    return [f"{group}=function", f"{package or 'reward'}.path={quoted(path)}"]
 
 
 def with_quotes(arguments: Sequence[str]) -> list[str]:
@@ -133,13 +133,13 @@ def _with_quotes(argument: str) -> str:
     try:
         parser.parse_override(argument)
     except HydraException:
-        quoted = f"{key}={_quoted(value)}"
+        override = f"{key}={quoted(value)}"
         try:
-            parser.parse_override(quoted)
+            parser.parse_override(override)
         except HydraException:
             # The key is what is wrong.
             return argument
-        return quoted
+        return override
     return argument
 
 

@@ -105,7 +105,9 @@ def plug_sentence(error: InstantiationException, config: DictConfig) -> str:
         cause = cause.__cause__
     reason = " ".join(str(cause).split())
     if not isinstance(cause, ValueError):
-        settings = {name: value for name, value in plug.items() if name != "_target_"}
+        # Not resolved, for what comes from the environment may be a secret.
+        written: Any = OmegaConf.to_container(OmegaConf.create(plug), resolve=False)
+        settings = {name: value for name, value in written.items() if name != "_target_"}
         reason = re.sub(r" full_key: \S+$", "", reason)
         return f"{key}: {plug.get('_target_')} does not fit ({reason}), got {settings!r}"
     setting = re.match(r"\w+\.(\w+)", reason)

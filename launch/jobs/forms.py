@@ -8,6 +8,7 @@ token.
 from __future__ import annotations
 
 import json
+import math
 import shlex
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -15,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from conf.checkpoint import CheckpointConfig
 from conf.programs import SubmitConfig
 from launch.jobs.nodes import Nodes
 
@@ -22,6 +24,16 @@ SHM_PER_MEMORY = 4
 """A quarter of a pod's memory is for /dev/shm: Ray's object store and NCCL live there."""
 RAY_USER = 1000
 """The user as whom the image of the Dockerfile runs."""
+SAVE_SECONDS = 60
+"""For the policy and the ends of all parts, after the last checkpoint."""
+STOP_WAIT = "RAY_JOB_STOP_WAIT_TIME_S"
+"""What Ray's supervisor of a job waits between SIGTERM and SIGKILL, by itself 3 s; it reads this
+from the job's own variables."""
+
+
+def leaving_seconds(checkpoint: CheckpointConfig) -> int:
+    """Return how long a run needs from SIGTERM to its end: a step, a checkpoint, the policy."""
+    return math.ceil(2 * checkpoint.grace_seconds) + SAVE_SECONDS
 
 
 def run_command(overrides: Sequence[str]) -> list[str]:
@@ -57,7 +69,11 @@ def ray_line(
 
 
 def kuberay_manifest(
-    config: SubmitConfig, overrides: Sequence[str], nodes: Nodes, variables: dict[str, str]
+    config: SubmitConfig,
+    overrides: Sequence[str],
+    nodes: Nodes,
+    variables: dict[str, str],
+    leaving: int,
 ) -> str:
     """Return a RayJob (ray.io/v1) with a cluster of its own, as YAML.
 
@@ -69,6 +85,8 @@ def kuberay_manifest(
         overrides: What stands after `--`: the overrides of the run.
         nodes: The worker pods; the head is one pod more, which holds no engine and no learner.
         variables: Allowed environment variables with their values.
+        leaving: From `leaving_seconds`. The operator stops the job before it deletes the pods, all
+            of which must stay until the run has left.
     """
     kuberay = config.kuberay
     head: dict[str, int] = {"cpu": kuberay.head_cpus, "gpu": 0, "gib": kuberay.head_memory_gib}
@@ -77,8 +95,8 @@ def kuberay_manifest(
         "entrypoint": shlex.join(run_command(overrides)),
         # The operator sends the entrypoint as it is; a submitter's pod would quote it again.
         "submissionMode": "HTTPMode",
-        # A run does not go on where a failed one stopped, and refuses its folder.
-        "backoffLimit": 0,
+        # Each retry gets a new cluster, on which the run goes on from its newest checkpoint.
+        "backoffLimit": kuberay.retries,
         "shutdownAfterJobFinishes": True,
         "ttlSecondsAfterFinished": 600,
         "rayClusterSpec": {
@@ -86,7 +104,7 @@ def kuberay_manifest(
             "authOptions": {"mode": "token", "secretName": kuberay.token_secret},
             "headGroupSpec": {
                 "rayStartParams": {"dashboard-host": "0.0.0.0", "num-cpus": "0"},
-                "template": _pod(config, "ray-head", head),
+                "template": _pod(config, "ray-head", head, leaving),
             },
             "workerGroupSpecs": [
                 {
@@ -95,7 +113,7 @@ def kuberay_manifest(
                     "minReplicas": nodes.count,
                     "maxReplicas": nodes.count,
                     "rayStartParams": {},
-                    "template": _pod(config, "ray-worker", worker),
+                    "template": _pod(config, "ray-worker", worker, leaving),
                 }
             ],
         },
@@ -112,7 +130,7 @@ def kuberay_manifest(
     return text
 
 
-def _pod(config: SubmitConfig, name: str, size: dict[str, int]) -> dict[str, Any]:
+def _pod(config: SubmitConfig, name: str, size: dict[str, int], leaving: int) -> dict[str, Any]:
     kuberay = config.kuberay
     resources: dict[str, Any] = {"cpu": size["cpu"], "memory": f"{size['gib']}Gi"}
     if size["gpu"]:
@@ -148,6 +166,7 @@ def _pod(config: SubmitConfig, name: str, size: dict[str, int]) -> dict[str, Any
                 "runAsUser": RAY_USER,
                 "fsGroup": RAY_USER,
             },
+            "terminationGracePeriodSeconds": leaving,
             "containers": [container],
             "volumes": [
                 {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": f"{shm}Gi"}},
@@ -157,8 +176,11 @@ def _pod(config: SubmitConfig, name: str, size: dict[str, int]) -> dict[str, Any
     }
 
 
-def slurm_script(config: SubmitConfig, overrides: Sequence[str], nodes: Nodes) -> str:
+def slurm_script(config: SubmitConfig, overrides: Sequence[str], nodes: Nodes, leaving: int) -> str:
     """Return a batch script that starts a Ray cluster of its own for the run, and ends it.
+
+    Before the time limit the run is stopped and the job queued again; so it is by Slurm itself when
+    a node fails or another job takes its place. `scancel` ends it for good.
 
     Call sbatch in the project's folder, on a file system that all nodes share. Variables come from
     the shell that calls sbatch, by name; the token is made when the job starts.
@@ -167,6 +189,7 @@ def slurm_script(config: SubmitConfig, overrides: Sequence[str], nodes: Nodes) -
         config: The job's settings.
         overrides: What stands after `--`: the overrides of the run.
         nodes: The machines; the first is also the head.
+        leaving: From `leaving_seconds`.
     """
     slurm = config.slurm
     names = ",".join(["HOME", "USER", *config.env, *config.secrets])
@@ -182,6 +205,9 @@ def slurm_script(config: SubmitConfig, overrides: Sequence[str], nodes: Nodes) -
         "gpus-per-node": nodes.gpus or None,
         "mem": f"{nodes.memory_gib}G",
         "export": names,
+        "open-mode": "append",
+        # To the script alone: Ray's processes would take a signal for their own end.
+        "signal": f"B:USR1@{leaving}",
     }
     lines = [f"#SBATCH --{key}={value}" for key, value in options.items() if value is not None]
     return _SLURM.format(
@@ -197,6 +223,7 @@ def slurm_script(config: SubmitConfig, overrides: Sequence[str], nodes: Nodes) -
 _SLURM = """\
 #!/bin/bash
 {options}
+#SBATCH --requeue
 # When the run ends, Ray stops every Ray process of yours on the nodes: take them whole.
 #SBATCH --exclusive
 set -eo pipefail
@@ -211,8 +238,27 @@ export RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=600
 
 mapfile -t hosts < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
 address="${{hosts[0]}}:$((20000 + SLURM_JOB_ID % 10000))"
+
+# The run is on this node, and says here who it is.
+driver=$(mktemp)
+stopped=
+trap 'stopped=1; kill -TERM "$(cat "$driver")" || kill -TERM "$job" || true' USR1
 srun --export=ALL --kill-on-bad-exit=1 \\
     ray symmetric-run --address "$address" --min-nodes {count} \\
     --num-cpus {cpus} --num-gpus {gpus} -- \\
-    env RAY_ADDRESS="$address" {command}
+    bash -c 'echo $$ > "$1"; shift; exec "$@"' run "$driver" \\
+    env RAY_ADDRESS="$address" {command} &
+job=$!
+status=0
+wait "$job" || status=$?
+if [ "$status" = 138 ]; then
+    # The signal ended the wait, not the run.
+    status=0
+    wait "$job" || status=$?
+fi
+if [ -n "$stopped" ] && [ "$status" != 0 ]; then
+    scontrol requeue "$SLURM_JOB_ID"
+fi
+rm -f "$driver"
+exit "$status"
 """

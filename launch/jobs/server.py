@@ -35,7 +35,7 @@ def server_address(address: str | None, environ: Mapping[str, str]) -> str:
     """Return the job server's URL: the given one, the environment's, or this machine's.
 
     Raises:
-        UserError: If it is not http or https.
+        UserError: If it is not http or https, or holds a password.
     """
     ray_address = environ.get("RAY_ADDRESS", "")
     found = (
@@ -52,6 +52,12 @@ def server_address(address: str | None, environ: Mapping[str, str]) -> str:
     if not sound:
         raise UserError(
             f"address must be the job server's, such as http://HEAD:8265, got {found!r}"
+        )
+    if "@" in parts.netloc:
+        raise UserError(
+            "address must not hold a user or password, which logs and lists of processes would "
+            "show; the cluster's token goes into RAY_AUTH_TOKEN or ~/.ray/auth_token, got those "
+            f"for {parts.hostname!r}"
         )
     return found.rstrip("/")
 

@@ -15,7 +15,9 @@ from pathlib import Path, PurePosixPath
 
 from conf.programs import SubmitConfig
 from conf.schema import RunConfig
-from launch.jobs.forms import kuberay_manifest, ray_line, slurm_script
+from conf.secrets import SECRET_TEXT
+from launch.cli.command_line import quoted
+from launch.jobs.forms import STOP_WAIT, kuberay_manifest, leaving_seconds, ray_line, slurm_script
 from launch.jobs.nodes import nodes_for
 from launch.jobs.package import pack
 from launch.jobs.server import connect, follow, send, server_address
@@ -34,6 +36,11 @@ def checked_run(config: SubmitConfig, overrides: Sequence[str]) -> RunConfig:
         raise UserError("name the run after `--`, such as -- experiment=quickstart run_dir=/shared")
     composed = compose_run(overrides)
     run: RunConfig = build(composed)
+    if run.resume not in (None, "auto"):
+        raise UserError(
+            f"resume must be auto, which jobs have by themselves, got {run.resume!r}; give the run "
+            "folder to go on from as run_dir, with the overrides of its run"
+        )
     folder = PurePosixPath(posixpath.normpath(run.run_dir))
     if config.form == "kuberay":
         if config.kuberay.claim is None:
@@ -54,8 +61,30 @@ def checked_run(config: SubmitConfig, overrides: Sequence[str]) -> RunConfig:
     return run
 
 
+def going_on(overrides: Sequence[str], run: RunConfig) -> list[str]:
+    """Return the overrides with which the job goes on from what an earlier try of it left.
+
+    Args:
+        overrides: What stands after `--`.
+        run: What they compose to; its folder counts, in the place of what makes a new name a try.
+    """
+    others = [each for each in overrides if not each.startswith("run_dir=")]
+    own = [] if any(each.startswith("resume=") for each in others) else ["resume=auto"]
+    return [*others, f"run_dir={quoted(run.run_dir)}", *own]
+
+
 def allowed_variables(names: Sequence[str], environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables with these names that are set, with their values."""
+    """Return the variables with these names that are set, with their values.
+
+    Raises:
+        UserError: If one holds a password or a key, whatever its name.
+    """
+    for name in names:
+        if SECRET_TEXT.search(environ.get(name, "")):
+            raise UserError(
+                "env must not hold variables with a password or key in them, which Ray would keep "
+                f"in its records and logs; put the name into secrets, got {name}"
+            )
     return {name: environ[name] for name in names if name in environ}
 
 
@@ -67,7 +96,10 @@ def submit(config: SubmitConfig, overrides: Sequence[str]) -> None:
         RunError: If the job did not succeed.
     """
     run = checked_run(config, overrides)
+    overrides, leaving = going_on(overrides, run), leaving_seconds(run.checkpoint)
     variables = allowed_variables(config.env, os.environ)
+    if config.form != "slurm":
+        variables[STOP_WAIT] = str(leaving)
     if config.form == "submit":
         _send_and_follow(config, overrides, variables)
     elif config.form == "ray":
@@ -75,9 +107,10 @@ def submit(config: SubmitConfig, overrides: Sequence[str]) -> None:
         print(ray_line(config, overrides, address, variables), end="")
     elif config.form == "kuberay":
         nodes = nodes_for(run.resources, config.node)
-        print(kuberay_manifest(config, overrides, nodes, variables), end="")
+        print(kuberay_manifest(config, overrides, nodes, variables, leaving), end="")
     else:
-        print(slurm_script(config, overrides, nodes_for(run.resources, config.node)), end="")
+        nodes = nodes_for(run.resources, config.node)
+        print(slurm_script(config, overrides, nodes, leaving), end="")
 
 
 def _send_and_follow(

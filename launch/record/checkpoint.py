@@ -112,7 +112,7 @@ def newest_checkpoint(run_dir: Path) -> tuple[Checkpoint | None, list[str]]:
 
     A folder without a manifest is one that was being written, or taken away, and is passed over.
     """
-    faults = []
+    faults: list[str] = []
     for path in sorted(_checkpoints(run_dir), key=_step, reverse=True):
         try:
             return read_checkpoint(path), faults

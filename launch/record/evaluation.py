@@ -1,6 +1,6 @@
 """What a policy's responses to named sets of prompts come to: figures, metrics, JSON, a table.
 
-    reports of a set -> SetResult -> Evaluation -> metrics, evaluation.json, table
+    reports of a set -> SetResult -> Evaluation -> metrics, files, table
 
 avg@n is the mean over prompts of the share of a prompt's n responses that pass, which is pass@1;
 pass@k is estimated without bias from the same responses (`launch.record.summary.pass_at_k`).

@@ -1,40 +1,64 @@
-"""`evaluation.json`: every evaluation of a run that is finished, written anew with each."""
+"""`evaluations.jsonl`: a line for every evaluation of a run that is finished.
 
+    {"when": "on the way", "version": 20, "last_version": 20, ...}
+
+The rest is as in `launch.record.evaluation.Evaluation.to_json`.
+"""
+
+import json
+import re
 from pathlib import Path
-from typing import Any
 
 from launch.record.evaluation import Evaluation
-from launch.record.run_folder import EVALUATION, read_evaluations
-from launch.record.summary import write_json
+from launch.record.run_folder import EVALUATIONS
+from launch.record.summary import json_ready
 from launch.record.told import tell, why
+from launch.record.whole import WholeLines
+
+_BEGINNING = re.compile(
+    rb'\{"when": "([a-z ]+)", "version": \d{1,18}, "last_version": (\d{1,18})[,}]'
+)
 
 
 class EvaluationFile:
-    """Gathers evaluations; a run that goes on goes on with those that its folder has.
+    """Appends evaluations; the file is made with the first.
 
-    A write that fails is told of once and ends nothing: the next one writes all.
+    A write that fails is told of once and ends nothing: the next one writes what is missing.
 
     Args:
         run_dir: The run folder, cut back to the step that the run goes on from.
-
-    Raises:
-        UserError: If the folder has an `evaluation.json` that is none.
     """
 
     def __init__(self, run_dir: Path) -> None:
-        self._path = run_dir / EVALUATION
-        self._finished: list[dict[str, Any]] = read_evaluations(run_dir)
+        self._path = run_dir / EVALUATIONS
+        self._unwritten = b""
         self._told = False
 
     def add(self, when: str, found: Evaluation) -> None:
         """Add one; `when` is "before", "on the way" or "after"."""
-        self._finished.append({"when": when} | found.to_json())
+        record = json_ready({"when": when} | found.to_json())
+        self._unwritten += f"{json.dumps(record, allow_nan=False)}\n".encode()
         try:
-            write_json(self._path, {"evaluations": self._finished})
+            lines = WholeLines(self._path)
+            lines.append(self._unwritten)
+            lines.close()
         except OSError as error:
             if not self._told:
                 tell(
-                    f"{EVALUATION} could not be written ({why(error)}); the run goes on, and the "
-                    "next evaluation writes it with all before"
+                    f"{EVALUATIONS} could not be written ({why(error)}); the run goes on, and the "
+                    "next evaluation is written with all that are missing"
                 )
             self._told = True
+            return
+        self._unwritten = b""
+
+
+def was_there(line: bytes, step: int) -> bool:
+    """Whether an evaluation had been made when a step was over.
+
+    Args:
+        line: Its line, or the beginning of it; one that is none of ours was always there.
+        step: Batches learned.
+    """
+    found = _BEGINNING.match(line)
+    return found is None or (found[1] != b"after" and int(found[2]) <= step)

@@ -107,6 +107,10 @@ METRICS: dict[str, str] = _COST_METRICS | {
     "publish/seconds": "Seconds until every engine had the new weights.",
     "publish/bytes": "Bytes of one copy of the weights.",
     "publish/bytes_per_second": "publish/bytes over publish/seconds.",
+    "checkpoint/pause_seconds": "Seconds the run stood still for the last checkpoint; logged once, "
+    "with the next step, as the two below.",
+    "checkpoint/seconds": "Seconds until that checkpoint was whole on the disk.",
+    "checkpoint/bytes": "Bytes of it.",
     "loop/wait_seconds": "Seconds the learners waited for the batch.",
     "loop/update_seconds": "Seconds of selecting and learning.",
     "loop/publish_seconds": "Seconds of publishing, the parity probe included.",

@@ -93,6 +93,8 @@ def draw_picture(
             ha="left",
             fontsize=15,
             weight="bold",
+            # A name with $ in it is no formula.
+            parse_math=False,
         )
         figure.text(0.012, 0.952, _headline(facts), ha="left", va="top", color="#50555e")
         drawn = io.BytesIO()

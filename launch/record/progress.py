@@ -21,6 +21,7 @@ from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
+from launch.cli.visible import visible
 from launch.record.statistics import MARGIN
 from launch.record.summary import PHASES, TURNS
 from launch.record.text import count_text, number_text, seconds_text, share_text, sparkline
@@ -312,5 +313,5 @@ def _print_pairs(title: str, pairs: Mapping[str, object], console: Console) -> N
     table.add_column(overflow="fold")
     for label, value in pairs.items():
         whole = isinstance(value, int) and not isinstance(value, bool)
-        table.add_row(Text(label), Text(f"{value:,}" if whole else str(value)))
+        table.add_row(Text(label), Text(f"{value:,}" if whole else visible(str(value))))
     console.print(table)

@@ -13,19 +13,20 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from launch.cli.refusals import UserError
+from launch.record.evaluation_file import was_there
 from launch.record.run_folder import (
     CELLS,
-    EVALUATION,
+    EVALUATIONS,
     METRICS,
     PICTURE,
     RESTARTS,
     SAMPLES,
     SUMMARY,
-    read_evaluations,
     read_json,
     refused,
 )
@@ -141,6 +142,21 @@ def still_seen(restarts: Sequence[Restart]) -> list[Restart]:
     return seen
 
 
+def _step_was_there(line: bytes, step: int) -> bool:
+    """Whether a line of a step had been written when a step was over; others were always there."""
+    of = step_of(line)
+    return of is None or of <= step
+
+
+LINES: Mapping[str, Callable[..., bool]] = {
+    EVALUATIONS: was_there,
+    SAMPLES: _step_was_there,
+    CELLS: _step_was_there,
+    METRICS: _step_was_there,
+}
+"""Files of lines, and which lines had been there when a step was over."""
+
+
 def cut_back(run_dir: Path, step: int) -> None:
     """Make a run folder what it was after a step, so that the run can go on from there.
 
@@ -154,8 +170,7 @@ def cut_back(run_dir: Path, step: int) -> None:
         step: Batches learned, from 0.
 
     Raises:
-        UserError: If there is no such folder, `evaluation.json` is none, or a file cannot be
-            written.
+        UserError: If there is no such folder, or a file cannot be written.
     """
     if not run_dir.is_dir():
         raise refused(run_dir, "there is no such folder")
@@ -172,23 +187,18 @@ def _writing(run_dir: Path) -> Iterator[None]:
 
 
 def _cut_back(run_dir: Path, step: int) -> None:
-    # First, since it may refuse.
-    evaluations = read_evaluations(run_dir)
-    for name in (METRICS, SAMPLES, CELLS, EVALUATION, SUMMARY, PICTURE, RESTARTS):
+    for name in (SUMMARY, PICTURE, RESTARTS, *LINES):
         remove_leftovers(run_dir / name)
     for name in (SUMMARY, PICTURE):
         (run_dir / name).unlink(missing_ok=True)
-    kept = [found for found in evaluations if _was_there(found, step)]
-    if len(kept) < len(evaluations):
-        write_json(run_dir / EVALUATION, {"evaluations": kept})
-    for name in (SAMPLES, CELLS, METRICS):
+    for name, stays in LINES.items():
         if (run_dir / name).exists():
-            _cut_lines(run_dir / name, step)
+            _cut_lines(run_dir / name, partial(stays, step=step))
 
 
-def _cut_lines(path: Path, step: int) -> None:
+def _cut_lines(path: Path, stays: Callable[[bytes], bool]) -> None:
     with path.open("rb") as file:
-        spans = _staying(file, step) or [(0, 0)]
+        spans = _staying(file, stays) or [(0, 0)]
         if spans == [(0, path.stat().st_size)]:
             return
         if len(spans) == 1 and spans[0][0] == 0:
@@ -198,20 +208,19 @@ def _cut_lines(path: Path, step: int) -> None:
             write_whole(path, _parts(file, spans))
 
 
-def _staying(file: BinaryIO, step: int) -> list[tuple[int, int]]:
-    """First byte and end of what was there after a step, in whole lines and as few as can be."""
+def _staying(file: BinaryIO, stays: Callable[[bytes], bool]) -> list[tuple[int, int]]:
+    """First byte and end of what was there, in whole lines and as few as can be."""
     spans: list[tuple[int, int]] = []
     start = end = 0
-    stays = True
+    stayed = True
     while part := file.readline(PART_BYTES):
         if start == end:
-            of = step_of(part)
-            stays = of is None or of <= step
+            stayed = stays(part)
         end += len(part)
         if part.endswith(b"\n"):
-            if stays and spans and spans[-1][1] == start:
+            if stayed and spans and spans[-1][1] == start:
                 spans[-1] = (spans[-1][0], end)
-            elif stays:
+            elif stayed:
                 spans.append((start, end))
             start = end
     return spans
@@ -236,11 +245,6 @@ def _last_step(run_dir: Path) -> int:
                 largest = max(largest, step_of(part) or 0)
             starts = part.endswith(b"\n")
     return largest
-
-
-def _was_there(evaluation: Mapping[str, Any], step: int) -> bool:
-    """Whether an evaluation had been made when a step was over."""
-    return evaluation["when"] != "after" and int(evaluation["last_version"]) <= step
 
 
 def _restart(run_dir: Path, number: int, record: object) -> Restart:

@@ -5,7 +5,6 @@ metrics.jsonl -> read_steps -> metric_columns -> at_versions
 samples.jsonl -> read_samples
 cells.jsonl   -> read_cells
 summary.json  -> read_summary
-evaluation.json -> read_evaluations
 restarts.json -> launch.record.restarts.read_restarts
 """
 
@@ -31,11 +30,16 @@ METRICS = "metrics.jsonl"
 SAMPLES = "samples.jsonl"
 CELLS = "cells.jsonl"
 EVALUATION = "evaluation.json"
+"""Of `launch.evaluate`."""
+EVALUATIONS = "evaluations.jsonl"
+"""Of `launch.train`: a line for each evaluation; see `launch.record.evaluation_file`."""
 SUMMARY = "summary.json"
 PICTURE = "run.png"
 RESTARTS = "restarts.json"
 EVALUATED = "evaluation/version"
 """Metric that says which version an evaluation is of."""
+MOST_BYTES = {".yaml": 2**20, ".json": 2**26, ".jsonl": 2**32}
+"""Of files that are read, by their kind."""
 CELL_COLUMNS = ("length_cells", "pass_rate_cells", "num_prompts", "probabilities")
 
 
@@ -62,8 +66,7 @@ def read_config(folder: Path, needed: Mapping[str, type] = MappingProxyType({}))
     """
     text = _read_text(folder, CONFIG)
     try:
-        # Safe: a tag such as !!python/object is refused and makes nothing.
-        config: Any = yaml.safe_load(text)
+        config = plain_yaml(text)
         OmegaConf.create(config if isinstance(config, dict) else {})
     except (yaml.YAMLError, OmegaConfBaseException, ValueError, TypeError, RecursionError) as error:
         raise refused(
@@ -80,6 +83,26 @@ def read_config(folder: Path, needed: Mapping[str, type] = MappingProxyType({}))
             )
     # What hydra needs to run it again is no setting.
     return {key: value for key, value in config.items() if key not in ("defaults", "hydra")}
+
+
+def plain_yaml(text: str) -> Any:
+    """Return what a YAML document of somebody else holds.
+
+    A tag such as !!python/object is refused and makes nothing. So is an alias: a few lines of them
+    stand for more than any memory holds.
+
+    Raises:
+        yaml.YAMLError: If it is not YAML of plain values, each written out.
+    """
+    return yaml.load(text, Loader=_PlainLoader)
+
+
+class _PlainLoader(yaml.SafeLoader):  # type: ignore[misc]
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise yaml.composer.ComposerError(None, None, "an alias stands for a value", mark)
+        return super().compose_node(parent, index)
 
 
 def read_summary(folder: Path, needed: Sequence[str] = ()) -> dict[str, Any]:
@@ -103,28 +126,6 @@ def read_summary(folder: Path, needed: Sequence[str] = ()) -> dict[str, Any]:
         if not all(part is None or isinstance(part, int | float) for part in parts):
             raise refused(folder, f"{key} in {SUMMARY} is not a number, got {summary[key]!r:.60}")
     return summary
-
-
-def read_evaluations(folder: Path) -> list[dict[str, Any]]:
-    """Return the evaluations of a run that are finished, in their order; empty without the file.
-
-    Each has `when`, a text, and `last_version`, a whole number; see
-    `launch.record.evaluation.Evaluation.to_json` for the rest.
-
-    Raises:
-        UserError: If `evaluation.json` holds anything else.
-    """
-    if not (folder / EVALUATION).exists():
-        return []
-    content: Any = read_json(folder, EVALUATION)
-    found = content.get("evaluations") if isinstance(content, dict) else None
-    for each in found if isinstance(found, list) else [None]:
-        known = each if isinstance(each, dict) else {}
-        if not isinstance(known.get("when"), str) or type(known.get("last_version")) is not int:
-            reason = f"{EVALUATION} must hold evaluations with when and last_version"
-            raise refused(folder, f"{reason}; move it away to go on without them")
-    assert isinstance(found, list)
-    return found
 
 
 def read_json(folder: Path, name: str, remark: str = "") -> object:
@@ -311,8 +312,14 @@ def _read_lines(
 def _read_text(folder: Path, name: str, remark: str = "") -> str:
     if not folder.is_dir():
         raise refused(folder, "it is a file" if folder.exists() else "there is no such folder")
+    path = folder / name
+    if path.exists() and not path.is_file():
+        raise refused(folder, f"{name} is no file with an end")
     try:
-        return (folder / name).read_text(encoding="utf-8")
+        if path.stat().st_size > MOST_BYTES[path.suffix]:
+            most = MOST_BYTES[path.suffix] // 2**20
+            raise refused(folder, f"{name} has more than {most} MiB, which no run writes")
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
         raise refused(folder, f"it has no {name}{remark}") from error
     except (OSError, UnicodeDecodeError) as error:

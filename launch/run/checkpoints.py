@@ -30,6 +30,8 @@ from launch.record.checkpoint import (
     remove_older,
     seal,
 )
+from launch.record.told import why
+from launch.run.deaths import PartDied, actor_death
 from launch.run.position import Position
 from rollout.group_file import load_group, save_group
 from rollout.types import GroupRef
@@ -156,9 +158,11 @@ class Checkpoints:
 
     def _tell(self, error: Exception) -> None:
         """Say once of each reason that there is no checkpoint."""
+        if isinstance(error, PartDied) or actor_death(error) is not None:
+            # Said by whoever finds out what died.
+            return
         cause = getattr(error, "cause", None) or error
-        reason = getattr(cause, "strerror", None) or " ".join(str(cause).split())
-        reason = reason or type(cause).__name__
+        reason = why(cause)
         if reason not in self._told:
             self._told.add(reason)
             log.warning(

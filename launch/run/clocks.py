@@ -69,6 +69,9 @@ class GenerationClock:
         finally:
             self._settle()
             self._open[batch] -= 1
+            if not self._open[batch]:
+                # Batches with no ticket open must not pile up.
+                del self._open[batch]
 
     def take(self, batch: int) -> float:
         """Seconds of a batch since the last call for it."""
@@ -82,11 +85,10 @@ class GenerationClock:
         return total
 
     def _settle(self) -> None:
-        now, num_open = self._now(), self._open.total()
+        now = self._now()
         elapsed, self._since = now - self._since, now
-        if num_open:
+        if elapsed and self._open:
+            num_open = self._open.total()
             self._total += elapsed
             for batch, count in self._open.items():
                 self._seconds[batch] += elapsed * count / num_open
-            # Batches with no ticket open must not pile up.
-            self._open = +self._open

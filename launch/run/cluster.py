@@ -15,12 +15,14 @@ from functools import partial
 from typing import Any
 
 import ray
+from ray._private import ray_constants
 from ray.exceptions import RayError
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from conf.resources import ResourcesConfig
 from launch.program import RunError, UserError
+from launch.run.auth_token import keep_token_private
 from launch.run.leaving import begin_watch, in_time, leave, watch_of_cluster
 from launch.run.parity import ParityError
 from rollout.replacing import EngineError, ray_logs
@@ -34,6 +36,12 @@ TASK_EVENTS = {
 }
 """What a cluster that is started here remembers of tasks that are over: Ray would keep 100,000, at
 about 3.5 kB of its head's memory each."""
+ON_LOOPBACK = {
+    "GLOO_SOCKET_IFNAME": "lo",
+    "NCCL_SOCKET_IFNAME": "=lo",
+    "VLLM_HOST_IP": "127.0.0.1",
+}
+"""Where the processes of a cluster of one machine listen for each other; Ray's own see `_start`."""
 RELEASE_SECONDS = 15.0
 """Longest wait for a run that has just ended, or is ending, to give its resources back."""
 
@@ -56,7 +64,8 @@ def connect(resources: ResourcesConfig) -> None:
     """Join the cluster of `resources.address` or RAY_ADDRESS, or start one on this machine.
 
     A cluster started here gets as many CPUs as the run asks for: its processes share the machine's
-    cores, and on a small one the sum may well exceed them.
+    cores, and on a small one the sum may well exceed them. Nothing of it listens on any other
+    interface than loopback, and it asks for this user's token.
     """
     # Where work is given up, nobody waits for what it had asked for.
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
@@ -75,8 +84,9 @@ def connect(resources: ResourcesConfig) -> None:
                 f"{' '.join(str(error).split())}"
             ) from error
         return
-    for name, most in TASK_EVENTS.items():
-        os.environ.setdefault(name, most)
+    for name, value in (TASK_EVENTS | ON_LOOPBACK).items():
+        os.environ.setdefault(name, value)
+    keep_token_private()
     asked = (
         resources.num_engines * resources.engine_cpus
         + resources.num_learners * resources.learner_cpus
@@ -86,8 +96,7 @@ def connect(resources: ResourcesConfig) -> None:
     common |= store_options(shutil.disk_usage("/dev/shm").free, memory)
     for tries_left in reversed(range(START_TRIES)):
         try:
-            ray.init(
-                address="local",
+            _start(
                 num_cpus=max(os.cpu_count() or 1, math.ceil(asked)),
                 include_dashboard=resources.dashboard,
                 **common,
@@ -99,6 +108,19 @@ def connect(resources: ResourcesConfig) -> None:
             if "timed out during startup" not in str(error) or not tries_left:
                 raise
             ray.shutdown()
+
+
+def _start(**options: Any) -> None:
+    """Start Ray on this machine, with 127.0.0.1 for the node's address.
+
+    Ray listens on all interfaces wherever its node has another address, and takes this one only
+    where it knows of no clusters: it would answer a wish for 127.0.0.1 with the machine's own.
+    """
+    clusters, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
+    try:
+        ray.init(address="local", **options)
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = clusters
 
 
 def _require_answer(address: str) -> None:

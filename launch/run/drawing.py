@@ -69,13 +69,13 @@ class Rounds:
         return await self._finish(batch, [], await self._draw(batch, {}), tasks)
 
     async def go_on(
-        self, undone: Undone, held: Mapping[int, GroupRef], tasks: asyncio.TaskGroup
+        self, undone: Undone, held: dict[int, GroupRef], tasks: asyncio.TaskGroup
     ) -> DrawnBatch:
         """Go on with a batch of a run that was stopped, its groups held as far as they are there.
 
         Args:
             undone: The batch, and which of its tickets to run again.
-            held: By ticket id, the groups of its other tickets.
+            held: By ticket id, the groups of its other tickets, which are taken out.
             tasks: What tickets are run in.
 
         Raises:
@@ -83,7 +83,7 @@ class Rounds:
         """
         there = [t for t in undone.draw.tickets if t.ticket_id not in undone.again]
         for ticket in there:
-            await self._buffer.put(ticket.ticket_id, held[ticket.ticket_id])
+            await self._buffer.put(ticket.ticket_id, held.pop(ticket.ticket_id))
         again = [t for t in undone.draw.tickets if t.ticket_id in undone.again]
         return await self._finish(undone.batch, there, replace(undone.draw, tickets=again), tasks)
 

@@ -1,6 +1,6 @@
 """Asking a policy every prompt of every set: once, or when a run's turn for it comes.
 
-sets -> measure -> `launch.record.evaluation.Evaluation` -> evaluation.json, metrics, summary
+sets -> measure -> `launch.record.evaluation.Evaluation` -> evaluations.jsonl, metrics, summary
 """
 
 from __future__ import annotations
@@ -120,7 +120,7 @@ async def _ask_all(
 
 
 class Evaluations:
-    """The evaluations of one training run; `evaluation.json` has all that are finished.
+    """The evaluations of one training run; `evaluations.jsonl` has all that are finished.
 
     Args:
         inputs: What the run starts from.

@@ -12,7 +12,10 @@ from omegaconf import DictConfig, OmegaConf
 from conf.checks import require_path
 from conf.evaluation import HELD_OUT
 from conf.schema import EvaluateConfig, RunConfig
+from conf.secrets import recorded
+from conf.targets import foreign_code
 from launch.cli.refusals import reading
+from launch.cli.visible import visible
 from launch.program import UserError, build, prepare_run_dir
 from launch.record.checkpoint import Checkpoint
 from launch.record.restarts import cut_back
@@ -53,6 +56,16 @@ class Inputs:
     """By key, the old and the new value of settings that are others than in `saved`."""
 
 
+def say_whose_code(composed: DictConfig) -> None:
+    """Print one line on the code of others that a configuration names, before any of it runs.
+
+    It is the plan's first line, and there is none where everything is this project's.
+    """
+    found = foreign_code(composed)
+    if found:
+        print(f"runs code from outside this project: {visible(found)}", flush=True)
+
+
 def prepare(composed: DictConfig) -> Inputs:
     """Check everything of a training that can be checked without a cluster; make the run folder.
 
@@ -72,7 +85,7 @@ def prepare(composed: DictConfig) -> Inputs:
         )
     check_tokens(config.model.path, [prompts, *sets.values()])
     try_rewards(config, prompts[0], sets)
-    resolved: Any = OmegaConf.to_container(composed, resolve=True)
+    resolved = recorded(composed)
     described, run_dir, saved = about(resolved, prompts), Path(config.run_dir), None
     changed: Mapping[str, tuple[Any, Any]] = {}
     if config.resume is not None:
@@ -199,7 +212,9 @@ def load_tokenizer(path: str) -> Any:
     with reading(
         "model.path must hold a tokenizer that loads; save one there with its save_pretrained", path
     ):
-        tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(
+            path, local_files_only=True, trust_remote_code=False
+        )
     check_vocabulary(Path(path), tokenizer, read_settings(Path(path)))
     return tokenizer
 

@@ -42,8 +42,7 @@ async def train(
     Args:
         plan: The loop's numbers.
         parts: What the loop drives.
-        on_step: Called before the next draw sees what was learned, so that what it reads and saves
-            belongs to one step.
+        on_step: Called before the next draw sees what was learned: all it saves is of one step.
         position: Where to go on from; None for the start.
 
     Raises:
@@ -87,8 +86,7 @@ async def train(
             position.batch, position.learning = batch + 1, False
             await on_step(learned.step(taken, published, phases, generation.take_total()))
             await buffer.advance()
-            # So that nothing holds the groups while the next batch is generated.
-            del taken, learned
+            del taken, learned  # So that nothing holds the groups while the next is generated.
             clock = Laps()
 
     try:

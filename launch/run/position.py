@@ -41,7 +41,11 @@ class Position:
     ) -> None:
         self.batch = batch
         self.undone = tuple(undone)
-        self.given = dict(held or {})
+        self.next_batch = batch + len(self.undone)
+        """The first batch that is not drawn."""
+        carried = {key: group for key, group in (held or {}).items() if key < next_ticket}
+        self.given = {key: group for key, group in (held or {}).items() if key >= next_ticket}
+        """Groups that are on their way into the buffer."""
         self.learning = False
         """Whether a batch is being learned or published, and there is no position to go on from."""
         self.buffer: OrderedBuffer[GroupRef] = OrderedBuffer(
@@ -49,7 +53,7 @@ class Position:
         )
         self.budget, self.generation = Budget(plan), GenerationClock()
         self.hand_over = HandOver(self.buffer, plan.batch_deadline_seconds)
-        self.hand_over.hold({k: group for k, group in self.given.items() if k < next_ticket})
+        self.hand_over.hold(carried)
 
     @classmethod
     def at(
@@ -70,14 +74,9 @@ class Position:
         position.budget.load_state_dict(state["spent"])
         return position
 
-    @property
-    def next_batch(self) -> int:
-        """The first batch that is not drawn."""
-        return self.batch + len(self.undone)
-
     def held(self) -> dict[int, GroupRef]:
         """Return the groups that are there and not learned, by ticket id."""
-        return self.hand_over.held | self.buffer.items
+        return self.given | self.hand_over.held | self.buffer.items
 
     def state_dict(self) -> dict[str, Any]:
         """Return the rest as dicts of numbers."""

@@ -89,13 +89,14 @@ class Recorder:
         }
         found |= metrics
         cells = await scheduler.call("draw_cells")
-        rows = await self._read_samples(result) if result.step % SAMPLES_EVERY == 1 else []
+        rows = await self._read_samples(result) if result.step % SAMPLES_EVERY == 1 else None
         # From here on nothing waits: a step is written down as a whole.
         self._summary.step(found)
         assert self._tracker is not None, "open() comes first"
         self._tracker.log(result.step, found)
         self._tracker.cells(result.step, cells)
-        self._tracker.samples(result.step, rows)
+        if rows is not None:
+            self._tracker.samples(result.step, rows)
         self.step = result.step
 
     async def _read_samples(self, result: StepResult) -> list[Sample]:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
+from launch.cli.visible import visible
 from launch.program import RunError, UserError
 from learner.team import DivergedError
 
@@ -53,7 +54,7 @@ def say_where(error: BaseException, where: str) -> BaseException:
         error.args = (f"{error}; {where}",)
     elif isinstance(error, asyncio.CancelledError):
         # What asyncio makes of it, an interrupt by keyboard mostly, has no notes.
-        print(where, file=sys.stderr)
+        print(visible(where), file=sys.stderr)
     else:
         error.add_note(where)
     return error

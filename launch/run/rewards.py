@@ -105,13 +105,13 @@ class RewardWatch:
         Raises:
             UserError: If a larger share than allowed failed, with the first failure.
         """
-        total = sum(report.num_responses for report in reports)
+        statuses = np.concatenate([np.zeros(0, np.int64), *(report.status for report in reports)])
+        total = len(statuses)
         for status, most in self._most.items():
-            counts = [int(np.sum(report.status == status)) for report in reports]
-            count = sum(counts)
+            count = int(np.sum(statuses == int(status)))
             if not count:
                 continue
-            texts = [r.reward_failure for r, own in zip(reports, counts, strict=True) if own]
+            texts = (r.reward_failure for r in reports if np.any(r.status == int(status)))
             first = next(filter(None, texts), "")
             self.first = self.first or first
             told = f"{_outcome(status)} for {count} of {total} responses of {where}"

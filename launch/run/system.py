@@ -219,12 +219,13 @@ class System:
         path = str(folder / SCHEDULER)
         undone: list[Undone] = await self.scheduler.call("resume", path, version, list(held))
         await self.learners.load_state(str(folder / LEARNER))
-        self._num_probes = state["num_probes"]
-        self.max_logprob_difference = state["max_logprob_difference"]
         if state["baseline"] is not None:
             baseline = Difference(**state["baseline"])
             self._tolerance = replace(self._tolerance, baseline=baseline)
         await self.publish(version)
+        # The probes that follow are those of a run that was not stopped.
+        self._num_probes = state["num_probes"]
+        self.max_logprob_difference = state["max_logprob_difference"]
         return undone
 
     def state_dict(self) -> dict[str, Any]:

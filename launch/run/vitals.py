@@ -217,7 +217,8 @@ class Vitals:
             seconds, before = min(loop.time() - before, 2 * period), loop.time()
             for watched in self._living():
                 how = watched.told()
-                if not how and watched.owes_an_answer:
+                # What has not answered once is starting, for which there are other deadlines.
+                if not how and watched.owes_an_answer and watched.sign is not None:
                     how = watched.pulse.look(seconds, watched.eye.see(watched.sign, seconds))
                 if how:
                     await self._lose(watched, how)

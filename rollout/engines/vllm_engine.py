@@ -63,6 +63,7 @@ def engine_arguments(
         "tokenizer": model_path,
         "dtype": dtype,
         "load_format": "safetensors",
+        "trust_remote_code": False,
         "max_model_len": max_model_len,
         "max_num_seqs": config.max_num_seqs,
         "max_num_batched_tokens": max(config.max_num_batched_tokens, max_model_len),
@@ -117,7 +118,9 @@ def check_heads(model_path: str) -> None:
     """
     from transformers import AutoConfig
 
-    config: Any = AutoConfig.from_pretrained(model_path, local_files_only=True).get_text_config()
+    config: Any = AutoConfig.from_pretrained(
+        model_path, local_files_only=True, trust_remote_code=False
+    ).get_text_config()
     size = getattr(config, "head_dim", None)
     if size is None and getattr(config, "num_attention_heads", None):
         size = config.hidden_size // config.num_attention_heads

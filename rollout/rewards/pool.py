@@ -146,7 +146,8 @@ class RewardPool:
                 child = None
             if child is None:
                 child = await self._new_child()
-            answer = await asyncio.wait_for(child.ask(item), self._timeout_seconds)
+            async with asyncio.timeout(self._timeout_seconds):
+                answer = await child.ask(item)
             healthy = True
             self._late_in_a_row = self._dead_in_a_row = 0
         except TimeoutError:
@@ -194,7 +195,8 @@ class RewardPool:
         child = await _Child.start()
         self._children.add(child)
         try:
-            answer = await asyncio.wait_for(child.load(self._reward), _START_SECONDS)
+            async with asyncio.timeout(_START_SECONDS):
+                answer = await child.load(self._reward)
         except TimeoutError:
             self._discard(child)
             raise RuntimeError(

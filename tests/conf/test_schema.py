@@ -3,6 +3,7 @@ import re
 import pytest
 from hydra import compose, initialize_config_dir
 
+from conf.checkpoint import CheckpointConfig
 from conf.evaluation import EvaluationConfig
 from conf.programs import register
 from conf.resources import ResourcesConfig
@@ -39,6 +40,12 @@ def run_config(*overrides: str) -> RunConfig:
         (ParityConfig, "parity", "num_tokens", 0),
         (ParityConfig, "parity", "max_difference", 0.0),
         (ParityConfig, "parity", "slack", 0.5),
+        (CheckpointConfig, "checkpoint", "every_steps", -1),
+        (CheckpointConfig, "checkpoint", "every_seconds", 0.0),
+        (CheckpointConfig, "checkpoint", "keep_last", 0),
+        (CheckpointConfig, "checkpoint", "grace_seconds", 0.0),
+        (CheckpointConfig, "checkpoint", "max_recoveries", -1),
+        (CheckpointConfig, "checkpoint", "deadline_seconds", float("inf")),
         (EvaluationConfig, "evaluation", "num_samples", 0),
         (EvaluationConfig, "evaluation", "temperature", 0.0),
         (ResourcesConfig, "resources", "num_engines", 0),

@@ -1,4 +1,6 @@
+import copy
 import math
+import struct
 import zipfile
 
 import numpy as np
@@ -107,13 +109,103 @@ def test_refuses_other_files(tmp_path):
     path = tmp_path / "state"
     for content in (b"", b"text", b"PK\x03\x04broken"):
         path.write_bytes(content)
-        with pytest.raises(ValueError, match=r"path must be a file of save_state, got .*state"):
+        with pytest.raises(ValueError, match=r"path must be a file of save_state .*, got .*state"):
             load_state(path)
     np.savez(tmp_path / "other.npz", a=np.zeros(3))
     with pytest.raises(ValueError, match="path must be a file of save_state"):
         load_state(tmp_path / "other.npz")
     with pytest.raises(FileNotFoundError):
         load_state(tmp_path / "none")
+
+
+def npy(*, shape=(3,), dtype="<f8", content=bytes(24)):
+    """A file of numpy with whatever header."""
+    header = f"{{'descr': {dtype!r}, 'fortran_order': False, 'shape': {shape!r}, }}"
+    header += " " * (-(10 + len(header) + 1) % 64) + "\n"
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(header)) + header.encode() + content
+
+
+def write_archive(path, array, skeleton='{"dict": {"a": {"array": 0}}}', kind=zipfile.ZIP_STORED):
+    with zipfile.ZipFile(path, "w", kind) as archive:
+        archive.writestr("0.npy", array)
+        text = skeleton.encode()
+        archive.writestr("skeleton.npy", npy(shape=(len(text),), dtype="|u1", content=text))
+    return path
+
+
+def test_reads_an_archive_made_by_hand(tmp_path):
+    assert load_state(write_archive(tmp_path / "state", npy()))["a"].tolist() == [0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("array", "reason"),
+    [
+        (npy(shape=(10**15,)), r"0\.npy must hold what its header says, .* in 152 bytes"),
+        (npy(shape=(10**40,)), "must hold what its header says"),
+        (npy(shape=(10**40, 0), content=b""), "OverflowError|ValueError"),
+        (npy(shape=(-3, -1)), "must hold what its header says"),
+        (npy(shape=(10**15,), dtype="<U0", content=b""), "must hold what its header says"),
+        (npy(dtype="|O"), "must hold what its header says|Object arrays"),
+        (npy(shape=(3,), dtype="<f8", content=bytes(23)), "must hold what its header says"),
+        (b"\x93NUMPY\x09\x00" + bytes(90), "KeyError"),
+        (b"", "EOF"),
+    ],
+)
+def test_an_array_is_no_larger_than_its_bytes(array, reason, tmp_path):
+    path = write_archive(tmp_path / "state", array)
+    with pytest.raises(ValueError, match=rf"^path must be a file of save_state \(.*({reason})"):
+        load_state(path)
+
+
+@pytest.mark.parametrize(
+    "skeleton",
+    [
+        '{"dict": {"a": {"array": 0}, "b": {"array": 0}}}',
+        '{"dict": {"a": {"array": "skeleton"}}}',
+        '{"dict": 5}', '{"array": 0', "{}", "[]", "[" * 9**6,
+    ],
+)  # fmt: skip
+def test_an_odd_skeleton_is_one_error(skeleton, tmp_path):
+    """Above all one that names an array so often that it fills the memory."""
+    path = write_archive(tmp_path / "state", npy(), skeleton)
+    with pytest.raises(ValueError, match=r"^path must be a file of save_state \("):
+        load_state(path)
+
+
+def test_a_bomb_is_not_unpacked(tmp_path):
+    large = npy(shape=(10**7,), content=bytes(8 * 10**7))
+    path = write_archive(tmp_path / "state", large, kind=zipfile.ZIP_DEFLATED)
+    assert path.stat().st_size < 10**6
+    with pytest.raises(ValueError, match="its arrays must not be compressed"):
+        load_state(path)
+
+
+def test_entries_that_overlap_are_not_read(tmp_path):
+    path = write_archive(tmp_path / "state", npy(shape=(10**4,), content=bytes(8 * 10**4)))
+    with zipfile.ZipFile(path, "a") as archive:
+        first = archive.infolist()[0]
+        for name in range(1, 100):
+            again = copy.copy(first)
+            again.filename = again.orig_filename = f"{name}.npy"
+            archive.filelist.append(again)
+        archive._didModify = True
+    assert path.stat().st_size < 10**5
+    with pytest.raises(ValueError, match=r"its arrays must lie within its \d+ bytes"):
+        load_state(path)
+
+
+@given(place=st.floats(0, 1, exclude_max=True), value=st.integers(0, 255))
+@settings(max_examples=200, deadline=None)
+def test_a_byte_that_changed_is_at_most_one_kind_of_error(tmp_path_factory, place, value):
+    path = tmp_path_factory.mktemp("state") / "state"
+    save_state(path, {"a": np.arange(4.0), "b": [1, "two", None]})
+    content = bytearray(path.read_bytes())
+    content[int(place * len(content))] = value
+    path.write_bytes(content)
+    try:
+        load_state(path)
+    except ValueError as error:
+        assert str(error).startswith("path must be a file of save_state (")
 
 
 def test_never_unpickles(tmp_path):

@@ -7,8 +7,11 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from conf.evaluation import EvaluationConfig, EvaluationSet
 from conf.programs import register
-from launch.program import UserError, build
+from launch.program import UserError, build, prepare_run_dir
+from rollout.tasks.chain import ChainTask
+from tests.launch.programs import call
 from tests.places import CONF
 
 register()
@@ -16,6 +19,7 @@ PROGRAMS = {
     "train": ["experiment=quickstart"],
     "evaluate": ["experiment=quickstart_check", "model.path=model"],
     "bench": [],
+    "chaos": [],
     "simulate": [],
     "compare": [],
     "submit": [],
@@ -92,12 +96,47 @@ def test_nothing_odd_is_a_bug(program):
 @pytest.mark.parametrize("program", ["train", "evaluate", "bench", "simulate", "compare"])
 @pytest.mark.parametrize(
     "name",
-    ["", ".", "..", "../../x", "a/b", "a b", "<b>x</b>", "a\nb", "x" * 101, "-x", "ü", "a;b", "$x"],
-)
+    [
+        "", ".", "..", "../../x", "/etc/x", "a/b", "a b", "<b>x</b>", "a\nb", "x" * 101, "-x", "ü",
+        "a;b", "$x", "a\\b", "~", "\u202ex", "x\u200b", "\uff0e\uff0e\uff0fx", "x\n", "a\u2215b",
+    ],
+)  # fmt: skip
 def test_a_name_is_safe_as_file_actor_and_page(program, name):
     found = verdict(composed(program, []), "name", name)
     assert found is not None
     assert found.startswith("name must be 1 to 100 letters")
+
+
+@pytest.mark.parametrize("name", ["../x", "/etc/x", "a\nb", "", "..", "\u202ex", "x" * 101])
+def test_a_name_of_a_set_or_a_tracker_is_as_safe(name):
+    config = composed("train", [])
+    found = verdict(config, "tracker", {**config.tracker, name: config.tracker.jsonl})
+    assert found is not None
+    assert found.startswith("tracker must be 1 to 100 letters")
+    with pytest.raises(ValueError, match=r"^evaluation\.sets must be 1 to 100 letters"):
+        EvaluationConfig(sets={name: EvaluationSet(task=ChainTask())})
+
+
+@pytest.mark.parametrize("name", ["../../x", "/etc/x", "..", "-x", "\u202ex"])
+def test_a_name_makes_no_folder_where_it_points(name, tmp_path, monkeypatch):
+    home = tmp_path / "a" / "b"
+    home.mkdir(parents=True)
+    monkeypatch.chdir(home)
+    done = call("launch.train", "experiment=quickstart", f"name='{name}'")
+    assert done.status == 2 and done.err.startswith(("error: name must be", "error: run_dir must"))
+    assert [path for path in tmp_path.rglob("*") if path not in (home, home.parent)] == []
+
+
+def test_a_run_folder_may_be_a_link_and_is_no_less_empty(tmp_path):
+    kept, link, loop = tmp_path / "kept", tmp_path / "link", tmp_path / "loop"
+    link.symlink_to(kept)
+    loop.symlink_to(loop)
+    config = composed("train", [])
+    prepare_run_dir(link.resolve(), config, "train")
+    assert [path.name for path in kept.iterdir()] == ["config.yaml"]
+    for path, message in ((link, "must be new or empty"), (loop, "must be writable")):
+        with pytest.raises(UserError, match=rf"^run_dir {message}"):
+            prepare_run_dir(path, config, "train")
 
 
 @pytest.mark.parametrize("program", ["train", "evaluate", "simulate", "compare"])

@@ -138,6 +138,9 @@ def main(folder: Path) -> None:
         engine.weights.disturb()
         with torch.no_grad():
             disturbed = engine.logprobs(row)[0]
+        published = {n: t.float().clone() for n, t in engine.weights.full()}
+        with torch.no_grad():
+            disturbed_again = engine.logprobs(row)[0]
         if kind == "lora":
             disturbed_files = engine.weights.adapter_files()
         engine.weights.restore()
@@ -147,6 +150,8 @@ def main(folder: Path) -> None:
             "files": files,
             "disturbed_files": disturbed_files,
             "disturbed": disturbed,
+            "disturbed_again": disturbed_again,
+            "disturbed_weights": published,
             "restored": restored,
             "start": start,
             "adapters": engine.weights.adapter_tensors(),

@@ -13,13 +13,14 @@ from pathlib import Path
 
 import deepspeed
 import torch
+from transformers import AutoModelForCausalLM
 
 from learner import deepspeed_engine
 from learner.batch import collate
 from learner.config import LearnerConfig
 from learner.deepspeed_engine import DeepSpeedEngine
 from learner.deepspeed_settings import deepspeed_settings
-from learner.lora import LoraConfig
+from learner.lora import LoraConfig, attach
 from learner.loss import Loss
 from learner.numerics import Numerics
 from learner.objectives.clipped_surrogate import ClippedSurrogate
@@ -132,16 +133,24 @@ def cross(folder: Path, task, source: str, run: Run) -> None:
 
 
 def refuse(folder: Path, task) -> None:
-    """Ask policies of other kinds what keeps them from loading."""
+    """Ask policies of other kinds what keeps them from loading, which changes none of them."""
     found = {}
     for name, (source, run) in OTHERS.items():
         engine = engine_of(run, task, seed=3)
+        train(engine, task)
+        before, tensors = engine.state.copy()
         found[name] = engine.state.obstacle(folder / f"{source}-saved")
+        after, tensors_after = engine.state.copy()
+        assert before == after
+        assert tensors.keys() == tensors_after.keys()
+        assert all(torch.equal(tensors[key], tensors_after[key]) for key in tensors)
     torch.save(found, folder / "refused.pt")
 
 
 def in_rank(rank: int, num_ranks: int, port: int, work, *args) -> None:
     """Run as one rank."""
+    # transformers would load in threads, which find torch's pool of the process that was forked.
+    os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = "1"
     os.environ.update(
         RANK=str(rank),
         WORLD_SIZE=str(num_ranks),
@@ -188,6 +197,8 @@ def main(folder: Path) -> None:
     deepspeed.ops.__compatible_ops__ = {}
     deepspeed_engine.deepspeed_settings = shared_out
     task = torch.load(folder / "task.pt", weights_only=False)
+    # What this brings in, the ranks need not.
+    attach(AutoModelForCausalLM.from_pretrained(task["models"][False]), LoraConfig(rank=1))
     for work in (save, resume):
         for num_ranks in (1, 2):
             runs = [(run,) for run in RUNS if run.num_ranks == num_ranks]

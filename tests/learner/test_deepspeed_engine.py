@@ -231,6 +231,15 @@ def test_a_disturbance_changes_the_policy_and_is_undone_to_the_bit(results, run)
         assert torch.equal(seen["restored"], seen["logprobs"])
 
 
+@pytest.mark.parametrize("run", RUNS)
+def test_what_is_published_while_disturbed_is_what_the_learner_computes_with(results, run):
+    for seen in (ranks[run] for ranks in results):
+        assert torch.equal(seen["disturbed_again"], seen["disturbed"])
+        if run not in ADAPTERS:
+            for name, weight in seen["weights"][-1].items():
+                assert torch.equal(seen["disturbed_weights"][name], weight / 2), name
+
+
 @pytest.mark.parametrize("run", ADAPTERS)
 def test_published_adapters_are_those_that_are_saved(results, run):
     """And a disturbance is in every one of them, in its second half."""

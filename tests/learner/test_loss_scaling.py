@@ -12,9 +12,12 @@ import torch
 from learner.batch import collate
 from learner.config import LearnerConfig
 from learner.deepspeed_engine import DeepSpeedEngine
+from learner.deepspeed_state import DeepSpeedState
 from learner.engine import StepOutcome
 from learner.loss import Loss
+from learner.numerics import Numerics
 from learner.objectives.clipped_surrogate import ClippedSurrogate
+from learner.state_files import write_share
 from learner.update import Updater
 
 
@@ -114,3 +117,45 @@ def test_a_loss_that_is_not_finite_is_not_tried_again(plain_engine):
     outcome = Updater(engine, Loss(ClippedSurrogate())).step([row]).outcome
     assert engine.steps == 1
     assert not outcome.applied and not outcome.retry
+
+
+def scaled(power: int) -> tuple[DeepSpeedState, object]:
+    """The state of an engine with a loss scale, and the scale's keeper."""
+    scaler = ScalingEngine(1.0, power).scaler
+    scaler.delayed_shift = scaler.cur_hysteresis = 2
+    model = torch.nn.Linear(2, 3)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    optimizer.loss_scaler = scaler
+    shell = SimpleNamespace(optimizer=optimizer, zero_optimization_stage=lambda: 0)
+    engine = SimpleNamespace(
+        config=LearnerConfig(),
+        numerics=Numerics("float16", 1.0),
+        model=model,
+        rank=0,
+        num_ranks=1,
+        num_applied_steps=power,
+    )
+    return DeepSpeedState(engine, shell), scaler
+
+
+def test_a_saved_scale_grows_and_falls_as_the_one_that_went_on(monkeypatch, tmp_path):
+    from deepspeed import comm
+
+    monkeypatch.setattr(comm, "get_rank", lambda *_: 0)
+    state, scaler = scaled(10)
+    other, copy = scaled(3)
+    # The scale grows after so many good steps.
+    scaler.scale_window = copy.scale_window = 3
+    for overflow in (True, True, True, False, False):
+        scaler.update_scale(overflow)
+    write_share(tmp_path, 0, *state.copy())
+    assert other.obstacle(tmp_path) is None
+    assert other.load(tmp_path).loss_scale == state.describe().loss_scale
+    scales = []
+    for overflow in (False, False, True, False, False, False, False, True, True):
+        for one in (scaler, copy):
+            one.update_scale(overflow)
+        assert copy.cur_scale == scaler.cur_scale
+        scales.append(copy.cur_scale)
+    assert len(set(scales)) > 2
+    assert other.describe() == state.describe()

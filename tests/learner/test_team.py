@@ -296,6 +296,126 @@ def test_gradient_norms_have_a_deadline_and_a_known_layer(batch):
         asyncio.run(team.gradient_norms(refs, layer="head"))
 
 
+class SavingWorker:
+    """Needs so many questions to be done with writing, and ends as it is told."""
+
+    def __init__(self, log, num_questions, error=None, obstacle=None):
+        self.log, self.num_questions, self.error, self.left = log, num_questions, error, 0
+        self._obstacle = obstacle
+        self.snapshot = FakeCall(self._snapshot)
+        self.written = FakeCall(self._written)
+        self.obstacle = FakeCall(self._find_obstacle)
+        self.load_state = FakeCall(self._load_state)
+        self.update = FakeCall(self._update)
+
+    async def _snapshot(self, folder, skipped):
+        assert not self.left, "one at a time"
+        self.log.append(("snapshot", folder, skipped))
+        self.left = self.num_questions
+
+    async def _written(self):
+        self.left = max(self.left - 1, 0)
+        return self.left == 0, None if self.left else self.error
+
+    async def _find_obstacle(self, folder):
+        return self._obstacle
+
+    async def _load_state(self, folder):
+        self.log.append(("load_state", folder))
+        return 2
+
+    async def _update(self, *_):
+        self.log.append(("update",))
+        return []
+
+
+def saving_team(*workers, **settings):
+    return LearnerTeam(workers, LearnerConfig(**settings), seed=1)
+
+
+@pytest.fixture()
+def quick_polls(monkeypatch):
+    monkeypatch.setattr("learner.team._POLL_SECONDS", 0.001)
+
+
+def test_a_snapshot_waits_until_the_one_before_is_written(quick_polls):
+    log = []
+    team = saving_team(SavingWorker(log, 3), SavingWorker(log, 5))
+    team._skipped_in_a_row = 1
+
+    async def save():
+        await asyncio.gather(team.snapshot("one"), team.snapshot("two"))
+        assert [worker.left for worker in team.workers] == [3, 5]
+        await team.written()
+        assert [worker.left for worker in team.workers] == [0, 0]
+
+    asyncio.run(save())
+    assert log == [("snapshot", name, 1) for name in ("one", "two") for _ in range(2)]
+
+
+def test_training_waits_for_the_copying_alone(quick_polls, batch):
+    groups, selections = batch
+    log = []
+    team = saving_team(SavingWorker(log, 10**9))
+    refs = [reference_to(group, None) for group in groups]
+
+    async def save():
+        await team.snapshot("one")
+        writing = asyncio.create_task(team.written())
+        await team.update(refs, selections, step=0)
+        assert not writing.done()
+        team.workers[0].left = 1
+        await writing
+
+    asyncio.run(save())
+    assert [name for name, *_ in log] == ["snapshot", "update"]
+
+
+def test_what_keeps_a_rank_from_writing_is_told_when_all_have_ended(quick_polls):
+    full = OSError(28, "No space left on device")
+    workers = SavingWorker([], 1, full), SavingWorker([], 20)
+    team = saving_team(*workers)
+
+    async def save():
+        await team.snapshot("one")
+        with pytest.raises(OSError, match="No space left") as caught:
+            await team.written()
+        assert caught.value is full and not workers[1].left
+        workers[0].error = None
+        # Once more, elsewhere.
+        await team.snapshot("two")
+        await team.written()
+
+    asyncio.run(save())
+
+
+def test_writing_has_a_deadline(quick_polls):
+    team = saving_team(SavingWorker([], 10**9), update_deadline_seconds=0.05)
+
+    async def save():
+        await team.snapshot("one")
+        await team.written()
+
+    with pytest.raises(TimeoutError, match=r"written took .*update_deadline_seconds = 0\.05"):
+        asyncio.run(save())
+
+
+def test_a_state_that_does_not_fit_reaches_no_worker():
+    log = []
+    team = saving_team(
+        SavingWorker(log, 0), SavingWorker(log, 0, obstacle="it is of another model")
+    )
+    team.version = 7
+    with pytest.raises(ValueError, match=r"^it is of another model$"):
+        asyncio.run(team.load_state("one"))
+    assert team.version == 7 and not log
+    team = saving_team(SavingWorker(log, 0), SavingWorker(log, 0))
+    team.version = 7
+    asyncio.run(team.load_state("one"))
+    assert log == [("load_state", "one")] * 2
+    assert team.version is None and team._skipped_in_a_row == 2
+
+
 @pytest.mark.system
 def test_two_real_workers_train_like_one_plain_engine(
     batch, pack, plain_engine, model_paths, tmp_path
@@ -345,10 +465,23 @@ def test_two_real_workers_train_like_one_plain_engine(
         scores = await team.logprobs(sequences)
         norms = {layer: await team.gradient_norms(refs, layer=layer) for layer in LAYERS}
         await team.save(str(tmp_path / "trained"))
+        state = str(tmp_path)
+        assert 0 < await team.snapshot(state) < 30
+        await team.update(refs, selections, step=1)
+        await team.written()
         await team.restart(all_terms, ClippedSurrogate(), seed=0)
         with_terms = await team.update(refs, selections, step=2)
         kl = [await team.reference_kl(refs)]
+        await team.restart(config, ClippedSurrogate(), seed=0)
+        await team.load_state(state)
+        for now, then in zip(await team.logprobs(sequences), scores, strict=True):
+            np.testing.assert_array_equal(now, then)
         await team.restart(adapters, ClippedSurrogate(), seed=0)
+        with pytest.raises(ValueError, match=r"not fit: learner\.lora\.rank was 0 and is 4$"):
+            await team.load_state(state)
+        with pytest.raises(FileNotFoundError):
+            await team.snapshot(str(tmp_path / "nowhere"))
+            await team.written()
         before = await team.logprobs(sequences)
         await team.update(refs, selections, step=0)
         after = await team.logprobs(sequences)

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 import launch.run.evaluation
+from rollout.replacing import ray_logs
+from tests.processes import command_line, descendants, listening
 
 pytestmark = pytest.mark.system
 
@@ -45,6 +47,7 @@ def test_a_run_with_two_learners_survives_the_death_of_its_engine(
             killed = asyncio.create_task(kill_engine_after(system, step=2))
             await run.run(Startup())
             await killed
+            assert_nothing_is_open_to_others(run_dir)
             probe = [(p.token_ids, p.token_ids[:5]) for p in inputs.prompts[:3]]
             return system.rollouts.num_replaced, probe, await system.learners.logprobs(probe)
         finally:
@@ -86,6 +89,22 @@ def test_a_run_with_two_learners_survives_the_death_of_its_engine(
     assert_checkpoint_holds_the_policy(
         run_dir / "policy", inputs.config.model.path, probe, logprobs
     )
+
+
+def assert_nothing_is_open_to_others(run_dir):
+    """What the run started listens on loopback alone, asks for a token and shows it to nobody."""
+    pids = descendants()
+    sockets = listening(pids)
+    for part in ("gcs_server", "raylet", "ray::LearnerWorker", "ray::RolloutActor"):
+        assert any(part in command for _, command in sockets), part
+    assert [each for each in sockets if not each[0].is_loopback] == []
+    assert os.environ["RAY_AUTH_MODE"] == "token"
+    path = Path.home() / ".ray" / "auth_token"
+    assert path.stat().st_mode & 0o077 == 0
+    token = path.read_text()
+    assert [command for pid in pids if token in (command := command_line(pid))] == []
+    written = [file for at in (ray_logs(), run_dir) for file in Path(at).rglob("*")]
+    assert [p for p in written if p.is_file() and token.encode() in p.read_bytes()] == []
 
 
 def assert_checkpoint_holds_the_policy(path, start, probe, logprobs):

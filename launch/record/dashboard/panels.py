@@ -118,6 +118,12 @@ PANELS = (
         trained_on="cost/trained_tokens",
     ),
     _metrics("Publish time", "s", all_engines="publish/seconds"),
+    _metrics(
+        "Seconds of a checkpoint",
+        "s",
+        run_stands_still="checkpoint/pause_seconds",
+        until_it_is_whole="checkpoint/seconds",
+    ),
     _metrics("Publish speed", "Bps", all_engines="publish/bytes_per_second"),
     _metrics(
         "Errors since the start",

@@ -16,6 +16,7 @@ from typing import Any
 
 from cost.ledger import METRICS as LEDGER_METRICS
 from cost.ledger import Ledger
+from launch.cli.visible import visible
 from launch.record.report.chart import Section, axes, run_colour
 from launch.record.report.charts import sections
 from launch.record.report.document import (
@@ -198,7 +199,7 @@ def _ledger(runs: Sequence[Run]) -> str:
     phases = list(dict.fromkeys(phase for run in runs for phase in run.summary["seconds"]))
     rows += [
         (
-            f"{escape(phase)} seconds",
+            f"{_text(phase)} seconds",
             *(_seconds(run.summary["seconds"].get(phase)) for run in runs),
             "",
         )
@@ -265,7 +266,7 @@ def _facts(row: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _objective(run: Run) -> str:
-    return escape(str(run.summary.get("objective") or "not recorded"))
+    return _text(run.summary.get("objective") or "not recorded")
 
 
 def _rate(summary: Mapping[str, Any], when: str) -> str:
@@ -306,8 +307,8 @@ def _number(value: object) -> str:
 
 
 def _text(value: object) -> str:
-    """Foreign text, escaped."""
-    text = str(value)
+    """Foreign text, visible and escaped."""
+    text = visible(str(value))
     cut = len(text) - MOST_CHARACTERS
     more = f" [{cut:,} more characters]" if cut > 0 else ""
     return escape(text[:MOST_CHARACTERS]) + more

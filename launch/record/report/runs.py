@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from cost.types import FloatArray
+from launch.cli.visible import visible
 from launch.program import UserError
 from launch.record.held_out import HeldOut
 from launch.record.restarts import Restart, first_steps_after, read_restarts
@@ -26,6 +27,7 @@ from launch.record.run_folder import (
 )
 from launch.record.summary import TURNS
 
+LONGEST_NAME = 100
 NEEDED_METRICS = (
     "time",
     "rollout/reward_mean",
@@ -112,7 +114,7 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
             raise UserError(f"runs must name each folder once, got {str(folders[index])!r} twice")
     configs = [read_config(folder) for folder in folders]
     names = [
-        str(config.get("name") or folder.name)
+        _one_line(str(config.get("name") or folder.name))
         for config, folder in zip(configs, resolved, strict=True)
     ]
     times = Counter(names)
@@ -124,6 +126,11 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
         _read_run(folder, name, config)
         for folder, name, config in zip(folders, unique, configs, strict=True)
     ]
+
+
+def _one_line(name: str) -> str:
+    """A name that somebody else may have chosen, as a legend has room for."""
+    return " ".join(visible(name).split())[:LONGEST_NAME]
 
 
 def _read_run(folder: Path, name: str, config: Mapping[str, Any]) -> Run:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from launch.cli.visible import visible
 from launch.record.report.document import UNKNOWN, table_html
 from launch.record.report.runs import Run
 
@@ -35,4 +36,4 @@ def _flat(value: Any, key: str = "") -> Iterable[tuple[str, str]]:
         for name, item in value.items():
             yield from _flat(item, f"{key}.{name}" if key else str(name))
     else:
-        yield key, str(value)
+        yield visible(key), visible(str(value))

@@ -18,7 +18,7 @@ import os
 import tempfile
 import time
 import tracemalloc
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from launch.record.progress import Startup
 from launch.run.inputs import Inputs, load_tokenizer
 from launch.run.training import TrainingRun
 from launch.study.bench.cpu_clock import REST, CpuClock
-from launch.study.bench.growth import Readings, resident_bytes
+from launch.study.bench.growth import Readings, memory_of_tree, resident_bytes
 from launch.study.simulation import clock
 from launch.study.simulation.profile import LearningLaw, Profile
 from launch.study.simulation.speeds import EngineSpeed, LearnerSpeed, PublishSpeed
@@ -169,7 +169,7 @@ class LongRun:
             # Reports go to the scheduler from within the pool, and count for the scheduler.
             setattr(system, name, self._cpu.watch(part, getattr(system, name)))
         try:
-            await self._train(system, lambda: {"references": float(system.groups.num_alive)})
+            await self._train(system, lambda: system.groups.num_alive)
         finally:
             system.close()
 
@@ -179,17 +179,17 @@ class LongRun:
 
         system = await timekeeping.start(self._config, self._profile, self._prompts)
         try:
-            await self._train(system, timekeeping.looks)
+            await self._train(system, timekeeping.num_references)
         finally:
             await system.close()
 
-    async def _train(self, system: Any, look: Callable[[], Mapping[str, float]]) -> None:
+    async def _train(self, system: Any, num_references: Callable[[], int]) -> None:
         publish = system.publish
 
         async def published(version: int) -> Any:
             metrics = await self._cpu.of(SIMULATION, publish(version))
             before = self._cpu.turn(SIMULATION)
-            self._take(look)
+            self._take(num_references)
             self._cpu.turn(before)
             return metrics
 
@@ -200,6 +200,7 @@ class LongRun:
             tokenizer=load_tokenizer(self._config.model.path),
             prompts=self._prompts,
             sets={HELD_OUT: self._prompts[:NUM_HELD_OUT]},
+            about={},
         )
         run = TrainingRun(inputs, system, began=time.time(), quiet=True)
         self._cpu.follow_tasks()
@@ -207,7 +208,7 @@ class LongRun:
         self._lap()
         await self._cpu.of(DRIVER, run.run(Startup(quiet=True)))
 
-    def _take(self, look: Callable[[], Mapping[str, float]]) -> None:
+    def _take(self, num_references: Callable[[], int]) -> None:
         figures = {**self._lap(), **self._cpu.take()}
         step, num_steps = self.readings.num_taken + 1, self._config.loop.num_steps
         if self._traced:
@@ -215,7 +216,10 @@ class LongRun:
                 gc.collect()
                 self._snapshots.append((step, tracemalloc.take_snapshot()))
             figures["traced"] = float(tracemalloc.get_traced_memory()[0])
-        self.readings.take({**figures, **look(), "memory/driver": float(resident_bytes())})
+        figures["memory/driver"] = float(resident_bytes())
+        below = memory_of_tree(os.getpid())
+        figures |= {f"memory/{name}": value for name, value in below.items()}
+        self.readings.take({**figures, "references": float(num_references())})
 
     def _lap(self) -> dict[str, float]:
         now = {name: read() for name, read in CLOCKS.items()}

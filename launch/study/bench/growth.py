@@ -57,9 +57,15 @@ def memory_of_tree(root: int) -> dict[str, float]:
 
 
 def file_bytes(folder: Path) -> dict[str, int]:
-    """Return the sizes of all files in a folder, by path."""
-    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in files}
+    """Return the bytes of what is in a folder, by name; folders in it have those of their files."""
+    found: dict[str, int] = {}
+    for path in sorted(folder.rglob("*")):
+        # A checkpoint that is being written may be renamed meanwhile.
+        with contextlib.suppress(FileNotFoundError):
+            if path.is_file():
+                name = path.relative_to(folder).parts[0]
+                found[name] = found.get(name, 0) + path.stat().st_size
+    return found
 
 
 class Readings:

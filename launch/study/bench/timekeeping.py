@@ -6,7 +6,6 @@ rollout actors: made-up groups, reported as real ones are     learners: fetch gr
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,7 +17,6 @@ from cost.types import LengthReport, RewardStatus, Selection, Ticket
 from launch.run.cluster import Placement
 from launch.run.remote import Watch, start_scheduler
 from launch.run.system import System
-from launch.study.bench.growth import memory_of_tree
 from launch.study.simulation.policy import SimulatedPolicy
 from launch.study.simulation.profile import Profile
 from launch.study.simulation.system import made_up_group
@@ -131,6 +129,13 @@ class TimekeepingLearner:
         ray.get([engine.finish_weight_update.remote(version) for engine in self._engines])
         return 0.0, 0
 
+    def snapshot(self, folder: str, skipped_in_a_row: int) -> None:
+        """Have nothing to save."""
+
+    def written(self) -> tuple[bool, Exception | None]:
+        """Have written it."""
+        return True, None
+
 
 async def start(config: RunConfig, profile: Profile, prompts: Sequence[Prompt]) -> System:
     """Start a system on a connected cluster; it must not check parity."""
@@ -157,9 +162,7 @@ async def start(config: RunConfig, profile: Profile, prompts: Sequence[Prompt]) 
     return system
 
 
-def looks() -> dict[str, float]:
-    """Return references that the driver holds, and the memory of the cluster's processes."""
+def num_references() -> int:
+    """Return how many references of objects this process holds."""
     worker: Any = ray._private.worker.global_worker
-    counts = worker.core_worker.get_all_reference_counts()
-    below = memory_of_tree(os.getpid())
-    return {"references": float(len(counts))} | {f"memory/{k}": v for k, v in below.items()}
+    return len(worker.core_worker.get_all_reference_counts())

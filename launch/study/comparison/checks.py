@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from conf.programs import CompareConfig
+from conf.secrets import recorded
 from launch.cli.refusals import one_line
 from launch.program import UserError, build
-from launch.record.run_folder import read_config
+from launch.record.run_folder import plain_yaml, read_config
 from launch.run.inputs import resolve_model
 from launch.study.comparison.plan import PlannedRun, or_move_away, plan_runs
 from launch.study.comparison.results import results_of
@@ -80,8 +80,8 @@ def require_own_folder(config: CompareConfig, folder: Path) -> None:
 
 def _read_plan(folder: Path) -> dict[str, Any]:
     try:
-        plan: Any = OmegaConf.to_container(OmegaConf.load(folder / PLAN))
-    except (OSError, ValueError, YAMLError, OmegaConfBaseException, RecursionError) as error:
+        plan: Any = plain_yaml((folder / PLAN).read_text(encoding="utf-8"))
+    except (OSError, ValueError, YAMLError, RecursionError) as error:
         plan = one_line(error)
     if not isinstance(plan, dict) or not isinstance(plan.get("arms"), dict):
         raise UserError(
@@ -139,7 +139,7 @@ def require_same_settings(run: PlannedRun) -> None:
         there = _flat(read_config(run.run_dir))
     composed = run.composed.copy()
     composed.model.path = resolve_model(composed.model.path)
-    asked = _flat(OmegaConf.to_container(composed, resolve=True))
+    asked = _flat(recorded(composed))
     for key in sorted(there.keys() | asked.keys()):
         if there.get(key, "nothing") != asked.get(key, "nothing"):
             raise UserError(

@@ -5,14 +5,15 @@ CompareConfig -> plan_runs -> PlannedRun, each refused here if it cannot be comp
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from conf.programs import BudgetConfig, CompareConfig
-from launch.program import UserError, compose_run
+from conf.secrets import recorded
+from launch.program import UserError, build, compose_run
 from launch.record.run_folder import SUMMARY, read_summary, refused
 from launch.record.tracking import LONGEST_TAG
 
@@ -35,6 +36,12 @@ NEEDED = (
     "trained_tokens",
 )
 """What a finished run's summary must tell."""
+NO_CHECKPOINTS = (
+    "checkpoint.every_seconds=null",
+    "checkpoint.every_steps=0",
+    "checkpoint.at_end=false",
+)
+"""A run that was interrupted is run again; what the base or an arm says of them counts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +84,17 @@ def or_move_away() -> Iterator[None]:
         raise UserError(f"{error}, or move the folder away to run it again") from error
 
 
+def compare_config(composed: DictConfig) -> CompareConfig:
+    """Build a comparison, whose overrides keep what they take from the environment as written.
+
+    Raises:
+        UserError: With what is wrong with it.
+    """
+    written = recorded(composed)
+    config: CompareConfig = build(composed)
+    return replace(config, base=written["base"], arms=written["arms"])
+
+
 def plan_runs(config: CompareConfig) -> list[PlannedRun]:
     """Compose every run, seeds outermost, so that an early stop leaves whole comparisons.
 
@@ -94,7 +112,7 @@ def plan_runs(config: CompareConfig) -> list[PlannedRun]:
             "~tracker.console",
         ]
         try:
-            arms[arm] = compose_run([*config.base, *overrides, *own])
+            arms[arm] = compose_run([*NO_CHECKPOINTS, *config.base, *overrides, *own])
         except UserError as error:
             raise UserError(f"arms.{arm}: {error}") from error
     planned = []

@@ -10,13 +10,29 @@ from rich.console import Console
 
 from launch.record.progress import Startup
 from launch.run.inputs import prepare
+from launch.run.interruption import Interruption, StoppedError
+from launch.run.rescue import say_where
 from launch.run.system import System
 from launch.run.training import TrainingRun
 from launch.study.comparison.plan import PlannedRun
 
+KEPT = "finished runs are kept: the same command goes on with the others"
+
 
 async def run_all(planned: list[PlannedRun]) -> None:
-    """Run what has not finished, on one system."""
+    """Run what has not finished, on one system.
+
+    Raises:
+        StoppedError: If a signal ended a run; those before it are kept.
+    """
+    with Interruption.listening() as interruption:
+        try:
+            await _run_all(planned, interruption)
+        except StoppedError as stopped:
+            raise say_where(stopped, KEPT) from stopped
+
+
+async def _run_all(planned: list[PlannedRun], interruption: Interruption) -> None:
     console = Console()
     left = [run for run in planned if run.summary() is None]
     system: System | None = None
@@ -24,13 +40,20 @@ async def run_all(planned: list[PlannedRun]) -> None:
         for number, run in enumerate(left, len(planned) - len(left) + 1):
             aside = set_aside(run.run_dir)
             if aside is not None:
-                console.print(f"{run.arm} seed {run.seed} was interrupted; kept in {aside}")
+                console.print(
+                    f"{run.arm} seed {run.seed} was interrupted; kept in {aside}", markup=False
+                )
             inputs, began = prepare(run.composed.copy()), time.time()
+            beginning = f"while {run.arm} seed {run.seed} was starting"
             if system is None:
-                system = await System.create(inputs.config, inputs.prompts, Startup())
+                starting = System.create(inputs.config, inputs.prompts, Startup())
+                system = await interruption.ends(starting, beginning)
             else:
-                await system.reset(inputs.config, inputs.prompts)
-            await TrainingRun(inputs, system, began=began, quiet=True).run(Startup(quiet=True))
+                await interruption.ends(system.reset(inputs.config, inputs.prompts), beginning)
+            training = TrainingRun(
+                inputs, system, began=began, quiet=True, interruption=interruption
+            )
+            await training.run(Startup(quiet=True))
             done = run.summary()
             assert done is not None
             console.print(

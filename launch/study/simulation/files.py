@@ -21,7 +21,7 @@ def write_fit(config: SimulateConfig, console: Console) -> None:
     """Fit a profile to the run that `config.fit` names and write it."""
     assert config.fit is not None and config.out is not None
     found = fit_profile(config.fit, config.out)
-    console.print(f"{config.out}: {found.source}")
+    console.print(f"{config.out}: {found.source}", markup=False)
 
 
 def write_check(config: SimulateConfig, composed: DictConfig, console: Console) -> None:
@@ -51,7 +51,8 @@ def write_study(config: SimulateConfig, composed: DictConfig, console: Console) 
     console.print(study_table(config.profile, rows, config.target_pass_rate))
     console.print(
         f"{config.num_steps} steps each, simulated in {time.monotonic() - began:.0f} s; "
-        f"rows are in {folder / 'simulation.json'}"
+        f"rows are in {folder / 'simulation.json'}",
+        markup=False,
     )
     write_json(
         folder / "simulation.json",

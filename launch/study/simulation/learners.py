@@ -116,6 +116,13 @@ class SimulatedLearners:
         await self._forward(groups)
         return [np.zeros(group.report.num_responses) for group in groups]
 
+    async def snapshot(self, folder: str) -> float:
+        """Have nothing to save, and take no time for it."""
+        return 0.0
+
+    async def written(self) -> None:
+        """Have written it."""
+
     async def _forward(self, groups: Sequence[GroupRef]) -> None:
         tokens = sum(group.num_tokens for group in groups)
         sequences = sum(group.report.num_responses for group in groups)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from hydra.utils import instantiate
 
+from conf.targets import require_own_settings
 from cost.scheduler.config import SchedulerConfig
 from cost.types import FloatArray
 from launch.cli.refusals import reading
@@ -128,9 +129,10 @@ class MeasuredRun:
         """Build the run's scheduler settings.
 
         Raises:
-            UserError: If they are of another version of this project.
+            UserError: If they are of another version of this project, or name other code.
         """
         try:
+            require_own_settings(self.config["scheduler"], "scheduler", "cost")
             return SchedulerConfig(
                 **{
                     key: instantiate(value, _convert_="object")

@@ -9,8 +9,9 @@ import yaml
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from conf.rewards import with_functions
+from conf.targets import require_own_settings
 from launch.program import UserError
+from launch.record.run_folder import CONFIG, refused
 from launch.run.inputs import load_prompts, load_tokenizer, resolve_model
 from launch.study.simulation.fit import fit
 from launch.study.simulation.measured import MeasuredRun
@@ -39,8 +40,12 @@ def fit_profile(folder: str, out: str) -> Profile:
     config = OmegaConf.create(run.config)
     tokenizer = load_tokenizer(resolve_model(config.model.path))
     room = config.model.max_model_len - config.rollout.max_tokens
-    reward = instantiate(with_functions(config).reward, _convert_="object")
-    prompts = load_prompts(instantiate(config.task), tokenizer, reward, room)
+    try:
+        require_own_settings(run.config.get("task"), "task", "rollout.tasks")
+    except ValueError as error:
+        raise refused(run.folder, f"{CONFIG} has a task that is not built: {error}") from error
+    # Its reward has accepted all answers.
+    prompts = load_prompts(instantiate(config.task), tokenizer, None, room)
     profile = fit(run, np.array([len(prompt.token_ids) for prompt in prompts]))
     text = yaml.safe_dump(plain(profile), sort_keys=False, default_flow_style=None, width=98)
     path.parent.mkdir(parents=True, exist_ok=True)

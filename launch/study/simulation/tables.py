@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from rich.table import Table
+from rich.text import Text
 
 from launch.study.simulation.check import Comparison
 from launch.study.simulation.profile import Profile
@@ -11,7 +12,7 @@ from launch.study.simulation.sizes import Row
 
 def study_table(profile: Profile, rows: Sequence[Row], target: float | None) -> Table:
     """Lay the rows out for people."""
-    table = Table(title=f"{profile.accelerator}, {profile.source}")
+    table = Table(title=Text(f"{profile.accelerator}, {profile.source}", style="table.title"))
     columns = [
         "accelerators", "engines + learners", "step s", "engines idle", "slots in use",
         "learners idle", "staleness mean, max", "tokens/s generated", "accelerator s/step",
@@ -46,7 +47,7 @@ def study_table(profile: Profile, rows: Sequence[Row], target: float | None) -> 
 
 def check_table(title: str, comparisons: Sequence[Comparison]) -> Table:
     """Lay a check out for people."""
-    table = Table(title=title)
+    table = Table(title=Text(title, style="table.title"))
     for column in ("", "measured", "predicted", "predicted / measured"):
         table.add_column(column, justify="left" if not column else "right")
     for found in comparisons:

@@ -1,26 +1,42 @@
 """The job as other programs take it, and the image that it names."""
 
 import shlex
+import signal
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import pytest
 import yaml
 
+from conf.checkpoint import CheckpointConfig
 from conf.programs import KubeRayConfig, SlurmConfig, SubmitConfig
-from launch.jobs.forms import RAY_USER, kuberay_manifest, ray_line, slurm_script
+from launch.jobs.forms import (
+    RAY_USER,
+    SAVE_SECONDS,
+    kuberay_manifest,
+    leaving_seconds,
+    ray_line,
+    slurm_script,
+)
 from launch.jobs.nodes import Nodes
 from tests.places import PROJECT
 
 AWKWARD = ["experiment=quickstart", 'name="it\'s $HOME (a)"', "run_dir=/shared/a b", "x=${y}"]
 COMMAND = ["python", "-m", "launch.train", *AWKWARD]
 GPU_NODES = Nodes(count=2, cpus=32, gpus=8, memory_gib=256)
+LEAVING = 120
 
 
 def job(**settings):
     settings.setdefault("kuberay", KubeRayConfig(claim="shared"))
     return SubmitConfig(name="first", **settings)
+
+
+def test_a_run_gets_the_time_of_a_step_and_a_checkpoint_to_leave():
+    assert leaving_seconds(CheckpointConfig(grace_seconds=90.2)) == 181 + SAVE_SECONDS
 
 
 def test_the_ray_line_is_one_shell_command_with_the_same_job():
@@ -35,13 +51,15 @@ def test_the_ray_line_is_one_shell_command_with_the_same_job():
 
 
 def test_the_rayjob_has_one_head_and_the_workers_that_the_run_needs():
-    manifest = yaml.safe_load(kuberay_manifest(job(), AWKWARD, GPU_NODES, {"HF_HOME": "/hf"}))
+    manifest = yaml.safe_load(
+        kuberay_manifest(job(), AWKWARD, GPU_NODES, {"HF_HOME": "/hf"}, LEAVING)
+    )
     assert (manifest["apiVersion"], manifest["kind"]) == ("ray.io/v1", "RayJob")
     assert manifest["metadata"]["name"] == "first"
     spec = manifest["spec"]
     assert shlex.split(spec["entrypoint"]) == COMMAND
     assert spec["shutdownAfterJobFinishes"] is True
-    assert spec["backoffLimit"] == 0
+    assert spec["backoffLimit"] == 3
     assert yaml.safe_load(spec["runtimeEnvYAML"]) == {"env_vars": {"HF_HOME": "/hf"}}
     cluster = spec["rayClusterSpec"]
     (workers,) = cluster["workerGroupSpecs"]
@@ -55,6 +73,8 @@ def test_the_rayjob_has_one_head_and_the_workers_that_the_run_needs():
         assert container["image"] == "cost-aware-rl"
         assert container["resources"]["limits"].get("nvidia.com/gpu") == gpus
         assert pod["securityContext"]["runAsNonRoot"] is True
+        # Engines and learners stay until the run has written its checkpoint.
+        assert pod["terminationGracePeriodSeconds"] == LEAVING
         mounts = {mount["name"] for mount in container["volumeMounts"]}
         assert mounts == {volume["name"] for volume in pod["volumes"]}
 
@@ -62,7 +82,7 @@ def test_the_rayjob_has_one_head_and_the_workers_that_the_run_needs():
 def test_the_rayjob_refers_to_secrets_and_holds_none(monkeypatch):
     monkeypatch.setenv("RAY_AUTH_TOKEN", "very-secret-token")
     monkeypatch.setenv("WANDB_API_KEY", "very-secret-key")
-    text = kuberay_manifest(job(secrets=["WANDB_API_KEY"]), AWKWARD, GPU_NODES, {})
+    text = kuberay_manifest(job(secrets=["WANDB_API_KEY"]), AWKWARD, GPU_NODES, {}, LEAVING)
     assert "very-secret" not in text
     cluster = yaml.safe_load(text)["spec"]["rayClusterSpec"]
     assert cluster["authOptions"] == {"mode": "token", "secretName": "cost-aware-rl-token"}
@@ -74,16 +94,19 @@ def test_the_rayjob_refers_to_secrets_and_holds_none(monkeypatch):
 
 def test_a_rayjob_on_cpus_asks_for_no_gpu():
     nodes = Nodes(count=1, cpus=4, gpus=0, memory_gib=8)
-    assert "nvidia" not in kuberay_manifest(job(), AWKWARD, nodes, {})
+    assert "nvidia" not in kuberay_manifest(job(), AWKWARD, nodes, {}, LEAVING)
 
 
-def run_slurm(script, tmp_path):
-    """Run a batch script as Slurm would, with programs that only say how they were called."""
+RECORD = 'printf "%s\\n" "$@" > srun.txt; printf "%s" "$RAY_AUTH_TOKEN" > token.txt'
+
+
+def prepare_slurm(script, tmp_path, srun):
+    """Make a folder in which a batch script finds programs in the place of Slurm's."""
     folder = tmp_path / "bin"
     folder.mkdir()
     programs = {
-        "scontrol": "printf 'node7\\nnode8\\n'",
-        "srun": 'printf "%s\\n" "$@" > srun.txt; printf "%s" "$RAY_AUTH_TOKEN" > token.txt',
+        "scontrol": "[ $1 = requeue ] && echo $2 > requeued.txt || printf 'node7\\nnode8\\n'",
+        "srun": srun,
     }
     for name, text in programs.items():
         path = folder / name
@@ -91,35 +114,74 @@ def run_slurm(script, tmp_path):
         path.chmod(path.stat().st_mode | stat.S_IXUSR)
     (tmp_path / "activate").write_text("")
     (tmp_path / "job.sh").write_text(script)
-    python = Path(sys.executable).parent
-    environ = {
-        "PATH": f"{folder}:{python}:/usr/bin:/bin",
+    return {
+        "PATH": f"{folder}:{Path(sys.executable).parent}:/usr/bin:/bin",
         "SLURM_JOB_ID": "12345",
         "SLURM_JOB_NODELIST": "node[7-8]",
         "HOME": "/home/me",
+        "TMPDIR": str(tmp_path),
     }
-    subprocess.run(["bash", "job.sh"], cwd=tmp_path, env=environ, check=True)
-    return (tmp_path / "srun.txt").read_text().splitlines(), (tmp_path / "token.txt").read_text()
+
+
+def make_slurm_script():
+    return slurm_script(job(slurm=SlurmConfig(activate="./activate")), AWKWARD, GPU_NODES, LEAVING)
 
 
 def test_the_slurm_script_runs_the_same_command_with_a_token_of_its_own(tmp_path):
-    script = slurm_script(job(slurm=SlurmConfig(activate="./activate")), AWKWARD, GPU_NODES)
-    words, token = run_slurm(script, tmp_path)
-    at = words.index("--")
-    assert words[at + 1] == "env"
+    script = make_slurm_script()
+    environ = prepare_slurm(script, tmp_path, RECORD)
+    subprocess.run(["bash", "job.sh"], cwd=tmp_path, env=environ, check=True)
+    words = (tmp_path / "srun.txt").read_text().splitlines()
+    token = (tmp_path / "token.txt").read_text()
     address = words[words.index("--address") + 1]
-    assert words[at + 2] == f"RAY_ADDRESS={address}"
-    assert words[at + 3 :] == COMMAND
+    at = words.index("env")
+    assert words[at + 1] == f"RAY_ADDRESS={address}"
+    assert words[at + 2 :] == COMMAND
     assert address.startswith("node7:")
     assert words[words.index("--min-nodes") + 1] == "2"
     assert words[words.index("--num-gpus") + 1] == "8"
     assert len(token) == 64
     assert token not in script
+    assert not (tmp_path / "requeued.txt").exists()
+
+
+# Runs what stands behind `--`, with a driver that waits for its signal in the place of the run.
+ON_THE_HEAD = """while [ "$1" != env ]; do words+=("$1"); shift; done
+while [ "${words[0]}" != -- ]; do words=("${words[@]:1}"); done
+exec "${words[@]:1}" bash run.sh"""
+RUN = """trap 'touch checkpoint.txt; exit 143' TERM
+touch up.txt
+for _ in $(seq 600); do sleep 0.1; done
+"""
+
+
+def test_before_its_time_is_over_the_slurm_job_stops_the_run_and_queues_up_again(tmp_path):
+    environ = prepare_slurm(make_slurm_script(), tmp_path, ON_THE_HEAD)
+    (tmp_path / "run.sh").write_text(RUN)
+    with subprocess.Popen(["bash", "job.sh"], cwd=tmp_path, env=environ) as batch:
+        try:
+            end = time.monotonic() + 60
+            while not (tmp_path / "up.txt").exists():
+                assert batch.poll() is None and time.monotonic() < end
+                time.sleep(0.05)
+            batch.send_signal(signal.SIGUSR1)
+            assert batch.wait(60) == 143
+        finally:
+            batch.kill()
+    assert (tmp_path / "checkpoint.txt").exists()
+    assert (tmp_path / "requeued.txt").read_text() == "12345\n"
+
+
+@pytest.mark.parametrize(("ending", "status"), [("exit 0", 0), ("exit 2", 2)])
+def test_a_slurm_job_whose_run_ends_by_itself_ends_likewise(tmp_path, ending, status):
+    environ = prepare_slurm(make_slurm_script(), tmp_path, ending)
+    assert subprocess.run(["bash", "job.sh"], cwd=tmp_path, env=environ).returncode == status
+    assert not (tmp_path / "requeued.txt").exists()
 
 
 def test_the_slurm_script_exports_the_allowed_names_only():
     config = job(env=["HF_HOME"], secrets=["WANDB_API_KEY"], slurm=SlurmConfig(partition="gpu"))
-    script = slurm_script(config, AWKWARD, GPU_NODES)
+    script = slurm_script(config, AWKWARD, GPU_NODES, LEAVING)
     options = dict(
         line.removeprefix("#SBATCH --").split("=", 1)
         for line in script.splitlines()
@@ -128,6 +190,8 @@ def test_the_slurm_script_exports_the_allowed_names_only():
     assert options["export"] == "HOME,USER,HF_HOME,WANDB_API_KEY"
     assert (options["nodes"], options["gpus-per-node"], options["partition"]) == ("2", "8", "gpu")
     assert "account" not in options
+    assert options["signal"] == f"B:USR1@{LEAVING}"
+    assert options["open-mode"] == "append" and "#SBATCH --requeue\n" in script
     assert subprocess.run(["bash", "-n"], input=script, text=True).returncode == 0
 
 

@@ -2,9 +2,11 @@
 
 import pytest
 
-from conf.programs import KubeRayConfig, SubmitConfig
-from launch.jobs.submission import allowed_variables, checked_run
-from launch.program import UserError
+from conf.programs import KubeRayConfig, SubmitConfig, register
+from launch.jobs.submission import allowed_variables, checked_run, going_on, submit
+from launch.program import UserError, compose_run
+
+register()
 
 
 def job(**settings):
@@ -25,6 +27,11 @@ def test_only_allowed_variables_that_are_set_go_along():
         ({}, ["experiment=none"], "Could not find 'experiment/none'"),
         ({}, ["experiment=quickstart", "run_dir=/s", "colour=red"], "Key 'colour' not in"),
         ({}, ["experiment=quickstart", "run_dir=/s", "learner.lr=-1"], "learner.lr must be posit"),
+        (
+            {},
+            ["experiment=quickstart", "run_dir=/s", "resume=/runs/a"],
+            "resume must be auto, which jobs have by themselves, got '/runs/a'; give",
+        ),
         (
             {"form": "kuberay", "kuberay": KubeRayConfig()},
             ["experiment=quickstart", "run_dir=/shared/a"],
@@ -47,3 +54,31 @@ def test_a_run_that_cannot_work_is_refused_before_it_is_sent(settings, overrides
         checked_run(job(**settings), overrides)
     assert sentence in str(refusal.value)
     assert "\n" not in str(refusal.value)
+
+
+def test_every_try_of_a_job_has_the_same_folder_and_goes_on_in_it():
+    overrides = ["experiment=quickstart", """run_dir="/läufe/it's a b/${name}-${now:%f}\""""]
+    run = checked_run(job(), overrides)
+    sent = going_on(overrides, run)
+    again = compose_run(sent)
+    assert again.run_dir == run.run_dir and run.run_dir.startswith("/läufe/it's a b/")
+    assert again.resume == "auto" and again.name == run.name
+    # Whoever gives one has it.
+    chosen = ["experiment=quickstart", "run_dir=/a", "resume=null"]
+    assert compose_run(going_on(chosen, checked_run(job(), chosen))).resume is None
+
+
+def test_a_slurm_job_without_a_folder_gets_one_that_stays():
+    overrides = ["experiment=quickstart"]
+    run = checked_run(job(form="slurm"), overrides)
+    assert going_on(overrides, run) == [*overrides, f"run_dir='{run.run_dir}'", "resume=auto"]
+    assert "${" not in run.run_dir
+
+
+@pytest.mark.parametrize("form", ["ray", "kuberay", "slurm"])
+def test_every_form_gives_the_run_the_time_to_leave_and_lets_it_go_on(form, capsys):
+    overrides = ["experiment=quickstart", "run_dir=/shared/a", "checkpoint.grace_seconds=45"]
+    submit(job(form=form), overrides)
+    text = capsys.readouterr().out
+    assert "resume=auto" in text and "150" in text
+    assert ("RAY_JOB_STOP_WAIT_TIME_S" in text) == (form != "slurm")

@@ -14,7 +14,7 @@ from launch.record.step import StepResult
 from rollout.types import GroupRef
 from tests.places import PROJECT
 
-PACKAGES = "rollout|cost|learner|loop|evaluation|publish|parity"
+PACKAGES = "rollout|cost|learner|loop|evaluation|publish|parity|checkpoint"
 ROOMS = ("cost", "rollout", "learner", "launch")
 OK, TIMED_OUT, CRASHED = RewardStatus.OK, RewardStatus.TIMED_OUT, RewardStatus.CRASHED
 

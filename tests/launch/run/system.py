@@ -50,11 +50,15 @@ class LocalScheduler(RemoteScheduler):
     dies_at = None
     """A method, and which call of it kills the scheduler."""
 
+    def on_event(self):
+        """Hear of every call."""
+
     def __init__(self, actor):
         self.actor, self.calls = actor, {}
 
     async def call(self, method, *arguments):
         self.calls[method] = self.calls.get(method, 0) + 1
+        self.on_event()
         if self.dies_at == (method, self.calls[method]):
             from launch.run.deaths import PartDied
 
@@ -77,6 +81,7 @@ class Rollouts:
 
     async def run(self, ticket, prompt):
         weights, version = self.system.published
+        self.system.scheduler.on_event()
         for _ in range(1 + 3 * (3 - ticket.ticket_id % 4)):
             await asyncio.sleep(0)
         rng = generator_for(self.seed, "test", ticket.ticket_id, int(weights[:8], 16))
@@ -104,6 +109,7 @@ class Rollouts:
             version, attempt=ticket.attempt,
         )  # fmt: skip
         self.made.append((ticket.ticket_id, ticket.attempt))
+        self.system.scheduler.on_event()
         await self.system.scheduler.actor.observe(report)
         tokens = len(prompt.token_ids) * n + int(lengths.sum())
         return GroupRef(report, tokens, Data(group))
@@ -176,7 +182,9 @@ class LocalSystem:
         return await work
 
     async def publish(self, version):
+        self.scheduler.on_event()
         await asyncio.sleep(0)
+        self.scheduler.on_event()
         self.version, self.published = version, (self.learners.weights, version)
         return {"publish/seconds": 0.0}
 

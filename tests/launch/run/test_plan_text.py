@@ -19,7 +19,7 @@ def plan_of():
     def make(*overrides):
         with initialize_config_module("conf", version_base="1.3"):
             config = build(compose("train", ["experiment=quickstart", *overrides]))
-        return derived_plan(Inputs(config, {}, None, prompts[:2], {"held_out": prompts[2:]}))
+        return derived_plan(Inputs(config, {}, None, prompts[:2], {"held_out": prompts[2:]}, {}))
 
     return make
 

@@ -6,6 +6,7 @@ import json
 import signal
 import time
 from dataclasses import dataclass, replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,9 +15,12 @@ import ray
 from hydra import compose, initialize_config_dir, initialize_config_module
 
 from conf.programs import register
+from conf.resources import ResourcesConfig
 from cost.draws.distribution import DrawDistribution
+from cost.state_file import save_state
 from cost.types import Draw, LengthReport, RewardStatus, Selection, Ticket
 from launch.program import RunError, UserError
+from launch.record.checkpoint import newest_checkpoint
 from launch.record.progress import Startup
 from launch.record.report.runs import read_runs
 from launch.run import cluster
@@ -47,7 +51,11 @@ class FakeScheduler:
         ids = range(16 * batch, 16 * batch + 16)
         return [Selection(ticket_id, one > 0, one, one, one) for ticket_id in ids]
 
-    async def call(self, method):
+    async def call(self, method, *arguments):
+        if method == "snapshot":
+            return None
+        if method == "write":
+            return save_state(Path(*arguments), {})
         if method == "metrics":
             return {"cost/generated_tokens": 10.0}
         even = np.full(NUM_PROMPTS, 1 / NUM_PROMPTS)
@@ -97,6 +105,12 @@ class FakeLearners:
     async def save(self, path, tokenizer_path):
         self.saved.append(path)
 
+    async def snapshot(self, path):
+        assert Path(path).is_dir()
+
+    async def written(self):
+        pass
+
 
 @pytest.fixture
 def make_run(tmp_path):
@@ -126,7 +140,7 @@ def make_run(tmp_path):
             return await work
 
         system = SimpleNamespace(
-            guard=guard,
+            guard=guard, state_dict=dict,
             scheduler=FakeScheduler(), rollouts=FakeRollouts(), learners=FakeLearners(diverges_at),
             publish=publish, version=0, max_logprob_difference=1e-6, startup_seconds={},
         )  # fmt: skip
@@ -152,6 +166,8 @@ def test_a_run_leaves_a_complete_folder(make_run):
     (read,) = read_runs([folder])
     assert read.steps.tolist() == [1, 2, 3] and len(read.cells) == 3
     assert (folder / "run.png").is_file() and (folder / "config.yaml").is_file()
+    checkpoint, faults = newest_checkpoint(folder)
+    assert checkpoint.step == 3 and not faults
 
 
 def test_a_loss_that_stays_infinite_ends_the_run_with_the_last_good_weights_saved(make_run):
@@ -307,7 +323,7 @@ def test_a_tracker_that_fails_is_told_of_and_the_run_goes_on(make_run, capsys, m
 
 def test_what_cannot_be_written_at_the_end_is_told_with_the_way_to_the_policy(make_run, capsys):
     run, _, folder = make_run()
-    for name in ("evaluation.json", "summary.json", "run.png"):
+    for name in ("evaluations.jsonl", "summary.json", "run.png"):
         (folder / name).mkdir()
     found, message = failure_of(run)
     assert isinstance(found, RunError) and message == (
@@ -318,7 +334,7 @@ def test_what_cannot_be_written_at_the_end_is_told_with_the_way_to_the_policy(ma
     printed = capsys.readouterr()
     assert "held-out prompts" in printed.out
     (line,) = printed.err.splitlines()
-    assert line.startswith("evaluation.json could not be written (Is a directory: ")
+    assert line.startswith("evaluations.jsonl could not be written (Is a directory: ")
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == 3
     assert not [path for path in folder.iterdir() if path.name.startswith(".")]
 
@@ -366,11 +382,11 @@ def test_a_save_or_a_tracker_that_fails_too_does_not_hide_the_first_error(make_r
 
 
 def test_an_error_on_the_cluster_is_told_with_the_way_to_the_policy(monkeypatch):
-    for name in ("connect", "ray_logs"):
+    for name in ("connect", "ray_logs", "begin_watch", "leave"):
         monkeypatch.setattr(cluster, name, lambda *arguments: "/logs")
     error = ParityError("version 2: they differ")
     error.add_note("the policy is in runs/mine/policy")
-    with pytest.raises(RunError) as raised, cluster.cluster(None):
+    with pytest.raises(RunError) as raised, cluster.cluster(ResourcesConfig()):
         raise error
     assert str(raised.value).split("\n") == [
         "version 2: they differ",
@@ -415,7 +431,7 @@ SECOND_SET = (
 
 
 def evaluations_in(folder):
-    return json.loads((folder / "evaluation.json").read_text())["evaluations"]
+    return [json.loads(line) for line in (folder / "evaluations.jsonl").open()]
 
 
 def test_every_set_is_measured_before_on_the_way_and_after(make_run):

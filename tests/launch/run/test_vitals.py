@@ -148,6 +148,20 @@ def test_what_is_at_work_may_be_silent_for_hours(make):
     assert in_time(main)[0] == []
 
 
+def test_what_is_starting_may_be_silent_for_as_long_as_its_deadline(make):
+    """On a loaded machine a worker imports for minutes, and nothing has been seen of it yet."""
+
+    async def main():
+        starting = Handle("learner 0", "hung")
+        vitals = make(starting)
+        vitals.start()
+        await vitals.guard(asyncio.sleep(LIMIT * 20))
+        vitals.close()
+        return vitals.killed
+
+    assert in_time(main)[0] == []
+
+
 def test_a_part_that_is_replaced_ends_no_work(make):
     async def main():
         sick, lost = Handle("rollout actor 0"), []

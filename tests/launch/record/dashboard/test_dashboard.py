@@ -57,6 +57,7 @@ def test_the_panels_show_what_an_operator_asks_for():
         "rollout/length_mean_tokens",
         "cost/step_saved_share",
         "publish/seconds",
+        "checkpoint/pause_seconds",
         "rollout/replaced_actors",
         "cost/failed_tickets",
     }

@@ -148,3 +148,15 @@ def test_the_sweep_of_two_ends_tries_every_pair_from_the_recipes_own(make_config
     assert learners[planned[0].arm] == own
     clipped = {run.arm for run in planned if run.composed.scheduler.clipping is not None}
     assert clipped == {"ours_norm_1_clipped"}
+
+
+def test_runs_take_no_checkpoints_unless_the_comparison_says_so(make_config):
+    def checkpoints(**changes):
+        (run,) = plan_runs(make_config(seeds=[0], **changes))
+        found = run.composed.checkpoint
+        return found.every_seconds, found.every_steps, found.at_end
+
+    base = ["experiment=quickstart", "checkpoint.every_steps=5"]
+    assert checkpoints(arms={"plain": []}) == (None, 0, False)
+    assert checkpoints(arms={"plain": []}, base=base) == (None, 5, False)
+    assert checkpoints(arms={"plain": ["checkpoint.at_end=true"]}) == (None, 0, True)

@@ -1,0 +1,1 @@
+"""What becomes of runs whose processes are killed or stopped at random moments."""

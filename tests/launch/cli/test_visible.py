@@ -1,0 +1,37 @@
+"""What may reach a terminal or a page of the text of others."""
+
+import logging
+
+import pytest
+
+from launch.cli.visible import VisibleFilter, visible
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("\x1b[31mred\x1b[0m", r"\x1b[31mred\x1b[0m"),
+        ("\x1b]0;title\x07", r"\x1b]0;title\x07"),
+        ("\x9b2J", r"\x9b2J"),
+        ("over\rwritten\b\x7f", r"over\rwritten\x08\x7f"),
+        ("a\u202egnp.exe", r"a\u202egnp.exe"),
+        ("\u2066a\u2069\u200e\u061c", r"\u2066a\u2069\u200e\u061c"),
+        ("half \ud800 a letter\0", r"half \ud800 a letter\x00"),
+        ("line\u2028break", r"line\u2028break"),
+    ],
+)
+def test_what_steers_is_spelt_out(text, shown):
+    assert visible(text) == shown
+
+
+@pytest.mark.parametrize(
+    "text", ["a\tb\nc", "größer \u05d0\u05d1 \u0627\u0644 中文 \u200d😀", "[red] <b> \\x1b"]
+)
+def test_letters_of_all_scripts_stay(text):
+    assert visible(text) == text
+
+
+def test_what_is_logged_is_visible():
+    record = logging.LogRecord("a", logging.WARNING, "a.py", 1, "got %s", ("\x1b[2J",), None)
+    assert VisibleFilter().filter(record)
+    assert record.getMessage() == r"got \x1b[2J"
