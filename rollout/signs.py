@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from rollout.processes import (
@@ -59,6 +60,15 @@ def sign_of_life(actor: Any, silence_seconds: float) -> Sign:
     return Sign(os.getpid(), own.started if own else 0, pid_space(), fault)
 
 
+def shared_names(pid: int) -> set[Path]:
+    """Return the names of shared memory that a process leaves behind when a signal ends it.
+
+    They are blocks of an engine, and semaphores of whoever imported joblib.
+    """
+    blocks = shared_memory(pid) if command(pid).startswith(_TITLE) else set()
+    return blocks | left_semaphores(pid)
+
+
 class EngineProcesses:
     """The processes of this process's engine, each from the first look that finds it.
 
@@ -80,7 +90,7 @@ class EngineProcesses:
         self._find()
         self._complete = True
         for pid in self._known:
-            for path in shared_memory(pid) | left_semaphores(pid):
+            for path in shared_names(pid):
                 path.unlink(missing_ok=True)
 
     def fault(self, silence_seconds: float, now: float) -> str:

@@ -14,8 +14,9 @@ from contextlib import suppress
 import ray
 
 from launch.run.cluster_watch import ANSWER_SECONDS, AnswersOf, ClusterWatch, ProcessesOf
-from rollout.processes import belongs, every, left_semaphores, look
+from rollout.processes import belongs, every, look
 from rollout.replacing import ray_logs
+from rollout.signs import shared_names
 
 SHUTDOWN_SECONDS = 20.0
 """Longest wait for Ray to end."""
@@ -99,11 +100,12 @@ def kill_cluster(pids: Mapping[str, int]) -> None:
     deadline = time.monotonic() + KILL_SECONDS
     left = {process.pid for process in every() if belongs(process.pid, ours)}
     left |= set(pids.values())
+    names = {path for pid in left for path in shared_names(pid)}
     for pid in left:
         with suppress(ProcessLookupError, PermissionError):
             os.kill(pid, signal.SIGKILL)
-        for path in left_semaphores(pid):
-            path.unlink(missing_ok=True)
+    for path in names:
+        path.unlink(missing_ok=True)
     while time.monotonic() < deadline and any(look(pid) for pid in left):
         time.sleep(0.05)
 

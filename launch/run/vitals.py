@@ -25,7 +25,7 @@ from launch.run.pulse import Eye, Pulse, Seen
 from launch.run.stacks import STACKS, write_stacks
 from rollout.processes import descendants, look, pid_space
 from rollout.replacing import ray_logs
-from rollout.signs import Sign, sign_of_life
+from rollout.signs import Sign, shared_names, sign_of_life
 
 Result = TypeVar("Result")
 LOOKS = 6
@@ -271,9 +271,13 @@ def _kill(sign: Sign | None) -> None:
     process = look(sign.pid)
     if process is None or process.started != sign.started:
         return
-    for pid in (sign.pid, *(child.pid for child in descendants(sign.pid))):
+    pids = [sign.pid, *(child.pid for child in descendants(sign.pid))]
+    names = {path for pid in pids for path in shared_names(pid)}
+    for pid in pids:
         with suppress(ProcessLookupError, PermissionError):
             os.kill(pid, signal.SIGKILL)
+    for path in names:
+        path.unlink(missing_ok=True)
 
 
 def _id_of(handle: Any) -> str:
