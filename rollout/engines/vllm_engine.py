@@ -29,6 +29,11 @@ CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 """Sizes of attention heads that vLLM's CPU kernels know."""
 
 
+ONEDNN_CAPACITY = "64"
+"""On CPUs oneDNN keeps what it made for every number of tokens that a step has had, up to 1,024 of
+them by itself, and the process grows by a GB; so many are those of a dozen numbers."""
+
+
 def engine_arguments(
     config: EngineConfig,
     *,
@@ -161,6 +166,7 @@ class VLLMEngine:
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
         os.environ["OMP_NUM_THREADS"] = str(num_threads)
+        os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", ONEDNN_CAPACITY)
         from vllm.config import WeightTransferConfig
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM

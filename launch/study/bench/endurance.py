@@ -203,10 +203,16 @@ class LongRun:
             about={},
         )
         run = TrainingRun(inputs, system, began=time.time(), quiet=True)
+        # As `launch.run.training.train` does before it runs one.
+        gc.collect()
+        gc.freeze()
         self._cpu.follow_tasks()
         self._cpu.take()
         self._lap()
-        await self._cpu.of(DRIVER, run.run(Startup(quiet=True)))
+        try:
+            await self._cpu.of(DRIVER, run.run(Startup(quiet=True)))
+        finally:
+            gc.unfreeze()
 
     def _take(self, num_references: Callable[[], int]) -> None:
         figures = {**self._lap(), **self._cpu.take()}
