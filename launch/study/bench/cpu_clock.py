@@ -32,7 +32,10 @@ class CpuClock:
         """Let every task that is started from now on count for the part that starts it."""
 
         def make(loop: asyncio.AbstractEventLoop, work: Any, **options: Any) -> asyncio.Task[Any]:
-            return asyncio.Task(self.of(self._part, work), loop=loop, **options)
+            task = asyncio.Task(self.of(self._part, work), loop=loop, **options)
+            # What is cancelled before its first step would be left behind without an end.
+            task.add_done_callback(lambda _: work.close())
+            return task
 
         asyncio.get_running_loop().set_task_factory(make)
 

@@ -119,6 +119,22 @@ def test_errors_and_cancellations_go_through():
     assert counted(main)["part"] == 5.0
 
 
+@pytest.mark.filterwarnings("error")
+def test_a_task_that_is_cancelled_before_its_first_step_ends_its_work():
+    async def main(clock, work):
+        async def child():
+            work(1.0)
+
+        clock.follow_tasks()
+        waiting = child()
+        asyncio.create_task(waiting).cancel()
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        assert waiting.cr_frame is None
+
+    assert REST in counted(main)
+
+
 def test_a_slope_is_that_from_end_to_end_with_the_spread_of_its_segments():
     steps = np.arange(1000.0)
     straight = slope(5e8 + 24 * steps)
