@@ -51,7 +51,6 @@ async def train(
     position = position or Position(plan)
     batches: asyncio.Queue[DrawnBatch | None] = asyncio.Queue()
     buffer, budget, generation = position.buffer, position.budget, position.generation
-    heard = parts.rollouts.signs
     rounds, passes = Rounds(plan, parts, buffer, generation), Passes(plan, parts)
 
     # consumes    nothing but the right to go on, which a published version gives
@@ -75,7 +74,7 @@ async def train(
     async def learn() -> None:
         clock = Laps()
         while (drawn := await batches.get()) is not None:
-            batch, taken = drawn.batch, await position.hand_over.take(drawn, heard)
+            batch, taken = drawn.batch, await position.hand_over.take(drawn, parts.rollouts.signs)
             position.learning, wait = True, clock.lap()
             learned = await passes.learn(taken, budget.progress(batch))
             update = clock.lap()
