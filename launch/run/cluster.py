@@ -248,10 +248,12 @@ class Placement:
         }
 
     def release(self) -> None:
-        """Give everything back to the cluster."""
+        """Give everything back to the cluster, if that lives."""
+        watch = watch_of_cluster()
         for group in self.groups:
-            # It waits for the cluster's head, whether that lives or not.
-            in_time(RELEASE_SECONDS, partial(remove_placement_group, group))
+            # It waits for the cluster's head, for ever if need be.
+            if watch is None or watch.died is None:
+                in_time(RELEASE_SECONDS, partial(remove_placement_group, group))
 
     @property
     def groups(self) -> list[PlacementGroup]:
