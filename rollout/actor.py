@@ -138,6 +138,7 @@ class RolloutActor:
         self._seed = seed
         self._attempts = Attempts()
         self._processes = EngineProcesses()
+        self._useless = ""
 
     async def start(self) -> dict[str, float]:
         """Start engine, tokenizer and reward processes, and warm them up.
@@ -301,7 +302,12 @@ class RolloutActor:
         return played
 
     async def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
-        """Let the engine's workers join the transfer group."""
+        """Let the engine's workers join the transfer group, leaving an older one first."""
+        try:
+            await self._engine.leave_weight_transfer()
+        except Exception as error:
+            self._useless = f"is of no use: its engine cannot take other weights: {error}"
+            raise
         await self._engine.init_weight_transfer(init_info)
 
     async def start_weight_update(self) -> None:
@@ -327,12 +333,13 @@ class RolloutActor:
             raise RuntimeError(gone)
 
     def fault(self, silence_seconds: float) -> str:
-        """See `rollout.signs.EngineProcesses.fault`."""
-        return self._processes.fault(silence_seconds, time.monotonic())
+        """Say why this actor is of no use; see also `rollout.signs.EngineProcesses.fault`."""
+        return self._useless or self._processes.fault(silence_seconds, time.monotonic())
 
     async def close(self) -> None:
         """End the engine and the reward processes."""
-        await self._engine.close()
+        with self._processes.ending():
+            await self._engine.close()
         self._rewards.close()
 
     def process_id(self) -> int:

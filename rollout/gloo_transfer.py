@@ -7,7 +7,7 @@ GlooTrainerWeightTransferEngine ==== gloo broadcast, one tensor after the other 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any, ClassVar, Self
@@ -161,12 +161,20 @@ class GlooTrainerWeightTransferEngine(TrainerWeightTransferEngine[GlooTrainerIni
             rank_offset=1,
             world_size=init_info.world_size,
         )
-        with ThreadPoolExecutor(max_workers=1) as side:
+        side = ThreadPoolExecutor(max_workers=2)
+        try:
             joined = side.submit(client.init_weight_transfer_engine, asdict(payload))
-            engine._group = _join(
-                init_info.master_address, init_info.master_port, 0, init_info.world_size
+            ours = side.submit(
+                _join, init_info.master_address, init_info.master_port, 0, init_info.world_size
             )
-            joined.result()
+            # Whoever cannot join says so at once; the group would wait for it to the end.
+            wait([joined, ours], return_when=FIRST_EXCEPTION)
+            for one in (joined, ours):
+                if one.done():
+                    one.result()
+            engine._group = ours.result()
+        finally:
+            side.shutdown(wait=False)
         return engine
 
     def send_weights(self) -> None:

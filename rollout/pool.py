@@ -27,7 +27,7 @@ from rollout.actor import empty_report
 from rollout.admission import Admission
 from rollout.config import RolloutConfig
 from rollout.progress import Key
-from rollout.replacing import CHECK_SECONDS, Actors
+from rollout.replacing import Actors
 from rollout.types import GroupRef, Prompt
 
 Result = TypeVar("Result")
@@ -109,14 +109,10 @@ class RolloutPool:
     async def attach(self, scheduler: Any, seed: int) -> None:
         """Let all actors work for another run; none of the last one's tickets may be left.
 
-        Those that are being replaced are waited for; whoever calls gives weights to all.
+        Whoever calls gives weights to all of them, then says `actors.go_on`.
         """
         self._scheduler, self._seed, self.num_retries = scheduler, seed, 0
-        await self.actors.begin_anew()
-        await asyncio.wait_for(
-            asyncio.gather(*(handle.attach.remote(scheduler, seed) for handle in self.handles)),
-            CHECK_SECONDS,
-        )
+        await self.actors.begin_anew(lambda handle: handle.attach.remote(scheduler, seed))
 
     async def run(self, ticket: Ticket, prompt: Prompt) -> GroupRef:
         """Turn one ticket into a group; an empty one after the last failed retry."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import ray
@@ -61,6 +61,8 @@ class Actors:
         self._starting: dict[int, asyncio.Task[None]] = {}
         """By place, the starts of replacements."""
         self._repairing: asyncio.Task[None] | None = None
+        self._held = False
+        """Whether somebody else gives weights to all, so that nobody repairs."""
         self._deaths = [0] * num_actors
         """By place, since the last finished ticket."""
         self.num_replaced = 0
@@ -77,20 +79,36 @@ class Actors:
             self._use(index)
         return max(times, key=lambda t: t["total"])
 
-    async def begin_anew(self) -> None:
-        """Give up replacing, wait for what is starting, and use all places, as for another run.
+    async def begin_anew(self, greet: Callable[[Any], Awaitable[object]]) -> None:
+        """Give up what goes on, and have all actors up and greeted, as for another run.
 
-        Whoever calls gives weights to all.
+        What dies from now on is replaced, but gets no weights until `go_on`: whoever calls gives
+        them to all.
+
+        Args:
+            greet: Called with each actor that was there before.
         """
+        self._held = True
         if self._repairing is not None:
             self._repairing.cancel()
             await asyncio.wait({self._repairing})
             self._repairing = None
+        # What is made from now on knows of the other run.
+        answers = {(i, handle): greet(handle) for i, handle in enumerate(self.handles)}
+        await self._lose_silent(answers)
         await self._all_started()
+
+    def go_on(self) -> None:
+        """Use all actors, which have been given weights; the counts begin anew."""
+        self._held = False
         self._admission.forgive()
-        self._use_replaced()
         self.finished_ticket()
         self.num_replaced = 0
+        if self._starting:
+            self._begin_repair()
+        else:
+            self._use_replaced()
+            self.num_replaced = 0
 
     def finished_ticket(self) -> None:
         """Take in that engines are of use."""
@@ -129,10 +147,17 @@ class Actors:
         self._admission.close(index)
         self._renew(index, error)
         self._starting[index] = asyncio.create_task(self._start(index))
-        if self._repairing is None or self._repairing.done():
+        self._begin_repair()
+
+    def _begin_repair(self) -> None:
+        if not self._held and not self._is_repairing:
             self._repairing = asyncio.create_task(self._repair())
             # Who waits for admission hears of its failure; who waits for nothing need not.
             self._repairing.add_done_callback(lambda task: task.cancelled() or task.exception())
+
+    @property
+    def _is_repairing(self) -> bool:
+        return self._repairing is not None and not self._repairing.done()
 
     def _renew(self, index: int, error: Exception) -> None:
         """Put a new actor, which is still to be started, in the place of one that died."""
@@ -203,23 +228,33 @@ class Actors:
         Args:
             error: What made the caller look; raised again if every actor answers.
         """
-        await self._lose_dead(error, known=bool(self._repairing and not self._repairing.done()))
-        await self.replacements()
+        await self._lose_dead(error, known=self._is_repairing or bool(self._starting))
+        if self._held:
+            await self._all_started()
+        else:
+            await self.replacements()
 
     async def _lose_dead(self, error: Exception, *, known: bool) -> None:
         """Find who died; raises `error` where nobody did, nor is `known` to have."""
         # Those that are starting have nothing to say, and are replaced already.
-        asked = {i: h for i, h in enumerate(self.handles) if i not in self._starting}
+        asked = {
+            (i, h): h.check.remote() for i, h in enumerate(self.handles) if i not in self._starting
+        }
+        if not await self._lose_silent(asked) and not known:
+            raise error
+
+    async def _lose_silent(self, asked: Mapping[tuple[int, Any], Awaitable[object]]) -> bool:
+        """Replace the actors that do not answer, by place and handle; say whether there are any."""
         answers = await asyncio.gather(
-            *(asyncio.wait_for(handle.check.remote(), CHECK_SECONDS) for handle in asked.values()),
+            *(asyncio.wait_for(answer, CHECK_SECONDS) for answer in asked.values()),
             return_exceptions=True,
         )
-        found = zip(asked.items(), answers, strict=True)
-        dead = [place for place, answer in found if isinstance(answer, Exception)]
-        if not dead and not known:
-            raise error
-        for index, handle in dead:
-            self.lose(index, handle, error)
+        silent = False
+        for (index, handle), answer in zip(asked, answers, strict=True):
+            if isinstance(answer, Exception):
+                silent = True
+                self.lose(index, handle, answer)
+        return silent
 
     async def replacements(self) -> None:
         """Wait until the actors that are being replaced are usable."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import os
-import resource
 import shutil
 import socket
 import time
@@ -24,6 +23,7 @@ from conf.resources import ResourcesConfig
 from launch.program import RunError, UserError
 from launch.run.auth_token import keep_token_private
 from launch.run.leaving import begin_watch, in_time, leave, watch_of_cluster
+from launch.run.machine import raise_open_files, store_options
 from launch.run.parity import ParityError
 from rollout.replacing import EngineError, ray_logs
 from rollout.rewards.pool import HopelessRewardError
@@ -44,16 +44,6 @@ ON_LOOPBACK = {
 """Where the processes of a cluster of one machine listen for each other; Ray's own see `_start`."""
 RELEASE_SECONDS = 15.0
 """Longest wait for a run that has just ended, or is ending, to give its resources back."""
-
-LEAST_SHARED_BYTES = 128 * 2**20
-"""What /dev/shm must have free for Ray's object store, which takes no less than 75 MiB."""
-SHARED_PART = 0.9
-"""Of what is free there; engines exchange messages in the rest."""
-STORE_PART = 0.3
-"""Of the memory that Ray takes for its object store by itself."""
-LEAST_FILES = 1024
-MOST_FILES = 65_536
-"""Open files of a process: a cluster of one engine and one learner takes several hundred."""
 
 
 class PlacementError(UserError):
@@ -142,47 +132,6 @@ def _require_answer(address: str) -> None:
         ) from error
 
 
-def raise_open_files(limits: Any = resource) -> None:
-    """Let this process and those it starts open as many files as a cluster needs.
-
-    Args:
-        limits: The module `resource`, or what stands for it.
-
-    Raises:
-        UserError: If the hard limit does not allow it.
-    """
-    soft, hard = limits.getrlimit(limits.RLIMIT_NOFILE)
-    unlimited = limits.RLIM_INFINITY
-    reachable = MOST_FILES if hard == unlimited else min(hard, MOST_FILES)
-    if reachable < LEAST_FILES:
-        raise UserError(
-            f"open files must be allowed up to {LEAST_FILES} for a process that starts a cluster; "
-            f"raise the hard limit (ulimit -Hn), got {hard}"
-        )
-    if soft != unlimited and soft < reachable:
-        limits.setrlimit(limits.RLIMIT_NOFILE, (reachable, hard))
-
-
-def store_options(free: int, memory: int) -> dict[str, int]:
-    """Return what makes Ray's object store fit into /dev/shm; on disk it would be slow.
-
-    Args:
-        free: Bytes free there.
-        memory: Bytes of the machine.
-
-    Raises:
-        UserError: If too little is free for any store.
-    """
-    if free < LEAST_SHARED_BYTES:
-        raise UserError(
-            f"/dev/shm must have {LEAST_SHARED_BYTES // 2**20} MiB free for Ray's object store; "
-            "end what fills it, remount it larger or start the container with --shm-size=2g, got "
-            f"{free / 2**20:.0f} MiB"
-        )
-    room = int(free * SHARED_PART)
-    return {"object_store_memory": room} if room < memory * STORE_PART else {}
-
-
 @contextmanager
 def cluster(resources: ResourcesConfig) -> Iterator[None]:
     """Be connected to a cluster, and turn what fails on it into a message with the way to its logs.
@@ -248,10 +197,12 @@ class Placement:
         }
 
     def release(self) -> None:
-        """Give everything back to the cluster."""
+        """Give everything back to the cluster, if that lives."""
+        watch = watch_of_cluster()
         for group in self.groups:
-            # It waits for the cluster's head, whether that lives or not.
-            in_time(RELEASE_SECONDS, partial(remove_placement_group, group))
+            # It waits for the cluster's head, for ever if need be.
+            if watch is None or watch.died is None:
+                in_time(RELEASE_SECONDS, partial(remove_placement_group, group))
 
     @property
     def groups(self) -> list[PlacementGroup]:

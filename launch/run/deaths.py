@@ -43,8 +43,9 @@ class PartDied(RunError):  # noqa: N818
             log: Its own log, or the folder with the logs of all.
             stacks: Folder with what all parts were doing; "" where nobody looked.
         """
-        stand = f", and what each part was doing in {stacks}" if stacks else ""
-        super().__init__(f"{part} {how}; its log is {log}{stand}")
+        logs = f"its log is {log}" if log.endswith(".err") else f"logs are in {log}"
+        doing = f", and what each part was doing in {stacks}" if stacks else ""
+        super().__init__(f"{part} {how}; {logs}{doing}")
         self.part, self.how, self.log, self.stacks = part, how, log, stacks
 
 

@@ -8,13 +8,13 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 import ray
 
 from launch.run.cluster_watch import ANSWER_SECONDS, AnswersOf, ClusterWatch, ProcessesOf
-from rollout.processes import belongs, every, look
+from rollout.processes import Process, belongs, descendants, every, look
 from rollout.replacing import ray_logs
 from rollout.signs import shared_names
 
@@ -46,29 +46,27 @@ def begin_watch(limit_seconds: float) -> None:
         return
     pids = _processes()
     core = {name: pids[name] for name in _CORE if name in pids}
-    if core:
-        raylet = core.get("raylet", 0)
-        cluster: ProcessesOf | AnswersOf = ProcessesOf(core)
-    else:
-        raylet = 0
-        cluster = _joined()
+    started = _started(pids)
     _watch = ClusterWatch(
-        cluster, limit_seconds=limit_seconds, logs=ray_logs(), give_up=lambda: _give_up(raylet)
+        ProcessesOf(core) if core else _joined(),
+        limit_seconds=limit_seconds,
+        logs=ray_logs(),
+        give_up=lambda: _give_up(pids.get("raylet", 0), started),
     )
 
 
 def leave() -> None:
     """Disconnect, end a cluster that was started here, and kill what is left of it."""
     global _watch
-    pids = _processes()
     if _watch is not None:
         _watch.close()
         _watch = None
-    if in_time(SHUTDOWN_SECONDS, ray.shutdown):
-        kill_cluster(pids)
-    else:
+    pids = _processes()
+    started = _started(pids)
+    ended = in_time(SHUTDOWN_SECONDS, ray.shutdown)
+    kill_cluster(pids.get("raylet", 0), started)
+    if not ended:
         # What hangs in there would hang again when the interpreter ends.
-        kill_cluster(pids)
         nowhere = os.open(os.devnull, os.O_WRONLY)
         faulthandler.dump_traceback_later(EXIT_SECONDS, exit=True, file=nowhere)
 
@@ -87,27 +85,34 @@ def in_time(seconds: float, call: Callable[[], object]) -> bool:
     return done.wait(seconds)
 
 
-def kill_cluster(pids: Mapping[str, int]) -> None:
+def kill_cluster(raylet: int, started: Sequence[Process] = ()) -> None:
     """Kill what is left of a cluster that was started here: Ray's processes, and actors' own.
 
     Args:
-        pids: Ray's processes by name; none of a cluster that was joined.
+        raylet: Its process id; 0 where the cluster was joined.
+        started: What was seen of it while it lived.
     """
-    if "raylet" not in pids:
+    if not raylet:
         return
     # Every worker is told its raylet, and tells whatever it starts.
-    ours = f"RAY_RAYLET_PID={pids['raylet']}"
-    deadline = time.monotonic() + KILL_SECONDS
+    ours = f"RAY_RAYLET_PID={raylet}"
     left = {process.pid for process in every() if belongs(process.pid, ours)}
-    left |= set(pids.values())
+    left |= {p.pid for p in started if (now := look(p.pid)) and now.started == p.started}
     names = {path for pid in left for path in shared_names(pid)}
     for pid in left:
         with suppress(ProcessLookupError, PermissionError):
             os.kill(pid, signal.SIGKILL)
     for path in names:
         path.unlink(missing_ok=True)
+    deadline = time.monotonic() + KILL_SECONDS
     while time.monotonic() < deadline and any(look(pid) for pid in left):
         time.sleep(0.05)
+
+
+def _started(pids: Mapping[str, int]) -> list[Process]:
+    """What Ray started here, and all that this started."""
+    own = [process for pid in pids.values() if (process := look(pid))]
+    return own + [process for pid in pids.values() for process in descendants(pid)]
 
 
 def _processes() -> dict[str, int]:
@@ -126,8 +131,8 @@ def _joined() -> AnswersOf:
     )
 
 
-def _give_up(raylet: int) -> None:
-    kill_cluster({"raylet": raylet} if raylet else {})
+def _give_up(raylet: int, started: Sequence[Process]) -> None:
+    kill_cluster(raylet, started)
     print("error: the program did not end in order after its cluster died", file=sys.stderr)
     sys.stderr.flush()
     os._exit(1)

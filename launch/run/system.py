@@ -7,7 +7,7 @@ publish:  learner rank 0 -> every engine -> parity probe
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -27,6 +27,7 @@ from launch.run.parity import Difference, ParityError, Tolerance
 from launch.run.remote import RemoteScheduler, Watch, start_learners, start_scheduler
 from learner.team import LearnerTeam
 from rollout.pool import RolloutPool
+from rollout.replacing import LostMeanwhileError
 from rollout.types import Prompt
 
 Result = TypeVar("Result")
@@ -154,8 +155,8 @@ class System:
         """Publish version 0, and see that engines follow."""
         clock = Laps()
         with startup.part("first publish"):
-            await self._connect()
-            await self.learners.publish(0)
+            await self.learners.name(0)
+            await self._whoever_dies(self._first_publish)
         self.startup_seconds["first_publish"] = clock.lap()
         with startup.part("self test"):
             await self._self_test()
@@ -189,11 +190,33 @@ class System:
             await self.learners.restart(config.learner, config.objective, seed=config.seed)
         self.version, self._num_probes = 0, 0
         self.startup_seconds = {}
-        await self._connect()
-        await self.learners.publish(0)
-        baseline = await self.probe()
+        await self.learners.name(0)
+        baseline = await self._whoever_dies(self._publish_and_probe)
+        self.rollouts.actors.go_on()
         self._tolerance.check(0, baseline)
         self.max_logprob_difference = baseline.maximum
+
+    async def _first_publish(self) -> None:
+        engines = self.rollouts.actors.started()
+        await self.learners.connect_engines(engines, **self._transfer)
+        await self.learners.publish(0)
+
+    async def _publish_and_probe(self) -> Difference:
+        await self._first_publish()
+        return await self.probe()
+
+    async def _whoever_dies(self, work: Callable[[], Awaitable[Result]]) -> Result:
+        """Do something with all engines; after a death, when the dead are replaced, do it again.
+
+        Raises:
+            EngineError: If one dies too often.
+            Exception: What else keeps it from being done.
+        """
+        while True:
+            try:
+                return await work()
+            except (ray.exceptions.RayError, LostMeanwhileError) as error:
+                await self.rollouts.actors.replace_dead(error)
 
     async def load(
         self,
@@ -247,12 +270,7 @@ class System:
         # those that receive now is known to be dead.
         await self.learners.name(version)
         await self.rollouts.actors.replacements()
-        try:
-            return await self._publish_and_check(version)
-        except ray.exceptions.RayError as error:
-            # A dead engine is replaced and then holds this version; anything else is raised again.
-            await self.rollouts.actors.replace_dead(error)
-            return await self._publish_and_check(version)
+        return await self._whoever_dies(lambda: self._publish_and_check(version))
 
     async def _publish_and_check(self, version: int) -> dict[str, float]:
         metrics = await self.learners.publish(version)
@@ -266,9 +284,6 @@ class System:
             }
             self._tolerance.check(version, found)
         return metrics
-
-    async def _connect(self) -> None:
-        await self.learners.connect_engines(self.rollouts.handles, **self._transfer)
 
     async def _republish(self) -> None:
         """Give a replaced engine, in a new transfer group, weights under the label of just these.

@@ -11,6 +11,7 @@ import asyncio
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -181,6 +182,7 @@ class VLLMEngine:
         self._num_requests = 0
         self._cache_salt: str | None = None
         self._watch = Watch(deadline_seconds, self._num_tokens)
+        self._updating = False
         self._adapter: Any = None
         self._adapter_folder: tempfile.TemporaryDirectory[str] | None = None
 
@@ -259,12 +261,22 @@ class VLLMEngine:
         """Stop scheduling as `mode` asks (see `RolloutConfig.update_mode`) and open an update."""
         await self._pause(mode)
         await self._llm.start_weight_update()
+        self._updating = True
+
+    async def leave_weight_transfer(self) -> None:
+        """Leave the transfer group, if any, and close an update whose sender died."""
+        if self._updating:
+            # What has come of it is overwritten by the weights to come. Where receiving failed, it
+            # is closed already, which vLLM counts as an error.
+            with suppress(Exception):
+                await self._llm.finish_weight_update()
+            self._updating = False
+        await self._llm.shutdown_weight_transfer_engine()
 
     async def init_weight_transfer(self, init_info: dict[str, Any]) -> None:
-        """Join the transfer group, leaving an older one first."""
+        """Join the transfer group."""
         from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
 
-        await self._llm.shutdown_weight_transfer_engine()
         await self._llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info))
 
     async def update_weights(self, update_info: Any) -> None:
@@ -276,6 +288,7 @@ class VLLMEngine:
     async def finish_weight_update(self, version: int, mode: str) -> None:
         """Close the update, label tokens from now on with `version`, and resume."""
         await self._llm.finish_weight_update(str(version))
+        self._updating = False
         await self._resume(version, mode)
 
     async def load_adapter(self, version: int, files: Mapping[str, bytes], mode: str) -> None:

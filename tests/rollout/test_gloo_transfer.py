@@ -7,6 +7,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from rollout import gloo_transfer
 from rollout.gloo_transfer import GlooInitInfo, GlooWeightTransferEngine, unpack_experts
 from rollout.weight_transfer import PolicySource, open_sender
 
@@ -107,6 +108,26 @@ def test_a_source_that_disagrees_with_its_metadata_is_an_error(free_port):
     weights["embed.weight"] = torch.zeros(5)
     with pytest.raises(ValueError, match=r"declared embed\.weight"):
         sender.send_weights()
+
+
+def test_an_engine_that_cannot_join_is_told_at_once_and_not_waited_for(free_port, monkeypatch):
+    # What a group that never comes together holds up: the end of this process.
+    monkeypatch.setattr(gloo_transfer, "TIMEOUT_SECONDS", 5.0)
+
+    class Refusing(FakeClient):
+        def init_weight_transfer_engine(self, info):
+            raise RuntimeError("its engine cannot take other weights")
+
+    with pytest.raises(RuntimeError, match=r"^its engine cannot"):
+        open_sender(
+            on_gpu=False,
+            rank=0,
+            master_address="127.0.0.1",
+            master_port=free_port,
+            num_receivers=1,
+            client=Refusing([]),
+            source=make_source()[0],
+        )
 
 
 def test_ranks_other_than_0_only_help_to_gather():

@@ -12,7 +12,7 @@ from launch.study.simulation.clock import run
 from rollout import replacing
 from rollout.admission import Admission
 from rollout.config import RolloutConfig
-from rollout.replacing import Actors, EngineError
+from rollout.replacing import Actors, EngineError, LostMeanwhileError
 
 START, SEND = 10.0, 4.0
 
@@ -29,7 +29,7 @@ class Actor:
         self.index, self.alive, self.up, self.weights = index, True, False, 0
         self._killed = asyncio.Event()
         self.start, self.check = Method(self._start), Method(self._check)
-        self.close = Method(self._check)
+        self.close, self.greet = Method(self._check), Method(self._greet)
 
     def kill(self):
         self.alive = False
@@ -42,6 +42,10 @@ class Actor:
             self.up = True
             return {"total": START}
         raise ActorDiedError()
+
+    async def _greet(self):
+        if not self.alive:
+            raise ActorDiedError()
 
     async def _check(self):
         if not self.alive:
@@ -80,6 +84,18 @@ class Crew:
         actor.kill()
         if noticed:
             self.actors.lose(index, actor, ActorDiedError())
+
+
+async def begin_anew(crew):
+    """As a system does: everybody is greeted, then given weights, whoever dies meanwhile."""
+    await crew.actors.begin_anew(lambda actor: actor.greet.remote())
+    while True:
+        try:
+            await crew._send()
+            break
+        except (ActorDiedError, LostMeanwhileError) as error:
+            await crew.actors.replace_dead(error)
+    crew.actors.go_on()
 
 
 @pytest.fixture(autouse=True)
@@ -201,8 +217,9 @@ def test_when_the_learners_die_the_error_is_theirs_and_another_run_can_begin():
         with pytest.raises(ActorDiedError):
             await crew.admission.enter(0, 1)
         crew.learners_alive = True
-        await crew.actors.begin_anew()
+        await begin_anew(crew)
         assert is_whole(crew) and crew.actors.num_replaced == 0
+        await crew.admission.enter(0, 1)
 
     run(scenario())
 
@@ -213,8 +230,28 @@ def test_another_run_can_begin_while_actors_start():
         await crew.actors.start()
         crew.die(0)
         await asyncio.sleep(1)
-        await crew.actors.begin_anew()
+        await begin_anew(crew)
         assert is_whole(crew)
+
+    run(scenario())
+
+
+@settings(deadline=None, max_examples=40)
+@given(deaths=st.lists(st.tuples(st.integers(0, 2), st.floats(0, 40), st.booleans()), max_size=5))
+def test_another_run_begins_whoever_dies_meanwhile(deaths):
+    async def scenario():
+        crew = Crew(3, max_retries=100)
+        await crew.actors.start()
+        loop = asyncio.get_running_loop()
+        for index, at, noticed in deaths:
+            loop.call_later(at, lambda i=index, n=noticed: crew.die(i, noticed=n))
+        await asyncio.sleep(START)
+        await begin_anew(crew)
+        await asyncio.sleep(1000)
+        if not all(actor.alive for actor in crew.actors.handles):
+            await crew.actors.replace_dead(ActorDiedError())
+        assert is_whole(crew)
+        assert all(actor.weights for actor in crew.actors.handles)
 
     run(scenario())
 

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -82,3 +83,52 @@ def test_a_process_that_is_stopped_is_waited_for_and_then_makes_it_useless(engin
     assert watched.fault(30, now=70.0) == (
         f"is of no use: its engine process {engines[0].pid} is stopped"
     )
+
+
+HOLDER = """
+import sys, time
+from multiprocessing.shared_memory import SharedMemory
+from setproctitle import setproctitle
+setproctitle("VLLM::Worker")
+block = SharedMemory(create=True, size=4096)
+print(block.name, flush=True)
+sys.stdin.readline()
+block.close()
+block.unlink()
+"""
+
+
+@pytest.fixture
+def holder():
+    process = subprocess.Popen(
+        [sys.executable, "-c", HOLDER],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    yield process, Path("/dev/shm") / process.stdout.readline().strip().lstrip("/")
+    process.kill()
+    process.communicate()
+
+
+def test_shared_memory_has_no_name_once_the_engine_is_up_so_that_none_is_left(holder):
+    process, path = holder
+    assert path.exists()
+    watched = EngineProcesses()
+    watched.complete()
+    assert not path.exists()
+    process.kill()
+    process.wait()
+    assert not path.exists()
+
+
+def test_an_engine_that_ends_in_order_finds_its_names_and_says_nothing(holder):
+    process, path = holder
+    watched = EngineProcesses()
+    watched.complete()
+    with watched.ending():
+        assert path.exists()
+        _, said = process.communicate("end\n", timeout=30)
+    assert process.returncode == 0 and said == ""
+    assert not path.exists()

@@ -6,7 +6,8 @@ import pytest
 
 from conf.resources import ResourcesConfig
 from launch.cli.refusals import UserError
-from launch.run.cluster import connect, raise_open_files, store_options
+from launch.run.cluster import connect
+from launch.run.machine import raise_open_files, store_options
 
 MIB, GIB = 2**20, 2**30
 

@@ -107,7 +107,7 @@ def test_whoever_listens_hears_of_the_death_and_so_does_who_comes_late(quick, ca
     wait_for(lambda: heard)
     watch.listen(heard.append)
     assert [str(death) for death in heard] == [
-        "cluster died: its raylet is gone; its log is /logs"
+        "cluster died: its raylet is gone; logs are in /logs"
     ] * 2
     assert str(watch.died) in caplog.text
     watch.close()

@@ -23,7 +23,7 @@ def test_a_part_that_died_says_which_and_how_and_where_to_look():
     assert str(death) == "learner 1 died; its log is /logs/worker-17.err"
     assert (death.part, death.how, death.log) == ("learner 1", "died", "/logs/worker-17.err")
     hung = PartDied("scheduler", "does not answer for 30 s", "/logs", "/run/stacks")
-    assert str(hung).endswith("; its log is /logs, and what each part was doing in /run/stacks")
+    assert str(hung).endswith("; logs are in /logs, and what each part was doing in /run/stacks")
     assert "\n" not in str(hung)
 
 

@@ -195,7 +195,7 @@ def test_a_part_that_dies_again_and_again_ends_the_run(begin, monkeypatch):
         raise PartDied("learner 0", "was killed", "/logs")
 
     monkeypatch.setattr(Learners, "update", die)
-    with pytest.raises(Exception, match=r"learner 0 was killed; its log is /logs; the policy"):
+    with pytest.raises(Exception, match=r"learner 0 was killed; logs are in /logs; the policy"):
         run_to_end(run)
     assert system.resets == [True, True]
 

@@ -1,7 +1,6 @@
 """Weights and their label, whatever engine dies whenever, with hand-written workers and engines."""
 
 import asyncio
-from contextlib import suppress
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,11 +15,19 @@ from learner.config import LearnerConfig
 from learner.engine import StepOutcome
 from learner.team import LearnerTeam
 from learner.update import StepSums
+from rollout.admission import Admission
+from rollout.config import RolloutConfig
+from rollout.replacing import Actors
 from rollout.types import GroupRef
 
 PASSES, BATCHES = 2, 3
 UPDATE, CONNECT, SEND, PROBE, START, GENERATE = 0.2, 0.1, 0.1, 0.05, 0.15, 0.3
 LONGEST = BATCHES * (PASSES * UPDATE + SEND + PROBE + GENERATE) + 0.5
+
+
+@pytest.fixture(autouse=True)
+def no_cluster(monkeypatch):
+    monkeypatch.setattr(ray, "kill", lambda engine: setattr(engine, "alive", False))
 
 
 class Method:
@@ -36,6 +43,16 @@ class Engine:
     def __init__(self):
         self.alive, self.weights, self.label = True, None, None
         self.generate_probe = Method(self._probe)
+        self.start, self.check = Method(self._start), Method(self._check)
+
+    async def _start(self):
+        await asyncio.sleep(START)
+        await self._check()
+        return {"total": START}
+
+    async def _check(self):
+        if not self.alive:
+            raise ray.exceptions.RayError("the engine is dead")
 
     async def _probe(self, prompts, num_tokens, seed):
         await asyncio.sleep(PROBE)
@@ -92,49 +109,31 @@ class Worker:
 
 
 class Pool:
-    """Replaces engines that die, and waits for their weights before it calls them usable."""
+    """The real replacement of engines that die, without tickets."""
 
     def __init__(self, num_engines):
-        self.handles = [Engine() for _ in range(num_engines)]
-        self.on_replaced = None
-        self.usable = [True] * num_engines
-        self.actors = self
-        self._replacing = {}
+        self._admission = Admission(num_engines, full=1, queued=0)
+        settings = RolloutConfig(max_retries=100)
+        self.actors = Actors(
+            lambda index: Engine(), num_engines, settings, self._admission, lambda index: None
+        )
+
+    async def start(self):
+        await self.actors.start()
+
+    @property
+    def handles(self):
+        return self.actors.handles
+
+    @property
+    def usable(self):
+        return [self._admission.is_open(index) for index in range(len(self.handles))]
 
     def die(self, index, *, noticed):
-        self.handles[index].alive = False
+        engine = self.handles[index]
+        engine.alive = False
         if noticed:
-            self._replace(index)
-
-    def _replace(self, index):
-        if index not in self._replacing:
-            self.usable[index] = False
-            self._replacing[index] = asyncio.create_task(self._start(index))
-            # Whoever waits for it hears of a failure; nobody may.
-            self._replacing[index].add_done_callback(
-                lambda task: task.cancelled() or task.exception()
-            )
-
-    async def _start(self, index):
-        await asyncio.sleep(START)
-        self.handles[index] = Engine()
-        await self.on_replaced()
-        self.usable[index] = True
-        del self._replacing[index]
-
-    def started(self):
-        return self.handles
-
-    async def replacements(self):
-        await asyncio.gather(*self._replacing.values())
-
-    async def replace_dead(self, error):
-        dead = [i for i, engine in enumerate(self.handles) if not engine.alive]
-        if not dead and not self._replacing:
-            raise error
-        for index in dead:
-            self._replace(index)
-        await self.replacements()
+            self.actors.lose(index, engine, ray.exceptions.RayError("died"))
 
 
 def one_group():
@@ -161,10 +160,15 @@ def make_system(num_engines, deadline_seconds=600.0):
     return system, pool, team, sent
 
 
+async def connect(system):
+    await system.learners.connect_engines(system.rollouts.handles, **system._transfer)
+
+
 async def train(system, pool, team, deaths, noticed=True, num_engines=1):
     """Three batches of two passes each, while engines die at the given times."""
     loop = asyncio.get_running_loop()
-    await system._connect()
+    await pool.start()
+    await connect(system)
     await team.publish(0)
     for number, at in enumerate(deaths):
         index = number % num_engines
@@ -202,16 +206,16 @@ def test_whatever_dies_when_labels_are_of_their_weights(gap, noticed):
     for num_engines in (1, 2):
         for at in TIMES[::5]:
             system, pool, team, sent = make_system(num_engines)
-            # Two that die within one replacement may end the run; labels are right even then.
-            with suppress(ray.exceptions.RayError):
-                run(train(system, pool, team, [at, at + gap], noticed, num_engines))
+            run(train(system, pool, team, [at, at + gap], noticed, num_engines))
             assert_labels_are_of_their_weights(sent)
+            assert pool.usable == [True] * num_engines
+            assert {engine.label for engine in pool.handles} == {BATCHES}
 
 
 def test_an_update_does_not_change_weights_that_are_being_sent():
     async def scenario():
         system, _, team, sent = make_system(1)
-        await system._connect()
+        await connect(system)
         await team.publish(0)
         sending = asyncio.create_task(system._republish())
         await asyncio.sleep(CONNECT / 2)
@@ -225,7 +229,7 @@ def test_an_update_does_not_change_weights_that_are_being_sent():
 def test_a_batch_of_which_nothing_is_kept_leaves_the_weights_their_name():
     async def scenario():
         system, _, team, sent = make_system(1)
-        await system._connect()
+        await connect(system)
         await team.publish(0)
         groups, [selection] = one_group()
         none = Selection(0, selection.keep & False, *[np.zeros(1)] * 3)
@@ -251,7 +255,7 @@ async def hang(*_):
 def test_a_probe_that_nobody_answers_ends_the_run_naming_the_setting(who):
     async def scenario():
         system, pool, team, _ = make_system(1, deadline_seconds=7)
-        await system._connect()
+        await connect(system)
         await team.publish(0)
         if who == "engines":
             pool.handles[0].generate_probe = Method(hang)

@@ -177,7 +177,7 @@ def test_a_part_that_is_replaced_ends_no_work(make):
         return lost
 
     (death,) = in_time(main)[0]
-    assert str(death) == "rollout actor 0 its engine is gone; its log is /logs"
+    assert str(death) == "rollout actor 0 its engine is gone; logs are in /logs"
 
 
 def test_what_cannot_be_replaced_any_more_ends_the_work(make):

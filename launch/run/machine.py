@@ -1,0 +1,59 @@
+"""What a machine must have before a cluster is started on it: open files, and shared memory."""
+
+from __future__ import annotations
+
+import resource
+from typing import Any
+
+from launch.program import UserError
+
+LEAST_SHARED_BYTES = 128 * 2**20
+"""What /dev/shm must have free for Ray's object store, which takes no less than 75 MiB."""
+SHARED_PART = 0.9
+"""Of what is free there; engines exchange messages in the rest."""
+STORE_PART = 0.3
+"""Of the memory that Ray takes for its object store by itself."""
+LEAST_FILES = 1024
+MOST_FILES = 65_536
+"""Open files of a process: a cluster of one engine and one learner takes several hundred."""
+
+
+def raise_open_files(limits: Any = resource) -> None:
+    """Let this process and those it starts open as many files as a cluster needs.
+
+    Args:
+        limits: The module `resource`, or what stands for it.
+
+    Raises:
+        UserError: If the hard limit does not allow it.
+    """
+    soft, hard = limits.getrlimit(limits.RLIMIT_NOFILE)
+    unlimited = limits.RLIM_INFINITY
+    reachable = MOST_FILES if hard == unlimited else min(hard, MOST_FILES)
+    if reachable < LEAST_FILES:
+        raise UserError(
+            f"open files must be allowed up to {LEAST_FILES} for a process that starts a cluster; "
+            f"raise the hard limit (ulimit -Hn), got {hard}"
+        )
+    if soft != unlimited and soft < reachable:
+        limits.setrlimit(limits.RLIMIT_NOFILE, (reachable, hard))
+
+
+def store_options(free: int, memory: int) -> dict[str, int]:
+    """Return what makes Ray's object store fit into /dev/shm; on disk it would be slow.
+
+    Args:
+        free: Bytes free there.
+        memory: Bytes of the machine.
+
+    Raises:
+        UserError: If too little is free for any store.
+    """
+    if free < LEAST_SHARED_BYTES:
+        raise UserError(
+            f"/dev/shm must have {LEAST_SHARED_BYTES // 2**20} MiB free for Ray's object store; "
+            "end what fills it, remount it larger or start the container with --shm-size=2g, got "
+            f"{free / 2**20:.0f} MiB"
+        )
+    room = int(free * SHARED_PART)
+    return {"object_store_memory": room} if room < memory * STORE_PART else {}
