@@ -61,6 +61,8 @@ async def train(inputs: Inputs, *, began: float) -> None:
         try:
             await TrainingRun(inputs, system, began=began, interruption=interruption).run(startup)
         finally:
+            # Or libraries count what they find at the program's end as leaked.
+            gc.unfreeze()
             await system.close()
 
 

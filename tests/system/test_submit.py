@@ -111,17 +111,19 @@ def test_a_job_trains_on_the_cluster_and_its_status_comes_back(job_server, tmp_p
     assert str(folder).replace(" ", "") in unfolded
     assert "very-secret" not in done.stdout
     assert (folder / "summary.json").is_file()
-    before = sorted((path, path.stat().st_mtime_ns) for path in folder.rglob("*"))
 
     # The job's name and the run's folder are taken: neither is touched.
+    (other := tmp_path / "somebody's").mkdir()
+    (other / "notes.txt").write_text("not a run")
     again = submit(*job, *run_of(tmp_path / "other"))
     assert again.returncode == 2
     assert "name must be new on the cluster" in again.stderr
-    taken = submit(f"address={job_server}", "name=second", *run_of(folder))
+    taken = submit(f"address={job_server}", "name=second", *run_of(other))
     assert taken.returncode == 1
-    assert "run_dir must be new or empty" in taken.stdout
+    assert "has no config.yaml" in taken.stdout
     assert "job second ended as FAILED" in taken.stderr
-    assert sorted((path, path.stat().st_mtime_ns) for path in folder.rglob("*")) == before
+    assert [each.name for each in other.iterdir()] == ["notes.txt"]
+    assert (other / "notes.txt").read_text() == "not a run"
 
 
 def test_a_wrong_token_is_one_sentence(job_server, tmp_path):
