@@ -16,8 +16,9 @@ from hydra import compose, initialize_config_dir
 from conf.programs import register
 from conf.resources import ResourcesConfig
 from launch.program import UserError
-from launch.run.cluster import PlacementError, connect, reserve
+from launch.run.cluster import connect
 from launch.run.inputs import prepare
+from launch.run.placement import PlacementError, reserve
 from tests.places import CHAIN_MODEL, CONF, PROJECT
 
 register()
@@ -209,7 +210,10 @@ def test_more_than_the_cluster_has_is_refused_with_both_numbers(prepared, monkey
     with pytest.raises(PlacementError) as refusal:
         reserve(resources)
     message = str(refusal.value)
-    assert "asks for 4 GPUs (3 engines, 1 learners), the cluster has 2 free" in message
+    assert (
+        "asks for 3 GPUs (3 engines, 1 learners, 1 of each on shared GPUs), the cluster has 2 f"
+        in message
+    )
     assert "lower resources.num_engines" in message
     assert isinstance(refusal.value, UserError)
 
