@@ -100,8 +100,8 @@ def test_every_shell_exists():
     "module",
     [
         "cost.scheduler.scheduler", "rollout.types", "rollout.buffer", "rollout.rewards.pool",
-        "rollout.tasks.jsonl", "learner.config", "conf.schema", "conf.programs", "launch.run.loop",
-        "launch.run.inputs", "launch.train", "launch.evaluate",
+        "rollout.tasks.dataset", "learner.config", "conf.schema", "conf.programs",
+        "launch.run.loop", "launch.run.inputs", "launch.train", "launch.evaluate",
         "launch.run.plan_text", "launch.compare", "launch.submit",
     ],
 )  # fmt: skip

@@ -56,6 +56,17 @@ class Inputs:
     """By key, the old and the new value of settings that are others than in `saved`."""
 
 
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What was read and checked of a training before its run folder is made."""
+
+    config: RunConfig
+    tokenizer: Any
+    """The policy's Hugging Face tokenizer."""
+    prompts: list[Prompt]
+    sets: Sets
+
+
 def say_whose_code(composed: DictConfig) -> None:
     """Print one line on the code of others that a configuration names, before any of it runs.
 
@@ -66,8 +77,8 @@ def say_whose_code(composed: DictConfig) -> None:
         print(f"runs code from outside this project: {visible(found)}", flush=True)
 
 
-def prepare(composed: DictConfig) -> Inputs:
-    """Check everything of a training that can be checked without a cluster; make the run folder.
+def read_inputs(composed: DictConfig) -> Prepared:
+    """Read model, prompts and rewards of a training and check them; nothing is written.
 
     Raises:
         UserError: With one sentence on what to change.
@@ -85,8 +96,19 @@ def prepare(composed: DictConfig) -> Inputs:
         )
     check_tokens(config.model.path, [prompts, *sets.values()])
     try_rewards(config, prompts[0], sets)
+    return Prepared(config, tokenizer, prompts, sets)
+
+
+def prepare(composed: DictConfig) -> Inputs:
+    """Check everything of a training that can be checked without a cluster; make the run folder.
+
+    Raises:
+        UserError: With one sentence on what to change.
+    """
+    read = read_inputs(composed)
+    config = read.config
     resolved = recorded(composed)
-    described, run_dir, saved = about(resolved, prompts), Path(config.run_dir), None
+    described, run_dir, saved = about(resolved, read.prompts), Path(config.run_dir), None
     changed: Mapping[str, tuple[Any, Any]] = {}
     if config.resume is not None:
         saved = find_checkpoint(config.resume, run_dir)
@@ -96,7 +118,9 @@ def prepare(composed: DictConfig) -> Inputs:
     if saved is None and config.resume is not None:
         # What a run left that ended before its first checkpoint.
         cut_back(run_dir, -1)
-    return Inputs(config, resolved, tokenizer, prompts, sets, described, saved, changed)
+    return Inputs(
+        config, resolved, read.tokenizer, read.prompts, read.sets, described, saved, changed
+    )
 
 
 def prepare_evaluation(composed: DictConfig) -> tuple[EvaluateConfig, Sets]:
