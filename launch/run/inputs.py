@@ -23,9 +23,11 @@ from launch.run.model_folder import check_vocabulary, check_weights, read_settin
 from launch.run.resume import about, changes, find_checkpoint
 from launch.run.rewards import try_rewards
 from learner.architecture import check_architecture, check_token_ids
+from rollout.environments import for_policy, prompt_tokenizer
 from rollout.rewards.by_set import address
 from rollout.rewards.function import FunctionReward
 from rollout.rewards.types import check_of
+from rollout.stopping import stopping_of
 from rollout.types import Prompt
 
 FUNCTION_REWARD = f"{FunctionReward.__module__}.{FunctionReward.__qualname__}"
@@ -86,8 +88,9 @@ def read_inputs(composed: DictConfig) -> Prepared:
     config: RunConfig = _build(composed)
     check_model(config.model.path, trained=True)
     tokenizer = load_tokenizer(config.model.path)
-    prompts = load_prompts(config.task, tokenizer, config.reward, config.max_prompt_tokens)
-    sets = load_sets(config, tokenizer)
+    asking = check_environment(config, tokenizer)
+    prompts = load_prompts(config.task, asking, config.reward, config.max_prompt_tokens)
+    sets = load_sets(config, asking)
     asked, most = config.scheduler.tickets_per_step, max(1000, 10 * len(prompts))
     if asked > most:
         raise UserError(
@@ -131,7 +134,7 @@ def prepare_evaluation(composed: DictConfig) -> tuple[EvaluateConfig, Sets]:
     """
     config: EvaluateConfig = _build(composed)
     check_model(config.model.path, trained=False)
-    sets = load_sets(config, load_tokenizer(config.model.path))
+    sets = load_sets(config, check_environment(config, load_tokenizer(config.model.path)))
     check_tokens(config.model.path, sets.values())
     try_rewards(config, sets[HELD_OUT][0], sets)
     prepare_run_dir(Path(config.run_dir), composed, "evaluate")
@@ -241,6 +244,19 @@ def load_tokenizer(path: str) -> Any:
         )
     check_vocabulary(Path(path), tokenizer, read_settings(Path(path)))
     return tokenizer
+
+
+def check_environment(config: RunConfig | EvaluateConfig, tokenizer: Any) -> Any:
+    """Return the tokenizer that prompts are made with: an environment may have to tell of tools.
+
+    Raises:
+        UserError: If the policy cannot play the environment, with what to change.
+    """
+    try:
+        for_policy(config.environment, tokenizer, stopping_of(config.model.path, tokenizer))
+        return prompt_tokenizer(config.environment, tokenizer)
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def load_prompts(
