@@ -30,6 +30,7 @@ class Prompt:
             answer="7",
             source="chain",
             text="a3 b+4",
+            features=(1.0, 0.0, 0.0, 0.0),
         )
     """
 
@@ -43,6 +44,9 @@ class Prompt:
     """Name of the data set or generator; metrics are grouped by it."""
     text: str
     """The user's message as written, for samples shown to people and for rewards."""
+    features: tuple[float, ...] = ()
+    """What the task knows of its difficulty, such as counts of what is to be done; as many numbers
+    for each prompt of a task, of any scale (`rollout.tasks.features`)."""
 
 
 @dataclass(frozen=True, slots=True)

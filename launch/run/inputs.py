@@ -26,6 +26,7 @@ from learner.architecture import check_architecture, check_token_ids
 from rollout.rewards.by_set import address
 from rollout.rewards.function import FunctionReward
 from rollout.rewards.types import check_of
+from rollout.tasks.features import feature_table
 from rollout.types import Prompt
 
 FUNCTION_REWARD = f"{FunctionReward.__module__}.{FunctionReward.__qualname__}"
@@ -84,6 +85,8 @@ def prepare(composed: DictConfig) -> Inputs:
             f"task, ten of each prompt in a step; lower it or add prompts, got {asked}"
         )
     check_tokens(config.model.path, [prompts, *sets.values()])
+    if config.scheduler.prompt_features:
+        check_features(prompts)
     try_rewards(config, prompts[0], sets)
     resolved = recorded(composed)
     described, run_dir, saved = about(resolved, prompts), Path(config.run_dir), None
@@ -199,6 +202,23 @@ def check_tokens(path: str, sets: Iterable[Sequence[Prompt]]) -> None:
         check_token_ids(path, largest)
     except ValueError as error:
         raise UserError(str(error)) from error
+
+
+def check_features(prompts: Sequence[Prompt]) -> None:
+    """Refuse prompts that predictors are told to read the features of, and that have none.
+
+    Raises:
+        UserError: With what to change.
+    """
+    try:
+        table = feature_table(prompts)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    if table is None:
+        raise UserError(
+            "scheduler.prompt_features needs a task that gives its prompts features which differ "
+            "(Prompt.features); choose such a task or set it to false, got true"
+        )
 
 
 def load_tokenizer(path: str) -> Any:

@@ -59,6 +59,8 @@ class Item:
     """Where it comes from, for error messages, such as "data.jsonl:12"."""
     messages: tuple[dict[str, str], ...] | None = None
     """The conversation, when it is more than the user's message alone."""
+    features: tuple[float, ...] = ()
+    """See `rollout.types.Prompt`."""
 
 
 def make_prompts(
@@ -108,7 +110,16 @@ def make_prompts(
             num_contradicting += not _same(item.answer, first_answer[key])
         else:
             first_place[key], first_answer[key] = item.place, item.answer
-            prompts.append(Prompt(len(prompts), token_ids, item.answer, item.source, item.text))
+            prompts.append(
+                Prompt(
+                    index=len(prompts),
+                    token_ids=token_ids,
+                    answer=item.answer,
+                    source=item.source,
+                    text=item.text,
+                    features=item.features,
+                )
+            )
     if num_long or num_repeated:
         _warn(num_long, max_tokens, num_repeated, num_contradicting, len(prompts))
     if not prompts:
