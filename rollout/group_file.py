@@ -31,7 +31,7 @@ def load_group(path: Path) -> Group:
     try:
         return Group(
             ticket=Ticket(**plain["ticket"]),
-            prompt=Prompt(**plain["prompt"]),
+            prompt=Prompt(**{**plain["prompt"], "features": tuple(plain["prompt"]["features"])}),
             trajectories=tuple(_trajectory(one) for one in plain["trajectories"]),
             rewards=plain["rewards"],
             reward_components=plain["reward_components"],

@@ -31,6 +31,7 @@ class Prompt:
             answer="7",
             source="chain",
             text="a3 b+4",
+            features=(1.0, 0.0, 0.0, 0.0),
         )
     """
 
@@ -46,6 +47,9 @@ class Prompt:
     """The user's message as written, for samples shown to people and for rewards."""
     columns: Mapping[str, Any] = field(default_factory=dict)
     """Further columns of the task's row, by name, for rewards that ask for them: plain values."""
+    features: tuple[float, ...] = ()
+    """What the task knows of its difficulty, such as counts of what is to be done; as many numbers
+    for each prompt of a task, of any scale (`rollout.tasks.features`)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -28,6 +28,7 @@ from rollout.rewards.by_set import address
 from rollout.rewards.function import FunctionReward
 from rollout.rewards.types import check_of
 from rollout.stopping import stopping_of
+from rollout.tasks.features import feature_table
 from rollout.types import Prompt
 
 FUNCTION_REWARD = f"{FunctionReward.__module__}.{FunctionReward.__qualname__}"
@@ -98,6 +99,8 @@ def read_inputs(composed: DictConfig) -> Prepared:
             f"task, ten of each prompt in a step; lower it or add prompts, got {asked}"
         )
     check_tokens(config.model.path, [prompts, *sets.values()])
+    if config.scheduler.prompt_features:
+        check_features(prompts)
     try_rewards(config, prompts[0], sets)
     return Prepared(config, tokenizer, prompts, sets)
 
@@ -226,6 +229,23 @@ def check_tokens(path: str, sets: Iterable[Sequence[Prompt]]) -> None:
         check_token_ids(path, largest)
     except ValueError as error:
         raise UserError(str(error)) from error
+
+
+def check_features(prompts: Sequence[Prompt]) -> None:
+    """Refuse prompts that predictors are told to read the features of, and that have none.
+
+    Raises:
+        UserError: With what to change.
+    """
+    try:
+        table = feature_table(prompts)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    if table is None:
+        raise UserError(
+            "scheduler.prompt_features needs a task that gives its prompts features which differ "
+            "(Prompt.features); choose such a task or set it to false, got true"
+        )
 
 
 def load_tokenizer(path: str) -> Any:

@@ -25,6 +25,7 @@ from launch.run.vitals import Part, Vitals
 from learner.team import VITALS, LearnerTeam
 from rollout.pool import RolloutPool
 from rollout.replacing import ray_logs
+from rollout.tasks.features import feature_table
 from rollout.types import Prompt
 
 SCHEDULER_DEADLINE = Ceiling("its deadline", 120.0)
@@ -137,6 +138,7 @@ def start_scheduler(config: RunConfig, prompts: Sequence[Prompt], watch: Watch) 
         config.rollout.max_tokens,
         config.seed,
         max_staleness=config.loop.max_staleness,
+        features=feature_table(prompts) if config.scheduler.prompt_features else None,
     )
     watch.scheduler(handle)
     return RemoteScheduler(handle, watch.deadlines)

@@ -59,6 +59,8 @@ class Item:
     """The conversation, when it is more than the user's message alone."""
     columns: Mapping[str, Any] = field(default_factory=dict)
     """What else the row has, by name, for rewards that ask for it: plain values."""
+    features: tuple[float, ...] = ()
+    """See `rollout.types.Prompt`."""
 
 
 def make_prompts(
@@ -113,7 +115,7 @@ def make_prompts(
             same = "repeated" if _same(item.answer, first.answer) else CONTRADICTED
             counted.add(same, item.place)
         else:
-            own = (item.answer, item.source, item.text, item.columns)
+            own = (item.answer, item.source, item.text, item.columns, item.features)
             prompts.append(Prompt(len(prompts), token_ids, *own))
     if left_out is None:
         counted.tell("task", len(prompts))
