@@ -18,7 +18,8 @@ from conf.secrets import SECRET_WORDS
 from conf.studies import ChaosConfig, SimulateConfig, TheoryConfig, VarianceConfig, bench_schema
 from cost.ranges import SEED, amount, count, positive, require_ranges
 
-BUDGET_AXES = ("generated_tokens", "trained_tokens", "seconds", "steps")
+BUDGET_AXES = ("generated_tokens", "trained_tokens", "compute_flops", "seconds", "steps")
+FRACTIONAL = ("compute_flops", "seconds")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -28,6 +29,7 @@ class BudgetConfig:
     axis: str = "generated_tokens"
     """"generated_tokens": computed by engines, pilots and filtered groups included;
     "trained_tokens": of responses trained on, with their prompts, every pass counted;
+    "compute_flops": of engines and learners, from the model's shape;
     "seconds": of waiting, learning and publishing; "steps": batches learned."""
     amount: float
     """Of the axis. A run ends with the batch that is expected to use it up."""
@@ -39,9 +41,9 @@ class BudgetConfig:
             "budget.amount must be positive and finite",
             self.amount,
         )
-        require_ranges("budget.", self, {"amount": positive(1e15)})
+        require_ranges("budget.", self, {"amount": positive(1e30)})
         require(
-            self.axis == "seconds" or self.amount == int(self.amount),
+            self.axis in FRACTIONAL or self.amount == int(self.amount),
             f"budget.amount must be a whole number of {self.axis}",
             self.amount,
         )

@@ -70,6 +70,9 @@ class LoopConfig:
     max_trained_tokens: int | None = None
     """The same for the tokens that learners train on, each response with its prompt, every pass
     counted; batches in flight are expected to take what those before did."""
+    max_compute_flops: float | None = None
+    """The same for FLOPs computed by engines and learners, counted from the model's shape: prefill,
+    decode, forward and backward passes, scoring and parity probes (`launch.run.compute`)."""
     max_seconds: float | None = None
     """The same for seconds of waiting, learning and publishing; starts, evaluations and saves do
     not count."""
@@ -90,6 +93,7 @@ class LoopConfig:
             "max_staleness": amount(1000),
             "max_generated_tokens": tokens,
             "max_trained_tokens": tokens,
+            "max_compute_flops": positive(1e30),
             "max_seconds": positive(),
             "save_every": amount(),
             "batch_deadline_seconds": SECONDS,

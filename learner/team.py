@@ -17,8 +17,10 @@ import numpy as np
 import numpy.typing as npt
 import ray
 
+from cost.prices.shape import ModelShape
 from cost.types import Selection
 from learner.batch_plan import BatchPlanner, MinibatchPlan, Row, rank_balance
+from learner.compute import LearnerCompute
 from learner.config import LearnerConfig
 from learner.gradient_norms import check_layer
 from learner.numerics import Numerics
@@ -42,14 +44,20 @@ class LearnerTeam:
     """Speaks to all learner workers as to one."""
 
     def __init__(
-        self, workers: Sequence[Any], config: LearnerConfig, *, seed: int, work: Work = TOKENS
+        self,
+        workers: Sequence[Any],
+        config: LearnerConfig,
+        *,
+        seed: int,
+        shape: ModelShape | None = None,
     ) -> None:
         """Take over the Ray handles of connected workers, in rank order; `start` makes them.
 
-        `work` is what the ranks get equal shares of.
+        `shape` says what the ranks get equal shares of, which without it is tokens.
         """
         self.workers = tuple(workers)
-        self._work = work
+        self._shape = shape
+        self._work = TOKENS if shape is None else Work.of_shape(shape)
         self._config = config
         self._seed = seed
         self._skipped_in_a_row = 0
@@ -108,7 +116,7 @@ class LearnerTeam:
             for rank, placed in enumerate(actor_options)
         ]
         on_created(workers)
-        team = cls(workers, config, seed=seed, work=Work.of_model(model_path))
+        team = cls(workers, config, seed=seed, shape=ModelShape.found(model_path))
         try:
             async with asyncio.timeout(config.start_deadline_seconds):
                 addresses = await asyncio.gather(*[worker.address.remote() for worker in workers])
@@ -171,6 +179,11 @@ class LearnerTeam:
         steps = [list(ranks) for ranks in zip(*sums, strict=True)]
         metrics = merge_sums(steps, row_tokens=self._config.row_tokens)
         metrics["learner/rank_balance"] = rank_balance(busy)
+        if self._shape is not None:
+            reports = [group.report for group in groups]
+            share = min((selection.token_share for selection in selections), default=1.0)
+            compute = LearnerCompute(self._shape, self._config)
+            metrics["learner/flops"] = compute.update(busy, reports, share)
         metrics["learner/empty_steps"] = float(self._config.num_minibatches - len(busy))
         metrics["learner/update_seconds"] = time.monotonic() - started
         self._count_skipped(steps)

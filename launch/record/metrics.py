@@ -1,6 +1,7 @@
 """Every metric of a run with its meaning, and those that a step's reports and selections give.
 
     rollout/, cost/step_*  from `step_metrics`: this step alone
+    cost/..._flops         from `launch.run.budget`: counters run since the start
     cost/ (others)         from the scheduler's ledger: counters run since the start
     learner/               from the learner team
     evaluation/            from `launch.train`, on steps that `evaluation.every` picks; also with
@@ -20,6 +21,7 @@ import numpy as np
 
 from cost.ledger import METRICS as LEDGER_METRICS
 from cost.ledger import selectable_responses
+from cost.prices.compute import METRICS as COMPUTE_METRICS
 from cost.thinning.calibration import METRICS as CALIBRATION_METRICS
 from cost.types import (
     BoolArray,
@@ -32,7 +34,7 @@ from cost.types import (
 )
 from launch.record.step import StepResult
 
-_COST_METRICS = LEDGER_METRICS | CALIBRATION_METRICS
+_COST_METRICS = LEDGER_METRICS | COMPUTE_METRICS | CALIBRATION_METRICS
 METRICS: dict[str, str] = _COST_METRICS | {
     "rollout/reward_mean": "Mean reward of the step's usable responses.",
     "rollout/pass_rate": "Share of usable responses with a reward of 1.",
@@ -109,6 +111,7 @@ METRICS: dict[str, str] = _COST_METRICS | {
     "learner/skipped_steps": "Optimiser steps left out because the gradient was not finite.",
     "learner/empty_steps": "Optimiser steps without a response to train on.",
     "learner/optimizer_steps": "Optimiser steps that were applied.",
+    "learner/flops": "FLOPs of one pass over the batch, all ranks, from the model's shape.",
     "learner/update_seconds": "Seconds of one pass over the batch, all ranks.",
     "learner/lr": "Learning rate of the last optimiser step.",
     "parity/max_logprob_difference": "Largest difference between engine and learner on the probe.",
@@ -125,6 +128,7 @@ METRICS: dict[str, str] = _COST_METRICS | {
     "it went on in the background.",
     "evaluation/version": "Version that the engines held when the evaluation began.",
     "evaluation/last_version": "Version that they held when it ended.",
+    "parity/flops": "FLOPs of the probe, engines and learners.",
     "publish/seconds": "Seconds until every engine had the new weights.",
     "publish/bytes": "Bytes of one copy of the weights.",
     "publish/bytes_per_second": "publish/bytes over publish/seconds.",

@@ -19,6 +19,7 @@ from launch.cli.visible import visible
 from launch.program import UserError, build, prepare_run_dir
 from launch.record.checkpoint import Checkpoint
 from launch.record.restarts import cut_back
+from launch.run.compute import compute_of
 from launch.run.model_folder import check_vocabulary, check_weights, read_settings
 from launch.run.resume import about, changes, find_checkpoint
 from launch.run.rewards import try_rewards
@@ -88,6 +89,7 @@ def read_inputs(composed: DictConfig) -> Prepared:
     """
     config: RunConfig = _build(composed)
     check_model(config.model.path, trained=True)
+    compute_of(config)
     tokenizer = load_tokenizer(config.model.path)
     asking = check_environment(config, tokenizer)
     prompts = load_prompts(config.task, asking, config.reward, config.max_prompt_tokens)

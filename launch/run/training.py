@@ -24,6 +24,7 @@ from launch.record.step import StepResult
 from launch.record.told import Unwritten, tell, why
 from launch.run import loop
 from launch.run.checkpoints import Checkpoints
+from launch.run.compute import compute_of
 from launch.run.deaths import PartDied
 from launch.run.going_on import GoingOn
 from launch.run.inputs import Inputs
@@ -289,5 +290,7 @@ def plan_of(config: RunConfig) -> Plan:
         calibrate_every=config.scheduler.calibrate_every,
         max_generated_tokens=config.loop.max_generated_tokens,
         max_trained_tokens=config.loop.max_trained_tokens,
+        max_compute_flops=config.loop.max_compute_flops,
         max_seconds=config.loop.max_seconds,
+        compute=compute_of(config),
     )

@@ -194,6 +194,8 @@ def token_charts(runs: Sequence[Run]) -> list[Chart]:
     kinds = (("generated", GREY), ("selectable", ORANGE), ("trained", BLUE))
     per_step = [Series(f"cost/step_{kind}_tokens", kind, colour) for kind, colour in kinds]
     so_far = [Series(f"cost/{kind}_tokens", kind, colour) for kind, colour in kinds]
+    flops = (("generate", GREY), ("learn", BLUE), ("score", PURPLE), ("probe", ORANGE))
+    computed = [Series(f"cost/{kind}_flops", kind, colour) for kind, colour in flops]
     return [
         Chart(
             "step_tokens",
@@ -206,5 +208,12 @@ def token_charts(runs: Sequence[Run]) -> list[Chart]:
             "Tokens so far",
             "From the ledger: every pass, and what is still in flight.",
             lines(runs, so_far, "tokens", from_zero=True, smooth=False),
+        ),
+        Chart(
+            "flops",
+            "FLOPs so far",
+            "Counted from the model's shape for what was really computed: prompts that responses "
+            "share once, what was thinned away not at all.",
+            lines(runs, computed, "FLOPs", from_zero=True, smooth=False),
         ),
     ]

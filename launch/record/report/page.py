@@ -119,6 +119,7 @@ def _tiles(run: Run) -> str:
             _count(summary["trained_tokens"]),
             f"{_share(summary.get('saved_share'))} of the selectable left out",
         ),
+        *_flops_tile(summary),
         (
             "time",
             _seconds(summary["seconds"].get("total")),
@@ -131,6 +132,13 @@ def _tiles(run: Run) -> str:
         for label, value, remark in tiles
     )
     return f'<div class="tiles">{cards}</div>\n<p><b>Objective:</b> {_objective(run)}.</p>'
+
+
+def _flops_tile(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    flops, learn = summary.get("compute_flops"), summary.get("learn_flops")
+    if not flops or learn is None:
+        return []
+    return [("FLOPs", f"{flops:.3g}", f"{learn / flops:.0%} of them learning")]
 
 
 def _comparison(runs: Sequence[Run]) -> str:

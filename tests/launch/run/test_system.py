@@ -153,8 +153,8 @@ def make_system(num_engines, deadline_seconds=600.0):
     pool = Pool(num_engines)
     config = SimpleNamespace(
         parity=ParityConfig(num_tokens=1, deadline_seconds=deadline_seconds),
-        model=SimpleNamespace(dtype="float32"),
-        resources=SimpleNamespace(tensor_parallel_size=1),
+        model=SimpleNamespace(dtype="float32", path="a model without a shape"),
+        resources=SimpleNamespace(tensor_parallel_size=1, num_learners=1),
         loop=SimpleNamespace(publish_deadline_seconds=600.0),
     )
     prompt = SimpleNamespace(token_ids=np.array([1]))

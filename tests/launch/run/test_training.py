@@ -541,7 +541,7 @@ def test_sets_travel_with_the_configuration_in_the_run_folder(make_run, tmp_path
         ),
         (
             [
-                "+evaluation_set@evaluation.sets.mine=jsonl",
+                "+evaluation_set@evaluation.sets.mine=dataset",
                 "evaluation.sets.mine.task.path=nowhere.jsonl",
             ],
             r"^evaluation\.sets\.mine\.task\.path cannot be read",
