@@ -54,6 +54,7 @@ class CompareConfig:
     """What a comparison runs; every run is one of `conf/train.yaml`."""
 
     name: str
+    """The comparison's, on its page and at wandb."""
     run_dir: str
     """Folder of all runs. Started again with the same folder, a comparison goes on where it
     stopped."""
@@ -101,7 +102,9 @@ class NodeConfig:
     gpus: int = 8
     """0 for machines without."""
     cpus: int = 32
+    """Cores of each."""
     memory_gib: int = 256
+    """Memory of each, GiB."""
 
     def __post_init__(self) -> None:
         ranges = {"gpus": amount(1024), "cpus": count(10_000), "memory_gib": count(1e6)}
@@ -123,7 +126,9 @@ class KubeRayConfig:
     mount_path: str = "/shared"
     """Where the claim appears on all nodes."""
     head_cpus: int = 4
+    """Cores of the head's pod, which holds no engine and no learner."""
     head_memory_gib: int = 16
+    """Its memory, GiB."""
     retries: int = 3
     """How often a job that failed goes on from its newest checkpoint, with a new cluster."""
 
@@ -163,8 +168,11 @@ class SlurmConfig:
     activate: str = ".venv/bin/activate"
     """The virtual environment's script, from the folder where sbatch is called."""
     time: str = "24:00:00"
+    """The job's time limit, as sbatch takes it."""
     partition: str | None = None
+    """Where the job queues up; None takes the site's default."""
     account: str | None = None
+    """Who pays; None takes the site's default."""
 
     def __post_init__(self) -> None:
         require_path("slurm.activate", self.activate)

@@ -217,6 +217,7 @@ class WandbTracker:
     """
 
     project: str = "cost-aware-rl"
+    """Under which wandb lists the run."""
     mode: str = "offline"
     """"offline" or "online"."""
     group: str | None = None
