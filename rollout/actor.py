@@ -264,7 +264,9 @@ class RolloutActor:
             self._stopping.text(self._tokenizer, t.token_ids[t.loss_mask].tolist())
             for t in trajectories
         ]
-        scored = await self._rewards.score([(prompt.text, text, prompt.answer) for text in texts])
+        scored = await self._rewards.score(
+            [(prompt.text, text, prompt.answer, prompt.columns) for text in texts]
+        )
         names = sorted({name for s in scored if s.score for name in s.score.components})
         return Group(
             ticket=ticket,

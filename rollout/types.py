@@ -6,7 +6,8 @@ The examples follow ticket 17 of `cost.types`, in tokens of the model shipped wi
 `array` stands for `numpy.array`.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,8 @@ class Prompt:
     """Name of the data set or generator; metrics are grouped by it."""
     text: str
     """The user's message as written, for samples shown to people and for rewards."""
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    """Further columns of the task's row, by name, for rewards that ask for them: plain values."""
 
 
 @dataclass(frozen=True, slots=True)

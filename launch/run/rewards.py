@@ -51,7 +51,7 @@ def try_rewards(
         raise UserError(
             f"reward must be picklable, to reach its processes ({error}), got {config.reward!r}"
         ) from error
-    items = [(prompt.text, RESPONSE, prompt.answer) for prompt in tried.values()]
+    items = [(prompt.text, RESPONSE, prompt.answer, prompt.columns) for prompt in tried.values()]
 
     async def score() -> list[ScoredResponse]:
         pool = RewardPool(reward, timeout_seconds=timeout)

@@ -25,13 +25,16 @@ from rollout.tasks.prompts import (
 )
 from rollout.types import Prompt
 
+_OWN = ("prompt", "messages", "answer", "source")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JsonlTask:
     """The prompts of a file, or of one split of it."""
 
     path: str
-    """The file, UTF-8. Keys other than prompt, messages, answer and source are ignored."""
+    """The file, UTF-8. Keys other than prompt, messages, answer and source are columns
+    that a reward may ask for."""
     split: str = "all"
     """"all" for a file of its own, or "train" or "held_out" to divide one file."""
     held_out_one_in: int = 50
@@ -115,14 +118,24 @@ def _parse(line: bytes, place: str, default_source: str) -> Item:
         ) from error
     if not isinstance(row, dict):
         raise ValueError(f"{place} must be a JSON object, got {row!r:.80}")
+    return item_of(row, place, default_source)
+
+
+def item_of(row: dict[str, Any], place: str, default_source: str) -> Item:
+    """Turn a row into a question; its further columns go along for the reward.
+
+    Raises:
+        ValueError: If it is not what the module describes, with its place.
+    """
     if ("prompt" in row) == ("messages" in row):
         raise ValueError(f"{place} needs either prompt or messages, got keys {sorted(row)!r}")
     answer = _text(row, "answer", place)
     source = _text(row, "source", place) if "source" in row else default_source
+    columns = {name: value for name, value in row.items() if name not in _OWN}
     if "prompt" in row:
-        return Item(_text(row, "prompt", place), answer, source, place)
+        return Item(_text(row, "prompt", place), answer, source, place, columns=columns)
     messages = _messages(row["messages"], place)
-    return Item(messages[-1]["content"], answer, source, place, messages)
+    return Item(messages[-1]["content"], answer, source, place, messages, columns)
 
 
 def _text(row: dict[str, Any], key: str, place: str) -> str:

@@ -8,8 +8,8 @@ left out is counted and logged, never dropped in silence.
 
 import logging
 import zlib
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -59,6 +59,8 @@ class Item:
     """Where it comes from, for error messages, such as "data.jsonl:12"."""
     messages: tuple[dict[str, str], ...] | None = None
     """The conversation, when it is more than the user's message alone."""
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    """What else the row has, by name, for rewards that ask for it: plain values."""
 
 
 def make_prompts(
@@ -108,7 +110,8 @@ def make_prompts(
             num_contradicting += not _same(item.answer, first_answer[key])
         else:
             first_place[key], first_answer[key] = item.place, item.answer
-            prompts.append(Prompt(len(prompts), token_ids, item.answer, item.source, item.text))
+            own = (item.answer, item.source, item.text, item.columns)
+            prompts.append(Prompt(len(prompts), token_ids, *own))
     if num_long or num_repeated:
         _warn(num_long, max_tokens, num_repeated, num_contradicting, len(prompts))
     if not prompts:
