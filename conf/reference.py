@@ -62,11 +62,13 @@ class Member:
 def programs() -> dict[str, type]:
     """Return the schema of each program, by its name, in alphabetical order."""
     store = ConfigStore.instance()
-    found = {}
+    found: dict[str, type] = {}
     for file in store.list(""):
         if file.endswith("_schema.yaml"):
             node = store.load(file).node
-            found[file.removesuffix("_schema.yaml")] = OmegaConf.get_type(node)
+            schema = OmegaConf.get_type(node)
+            assert schema is not None, f"{file} has no schema"
+            found[file.removesuffix("_schema.yaml")] = schema
     return dict(sorted(found.items()))
 
 

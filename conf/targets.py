@@ -16,12 +16,12 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from rollout.rewards.function import FunctionReward
+from conf.own_code import BUILD, MEMBERS
 
 ROOMS = ("conf", "cost", "launch", "learner", "rollout")
 """Packages of this project."""
-NAMES_CODE = f"{FunctionReward.__module__}.{FunctionReward.__qualname__}"
-"""A setting of this project that names code of others, by its `path`."""
+NAMES_CODE = (BUILD, *MEMBERS.values())
+"""Settings of this project that name code of others, by their `path`."""
 
 
 def foreign_code(config: DictConfig) -> str:
@@ -71,7 +71,7 @@ def _named(node: Any, key: str) -> Iterator[tuple[str, str]]:
     if isinstance(node, dict):
         if "_target_" in node:
             target = str(node["_target_"])
-            yield key, str(node.get("path")) if target == NAMES_CODE else target
+            yield key, str(node.get("path")) if target in NAMES_CODE else target
         for part, child in node.items():
             yield from _named(child, f"{key}.{part}" if key else str(part))
     elif isinstance(node, list):

@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from conf.checks import check_keys, check_values
-from conf.rewards import with_functions
+from conf.own_code import with_own_code
 from conf.secrets import check_secrets, recorded
 from launch.cli.command_line import (
     check_emptied,
@@ -29,9 +29,9 @@ from launch.cli.command_line import (
     check_overrides,
     with_quotes,
     with_resumed,
-    with_reward_files,
     with_words,
 )
+from launch.cli.own_code import drop_old_settings, with_own_files
 from launch.cli.refusals import (
     RunError,
     UserError,
@@ -59,10 +59,11 @@ def compose_run(overrides: Sequence[str]) -> DictConfig:
     GlobalHydra.instance().clear()
     with initialize_config_module("conf", version_base="1.3"):
         try:
-            overrides = with_quotes(with_reward_files(overrides))
+            overrides = with_quotes(with_own_files(overrides, GROUPS))
             check_overrides(overrides, GROUPS)
             composed = compose("train", overrides=list(overrides))
             check_emptied(overrides, composed)
+            drop_old_settings(composed, overrides)
         except UserError:
             raise
         except Exception as error:
@@ -78,11 +79,13 @@ def build(config: DictConfig) -> Any:
     """
     try:
         if HydraConfig.initialized():
-            check_emptied(HydraConfig.get().overrides.task, config)
+            overrides = HydraConfig.get().overrides.task
+            check_emptied(overrides, config)
+            drop_old_settings(config, overrides)
         check_keys(config)
         check_values(config)
         check_secrets(config)
-        return instantiate(with_functions(config), _convert_="object")
+        return instantiate(with_own_code(config), _convert_="object")
     except InstantiationException as error:
         raise UserError(plug_sentence(error, config)) from error
     except OmegaConfBaseException as error:
@@ -155,7 +158,8 @@ def start(main: Callable[[], None], *, words: str | None = None, resumes: bool =
     # A folder of configurations that is not there would otherwise be passed over.
     warnings.filterwarnings("error", message=r"provider=.* is not available")
     try:
-        sys.argv[1:] = with_quotes(with_reward_files(with_words(sys.argv[1:], words)))
+        sys.argv[1:] = with_words(sys.argv[1:], words)
+        sys.argv[1:] = with_quotes(with_own_files(sys.argv[1:], GROUPS))
         if resumes:
             sys.argv[1:] = with_resumed(sys.argv[1:])
         check_options(sys.argv[1:])

@@ -289,7 +289,7 @@ class RolloutActor:
         generated = time.monotonic()
         texts = [self._stopping.text(self._tokenizer, t.last_turn.tolist()) for t in trajectories]
         open_ = [j for j, t in enumerate(trajectories) if t.reward is None and not t.failure]
-        items = [(prompt.text, texts[j], prompt.answer) for j in open_]
+        items = [(prompt.text, texts[j], prompt.answer, prompt.columns) for j in open_]
         by_plug = dict(zip(open_, await self._rewards.score(items) if items else (), strict=True))
         scored = [by_plug.get(j) or scored_by_environment(t) for j, t in enumerate(trajectories)]
         names = sorted({name for s in scored if s.score for name in s.score.components})

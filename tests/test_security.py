@@ -17,12 +17,13 @@ DANGEROUS = {
 }  # fmt: skip
 ALLOWED = {
     ("rollout/rewards/child.py", "pickle.loads"): "from its parent, over a pair of sockets",
-    ("rollout/rewards/function.py", "pickle.loads"): "what the same process pickled",
-    ("rollout/rewards/function.py", "importlib.import_module"): "the reward that the user names",
-    ("rollout/rewards/function.py", "importlib.util.spec_from_file_location"): "likewise, a file",
+    ("rollout/own_code.py", "pickle.loads"): "what the same process pickled",
+    ("rollout/own_code.py", "importlib.import_module"): "the plug that the user names",
+    ("rollout/own_code.py", "importlib.util.spec_from_file_location"): "likewise, a file",
     ("rollout/tasks/hub.py", "importlib.import_module"): "the package datasets",
     ("launch/program.py", "instantiate"): "the configuration that the user runs",
-    ("conf/rewards.py", "get_object"): "likewise, before it is built",
+    ("conf/own_code.py", "get_object"): "likewise, before it is built",
+    ("launch/cli/own_code.py", "OmegaConf.load"): "files of conf/",
     ("conf/targets.py", "import_module"): "names of this project's packages",
     ("launch/record/run_folder.py", "yaml.load"): "a SafeLoader without aliases",
     ("launch/study/simulation/measured.py", "instantiate"): "after require_own_settings",

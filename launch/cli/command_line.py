@@ -94,25 +94,6 @@ def quoted(word: str) -> str:
     return f"'{plain}{trailing}'"
 
 
-def with_reward_files(arguments: Sequence[str]) -> list[str]:
-    """Write out `reward=FILE.py:NAME`: the member `function` of the group, and its path.
-
-    Example: with_reward_files(["reward=a.py:f"]) is ["reward=function", "reward.path='a.py:f'"].
-
-    Args:
-        arguments: Overrides, in which other packages of the group (`reward@KEY=`) count too.
-    """
-    return [part for argument in arguments for part in _reward_file(argument)]
-
-
-def _reward_file(argument: str) -> list[str]:
-    found = re.fullmatch(r"(\+*reward(?:@([\w.]+))?)=['\"]?([^'\"]+\.py:[\w.]+)['\"]?", argument)
-    if found is None:
-        return [argument]
-    group, package, path = found.groups()
-    return [f"{group}=function", f"{package or 'reward'}.path={quoted(path)}"]
-
-
 def with_quotes(arguments: Sequence[str]) -> list[str]:
     """Quote the values that hydra's grammar has no letters for, such as paths with umlauts.
 
@@ -175,7 +156,7 @@ def check_overrides(arguments: Sequence[str], groups: Sequence[str]) -> None:
     Raises:
         UserError: Naming the override.
     """
-    for override in _parsed(arguments):
+    for override in parsed(arguments):
         if not override.key_or_group:
             line = override.input_line
             raise UserError(f"settings must be written as KEY=VALUE, got {line!r}")
@@ -205,7 +186,7 @@ def check_emptied(overrides: Sequence[str], config: DictConfig) -> None:
     Raises:
         UserError: Naming the key.
     """
-    for override in _parsed(overrides):
+    for override in parsed(overrides):
         key = override.package or override.key_or_group.replace("/", ".")
         if override.is_delete() or override.value() != {}:
             continue
@@ -216,7 +197,12 @@ def check_emptied(overrides: Sequence[str], config: DictConfig) -> None:
             )
 
 
-def _parsed(arguments: Sequence[str]) -> list[Override]:
+def parsed(arguments: Sequence[str]) -> list[Override]:
+    """Parse the overrides of a command line.
+
+    Raises:
+        UserError: Naming the first that cannot be parsed.
+    """
     # Options and their values hold no setting, whatever is in them.
     settings = [
         argument

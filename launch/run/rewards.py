@@ -74,7 +74,7 @@ def score_responses(
         raise UserError(
             f"reward must be picklable, to reach its processes ({error}), got {config.reward!r}"
         ) from error
-    items = [(prompt.text, text, prompt.answer) for prompt, text in responses]
+    items = [(prompt.text, text, prompt.answer, prompt.columns) for prompt, text in responses]
 
     async def score() -> list[ScoredResponse]:
         pool = RewardPool(reward, timeout_seconds=timeout)

@@ -55,15 +55,19 @@ class SingleTurn:
 
     async def play(self, generate: Generate, prompt: Prompt, max_tokens: int) -> Trajectory:
         """Generate once; every token is the policy's own."""
-        completion = await generate(prompt.token_ids, max_tokens)
-        return Trajectory(
-            token_ids=completion.token_ids,
-            loss_mask=np.ones(len(completion.token_ids), dtype=np.bool_),
-            rollout_logprobs=completion.rollout_logprobs,
-            version_spans=completion.version_spans,
-            truncated=completion.finish_reason == "length",
-            prefill_tokens=len(prompt.token_ids) - completion.cached_tokens,
-        )
+        return one_turn(prompt, await generate(prompt.token_ids, max_tokens))
+
+
+def one_turn(prompt: Prompt, completion: Completion) -> Trajectory:
+    """Return the play of a prompt and one completion, all of which the policy wrote."""
+    return Trajectory(
+        token_ids=completion.token_ids,
+        loss_mask=np.ones(len(completion.token_ids), dtype=np.bool_),
+        rollout_logprobs=completion.rollout_logprobs,
+        version_spans=completion.version_spans,
+        truncated=completion.finish_reason == "length",
+        prefill_tokens=len(prompt.token_ids) - completion.cached_tokens,
+    )
 
 
 def for_policy(environment: Any, tokenizer: Any, stopping: Stopping) -> Any:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from rollout.rewards.returned import as_score
-from rollout.rewards.types import Reward, Score, check_of
+from rollout.rewards.types import NO_COLUMNS, Columns, Reward, Score, check_of, score_with
 from rollout.types import Prompt
 
 SEPARATOR = "\x1f"
@@ -24,17 +24,20 @@ class RewardBySet:
     of_set: Mapping[str, Reward]
     """The rewards of sets with their own, by name of the set."""
 
-    def score(self, prompt_text: str, response_text: str, answer: str) -> Score:
+    def score(
+        self, prompt_text: str, response_text: str, answer: str, columns: Columns = NO_COLUMNS
+    ) -> Score:
         """Score a response with the reward that its answer is addressed to."""
         if not prompt_text and not response_text:
             # The first response of a reward process is empty, to load what rewards import.
             for reward in self.of_set.values():
-                reward.score(prompt_text, response_text, answer)
+                score_with(reward, prompt_text, response_text, answer, columns)
         name, separator, own_answer = answer.partition(SEPARATOR)
         chosen = self.default
         if separator and name in self.of_set:
             chosen, answer = self.of_set[name], own_answer
-        return as_score(chosen.score(prompt_text, response_text, answer), chosen.score)
+        returned = score_with(chosen, prompt_text, response_text, answer, columns)
+        return as_score(returned, chosen.score)
 
     def check(self, answer: str) -> None:
         """Accept what the run's reward accepts; sets are checked with their own rewards."""

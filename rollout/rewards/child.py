@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from rollout.rewards.returned import NoScoreError, as_score
+from rollout.rewards.types import score_with
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
@@ -155,10 +156,11 @@ def _load(connection: socket.socket) -> Any:
     return reward
 
 
-def _score(reward: Any, request: list[str]) -> dict[str, Any]:
+def _score(reward: Any, request: list[Any]) -> dict[str, Any]:
     worker = os.getpid()
     try:
-        answer: dict[str, Any] = {"score": asdict(as_score(reward.score(*request), reward.score))}
+        returned = score_with(reward, *request)
+        answer: dict[str, Any] = {"score": asdict(as_score(returned, reward.score))}
     # Not `Exception`: no way out of a reward but the one through its return value is a score.
     except BaseException as error:
         answer = failure(error)

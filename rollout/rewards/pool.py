@@ -26,8 +26,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from cost.types import RewardStatus
-from rollout.rewards.types import Reward, Score
+from rollout.rewards.types import Columns, Reward, Score
 
+Item = tuple[str, str, str] | tuple[str, str, str, Columns]
 _START_SECONDS = 120.0
 _END_SECONDS = 1.0
 """A supervisor that has not ended all within this time is itself killed."""
@@ -109,11 +110,12 @@ class RewardPool:
             if outcome is not None:
                 raise outcome
 
-    async def score(self, items: Sequence[tuple[str, str, str]]) -> list[ScoredResponse]:
+    async def score(self, items: Sequence[Item]) -> list[ScoredResponse]:
         """Score responses, in order; a slow or failing one spoils no other.
 
         Args:
-            items: (prompt_text, response_text, answer) of each, the arguments of `Reward.score`.
+            items: (prompt_text, response_text, answer) of each, the arguments of `Reward.score`,
+                and the row's further columns where there are any.
 
         Raises:
             RuntimeError: If the pool is closed, or a process cannot load the reward.
@@ -136,7 +138,7 @@ class RewardPool:
         finally:
             self._places.put_nowait(child)
 
-    async def _score_one(self, item: tuple[str, str, str]) -> ScoredResponse:
+    async def _score_one(self, item: Item) -> ScoredResponse:
         child = await self._places.get()
         healthy = False
         try:
@@ -169,7 +171,7 @@ class RewardPool:
             return ScoredResponse(None, RewardStatus.CRASHED, answer["error"], answer["summary"])
         return ScoredResponse(Score(**answer["score"]), RewardStatus.OK, "")
 
-    def _count_late(self, item: tuple[str, str, str]) -> None:
+    def _count_late(self, item: Item) -> None:
         self._late_in_a_row += 1
         most = self._max_late_in_a_row
         if most is not None and self._late_in_a_row > most:
@@ -179,7 +181,7 @@ class RewardPool:
                 f"reward faster, or raise the limit; the last response: {item[1][-500:]!r}"
             )
 
-    def _count_dead(self, message: str, item: tuple[str, str, str]) -> None:
+    def _count_dead(self, message: str, item: Item) -> None:
         self._dead_in_a_row += 1
         most = self._max_dead_in_a_row
         if most is not None and self._dead_in_a_row > most:
@@ -254,7 +256,7 @@ class _Child:
     async def load(self, reward: bytes) -> dict[str, Any]:
         return await self._exchange(reward)
 
-    async def ask(self, request: tuple[str, str, str]) -> dict[str, Any]:
+    async def ask(self, request: Item) -> dict[str, Any]:
         return await self._exchange(json.dumps(request).encode())
 
     async def _exchange(self, body: bytes) -> dict[str, Any]:

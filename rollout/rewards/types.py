@@ -1,9 +1,16 @@
 """What a reward is and what it returns."""
 
+import inspect
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from functools import cache
+from types import MappingProxyType
+from typing import Any, Protocol, runtime_checkable
+
+Columns = Mapping[str, Any]
+"""The further columns of a task's row, by name: plain values, as in JSON."""
+NO_COLUMNS: Columns = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +44,8 @@ class Reward(Protocol):
     response first, to load what the reward imports.
 
     It may have a method `check(answer)` as well, which raises a ValueError for an answer of the
-    task that no response could ever be compared with, before anything is generated.
+    task that no response could ever be compared with, before anything is generated; and `score` may
+    have a parameter `columns` more, for the further columns of the task's row, see `Columns`.
     """
 
     def score(self, prompt_text: str, response_text: str, answer: str) -> object:
@@ -58,3 +66,23 @@ def check_of(reward: object) -> Callable[[str], None] | None:
     """Return a reward's check of an answer; None if it has none and accepts every answer."""
     check: Callable[[str], None] | None = getattr(reward, "check", None)
     return check
+
+
+def score_with(
+    reward: Any, prompt_text: str, response_text: str, answer: str, columns: Columns = NO_COLUMNS
+) -> object:
+    """Let a reward score a response, with the row's further columns if it takes them."""
+    kind: type = type(reward)
+    if takes_columns(kind):
+        return reward.score(prompt_text, response_text, answer, columns=columns)
+    return reward.score(prompt_text, response_text, answer)
+
+
+@cache
+def takes_columns(kind: type) -> bool:
+    """Say whether the rewards of a class take the further columns of a row."""
+    score = getattr(kind, "score", None)
+    try:
+        return score is not None and "columns" in inspect.signature(score).parameters
+    except (TypeError, ValueError):
+        return False

@@ -28,9 +28,16 @@ ENGINES = ["quickstart_check", "quickstart_engine", "smollm2_engine"]
 NOT_SET = {
     "dataset": ["task.path=questions.jsonl"],
     "mixed": ["+task@task.sets.sums=chain"],
+    "function": ["task.path=conf.own_code:group_of"],
     "reasoning_gym": ["task.dataset=gcd"],
 }
 """What a task asks of the user."""
+OWN = {
+    "reward": "rollout.rewards.chain:ChainReward",
+    "environment": "rollout.environments:SingleTurn",
+    "objective": "learner.objectives.cispo:Cispo",
+}
+"""What a member `function` may name."""
 
 
 def composed(program: str, *overrides: str) -> DictConfig:
@@ -59,8 +66,8 @@ def overrides_for(group: str, name: str) -> list[str]:
         return [f"task={train}", *held_out, *NOT_SET.get(train, [])]
     if (group, name) == ("reward", "reasoning_gym"):
         return ["reward=reasoning_gym", *overrides_for("task", "reasoning_gym_arithmetic")]
-    if (group, name) == ("reward", "function"):
-        return ["reward=function", "reward.path=rollout.rewards.chain:ChainReward"]
+    if name == "function":
+        return [f"{group}=function", f"{group}.path={OWN[group]}"]
     # Ratios of trainer to engine need the trainer's own log-probabilities.
     needed = ["learner.behaviour=recomputed"] if group == "correction" else []
     return [f"{groups('train')[group]}={name}", *needed]

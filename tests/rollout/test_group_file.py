@@ -44,7 +44,15 @@ def test_a_group_comes_back_equal_to_the_bit(tmp_path, size):
     )
     group = Group(
         Ticket(17, 3, 2, 0.0125, 0.625, 256, temperature_factor=1.25, attempt=2),
-        Prompt(3, np.array([2, 69], np.int32), "7", "chain", "ä3 b+4\n", (1.0, 0.1)),
+        Prompt(
+            3,
+            np.array([2, 69], np.int32),
+            "7",
+            "chain",
+            "ä3 b+4\n",
+            {"level": 2, "tests": ["a", {"b": None}]},
+            (1.0, 0.1),
+        ),
         trajectories,
         np.array([1.0, np.nan, 0.1])[:size],
         {"correct": np.ones(size)},

@@ -89,9 +89,7 @@ def test_what_has_a_default_keeps_it_unless_it_is_set():
 @pytest.mark.parametrize(
     ("function", "told"),
     [
-        (lambda a, b, c: 1.0, "a parameter a that nobody gives: it may take prompt_text, resp"),
-        (lambda response, tokenizer: 1.0, "parameter tokenizer that nobody gives"),
-        (lambda completions, token_ids: [1.0], "may take prompts, completions, answer"),
+        (lambda a, b, c: 1.0, "takes no response"),
         (lambda answer: 1.0, "takes no response"),
         (lambda: 1.0, "takes no response"),
         (lambda response, /: 1.0, "cannot be passed by name"),
@@ -100,6 +98,45 @@ def test_what_has_a_default_keeps_it_unless_it_is_set():
 def test_a_function_that_cannot_be_called_is_refused(function, told):
     with pytest.raises(ValueError, match=told):
         adapted(function, {})
+
+
+@pytest.mark.parametrize(
+    ("function", "told"),
+    [
+        (lambda response, a: 1.0, "a parameter a that nobody gives: it may take prompt_text, resp"),
+        (lambda response, a: 1.0, "further columns of the task's rows, here level, tests$"),
+        (lambda completions, token_ids: [1.0], "may take prompts, completions, answer"),
+    ],
+)
+def test_a_parameter_that_no_column_gives_is_named(function, told):
+    with pytest.raises(ValueError, match=told):
+        adapted(function, {})(QUESTION, RESPONSE, ANSWER, {"tests": [], "level": 3})
+
+
+ROW = {"level": 3, "extra_info": {"n": 1}, "answer": "not this", "tests": ["a"]}
+
+
+def test_columns_of_the_row_are_arguments_by_name():
+    def optional(response, level=1, hint="none"):
+        return (level, hint)
+
+    def needed(solution_str, extra_info, data_source, *, level, answer):
+        return (extra_info, data_source, level, answer)
+
+    def all_of_them(response, level, limit, **others):
+        return (level, limit, sorted(others))
+
+    def listed(completions, level, extra_info):
+        return [(completions, level, extra_info)]
+
+    texts = (QUESTION, RESPONSE, ANSWER)
+    assert adapted(optional, {})(*texts, ROW) == (3, "none")
+    assert adapted(optional, {"level": 5})(*texts, ROW) == (5, "none")
+    assert adapted(optional, {})(*texts) == (1, "none")
+    assert adapted(needed, {})(*texts, ROW) == ({"n": 1}, "", 3, ANSWER)
+    names = ["answer", "extra_info", "prompt_text", "tests"]
+    assert adapted(all_of_them, {"limit": 2})(*texts, ROW) == (3, 2, names)
+    assert adapted(listed, {})(*texts, ROW) == ([RESPONSE], [3], [{"n": 1}])
 
 
 def first_of(*names):
@@ -176,6 +213,26 @@ class Nothing:
 
 NUMBER = 5
 """
+
+
+def test_columns_reach_the_reward_processes(write):
+    text = "def f(response, level, tests=()):\n    return level + len(tests)\n"
+    text += "class C:\n    def score(self, prompt_text, response_text, answer):\n        return 9\n"
+    file = write("of_columns.py", text)
+    item = (QUESTION, RESPONSE, ANSWER)
+
+    async def main(reward):
+        pool = RewardPool(reward)
+        try:
+            return await pool.score([(*item, {"level": 3, "tests": ["a", "b"]}), item])
+        finally:
+            pool.close()
+
+    found = asyncio.run(main(FunctionReward(f"{file}:f")))
+    assert found[0].score == Score(5.0)
+    assert found[1].summary.startswith(f"{file}:1: the reward has a parameter level that nobody")
+    found = asyncio.run(main(FunctionReward(f"{file}:C")))
+    assert [each.score for each in found] == [Score(9.0)] * 2
 
 
 @pytest.mark.parametrize("name", ["my_own_rewards.py", "json.py", "with-dash.py"])
@@ -257,5 +314,5 @@ def test_the_documented_names_are_those_that_are_given():
         for name in named.pop(what):
             names = [name] if what == "the response" else [name, "response"]
             assert adapted(first_of(*names), {})(*texts) == text
-    (given,) = named.values()
-    assert given == ["data_source", "extra_info"]
+    given, further = named.values()
+    assert given == ["data_source", "extra_info"] and further == []

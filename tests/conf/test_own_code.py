@@ -4,9 +4,10 @@ import pytest
 from hydra import compose, initialize_config_module
 from omegaconf import OmegaConf
 
+from conf.own_code import with_own_code
 from conf.programs import register
-from conf.rewards import with_functions
-from launch.program import UserError, build, with_reward_files
+from launch.cli.own_code import with_own_files
+from launch.program import GROUPS, UserError, build
 from rollout.rewards.function import FunctionReward
 from rollout.rewards.types import Score
 
@@ -35,7 +36,7 @@ def composed(*overrides, program="train"):
     register()
     arguments = ["experiment=quickstart", *overrides]
     with initialize_config_module("conf", version_base="1.3"):
-        return compose(program, with_reward_files(arguments))
+        return compose(program, with_own_files(arguments, GROUPS))
 
 
 @pytest.mark.parametrize("program", ["train", "evaluate"])
@@ -90,22 +91,22 @@ def test_sets_may_have_functions_too(folder):
 def test_what_is_composed_stays_as_it_is(folder):
     config = composed("reward._target_=spelled_rewards.scored")
     before = OmegaConf.to_container(config, resolve=False)
-    with_functions(config)
+    with_own_code(config)
     assert OmegaConf.to_container(config, resolve=False) == before
     plain = composed()
-    assert with_functions(plain) is plain
+    assert with_own_code(plain) is plain
 
 
 @pytest.mark.parametrize(
     ("argument", "written"),
     [
-        ("reward=a.py:f", ["reward=function", "reward.path='a.py:f'"]),
-        ("reward=/a b/c.py:K.f", ["reward=function", "reward.path='/a b/c.py:K.f'"]),
+        ("reward=a.py:f", ["reward=function", "++reward.path='a.py:f'"]),
+        ("reward=/a b/c.py:K.f", ["reward=function", "++reward.path='/a b/c.py:K.f'"]),
         (
             "+reward@evaluation.sets.x.reward=a.py:f",
             [
                 "+reward@evaluation.sets.x.reward=function",
-                "evaluation.sets.x.reward.path='a.py:f'",
+                "++evaluation.sets.x.reward.path='a.py:f'",
             ],
         ),
         ("reward=math", ["reward=math"]),
@@ -115,7 +116,7 @@ def test_what_is_composed_stays_as_it_is(folder):
     ],
 )
 def test_the_short_spelling_is_written_out_and_no_other(argument, written):
-    assert with_reward_files([argument]) == written
+    assert with_own_files([argument], GROUPS) == written
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,117 @@
+"""Code of the user where a configuration speaks of a class: a file, or a function.
+
+    reward: {_target_: my_module.my_function, limit: 3}
+    -> {_target_: ...FunctionReward, path: my_module:my_function, settings: {limit: 3}}
+    allocator: {_target_: my_file.py:Mine, floor: 0.1}
+    -> {_target_: rollout.own_code.build, path: my_file.py:Mine, floor: 0.1}
+
+Hydra imports what `_target_` names, which no file is, and calls it, which for a function that
+scores would be too early. Groups with a member `function` take functions.
+"""
+
+import inspect
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from hydra.utils import get_object
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from learner.objectives.function import GIVEN
+from rollout.rewards.function import scores_responses
+
+FILE = re.compile(r"[^:]+\.py:[\w.]+")
+"""FILE.py:NAME."""
+BUILD = "rollout.own_code.build"
+MEMBERS = {
+    "reward": "rollout.rewards.function.FunctionReward",
+    "task": "rollout.tasks.function.FunctionTask",
+    "environment": "rollout.function_environment.FunctionEnvironment",
+    "objective": "learner.objectives.function.FunctionObjective",
+}
+"""By group, the plug that holds a function: what conf/GROUP/function.yaml names."""
+
+
+def with_own_code(config: DictConfig) -> DictConfig:
+    """Return the configuration with every file and function named by its path.
+
+    Args:
+        config: As composed, of any program; it stays as it is.
+    """
+    found = config
+    for key, node in list(_plugs(config, "")):
+        named = _named(group_of(key), node)
+        if named is not None:
+            found = found if found is not config else config.copy()
+            OmegaConf.update(found, key, named, merge=False, force_add=True)
+    return found
+
+
+def group_of(key: str) -> str:
+    """Return the group whose members stand under a key, "" if none of them holds functions."""
+    name = key.rpartition(".")[2]
+    name = "task" if name == "held_out" else name
+    return name if name in MEMBERS else ""
+
+
+def _plugs(node: DictConfig | ListConfig, key: str) -> Iterator[tuple[str, DictConfig]]:
+    """Key and node of every plug in a configuration."""
+    if isinstance(node, ListConfig):
+        return
+    for name in map(str, node):
+        child = node._get_node(name)
+        if not isinstance(child, DictConfig) or child._is_none() or child._is_missing():
+            continue
+        where = f"{key}.{name}" if key else name
+        if child._is_interpolation():
+            continue
+        if "_target_" in child:
+            yield where, child
+        else:
+            yield from _plugs(child, where)
+
+
+def _named(group: str, node: DictConfig) -> dict[str, Any] | None:
+    try:
+        target = str(node.get("_target_"))
+        settings: Any = OmegaConf.to_container(node, resolve=True)
+    except OmegaConfBaseException:
+        # Building it says so with the key.
+        return None
+    is_file = FILE.fullmatch(target) is not None
+    others = {name: value for name, value in settings.items() if not name.startswith("_")}
+    if is_file and group not in MEMBERS:
+        return {"_target_": BUILD, "path": target, **others}
+    if not is_file and not (group in MEMBERS and _is_function(group, target)):
+        return None
+    module, _, name = target.rpartition(".")
+    fields = inspect.signature(get_object(MEMBERS[group])).parameters.keys() - {"path", "settings"}
+    return {
+        "_target_": MEMBERS[group],
+        "path": target if is_file else f"{module}:{name}",
+        "settings": {name: value for name, value in others.items() if name not in fields},
+        **{name: value for name, value in others.items() if name in fields},
+    }
+
+
+def _is_function(group: str, target: str) -> bool:
+    try:
+        found = get_object(target)
+    except Exception:
+        # Whatever is wrong with it, building it says so with the key.
+        return False
+    return inspect.isfunction(found) and _FITS[group](found)
+
+
+def _makes_losses(function: Callable[..., Any]) -> bool:
+    return bool(set(GIVEN) & inspect.signature(function).parameters.keys())
+
+
+_FITS: dict[str, Callable[[Callable[..., Any]], bool]] = {
+    "reward": scores_responses,
+    "task": lambda _: True,
+    "environment": inspect.iscoroutinefunction,
+    "objective": _makes_losses,
+}
+"""By group, which functions are plugs themselves and not what makes one."""

@@ -1,0 +1,104 @@
+"""Code of the user on the command line: a plug named by its file, in the place of a member.
+
+    reward=FILE.py:NAME                            -> reward=function  ++reward.path='FILE.py:NAME'
+    allocator@scheduler.allocator=FILE.py:NAME     -> ++scheduler.allocator._target_='FILE.py:NAME'
+
+Where a plug of the user takes a member's place, nothing of that member's settings is left.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from launch.cli.command_line import parsed, quoted
+
+CONF = Path(__file__).parents[2] / "conf"
+_FILE = re.compile(r"(\+*)(\w+)(?:@([\w.]+))?=['\"]?([^'\"=]+\.py:[\w.]+)['\"]?")
+_TARGET = re.compile(r"\+*([\w.]+)\._target_=.*", re.DOTALL)
+_MEMBERS = ("function", "function_held_out")
+
+
+def with_own_files(arguments: Sequence[str], groups: Sequence[str]) -> list[str]:
+    """Write out `GROUP=FILE.py:NAME`, and let settings of such plugs do without a `+`.
+
+    A task named so is held out too, by its questions' text, unless another one is.
+
+    Example: with_own_files(["reward=a.py:f"], ["reward"]) is ["reward=function",
+    "++reward.path='a.py:f'"].
+
+    Args:
+        arguments: The command line, or overrides alone.
+        groups: Groups of the configuration.
+    """
+    written = [part for each in arguments for part in _written(each, groups, arguments)]
+    keys = [found[1] for each in written if (found := _TARGET.fullmatch(each))]
+    keys += [key for each in written if (key := _key_of_member(each))]
+    return [
+        f"++{each}" if any(re.match(rf"{re.escape(key)}\.[\w.]+=", each) for key in keys) else each
+        for each in written
+    ]
+
+
+def _written(argument: str, groups: Sequence[str], all_of_them: Sequence[str]) -> list[str]:
+    found = _FILE.fullmatch(argument)
+    if found is None or found[2] not in groups:
+        return [argument]
+    plus, group, package, path = found.groups()
+    key = package or package_of(group)
+    if not (CONF / group / "function.yaml").is_file():
+        return [f"++{key}._target_={quoted(path)}"]
+    chosen = f"{plus}{group}@{package}" if package else f"{plus}{group}"
+    written = [f"{chosen}=function", f"++{key}.path={quoted(path)}"]
+    others = ("task@held_out=", "held_out.path=", "held_out._target_=")
+    if key == "task" and not any(each.lstrip("+").startswith(others) for each in all_of_them):
+        written += ["++task.split=train", "task@held_out=function_held_out"]
+    return written
+
+
+def package_of(group: str) -> str:
+    """Return the key under which a run holds the member of a group: its own name for most."""
+    for entry in OmegaConf.load(CONF / "train.yaml").defaults:
+        for name in entry if isinstance(entry, DictConfig) else ():
+            if str(name).startswith(f"{group}@") and name != "task@held_out":
+                return str(name).partition("@")[2]
+    return group
+
+
+def _key_of_member(argument: str) -> str:
+    """The key of an override that chooses the member `function`; "" for every other."""
+    found = re.fullmatch(r"\+*(\w+)(?:@([\w.]+))?=function(?:_held_out)?", argument)
+    return (found[2] or found[1]) if found else ""
+
+
+def drop_old_settings(config: DictConfig, overrides: Sequence[str]) -> None:
+    """Take the settings of the member before out of every plug that an override replaces by name.
+
+    What the overrides themselves set of such a plug stays, and of a member `function` what its file
+    has.
+
+    Args:
+        config: As composed; it is changed.
+        overrides: With which it was composed.
+    """
+    given = [each for each in parsed(overrides) if not each.is_delete()]
+    for override in given:
+        key, value = override.package or override.key_or_group, override.value()
+        kept = {"_target_"}
+        if key.endswith("._target_"):
+            key = key.removesuffix("._target_")
+        elif value in _MEMBERS and (CONF / override.key_or_group / f"{value}.yaml").is_file():
+            kept |= set(map(str, OmegaConf.load(CONF / override.key_or_group / f"{value}.yaml")))
+        else:
+            continue
+        beginning = f"{key}."
+        names = [each.key_or_group for each in given if each.key_or_group.startswith(beginning)]
+        kept |= {name.removeprefix(beginning).partition(".")[0] for name in names}
+        node = OmegaConf.select(config, key, throw_on_missing=False)
+        if isinstance(node, DictConfig):
+            with open_dict(node):
+                for name in [str(each) for each in node if str(each) not in kept]:
+                    del node[name]
