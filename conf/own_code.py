@@ -18,7 +18,6 @@ from hydra.utils import get_object
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from learner.objectives.function import GIVEN
 from rollout.rewards.function import scores_responses
 
 FILE = re.compile(r"[^:]+\.py:[\w.]+")
@@ -105,6 +104,9 @@ def _is_function(group: str, target: str) -> bool:
 
 
 def _makes_losses(function: Callable[..., Any]) -> bool:
+    # Objectives import torch, which is for those who name one.
+    from learner.objectives.function import GIVEN
+
     return bool(set(GIVEN) & inspect.signature(function).parameters.keys())
 
 

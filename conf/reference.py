@@ -96,12 +96,23 @@ def members_of(group: str) -> Iterator[Member]:
         group: A folder of conf/.
     """
     for file in sorted((CONF / group).glob("*.yaml")):
-        content: Any = OmegaConf.to_container(OmegaConf.load(file))
+        content = _content(file)
         plugs = {"": content} if "_target_" in content else content
         for name, plug in plugs.items():
             if isinstance(plug, dict) and "_target_" in plug:
                 label = f"{file.stem}.{name}" if name else file.stem
                 yield _member(group, label, plug)
+
+
+def _content(file: Path) -> dict[str, Any]:
+    """Return what a member sets, and before it what it takes from others of its group."""
+    own: Any = OmegaConf.to_container(OmegaConf.load(file))
+    found: dict[str, Any] = {}
+    for base in own.pop("defaults", []):
+        if isinstance(base, str) and (file.parent / f"{base}.yaml").is_file():
+            found |= _content(file.parent / f"{base}.yaml")
+    found.update(own)
+    return found
 
 
 def groups() -> list[str]:

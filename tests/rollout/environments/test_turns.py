@@ -202,7 +202,7 @@ def test_an_actor_takes_the_environment_s_reward_and_scores_the_last_turn_of_oth
         return group, scored
 
     group, scored = asyncio.run(run())
-    assert scored == [("a3", "y", "3")]
+    assert scored == [("a3", "y", "3", {})]
     assert group.rewards[:2].tolist() == [0.25, 0.75] and np.isnan(group.rewards[2])
     assert group.reward_status.tolist() == [0, 0, int(RewardStatus.CRASHED)]
     assert "gone" in group.reward_failure
