@@ -25,7 +25,8 @@ test: $(READY) lint
 	  echo "oracles: skipped, they could not be installed"
 	@# Exit status 5, no test found, is fine: ARGS may name files that hold one kind only.
 	$(PYTEST) -n 2 -m "not system" $(ARGS) || test $$? = 5
-	$(PYTEST) -m system $(ARGS) || test $$? = 5
+	@# Files side by side: each starts clusters of its own and mostly waits for processes to start.
+	$(PYTEST) -n 2 --dist loadfile -m system $(ARGS) || test $$? = 5
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .

@@ -69,6 +69,11 @@ class SimulateConfig:
             "scheduler.entropy_control must be null: what is simulated has no entropy",
             self.scheduler.entropy_control,
         )
+        require(
+            not self.scheduler.prompt_features,
+            "scheduler.prompt_features must be false: what is simulated has no features",
+            self.scheduler.prompt_features,
+        )
         require(0 < self.learner_share < 1, "learner_share must lie in (0, 1)", self.learner_share)
         ranges = {
             "num_steps": count(1e6),

@@ -7,8 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from cost.types import BoolArray, FloatArray, IntArray, LengthReport
+
+Features = npt.NDArray[np.float16]
+MAX_FEATURES = 64
+"""Columns of a table of features: 16 bits each for every prompt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +28,9 @@ class PromptPool:
     """Names of the data sets or generators, in order of first appearance."""
     max_tokens: int
     """Largest number of tokens in one response."""
+    features: Features | None = None
+    """[N, F] what else is known of each prompt, columns of about unit variance; None for nothing.
+    Predictors read it, nobody else."""
 
     @property
     def num_prompts(self) -> int:
@@ -30,16 +38,23 @@ class PromptPool:
         return len(self.prompt_tokens)
 
 
-def prompt_pool(prompt_tokens: IntArray, sources: Sequence[str], max_tokens: int) -> PromptPool:
+def prompt_pool(
+    prompt_tokens: IntArray,
+    sources: Sequence[str],
+    max_tokens: int,
+    features: Features | None = None,
+) -> PromptPool:
     """Build the pool of a task.
 
     Args:
         prompt_tokens: [N] int, at least 1.
         sources: N names.
         max_tokens: Largest number of tokens in one response, at least 1.
+        features: [N, F <= 64] finite numbers, or None.
 
     Raises:
-        ValueError: If there is no prompt, a prompt has no tokens or `max_tokens` is not positive.
+        ValueError: If there is no prompt, a prompt has no tokens, `max_tokens` is not positive or
+            the features are not of that shape.
     """
     if max_tokens < 1:
         raise ValueError(f"max_tokens must be positive, got {max_tokens!r}")
@@ -57,7 +72,19 @@ def prompt_pool(prompt_tokens: IntArray, sources: Sequence[str], max_tokens: int
     codes = np.fromiter(
         (code_of.setdefault(name, len(code_of)) for name in sources), np.int64, len(sources)
     )
-    return PromptPool(tokens, codes, tuple(code_of), max_tokens)
+    if features is not None:
+        features = np.asarray(features, dtype=np.float16)
+        if features.ndim != 2 or len(features) != len(tokens) or features.shape[1] > MAX_FEATURES:
+            raise ValueError(
+                f"features must hold up to {MAX_FEATURES} numbers for each of the {len(tokens)} "
+                f"prompts, got shape {features.shape!r}"
+            )
+        if not np.isfinite(features).all():
+            raise ValueError(
+                "features must be finite in 16 bits; scale their columns to unit variance, got "
+                f"{int((~np.isfinite(features)).sum())} that are not"
+            )
+    return PromptPool(tokens, codes, tuple(code_of), max_tokens, features)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +100,25 @@ class Visit:
     """[n] advantages from the full group; 0 where the reward is not usable."""
     factors: FloatArray
     """[n] aggregation factors, up to one factor for all visits of a run."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExpectedTurns:
+    """What the turns of one response to each of N prompts are expected to be.
+
+    Example: one observation of 6 tokens, before which 80 were computed again.
+
+        ExpectedTurns(
+            prefill_tokens=array([86.0]), environment_tokens=array([6.0]), tool_seconds=array([0.1])
+        )
+    """
+
+    prefill_tokens: FloatArray
+    """[N] tokens computed before turns after the first, those of the environment among them."""
+    environment_tokens: FloatArray
+    """[N] tokens of the response's length that the environment writes."""
+    tool_seconds: FloatArray
+    """[N] seconds in which it waits for its environment and holds a slot."""
 
 
 def visit_means(

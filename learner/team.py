@@ -73,6 +73,7 @@ class LearnerTeam:
         *,
         seed: int,
         actor_options: Sequence[Mapping[str, Any]],
+        memory_share: float = 1.0,
         on_created: Callable[[Sequence[Any]], None] = lambda workers: None,
     ) -> "LearnerTeam":
         """Start the workers and wait until the policy is loaded.
@@ -84,6 +85,7 @@ class LearnerTeam:
             numerics: How the policy computes.
             seed: It decides the random cut into optimiser steps, among others.
             actor_options: Ray options (CPUs, GPUs, placement), one entry per worker to start.
+            memory_share: Part of its GPU's memory that a worker may take, in (0, 1].
             on_created: Called with the workers, in rank order, when they begin to start.
 
         Raises:
@@ -94,7 +96,14 @@ class LearnerTeam:
         actor: Any = ray.remote(**options)(LearnerWorker)
         workers: list[Any] = [
             actor.options(**placed).remote(
-                rank, len(actor_options), config, model_path, objective, numerics, seed=seed
+                rank,
+                len(actor_options),
+                config,
+                model_path,
+                objective,
+                numerics,
+                seed=seed,
+                memory_share=memory_share,
             )
             for rank, placed in enumerate(actor_options)
         ]
@@ -272,12 +281,18 @@ class LearnerTeam:
         return scores[0]
 
     async def connect_engines(
-        self, handles: Sequence[Any], *, workers_per_engine: int, deadline_seconds: float
+        self,
+        handles: Sequence[Any],
+        *,
+        backend: str,
+        workers_per_engine: int,
+        deadline_seconds: float,
     ) -> None:
         """Join learner and engines into one transfer group, in place of an older one.
 
         Args:
             handles: RolloutActor handles.
+            backend: What carries the weights, "nccl" or "gloo".
             workers_per_engine: Tensor parallel size of each engine.
             deadline_seconds: Limit of every later call to an engine.
         """
@@ -289,6 +304,7 @@ class LearnerTeam:
                     list(handles),
                     address,
                     port,
+                    backend=backend,
                     workers_per_engine=workers_per_engine,
                     deadline_seconds=deadline_seconds,
                 )
@@ -322,6 +338,7 @@ class LearnerTeam:
         self,
         handles: Callable[[], Sequence[Any]],
         *,
+        backend: str,
         workers_per_engine: int,
         deadline_seconds: float,
     ) -> int:
@@ -332,6 +349,7 @@ class LearnerTeam:
 
         Args:
             handles: Gives the RolloutActor handles when it is time to join them.
+            backend: What carries the weights, "nccl" or "gloo".
             workers_per_engine: Tensor parallel size of each engine.
             deadline_seconds: Limit of every later call to an engine.
 
@@ -343,7 +361,10 @@ class LearnerTeam:
             version = self.version
             assert version is not None
             await self.connect_engines(
-                handles(), workers_per_engine=workers_per_engine, deadline_seconds=deadline_seconds
+                handles(),
+                backend=backend,
+                workers_per_engine=workers_per_engine,
+                deadline_seconds=deadline_seconds,
             )
             await self._send(version)
             return version

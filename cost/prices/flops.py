@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from cost.prompts import ExpectedTurns
 from cost.types import FloatArray, IntArray
 
 SHAPE_KEYS = {
@@ -116,6 +117,19 @@ class FlopsPrice:
             + self._response(prompt_tokens, lengths)
             + self.trained_share * self.of_training(prompt_tokens, lengths)
         )
+
+    def of_turns(
+        self, prompt_tokens: IntArray, lengths: FloatArray, turns: ExpectedTurns
+    ) -> FloatArray:
+        """Return float64 FLOPs of what is prefilled between turns, less the head that it skips.
+
+        Those tokens stand, on average, in the middle of the response. Tools take no FLOPs.
+        """
+        again = turns.prefill_tokens - turns.environment_tokens
+        at = np.asarray(prompt_tokens, dtype=np.float64) + lengths / 2
+        head = 2.0 * self.hidden_size * self.vocab_size
+        flops: FloatArray = again * (self._linear + 2.0 * self._attention * at)
+        return flops - head * turns.environment_tokens
 
     def of_training(self, prompt_tokens: IntArray, lengths: IntArray | FloatArray) -> FloatArray:
         """Return float64 FLOPs of forward and backward (twice the forward) over both."""

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from cost.draws.distribution import DrawCells, DrawDistribution
+from cost.prompts import Features
 from cost.scheduler.config import SchedulerConfig
 from cost.scheduler.scheduler import Scheduler
 from cost.state_file import load_state, save_state
@@ -31,6 +32,7 @@ class SchedulerActor:
         seed: int,
         *,
         max_staleness: int = 0,
+        features: Features | None = None,
         report_timeout_seconds: float = 60.0,
     ) -> None:
         """Build the scheduler.
@@ -42,6 +44,7 @@ class SchedulerActor:
             max_tokens: Response limit.
             seed: The run's seed.
             max_staleness: Versions a group may be behind.
+            features: [N, F] or None.
             report_timeout_seconds: How long a draw waits for reports that it needs, positive.
         """
         self._scheduler = Scheduler(
@@ -51,6 +54,7 @@ class SchedulerActor:
             max_tokens,
             seed,
             max_staleness=max_staleness,
+            features=features,
         )
         self._report_timeout_seconds = report_timeout_seconds
         self._arrived = asyncio.Condition()

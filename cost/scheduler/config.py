@@ -67,6 +67,9 @@ class SchedulerConfig:
     """What a visit counts in a prompt's pass rate after one more visit of it, in [0, 1]."""
     pass_rate_prior_responses: float = 8.0
     """Responses at which a prompt's own pass rate and the prediction count the same, positive."""
+    prompt_features: bool = False
+    """Whether predictions of lengths, pass rates and worths read what the task says of its prompts
+    (rollout/tasks/features.py)."""
     gradient_norm_layer: str = "lm_head"
     """Layer whose gradient is measured per response, for pilots that ask for it and calibrations:
     "lm_head" (no backward pass) or "embedding" (one a packed row)."""

@@ -14,7 +14,7 @@ from typing import Any
 
 from cost.draws.distribution import DrawDistribution
 from cost.ledger import Ledger
-from cost.prompts import prompt_pool
+from cost.prompts import Features, prompt_pool
 from cost.scheduler.config import SchedulerConfig
 from cost.scheduler.drawing import Drawing
 from cost.scheduler.selecting import Selecting
@@ -36,6 +36,7 @@ class Scheduler:
         seed: int,
         *,
         max_staleness: int = 0,
+        features: Features | None = None,
     ) -> None:
         """Start with no visit; ValueError if there is no prompt or a number is out of range.
 
@@ -46,8 +47,9 @@ class Scheduler:
             max_tokens: Largest number of tokens in one response, at least 1.
             seed: The run's seed.
             max_staleness: Versions a group may be behind when learned, not negative.
+            features: [N, F <= 64] of the prompts, for predictors, or None.
         """
-        pool = prompt_pool(prompt_tokens, sources, max_tokens)
+        pool = prompt_pool(prompt_tokens, sources, max_tokens, features)
         self._price = config.accelerator_hour_price
         self._own = {"seed": seed, "num_prompts": pool.num_prompts}
         self._ledger, book = Ledger(), TicketBook()

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cost.prompts import PromptPool, Visit, visit_means
-from cost.types import FloatArray
+from cost.types import FloatArray, IntArray
 from cost.worth.predictors import RidgePredictor
 from cost.worth.shrinkage import Readings, ShrunkMean, ShrunkMeanState
 
@@ -37,11 +37,7 @@ class PassRates:
         """Take in visits, oldest first; responses without a usable reward are left out."""
         if not visits:
             return state
-        counts, rates = visit_means(
-            visits,
-            np.clip(np.concatenate([visit.report.rewards for visit in visits]), 0, 1),
-            np.concatenate([visit.usable for visit in visits]),
-        )
+        counts, rates = pass_counts(visits)
         scored = counts > 0
         readings = Readings(
             indices=np.array([visit.report.prompt_index for visit in visits])[scored],
@@ -64,3 +60,12 @@ class PassRates:
             decay=self.decay,
             follow_drift=False,
         )
+
+
+def pass_counts(visits: Sequence[Visit]) -> tuple[IntArray, FloatArray]:
+    """Return [V] responses with a usable reward, and [V] the share of them that passed."""
+    return visit_means(
+        visits,
+        np.clip(np.concatenate([visit.report.rewards for visit in visits]), 0, 1),
+        np.concatenate([visit.usable for visit in visits]),
+    )

@@ -1,11 +1,12 @@
 """Predictions for prompts from cheap features, so that prompts never visited have an estimate.
 
-    y_i ~ mean + x_i . w,    x_i = (1, tokens, log tokens, one-hot source), standardised
+    y_i ~ mean + x_i . w,    x_i = (1, tokens, log tokens, features, one-hot source), standardised
     w = (sum x x^T + ridge I)^-1 sum x (y - mean)
 
-Online ridge regression with forgetting (textbook; its use here is ours). Only the sufficient
-statistics are kept, so an update costs O(F^2) and a prediction for all prompts O(N); the one-hot
-columns are never stored. Predictions are clipped to the range of the values seen.
+Online ridge regression with forgetting (textbook; its use here is ours). Features are those of the
+pool, if it has any (`PromptPool.features`). Only the sufficient statistics are kept, so an update
+costs O(F^2) and a prediction for all prompts O(N F); the one-hot columns are never stored.
+Predictions are clipped to the range of the values seen.
 
 A predictor is a plug inside other plugs: `initial_state(prompts, initial)`,
 `update(state, prompts, indices, values)` and `predict(state, prompts)`.
@@ -21,6 +22,8 @@ from cost.types import FloatArray, IntArray
 
 MAX_SOURCE_COLUMNS = 32
 NUM_SHARED_COLUMNS = 3
+CHUNK = 65_536
+"""Prompts whose features are widened to 32 bits at a time."""
 
 
 class Predictor(Protocol):
@@ -79,7 +82,7 @@ class PoolMeanPredictor:
 
 @dataclass(frozen=True, slots=True)
 class RidgeState:
-    """Sufficient statistics of the regression; F = 3 + number of source columns."""
+    """Sufficient statistics of the regression; F = 3 + features + number of source columns."""
 
     initial: float
     centre: FloatArray
@@ -116,7 +119,7 @@ class RidgePredictor:
         tokens = prompts.prompt_tokens.astype(np.float64)
         columns = np.stack([tokens, np.log(tokens)])
         deviation = columns.std(axis=1)
-        size = NUM_SHARED_COLUMNS + min(len(prompts.source_names), MAX_SOURCE_COLUMNS)
+        size = _first_source(prompts) + min(len(prompts.source_names), MAX_SOURCE_COLUMNS)
         return RidgeState(
             initial=initial,
             centre=columns.mean(axis=1),
@@ -138,7 +141,10 @@ class RidgePredictor:
         x_VF = np.zeros((len(values), num_columns))
         x_VF[:, 0] = 1.0
         x_VF[:, 1:3] = _shared_features(state, prompts.prompt_tokens[indices])
-        column = NUM_SHARED_COLUMNS + prompts.source_codes[indices]
+        first_source = _first_source(prompts)
+        if prompts.features is not None:
+            x_VF[:, NUM_SHARED_COLUMNS:first_source] = prompts.features[indices]
+        column = first_source + prompts.source_codes[indices]
         known = column < num_columns
         x_VF[np.flatnonzero(known), column[known]] = 1.0
         past, age_V = _ages(self.decay, len(values))
@@ -166,8 +172,9 @@ class RidgePredictor:
         of_tokens, of_log = weights[1:3] / state.scale
         offset = mean + weights[0] - of_tokens * state.centre[0] - of_log * state.centre[1]
         of_source = np.full(len(prompts.source_names), offset)
-        known = min(len(of_source), len(weights) - NUM_SHARED_COLUMNS)
-        of_source[:known] += weights[NUM_SHARED_COLUMNS : NUM_SHARED_COLUMNS + known]
+        first_source = _first_source(prompts)
+        known = min(len(of_source), len(weights) - first_source)
+        of_source[:known] += weights[first_source : first_source + known]
         # In place, for no more than three arrays of N numbers at a time.
         prediction: FloatArray = of_source[prompts.source_codes]
         tokens = prompts.prompt_tokens.astype(np.float64)
@@ -175,6 +182,11 @@ class RidgePredictor:
         np.log(tokens, out=tokens)
         tokens *= of_log
         prediction += tokens
+        if prompts.features is not None:
+            of_features = weights[NUM_SHARED_COLUMNS:first_source].astype(np.float32)
+            for start in range(0, len(prediction), CHUNK):
+                part = slice(start, start + CHUNK)
+                prediction[part] += prompts.features[part].astype(np.float32) @ of_features
         return np.clip(prediction, state.low, state.high, out=prediction)
 
 
@@ -182,6 +194,11 @@ def _shared_features(state: RidgeState, prompt_tokens: IntArray) -> FloatArray:
     """Return [..., 2] standardised tokens and log tokens."""
     tokens = prompt_tokens.astype(np.float64)
     return (np.stack([tokens, np.log(tokens)], axis=-1) - state.centre) / state.scale
+
+
+def _first_source(prompts: PromptPool) -> int:
+    """Return the first column of sources, behind the shared ones and the features."""
+    return NUM_SHARED_COLUMNS + (0 if prompts.features is None else prompts.features.shape[1])
 
 
 def _ages(decay: float, count: int) -> tuple[float, FloatArray]:

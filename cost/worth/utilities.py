@@ -14,11 +14,21 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+import numpy.typing as npt
 
 from cost.prompts import PromptPool, Visit, visit_means
-from cost.types import FloatArray, IntArray
+from cost.types import BoolArray, FloatArray, IntArray
+from cost.worth.pass_rates import pass_counts
+from cost.worth.posterior import expected_variance, mixed_chance
 from cost.worth.predictors import RidgePredictor
 from cost.worth.shrinkage import Readings, ShrunkMean, ShrunkMeanState
+
+MOST_CERTAIN = 0.01
+"""A predicted pass rate is at least so far from 0 and 1: no prediction is a proof."""
+
+
+def _weak_ridge() -> RidgePredictor:
+    return RidgePredictor(ridge=1.0)
 
 
 @runtime_checkable
@@ -89,13 +99,7 @@ class GroupSurprise:
             return state
         counts, moments = _second_moments(visits)
         scored = counts > 0
-        readings = Readings(
-            indices=np.array([visit.report.prompt_index for visit in visits])[scored],
-            values=moments[scored],
-            masses=np.ones(int(scored.sum())),
-            weights=np.array([visit.weight for visit in visits], dtype=np.float64)[scored],
-        )
-        return self._mean.update(state, prompts, readings)
+        return self._mean.update(state, prompts, _readings(visits, scored, moments, scored))
 
     def value(
         self,
@@ -116,12 +120,135 @@ class GroupSurprise:
 
 
 @dataclass(frozen=True, slots=True)
+class PosteriorState:
+    """What is kept of each prompt, 48 bytes, and the states of the two priors."""
+
+    rates: ShrunkMeanState
+    """Of pass rates; masses are responses."""
+    log_moments: ShrunkMeanState
+    """Of the logarithm of `PosteriorMoment`'s M; masses are mixed groups."""
+
+
+@dataclass(frozen=True, slots=True)
+class PosteriorMoment:
+    """E[mean A^2] over what is believed of the pass rate, times what a unit of it was seen to be.
+
+    V = E[mean A^2] M,    log M = mean of log (sum_j (a_j A_j)^2 S_j / sum_j A_j^2)
+
+    A, S and a are those of `GroupSurprise`, which takes the mean of the product as it was seen.
+    Here chance and size of the advantages are told apart: the first is a mean over a Beta
+    distribution (cost/worth/posterior.py), to which groups all right or all wrong add as much as
+    others; the second comes from groups with advantages alone, in logarithms, for it varies by
+    powers of the length and has heavy tails. Ours.
+    """
+
+    standardised: bool = True
+    """True where the advantages are divided by the group's deviation: E[mean A^2] is then the
+    chance of a mixed group, else E p (1 - p)."""
+    prior_responses: float = 4.0
+    """How many responses the predicted pass rate counts for, positive."""
+    prior_groups: float = 4.0
+    """Mixed groups at which the prompt's own M and the prediction count the same, positive."""
+    decay: float = 0.9
+    """What a visit counts after one more visit of the same prompt, in [0, 1]."""
+    prior: Any = field(default_factory=_weak_ridge)
+    """The `cost.worth.predictors.Predictor` of pass rates and of log M (hydra refuses the
+    protocol)."""
+
+    def __post_init__(self) -> None:
+        """Refuse settings that are out of range."""
+        for name in ("prior_responses", "prior_groups"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"utility.{name} must be positive, got {getattr(self, name)!r}")
+        if not 0 <= self.decay <= 1:
+            raise ValueError(f"utility.decay must lie in [0, 1], got {self.decay!r}")
+
+    def initial_state(self, prompts: PromptPool) -> PosteriorState:
+        """Return the state that values every prompt the same."""
+        return PosteriorState(
+            rates=self._mean(self.prior_responses).initial_state(prompts, 0.5),
+            log_moments=self._mean(self.prior_groups).initial_state(prompts, 0.0),
+        )
+
+    def update(
+        self, state: PosteriorState, prompts: PromptPool, visits: Sequence[Visit]
+    ) -> PosteriorState:
+        """Take in visits, oldest first; groups without a usable reward are left out."""
+        if not visits:
+            return state
+        counts, rates = pass_counts(visits)
+        _, moments = _second_moments(visits)
+        squares = np.concatenate([visit.advantages for visit in visits]) ** 2
+        _, squares = visit_means(visits, squares, np.concatenate([v.usable for v in visits]))
+        shown = (moments > 0) & (squares > 0)
+        logs = np.zeros(len(visits))
+        logs[shown] = np.log(moments[shown] / squares[shown])
+        of_rates = _readings(visits, counts > 0, rates, counts)
+        of_moments = _readings(visits, shown, logs, shown)
+        return PosteriorState(
+            rates=self._mean(self.prior_responses).update(state.rates, prompts, of_rates),
+            log_moments=self._mean(self.prior_groups).update(
+                state.log_moments, prompts, of_moments
+            ),
+        )
+
+    def value(
+        self,
+        prompts: PromptPool,
+        pass_rates: FloatArray,
+        group_size: int,
+        state: PosteriorState,
+    ) -> FloatArray:
+        """Return [N] float64 expected second moments, not negative."""
+        passing, failing = self.posterior(prompts, state)
+        expected = (
+            mixed_chance(passing, failing, group_size)
+            if self.standardised
+            else expected_variance(passing, failing)
+        )
+        logs = self._mean(self.prior_groups).estimate(state.log_moments, prompts)
+        # Only ratios matter; the largest first keeps the exponential from overflowing.
+        logs -= logs.max()
+        expected *= np.exp(logs, out=logs)
+        return expected
+
+    def posterior(
+        self, prompts: PromptPool, state: PosteriorState
+    ) -> tuple[FloatArray, FloatArray]:
+        """Return a and b, [N] float64 each, of what is believed of the pass rates: Beta(a, b)."""
+        passing = self.prior.predict(state.rates.prior, prompts)
+        np.clip(passing, MOST_CERTAIN, 1 - MOST_CERTAIN, out=passing)
+        passing *= self.prior_responses
+        failing = self.prior_responses - passing
+        passing += state.rates.totals
+        failing += np.maximum(state.rates.masses - state.rates.totals, 0.0)
+        return passing, failing
+
+    def _mean(self, prior_count: float) -> ShrunkMean:
+        return ShrunkMean(
+            prior=self.prior, prior_count=prior_count, decay=self.decay, follow_drift=False
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class ConstantUtility:
     """Every draw is worth the same: draws then follow cost alone, p ~ 1 / sqrt(cost)."""
 
     def value(self, prompts: PromptPool, pass_rates: FloatArray, group_size: int) -> FloatArray:
         """Return [N] float64 ones."""
         return np.ones(prompts.num_prompts)
+
+
+def _readings(
+    visits: Sequence[Visit], counted: BoolArray, values: FloatArray, masses: npt.NDArray[Any]
+) -> Readings:
+    """Return what the counted ones of V visits say; `values` and `masses` are [V]."""
+    return Readings(
+        indices=np.array([visit.report.prompt_index for visit in visits])[counted],
+        values=values[counted],
+        masses=masses[counted].astype(np.float64),
+        weights=np.array([visit.weight for visit in visits], dtype=np.float64)[counted],
+    )
 
 
 def _second_moments(visits: Sequence[Visit]) -> tuple[IntArray, FloatArray]:

@@ -17,13 +17,15 @@ import ray
 from conf.schema import EvaluateConfig, RunConfig
 from cost.scheduler.actor import SchedulerActor
 from cost.types import Draw, Feedback, FloatArray, Selection
-from launch.run.cluster import Placement
 from launch.run.deadlines import Ceiling, Deadlines
 from launch.run.deaths import PartDied
+from launch.run.layout import learner_share
+from launch.run.placement import Placement
 from launch.run.vitals import Part, Vitals
 from learner.team import VITALS, LearnerTeam
 from rollout.pool import RolloutPool
 from rollout.replacing import ray_logs
+from rollout.tasks.features import feature_table
 from rollout.types import Prompt
 
 SCHEDULER_DEADLINE = Ceiling("its deadline", 120.0)
@@ -136,6 +138,7 @@ def start_scheduler(config: RunConfig, prompts: Sequence[Prompt], watch: Watch) 
         config.rollout.max_tokens,
         config.seed,
         max_staleness=config.loop.max_staleness,
+        features=feature_table(prompts) if config.scheduler.prompt_features else None,
     )
     watch.scheduler(handle)
     return RemoteScheduler(handle, watch.deadlines)
@@ -154,6 +157,7 @@ async def start_learners(config: RunConfig, placement: Placement, watch: Watch) 
             | placement.learner_options(rank, config.resources.learner_cpus)
             for rank in range(config.resources.num_learners)
         ],
+        memory_share=learner_share(config.resources) if placement.layout.num_shared else 1.0,
         on_created=watch.learners,
     )
     watch.give_time(team, config)

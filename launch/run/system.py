@@ -20,10 +20,10 @@ from cost.types import LengthReport, Undone
 from launch.record.checkpoint import LEARNER, SCHEDULER
 from launch.record.progress import Startup
 from launch.run.clocks import Laps
-from launch.run.cluster import Placement, reserve
 from launch.run.engines import make_pool
 from launch.run.loop import first_error
 from launch.run.parity import Difference, ParityError, Tolerance
+from launch.run.placement import Placement, reserve
 from launch.run.remote import RemoteScheduler, Watch, start_learners, start_scheduler
 from learner.team import LearnerTeam
 from rollout.pool import RolloutPool
@@ -36,6 +36,7 @@ BASELINE_PROBES = 4
 
 
 class _Transfer(TypedDict):
+    backend: str
     workers_per_engine: int
     deadline_seconds: float
 
@@ -118,7 +119,7 @@ class System:
     async def _start(
         cls, config: RunConfig, prompts: Sequence[Prompt], startup: Startup, watch: Watch
     ) -> System:
-        placement = reserve(config.resources)
+        placement = reserve(config.resources, say=startup.say)
         scheduler = start_scheduler(config, prompts, watch)
         rollouts = make_pool(
             config=config.rollout,
@@ -133,6 +134,10 @@ class System:
         try:
             async with asyncio.TaskGroup() as tasks:
                 engines = tasks.create_task(_timed(rollouts.start(), startup, "engines"))
+                if placement.layout.num_shared:
+                    # vLLM takes what others allocate meanwhile for its own, and leaves less room
+                    # for keys and values.
+                    await engines
                 learning = tasks.create_task(
                     _timed(start_learners(config, placement, watch), startup, "learners")
                 )
@@ -295,6 +300,7 @@ class System:
     @property
     def _transfer(self) -> _Transfer:
         return {
+            "backend": self._placement.layout.weight_backend,
             "workers_per_engine": self._config.resources.tensor_parallel_size,
             "deadline_seconds": self._config.loop.publish_deadline_seconds,
         }

@@ -10,8 +10,10 @@ A function gets the parameters that it declares, by name:
 | the user's message | `prompt_text`, `prompt`, `question` |
 | the response | `response_text`, `response`, `completion`, `solution_str` |
 | the task's answer | `answer`, `ground_truth`, `solution`, `reference` |
-| nothing unless the row has such a column, for functions written for verl | `data_source` (""), `extra_info` ({}) |
-| a further column of the task's row | any other name; one with a default keeps it where the row has no such column |
+| a column of the row, or empty, as verl has it | `data_source`, `extra_info` |
+
+Any other parameter is a further column of the task's row; one with a default keeps it where the row
+has no such column.
 
 A function with a parameter `completions` is one written for TRL: it gets lists of one
 (`completions`, `prompts`, and the task's answer under the names above) and returns a list of one.

@@ -114,8 +114,8 @@ class RewardPool:
         """Score responses, in order; a slow or failing one spoils no other.
 
         Args:
-            items: (prompt_text, response_text, answer) of each, the arguments of `Reward.score`, and
-                the row's further columns where there are any.
+            items: (prompt_text, response_text, answer) of each, the arguments of `Reward.score`,
+                and the row's further columns where there are any.
 
         Raises:
             RuntimeError: If the pool is closed, or a process cannot load the reward.

@@ -72,7 +72,7 @@ def score_with(
     reward: Any, prompt_text: str, response_text: str, answer: str, columns: Columns = NO_COLUMNS
 ) -> object:
     """Let a reward score a response, with the row's further columns if it takes them."""
-    if takes_columns(type(reward)):
+    if takes_columns(reward.__class__):
         return reward.score(prompt_text, response_text, answer, columns=columns)
     return reward.score(prompt_text, response_text, answer)
 

@@ -71,6 +71,13 @@ class Chain:
             value = apply_step(value, op, operand, self.modulus)
         return str(value)
 
+    @property
+    def features(self) -> tuple[float, ...]:
+        """How many sums, differences and products it takes, and whether it is modulo 100."""
+        operations = [op for op, _ in self.steps]
+        counts = (float(operations.count(op)) for op in "+-*")
+        return (*counts, float(self.modulus == 100))
+
 
 @dataclass(slots=True, kw_only=True)
 class Teacher:
@@ -169,7 +176,13 @@ class ChainTask:
                 continue
             misses = 0
             seen.add(question)
-            yield Item(question, chain.answer, source="chain", place=f"chain {len(seen) - 1}")
+            yield Item(
+                question,
+                chain.answer,
+                source="chain",
+                place=f"chain {len(seen) - 1}",
+                features=chain.features,
+            )
 
     def _draw(self, rng: random.Random, index: int) -> Chain:
         # The index decides on the part, not chance: both splits and every prefix of a set keep the

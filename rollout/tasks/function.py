@@ -3,12 +3,12 @@
     task=my_file.py:rows          # a file, wherever it is
     task._target_=my_module.rows  # a module that can be imported
 
-    def rows():                                            # settings by name, and split if it wants
-        yield {"prompt": "2 + 2?", "answer": "4"}          # or messages, as rollout.tasks.jsonl reads
-        yield {"prompt": "2 + 3?", "answer": 5, "level": 1}  # further columns: for the reward
+    def rows():                                              # parameters: task.settings
+        yield {"prompt": "2 + 2?", "answer": "4"}            # the names that task=dataset knows
+        yield {"prompt": "2 + 3?", "answer": 5, "level": 1}  # further columns are the reward's
 
-A function with a parameter `split` gets "train" or "held_out" and answers for the division; the rows
-of others are divided by the text of their questions.
+A function with a parameter `split` gets "train" or "held_out" and answers for the division; the
+rows of others are divided by the text of their questions.
 """
 
 import inspect
@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from rollout.own_code import OwnCode, accepted
-from rollout.tasks.jsonl import item_of
+from rollout.tasks.columns import item_of
 from rollout.tasks.prompts import (
     Check,
     Item,

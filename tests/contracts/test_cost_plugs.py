@@ -71,7 +71,9 @@ def config(**choices: str) -> SchedulerConfig:
 
 def random_pool(rng: np.random.Generator, size: int) -> PromptPool:
     sources = [f"source{code}" for code in rng.integers(0, 3, size)]
-    return prompt_pool(rng.integers(1, 300, size), sources, max_tokens=500)
+    columns = int(rng.integers(0, 3))
+    features = rng.normal(size=(size, columns)) if columns else None
+    return prompt_pool(rng.integers(1, 300, size), sources, max_tokens=500, features=features)
 
 
 def random_visits(rng: np.random.Generator, pool: PromptPool, count: int) -> list[Visit]:
@@ -222,7 +224,11 @@ def test_prompt_statistics(group, seed, size, count):
     order = rng.permutation(size)
     place = np.argsort(order)
     shuffled_pool = PromptPool(
-        pool.prompt_tokens[order], pool.source_codes[order], pool.source_names, pool.max_tokens
+        pool.prompt_tokens[order],
+        pool.source_codes[order],
+        pool.source_names,
+        pool.max_tokens,
+        None if pool.features is None else pool.features[order],
     )
     shuffled_visits = []
     for visit in visits:

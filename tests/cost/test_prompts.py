@@ -25,6 +25,26 @@ def test_refuses(tokens, sources, limit, message):
         prompt_pool(np.array(tokens, dtype=int), sources, limit)
 
 
+def test_features_take_16_bits_each():
+    pool = prompt_pool(np.array([3, 4]), ["a", "a"], 10, features=np.array([[0.5, -1], [2, 3]]))
+    assert pool.features.dtype == np.float16 and pool.features.tolist() == [[0.5, -1], [2, 3]]
+
+
+@pytest.mark.parametrize(
+    ("features", "message"),
+    [
+        (np.zeros((1, 2)), r"up to 64 numbers for each of the 2 prompts, got shape \(1, 2\)"),
+        (np.zeros((2, 65)), r"got shape \(2, 65\)"),
+        (np.zeros(2), r"got shape \(2,\)"),
+        (np.array([[1.0], [1e6]]), "must be finite in 16 bits; scale .* got 1 that are not"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:overflow")
+def test_features_that_are_no_table_are_refused(features, message):
+    with pytest.raises(ValueError, match=message):
+        prompt_pool(np.array([3, 4]), ["a", "a"], 10, features=features)
+
+
 def test_visit_means_count_what_they_are_told(make_visit):
     visits = [make_visit(0, [4, 6]), make_visit(1, [9]), make_visit(0, [1, 2, 6])]
     values = np.array([4, 6, 9, 1, 2, 6])

@@ -51,6 +51,7 @@ def test_a_group_comes_back_equal_to_the_bit(tmp_path, size):
             "chain",
             "ä3 b+4\n",
             {"level": 2, "tests": ["a", {"b": None}]},
+            (1.0, 0.1),
         ),
         trajectories,
         np.array([1.0, np.nan, 0.1])[:size],

@@ -239,6 +239,18 @@ def _samples(runs: Sequence[Run]) -> str:
     )
 
 
+def _said(row: Mapping[str, Any]) -> str:
+    """A response turn by turn, what the environment said apart from what was trained on."""
+    turns = row.get("turns") or ()
+    return (
+        "".join(
+            f'<pre class="{"own" if turn["trained"] else "told"}">{_text(turn["text"])}</pre>'
+            for turn in turns
+        )
+        or f"<pre>{_text(row['response'])}</pre>"
+    )
+
+
 def _sample_group(rows: Sequence[Mapping[str, Any]], *, opened: bool) -> str:
     first = rows[0]
     rewards = [row["reward"] for row in rows if isinstance(row["reward"], int | float)]
@@ -246,7 +258,7 @@ def _sample_group(rows: Sequence[Mapping[str, Any]], *, opened: bool) -> str:
     body = "".join(
         '<div class="response"><div class="facts">'
         + "".join(f"<span>{name} <b>{value}</b></span>" for name, value in _facts(row))
-        + f"</div><pre>{_text(row['response'])}</pre></div>"
+        + f"</div>{_said(row)}</div>"
         for row in rows
     )
     return (

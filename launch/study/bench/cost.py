@@ -37,6 +37,8 @@ NUM_BATCHES = 10
 """Batches folded at once for the time of 10,240 reports."""
 NUM_CANDIDATES = 65_536
 MAX_TOKENS = 1024
+NUM_FEATURES = 16
+"""Of each prompt, with scheduler.prompt_features."""
 SOURCES = ("arithmetic", "algebra", "geometry", "logic")
 TARGETS = {
     "draw_seconds": 0.010,
@@ -62,11 +64,22 @@ class Run:
         codes = self._rng.integers(0, len(SOURCES), num_prompts).tolist()
         self.prompt_tokens = self._rng.integers(20, 401, num_prompts)
         self._sources = [SOURCES[code] for code in codes]
+        self._features = None
+        if config.prompt_features:
+            made = self._rng.standard_normal((num_prompts, NUM_FEATURES), dtype=np.float32)
+            self._features = made.astype(np.float16)
         self.scheduler = self.new_scheduler()
 
     def new_scheduler(self) -> Scheduler:
         """Build a scheduler that has seen nothing."""
-        return Scheduler(self._config, self.prompt_tokens, self._sources, MAX_TOKENS, self._seed)
+        return Scheduler(
+            self._config,
+            self.prompt_tokens,
+            self._sources,
+            MAX_TOKENS,
+            self._seed,
+            features=self._features,
+        )
 
     def draw(self) -> FloatArray:
         """Draw the next batch, nothing folded."""

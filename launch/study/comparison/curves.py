@@ -182,7 +182,9 @@ class AxisCurves:
 def compare_along(
     axis: str, curves: Mapping[str, Mapping[int, Curve]], held_out: bool
 ) -> AxisCurves | None:
-    """Compare all arms along one axis over the seeds they share; None without such a seed.
+    """Compare all arms along one axis over the seeds they share; None where nothing is compared.
+
+    That is without such a seed, or where some run spent nothing along the axis.
 
     The grid ends where the longest run does; an arm's mean ends where its first run does.
 
@@ -194,7 +196,10 @@ def compare_along(
     seeds = sorted(set.intersection(*(set(runs) for runs in curves.values())))
     if not seeds:
         return None
-    longest = max(runs[each].spent[axis][-1] for runs in curves.values() for each in seeds)
+    spent = [float(runs[each].spent[axis][-1]) for runs in curves.values() for each in seeds]
+    if min(spent) <= 0:
+        return None
+    longest = max(spent)
     grid, width = np.linspace(0.0, longest, NUM_GRID), BANDWIDTH_SHARE * longest
 
     def along(arm: str, points: FloatArray) -> FloatArray:

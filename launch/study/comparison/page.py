@@ -17,7 +17,13 @@ from launch.record.report.document import chip, document, navigation, section_ht
 from launch.record.statistics import Estimate
 from launch.study.comparison.curves import AXES, AxisCurves
 from launch.study.comparison.findings import Comparison, Row
-from launch.study.comparison.words import ratio_text, spent_text, unknown_reach, verdict
+from launch.study.comparison.words import (
+    amount_text,
+    ratio_text,
+    spent_text,
+    unknown_reach,
+    verdict,
+)
 
 
 def page(found: Comparison) -> str:
@@ -178,7 +184,7 @@ def _results(found: Comparison) -> str:
                 name,
                 *(_estimate(each, 3) for each in (row.pass_rate, row.pass_at_k, row.greedy)),
                 _estimate(row.length, 1),
-                *(_number(each.mean, 0) for each in totals),
+                *("" if math.isnan(each.mean) else amount_text(each.mean) for each in totals),
             ]
         )
     return table_html(heads, rows)
@@ -225,7 +231,7 @@ def _reached(found: Comparison) -> str:
 
 def _reach(along: AxisCurves, arm: str) -> str:
     if arm not in along.reach:
-        return f"{along.end:,.0f}"
+        return amount_text(along.end)
     reach = along.reach[arm]
     below = f", to {reach.quality:.3f}" if math.isinf(reach.spent) else ""
     return (

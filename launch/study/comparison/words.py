@@ -48,10 +48,10 @@ def table(found: Comparison) -> Table:
             _rate(row.greedy.mean),
             f"{row.steps.mean:.0f}",
             *(
-                f"{tokens.mean / 1000:.0f}k"
+                f"{amount_text(tokens.mean / 1000)}k"
                 for tokens in (row.generated_tokens, row.selectable_tokens, row.trained_tokens)
             ),
-            f"{row.seconds.mean:.0f}",
+            amount_text(row.seconds.mean),
             verdict(row),
         )
     return view
@@ -80,7 +80,7 @@ def reach_sentence(along: AxisCurves, baseline: str) -> str:
     parts = [f"{arm} {reach_text(each, baseline)}" for arm, each in along.reach.items()]
     return (
         f"{AXES[along.axis]} to reach {along.level:.3f}, where the curve of {baseline} ends (at "
-        f"{along.end:,.0f}): {'; '.join(parts) or 'no other arm'}."
+        f"{amount_text(along.end)}): {'; '.join(parts) or 'no other arm'}."
     )
 
 
@@ -108,9 +108,14 @@ def spent_text(reach: Reach) -> str:
     if math.isinf(reach.spent):
         return "not reached"
     if math.isnan(reach.low):
-        return f"{reach.spent:,.0f}"
-    high = "never" if math.isinf(reach.high) else f"{reach.high:,.0f}"
-    return f"{reach.spent:,.0f} [{reach.low:,.0f}, {high}]"
+        return amount_text(reach.spent)
+    high = "never" if math.isinf(reach.high) else amount_text(reach.high)
+    return f"{amount_text(reach.spent)} [{amount_text(reach.low)}, {high}]"
+
+
+def amount_text(amount: float) -> str:
+    """What was spent, in whole tokens, seconds or steps; three digits of less than 100."""
+    return f"{amount:,.0f}" if amount >= 100 else f"{amount:.3g}"
 
 
 def comparison_json(found: Comparison) -> dict[str, Any]:

@@ -1,7 +1,10 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from cost.prompts import prompt_pool
+from cost.worth import predictors
 from cost.worth.predictors import MAX_SOURCE_COLUMNS, PoolMeanPredictor, RidgePredictor
 
 
@@ -41,6 +44,21 @@ def test_ridge_equals_the_closed_form_with_weights_decaying(prompts):
     weights = np.linalg.solve(gram, (x[:20] * age[:, None]).T @ (values - centre))
     expected = np.clip(centre + x @ weights, values.min(), values.max())
     np.testing.assert_allclose(predictor.predict(state, prompts), expected, rtol=1e-9)
+
+
+def test_features_are_columns_like_any_other(prompts, monkeypatch):
+    """Chunks of prompts are predicted alike, and what only features tell is found."""
+    features = np.random.default_rng(1).normal(size=(300, 2)).astype(np.float16)
+    with_features = replace(prompts, features=features)
+    values = truth(prompts) + features @ np.array([80.0, -40.0])
+    predictor = RidgePredictor(ridge=0.1, decay=1.0)
+    state = predictor.initial_state(with_features, 0.0)
+    state = predictor.update(state, with_features, np.arange(200), values[:200])
+    predicted = predictor.predict(state, with_features)
+    inside = (values[200:] > values[:200].min()) & (values[200:] < values[:200].max())
+    assert np.abs(predicted - values)[200:][inside].max() < 5
+    monkeypatch.setattr(predictors, "CHUNK", 7)
+    np.testing.assert_allclose(predictor.predict(state, with_features), predicted, rtol=1e-5)
 
 
 def test_one_update_or_many_are_the_same(prompts):

@@ -3,8 +3,14 @@ from itertools import product
 import numpy as np
 import pytest
 
+from cost.worth.posterior import expected_variance, mixed_chance
 from cost.worth.predictors import PoolMeanPredictor
-from cost.worth.utilities import ConstantUtility, GroupSurprise, PassRateVariance
+from cost.worth.utilities import (
+    ConstantUtility,
+    GroupSurprise,
+    PassRateVariance,
+    PosteriorMoment,
+)
 
 
 def test_pass_rate_variance_is_the_expected_squared_advantage(pool):
@@ -38,6 +44,59 @@ def test_groups_without_rewards_teach_nothing(pool, make_visit):
     assert set(plug.value(pool, np.full(4, 0.5), 2, state=state)) == {1.0}
 
 
+def test_posterior_moment_formula(pool, make_visit):
+    """Prompt 1 was mixed, prompt 2 always passed: the chance moves for both, the size for one."""
+    plug = PosteriorMoment(prior_responses=3.0, prior_groups=2.0, prior=PoolMeanPredictor(1.0))
+    mixed = make_visit(1, [10, 20], [1.0, 0.0], surprise=[4.0, 6.0], factors=[0.1, 0.05])
+    state = plug.initial_state(pool)
+    assert np.ptp(plug.value(pool, np.full(4, 0.5), 2, state=state)) == 0
+    state = plug.update(state, pool, [mixed, make_visit(2, [5, 5], [1, 1])])
+    a = 3 * 0.75 + np.array([0, 1, 2, 0])  # the pool passed 3 of 4
+    b = 3 * 0.25 + np.array([0, 1, 0, 0])
+    for found, expected in zip(plug.posterior(pool, state), (a, b), strict=True):
+        np.testing.assert_allclose(found, expected)
+    # The only size that was seen is the prediction everywhere.
+    chances = mixed_chance(a, b, 2)
+    values = plug.value(pool, np.full(4, 0.5), 2, state=state)
+    np.testing.assert_allclose(values / values[0], chances / chances[0])
+    other = make_visit(3, [10, 10], [1.0, 0.0], surprise=[500.0, 500.0], factors=[0.1, 0.1])
+    state = plug.update(state, pool, [other])
+    sizes = np.array([(4.0 / 100 + 6.0 / 400) / 2, 5.0])  # advantages are +1 and -1
+    pooled = np.log(sizes).mean()
+    own = (np.log(sizes) + 2 * pooled) / 3
+    expected = np.exp([pooled, own[0], pooled, own[1]]) * mixed_chance(
+        *plug.posterior(pool, state), 2
+    )
+    values = plug.value(pool, np.full(4, 0.5), 2, state=state)
+    np.testing.assert_allclose(values / values[0], expected / expected[0])
+
+
+def test_always_solved_and_never_solved_prompts_lose_worth_with_every_visit(pool, make_visit):
+    for reward in (0.0, 1.0):
+        plug = PosteriorMoment(prior=PoolMeanPredictor(1.0))
+        balanced = [make_visit(0, [5] * 4, [1, 1, 0, 0])]
+        state, worths = plug.update(plug.initial_state(pool), pool, balanced), []
+        for _ in range(3):
+            state = plug.update(state, pool, [make_visit(1, [5] * 4, [reward] * 4)])
+            values = plug.value(pool, np.full(4, 0.5), 4, state=state)
+            worths.append(values[1] / values[0])
+        assert 1 > worths[0] > worths[1] > worths[2] > 0
+
+
+def test_without_deviations_worth_is_the_expected_variance(pool, make_visit):
+    plug = PosteriorMoment(standardised=False, prior=PoolMeanPredictor(1.0))
+    state = plug.update(plug.initial_state(pool), pool, [make_visit(1, [5, 5], [1.0, 0.0])])
+    expected = expected_variance(*plug.posterior(pool, state))
+    values = plug.value(pool, np.full(4, 0.5), 2, state=state)
+    np.testing.assert_allclose(values / values[0], expected / expected[0])
+
+
+def test_posterior_learns_nothing_from_groups_without_rewards(pool, make_visit):
+    plug = PosteriorMoment()
+    state = plug.update(plug.initial_state(pool), pool, [make_visit(0, [5], [np.nan])])
+    assert state.rates.num_readings == state.log_moments.num_readings == 0
+
+
 def test_constant(pool):
     assert ConstantUtility().value(pool, np.zeros(4), 2).tolist() == [1] * 4
 
@@ -45,3 +104,7 @@ def test_constant(pool):
 def test_refuses():
     with pytest.raises(ValueError, match=r"utility\.prior_visits must be positive, got 0"):
         GroupSurprise(prior_visits=0)
+    with pytest.raises(ValueError, match=r"utility\.prior_groups must be positive, got 0"):
+        PosteriorMoment(prior_groups=0)
+    with pytest.raises(ValueError, match=r"utility\.decay must lie in \[0, 1\], got 2"):
+        PosteriorMoment(decay=2)
