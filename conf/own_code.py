@@ -26,10 +26,12 @@ BUILD = "rollout.own_code.build"
 MEMBERS = {
     "reward": "rollout.rewards.function.FunctionReward",
     "task": "rollout.tasks.function.FunctionTask",
-    "environment": "rollout.function_environment.FunctionEnvironment",
+    "environment": "rollout.environments.function.FunctionEnvironment",
     "objective": "learner.objectives.function.FunctionObjective",
+    "tool": "rollout.tools.function.FunctionTool",
 }
-"""By group, the plug that holds a function: what conf/GROUP/function.yaml names."""
+"""By group, the plug that holds a function: what conf/GROUP/function.yaml names, and of tools what
+stands for `environment.tools=[FILE.py:NAME]`."""
 
 
 def with_own_code(config: DictConfig) -> DictConfig:
@@ -38,12 +40,28 @@ def with_own_code(config: DictConfig) -> DictConfig:
     Args:
         config: As composed, of any program; it stays as it is.
     """
-    found = config
-    for key, node in list(_plugs(config, "")):
+    found = _with_tools(config)
+    for key, node in list(_plugs(found, "")):
         named = _named(group_of(key), node)
         if named is not None:
             found = found if found is not config else config.copy()
             OmegaConf.update(found, key, named, merge=False, force_add=True)
+    return found
+
+
+def _with_tools(config: DictConfig) -> DictConfig:
+    """Write out the tools of an environment that are named by their file alone."""
+    tools = OmegaConf.select(config, "environment.tools", throw_on_missing=False)
+    if not isinstance(tools, ListConfig):
+        return config
+    written: Any = [
+        {"_target_": MEMBERS["tool"], "path": each}
+        if isinstance(each, str) and FILE.fullmatch(each)
+        else each
+        for each in OmegaConf.to_container(tools, resolve=False)
+    ]
+    found = config.copy()
+    OmegaConf.update(found, "environment.tools", written, merge=False, force_add=True)
     return found
 
 
@@ -114,6 +132,7 @@ _FITS: dict[str, Callable[[Callable[..., Any]], bool]] = {
     "reward": scores_responses,
     "task": lambda _: True,
     "environment": inspect.iscoroutinefunction,
+    "tool": lambda _: False,
     "objective": _makes_losses,
 }
 """By group, which functions are plugs themselves and not what makes one."""

@@ -27,9 +27,11 @@ from launch.cli.command_line import (
     check_emptied,
     check_options,
     check_overrides,
+    quoted,
     with_quotes,
     with_resumed,
     with_words,
+    without_config_dirs,
 )
 from launch.cli.own_code import drop_old_settings, with_own_files
 from launch.cli.refusals import (
@@ -53,15 +55,23 @@ GROUPS = tuple(
 def compose_run(overrides: Sequence[str]) -> DictConfig:
     """Compose a training run from overrides of `conf/train.yaml`.
 
+    Folders of `--config-dir` count, those among the overrides and that of this program.
+
     Raises:
         UserError: With what is wrong with them.
     """
+    folders, overrides = without_config_dirs(overrides)
+    if HydraConfig.initialized():
+        sources = HydraConfig.get().runtime.config_sources
+        folders += [each.path for each in sources if each.provider == "command-line"]
+    places = ",".join(quoted(f"file://{folder}") for folder in folders)
     GlobalHydra.instance().clear()
     with initialize_config_module("conf", version_base="1.3"):
         try:
             overrides = with_quotes(with_own_files(overrides, GROUPS))
             check_overrides(overrides, GROUPS)
-            composed = compose("train", overrides=list(overrides))
+            search = [f"hydra.searchpath=[{places}]"] if folders else []
+            composed = compose("train", overrides=[*overrides, *search])
             check_emptied(overrides, composed)
             drop_old_settings(composed, overrides)
         except UserError:

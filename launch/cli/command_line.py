@@ -94,6 +94,25 @@ def quoted(word: str) -> str:
     return f"'{plain}{trailing}'"
 
 
+def without_config_dirs(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the folders of `--config-dir`, absolute, and the other arguments.
+
+    Raises:
+        UserError: If one is no folder.
+    """
+    folders, others, words = [], [], iter(arguments)
+    for word in words:
+        option, _, value = word.partition("=")
+        if option not in ("--config-dir", "-cd"):
+            others.append(word)
+            continue
+        value = value or next(words, "")
+        if not Path(value).is_dir():
+            raise UserError(f"--config-dir must name a folder, got {value!r}")
+        folders.append(str(Path(value).resolve()))
+    return folders, others
+
+
 def with_quotes(arguments: Sequence[str]) -> list[str]:
     """Quote the values that hydra's grammar has no letters for, such as paths with umlauts.
 

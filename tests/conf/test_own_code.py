@@ -7,7 +7,7 @@ from omegaconf import OmegaConf
 from conf.own_code import with_own_code
 from conf.programs import register
 from launch.cli.own_code import with_own_files
-from launch.program import GROUPS, UserError, build
+from launch.program import GROUPS, UserError, build, compose_run
 from rollout.rewards.function import FunctionReward
 from rollout.rewards.types import Score
 
@@ -131,3 +131,115 @@ def test_what_is_not_there_is_refused_with_its_key(folder, spelling, told):
     with pytest.raises(UserError, match=told) as refusal:
         build(composed(spelling))
     assert "\n" not in str(refusal.value)
+
+
+PLUGS = """
+from dataclasses import dataclass
+
+def rows(number=40):
+    for k in range(number):
+        yield {"prompt": f"a{k % 9} b+{k}", "answer": k % 10}
+
+async def play(generate, prompt, max_tokens):
+    return await generate(prompt.token_ids, max_tokens)
+
+def losses(ratio, advantages):
+    return -ratio * advantages
+
+def add(a: int, b: int) -> int:
+    '''Add.
+
+    Args:
+        a: One.
+        b: Other.
+    '''
+
+@dataclass(frozen=True)
+class Scorer:
+    ending: str = "."
+
+    def score(self, prompt_text, response_text, answer):
+        return 0.0
+
+@dataclass(frozen=True)
+class Flat:
+    objective_preserving = True
+    keeps_zero_advantage = True
+    floor: float = 0.5
+
+    def keep(self, scores, costs, budget, rng):
+        raise NotImplementedError
+"""
+
+
+@pytest.fixture
+def plugs(folder):
+    (folder / "own_plugs.py").write_text(PLUGS)
+    return folder
+
+
+def chosen(*overrides):
+    """As `launch.train` composes and builds it."""
+    register()
+    return build(compose_run(["experiment=quickstart", "run_dir=x", *overrides]))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key", "kind"),
+    [
+        (["task=own_plugs.py:rows"], "task", "FunctionTask"),
+        (["task=own_plugs.py:rows", "task.settings.number=60"], "held_out", "FunctionTask"),
+        (["environment=own_plugs.py:play"], "environment", "FunctionEnvironment"),
+        (["environment._target_=own_plugs.play"], "environment", "FunctionEnvironment"),
+        (["objective=own_plugs.py:losses"], "objective", "FunctionObjective"),
+        (["objective._target_=own_plugs.losses"], "objective", "FunctionObjective"),
+        (["reward=own_plugs.py:Scorer"], "reward", "FunctionReward"),
+        (["reward._target_=own_plugs.Scorer", "reward.ending=x"], "reward", "Scorer"),
+        (["thinning@scheduler.thinning=own_plugs.py:Flat"], "scheduler.thinning", "Flat"),
+        (["thinning=own_plugs.py:Flat"], "scheduler.thinning", "Flat"),
+        (
+            ["scheduler.thinning._target_=own_plugs.Flat", "scheduler.thinning.floor=0.1"],
+            "scheduler.thinning",
+            "Flat",
+        ),
+    ],
+    ids=str,
+)
+def test_every_group_takes_code_of_a_file_or_module(plugs, overrides, key, kind):
+    found = chosen(*overrides)
+    for name in key.split("."):
+        found = getattr(found, name)
+    assert type(found).__name__ == kind
+
+
+def test_nothing_of_the_old_member_is_left(plugs):
+    class_of_mine = ["task._target_=own_plugs.Scorer", "held_out._target_=own_plugs.Scorer"]
+    composed = compose_run(["experiment=quickstart_two_ends", "run_dir=x", *class_of_mine])
+    assert dict(composed.task) == {"_target_": "own_plugs.Scorer"} == dict(composed.held_out)
+    written = ["+task.ending=a", *class_of_mine]
+    composed = compose_run(["experiment=quickstart_two_ends", "run_dir=x", *written])
+    assert dict(composed.task) == {"_target_": "own_plugs.Scorer", "ending": "a"}
+    composed = compose_run(
+        ["experiment=quickstart_two_ends", "run_dir=x", "task=own_plugs.py:rows"]
+    )
+    assert "num_prompts" not in composed.task and composed.held_out.path == "own_plugs.py:rows"
+
+
+def test_tools_are_named_by_their_file(plugs):
+    config = OmegaConf.create({"environment": {"tools": ["own_plugs.py:add", {"_target_": "x.Y"}]}})
+    tools = with_own_code(config).environment.tools
+    assert tools[0] == {
+        "_target_": "rollout.tools.function.FunctionTool",
+        "path": "own_plugs.py:add",
+    }
+    assert tools[1] == {"_target_": "x.Y"}
+
+
+def test_a_folder_of_ones_own_is_passed_on(plugs):
+    (plugs / "mine" / "experiment").mkdir(parents=True)
+    text = "# @package _global_\ndefaults:\n  - quickstart\n\nseed: 77\n"
+    (plugs / "mine" / "experiment" / "ours.yaml").write_text(text)
+    for option in (["--config-dir=mine"], ["--config-dir", "mine"], ["-cd", "mine"]):
+        assert compose_run([*option, "experiment=ours", "run_dir=x"]).seed == 77
+    with pytest.raises(UserError, match=r"--config-dir must name a folder, got 'nothere'"):
+        compose_run(["--config-dir=nothere", "experiment=ours", "run_dir=x"])

@@ -1,4 +1,4 @@
-"""An environment named by where it stands: an async function `play`, or a class with that method.
+"""An environment named by where it stands: a function `play`, a class with it, or a game in turns.
 
 environment=my_file.py:play
 
@@ -12,8 +12,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from rollout.environments import Generate, one_turn
+from rollout.environments import Generate, for_policy, one_turn, prompt_tokenizer
+from rollout.environments.turns import Game, TurnEnvironment
 from rollout.own_code import OwnCode, accepted
+from rollout.stopping import Stopping
 from rollout.types import Completion, Prompt, Trajectory
 
 _GIVEN = ("generate", "prompt", "max_tokens")
@@ -24,7 +26,30 @@ class FunctionEnvironment(OwnCode):
     """Plays with a function, or with a class that has `play`, found by its path."""
 
     kind: ClassVar[str] = "environment"
-    method: ClassVar[str] = "play"
+
+    def __post_init__(self) -> None:
+        """Refuse what is not there, and a class that is neither environment nor game."""
+        OwnCode.__post_init__(self)
+        made = self.made()
+        if not inspect.isfunction(made) and not hasattr(made, "play"):
+            raise ValueError(
+                "environment.path must name a class with the method play, or reset and step, got "
+                f"{self.path!r}"
+            )
+
+    def made(self) -> Any:
+        """Return the function or the environment; of a game, the environment that plays it."""
+        made = OwnCode.made(self)
+        return TurnEnvironment(made) if isinstance(made, Game) else made
+
+    def for_policy(self, tokenizer: Any, stopping: Stopping) -> Any:
+        """Return what plays with a policy: what a class returns that asks for its tokens."""
+        made = self.made()
+        return for_policy(made, tokenizer, stopping) if hasattr(made, "for_policy") else self
+
+    def prompt_tokenizer(self, tokenizer: Any) -> Any:
+        """Return the tokenizer that prompts are made with: a class may bring its own."""
+        return prompt_tokenizer(self.made(), tokenizer)
 
     def adapted(self, function: Callable[..., Any]) -> Any:
         """Return the function, which must be able to take what a play is given.
