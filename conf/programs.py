@@ -19,7 +19,8 @@ from conf.secrets import SECRET_WORDS
 from conf.studies import ChaosConfig, SimulateConfig, TheoryConfig, VarianceConfig, bench_schema
 from cost.ranges import SEED, amount, count, positive, require_ranges
 
-BUDGET_AXES = ("generated_tokens", "trained_tokens", "seconds", "steps")
+BUDGET_AXES = ("generated_tokens", "trained_tokens", "compute_flops", "seconds", "steps")
+FRACTIONAL = ("compute_flops", "seconds")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -29,6 +30,7 @@ class BudgetConfig:
     axis: str = "generated_tokens"
     """"generated_tokens": computed by engines, pilots and filtered groups included;
     "trained_tokens": of responses trained on, with their prompts, every pass counted;
+    "compute_flops": of engines and learners, from the model's shape;
     "seconds": of waiting, learning and publishing; "steps": batches learned."""
     amount: float
     """Of the axis. A run ends with the batch that is expected to use it up."""
@@ -40,9 +42,9 @@ class BudgetConfig:
             "budget.amount must be positive and finite",
             self.amount,
         )
-        require_ranges("budget.", self, {"amount": positive(1e15)})
+        require_ranges("budget.", self, {"amount": positive(1e30)})
         require(
-            self.axis == "seconds" or self.amount == int(self.amount),
+            self.axis in FRACTIONAL or self.amount == int(self.amount),
             f"budget.amount must be a whole number of {self.axis}",
             self.amount,
         )
@@ -53,6 +55,7 @@ class CompareConfig:
     """What a comparison runs; every run is one of `conf/train.yaml`."""
 
     name: str
+    """The comparison's, on its page and at wandb."""
     run_dir: str
     """Folder of all runs. Started again with the same folder, a comparison goes on where it
     stopped."""
@@ -100,7 +103,9 @@ class NodeConfig:
     gpus: int = 8
     """0 for machines without."""
     cpus: int = 32
+    """Cores of each."""
     memory_gib: int = 256
+    """Memory of each, GiB."""
 
     def __post_init__(self) -> None:
         ranges = {"gpus": amount(1024), "cpus": count(10_000), "memory_gib": count(1e6)}
@@ -122,7 +127,9 @@ class KubeRayConfig:
     mount_path: str = "/shared"
     """Where the claim appears on all nodes."""
     head_cpus: int = 4
+    """Cores of the head's pod, which holds no engine and no learner."""
     head_memory_gib: int = 16
+    """Its memory, GiB."""
     retries: int = 3
     """How often a job that failed goes on from its newest checkpoint, with a new cluster."""
 
@@ -162,8 +169,11 @@ class SlurmConfig:
     activate: str = ".venv/bin/activate"
     """The virtual environment's script, from the folder where sbatch is called."""
     time: str = "24:00:00"
+    """The job's time limit, as sbatch takes it."""
     partition: str | None = None
+    """Where the job queues up; None takes the site's default."""
     account: str | None = None
+    """Who pays; None takes the site's default."""
 
     def __post_init__(self) -> None:
         require_path("slurm.activate", self.activate)

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from conf.checks import require
 from cost.ranges import SECONDS, Range, count, positive, require_ranges
 
+SPARE_SHARE = 0.05
+"""Part of a shared GPU's memory for what CUDA itself takes in each of two processes."""
+
 
 @dataclass(kw_only=True, slots=True)
 class ResourcesConfig:
@@ -18,6 +21,12 @@ class ResourcesConfig:
     """Learner workers."""
     use_gpu: bool | None = None
     """None takes GPUs when the cluster has any."""
+    share_gpus: bool | None = None
+    """Whether engine k and learner k share a GPU; None lets as many pairs share as need be where
+    the cluster has fewer GPUs than the run has parts. Engines of several GPUs never share."""
+    engine_memory_share: float = 0.4
+    """Part of a shared GPU's memory that its engine takes, weights included, in place of
+    `rollout.engine.gpu_memory_utilization`; its learner may take the rest but for 0.05."""
     engine_cpus: float = 1.0
     """CPUs reserved for each engine."""
     learner_cpus: float = 1.0
@@ -41,6 +50,7 @@ class ResourcesConfig:
             "num_engines": count(10_000),
             "tensor_parallel_size": count(1024),
             "num_learners": count(10_000),
+            "engine_memory_share": Range(0.05, 0.9),
             "engine_cpus": positive(10_000),
             "learner_cpus": positive(10_000),
             "placement_deadline_seconds": SECONDS,
@@ -48,6 +58,11 @@ class ResourcesConfig:
             "least_deadline_seconds": SECONDS,
         }
         require_ranges("resources.", self, ranges)
+        require(
+            not self.share_gpus or self.tensor_parallel_size == 1,
+            "resources.tensor_parallel_size must be 1 with resources.share_gpus=true",
+            self.tensor_parallel_size,
+        )
         require(
             "@" not in (self.address or ""),
             "resources.address must not hold a user or password, which Ray has no use for; a "

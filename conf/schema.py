@@ -70,6 +70,9 @@ class LoopConfig:
     max_trained_tokens: int | None = None
     """The same for the tokens that learners train on, each response with its prompt, every pass
     counted; batches in flight are expected to take what those before did."""
+    max_compute_flops: float | None = None
+    """The same for FLOPs computed by engines and learners, counted from the model's shape: prefill,
+    decode, forward and backward passes, scoring and parity probes (`launch.run.compute`)."""
     max_seconds: float | None = None
     """The same for seconds of waiting, learning and publishing; starts, evaluations and saves do
     not count."""
@@ -90,6 +93,7 @@ class LoopConfig:
             "max_staleness": amount(1000),
             "max_generated_tokens": tokens,
             "max_trained_tokens": tokens,
+            "max_compute_flops": positive(1e30),
             "max_seconds": positive(),
             "save_every": amount(),
             "batch_deadline_seconds": SECONDS,
@@ -146,7 +150,9 @@ class RunConfig:
     """Everything a training run depends on."""
 
     name: str
+    """The run's, in its folder, on pages and in trackers."""
     seed: int = 0
+    """Of draws, samples and everything else that chance decides."""
     run_dir: str
     """Folder for config, metrics, summary, picture and the trained policy; must not exist yet, or
     be empty, unless the run goes on."""
@@ -159,10 +165,13 @@ class RunConfig:
     held_out: Any
     """The plug that makes the prompts of evaluations."""
     reward: Any
+    """The plug that scores responses."""
     environment: Any
+    """The plug that plays what follows a prompt: one response, or several turns."""
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     scheduler: SchedulerConfig
     objective: Any
+    """The plug that gives each token's loss."""
     learner: LearnerConfig = field(default_factory=LearnerConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
@@ -283,12 +292,18 @@ class EvaluateConfig:
     """Everything an evaluation depends on."""
 
     name: str
+    """The run's, in its folder, on pages and in trackers."""
     seed: int = 0
+    """Of draws, samples and everything else that chance decides."""
     run_dir: str
+    """Folder for config and results; must not exist yet, or be empty."""
     model: ModelConfig
     held_out: Any
+    """The plug that makes the prompts."""
     reward: Any
+    """The plug that scores responses."""
     environment: Any
+    """The plug that plays what follows a prompt: one response, or several turns."""
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     resources: ResourcesConfig = field(default_factory=ResourcesConfig)

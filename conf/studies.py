@@ -18,7 +18,9 @@ class SimulateConfig:
     """What a study in simulated time runs; see `launch.simulate`."""
 
     name: str
+    """The study's."""
     seed: int = 0
+    """Of everything that chance decides."""
     run_dir: str
     """Folder for config and results; must not exist yet, or be empty."""
     profile: Any
@@ -33,6 +35,7 @@ class SimulateConfig:
     num_steps: int = 20
     """Steps that count; some more are run before and after them."""
     max_staleness: int = 1
+    """Versions a batch may be behind when it is learned."""
     num_epochs: int = 1
     """Passes over a batch."""
     num_minibatches: int = 1
@@ -141,10 +144,13 @@ class VarianceConfig:
     held_out: Any
     """The same again, for rewards that ask for it."""
     reward: Any
+    """Plug: scores the responses."""
     aggregations: list[str] = field(default_factory=lambda: [*AGGREGATIONS])
+    """Members of conf/aggregation to measure under."""
     budgets: list[float] = field(default_factory=lambda: [0.3, 0.5, 0.7])
     """Shares of the tokens to keep, in (0, 1]."""
     num_batches: int = 6
+    """Batches whose gradients are taken."""
     num_prompts: int = 16
     """Groups in a batch."""
     group_size: int = 8
@@ -152,7 +158,9 @@ class VarianceConfig:
     max_tokens: int = 256
     """Of a response."""
     temperature: float = 1.0
+    """Of sampling, positive."""
     seed: int = 0
+    """Of prompts and samples."""
     unbiased_only: bool = False
     """Leave PODS and D3S out, to save memory."""
     out: str | None = None
@@ -197,6 +205,7 @@ class ChaosConfig:
     base: list[str]
     """Overrides of conf/train.yaml that describe the run."""
     num_steps: int = 6
+    """Steps of each run."""
     deadline_seconds: float = 600.0
     """Longest time of a trial with all its starts."""
     grace_seconds: float = 20.0
@@ -242,6 +251,7 @@ class EnduranceConfig:
     """
 
     num_steps: int = 10_000
+    """Of the long run."""
     num_prompts: int = 10_000
     """Prompts of the long run."""
     many_prompts: int = 1_000_000

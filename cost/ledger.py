@@ -6,13 +6,21 @@ response. "Selectable" is what keeping all usable responses would have trained o
 thinning, in the same unit as "trained".
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
 
-from cost.types import BatchSpending, BoolArray, LengthReport, RewardStatus, Selection, Ticket
+from cost.types import (
+    BatchSpending,
+    BoolArray,
+    LengthReport,
+    PlayEnd,
+    RewardStatus,
+    Selection,
+    Ticket,
+)
 
 METRICS = {
     "cost/tickets": "reports of tickets that came back",
@@ -32,8 +40,16 @@ METRICS = {
     "cost/crashed_rewards": "responses whose scoring crashed; never trained on",
     "cost/truncated_rewards": "responses left out because the length limit cut them; never trained "
     "on",
-    "cost/generated_tokens": "tokens the engines computed: prefilled and response tokens",
-    "cost/generated_response_tokens": "response tokens the engines computed",
+    "cost/generated_tokens": "tokens the engines computed: prefilled and sampled tokens",
+    "cost/generated_response_tokens": "tokens the engines sampled",
+    "cost/turns": "calls of the engines for responses, at least one each",
+    "cost/environment_tokens": "tokens of responses that environments wrote",
+    "cost/turn_prefill_tokens": "tokens that engines prefilled before turns after the first",
+    "cost/tool_seconds": "seconds in which responses waited for environments, added up",
+    "cost/tool_calls": "calls of tools",
+    "cost/failed_tool_calls": "of these, calls that were bad or that the tool refused",
+    "cost/max_turns_responses": "responses that an environment's limit on turns ended",
+    "cost/failed_responses": "responses that a tool or environment that failed ended",
     "cost/selectable_responses": "usable responses of learned batches, of exploring tickets those "
     "trained on; once per epoch over a batch",
     "cost/selectable_tokens": "their tokens, the prompt repeated with each response",
@@ -69,6 +85,8 @@ METRICS = {
     "cost/price_overhead_seconds": "fitted engine seconds of a response beside its tokens",
     "cost/price_prefill_seconds_per_token": "fitted engine seconds of a prefilled token",
     "cost/price_decode_seconds_per_token": "fitted engine seconds of a response token",
+    "cost/price_tool_seconds_per_second": "fitted engine seconds of a second in which a response "
+    "waits for a tool",
     "cost/price_update_overhead_seconds": "fitted learner seconds of a response beside its tokens",
     "cost/price_update_seconds_per_token": "fitted learner seconds of a token, prompts repeated",
     "cost/price_trained_share": "fitted passes of the learner over a generated response",
@@ -105,6 +123,14 @@ class Ledger:
     truncated_rewards: int = 0
     generated_tokens: int = 0
     generated_response_tokens: int = 0
+    turns: int = 0
+    environment_tokens: int = 0
+    turn_prefill_tokens: int = 0
+    tool_seconds: float = 0.0
+    tool_calls: int = 0
+    failed_tool_calls: int = 0
+    max_turns_responses: int = 0
+    failed_responses: int = 0
     selectable_responses: int = 0
     selectable_tokens: int = 0
     selectable_response_tokens: int = 0
@@ -134,10 +160,11 @@ class Ledger:
             lost_attempts=self.lost_attempts + 1,
             wasted_tokens=self.wasted_tokens + report.generated_tokens,
             generated_tokens=self.generated_tokens + report.generated_tokens,
-            generated_response_tokens=self.generated_response_tokens + int(report.lengths.sum()),
+            generated_response_tokens=self.generated_response_tokens
+            + int(report.own_lengths.sum()),
         )
 
-    def _changed(self, counts: dict[str, int], sign: int) -> "Ledger":
+    def _changed(self, counts: Mapping[str, float], sign: int) -> "Ledger":
         return replace(
             self, **{name: getattr(self, name) + sign * count for name, count in counts.items()}
         )
@@ -211,7 +238,7 @@ class Ledger:
         return asdict(self)
 
 
-def _counts(report: LengthReport, ticket: Ticket) -> dict[str, int]:
+def _counts(report: LengthReport, ticket: Ticket) -> dict[str, float]:
     """What one finished ticket adds, by the ledger's counter."""
     tokens = report.generated_tokens
     statuses = np.bincount(report.status, minlength=len(RewardStatus)).tolist()
@@ -228,7 +255,15 @@ def _counts(report: LengthReport, ticket: Ticket) -> dict[str, int]:
         "crashed_rewards": statuses[RewardStatus.CRASHED],
         "truncated_rewards": statuses[RewardStatus.TRUNCATED],
         "generated_tokens": tokens,
-        "generated_response_tokens": int(report.lengths.sum()),
+        "generated_response_tokens": int(report.own_lengths.sum()),
+        "turns": int(report.num_turns.sum()),
+        "environment_tokens": int(report.environment_tokens.sum()),
+        "turn_prefill_tokens": int(report.turn_prefill_tokens.sum()),
+        "tool_seconds": float(report.tool_seconds.sum()),
+        "tool_calls": int(report.calls.sum()),
+        "failed_tool_calls": int(report.failed_calls.sum()),
+        "max_turns_responses": int((report.ends == int(PlayEnd.MAX_TURNS)).sum()),
+        "failed_responses": int((report.ends == int(PlayEnd.FAILURE)).sum()),
     }
 
 

@@ -102,6 +102,25 @@ class Visit:
     """[n] aggregation factors, up to one factor for all visits of a run."""
 
 
+@dataclass(frozen=True, slots=True)
+class ExpectedTurns:
+    """What the turns of one response to each of N prompts are expected to be.
+
+    Example: one observation of 6 tokens, before which 80 were computed again.
+
+        ExpectedTurns(
+            prefill_tokens=array([86.0]), environment_tokens=array([6.0]), tool_seconds=array([0.1])
+        )
+    """
+
+    prefill_tokens: FloatArray
+    """[N] tokens computed before turns after the first, those of the environment among them."""
+    environment_tokens: FloatArray
+    """[N] tokens of the response's length that the environment writes."""
+    tool_seconds: FloatArray
+    """[N] seconds in which it waits for its environment and holds a slot."""
+
+
 def visit_means(
     visits: Sequence[Visit], values: FloatArray, counted: BoolArray | None = None
 ) -> tuple[IntArray, FloatArray]:

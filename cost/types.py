@@ -13,8 +13,9 @@ The examples tell of one batch of two tickets, 16 and 17, with two responses eac
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -34,8 +35,28 @@ class RewardStatus(IntEnum):
     """Scored, but left out because the response hit the length limit (overlong filtering)."""
 
 
+class PlayEnd(IntEnum):
+    """What ended a response."""
+
+    ANSWER = 0
+    """The policy's last turn, or an environment that was done."""
+    TOKENS = 1
+    """The length limit."""
+    MAX_TURNS = 2
+    """The environment's limit on turns."""
+    FAILURE = 3
+    """A tool or environment that failed; such a response has no usable reward."""
+
+
 _OK = int(RewardStatus.OK)
 """A plain number: numpy compares with a member of an enum ten times slower."""
+
+
+ONE_TURN: npt.NDArray[Any] = np.zeros(0)
+"""Stands for what a report of single turns does not say, see `LengthReport.__post_init__`."""
+PER_TURN = (
+    "environment_tokens", "turn_prefill_tokens", "tool_seconds", "calls", "failed_calls", "ends",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,9 +175,10 @@ class LengthReport:
     prompt_tokens: int
     """Tokens of the prompt, at least 1."""
     prefill_tokens: int
-    """Prompt tokens the engine really computed for the whole group (cached ones excluded)."""
+    """Prompt and environment tokens the engine really computed for the whole group, those before
+    every turn (cached ones excluded)."""
     lengths: IntArray
-    """[n] tokens of each response."""
+    """[n] tokens of each response, those that its environment wrote among them."""
     truncated: BoolArray
     """[n] True where the response hit the length limit, so that its length is censored."""
     rewards: FloatArray
@@ -177,6 +199,38 @@ class LengthReport:
     one whose group the driver holds: it tries again only when it has given up the try before."""
     reward_failure: str = ""
     """Why the scoring of a response failed, for people: the group's first; "" if none did."""
+    num_turns: IntArray = field(default_factory=lambda: ONE_TURN)
+    """[n] calls of the engine for each response, at least 1."""
+    environment_tokens: IntArray = field(default_factory=lambda: ONE_TURN)
+    """[n] tokens of each response that its environment wrote: prefilled, not decoded, and in no
+    loss."""
+    turn_prefill_tokens: IntArray = field(default_factory=lambda: ONE_TURN)
+    """[n] of `prefill_tokens`, those before turns after the first: the whole conversation so far
+    each time, or what a prefix cache does not have of it."""
+    tool_seconds: FloatArray = field(default_factory=lambda: ONE_TURN)
+    """[n] seconds in which each response waited for its environment."""
+    calls: IntArray = field(default_factory=lambda: ONE_TURN)
+    """[n] calls of tools."""
+    failed_calls: IntArray = field(default_factory=lambda: ONE_TURN)
+    """[n] of these, calls that were bad, or that the tool refused."""
+    ends: IntArray = field(default_factory=lambda: ONE_TURN)
+    """[n] `PlayEnd` of each response."""
+
+    def __post_init__(self) -> None:
+        """Fill in what a response of one turn comes to, where nobody said anything else."""
+        count = len(self.lengths)
+        for name in ("num_turns", *PER_TURN):
+            if getattr(self, name) is ONE_TURN:
+                kind = np.float64 if name == "tool_seconds" else np.int64
+                value = np.full(count, int(name == "num_turns"), dtype=kind)
+                if name == "ends":
+                    value[np.asarray(self.truncated, np.bool_)] = int(PlayEnd.TOKENS)
+                object.__setattr__(self, name, value)
+
+    @property
+    def own_lengths(self) -> IntArray:
+        """[n] tokens of each response that the policy sampled."""
+        return self.lengths - self.environment_tokens
 
     @property
     def usable(self) -> BoolArray:
@@ -190,8 +244,8 @@ class LengthReport:
 
     @property
     def generated_tokens(self) -> int:
-        """Tokens the engines computed for the ticket: prefilled and response tokens."""
-        return int(self.prefill_tokens) + int(self.lengths.sum())
+        """Tokens the engines computed for the ticket: prefilled and sampled ones."""
+        return int(self.prefill_tokens) + int(self.own_lengths.sum())
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,9 +325,9 @@ class BatchSpending:
     responses: int
     """Responses that were generated, those of pilots and filtered groups included."""
     prefill_tokens: int
-    """Prompt tokens that the engines computed."""
+    """Prompt and environment tokens that the engines computed."""
     response_tokens: int
-    """Response tokens that the engines computed."""
+    """Response tokens that the engines sampled."""
     engine_seconds: float
     """Seconds with a ticket in generation, times the accelerators of all engines."""
     trained_responses: int
@@ -281,6 +335,8 @@ class BatchSpending:
     trained_prompt_tokens: int
     """Prompt tokens of the kept responses; the prompt counts with each response."""
     trained_response_tokens: int
-    """Response tokens of the kept responses."""
+    """Response tokens of the kept responses, those of environments among them."""
     learner_seconds: float
     """Seconds of updating, times the number of learners."""
+    tool_seconds: float = 0.0
+    """Seconds in which responses waited for their environments, added up: each held a slot."""

@@ -2,7 +2,7 @@
 
 The set `held_out` comes with the configuration; add others by name:
 
-    +evaluation_set@evaluation.sets.mine=jsonl evaluation.sets.mine.task.path=questions.jsonl
+    +evaluation_set@evaluation.sets.mine=dataset evaluation.sets.mine.task.path=questions.jsonl
     +evaluation_set@evaluation.sets.gsm8k=hub evaluation.sets.gsm8k.task.dataset=openai/gsm8k
 
 Sampled at temperature 1 (avg@n and pass@k with 95% intervals over prompts) and greedy.

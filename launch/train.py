@@ -17,7 +17,7 @@ from omegaconf import DictConfig
 
 from conf.programs import register
 from launch.program import run_program, start
-from launch.run.inputs import prepare, say_whose_code
+from launch.run.inputs import prepare, read_inputs, say_whose_code
 
 PROCESS_START = time.time()
 register()
@@ -30,8 +30,12 @@ def main(composed: DictConfig) -> None:
     def program() -> None:
         from launch.record.progress import print_plan
         from launch.run.plan_text import derived_plan
+        from launch.run.preview import is_asked, preview
 
         say_whose_code(composed)
+        if is_asked(composed):
+            print(preview(read_inputs(composed)), flush=True)
+            return
         inputs = prepare(composed)
         print_plan(derived_plan(inputs))
         # These load heavy packages, for which no refusal has to wait.

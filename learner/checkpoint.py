@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+from safetensors import SafetensorError
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -45,6 +46,9 @@ def save_checkpoint(
             none.
         write_adapter: Writes the adapters, which `weights` has merged, into the subfolder
             `adapter` by themselves; None for none.
+
+    Raises:
+        OSError: If it cannot be written; nothing of it is left, and an older one stays.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -67,6 +71,9 @@ def save_checkpoint(
             shutil.rmtree(old)
         else:
             partial.rename(path)
+    except SafetensorError as error:
+        # A full disk, mostly.
+        raise OSError(str(error)) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 

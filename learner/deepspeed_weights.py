@@ -127,9 +127,10 @@ class DeepSpeedWeights:
     def save(self, path: Path, tokenizer_path: Path | None = None) -> None:
         """Write the policy as a Hugging Face checkpoint; all ranks must call it, rank 0 writes.
 
-        Adapters are merged into it, and stand by themselves in its subfolder `adapter`.
+        Adapters are merged into it, and stand by themselves in its subfolder `adapter`. Where rank
+        0 cannot write it raises, and all can save again.
         """
-        weights = {}
+        weights, error = {}, None
         for name, tensor in self.full():
             if self._engine.rank == 0:
                 weights[name] = tensor.to("cpu", copy=True)
@@ -138,9 +139,14 @@ class DeepSpeedWeights:
             write_adapter = None
             if self._engine.adapted is not None:
                 write_adapter = partial(lora.save_adapter, self._engine.adapted, adapter)
-            save_checkpoint(self._engine.model, weights, path, tokenizer_path, write_adapter)
-        # Nobody reads the checkpoint before it is there.
-        self._engine.agree(True)
+            try:
+                save_checkpoint(self._engine.model, weights, path, tokenizer_path, write_adapter)
+            except Exception as failed:
+                error = failed
+        # Nobody reads the checkpoint before it is there, or waits for one that will not be.
+        self._engine.agree(error is None)
+        if error is not None:
+            raise error
 
     def adapter_files(self) -> dict[str, bytes]:
         """Return the adapters as peft's files, content by name, on rank 0; every rank must ask."""

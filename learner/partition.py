@@ -8,7 +8,7 @@ import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from cost.prices.flops import FlopsPrice
+from cost.prices.shape import ModelShape
 
 _EVEN_ENOUGH = 0.005
 """Ranks are level when the most work of one is within this share of the mean."""
@@ -38,22 +38,17 @@ class Work:
 
     @classmethod
     def of_model(cls, model_path: str) -> "Work":
-        """Count the operations of a forward pass, as `cost.prices.flops.FlopsPrice` does.
+        """Count the operations of a forward pass, as `cost.prices.shape.ModelShape` does.
 
         A model whose shape its config.json does not say is counted in tokens.
         """
-        try:
-            shape = FlopsPrice.of_model(model_path)
-        except ValueError:
-            return cls()
-        heads = shape.num_heads + shape.num_kv_heads
-        projections = 2 * shape.hidden_size * shape.head_dim * heads
-        mlp = shape.mlp_matrices * shape.hidden_size * shape.intermediate_size
-        return cls(
-            token=2.0 * shape.num_layers * (projections + mlp),
-            loss_token=2.0 * shape.hidden_size * shape.vocab_size,
-            pair=4.0 * shape.num_layers * shape.num_heads * shape.head_dim,
-        )
+        shape = ModelShape.found(model_path)
+        return cls() if shape is None else cls.of_shape(shape)
+
+    @classmethod
+    def of_shape(cls, shape: ModelShape) -> "Work":
+        """Count the operations of a forward pass of a model of this shape."""
+        return cls(token=shape.token, loss_token=shape.head, pair=shape.pair)
 
     def of_prompt(self, tokens: int) -> float:
         """Return the work of a prompt."""

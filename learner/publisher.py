@@ -47,6 +47,7 @@ class WeightPublisher:
         self,
         handles: Sequence[Any],
         *,
+        backend: str,
         workers_per_engine: int,
         master_address: str,
         master_port: int,
@@ -56,6 +57,7 @@ class WeightPublisher:
 
         Args:
             handles: RolloutActor handles.
+            backend: What carries the weights, "nccl" or "gloo".
             workers_per_engine: Tensor parallel size of each engine.
             master_address: Rank 0's host.
             master_port: A free port there.
@@ -65,7 +67,7 @@ class WeightPublisher:
             self._sender.shutdown()
         self._client = EngineClient(handles, workers_per_engine, deadline_seconds)
         self._sender = open_sender(
-            on_gpu=self._engine.device.type == "cuda",
+            backend=backend,
             rank=self._engine.rank,
             master_address=master_address,
             master_port=master_port,

@@ -17,8 +17,10 @@ import numpy as np
 import numpy.typing as npt
 import ray
 
+from cost.prices.shape import ModelShape
 from cost.types import Selection
 from learner.batch_plan import BatchPlanner, MinibatchPlan, Row, rank_balance
+from learner.compute import LearnerCompute
 from learner.config import LearnerConfig
 from learner.gradient_norms import check_layer
 from learner.numerics import Numerics
@@ -42,14 +44,20 @@ class LearnerTeam:
     """Speaks to all learner workers as to one."""
 
     def __init__(
-        self, workers: Sequence[Any], config: LearnerConfig, *, seed: int, work: Work = TOKENS
+        self,
+        workers: Sequence[Any],
+        config: LearnerConfig,
+        *,
+        seed: int,
+        shape: ModelShape | None = None,
     ) -> None:
         """Take over the Ray handles of connected workers, in rank order; `start` makes them.
 
-        `work` is what the ranks get equal shares of.
+        `shape` says what the ranks get equal shares of, which without it is tokens.
         """
         self.workers = tuple(workers)
-        self._work = work
+        self._shape = shape
+        self._work = TOKENS if shape is None else Work.of_shape(shape)
         self._config = config
         self._seed = seed
         self._skipped_in_a_row = 0
@@ -73,6 +81,7 @@ class LearnerTeam:
         *,
         seed: int,
         actor_options: Sequence[Mapping[str, Any]],
+        memory_share: float = 1.0,
         on_created: Callable[[Sequence[Any]], None] = lambda workers: None,
     ) -> "LearnerTeam":
         """Start the workers and wait until the policy is loaded.
@@ -84,6 +93,7 @@ class LearnerTeam:
             numerics: How the policy computes.
             seed: It decides the random cut into optimiser steps, among others.
             actor_options: Ray options (CPUs, GPUs, placement), one entry per worker to start.
+            memory_share: Part of its GPU's memory that a worker may take, in (0, 1].
             on_created: Called with the workers, in rank order, when they begin to start.
 
         Raises:
@@ -94,12 +104,19 @@ class LearnerTeam:
         actor: Any = ray.remote(**options)(LearnerWorker)
         workers: list[Any] = [
             actor.options(**placed).remote(
-                rank, len(actor_options), config, model_path, objective, numerics, seed=seed
+                rank,
+                len(actor_options),
+                config,
+                model_path,
+                objective,
+                numerics,
+                seed=seed,
+                memory_share=memory_share,
             )
             for rank, placed in enumerate(actor_options)
         ]
         on_created(workers)
-        team = cls(workers, config, seed=seed, work=Work.of_model(model_path))
+        team = cls(workers, config, seed=seed, shape=ModelShape.found(model_path))
         try:
             async with asyncio.timeout(config.start_deadline_seconds):
                 addresses = await asyncio.gather(*[worker.address.remote() for worker in workers])
@@ -162,6 +179,11 @@ class LearnerTeam:
         steps = [list(ranks) for ranks in zip(*sums, strict=True)]
         metrics = merge_sums(steps, row_tokens=self._config.row_tokens)
         metrics["learner/rank_balance"] = rank_balance(busy)
+        if self._shape is not None:
+            reports = [group.report for group in groups]
+            share = min((selection.token_share for selection in selections), default=1.0)
+            compute = LearnerCompute(self._shape, self._config)
+            metrics["learner/flops"] = compute.update(busy, reports, share)
         metrics["learner/empty_steps"] = float(self._config.num_minibatches - len(busy))
         metrics["learner/update_seconds"] = time.monotonic() - started
         self._count_skipped(steps)
@@ -272,12 +294,18 @@ class LearnerTeam:
         return scores[0]
 
     async def connect_engines(
-        self, handles: Sequence[Any], *, workers_per_engine: int, deadline_seconds: float
+        self,
+        handles: Sequence[Any],
+        *,
+        backend: str,
+        workers_per_engine: int,
+        deadline_seconds: float,
     ) -> None:
         """Join learner and engines into one transfer group, in place of an older one.
 
         Args:
             handles: RolloutActor handles.
+            backend: What carries the weights, "nccl" or "gloo".
             workers_per_engine: Tensor parallel size of each engine.
             deadline_seconds: Limit of every later call to an engine.
         """
@@ -289,6 +317,7 @@ class LearnerTeam:
                     list(handles),
                     address,
                     port,
+                    backend=backend,
                     workers_per_engine=workers_per_engine,
                     deadline_seconds=deadline_seconds,
                 )
@@ -322,6 +351,7 @@ class LearnerTeam:
         self,
         handles: Callable[[], Sequence[Any]],
         *,
+        backend: str,
         workers_per_engine: int,
         deadline_seconds: float,
     ) -> int:
@@ -332,6 +362,7 @@ class LearnerTeam:
 
         Args:
             handles: Gives the RolloutActor handles when it is time to join them.
+            backend: What carries the weights, "nccl" or "gloo".
             workers_per_engine: Tensor parallel size of each engine.
             deadline_seconds: Limit of every later call to an engine.
 
@@ -343,7 +374,10 @@ class LearnerTeam:
             version = self.version
             assert version is not None
             await self.connect_engines(
-                handles(), workers_per_engine=workers_per_engine, deadline_seconds=deadline_seconds
+                handles(),
+                backend=backend,
+                workers_per_engine=workers_per_engine,
+                deadline_seconds=deadline_seconds,
             )
             await self._send(version)
             return version

@@ -55,6 +55,7 @@ class LearnerWorker:
         numerics: Numerics,
         *,
         seed: int = 0,
+        memory_share: float = 1.0,
     ) -> None:
         """Remember the settings; `connect` does the work.
 
@@ -66,9 +67,12 @@ class LearnerWorker:
             objective: Token losses.
             numerics: How the policy computes.
             seed: For whatever torch draws at random in training.
+            memory_share: Part of its GPU's memory that this process may take, in (0, 1].
         """
         torch.set_num_threads(config.num_threads)
         torch.manual_seed(seed)
+        if memory_share < 1 and torch.cuda.is_available():
+            torch.cuda.set_per_process_memory_fraction(memory_share)
         self.rank = rank
         self._world_size = world_size
         self._config = config
@@ -256,6 +260,7 @@ class LearnerWorker:
         master_address: str,
         master_port: int,
         *,
+        backend: str,
         workers_per_engine: int,
         deadline_seconds: float,
     ) -> None:
@@ -267,6 +272,7 @@ class LearnerWorker:
             self._publisher = publisher_of(self.engine, self._config)
         self._publisher.connect(
             handles,
+            backend=backend,
             workers_per_engine=workers_per_engine,
             master_address=master_address,
             master_port=master_port,

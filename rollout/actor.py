@@ -16,17 +16,19 @@ import itertools
 import math
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from cost.types import LengthReport, Ticket
+from cost.types import IntArray, LengthReport, RewardStatus, Ticket
 from rollout.config import RolloutConfig
+from rollout.environments import checked_play, for_policy
 from rollout.progress import Attempts, Key, between_calls
 from rollout.rewards.failures import failure_text
-from rollout.rewards.pool import RewardPool
+from rollout.rewards.pool import RewardPool, ScoredResponse
+from rollout.rewards.types import Score
 from rollout.shaping import shape_rewards
 from rollout.signs import EngineProcesses
 from rollout.stopping import stopping_of
@@ -56,7 +58,23 @@ def make_report(ticket: Ticket, prompt: Prompt, group: Group) -> LengthReport:
         version=min(versions, default=0),
         attempt=ticket.attempt,
         reward_failure=group.reward_failure,
+        num_turns=per_response(max(len(t.turns), 1) for t in trajectories),
+        environment_tokens=per_response(int((~t.loss_mask).sum()) for t in trajectories),
+        turn_prefill_tokens=per_response(
+            sum(turn.prefill_tokens for turn in t.turns[1:]) for t in trajectories
+        ),
+        tool_seconds=np.asarray(
+            [sum(turn.seconds for turn in t.turns) for t in trajectories], dtype=np.float64
+        ),
+        calls=per_response(sum(turn.calls for turn in t.turns) for t in trajectories),
+        failed_calls=per_response(sum(turn.failed_calls for turn in t.turns) for t in trajectories),
+        ends=per_response(int(t.end) for t in trajectories),
     )
+
+
+def per_response(values: Iterable[int]) -> IntArray:
+    """Return one number a response, [n]."""
+    return np.fromiter(values, dtype=np.int64)
 
 
 def empty_report(ticket: Ticket, prompt: Prompt) -> LengthReport:
@@ -90,6 +108,14 @@ def surprise(trajectory: Trajectory) -> float:
     """Sum over the policy's own tokens of (1 - probability)^2 (algorithms: ours, no source)."""
     probabilities = np.exp(trajectory.rollout_logprobs[trajectory.loss_mask].astype(np.float64))
     return float(np.sum((1.0 - probabilities) ** 2))
+
+
+def scored_by_environment(trajectory: Trajectory) -> ScoredResponse:
+    """Return the environment's own reward as a score, or that it failed."""
+    if trajectory.failure:
+        return ScoredResponse(None, RewardStatus.CRASHED, trajectory.failure)
+    assert trajectory.reward is not None
+    return ScoredResponse(Score(trajectory.reward), RewardStatus.OK, "")
 
 
 def request_seed(run_seed: int, ticket_id: int, position: int, turn: int) -> int:
@@ -172,6 +198,7 @@ class RolloutActor:
             path, local_files_only=True, trust_remote_code=False
         )
         self._stopping = stopping_of(path, self._tokenizer)
+        self._environment = for_policy(self._environment, self._tokenizer, self._stopping)
         self._engine = VLLMEngine(
             self._engine_arguments,
             num_threads=self._config.engine.num_threads,
@@ -250,7 +277,7 @@ class RolloutActor:
         for play in plays:
             play.add_done_callback(lambda _: done())
         try:
-            return await asyncio.gather(*plays)
+            return [checked_play(played) for played in await asyncio.gather(*plays)]
         finally:
             # Where one failed, nobody wants the others.
             for play in plays:
@@ -260,11 +287,11 @@ class RolloutActor:
         self, ticket: Ticket, prompt: Prompt, trajectories: Sequence[Trajectory], began: float
     ) -> Group:
         generated = time.monotonic()
-        texts = [
-            self._stopping.text(self._tokenizer, t.token_ids[t.loss_mask].tolist())
-            for t in trajectories
-        ]
-        scored = await self._rewards.score([(prompt.text, text, prompt.answer) for text in texts])
+        texts = [self._stopping.text(self._tokenizer, t.last_turn.tolist()) for t in trajectories]
+        open_ = [j for j, t in enumerate(trajectories) if t.reward is None and not t.failure]
+        items = [(prompt.text, texts[j], prompt.answer) for j in open_]
+        by_plug = dict(zip(open_, await self._rewards.score(items) if items else (), strict=True))
+        scored = [by_plug.get(j) or scored_by_environment(t) for j, t in enumerate(trajectories)]
         names = sorted({name for s in scored if s.score for name in s.score.components})
         return Group(
             ticket=ticket,

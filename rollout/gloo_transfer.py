@@ -1,4 +1,7 @@
-"""vLLM's weight transfer over gloo, for engines and learners on CPUs, where vLLM has no backend.
+"""vLLM's weight transfer over gloo, for CPUs, where vLLM has no backend, and for shared GPUs.
+
+NCCL has no two ranks on one GPU, so an engine and a learner that share one go through the host's
+memory as well.
 
 GlooTrainerWeightTransferEngine ==== gloo broadcast, one tensor after the other ====> load
 (learner rank 0; others gather)                       GlooWeightTransferEngine (each worker)
@@ -83,12 +86,15 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
         """Open a layerwise reload: CPU kernels repack weights, so loading in place fails."""
         from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
 
-        unpack_experts(self.model)
+        if self.device.type == "cpu":
+            unpack_experts(self.model)
         initialize_layerwise_reload(self.model)
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
-        """Receive without the base class's accelerator synchronisation, which CPUs lack."""
+        """Receive, without the base class's accelerator synchronisation on CPUs, which lack it."""
         self.receive_weights(self.parse_update_info(update_info))
+        if self.device.type != "cpu":
+            torch.accelerator.synchronize()
 
     def receive_weights(self, update_info: GlooUpdateInfo) -> None:
         """Receive and load one parameter after the other."""
@@ -205,7 +211,7 @@ class GlooTrainerWeightTransferEngine(TrainerWeightTransferEngine[GlooTrainerIni
                         f"weight source: declared {expected.name} {expected.shape}, "
                         f"got {name} {tuple(tensor.shape)}"
                     )
-                _broadcast(self._group, tensor.detach().contiguous())
+                _broadcast(self._group, tensor.detach().cpu().contiguous())
             received.result()
         finally:
             # After a failed broadcast the receiver never returns; joining it would hang here too.

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from cost.state_file import load_state, save_state
-from cost.types import Ticket
-from rollout.types import Group, Prompt, Trajectory, VersionSpan
+from cost.types import PlayEnd, Ticket
+from rollout.types import Group, Prompt, Trajectory, Turn, VersionSpan
 
 
 def save_group(path: Path, group: Group) -> None:
@@ -46,4 +46,6 @@ def load_group(path: Path) -> Group:
 
 def _trajectory(plain: Mapping[str, Any]) -> Trajectory:
     spans = tuple(VersionSpan(**span) for span in plain["version_spans"])
-    return Trajectory(**{**plain, "version_spans": spans})
+    turns = tuple(Turn(**turn) for turn in plain["turns"])
+    ending = None if plain["ending"] is None else PlayEnd(plain["ending"])
+    return Trajectory(**{**plain, "version_spans": spans, "turns": turns, "ending": ending})

@@ -6,13 +6,14 @@ The examples follow ticket 17 of `cost.types`, in tokens of the model shipped wi
 `array` stands for `numpy.array`.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from cost.types import LengthReport, Ticket
+from cost.types import LengthReport, PlayEnd, Ticket
 
 TokenArray = npt.NDArray[np.int32]
 LogprobArray = npt.NDArray[np.float32]
@@ -44,6 +45,8 @@ class Prompt:
     """Name of the data set or generator; metrics are grouped by it."""
     text: str
     """The user's message as written, for samples shown to people and for rewards."""
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    """Further columns of the task's row, by name, for rewards that ask for them: plain values."""
     features: tuple[float, ...] = ()
     """What the task knows of its difficulty, such as counts of what is to be done; as many numbers
     for each prompt of a task, of any scale (`rollout.tasks.features`)."""
@@ -91,6 +94,29 @@ class Completion:
 
 
 @dataclass(frozen=True, slots=True)
+class Turn:
+    """One call of the engine within a play, and what the environment made of it.
+
+    Example: the policy called a tool, which took 20 ms.
+
+        Turn(start=0, end=9, prefill_tokens=4, seconds=0.02, calls=1, failed_calls=0)
+    """
+
+    start: int
+    """The policy's tokens are [start, end) of the trajectory; what lies between two turns is the
+    environment's."""
+    end: int
+    prefill_tokens: int
+    """Tokens before `start` that the engine computed for it, cached ones excluded."""
+    seconds: float = 0.0
+    """Wall-clock seconds of the environment's step after it."""
+    calls: int = 0
+    """Calls of tools in it."""
+    failed_calls: int = 0
+    """Of these, bad ones and those that the tool refused."""
+
+
+@dataclass(frozen=True, slots=True)
 class Trajectory:
     """One play of an environment: everything after the prompt.
 
@@ -117,6 +143,27 @@ class Trajectory:
     """True when the length limit ended it."""
     prefill_tokens: int
     """Prompt and environment tokens the engine computed (cached ones excluded)."""
+    turns: tuple[Turn, ...] = ()
+    """In their order; none stands for one turn of all the tokens."""
+    ending: PlayEnd | None = None
+    """What ended it; None for the length limit where `truncated`, else the answer."""
+    reward: float | None = None
+    """The environment's own; None to have the reward plug score it."""
+    failure: str = ""
+    """What failed where `ending` is FAILURE; "" else."""
+
+    @property
+    def end(self) -> PlayEnd:
+        """What ended it."""
+        if self.ending is None:
+            return PlayEnd.TOKENS if self.truncated else PlayEnd.ANSWER
+        return self.ending
+
+    @property
+    def last_turn(self) -> TokenArray:
+        """The policy's tokens of its last turn, which rewards read."""
+        own = self.token_ids[self.turns[-1].start : self.turns[-1].end] if self.turns else None
+        return self.token_ids[self.loss_mask] if own is None else own
 
 
 @dataclass(frozen=True, slots=True)

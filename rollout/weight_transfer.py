@@ -4,10 +4,11 @@
       open_sender -> TrainerWeightTransferEngine -- EngineClient: init/start/update/finish -->
                      send_weights  ============ tensors: NCCL or gloo broadcast ============>  load
 
-On GPUs both ends are vLLM's own NCCL classes. vLLM has no backend for CPUs, so this module
-registers that of `rollout.gloo_transfer` in both of vLLM's factories; engine workers load it
-through the `vllm.general_plugins` entry point in pyproject.toml, which is why the project must be
-installed where engines run.
+On GPUs both ends are vLLM's own NCCL classes. vLLM has no backend for CPUs, nor one for engines of
+which some share a GPU with the learner and some do not, so this module registers that of
+`rollout.gloo_transfer` in both of vLLM's factories; engine workers load it through the
+`vllm.general_plugins` entry point in pyproject.toml, which is why the project must be installed
+where engines run.
 
 Tied embeddings: vLLM's layerwise reload leaves a tied head stale without an error, so engines run
 untied and `PolicySource` sends the head as an alias of the embedding.
@@ -145,7 +146,7 @@ def register() -> None:
 
 def open_sender(
     *,
-    on_gpu: bool,
+    backend: str,
     rank: int,
     master_address: str,
     master_port: int,
@@ -158,7 +159,7 @@ def open_sender(
     Called on every learner rank; only rank 0 opens a connection.
 
     Args:
-        on_gpu: Whether tensors travel over NCCL; over gloo otherwise.
+        backend: What carries the tensors, "nccl" or "gloo"; the engines have the same.
         rank: This learner's rank.
         master_address: Host of learner rank 0, reachable from the engines.
         master_port: A free port there.
@@ -169,7 +170,7 @@ def open_sender(
     register()
     where = (master_address, master_port, num_receivers + 1)
     info: TrainerInitInfo
-    if on_gpu:
+    if backend == "nccl":
         from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
 
         info = NCCLTrainerInitInfo(*where, rank=rank)

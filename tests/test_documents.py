@@ -1,8 +1,12 @@
 """What the documents show works, and what they link to is there."""
 
+import ast
 import asyncio
+import importlib.util
 import re
+import shlex
 import sys
+from functools import cache
 from types import ModuleType
 
 import numpy as np
@@ -10,11 +14,27 @@ import pytest
 from hydra import compose, initialize_config_module
 
 from conf.programs import register
+from conf.reference import groups, keys_of, members_of, programs
 from launch.program import build
 from rollout.types import Completion, Prompt, VersionSpan
-from tests.places import PROJECT
+from tests.places import CONF, PROJECT
 
 README = (PROJECT / "README.md").read_text(encoding="utf-8")
+
+PAGES = [f"docs/{path.name}" for path in sorted((PROJECT / "docs").glob("*.md"))]
+GUIDES = ["README.md", "CONTRIBUTING.md", *PAGES]
+
+
+def made():
+    """The module that makes pages of code."""
+    spec = importlib.util.spec_from_file_location("docs_hooks", PROJECT / "docs" / "hooks.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+FILE_ENDINGS = (".py", ".json", ".jsonl", ".npz", ".yaml")
+MADE = ("reference.md", "plugs.md", "results.md", "changelog.md", "security.md")
 
 
 class LetterTokenizer:
@@ -59,7 +79,7 @@ def test_task_and_reward_of_the_readme_fit_together(my_task):
     assert reward.score(prompt.text, "b7 ####", prompt.answer).reward == 0.0
 
 
-def test_environment_of_the_readme_gives_longer_prompts_more_room(my_task):
+def test_environment_of_the_page_gives_longer_prompts_more_room(own):
     asked = []
 
     async def generate(token_ids, max_tokens):
@@ -74,7 +94,7 @@ def test_environment_of_the_readme_gives_longer_prompts_more_room(my_task):
 
     for length in (3, 5, 100):
         prompt = Prompt(0, np.arange(length, dtype=np.int32), "5", "sums", "a3")
-        asyncio.run(my_task.Proportional().play(generate, prompt, 16))
+        asyncio.run(own.Proportional().play(generate, prompt, 16))
     assert asked == [6, 10, 16]
 
 
@@ -95,18 +115,175 @@ def test_recipe_of_the_readme_composes(my_task, tmp_path):
     assert isinstance(run.task, my_task.Sums)
     assert run.held_out.split == "held_out"
     assert isinstance(run.reward, my_task.LastDigit)
-    assert isinstance(run.environment, my_task.Proportional)
 
 
 @pytest.mark.parametrize(
-    "document", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "launch/study/RESULTS.md"]
+    "document",
+    ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "launch/study/RESULTS.md", *PAGES],
 )
 def test_links_lead_somewhere(document):
     text = (PROJECT / document).read_text(encoding="utf-8")
     for target, anchor in re.findall(r"\]\(([^)#]*)(?:#([^)]*))?\)", text):
         path = (PROJECT / document).parent / target if target else PROJECT / document
+        if document in PAGES and target in MADE:
+            continue
         assert path.exists(), target
         if anchor:
             titles = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
             anchors = [re.sub(r"[^\w -]", "", t).lower().replace(" ", "-") for t in titles]
             assert anchor in anchors, anchor
+
+
+def words(program):
+    """What may stand left of = behind a program, as patterns; and what its keys begin with."""
+    register()
+    return {key.name.replace("NAME", "*") for key in keys_of(programs()[program])}
+
+
+@cache
+def every_key():
+    """Keys of all programs, with the settings of plugs below the keys that they fill."""
+    keys = {key for program in programs() for key in words(program)}
+    places = {"reward": "reward", "tracker": "tracker", "profile": "profile"}
+    for name in ("train", "evaluate"):
+        for entry in re.findall(
+            r"^  - (\w+)(?:@([\w.]+))?:", (CONF / f"{name}.yaml").read_text(), re.MULTILINE
+        ):
+            places.setdefault(entry[0], entry[1] or entry[0])
+    for group, place in places.items():
+        for member in members_of(group) if group in groups() else ():
+            inner = member.name.split(".")[1:]
+            keys |= {".".join([place, *inner, setting.name]) for setting in member.settings}
+    return keys
+
+
+def is_key(name):
+    """Whether a dotted name is a key, stands above keys, or lies below one that holds anything."""
+    for key in every_key():
+        pattern = re.escape(key).replace(r"\*", r"[\w-]+")
+        if re.fullmatch(pattern, name) or key.startswith(f"{name}."):
+            return True
+    open_ended = ("reward.settings", "learner.deepspeed", "resources.labels")
+    below = r"(evaluation\.sets|tracker)(\.[\w-]+)*(\.task\.\w+|\.reward)?|.*\._target_"
+    return name.startswith(open_ended) or re.fullmatch(below, name) is not None
+
+
+def commands(text):
+    """Every `python -m launch.NAME ...` of a text, lines that go on taken together."""
+    joined = text.replace("\\\n", " ")
+    found = re.findall(r"python -m (launch\.\w+)([^\n`#>|]*)", joined)
+    return [(name, shlex.split(rest.replace("...", ""))) for name, rest in found]
+
+
+@pytest.mark.parametrize("document", GUIDES)
+def test_every_command_and_key_exists(document):
+    text = (PROJECT / document).read_text(encoding="utf-8")
+    for program, arguments in commands(text):
+        door = program.split(".")[1]
+        if program == "launch.NAME":
+            continue
+        assert (PROJECT / "launch" / f"{door}.py").exists(), program
+        # Below a class of one's own, and in a folder of one's own, names are one's own.
+        own = [each.split("._target_")[0] for each in arguments if "._target_=" in each]
+        own += ["experiment"] if any(each.startswith("--config-dir") for each in arguments) else []
+        for argument in arguments:
+            if not argument.lstrip("+").startswith(tuple(own)):
+                assert_argument_exists(argument, document)
+    heads = {key.split(".")[0] for key in every_key() if "." in key}
+    for name in re.findall(r"`([a-z_]+(?:\.[a-z_]+)+)(?:=[^`\s]*)?`", text):
+        if name.split(".")[0] in heads and not name.endswith(FILE_ENDINGS):
+            assert is_key(name), f"{document}: {name} is no key"
+
+
+def assert_argument_exists(argument, document):
+    name, equals, value = argument.lstrip("+~").partition("=")
+    if not equals or name.startswith("-"):
+        return
+    group, at, place = name.partition("@")
+    if (CONF / group).is_dir() and (at or "." not in group):
+        known = (CONF / group / f"{value}.yaml").exists()
+        assert known or not re.fullmatch(r"[a-z][a-z_0-9]*", value), f"{document}: {argument}"
+        return
+    assert is_key(place or name), f"{document}: {name} is no key"
+
+
+def strings_of_the_code():
+    texts = []
+    for package in ("launch", "rollout", "learner", "cost", "conf"):
+        for path in (PROJECT / package).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                    texts.append(node.value)
+    return "\n".join(texts)
+
+
+def test_symptoms_are_sentences_of_the_code():
+    """What stands in a heading in quotes is printed by some part."""
+    text = (PROJECT / "docs/troubleshooting.md").read_text(encoding="utf-8")
+    symptoms = re.findall(r"^### `(.*)`$", text, re.MULTILINE)
+    assert len(symptoms) > 15
+    said = strings_of_the_code()
+    for symptom in symptoms:
+        for part in filter(None, map(str.strip, symptom.split("..."))):
+            assert part in said, f"nothing says {part!r}"
+
+
+def test_marks_on_pages_become_tables_and_made_pages_are_there():
+    hooks = made()
+    assert set(hooks.made_pages()) == set(MADE)
+    marks = [mark for page in PAGES for mark in re.findall(r"<!--.*?-->", text_of(page))]
+    assert len(marks) >= 4
+    for mark in marks:
+        assert hooks.filled(mark).startswith("| ")
+    settings = hooks.settings_page()
+    assert all(f"## launch.{program}\n" in settings for program in programs())
+    assert "`loop.max_staleness`" in settings
+
+
+def text_of(page):
+    return (PROJECT / page).read_text(encoding="utf-8")
+
+
+def test_every_page_is_in_the_navigation():
+    listed = re.findall(r": (\w+\.md)$", text_of("mkdocs.yml"), re.MULTILINE)
+    pages = {page.removeprefix("docs/") for page in PAGES}
+    assert pages | set(MADE) == set(listed) and len(listed) == len(set(listed))
+
+
+@pytest.fixture
+def own():
+    """The modules of docs/own.md, as one."""
+    blocks = re.findall(r"^```python\n(.*?)^```", text_of("docs/own.md"), re.MULTILINE | re.DOTALL)
+    module = ModuleType("own")
+    sys.modules["own"] = module
+    for code in blocks:
+        exec(code, module.__dict__)
+    yield module
+    del sys.modules["own"]
+
+
+def test_what_the_page_on_own_code_shows_works(own):
+    assert own.ends_with("so it is 12.", "12") == 1.0
+    assert own.EndsWith().score("", "so it is 12.", "12").reward == 1.0
+    with pytest.raises(ValueError, match="must not be empty"):
+        own.EndsWith().check("")
+    prompts = own.Sums().prompts(LetterTokenizer(), max_tokens=256, check=own.EndsWith().check)
+    assert len(prompts) == 64
+
+
+def test_objective_of_the_page_is_a_policy_gradient_where_nothing_has_moved(own):
+    import torch
+
+    from learner.objectives.types import LossInputs
+
+    logprobs = torch.tensor([0.0, -1.0, -0.5], requires_grad=True)
+    advantages = torch.tensor([0.7, 0.7, 0.7])
+    inputs = LossInputs(
+        learner_logprobs=logprobs,
+        rollout_logprobs=logprobs.detach().clone(),
+        advantages=advantages,
+        segment_ids=torch.zeros(3, dtype=torch.int64),
+        loss_mask=torch.tensor([False, True, True]),
+    )
+    own.SoftClip().token_losses(inputs).token_losses.sum().backward()
+    assert logprobs.grad.tolist() == pytest.approx([0.0, -0.7, -0.7])

@@ -31,6 +31,7 @@ SHELLS = {
     "learner/worker.py": {"ray"},
     "learner/team.py": {"ray"},
     "launch/run/cluster.py": {"ray"},
+    "launch/run/placement.py": {"ray"},
     "launch/record/dashboard/tracker.py": {"ray"},
     "launch/run/deaths.py": {"ray"},
     "launch/run/engines.py": {"ray"},
@@ -99,8 +100,8 @@ def test_every_shell_exists():
     "module",
     [
         "cost.scheduler.scheduler", "rollout.types", "rollout.buffer", "rollout.rewards.pool",
-        "rollout.tasks.jsonl", "learner.config", "conf.schema", "conf.programs", "launch.run.loop",
-        "launch.run.inputs", "launch.train", "launch.evaluate",
+        "rollout.tasks.dataset", "learner.config", "conf.schema", "conf.programs",
+        "launch.run.loop", "launch.run.inputs", "launch.train", "launch.evaluate",
         "launch.run.plan_text", "launch.compare", "launch.submit",
     ],
 )  # fmt: skip

@@ -2,7 +2,7 @@
 
     BatchSpending -> SecondsPrice.update_spending -> FitState (sums only) -> seconds per count
 
-    engine seconds  = a_1 responses + a_2 prefilled tokens + a_3 response tokens
+    engine seconds  = a_1 responses + a_2 prefilled tokens + a_3 sampled tokens + a_4 tool seconds
     learner seconds = b_1 responses trained on + b_2 tokens trained on, prompts repeated
 
 Batches of one run look alike, so the counts are nearly collinear and least squares alone would give
@@ -21,11 +21,12 @@ from itertools import product
 import numpy as np
 
 from cost.prices.tokens import TokenPrice
-from cost.prompts import PromptPool, Visit
+from cost.prompts import ExpectedTurns, PromptPool, Visit
 from cost.types import BatchSpending, FloatArray, IntArray
 
-ENGINE_PRIOR = np.array([0.0, 1.0, 1.0])
-"""Seconds of a response, a prefilled token and a response token, relative to one another."""
+ENGINE_PRIOR = np.array([0.0, 1.0, 1.0, 0.0])
+"""Seconds of a response, a prefilled token, a sampled token and a second in which a response waits
+for a tool, relative to one another: such waits are free until the data say that they are not."""
 LEARNER_PRIOR = np.array([0.0, 1.0])
 """Seconds of a response and of a token, relative to one another."""
 NOISES = np.geomspace(0.05, 3.0, 16)
@@ -197,11 +198,30 @@ class SecondsPrice:
         if per_count is None:
             return TokenPrice().of_drawing(prompt_tokens, lengths, group_size)
         prompt_share = 1.0 / group_size if self.prefix_caching else 1.0
-        overhead, prefill, decode = per_count
+        overhead, prefill, decode, _ = per_count
         seconds: FloatArray = overhead + prefill * prompt_share * prompt_tokens + decode * lengths
         seconds = np.maximum(seconds, _least(state.engine))
         of_learner = self._learner_seconds(prompt_tokens, lengths, state)
         return seconds if of_learner is None else seconds + _trained_share(state) * of_learner
+
+    def of_turns(
+        self,
+        prompt_tokens: IntArray,
+        lengths: FloatArray,
+        turns: ExpectedTurns,
+        state: SecondsState,
+    ) -> FloatArray:
+        """Return float64 seconds of prefills between turns and of tools, less decoding not done."""
+        per_count = state.engine.fitted(ENGINE_PRIOR, self.doubt)
+        if per_count is None:
+            return TokenPrice().of_turns(prompt_tokens, lengths, turns)
+        _, prefill, decode, tool = per_count
+        seconds: FloatArray = (
+            prefill * turns.prefill_tokens
+            + tool * turns.tool_seconds
+            - decode * turns.environment_tokens
+        )
+        return seconds
 
     def of_training(
         self, prompt_tokens: IntArray, lengths: IntArray | FloatArray, state: SecondsState
@@ -218,6 +238,7 @@ class SecondsPrice:
             metrics["cost/price_overhead_seconds"] = float(engine[0])
             metrics["cost/price_prefill_seconds_per_token"] = float(engine[1])
             metrics["cost/price_decode_seconds_per_token"] = float(engine[2])
+            metrics["cost/price_tool_seconds_per_second"] = float(engine[3])
             metrics["cost/price_trained_share"] = _trained_share(state)
         learner = state.learner.fitted(LEARNER_PRIOR, self.doubt)
         if learner is not None:
@@ -305,7 +326,10 @@ def _likeliest_noise(
 
 
 def _engine_counts(spending: BatchSpending) -> FloatArray:
-    counts = (spending.responses, spending.prefill_tokens, spending.response_tokens)
+    counts = (
+        spending.responses, spending.prefill_tokens, spending.response_tokens,
+        spending.tool_seconds,
+    )  # fmt: skip
     return np.array(counts, dtype=np.float64)
 
 
@@ -316,7 +340,7 @@ def _learner_counts(spending: BatchSpending) -> FloatArray:
 
 def _least(fit: FitState) -> float:
     """Return the seconds of one average token, for an empty response still takes a slot."""
-    return fit.seconds / float(fit.counts[1:].sum())
+    return fit.seconds / float(fit.counts[1:3].sum())
 
 
 def _trained_share(state: SecondsState) -> float:

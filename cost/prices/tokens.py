@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from cost.prompts import ExpectedTurns
 from cost.types import FloatArray, IntArray
 
 
@@ -21,12 +22,20 @@ class TokenPrice:
     """Share of the prompt that one response pays, in [0, 1]: 1 where each response repeats its
     prompt (the learner), 1 / n where n responses share it (a prefix cache)."""
 
+    tool_second_tokens: float = 0.0
+    """Tokens that a second counts as in which a response waits for a tool and holds a slot."""
+
     def __post_init__(self) -> None:
         """Refuse settings that are out of range."""
         if not 0 <= self.overhead_tokens < math.inf:
             raise ValueError(
                 "price.overhead_tokens must be finite and not negative, "
                 f"got {self.overhead_tokens!r}"
+            )
+        if not 0 <= self.tool_second_tokens < math.inf:
+            raise ValueError(
+                "price.tool_second_tokens must be finite and not negative, "
+                f"got {self.tool_second_tokens!r}"
             )
         if not 0 <= self.prompt_share <= 1:
             raise ValueError(f"price.prompt_share must lie in [0, 1], got {self.prompt_share!r}")
@@ -36,6 +45,13 @@ class TokenPrice:
     ) -> FloatArray:
         """Return float64 tokens, the same as for training."""
         return self.of_training(prompt_tokens, lengths)
+
+    def of_turns(
+        self, prompt_tokens: IntArray, lengths: FloatArray, turns: ExpectedTurns
+    ) -> FloatArray:
+        """Return float64 tokens that are computed again, and those that a tool's time is worth."""
+        again = turns.prefill_tokens - turns.environment_tokens
+        return again + self.tool_second_tokens * turns.tool_seconds
 
     def of_training(self, prompt_tokens: IntArray, lengths: IntArray | FloatArray) -> FloatArray:
         """Return float64 tokens, at least 1 (an empty response still takes a slot)."""

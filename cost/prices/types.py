@@ -11,6 +11,7 @@ The unit only has to be the same for all: every rule that uses a cost is invaria
 
 from typing import Any, Protocol, runtime_checkable
 
+from cost.prompts import ExpectedTurns
 from cost.types import BatchSpending, FloatArray, IntArray
 
 
@@ -25,6 +26,22 @@ class Price(Protocol):
 
     def of_training(self, prompt_tokens: IntArray, lengths: IntArray) -> FloatArray:
         """Return the cost of training on responses of `lengths` tokens."""
+
+
+@runtime_checkable
+class ChargesTurns(Price, Protocol):
+    """A price that knows what several turns cost; others charge each token as a sampled one."""
+
+    def of_turns(
+        self, prompt_tokens: IntArray, lengths: FloatArray, turns: ExpectedTurns
+    ) -> FloatArray:
+        """Return what turns add to `of_drawing`, which takes whole responses for sampled.
+
+        Args:
+            prompt_tokens: [N] int.
+            lengths: [N] expected tokens of a response, its environment's among them.
+            turns: What of them is not sampled, and what is computed besides.
+        """
 
 
 @runtime_checkable

@@ -20,7 +20,7 @@ from cost.draws.allocators.types import (
     Round,
     Snapshot,
 )
-from cost.prices.types import FittedPrice, Price
+from cost.prices.types import ChargesTurns, FittedPrice, Price
 from cost.prompts import PromptPool, Visit
 from cost.scheduler.config import PROTOCOLS, SchedulerConfig
 from cost.state import from_plain, initial_state, keywords, to_plain, updated
@@ -32,7 +32,10 @@ from cost.thinning.thinning import Candidates, Thinning, ThinningRule
 from cost.types import BatchSpending, BoolArray, FloatArray, IntArray, LengthReport, Selection
 from cost.worth.lengths import LengthEstimator
 from cost.worth.pass_rates import PassRates
+from cost.worth.turns import TurnCounts
 from cost.worth.utilities import Utility
+
+TURNS = TurnCounts()
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +57,7 @@ class Scored:
         none = np.zeros(0)
         return cls(
             advantages=np.concatenate([none, *(selection.advantages for selection in selections)]),
-            lengths=np.concatenate([none.astype(int), *(report.lengths for report in reports)]),
+            lengths=np.concatenate([none.astype(int), *(report.own_lengths for report in reports)]),
             surprise=np.concatenate([none, *(report.surprise for report in reports)]),
             factors=np.concatenate([none, *(selection.factors for selection in selections)]),
         )
@@ -89,6 +92,7 @@ class Plugs:
         states = {name: initial_state(plug, prompts) for name, plug in chosen.items()}
         states["pass_rates"] = pass_rates.initial_state(prompts)
         states["calibration"] = CalibrationState()
+        states["turns"] = TURNS.initial_state(prompts)
         return cls(
             **chosen,
             pass_rates=pass_rates,
@@ -110,7 +114,8 @@ class Plugs:
             for name in PROTOCOLS
         }
         rates = self.pass_rates.update(self.states["pass_rates"], prompts, visits)
-        return self._with(**learned, pass_rates=rates)
+        turns = TURNS.update(self.states["turns"], prompts, visits)
+        return self._with(**learned, pass_rates=rates, turns=turns)
 
     def spent(self, spending: BatchSpending) -> "Plugs":
         """Return the plugs after what one batch took of the machines."""
@@ -152,14 +157,29 @@ class Plugs:
         rates = self.pass_rates.estimate(self.states["pass_rates"], prompts)
         estimates = Estimates(
             lengths=lengths,
-            costs=self.price.of_drawing(
-                prompts.prompt_tokens, lengths, group_size, **self._state("price")
-            ),
+            costs=self._drawing_costs(prompts, lengths, group_size),
             pass_rates=rates,
             utilities=self.utility.value(prompts, rates, group_size, **self._state("utility")),
         )
         allocation = self.allocator.allocate(estimates, self.states["allocator"])
         return Snapshot(estimates, allocation, self.allocator.prepare(allocation, rng))
+
+    def _drawing_costs(
+        self, prompts: PromptPool, lengths: FloatArray, group_size: int
+    ) -> FloatArray:
+        """Return [N] expected costs of a response, those of its turns included."""
+        costs = self.price.of_drawing(
+            prompts.prompt_tokens, lengths, group_size, **self._state("price")
+        )
+        turns = TURNS.estimate(self.states["turns"], prompts)
+        if turns is None or not isinstance(self.price, ChargesTurns):
+            return costs
+        # The two are estimated apart: at least one token is the policy's.
+        own = np.minimum(turns.environment_tokens, np.maximum(lengths - 1.0, 0.0))
+        turns = replace(turns, environment_tokens=own)
+        return costs + self.price.of_turns(
+            prompts.prompt_tokens, lengths, turns, **self._state("price")
+        )
 
     def next_round(
         self, so_far: BatchSoFar, snapshot: Snapshot, rng: np.random.Generator

@@ -2,14 +2,19 @@
 
 import math
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
-from cost.types import FloatArray, IntArray, LengthReport, RewardStatus, Ticket
+from cost.types import PER_TURN, FloatArray, IntArray, LengthReport, RewardStatus, Ticket
 
 # Plain numbers: numpy compares with a member of an enum ten times slower. Statuses count from 0.
 _OK = int(RewardStatus.OK)
 _NUM_STATUSES = len(RewardStatus)
+PER_RESPONSE = (
+    "lengths", "truncated", "rewards", "status", "surprise", "answer_codes", "num_turns", *PER_TURN
+)  # fmt: skip
+"""Fields of a report that are arrays, one entry a response."""
 
 
 def checked(report: LengthReport, ticket: Ticket) -> LengthReport:
@@ -33,7 +38,7 @@ def checked(report: LengthReport, ticket: Ticket) -> LengthReport:
             f"report.lengths must hold at most the {ticket.num_samples} responses of ticket "
             f"{ticket.ticket_id}, got {count!r}"
         )
-    for name in ("lengths", "truncated", "rewards", "status", "surprise", "answer_codes"):
+    for name in PER_RESPONSE:
         shape = np.shape(getattr(report, name))
         if shape != (count,):
             raise ValueError(f"report.{name} must have shape {(count,)!r}, got {shape!r}")
@@ -43,14 +48,25 @@ def checked(report: LengthReport, ticket: Ticket) -> LengthReport:
         value = getattr(report, name)
         if not 0 <= value < math.inf:
             raise ValueError(f"report.{name} must be finite and not negative, got {value!r}")
-    for name in ("lengths", "surprise"):
+    for name in ("lengths", "surprise", "num_turns", *PER_TURN):
         values = np.asarray(getattr(report, name))
         wrong = ~((values >= 0) & (values < np.inf))
         if wrong.any():
             raise ValueError(
                 f"report.{name} must be finite and not negative, got {values[wrong][0].item()!r}"
             )
+    if (np.asarray(report.environment_tokens) > np.asarray(report.lengths)).any():
+        raise ValueError(
+            "report.environment_tokens must be at most lengths, got "
+            f"{np.asarray(report.environment_tokens).tolist()!r}"
+        )
     status, codes, rewards = _checked_answers(report, count)
+    per_turn: dict[str, Any] = {
+        name: np.asarray(
+            getattr(report, name), dtype=np.float64 if name == "tool_seconds" else np.int64
+        )
+        for name in ("num_turns", *PER_TURN)
+    }
     return replace(
         report,
         lengths=np.asarray(report.lengths, dtype=np.int64),
@@ -59,6 +75,7 @@ def checked(report: LengthReport, ticket: Ticket) -> LengthReport:
         status=status,
         surprise=np.asarray(report.surprise, dtype=np.float64),
         answer_codes=codes,
+        **per_turn,
     )
 
 

@@ -199,7 +199,7 @@ class Selecting:
         self._earlier = self._earlier_next
         total, weight = (EARLIER_DECAY * value for value in self._earlier)
         for ticket, report in zip(members.plain, members.plain_reports, strict=True):
-            total += ticket.weight * float(report.lengths.sum())
+            total += ticket.weight * float(report.own_lengths.sum())
             weight += ticket.weight * report.num_responses
         self._earlier_next = (total, weight)
 

@@ -48,7 +48,7 @@ def select_batch(
     """
     groups = group_batch(reports, tickets[0].max_tokens, folded)
     factors = plugs.factors(
-        [report.lengths for report in reports],
+        [report.own_lengths for report in reports],
         [report.usable for report in reports],
         earlier_tokens,
     )
@@ -83,7 +83,7 @@ def _candidates(
         advantages = penalised(of_rewards, groups, penalties, plugs.advantage.size_free)
     scores = plugs.scores(
         advantages,
-        groups.lengths,
+        np.concatenate([report.own_lengths for report in reports]),
         np.concatenate([report.surprise for report in reports]),
         np.concatenate(factors),
         weights / np.repeat(sizes, sizes),
@@ -157,7 +157,7 @@ def select_exploring(
         return []
     assert control is not None, "exploring tickets come from an entropy control"
     usables = [report.usable for report in reports]
-    factors = plugs.factors([report.lengths for report in reports], usables, earlier_tokens)
+    factors = plugs.factors([report.own_lengths for report in reports], usables, earlier_tokens)
     scale = control.coefficient * num_groups / len(tickets)
     selections = []
     for ticket, report, ok, own_factors in zip(tickets, reports, usables, factors, strict=True):

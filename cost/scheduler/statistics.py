@@ -95,7 +95,7 @@ class Statistics:
         advantages = self.plugs.advantages(groups)
         # A divisor that stays: only ratios between prompts and visits matter.
         factors = self.plugs.factors(
-            [report.lengths for report in reports], usables, earlier_tokens=1.0
+            [report.own_lengths for report in reports], usables, earlier_tokens=1.0
         )
         return [
             Visit(report, ticket.weight, ok, own_advantages, own_factors)

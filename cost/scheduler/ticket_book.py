@@ -14,11 +14,10 @@ from typing import Any
 import numpy as np
 
 from cost.ledger import Ledger
-from cost.scheduler.reports import checked
+from cost.scheduler.reports import PER_RESPONSE, checked
 from cost.types import LengthReport, Ticket
 
-_PER_RESPONSE = ("lengths", "truncated", "rewards", "status", "surprise", "answer_codes")
-_PER_REPORT = tuple(name for name in LengthReport.__dataclass_fields__ if name not in _PER_RESPONSE)
+_PER_REPORT = tuple(name for name in LengthReport.__dataclass_fields__ if name not in PER_RESPONSE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,7 +232,7 @@ def _columns(reports: Sequence[LengthReport]) -> dict[str, np.ndarray]:
     columns = {
         name: np.array([getattr(report, name) for report in reports]) for name in _PER_REPORT
     }
-    for name in _PER_RESPONSE if reports else ():
+    for name in PER_RESPONSE if reports else ():
         columns[name] = np.concatenate([getattr(report, name) for report in reports])
     return columns | {"num_responses": np.array([report.num_responses for report in reports])}
 
@@ -244,7 +243,7 @@ def _rows(columns: Mapping[str, np.ndarray]) -> list[LengthReport]:
         return []
     ends = np.cumsum(columns["num_responses"])[:-1]
     fields = {name: columns[name].tolist() for name in _PER_REPORT}
-    fields |= {name: np.split(columns[name], ends) for name in _PER_RESPONSE}
+    fields |= {name: np.split(columns[name], ends) for name in PER_RESPONSE}
     return [
         LengthReport(**dict(zip(fields, row, strict=True)))
         for row in zip(*fields.values(), strict=True)

@@ -91,7 +91,7 @@ def gradient_norms(reports: Sequence[LengthReport], selections: Sequence[Selecti
     norms = [
         proxy.score(
             selection.advantages,
-            report.lengths,
+            report.own_lengths,
             report.surprise,
             selection.factors,
             selection.weight / max(report.num_responses, 1),

@@ -23,6 +23,8 @@ class Nodes:
 def nodes_for(resources: ResourcesConfig, node: NodeConfig) -> Nodes:
     """Count the machines: engines first, each whole on one, then learners in the room left.
 
+    Only `resources.share_gpus=true` counts on shared GPUs: machines are asked for as if none were.
+
     Args:
         resources: What the run asks for, as `launch.run.cluster.reserve` will.
         node: What one machine has.
@@ -39,13 +41,19 @@ def nodes_for(resources: ResourcesConfig, node: NodeConfig) -> Nodes:
         raise UserError(
             f"resources.tensor_parallel_size must not exceed node.gpus = {gpus}, got {engine[1]}"
         )
-    for key, cpus in (("engine_cpus", engine[0]), ("learner_cpus", learner[0])):
+    shared = min(resources.num_engines, resources.num_learners) if resources.share_gpus else 0
+    pair = (engine[0] + learner[0], learner[1])
+    needs = {"engine_cpus": engine[0], "learner_cpus": learner[0]}
+    if shared:
+        needs["engine_cpus + resources.learner_cpus"] = pair[0]
+    for key, cpus in needs.items():
         if cpus > node.cpus:
             raise UserError(
                 f"resources.{key} must not exceed node.cpus = {node.cpus}, got {cpus:g}"
             )
     free: list[tuple[float, int]] = []
-    for cpus, needed in [engine] * resources.num_engines + [learner] * resources.num_learners:
+    parts = [engine] * (resources.num_engines - shared) + [pair] * shared
+    for cpus, needed in parts + [learner] * (resources.num_learners - shared):
         at = next((i for i, (c, g) in enumerate(free) if c >= cpus and g >= needed), len(free))
         if at == len(free):
             free.append((node.cpus, gpus))

@@ -1,5 +1,7 @@
 """The warm start: teach a made Llama of 0.6 M weights the chain task, from nothing.
 
+With `subject=calculator` a smaller one is taught to call a tool, see `rollout.tasks.calculator`.
+
     Teacher -> worked solutions with mistakes -> supervised fine-tuning -> Hugging Face folder
 
 The run stops before the pupil has caught up with its teacher, and the teacher makes mistakes that a
@@ -16,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from conf.models import WarmStartConfig
 from launch.program import UserError
+from rollout.tasks.calculator import CALL_BEGIN, CALL_END, CalculatorTeacher, draw_products
 from rollout.tasks.chain import HELD_OUT_ONE_IN, NUM_STEPS, Teacher, draw_chain
 from rollout.tasks.prompts import is_held_out
 
@@ -29,11 +32,16 @@ CHAT_TEMPLATE = (
 SPECIAL_TOKENS = ("<|pad|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>")
 _IGNORED = -100
 _POOL_EXAMPLES = 256
+Example = tuple[list[int], list[bool]]
+"""Token ids of one example, and which of them are learned."""
 
 
-def build_tokenizer() -> Any:
-    """Make the byte-level tokenizer: five special tokens and 256 bytes, no merges."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+def build_tokenizer(subject: str = "chain") -> Any:
+    """Make the byte-level tokenizer: five special tokens and 256 bytes, no merges.
+
+    For the calculator task a tool's role, and what a call begins and ends with, are tokens too.
+    """
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
@@ -42,33 +50,39 @@ def build_tokenizer() -> Any:
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     core.decoder = decoders.ByteLevel()
     core.add_special_tokens(list(SPECIAL_TOKENS))
+    roles = ["<|user|>", "<|assistant|>", "<|system|>"]
+    if subject == "calculator":
+        roles.append("<|tool|>")
+        core.add_special_tokens(["<|tool|>"])
+        core.add_tokens([AddedToken(text, normalized=False) for text in (CALL_BEGIN, CALL_END)])
     make: Any = PreTrainedTokenizerFast
     return make(
         tokenizer_object=core,
         pad_token="<|pad|>",
         eos_token="<|end|>",
-        additional_special_tokens=["<|user|>", "<|assistant|>", "<|system|>"],
+        additional_special_tokens=roles,
         chat_template=CHAT_TEMPLATE,
         model_max_length=512,
         clean_up_tokenization_spaces=False,
     )
 
 
-def build_model(seed: int) -> Any:
-    """Make the untrained policy: a Llama of 624,128 float32 weights."""
+def build_model(seed: int, subject: str = "chain") -> Any:
+    """Make the untrained policy: a Llama of 624,128 float32 weights; half as many to calculate."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(seed)
     make: Any = LlamaForCausalLM
+    calculates = subject == "calculator"
     return make(
         LlamaConfig(
-            vocab_size=len(SPECIAL_TOKENS) + 256,
-            hidden_size=128,
-            intermediate_size=384,
+            vocab_size=len(SPECIAL_TOKENS) + 256 + 3 * calculates,
+            hidden_size=96 if calculates else 128,
+            intermediate_size=256 if calculates else 384,
             num_hidden_layers=3,
-            num_attention_heads=4,
-            num_key_value_heads=2,
+            num_attention_heads=3 if calculates else 4,
+            num_key_value_heads=1 if calculates else 2,
             head_dim=32,
             max_position_embeddings=512,
             tie_word_embeddings=True,
@@ -100,19 +114,22 @@ def make_batches(
 ) -> Iterator[tuple["torch.Tensor", "torch.Tensor"]]:
     """Yield one batch a step: `token_ids` [B, T] int64 padded with 0, and `labels` [B, T].
 
-    Labels are -100 on the prompt and on padding; the end token is learned. Examples are fresh all
+    Labels are -100 on the prompt, on what a tool says and on padding; the end token is learned. Examples are fresh all
     along, and those of one batch have similar lengths.
     """
     import torch
 
     rng = random.Random(config.seed)
-    waiting: list[list[tuple[list[int], int]]] = []
+    waiting: list[list[Example]] = []
     for step in range(config.steps):
         if not waiting:
             longest = longest_chain(step, config.schedule_steps)
             lengths = [k for k in NUM_STEPS if k <= longest]
             pool = [
-                _example(rng, lengths, config.teacher, tokenizer) for _ in range(_POOL_EXAMPLES)
+                _conversation(rng, config.calculator, tokenizer)
+                if config.subject == "calculator"
+                else _example(rng, lengths, config.teacher, tokenizer)
+                for _ in range(_POOL_EXAMPLES)
             ]
             waiting = _cut(pool, config.batch_tokens)
             rng.shuffle(waiting)
@@ -120,27 +137,41 @@ def make_batches(
         width = max(len(ids) for ids, _ in batch)
         token_ids = torch.zeros(len(batch), width, dtype=torch.long)
         labels = torch.full((len(batch), width), _IGNORED)
-        for row, (ids, prompt_tokens) in enumerate(batch):
+        for row, (ids, own) in enumerate(batch):
             token_ids[row, : len(ids)] = torch.tensor(ids)
-            labels[row, prompt_tokens : len(ids)] = torch.tensor(ids[prompt_tokens:])
+            labels[row, : len(ids)] = torch.tensor(
+                [token if learned else _IGNORED for token, learned in zip(ids, own, strict=True)]
+            )
         yield token_ids, labels
 
 
 def _example(
     rng: random.Random, lengths: list[int], teacher: Teacher, tokenizer: Any
-) -> tuple[list[int], int]:
+) -> Example:
     chain = draw_chain(rng, lengths)
     while is_held_out(chain.question, HELD_OUT_ONE_IN):
         chain = draw_chain(rng, lengths)
     prompt = tokenizer.encode(f"<|user|>{chain.question}<|end|><|assistant|>")
     response = tokenizer.encode(f"{teacher.solve(chain, rng)}<|end|>")
-    return [*prompt, *response], len(prompt)
+    return [*prompt, *response], [False] * len(prompt) + [True] * len(response)
 
 
-def _cut(
-    examples: list[tuple[list[int], int]], batch_tokens: int
-) -> list[list[tuple[list[int], int]]]:
-    batches: list[list[tuple[list[int], int]]] = [[]]
+def _conversation(rng: random.Random, teacher: CalculatorTeacher, tokenizer: Any) -> Example:
+    chain = draw_products(rng)
+    while is_held_out(chain.question, HELD_OUT_ONE_IN):
+        chain = draw_products(rng)
+    ids: list[int] = tokenizer.encode(f"<|user|>{chain.question}<|end|><|assistant|>")
+    own = [False] * len(ids)
+    for i, text in enumerate(teacher.converse(chain, rng)):
+        said = f"<|tool|>{text}<|end|><|assistant|>" if i % 2 else f"{text}<|end|>"
+        tokens = tokenizer.encode(said)
+        ids += tokens
+        own += [i % 2 == 0] * len(tokens)
+    return ids, own
+
+
+def _cut(examples: list[Example], batch_tokens: int) -> list[list[Example]]:
+    batches: list[list[Example]] = [[]]
     for example in sorted(examples, key=lambda e: len(e[0])):
         if (len(batches[-1]) + 1) * len(example[0]) > batch_tokens:
             batches.append([])
@@ -164,8 +195,8 @@ def warm_start(config: WarmStartConfig) -> Path:
         raise UserError(f"out must be a folder that does not exist yet, got {config.out!r}")
     torch.set_num_threads(config.threads)
     torch.use_deterministic_algorithms(True)
-    tokenizer = build_tokenizer()
-    model = build_model(config.seed)
+    tokenizer = build_tokenizer(config.subject)
+    model = build_model(config.seed, config.subject)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=config.lr, betas=(0.9, 0.98), weight_decay=config.weight_decay
     )

@@ -1,6 +1,7 @@
 """Every metric of a run with its meaning, and those that a step's reports and selections give.
 
     rollout/, cost/step_*  from `step_metrics`: this step alone
+    cost/..._flops         from `launch.run.budget`: counters run since the start
     cost/ (others)         from the scheduler's ledger: counters run since the start
     learner/               from the learner team
     evaluation/            from `launch.train`, on steps that `evaluation.every` picks; also with
@@ -20,11 +21,20 @@ import numpy as np
 
 from cost.ledger import METRICS as LEDGER_METRICS
 from cost.ledger import selectable_responses
+from cost.prices.compute import METRICS as COMPUTE_METRICS
 from cost.thinning.calibration import METRICS as CALIBRATION_METRICS
-from cost.types import BoolArray, FloatArray, IntArray, LengthReport, RewardStatus, Selection
+from cost.types import (
+    BoolArray,
+    FloatArray,
+    IntArray,
+    LengthReport,
+    PlayEnd,
+    RewardStatus,
+    Selection,
+)
 from launch.record.step import StepResult
 
-_COST_METRICS = LEDGER_METRICS | CALIBRATION_METRICS
+_COST_METRICS = LEDGER_METRICS | COMPUTE_METRICS | CALIBRATION_METRICS
 METRICS: dict[str, str] = _COST_METRICS | {
     "rollout/reward_mean": "Mean reward of the step's usable responses.",
     "rollout/pass_rate": "Share of usable responses with a reward of 1.",
@@ -35,6 +45,19 @@ METRICS: dict[str, str] = _COST_METRICS | {
     "rollout/mixed_group_share": "Share of the step's groups in which some advantage is not zero.",
     "rollout/exploring_reward_mean": "Mean reward of usable responses of exploring tickets, which "
     "the other means leave out; absent without one.",
+    "rollout/turns_mean": "Mean turns of a response; this and the next ten are absent in steps of "
+    "single turns.",
+    "rollout/turn_length_mean_tokens": "Mean tokens that the policy sampled in a turn.",
+    "rollout/environment_mean_tokens": "Mean tokens of a response that its environment wrote.",
+    "rollout/turn_prefill_mean_tokens": "Mean tokens that an engine prefilled before a response's "
+    "turns after the first.",
+    "rollout/tool_mean_seconds": "Mean seconds for which a response waited for its environment.",
+    "rollout/tool_calls_mean": "Mean calls of tools in a response.",
+    "rollout/failed_call_share": "Share of calls that were bad or that the tool refused.",
+    "rollout/end_answer_share": "Share of responses that ended with an answer.",
+    "rollout/end_tokens_share": "Share of responses that the length limit ended.",
+    "rollout/end_max_turns_share": "Share of responses that the limit on turns ended.",
+    "rollout/end_failure_share": "Share of responses that a failing environment ended.",
     "rollout/reward_timed_out": "Responses whose scoring ran out of time; they get weight 0.",
     "rollout/reward_crashed": "Responses whose scoring crashed; they get weight 0.",
     "rollout/reward_truncated": "Responses left out because they hit the length limit; weight 0.",
@@ -88,6 +111,7 @@ METRICS: dict[str, str] = _COST_METRICS | {
     "learner/skipped_steps": "Optimiser steps left out because the gradient was not finite.",
     "learner/empty_steps": "Optimiser steps without a response to train on.",
     "learner/optimizer_steps": "Optimiser steps that were applied.",
+    "learner/flops": "FLOPs of one pass over the batch, all ranks, from the model's shape.",
     "learner/update_seconds": "Seconds of one pass over the batch, all ranks.",
     "learner/lr": "Learning rate of the last optimiser step.",
     "parity/max_logprob_difference": "Largest difference between engine and learner on the probe.",
@@ -104,6 +128,7 @@ METRICS: dict[str, str] = _COST_METRICS | {
     "it went on in the background.",
     "evaluation/version": "Version that the engines held when the evaluation began.",
     "evaluation/last_version": "Version that they held when it ended.",
+    "parity/flops": "FLOPs of the probe, engines and learners.",
     "publish/seconds": "Seconds until every engine had the new weights.",
     "publish/bytes": "Bytes of one copy of the weights.",
     "publish/bytes_per_second": "publish/bytes over publish/seconds.",
@@ -136,9 +161,36 @@ def step_metrics(result: StepResult) -> dict[str, float]:
     return (
         _rollout_metrics(reports[:num_plain], selections[:num_plain])
         | _exploring_metrics(reports[num_plain:])
+        | _turn_metrics(reports)
         | _failure_metrics(reports)
         | _cost_metrics(reports, selections)
     )
+
+
+def _turn_metrics(reports: Sequence[LengthReport]) -> dict[str, float]:
+    """What turns came to; nothing where no response had more than one, or could have."""
+    turns, ends = (_join([getattr(r, name) for r in reports]) for name in ("num_turns", "ends"))
+    calls = _join([report.calls for report in reports])
+    if not np.any(turns > 1) and not np.any(ends >= int(PlayEnd.MAX_TURNS)):
+        return {}
+    own = _join([report.own_lengths for report in reports])
+    failed = float(_join([report.failed_calls for report in reports]).sum())
+    shares = {
+        f"rollout/end_{end.name.lower()}_share": float(np.mean(ends == int(end))) for end in PlayEnd
+    }
+    return shares | {
+        "rollout/turns_mean": _mean(turns),
+        "rollout/turn_length_mean_tokens": float(own.sum() / turns.sum()),
+        "rollout/environment_mean_tokens": _mean(
+            _join([report.environment_tokens for report in reports])
+        ),
+        "rollout/turn_prefill_mean_tokens": _mean(
+            _join([report.turn_prefill_tokens for report in reports])
+        ),
+        "rollout/tool_mean_seconds": _mean(_join([report.tool_seconds for report in reports])),
+        "rollout/tool_calls_mean": _mean(calls),
+        "rollout/failed_call_share": failed / float(calls.sum()) if calls.any() else math.nan,
+    }
 
 
 def _exploring_metrics(reports: Sequence[LengthReport]) -> dict[str, float]:
@@ -183,8 +235,9 @@ def _cost_metrics(
     ok = _join([selectable_responses(r, s) for r, s in zip(reports, selections, strict=True)])
     keep = _join([selection.keep for selection in selections])
     lengths = _join([report.lengths for report in reports]).astype(np.float64)
+    own = _join([report.own_lengths for report in reports]).astype(np.float64)
     prompts = _join([np.full(report.num_responses, report.prompt_tokens) for report in reports])
-    generated = float(lengths.sum())
+    generated = float(own.sum())
     selectable = float((lengths + prompts)[ok].sum())
     trained = float((lengths + prompts)[keep].sum())
     return {

@@ -51,7 +51,7 @@ def draw_picture(
     summary: Mapping[str, object] | None = None,
     title: str | None = None,
 ) -> None:
-    """Draw a run into one PNG of four panels, in its folder.
+    """Draw a run into one PNG of four panels, in its folder; a stale one has a strip for staleness.
 
     Dotted upright lines show where it went on after a stop.
 
@@ -77,16 +77,20 @@ def draw_picture(
         layout = ConstrainedLayoutEngine(h_pad=0.1, w_pad=0.1)
         figure = Figure(figsize=(12.5, 8.6), layout=layout)
         FigureCanvasAgg(figure)
-        panels = figure.subplots(2, 2)
-        _quality_panel(panels[0, 0], metrics, facts)
-        _tokens_panel(panels[0, 1], metrics)
-        _probability_panel(panels[1, 0], distribution)
-        _time_panel(panels[1, 1], metrics)
+        panels = _panels(figure, metrics)
+        _quality_panel(panels["quality"], metrics, facts)
+        _tokens_panel(panels["tokens"], metrics)
+        _probability_panel(panels["probability"], distribution)
+        _time_panel(panels["time"], metrics)
+        if "staleness" in panels:
+            _staleness_panel(panels["staleness"], metrics)
+            panels["time"].set_xlabel("")
+            panels["time"].tick_params(labelbottom=False)
         steps = metrics["step"]
         for at in first_steps_after(read_restarts(run_dir), steps.tolist()):
-            for axes in (panels[0, 0], panels[0, 1], panels[1, 1]):
+            for name in sorted(panels.keys() - {"probability"}):
                 place = (steps[at - 1] + steps[at]) / 2
-                axes.axvline(place, color=GREY, linestyle=":", linewidth=1.5)
+                panels[name].axvline(place, color=GREY, linestyle=":", linewidth=1.5)
         figure.suptitle(
             f"{title or run_dir.resolve().name}\n",
             x=0.01,
@@ -117,6 +121,18 @@ def smoothed(values: FloatArray, decay: float = 0.85) -> FloatArray:
         mass = decay * mass + seen
         out[index] = total / mass if mass else math.nan
     return out
+
+
+def _panels(figure: Any, metrics: Mapping[str, FloatArray]) -> dict[str, Any]:
+    """Lay out the panels; that of staleness only where some batch was stale."""
+    rows = [["quality", "tokens"], ["probability", "time"]]
+    heights = [1.0, 1.0]
+    if np.nan_to_num(metrics.get("loop/staleness", np.zeros(0))).max(initial=0) > 0:
+        rows, heights = [*rows, ["probability", "staleness"]], [1.0, 0.78, 0.22]
+    panels = figure.subplot_mosaic(rows, height_ratios=heights)
+    if "staleness" in panels:
+        panels["staleness"].sharex(panels["time"])
+    return dict(panels)
 
 
 def _quality_panel(
@@ -154,13 +170,14 @@ def _quality_panel(
 def _tokens_panel(axes: Any, metrics: Mapping[str, FloatArray]) -> None:
     axes.set_title("Tokens per step, prompt share included")
     steps = metrics["step"]
-    series = (("generated", GREY), ("selectable", ORANGE), ("trained", BLUE))
-    for kind, colour in series:
+    # Generated is dashed and on top: it often lies where selectable does.
+    series = (("selectable", ORANGE, "-"), ("trained", BLUE, "-"), ("generated", "#30343a", "--"))
+    for kind, colour, dash in series:
         values = metrics.get(f"cost/step_{kind}_tokens")
         if values is not None:
-            axes.plot(steps, values, color=colour, alpha=0.25, linewidth=1)
-            axes.plot(steps, smoothed(values), color=colour, linewidth=2, label=kind)
-    selectable, trained = (metrics.get(f"cost/step_{kind}_tokens") for kind, _ in series[1:])
+            axes.plot(steps, values, color=colour, alpha=0.2, linewidth=1)
+            axes.plot(steps, smoothed(values), dash, color=colour, linewidth=1.8, label=kind)
+    selectable, trained = (metrics.get(f"cost/step_{kind}_tokens") for kind, *_ in series[:2])
     if selectable is not None and trained is not None:
         saved = "saved in learning"
         low, high = smoothed(trained), smoothed(selectable)
@@ -220,11 +237,8 @@ def _time_panel(axes: Any, metrics: Mapping[str, FloatArray]) -> None:
             seconds = np.nan_to_num(metrics[f"loop/{phase}_seconds"])
             axes.bar(steps, seconds, 1.0, bottom=base, color=colour, alpha=0.55, label=phase)
             base = base + seconds
-    staleness = metrics.get("loop/staleness")
-    if staleness is not None and np.nan_to_num(staleness).max(initial=0) > 0:
-        axes.plot(steps, staleness, color=PURPLE, linewidth=1.2, label="staleness")
     axes.set_xlabel("step")
-    axes.set_ylabel("seconds; staleness in versions")
+    axes.set_ylabel("seconds")
     right = axes.twinx()
     right.grid(False)
     right.spines["right"].set_visible(True)
@@ -236,6 +250,14 @@ def _time_panel(axes: Any, metrics: Mapping[str, FloatArray]) -> None:
     right.set_ylabel("tokens", color=RED)
     right.tick_params(axis="y", colors=RED)
     _legend_above(axes, right)
+
+
+def _staleness_panel(axes: Any, metrics: Mapping[str, FloatArray]) -> None:
+    axes.step(metrics["step"], metrics["loop/staleness"], color=PURPLE, linewidth=1.5, where="mid")
+    axes.set_ylim(0, float(np.nanmax(metrics["loop/staleness"])) + 0.5)
+    axes.yaxis.get_major_locator().set_params(integer=True, nbins=3)
+    axes.set_xlabel("step")
+    axes.set_ylabel("staleness,\nversions", color=PURPLE)
 
 
 def _legend_above(*axes: Any) -> None:

@@ -215,6 +215,10 @@ class Startup:
             elapsed = seconds_text(time.monotonic() - started)
             self._console.print(Text.assemble(outcome, f"{name} ", (elapsed, "dim")))
 
+    def say(self, sentence: str) -> None:
+        """Show a sentence on what is being started."""
+        self._console.print(Text(sentence))
+
     def _refresh(self) -> None:
         if not self._console.is_terminal:
             return

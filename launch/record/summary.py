@@ -44,7 +44,9 @@ AVERAGED = (
     "cost/total_variation",
     "cost/expected_length_ratio",
 )
+FLOPS = tuple(f"{kind}_flops" for kind in ("compute", "generate", "learn", "score", "probe"))
 COUNTERS = (
+    *(f"cost/{key}" for key in FLOPS),
     *(f"cost/{key}" for key in (*TOKEN_KINDS, *UNIFORM_TOKENS)),
     "cost/engine_seconds",
     "cost/learner_seconds",
@@ -191,7 +193,8 @@ class RunSummary:
     ) -> dict[str, object]:
         """Return the content of `summary.json`; what was not measured is None or NaN.
 
-        Token counts are the ledger's, every pass over a batch counted. `generate_tokens_per_second`
+        Token counts are the ledger's, every pass over a batch counted; FLOPs are counted from the
+        model's shape, None where it is not known. `generate_tokens_per_second`
         is response tokens over the seconds in which anything was generated. How far the draws were
         from uniform, and what draws and thinning are believed to save, are means over the steps.
         Lengths are those of the sampled evaluations; a half width is of a 95% interval, Student's t
@@ -219,6 +222,7 @@ class RunSummary:
             "first_reward_failure": self._first_failure or first_reward_failure,
             **tokens,
             **{key: int(self._last.get(f"cost/{key}", 0)) for key in UNIFORM_TOKENS},
+            **{key: self._last.get(f"cost/{key}") for key in FLOPS},
             "draw_saving_estimated": self._mean("cost/draw_saving_estimated"),
             "thinning_saving_estimated": self._mean("cost/thinning_saving_estimated"),
             "engine_seconds": self._last.get("cost/engine_seconds", 0.0),

@@ -69,6 +69,33 @@ class RunInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class SampleTurn:
+    """What the policy or the environment said in one turn, to be read by a person.
+
+    Example: a call, which is trained on.
+
+        SampleTurn(
+            trained=True,
+            text='{"name": "calculator", "arguments": {"expression": "6*7"}}',
+            num_tokens=9,
+            calls=1,
+            failed_calls=0,
+            seconds=0.02,
+        )
+    """
+
+    trained: bool
+    """True for the policy's tokens, which are in the loss mask; False for the environment's."""
+    text: str
+    """With special tokens, as the policy saw it."""
+    num_tokens: int
+    calls: int = 0
+    failed_calls: int = 0
+    seconds: float = 0.0
+    """For which the environment then worked."""
+
+
+@dataclass(frozen=True, slots=True)
 class Sample:
     """One response, to be read by a person.
 
@@ -97,6 +124,10 @@ class Sample:
     advantage: float
     weight: float
     """Ticket weight over keep probability; 0 where the response was not trained on."""
+    end: str = "answer"
+    """What ended it: answer, tokens, max_turns or failure."""
+    turns: tuple[SampleTurn, ...] = ()
+    """Of a response with several, in their order, the environment's among them."""
 
 
 class OpenTracker(Protocol):
@@ -186,6 +217,7 @@ class WandbTracker:
     """
 
     project: str = "cost-aware-rl"
+    """Under which wandb lists the run."""
     mode: str = "offline"
     """"offline" or "online"."""
     group: str | None = None
@@ -342,6 +374,8 @@ class _OpenWandb:
 
 def _short(value: Any) -> Any:
     """Cut a text that is too long for a table; the files have all of it."""
+    if isinstance(value, tuple):
+        value = json.dumps(value) if value else ""
     if isinstance(value, str) and len(value) > MOST_CHARACTERS:
         return value[:MOST_CHARACTERS] + f" ... ({len(value):,} characters)"
     return value

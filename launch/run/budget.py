@@ -1,10 +1,11 @@
 """What learned batches took, and whether that uses up what the run may take."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
 from cost.types import LengthReport
+from launch.run.compute import Flops
 from launch.run.parts import Plan
 
 
@@ -18,8 +19,37 @@ class Spent:
     """Of these, for pilots."""
     trained_tokens: int = 0
     """Of kept responses with their prompts, every pass counted."""
+    flops: Flops = field(default_factory=Flops)
+    """Of all that was computed."""
     seconds: float = 0.0
     """Of waiting, learning and publishing."""
+
+    @classmethod
+    def on(
+        cls,
+        reports: Sequence[LengthReport],
+        pilots: frozenset[int],
+        *,
+        trained_tokens: int,
+        flops: Flops,
+        seconds: float,
+    ) -> "Spent":
+        """Return what one batch took.
+
+        Args:
+            reports: Of all tickets drawn for it.
+            pilots: Ids of those that were pilots.
+            trained_tokens: Of kept responses with their prompts, every pass counted.
+            flops: Of all that was computed for it.
+            seconds: Of waiting for it, learning and publishing.
+        """
+        tokens = {report.ticket_id: report.generated_tokens for report in reports}
+        of_pilots = sum(count for ticket_id, count in tokens.items() if ticket_id in pilots)
+        return cls(sum(tokens.values()), of_pilots, trained_tokens, flops, seconds)
+
+    def __add__(self, other: "Spent") -> "Spent":
+        """Add part by part."""
+        return Spent(*(getattr(self, f.name) + getattr(other, f.name) for f in fields(self)))
 
 
 class Budget:
@@ -40,36 +70,24 @@ class Budget:
 
     def load_state_dict(self, state: Mapping[str, Mapping[str, Any]]) -> None:
         """Continue from `state_dict`."""
-        self._spent = {int(batch): Spent(**spent) for batch, spent in state.items()}
+        self._spent = {
+            int(batch): Spent(**{**spent, "flops": Flops(**spent.get("flops", {}))})
+            for batch, spent in state.items()
+        }
 
-    def spend(
-        self,
-        batch: int,
-        reports: Sequence[LengthReport],
-        pilots: frozenset[int],
-        trained_tokens: int,
-        seconds: float,
-    ) -> None:
+    def spend(self, batch: int, spent: Spent) -> dict[str, float]:
         """Count a learned batch, the one after the last.
 
         Args:
             batch: Its number.
-            reports: Of all tickets drawn for it.
-            pilots: Ids of those that were pilots.
-            trained_tokens: Of kept responses with their prompts, every pass counted.
-            seconds: Of waiting for it, learning and publishing.
+            spent: What it took.
+
+        Returns:
+            Metrics of the FLOPs so far; none where nobody counts them.
         """
-        before = self._spent[batch]
-        tokens = {report.ticket_id: report.generated_tokens for report in reports}
-        pilot_tokens = sum(count for ticket_id, count in tokens.items() if ticket_id in pilots)
-        self._spent[batch + 1] = replace(
-            before,
-            generated_tokens=before.generated_tokens + sum(tokens.values()),
-            pilot_tokens=before.pilot_tokens + pilot_tokens,
-            trained_tokens=before.trained_tokens + trained_tokens,
-            seconds=before.seconds + seconds,
-        )
+        self._spent[batch + 1] = self._spent[batch] + spent
         self._spent.pop(batch - self._plan.max_staleness - 1, None)
+        return {} if self._plan.compute is None else self._spent[batch + 1].flops.metrics()
 
     def used_up(self, batch: int) -> bool:
         """Whether the batches before one that is to be drawn use up what there is.
@@ -88,6 +106,7 @@ class Budget:
         bounds: list[tuple[float | None, float, float]] = [
             (plan.max_generated_tokens, generated, generated - learned.pilot_tokens),
             (plan.max_trained_tokens, learned.trained_tokens, learned.trained_tokens),
+            (plan.max_compute_flops, learned.flops.total, learned.flops.again),
             (plan.max_seconds, learned.seconds, learned.seconds),
         ]
         in_flight = plan.max_staleness / num_learned
@@ -101,6 +120,7 @@ class Budget:
         bounds = (
             (plan.max_generated_tokens, spent.generated_tokens),
             (plan.max_trained_tokens, spent.trained_tokens),
+            (plan.max_compute_flops, spent.flops.total),
             (plan.max_seconds, spent.seconds),
         )
         shares = [amount / most for most, amount in bounds if most is not None]

@@ -1,4 +1,4 @@
-"""Join or start a Ray cluster, and reserve what the run asks for before any actor starts."""
+"""Join or start a Ray cluster."""
 
 from __future__ import annotations
 
@@ -6,23 +6,18 @@ import math
 import os
 import shutil
 import socket
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import ray
 from ray._private import ray_constants
 from ray.exceptions import RayError
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
-from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from conf.resources import ResourcesConfig
 from launch.program import RunError, UserError
 from launch.run.auth_token import keep_token_private
-from launch.run.leaving import begin_watch, in_time, leave, watch_of_cluster
+from launch.run.leaving import begin_watch, leave, watch_of_cluster
 from launch.run.machine import raise_open_files, store_options
 from launch.run.parity import ParityError
 from rollout.replacing import EngineError, ray_logs
@@ -42,12 +37,6 @@ ON_LOOPBACK = {
     "VLLM_HOST_IP": "127.0.0.1",
 }
 """Where the processes of a cluster of one machine listen for each other; Ray's own see `_start`."""
-RELEASE_SECONDS = 15.0
-"""Longest wait for a run that has just ended, or is ending, to give its resources back."""
-
-
-class PlacementError(UserError):
-    """The cluster has less than the run asks for."""
 
 
 def connect(resources: ResourcesConfig) -> None:
@@ -159,123 +148,3 @@ def cluster(resources: ResourcesConfig) -> Iterator[None]:
         raise RunError(f"{said}\nlogs of all actors on this node: {ray_logs()}") from error
     finally:
         leave()
-
-
-def use_gpu(resources: ResourcesConfig) -> bool:
-    """Say whether the run places engines and learners on GPUs."""
-    if resources.use_gpu is not None:
-        return resources.use_gpu
-    return bool(ray.cluster_resources().get("GPU", 0) >= 1)  # type: ignore[no-untyped-call]
-
-
-@dataclass(frozen=True, slots=True)
-class Placement:
-    """What is reserved for a run: one placement group per engine, one for the learners."""
-
-    engines: list[PlacementGroup]
-    learners: PlacementGroup | None
-    engine_gpus: int
-    learner_gpus: int
-
-    def engine_options(self, index: int, cpus: float) -> dict[str, Any]:
-        """Return the options of `ray.remote` for the engine with this index."""
-        return {
-            "num_cpus": cpus,
-            "num_gpus": self.engine_gpus,
-            "scheduling_strategy": PlacementGroupSchedulingStrategy(self.engines[index]),
-        }
-
-    def learner_options(self, rank: int, cpus: float) -> dict[str, Any]:
-        """Return the options of `ray.remote` for the learner with this rank."""
-        assert self.learners is not None
-        return {
-            "num_cpus": cpus,
-            "num_gpus": self.learner_gpus,
-            "scheduling_strategy": PlacementGroupSchedulingStrategy(
-                self.learners, placement_group_bundle_index=rank
-            ),
-        }
-
-    def release(self) -> None:
-        """Give everything back to the cluster, if that lives."""
-        watch = watch_of_cluster()
-        for group in self.groups:
-            # It waits for the cluster's head, for ever if need be.
-            if watch is None or watch.died is None:
-                in_time(RELEASE_SECONDS, partial(remove_placement_group, group))
-
-    @property
-    def groups(self) -> list[PlacementGroup]:
-        """All placement groups, those of engines first."""
-        return [*self.engines, *([self.learners] if self.learners else [])]
-
-
-def _free_when_enough(asked: dict[str, float]) -> dict[str, float]:
-    """What is free, after a moment's wait while what is asked is only being given back."""
-    total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
-    patience = 0.0
-    if all(amount <= total.get(kind, 0) for kind, amount in asked.items()):
-        patience = RELEASE_SECONDS
-    deadline = time.monotonic() + patience
-    while True:
-        free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
-        enough = all(amount <= free.get(kind, 0) for kind, amount in asked.items())
-        if enough or time.monotonic() >= deadline:
-            return free
-        time.sleep(0.2)
-
-
-def reserve(resources: ResourcesConfig, *, learners: bool = True) -> Placement:
-    """Reserve the run's placement groups.
-
-    Args:
-        resources: What the run asks for.
-        learners: False for an evaluation, which has none.
-
-    Raises:
-        PlacementError: If the cluster has less free than asked, with both numbers, or cannot place
-            it within the deadline.
-    """
-    on_gpu = use_gpu(resources)
-    num_learners = resources.num_learners if learners else 0
-    engine_gpus = resources.tensor_parallel_size if on_gpu else 0
-    learner_gpus = 1 if on_gpu else 0
-    asked = {
-        "CPU": resources.num_engines * resources.engine_cpus
-        + num_learners * resources.learner_cpus,
-        "GPU": resources.num_engines * engine_gpus + num_learners * learner_gpus,
-    }
-    free = _free_when_enough(asked)
-    for kind, amount in asked.items():
-        if amount > free.get(kind, 0):
-            raise PlacementError(
-                f"resources: the run asks for {amount:g} {kind}s "
-                f"({resources.num_engines} engines, {num_learners} learners), "
-                f"the cluster has {free.get(kind, 0):g} free; lower resources.num_engines, "
-                "resources.num_learners or resources.tensor_parallel_size"
-            )
-
-    def bundle(cpus: float, gpus: int) -> dict[str, float]:
-        return {"CPU": cpus} | ({"GPU": gpus} if gpus else {})
-
-    placement = Placement(
-        engines=[
-            placement_group([bundle(resources.engine_cpus, engine_gpus)], strategy="PACK")
-            for _ in range(resources.num_engines)
-        ],
-        learners=placement_group(
-            [bundle(resources.learner_cpus, learner_gpus)] * num_learners, strategy="PACK"
-        )
-        if num_learners
-        else None,
-        engine_gpus=engine_gpus,
-        learner_gpus=learner_gpus,
-    )
-    for group in placement.groups:
-        if not group.wait(resources.placement_deadline_seconds):
-            placement.release()
-            raise PlacementError(
-                f"resources: no node could hold {group.bundle_specs} within "
-                f"{resources.placement_deadline_seconds:g} s, free was {free}"
-            )
-    return placement

@@ -32,6 +32,8 @@ class DrawnBatch:
     """Exploring ones among the members, which are the last."""
     carried: tuple[int, ...]
     """Ids of tickets whose groups a later batch may learn from."""
+    score_flops: float = 0.0
+    """FLOPs of the gradient norms that its rounds asked for."""
 
 
 class Rounds:
@@ -95,6 +97,7 @@ class Rounds:
         self, batch: int, tickets: list[Ticket], drawn: Draw, tasks: asyncio.TaskGroup
     ) -> DrawnBatch:
         """Run a round, and those after it; `tickets` are those of the batch that are done."""
+        plan, flops = self._plan, 0.0
         while True:
             running = [tasks.create_task(self._roll(batch, ticket)) for ticket in drawn.tickets]
             tickets += drawn.tickets
@@ -106,11 +109,15 @@ class Rounds:
                     members=drawn.members,
                     num_exploring=sum(ticket.exploring for ticket in tickets),
                     carried=drawn.carried,
+                    score_flops=flops,
                 )
-            seconds, signs = self._plan.batch_deadline_seconds, self._parts.rollouts.signs
+            seconds, signs = plan.batch_deadline_seconds, self._parts.rollouts.signs
             async with while_heard(batch, seconds, signs):
                 groups = await asyncio.gather(*running)
                 norms = await self._norms(groups) if drawn.gradient_norms else {}
+            if drawn.gradient_norms and plan.compute is not None:
+                reports = [group.report for group in groups]
+                flops += plan.compute.gradient_norms(reports, plan.gradient_norm_layer)
             drawn = await self._draw(batch, norms)
 
     async def _roll(self, batch: int, ticket: Ticket) -> GroupRef:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import ray
@@ -11,7 +12,7 @@ import ray
 from conf.schema import EvaluateConfig, RunConfig
 from cost.types import LengthReport, Ticket
 from launch.program import UserError
-from launch.run.cluster import Placement
+from launch.run.placement import Placement
 from rollout.actor import RolloutActor
 from rollout.config import RolloutConfig
 from rollout.engines.vllm_engine import check_heads, engine_arguments
@@ -41,7 +42,8 @@ def make_pool(
     Raises:
         UserError: If the model cannot run on the hardware that the run got.
     """
-    on_gpu = placement.engine_gpus > 0
+    layout = placement.layout
+    on_gpu = layout.engine_gpus > 0
     if not on_gpu:
         try:
             check_heads(run.model.path)
@@ -49,15 +51,19 @@ def make_pool(
             raise UserError(str(error)) from error
 
     def make_actor(index: int, scheduler: Any, seed: int) -> Any:
+        engine = config.engine
+        if index < layout.num_shared:
+            share = run.resources.engine_memory_share
+            engine = replace(engine, gpu_memory_utilization=share)
         arguments = engine_arguments(
-            config.engine,
+            engine,
             model_path=run.model.path,
             dtype=run.model.dtype,
             float32_head=run.model.float32_head,
             max_model_len=run.model.max_model_len,
             tensor_parallel_size=run.resources.tensor_parallel_size,
             on_gpu=on_gpu,
-            receives_weights=receives_weights,
+            weight_backend=layout.weight_backend if receives_weights else None,
             adapter_rank=adapter_rank,
             seed=seed + index,
         )

@@ -18,9 +18,9 @@ from conf.schema import EvaluateConfig
 from launch.record.evaluation import Evaluation, SetResult
 from launch.record.evaluation_file import EvaluationFile
 from launch.record.summary import RunSummary
-from launch.run.cluster import reserve
 from launch.run.engines import ask, make_pool
 from launch.run.inputs import Inputs, Sets
+from launch.run.placement import reserve
 from launch.run.remote import Watch
 from launch.run.rewards import RewardWatch
 from launch.run.system import System

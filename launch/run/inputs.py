@@ -19,13 +19,16 @@ from launch.cli.visible import visible
 from launch.program import UserError, build, prepare_run_dir
 from launch.record.checkpoint import Checkpoint
 from launch.record.restarts import cut_back
+from launch.run.compute import compute_of
 from launch.run.model_folder import check_vocabulary, check_weights, read_settings
 from launch.run.resume import about, changes, find_checkpoint
 from launch.run.rewards import try_rewards
 from learner.architecture import check_architecture, check_token_ids
+from rollout.environments import for_policy, prompt_tokenizer
 from rollout.rewards.by_set import address
 from rollout.rewards.function import FunctionReward
 from rollout.rewards.types import check_of
+from rollout.stopping import stopping_of
 from rollout.tasks.features import feature_table
 from rollout.types import Prompt
 
@@ -57,6 +60,17 @@ class Inputs:
     """By key, the old and the new value of settings that are others than in `saved`."""
 
 
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What was read and checked of a training before its run folder is made."""
+
+    config: RunConfig
+    tokenizer: Any
+    """The policy's Hugging Face tokenizer."""
+    prompts: list[Prompt]
+    sets: Sets
+
+
 def say_whose_code(composed: DictConfig) -> None:
     """Print one line on the code of others that a configuration names, before any of it runs.
 
@@ -67,17 +81,19 @@ def say_whose_code(composed: DictConfig) -> None:
         print(f"runs code from outside this project: {visible(found)}", flush=True)
 
 
-def prepare(composed: DictConfig) -> Inputs:
-    """Check everything of a training that can be checked without a cluster; make the run folder.
+def read_inputs(composed: DictConfig) -> Prepared:
+    """Read model, prompts and rewards of a training and check them; nothing is written.
 
     Raises:
         UserError: With one sentence on what to change.
     """
     config: RunConfig = _build(composed)
     check_model(config.model.path, trained=True)
+    compute_of(config)
     tokenizer = load_tokenizer(config.model.path)
-    prompts = load_prompts(config.task, tokenizer, config.reward, config.max_prompt_tokens)
-    sets = load_sets(config, tokenizer)
+    asking = check_environment(config, tokenizer)
+    prompts = load_prompts(config.task, asking, config.reward, config.max_prompt_tokens)
+    sets = load_sets(config, asking)
     asked, most = config.scheduler.tickets_per_step, max(1000, 10 * len(prompts))
     if asked > most:
         raise UserError(
@@ -88,8 +104,19 @@ def prepare(composed: DictConfig) -> Inputs:
     if config.scheduler.prompt_features:
         check_features(prompts)
     try_rewards(config, prompts[0], sets)
+    return Prepared(config, tokenizer, prompts, sets)
+
+
+def prepare(composed: DictConfig) -> Inputs:
+    """Check everything of a training that can be checked without a cluster; make the run folder.
+
+    Raises:
+        UserError: With one sentence on what to change.
+    """
+    read = read_inputs(composed)
+    config = read.config
     resolved = recorded(composed)
-    described, run_dir, saved = about(resolved, prompts), Path(config.run_dir), None
+    described, run_dir, saved = about(resolved, read.prompts), Path(config.run_dir), None
     changed: Mapping[str, tuple[Any, Any]] = {}
     if config.resume is not None:
         saved = find_checkpoint(config.resume, run_dir)
@@ -99,7 +126,9 @@ def prepare(composed: DictConfig) -> Inputs:
     if saved is None and config.resume is not None:
         # What a run left that ended before its first checkpoint.
         cut_back(run_dir, -1)
-    return Inputs(config, resolved, tokenizer, prompts, sets, described, saved, changed)
+    return Inputs(
+        config, resolved, read.tokenizer, read.prompts, read.sets, described, saved, changed
+    )
 
 
 def prepare_evaluation(composed: DictConfig) -> tuple[EvaluateConfig, Sets]:
@@ -110,7 +139,7 @@ def prepare_evaluation(composed: DictConfig) -> tuple[EvaluateConfig, Sets]:
     """
     config: EvaluateConfig = _build(composed)
     check_model(config.model.path, trained=False)
-    sets = load_sets(config, load_tokenizer(config.model.path))
+    sets = load_sets(config, check_environment(config, load_tokenizer(config.model.path)))
     check_tokens(config.model.path, sets.values())
     try_rewards(config, sets[HELD_OUT][0], sets)
     prepare_run_dir(Path(config.run_dir), composed, "evaluate")
@@ -237,6 +266,19 @@ def load_tokenizer(path: str) -> Any:
         )
     check_vocabulary(Path(path), tokenizer, read_settings(Path(path)))
     return tokenizer
+
+
+def check_environment(config: RunConfig | EvaluateConfig, tokenizer: Any) -> Any:
+    """Return the tokenizer that prompts are made with: an environment may have to tell of tools.
+
+    Raises:
+        UserError: If the policy cannot play the environment, with what to change.
+    """
+    try:
+        for_policy(config.environment, tokenizer, stopping_of(config.model.path, tokenizer))
+        return prompt_tokenizer(config.environment, tokenizer)
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def load_prompts(

@@ -11,7 +11,9 @@ import numpy as np
 
 from cost.types import Feedback, FloatArray, LengthReport, Selection
 from launch.record.step import StepResult
+from launch.run.budget import Spent
 from launch.run.clocks import Laps, Phases
+from launch.run.compute import Flops, generated
 from launch.run.deadlines import while_heard
 from launch.run.drawing import DrawnBatch
 from launch.run.parts import Metrics, Parts, Plan
@@ -93,6 +95,8 @@ class Learned:
     """Of the kept responses, the prompt repeated with each, every pass counted."""
     learner_seconds: float
     """At work, of one learner."""
+    learn_flops: float
+    """Of the learners in all passes; 0 where nobody counts them."""
     gradient_norms: list[FloatArray] | None
     """[n] of every plain member, if this batch's were measured."""
 
@@ -142,7 +146,7 @@ class Passes:
         plain = groups[: taken.num_plain]
         updating = Laps()
         penalties, metrics = await self._penalties(plain)
-        learner_seconds, trained_tokens = updating.lap(), 0
+        learner_seconds, trained_tokens, learn_flops = updating.lap(), 0, 0.0
         norms = None
         for epoch in range(self._plan.num_epochs):
             selections = await scheduler.select(batch, attempts, epoch, progress, penalties)
@@ -153,7 +157,34 @@ class Passes:
             updating = Laps()
             metrics |= await learners.update(groups, selections, step=batch, epoch=epoch)
             learner_seconds += updating.lap()
-        return Learned(selections, metrics, trained_tokens, learner_seconds, norms)
+            learn_flops += metrics.get("learner/flops", 0.0)
+        return Learned(selections, metrics, trained_tokens, learner_seconds, learn_flops, norms)
+
+    def spent(self, taken: Taken, learned: Learned, published: Metrics, seconds: float) -> Spent:
+        """Say what a batch took of the run's budget, of the seconds of its phases."""
+        return Spent.on(
+            taken.reports,
+            taken.drawn.pilots,
+            trained_tokens=learned.trained_tokens,
+            flops=self._flops(taken, learned, published),
+            seconds=seconds,
+        )
+
+    def _flops(self, taken: Taken, learned: Learned, published: Metrics) -> Flops:
+        """Say what was computed for a batch; nothing where nobody counts it."""
+        compute = self._plan.compute
+        if compute is None:
+            return Flops()
+        plain = [group.report for group in taken.groups[: taken.num_plain]]
+        scored = taken.drawn.score_flops
+        if learned.gradient_norms is not None:
+            scored += compute.gradient_norms(plain, self._plan.gradient_norm_layer)
+        if self._plan.reward_kl_coefficient:
+            scored += compute.scores(plain)
+        learning = Flops(
+            learn=learned.learn_flops, score=scored, probe=published.get("parity/flops", 0.0)
+        )
+        return generated(compute, taken.reports, taken.drawn.pilots) + learning
 
     def feedback(self, learned: Learned, generation_seconds: float) -> Feedback:
         """Say what a batch took of all machines, and what learning from it showed."""

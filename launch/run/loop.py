@@ -81,9 +81,9 @@ async def train(
             await parts.scheduler.learned(batch, passes.feedback(learned, generation.take(batch)))
             published = await parts.publish(batch + 1)
             phases = Phases(wait, update, publish=clock.lap())
-            budget.spend(batch, taken.reports, drawn.pilots, learned.trained_tokens, phases.total)
+            told = budget.spend(batch, passes.spent(taken, learned, published, phases.total))
             position.batch, position.learning = batch + 1, False
-            await on_step(learned.step(taken, published, phases, generation.take_total()))
+            await on_step(learned.step(taken, published | told, phases, generation.take_total()))
             await buffer.advance()
             del taken, learned  # So that nothing holds the groups while the next is generated.
             clock = Laps()

@@ -6,6 +6,7 @@ from typing import Protocol
 
 from cost.types import Draw, Feedback, FloatArray, Selection, Ticket
 from launch.run.rewards import RewardWatch
+from learner.compute import LearnerCompute
 from rollout.types import GroupRef, Prompt
 
 Metrics = dict[str, float]
@@ -101,5 +102,9 @@ class Plan:
     None for no such bound."""
     max_trained_tokens: int | None = None
     """The same for tokens of kept responses with their prompts, every pass counted."""
+    max_compute_flops: float | None = None
+    """The same for FLOPs, as `launch.run.compute` counts them; `compute` must be there."""
     max_seconds: float | None = None
     """The same for seconds of waiting, learning and publishing."""
+    compute: LearnerCompute | None = None
+    """Counts FLOPs; None where nobody knows the model's shape."""

@@ -108,7 +108,7 @@ class Recorder:
                 tokenizer = self._inputs.tokenizer
                 stopping = stopping_of(self._config.model.path, tokenizer)
                 texts = [stopping.text(tokenizer, ids) for ids in responses]
-                return samples_of(group, selection, texts)
+                return samples_of(group, selection, texts, tokenizer.decode)
         return []
 
     def stop(self) -> None:

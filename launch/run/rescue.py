@@ -4,29 +4,60 @@ from __future__ import annotations
 
 import asyncio
 import sys
+import tempfile
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from launch.cli.visible import visible
 from launch.program import RunError, UserError
+from launch.record.told import tell, why
 from learner.team import DivergedError
 
 SAVE_SECONDS = 300.0
 """Longest wait for it: learners that hang must not keep the failure from being told."""
 
 
-async def rescue(save: Callable[[str], Awaitable[object]], path: Path) -> str:
+async def save_somewhere(save: Callable[[Path], Awaitable[object]], path: Path) -> Path:
+    """Save the policy, in the folder for temporary files if its own place cannot take it.
+
+    Args:
+        save: Saves into the folder that it is given.
+        path: Where the policy belongs, in a run folder.
+
+    Returns:
+        Where it lies; that it is elsewhere is told on stderr.
+
+    Raises:
+        OSError: The first failure, if there is no room elsewhere either.
+    """
+    try:
+        await save(path)
+        return path
+    except TimeoutError:
+        # Learners that hang are not helped by another folder.
+        raise
+    except OSError as error:
+        elsewhere = Path(tempfile.gettempdir()) / f"{path.parent.name}-{path.name}"
+        try:
+            await save(elsewhere)
+        except Exception:
+            raise error from None
+        tell(f"the policy could not be saved in {path} ({why(error)}); it is in {elsewhere}")
+        return elsewhere
+
+
+async def rescue(save: Callable[[str], Awaitable[Path]], path: Path) -> str:
     """Save the policy after a failure, and return a clause that says where it is.
 
     A save that fails, too, is told in the clause and hides nothing.
 
     Args:
-        save: Saves under the name that it is given.
-        path: Where it then lies.
+        save: Saves under the name that it is given, and returns where the policy then lies.
+        path: Where it belongs.
     """
     try:
         async with asyncio.timeout(SAVE_SECONDS):
-            await save(path.name)
+            path = await save(path.name)
     except Exception as error:
         lines = str(error).split("\n")
         reason = lines[0] or f"it took longer than {SAVE_SECONDS:g} s"

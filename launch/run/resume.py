@@ -19,7 +19,8 @@ from rollout.types import Prompt
 AUTO = "auto"
 MAY_CHANGE = re.compile(
     r"(name|run_dir|resume)"
-    r"|loop\.(num_steps|max_generated_tokens|max_trained_tokens|max_seconds|save_every|save_final)"
+    r"|loop\.(num_steps|max_(generated_tokens|trained_tokens|compute_flops|seconds))"
+    r"|loop\.(save_every|save_final)"
     r"|(evaluation|held_out|resources|tracker|checkpoint|parity)(\..*)?"
     r"|rollout\.(engine\..*|max_retries|max_queued_responses)"
     r"|.*(\.path|_deadline_seconds|_timeout_seconds|silence_seconds|num_threads)"

@@ -43,6 +43,29 @@ def try_rewards(
     for name, chosen in config.evaluation.sets.items():
         if name != HELD_OUT and chosen.reward is not None:
             tried[f"evaluation.sets.{name}.reward"] = sets[name][0]
+    timeout = config.rollout.reward_timeout_seconds
+    found = score_responses(config, [(prompt, RESPONSE) for prompt in tried.values()])
+    for (key, prompt), one in zip(tried.items(), found, strict=True):
+        if one.status != RewardStatus.OK:
+            raise UserError(
+                f"{key} must give every response a number, 0.0 where it finds no answer, within "
+                f"rollout.reward_timeout_seconds = {timeout:g}; for the response {RESPONSE!r} to "
+                f"the prompt {prompt.text[:80]!r} got {' '.join(one.summary.split())}"
+            )
+
+
+def score_responses(
+    config: RunConfig | EvaluateConfig, responses: Sequence[tuple[Prompt, str]]
+) -> list[ScoredResponse]:
+    """Score texts as if they were responses, in a reward process as in a run.
+
+    Args:
+        config: The run or evaluation.
+        responses: Prompts, and the text of a response to each.
+
+    Raises:
+        UserError: If the reward cannot be sent to a process, or does not load there.
+    """
     reward = config.evaluation.engine_reward(config.reward)
     timeout = config.rollout.reward_timeout_seconds
     try:
@@ -51,7 +74,7 @@ def try_rewards(
         raise UserError(
             f"reward must be picklable, to reach its processes ({error}), got {config.reward!r}"
         ) from error
-    items = [(prompt.text, RESPONSE, prompt.answer) for prompt in tried.values()]
+    items = [(prompt.text, text, prompt.answer) for prompt, text in responses]
 
     async def score() -> list[ScoredResponse]:
         pool = RewardPool(reward, timeout_seconds=timeout)
@@ -63,18 +86,11 @@ def try_rewards(
     # A thread of its own: comparisons come here from within their event loop.
     with ThreadPoolExecutor(1) as thread:
         try:
-            found = thread.submit(asyncio.run, score()).result()
+            return thread.submit(asyncio.run, score()).result()
         except RuntimeError as error:
             lines = str(error).strip().splitlines()
             reason = lines[0] if len(lines) == 1 else f"{lines[0]} {lines[-1]}"
             raise UserError(f"reward must load in a process of its own, got: {reason}") from error
-    for (key, prompt), one in zip(tried.items(), found, strict=True):
-        if one.status != RewardStatus.OK:
-            raise UserError(
-                f"{key} must give every response a number, 0.0 where it finds no answer, within "
-                f"rollout.reward_timeout_seconds = {timeout:g}; for the response {RESPONSE!r} to "
-                f"the prompt {prompt.text[:80]!r} got {' '.join(one.summary.split())}"
-            )
 
 
 class RewardWatch:

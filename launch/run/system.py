@@ -7,6 +7,7 @@ publish:  learner rank 0 -> every engine -> parity probe
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, replace
@@ -16,14 +17,16 @@ from typing import Any, TypedDict, TypeVar
 import ray
 
 from conf.schema import RunConfig
+from cost.prices.shape import ModelShape
 from cost.types import LengthReport, Undone
 from launch.record.checkpoint import LEARNER, SCHEDULER
 from launch.record.progress import Startup
 from launch.run.clocks import Laps
-from launch.run.cluster import Placement, reserve
+from launch.run.compute import probed
 from launch.run.engines import make_pool
 from launch.run.loop import first_error
 from launch.run.parity import Difference, ParityError, Tolerance
+from launch.run.placement import Placement, reserve
 from launch.run.remote import RemoteScheduler, Watch, start_learners, start_scheduler
 from learner.team import LearnerTeam
 from rollout.pool import RolloutPool
@@ -36,6 +39,7 @@ BASELINE_PROBES = 4
 
 
 class _Transfer(TypedDict):
+    backend: str
     workers_per_engine: int
     deadline_seconds: float
 
@@ -85,7 +89,7 @@ class System:
         self.rollouts = rollouts
         self.learners = learners
         self.watch = watch
-        self._num_probes = 0
+        self._num_probes, self._probe_flops = 0, 0.0
         self.version = 0
         """That every engine holds; one that is being replaced gets it."""
         self.max_logprob_difference = 0.0
@@ -118,7 +122,7 @@ class System:
     async def _start(
         cls, config: RunConfig, prompts: Sequence[Prompt], startup: Startup, watch: Watch
     ) -> System:
-        placement = reserve(config.resources)
+        placement = reserve(config.resources, say=startup.say)
         scheduler = start_scheduler(config, prompts, watch)
         rollouts = make_pool(
             config=config.rollout,
@@ -133,6 +137,10 @@ class System:
         try:
             async with asyncio.TaskGroup() as tasks:
                 engines = tasks.create_task(_timed(rollouts.start(), startup, "engines"))
+                if placement.layout.num_shared:
+                    # vLLM takes what others allocate meanwhile for its own, and leaves less room
+                    # for keys and values.
+                    await engines
                 learning = tasks.create_task(
                     _timed(start_learners(config, placement, watch), startup, "learners")
                 )
@@ -278,7 +286,7 @@ class System:
         if self._parity.every and version % self._parity.every == 0:
             found = await self.probe()
             self.max_logprob_difference = max(self.max_logprob_difference, found.maximum)
-            metrics |= {
+            metrics |= {"parity/flops": self._probe_flops} | {
                 "parity/max_logprob_difference": found.maximum,
                 "parity/mean_logprob_difference": found.mean,
             }
@@ -295,6 +303,7 @@ class System:
     @property
     def _transfer(self) -> _Transfer:
         return {
+            "backend": self._placement.layout.weight_backend,
             "workers_per_engine": self._config.resources.tensor_parallel_size,
             "deadline_seconds": self._config.loop.publish_deadline_seconds,
         }
@@ -316,11 +325,17 @@ class System:
                 )
             )
         rows = [row for probe in probes for row in probe]
+        self._probe_flops = self._flops_of([(prompt, response) for prompt, response, _ in rows])
         async with self._in_time("the learners"):
             learner = await self.learners.logprobs(
                 [(prompt, response) for prompt, response, _ in rows]
             )
         return Difference.between([logprobs for *_, logprobs in rows], learner)
+
+    def _flops_of(self, responses: Sequence[tuple[Any, Any]]) -> float:
+        shape = ModelShape.found(self._config.model.path)
+        num_learners = self._config.resources.num_learners
+        return math.nan if shape is None else probed(shape, responses, num_learners)
 
     @asynccontextmanager
     async def _in_time(self, who: str) -> AsyncIterator[None]:

@@ -21,9 +21,10 @@ from launch.record.picture import draw_picture
 from launch.record.progress import Startup, print_result
 from launch.record.run_folder import PICTURE
 from launch.record.step import StepResult
-from launch.record.told import Unwritten
+from launch.record.told import Unwritten, tell, why
 from launch.run import loop
 from launch.run.checkpoints import Checkpoints
+from launch.run.compute import compute_of
 from launch.run.deaths import PartDied
 from launch.run.going_on import GoingOn
 from launch.run.inputs import Inputs
@@ -31,7 +32,7 @@ from launch.run.interruption import Interruption, StoppedError
 from launch.run.parts import Parts, Plan
 from launch.run.position import Position
 from launch.run.recorder import Recorder
-from launch.run.rescue import rescue, say_where
+from launch.run.rescue import rescue, save_somewhere, say_where
 from launch.run.system import System
 
 log = logging.getLogger(__name__)
@@ -217,7 +218,7 @@ class TrainingRun:
         self._going_on.progress()
         every = self._config.loop.save_every
         if every and result.step % every == 0:
-            await self._save(f"policy-{result.step}")
+            await self._save_by_the_way(f"policy-{result.step}")
         if self._interruption.signal is not None:
             raise StoppedError(self._interruption.signal, "")
         if self._checkpoints.due(result.step):
@@ -261,9 +262,17 @@ class TrainingRun:
         return error
 
     async def _save(self, name: str) -> Path:
-        path = self._run_dir / name
-        await self._system.learners.save(str(path), self._config.model.path)
-        return path
+        learners, tokenizer_path = self._system.learners, self._config.model.path
+        return await save_somewhere(
+            lambda path: learners.save(str(path), tokenizer_path), self._run_dir / name
+        )
+
+    async def _save_by_the_way(self, name: str) -> None:
+        try:
+            await self._save(name)
+        except OSError as error:
+            # The learners still hold it, and the next one may find room.
+            tell(f"{name} could not be saved ({why(error)}); the run goes on")
 
 
 def plan_of(config: RunConfig) -> Plan:
@@ -281,5 +290,7 @@ def plan_of(config: RunConfig) -> Plan:
         calibrate_every=config.scheduler.calibrate_every,
         max_generated_tokens=config.loop.max_generated_tokens,
         max_trained_tokens=config.loop.max_trained_tokens,
+        max_compute_flops=config.loop.max_compute_flops,
         max_seconds=config.loop.max_seconds,
+        compute=compute_of(config),
     )

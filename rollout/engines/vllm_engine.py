@@ -44,7 +44,7 @@ def engine_arguments(
     max_model_len: int,
     tensor_parallel_size: int,
     on_gpu: bool,
-    receives_weights: bool,
+    weight_backend: str | None = None,
     adapter_rank: int = 0,
     seed: int,
 ) -> dict[str, Any]:
@@ -58,8 +58,8 @@ def engine_arguments(
         max_model_len: Longest prompt plus response, tokens.
         tensor_parallel_size: GPUs that hold one copy of the model.
         on_gpu: False selects the CPU's threads and settings.
-        receives_weights: True joins weight transfer; the head is then untied, and the engine's
-            output means nothing before the first publish.
+        weight_backend: "nccl" or "gloo" joins weight transfer over it; the head is then untied,
+            and the engine's output means nothing before the first publish. None joins none.
         adapter_rank: Rank of the adapters that it receives instead, at most the last of
             `ADAPTER_RANKS`; 0 for none.
         seed: Seed of requests that carry none.
@@ -85,8 +85,8 @@ def engine_arguments(
     overrides: dict[str, Any] = {}
     if float32_head:
         overrides["head_dtype"] = "float32"
-    if receives_weights:
-        arguments["weight_transfer_config"] = {"backend": "nccl" if on_gpu else "gloo"}
+    if weight_backend is not None:
+        arguments["weight_transfer_config"] = {"backend": weight_backend}
         overrides["tie_word_embeddings"] = False
     if adapter_rank:
         largest = next(rank for rank in ADAPTER_RANKS if rank >= adapter_rank)

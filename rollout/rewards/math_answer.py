@@ -12,6 +12,7 @@ and before it is computed, and the pool's kill is the second line.
 from dataclasses import dataclass
 
 from rollout.rewards import math_kinds, math_values
+from rollout.rewards.accepted import accepted
 from rollout.rewards.math_text import MAX_CHARS, answer_text, clean
 from rollout.rewards.types import Score
 
@@ -21,8 +22,9 @@ class MathReward:
     """Gives 1.0 when the response's answer equals the task's, else 0.0.
 
     They are compared as numbers, sets, expressions or words (`rollout.rewards.math_kinds` has the
-    rules). Of a response the last boxed expression counts if there is one, else what follows
-    "answer is" or ####, else the last formula or number.
+    rules); of several accepted answers (`rollout.rewards.accepted`) one is enough. Of a response
+    the last boxed expression counts if there is one, else what follows "answer is" or ####, else
+    the last formula or number.
     """
 
     precision: int = 6
@@ -40,7 +42,8 @@ class MathReward:
         """
         math_values.load()
         found = _cleaned(answer_text(response_text) or "")
-        correct = float(bool(found) and math_kinds.same(_gold(answer), found, self.precision))
+        golds = map(_gold, accepted(answer)) if found else ()
+        correct = float(any(math_kinds.same(gold, found, self.precision) for gold in golds))
         return Score(
             reward=correct,
             components={"correct": correct, "format": float(bool(found))},
@@ -49,8 +52,9 @@ class MathReward:
 
     def check(self, answer: str) -> None:
         """Accept a number, formula, set, equation, choice or words, of bounded size."""
-        if reason := math_kinds.refusal(_gold(answer)):
-            raise ValueError(f"{reason}, got {answer[:80]!r}")
+        for one in accepted(answer):
+            if reason := math_kinds.refusal(_gold(one)):
+                raise ValueError(f"{reason}, got {one[:80]!r}")
 
 
 def _gold(answer: str) -> str:

@@ -6,18 +6,16 @@ Every task ends here, so that duplicates and prompts that are too long are treat
 left out is counted and logged, never dropped in silence.
 """
 
-import logging
 import zlib
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from cost.ranges import count
-from rollout.types import Prompt
-
-_log = logging.getLogger(__name__)
+from rollout.tasks.left_out import LeftOut
+from rollout.types import Prompt, TokenArray
 
 MOST_PROMPTS = 1_000_000
 """Prompts that a generator makes: all are made and kept before a run starts."""
@@ -59,6 +57,8 @@ class Item:
     """Where it comes from, for error messages, such as "data.jsonl:12"."""
     messages: tuple[dict[str, str], ...] | None = None
     """The conversation, when it is more than the user's message alone."""
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    """What else the row has, by name, for rewards that ask for it: plain values."""
     features: tuple[float, ...] = ()
     """See `rollout.types.Prompt`."""
 
@@ -70,8 +70,10 @@ def make_prompts(
     max_tokens: int | None = None,
     long_prompts: str = "refuse",
     duplicates: str = "refuse",
+    bad_rows: str = "refuse",
     check: Check | None = None,
     chat: bool = True,
+    left_out: LeftOut | None = None,
 ) -> list[Prompt]:
     """Tokenise questions and number the ones that can be used.
 
@@ -81,71 +83,74 @@ def make_prompts(
         max_tokens: Longest prompt in tokens, template included; None sets no limit.
         long_prompts: "refuse" stops at the first prompt that is too long, "skip" leaves it out.
         duplicates: "refuse" stops at the first repeated prompt, "skip" keeps the first of its kind.
+        bad_rows: "refuse" stops at the first answer that the check refuses, "skip" leaves it out.
         check: Raises ValueError for an answer that the reward cannot use.
         chat: Wrap the question in the chat template; False tokenises the bare text.
+        left_out: Where to count what is left out, for a caller who tells of it; None tells here.
 
     Raises:
         ValueError: If a prompt is refused or comes again with another answer, if an answer fails
             the check, if the tokenizer has no chat template, or if nothing is left.
     """
-    require_policy("task.long_prompts", long_prompts)
-    require_policy("task.duplicates", duplicates)
+    chosen = {"long_prompts": long_prompts, "duplicates": duplicates, "bad_rows": bad_rows}
+    for key, value in chosen.items():
+        require_policy(f"task.{key}", value)
+    counted = LeftOut() if left_out is None else left_out
     prompts: list[Prompt] = []
-    first_place: dict[bytes, str] = {}
-    first_answer: dict[bytes, str] = {}
-    num_long = num_repeated = num_contradicting = 0
+    seen = _Seen(tokenizer, chat=chat)
     for item in items:
-        if check is not None:
-            _check_answer(item, check)
-        token_ids = np.asarray(_encode(item, tokenizer, chat=chat), dtype=np.int32)
-        key = token_ids.tobytes()
+        if check is not None and (fault := _fault(item, check)) is not None:
+            if bad_rows == "refuse":
+                raise fault
+            counted.add("with an answer that the reward refuses", str(fault))
+            continue
+        token_ids, first = seen.look(item)
         if max_tokens is not None and len(token_ids) > max_tokens:
             if long_prompts == "refuse":
                 raise _too_long(item, len(token_ids), max_tokens)
-            num_long += 1
-        elif key in first_place:
+            counted.add(f"over {max_tokens} tokens", item.place)
+        elif first is not None:
             if duplicates == "refuse":
-                raise _repeated(item, first_place[key], first_answer[key])
-            num_repeated += 1
-            num_contradicting += not _same(item.answer, first_answer[key])
+                raise _repeated(item, first)
+            same = "repeated" if _same(item.answer, first.answer) else CONTRADICTED
+            counted.add(same, item.place)
         else:
-            first_place[key], first_answer[key] = item.place, item.answer
-            prompts.append(
-                Prompt(
-                    index=len(prompts),
-                    token_ids=token_ids,
-                    answer=item.answer,
-                    source=item.source,
-                    text=item.text,
-                    features=item.features,
-                )
-            )
-    if num_long or num_repeated:
-        _warn(num_long, max_tokens, num_repeated, num_contradicting, len(prompts))
+            own = (item.answer, item.source, item.text, item.columns, item.features)
+            prompts.append(Prompt(len(prompts), token_ids, *own))
+    if left_out is None:
+        counted.tell("task", len(prompts))
     if not prompts:
-        raise ValueError(
-            f"the task has no prompts: {num_long} were over {max_tokens} tokens and {num_repeated} "
-            "were repeated; raise model.max_model_len, choose another split or add prompts, got 0"
-        )
+        raise _none_left(counted)
     return prompts
 
 
-def _warn(
-    num_long: int, max_tokens: int | None, num_repeated: int, num_contradicting: int, remain: int
-) -> None:
-    _log.warning(
-        "left out %d prompts over %s tokens and %d repeated ones; %d remain",
-        num_long,
-        max_tokens,
-        num_repeated,
-        remain,
+CONTRADICTED = "repeated with another answer, of which one must be wrong"
+
+
+class _Seen:
+    """The prompts there were so far, by their tokens; the same text is tokenised once."""
+
+    def __init__(self, tokenizer: Any, *, chat: bool) -> None:
+        self._tokenizer, self._chat = tokenizer, chat
+        self._tokens: dict[str, TokenArray] = {}
+        self._first: dict[bytes, Item] = {}
+
+    def look(self, item: Item) -> tuple[TokenArray, Item | None]:
+        """Return an item's tokens, and the first item that had the same."""
+        key = repr(item.messages or item.text)
+        token_ids = self._tokens.get(key)
+        if token_ids is None:
+            encoded = _encode(item, self._tokenizer, chat=self._chat)
+            token_ids = self._tokens[key] = np.asarray(encoded, dtype=np.int32)
+        first = self._first.setdefault(token_ids.tobytes(), item)
+        return token_ids, None if first is item else first
+
+
+def _none_left(left_out: LeftOut) -> ValueError:
+    return ValueError(
+        f"the task has no prompts, left out: {left_out.text()}; raise model.max_model_len, "
+        "choose another split or add prompts, got 0"
     )
-    if num_contradicting:
-        _log.warning(
-            "%d of the repeated prompts had another answer than the first of their kind, which "
-            "counts: one of the two must be wrong",
-            num_contradicting,
-        )
 
 
 def _too_long(item: Item, num_tokens: int, max_tokens: int) -> ValueError:
@@ -156,16 +161,16 @@ def _too_long(item: Item, num_tokens: int, max_tokens: int) -> ValueError:
     )
 
 
-def _repeated(item: Item, first_place: str, first_answer: str) -> ValueError:
-    if _same(item.answer, first_answer):
+def _repeated(item: Item, first: Item) -> ValueError:
+    if _same(item.answer, first.answer):
         return ValueError(
-            f"{item.place} repeats the prompt of {first_place}; remove one or set "
+            f"{item.place} repeats the prompt of {first.place}; remove one or set "
             f"task.duplicates=skip, got {item.text[:80]!r}"
         )
     return ValueError(
-        f"{item.place} repeats the prompt of {first_place} with another answer, so that one of the "
+        f"{item.place} repeats the prompt of {first.place} with another answer, so that one of the "
         "two must be wrong; remove it or set task.duplicates=skip to keep the first, got "
-        f"{item.answer[:80]!r} and {first_answer[:80]!r} for {item.text[:80]!r}"
+        f"{item.answer[:80]!r} and {first.answer[:80]!r} for {item.text[:80]!r}"
     )
 
 
@@ -205,11 +210,12 @@ def is_held_out(text: str, one_in: int) -> bool:
     return zlib.crc32(text.encode()) % one_in == 0
 
 
-def _check_answer(item: Item, check: Check) -> None:
+def _fault(item: Item, check: Check) -> ValueError | None:
     try:
         check(item.answer)
     except ValueError as error:
-        raise ValueError(f"{item.place} has an answer that the reward refuses: {error}") from error
+        return ValueError(f"{item.place} has an answer that the reward refuses: {error}")
+    return None
 
 
 def _encode(item: Item, tokenizer: Any, *, chat: bool) -> list[int]:
@@ -218,7 +224,7 @@ def _encode(item: Item, tokenizer: Any, *, chat: bool) -> list[int]:
     if not tokenizer.chat_template:
         raise ValueError(
             f"the tokenizer in {tokenizer.name_or_path or 'memory'} has no chat template; choose a "
-            "model with one, save one with its tokenizer, or set task.chat=false in a jsonl task "
+            "model with one, save one with its tokenizer, or set task.chat=false in a dataset task "
             f"of plain prompts, got chat_template={tokenizer.chat_template!r}"
         )
     messages = item.messages or ({"role": "user", "content": item.text},)

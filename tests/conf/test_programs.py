@@ -36,3 +36,4 @@ def test_a_budget_of_steps_must_fit_the_steps():
     with pytest.raises(ValueError, match=r"^budget\.amount must not exceed max_steps = 29"):
         CompareConfig(**settings, budget=budget, max_steps=29)
     assert BudgetConfig(axis="seconds", amount=2.5).amount == 2.5
+    assert BudgetConfig(axis="compute_flops", amount=2.5e24).amount == 2.5e24

@@ -79,7 +79,7 @@ def test_sets_may_have_functions_too(folder):
     named = ["+evaluation.sets.mine.reward._target_=spelled_rewards.scored"]
     config = build(
         composed(
-            "+evaluation_set@evaluation.sets.mine=jsonl",
+            "+evaluation_set@evaluation.sets.mine=dataset",
             "evaluation.sets.mine.task.path=x.jsonl",
             *named,
         )

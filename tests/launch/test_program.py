@@ -55,7 +55,7 @@ def test_build_gives_the_schema_with_plugs_built():
         (["task._target_=nowhere.Task"], "task: nowhere.Task does not fit (No module named"),
         (["task._target_=rollout.tasks.chain.No"], "task: rollout.tasks.chain.No does not fit"),
         # Values that nobody gave.
-        (["task=jsonl", "task@held_out=jsonl_held_out"], "task.path must be set, got ???"),
+        (["task=dataset", "task@held_out=dataset_held_out"], "task.path must be set, got ???"),
         (["reward=reasoning_gym"], "'held_out.dataset' not found; set it"),
     ],
 )

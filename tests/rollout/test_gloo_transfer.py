@@ -26,6 +26,7 @@ class FakeReceiver:
         config = SimpleNamespace(data_parallel_index=0, world_size=1, rank=0)
         self.engine = object.__new__(GlooWeightTransferEngine)
         self.engine.parallel_config = config
+        self.engine.device = torch.device("cpu")
         self.engine.model = self
         self.loaded = {}
         self.events = []
@@ -75,7 +76,7 @@ def test_every_receiver_gets_every_weight_bit_for_bit(free_port):
     receivers = [FakeReceiver(), FakeReceiver()]
     client = FakeClient(receivers)
     sender = open_sender(
-        on_gpu=False,
+        backend="gloo",
         rank=0,
         master_address="127.0.0.1",
         master_port=free_port,
@@ -97,7 +98,7 @@ def test_a_source_that_disagrees_with_its_metadata_is_an_error(free_port):
     source, weights = make_source()
     receivers = [FakeReceiver()]
     sender = open_sender(
-        on_gpu=False,
+        backend="gloo",
         rank=0,
         master_address="127.0.0.1",
         master_port=free_port,
@@ -120,7 +121,7 @@ def test_an_engine_that_cannot_join_is_told_at_once_and_not_waited_for(free_port
 
     with pytest.raises(RuntimeError, match=r"^its engine cannot"):
         open_sender(
-            on_gpu=False,
+            backend="gloo",
             rank=0,
             master_address="127.0.0.1",
             master_port=free_port,
@@ -139,7 +140,7 @@ def test_ranks_other_than_0_only_help_to_gather():
 
     source = PolicySource([("w", torch.float32, (1,))], parameters, {})
     sender = open_sender(
-        on_gpu=False,
+        backend="gloo",
         rank=1,
         master_address="unused",
         master_port=1,

@@ -96,7 +96,7 @@ def test_on_gpus_vllms_own_nccl_classes_are_used(monkeypatch):
     )
     source, _ = make_source({})
     wt.open_sender(
-        on_gpu=True,
+        backend="nccl",
         rank=0,
         master_address="10.0.0.1",
         master_port=4711,

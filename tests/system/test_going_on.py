@@ -144,4 +144,5 @@ def test_whatever_is_killed_the_run_goes_on_and_a_signal_ends_it(tmp_path):
     assert reasons[0].startswith("scheduler ") and reasons[1].startswith("learner 0 ")
     found = lines_of(run_dir)[-1]
     assert found["cost/failed_tickets"] == 0
-    assert found["cost/tickets"] in (4 * len(steps), 4 * len(steps) + 4)
+    # Those of the batches learned, none twice; of the next one what had been reported by then.
+    assert 4 * len(steps) <= found["cost/tickets"] <= 4 * len(steps) + 4

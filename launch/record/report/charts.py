@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from launch.record.report.chart import Section
-from launch.record.report.learning import learning_charts, token_charts
+from launch.record.report.learning import learning_charts, optimizer_charts, token_charts
 from launch.record.report.probability import probability_charts, without_cells
 from launch.record.report.runs import Run
 from launch.record.report.times import time_charts
@@ -13,6 +13,7 @@ def sections(runs: Sequence[Run]) -> list[Section]:
     """Return everything the page draws; what a reader wants first comes first."""
     return [
         Section("learning", "Learning", "", learning_charts(runs)),
+        Section("optimizer", "Optimiser", "", optimizer_charts(runs)),
         Section(
             "tokens",
             "Tokens",

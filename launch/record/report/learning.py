@@ -1,5 +1,6 @@
-"""How well the policy does, and the tokens that it took."""
+"""How well the policy does, what its optimiser does, and the tokens that it took."""
 
+import re
 from collections.abc import Sequence
 
 import plotly.graph_objects as go
@@ -7,6 +8,10 @@ import plotly.graph_objects as go
 from launch.record.picture import BLUE, GREEN, GREY, ORANGE, PURPLE
 from launch.record.report.chart import Chart, Series, axes_of, lines, run_colour, trace_name
 from launch.record.report.runs import Run
+from launch.record.run_folder import at_versions
+
+SET_RATE = re.compile(r"evaluation/[^/]+/pass_rate")
+"""Metrics of a whole set; those of its sources have a part more."""
 
 
 def learning_charts(runs: Sequence[Run]) -> list[Chart]:
@@ -38,6 +43,7 @@ def learning_charts(runs: Sequence[Run]) -> list[Chart]:
             "the policy they measure; the bar is a 95% interval, Student's t over prompts.",
             pass_rate,
         ),
+        *_set_charts(runs),
         Chart(
             "length",
             "Response length",
@@ -45,6 +51,36 @@ def learning_charts(runs: Sequence[Run]) -> list[Chart]:
             lines(runs, lengths, "tokens", from_zero=True),
         ),
         *_health_charts(runs),
+    ]
+
+
+def _set_charts(runs: Sequence[Run]) -> list[Chart]:
+    """The pass rates of each evaluation set, where there are others beside the held-out one."""
+    keys = list(
+        dict.fromkeys(key for run in runs for key in run.metrics if SET_RATE.fullmatch(key))
+    )
+    if len(keys) < 2:
+        return []
+    colours = (GREEN, BLUE, ORANGE, PURPLE, GREY)
+    sets = [
+        Series(key, key.split("/")[1], colours[at % len(colours)]) for at, key in enumerate(keys)
+    ]
+    measured = [
+        {"step": run.steps}
+        | {key: at_versions(run.metrics, key) for key in keys if key in run.metrics}
+        for run in runs
+    ]
+    figure = lines(runs, sets, "share passed", smooth=False, metrics=measured)
+    if figure is not None:
+        figure.update_traces(connectgaps=True, mode="lines+markers")
+    return [
+        Chart(
+            "sets",
+            "Evaluation sets",
+            "Pass rate of each set while the run went on, after the step that made the policy "
+            "measured.",
+            figure,
+        )
     ]
 
 
@@ -79,6 +115,45 @@ def _health_charts(runs: Sequence[Run]) -> list[Chart]:
                 from_zero=True,
                 steps=True,
             ),
+        ),
+    ]
+
+
+def optimizer_charts(runs: Sequence[Run]) -> list[Chart]:
+    """Return charts of loss, gradient norm, learning rate and clipped share."""
+    loss = Series("learner/loss", "loss", BLUE)
+    norm = Series("learner/grad_norm", "gradient norm", BLUE)
+    rate = Series("learner/lr", "learning rate", PURPLE)
+    clipped = Series("learner/clip_fraction", "clipped", ORANGE)
+    rates = lines(runs, (rate,), "learning rate", from_zero=True, smooth=False)
+    if rates is not None:
+        rates.update_yaxes(exponentformat="power")
+    return [
+        Chart(
+            "loss",
+            "Loss",
+            "Weighted, mean over the optimiser steps. It stays near 0 while the policy learns: "
+            "advantages of a group add up to about 0.",
+            lines(runs, (loss,), "loss"),
+        ),
+        Chart(
+            "grad_norm",
+            "Gradient norm",
+            "Before clipping. Above learner.max_grad_norm, where that is set, a step is shortened.",
+            lines(runs, (norm,), "norm", from_zero=True),
+        ),
+        Chart(
+            "lr",
+            "Learning rate",
+            "Of the last optimiser step.",
+            rates,
+        ),
+        Chart(
+            "clip_fraction",
+            "Clipped share",
+            "Share of the trained tokens at which the objective's clip is active; of an objective "
+            "without a clip there is none.",
+            lines(runs, (clipped,), "share of tokens", from_zero=True),
         ),
     ]
 
@@ -119,6 +194,8 @@ def token_charts(runs: Sequence[Run]) -> list[Chart]:
     kinds = (("generated", GREY), ("selectable", ORANGE), ("trained", BLUE))
     per_step = [Series(f"cost/step_{kind}_tokens", kind, colour) for kind, colour in kinds]
     so_far = [Series(f"cost/{kind}_tokens", kind, colour) for kind, colour in kinds]
+    flops = (("generate", GREY), ("learn", BLUE), ("score", PURPLE), ("probe", ORANGE))
+    computed = [Series(f"cost/{kind}_flops", kind, colour) for kind, colour in flops]
     return [
         Chart(
             "step_tokens",
@@ -131,5 +208,12 @@ def token_charts(runs: Sequence[Run]) -> list[Chart]:
             "Tokens so far",
             "From the ledger: every pass, and what is still in flight.",
             lines(runs, so_far, "tokens", from_zero=True, smooth=False),
+        ),
+        Chart(
+            "flops",
+            "FLOPs so far",
+            "Counted from the model's shape for what was really computed: prompts that responses "
+            "share once, what was thinned away not at all.",
+            lines(runs, computed, "FLOPs", from_zero=True, smooth=False),
         ),
     ]

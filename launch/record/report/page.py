@@ -119,6 +119,7 @@ def _tiles(run: Run) -> str:
             _count(summary["trained_tokens"]),
             f"{_share(summary.get('saved_share'))} of the selectable left out",
         ),
+        *_flops_tile(summary),
         (
             "time",
             _seconds(summary["seconds"].get("total")),
@@ -131,6 +132,13 @@ def _tiles(run: Run) -> str:
         for label, value, remark in tiles
     )
     return f'<div class="tiles">{cards}</div>\n<p><b>Objective:</b> {_objective(run)}.</p>'
+
+
+def _flops_tile(summary: Mapping[str, Any]) -> list[tuple[str, str, str]]:
+    flops, learn = summary.get("compute_flops"), summary.get("learn_flops")
+    if not flops or learn is None:
+        return []
+    return [("FLOPs", f"{flops:.3g}", f"{learn / flops:.0%} of them learning")]
 
 
 def _comparison(runs: Sequence[Run]) -> str:
@@ -239,6 +247,18 @@ def _samples(runs: Sequence[Run]) -> str:
     )
 
 
+def _said(row: Mapping[str, Any]) -> str:
+    """A response turn by turn, what the environment said apart from what was trained on."""
+    turns = row.get("turns") or ()
+    return (
+        "".join(
+            f'<pre class="{"own" if turn["trained"] else "told"}">{_text(turn["text"])}</pre>'
+            for turn in turns
+        )
+        or f"<pre>{_text(row['response'])}</pre>"
+    )
+
+
 def _sample_group(rows: Sequence[Mapping[str, Any]], *, opened: bool) -> str:
     first = rows[0]
     rewards = [row["reward"] for row in rows if isinstance(row["reward"], int | float)]
@@ -246,7 +266,7 @@ def _sample_group(rows: Sequence[Mapping[str, Any]], *, opened: bool) -> str:
     body = "".join(
         '<div class="response"><div class="facts">'
         + "".join(f"<span>{name} <b>{value}</b></span>" for name, value in _facts(row))
-        + f"</div><pre>{_text(row['response'])}</pre></div>"
+        + f"</div>{_said(row)}</div>"
         for row in rows
     )
     return (

@@ -103,7 +103,7 @@ class Run:
 def read_runs(folders: Sequence[Path]) -> list[Run]:
     """Read run folders, in the order given.
 
-    A run is called by its `name`; where two share one, the folder is added.
+    A run is called by its `name`; where several share one, the end of its folder is added.
 
     Raises:
         UserError: Naming the first folder that cannot be used, and why.
@@ -118,14 +118,22 @@ def read_runs(folders: Sequence[Path]) -> list[Run]:
         for config, folder in zip(configs, resolved, strict=True)
     ]
     times = Counter(names)
-    unique = [
-        name if times[name] == 1 else f"{name} ({folder})"
+    labels = [
+        name if times[name] == 1 else _label(name, folder, resolved)
         for name, folder in zip(names, resolved, strict=True)
     ]
     return [
         _read_run(folder, name, config)
-        for folder, name, config in zip(folders, unique, configs, strict=True)
+        for folder, name, config in zip(folders, labels, configs, strict=True)
     ]
+
+
+def _label(name: str, folder: Path, folders: Sequence[Path]) -> str:
+    """A name that runs share, with the fewest last parts of its folder that are its alone."""
+    others = [other.parts for other in folders if other != folder]
+    counts = range(1, len(folder.parts))
+    alone = (n for n in counts if all(other[-n:] != folder.parts[-n:] for other in others))
+    return f"{name} ({_one_line('/'.join(folder.parts[-next(alone, len(folder.parts)) :]))})"
 
 
 def _one_line(name: str) -> str:

@@ -22,8 +22,8 @@ from typing import Any
 import ray
 
 from conf.schema import RunConfig
-from launch.run.cluster import use_gpu
 from launch.run.inputs import load_tokenizer
+from launch.run.placement import use_gpu
 from launch.run.system import System
 from launch.study.bench.timing import ratio_of_medians, turns
 from rollout.engines.vllm_engine import engine_arguments, stop_arguments
@@ -162,7 +162,6 @@ async def _start_llm(config: RunConfig, sampling: dict[str, Any]) -> tuple[dict[
         max_model_len=config.model.max_model_len,
         tensor_parallel_size=config.resources.tensor_parallel_size,
         on_gpu=on_gpu,
-        receives_weights=False,
         seed=config.seed,
     )
     # It shares the cores that the run reserved for its engine, which is idle meanwhile.

@@ -14,7 +14,8 @@ import ray
 
 from conf.schema import RunConfig
 from cost.types import LengthReport, RewardStatus, Selection, Ticket
-from launch.run.cluster import Placement
+from launch.run.layout import Layout
+from launch.run.placement import Placement
 from launch.run.remote import Watch, start_scheduler
 from launch.run.system import System
 from launch.study.simulation.policy import SimulatedPolicy
@@ -156,7 +157,7 @@ async def start(config: RunConfig, profile: Profile, prompts: Sequence[Prompt]) 
     learner = ray.remote(TimekeepingLearner).options(num_cpus=0)
     workers = [learner.remote(rollouts.handles) for _ in range(config.resources.num_learners)]
     learners = LearnerTeam(workers, config.learner, seed=config.seed)
-    nowhere = Placement(engines=[], learners=None, engine_gpus=0, learner_gpus=0)
+    nowhere = Placement(Layout(0, 0, 0, 0), engines=[], learners=None)
     system = System(config, nowhere, scheduler, rollouts, learners, [], watch)
     await rollouts.start()
     return system

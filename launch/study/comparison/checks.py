@@ -16,6 +16,7 @@ from conf.secrets import recorded
 from launch.cli.refusals import one_line
 from launch.program import UserError, build
 from launch.record.run_folder import plain_yaml, read_config
+from launch.run.compute import compute_of
 from launch.run.inputs import resolve_model
 from launch.study.comparison.plan import PlannedRun, or_move_away, plan_runs
 from launch.study.comparison.results import results_of
@@ -39,6 +40,9 @@ def check(config: CompareConfig, folder: Path) -> list[PlannedRun]:
     planned = plan_runs(config)
     arms = {run.arm: build(run.composed.copy()) for run in planned[: len(config.arms)]}
     require_reachable(config, arms)
+    for run in arms.values():
+        run.model.path = resolve_model(run.model.path)
+        compute_of(run)
     for run in planned:
         if run.summary() is not None:
             require_same_settings(run)

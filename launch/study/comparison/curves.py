@@ -30,13 +30,20 @@ from launch.study.comparison.reach import Evaluated, Reach, reach
 AXES = {
     "generated_tokens": "generated tokens",
     "trained_tokens": "trained tokens",
+    "compute_flops": "FLOPs",
+    "accelerator_seconds": "seconds of engines and learners at work",
     "seconds": "seconds of waiting, learning and publishing",
     "steps": "steps",
 }
-"""Axes in the words of a reader."""
+"""Axes in the words of a reader; one that a run does not know is left out."""
 HELD_OUT = "evaluation/pass_rate"
 TRAINING = "cost/reward_mean_uniform"
 SECONDS = tuple(f"loop/{turn}_seconds" for turn in TURNS)
+OTHERS = {
+    "compute_flops": ("cost/compute_flops",),
+    "accelerator_seconds": ("cost/engine_seconds", "cost/learner_seconds"),
+}
+"""Axes that a run may lack, with the metrics that they are the sum of."""
 NEEDED = ("cost/generated_tokens", "cost/trained_tokens", *SECONDS, TRAINING)
 """Metrics that a curve is made of."""
 BANDWIDTH_SHARE = 0.2
@@ -102,11 +109,26 @@ def curve_of(
             "trained_tokens": metrics["cost/trained_tokens"],
             "seconds": np.cumsum(seconds),
             "steps": metrics["step"],
-        },
+        }
+        | _where_known(metrics),
         training=metrics[TRAINING],
         held_out=held_out,
         start=start,
     )
+
+
+def _where_known(metrics: Mapping[str, FloatArray]) -> dict[str, FloatArray]:
+    return {
+        axis: np.sum([metrics[key] for key in keys], axis=0)
+        for axis, keys in OTHERS.items()
+        if all(key in metrics for key in keys)
+    }
+
+
+def amount_text(axis: str, amount: float) -> str:
+    """Write an amount of an axis as people read it: whole tokens, three digits of FLOPs or few."""
+    few = amount < 100 or axis == "compute_flops"
+    return f"{amount:.3g}" if few else f"{amount:,.0f}"
 
 
 def evaluated(curves: Sequence[Curve]) -> bool:
@@ -182,7 +204,9 @@ class AxisCurves:
 def compare_along(
     axis: str, curves: Mapping[str, Mapping[int, Curve]], held_out: bool
 ) -> AxisCurves | None:
-    """Compare all arms along one axis over the seeds they share; None without such a seed.
+    """Compare all arms along one axis over the seeds they share; None where nothing is compared.
+
+    That is without such a seed, or where some run does not know the axis or spent nothing along it.
 
     The grid ends where the longest run does; an arm's mean ends where its first run does.
 
@@ -192,9 +216,12 @@ def compare_along(
         held_out: As in `on_grid`.
     """
     seeds = sorted(set.intersection(*(set(runs) for runs in curves.values())))
-    if not seeds:
+    if not seeds or any(axis not in runs[each].spent for runs in curves.values() for each in seeds):
         return None
-    longest = max(runs[each].spent[axis][-1] for runs in curves.values() for each in seeds)
+    spent = [float(runs[each].spent[axis][-1]) for runs in curves.values() for each in seeds]
+    if min(spent) <= 0:
+        return None
+    longest = max(spent)
     grid, width = np.linspace(0.0, longest, NUM_GRID), BANDWIDTH_SHARE * longest
 
     def along(arm: str, points: FloatArray) -> FloatArray:

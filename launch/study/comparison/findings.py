@@ -37,6 +37,10 @@ class Row:
     generated_tokens: Estimate
     selectable_tokens: Estimate
     trained_tokens: Estimate
+    compute_flops: Estimate
+    """Of engines and learners, from the model's shape; NaN where that is not known."""
+    accelerator_seconds: Estimate
+    """Of engines and learners at work."""
     seconds: Estimate
     """Seconds of waiting, learning and publishing, without evaluations, saves and starts."""
 
@@ -145,6 +149,14 @@ def _rows(runs: Runs, k: int) -> list[Row]:
             generated_tokens=over_seeds("generated_tokens"),
             selectable_tokens=over_seeds("selectable_tokens"),
             trained_tokens=over_seeds("trained_tokens"),
+            compute_flops=over_seeds("compute_flops"),
+            accelerator_seconds=Estimate.of(
+                [
+                    run.spent("accelerator_seconds")
+                    for run in runs[arm].values()
+                    if "accelerator_seconds" in run.curve.spent
+                ]
+            ),
             seconds=Estimate.of([run.spent("seconds") for run in runs[arm].values()]),
         )
 

@@ -1,6 +1,7 @@
 """What a reader of a comparison must know to judge its numbers."""
 
 from launch.record.statistics import LEVEL, MIN_TEST_SEEDS, no_test_sentence, smallest_p
+from launch.study.comparison.curves import amount_text
 from launch.study.comparison.runs import Runs, incomparable, reweighted
 
 OFF_BUDGET = 0.1
@@ -73,14 +74,15 @@ def _budget_notes(runs: Runs, axis: str, amount: float) -> list[str]:
     off = {arm: each for arm, each in spent.items() if abs(each - amount) > OFF_BUDGET * amount}
     if not off:
         return []
-    listed = ", ".join(f"{arm} {each:,.0f}" for arm, each in off.items())
+    listed = ", ".join(f"{arm} {amount_text(axis, each)}" for arm, each in off.items())
+    budget = f"{amount_text(axis, amount)} {axis}"
     if all(each < (1 - OFF_BUDGET) * amount for each in spent.values()):
         return [
-            f"No arm reached the budget of {amount:,.0f} {axis} (on average {listed}): the runs "
+            f"No arm reached the budget of {budget} (on average {listed}): the runs "
             "ended with max_steps, so raise it or lower budget.amount."
         ]
     return [
-        f"Not at equal budget: of {amount:,.0f} {axis} these arms spent on average {listed}. A run "
+        f"Not at equal budget: of {budget} these arms spent on average {listed}. A run "
         "ends with a whole batch, or with max_steps."
     ]
 

@@ -15,15 +15,20 @@ from launch.record.picture import GREY
 from launch.record.report.chart import Chart, Section, empty_figure, rounded, run_colour
 from launch.record.report.document import chip, document, navigation, section_html, table_html
 from launch.record.statistics import Estimate
-from launch.study.comparison.curves import AXES, AxisCurves
+from launch.study.comparison.curves import AXES, AxisCurves, amount_text
 from launch.study.comparison.findings import Comparison, Row
-from launch.study.comparison.words import ratio_text, spent_text, unknown_reach, verdict
+from launch.study.comparison.words import (
+    ratio_text,
+    spent_text,
+    unknown_reach,
+    verdict,
+)
 
 
 def page(found: Comparison) -> str:
     """Return the page as HTML."""
     baseline = escape(found.rows[0].arm)
-    budget = f"{found.amount:,.0f} {AXES[found.axis]}"
+    budget = f"{amount_text(found.axis, found.amount)} {AXES[found.axis]}"
     curves = Section("curves", "Quality against what was spent", "", _charts(found))
     results = [row for row in found.rows if row.paired is not None]
     links = (
@@ -161,7 +166,7 @@ def _traces(along: AxisCurves, arm: str, index: int) -> list[go.Scatter]:
 def _results(found: Comparison) -> str:
     heads = (
         "arm", "pass@1", f"pass@{found.k}", "greedy", "length", "steps", "generated",
-        "selectable", "trained", "seconds",
+        "selectable", "trained", "FLOPs", "seconds",
     )  # fmt: skip
     rows: list[Sequence[str]] = []
     if found.start is not None:
@@ -170,15 +175,16 @@ def _results(found: Comparison) -> str:
         values = [_number(start.get(key), 3) for key in keys]
         rows.append(["start", *values, _number(start.get("length_mean_before"), 1)])
     for name, row in zip(_chips(found), found.rows, strict=True):
-        totals = (
-            row.steps, row.generated_tokens, row.selectable_tokens, row.trained_tokens, row.seconds
-        )  # fmt: skip
+        totals = (row.steps, row.generated_tokens, row.selectable_tokens, row.trained_tokens)
+        flops = row.compute_flops.mean
         rows.append(
             [
                 name,
                 *(_estimate(each, 3) for each in (row.pass_rate, row.pass_at_k, row.greedy)),
                 _estimate(row.length, 1),
-                *(_number(each.mean, 0) for each in totals),
+                *("" if math.isnan(each.mean) else amount_text("", each.mean) for each in totals),
+                "" if math.isnan(flops) else amount_text("compute_flops", flops),
+                _number(row.seconds.mean, 0),
             ]
         )
     return table_html(heads, rows)
@@ -225,13 +231,11 @@ def _reached(found: Comparison) -> str:
 
 def _reach(along: AxisCurves, arm: str) -> str:
     if arm not in along.reach:
-        return f"{along.end:,.0f}"
+        return amount_text(along.axis, along.end)
     reach = along.reach[arm]
     below = f", to {reach.quality:.3f}" if math.isinf(reach.spent) else ""
-    return (
-        f"{escape(spent_text(reach))}<br><small>{escape(ratio_text(reach.cost))} times{below}"
-        "</small>"
-    )
+    spent, ratio = escape(spent_text(along.axis, reach)), escape(ratio_text(reach.cost))
+    return f"{spent}<br><small>{ratio} times{below}</small>"
 
 
 def _number(value: Any, digits: int) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from conf.programs import BudgetConfig, CompareConfig
+from conf.programs import FRACTIONAL, BudgetConfig, CompareConfig
 from conf.secrets import recorded
 from launch.program import UserError, build, compose_run
 from launch.record.run_folder import SUMMARY, read_summary, refused
@@ -143,11 +143,12 @@ def budget_overrides(budget: BudgetConfig, max_steps: int) -> list[str]:
     bounds: dict[str, float | int | str] = {
         "max_generated_tokens": "null",
         "max_trained_tokens": "null",
+        "max_compute_flops": "null",
         "max_seconds": "null",
         "num_steps": max_steps,
     }
-    if budget.axis == "seconds":
-        bounds["max_seconds"] = budget.amount
+    if budget.axis in FRACTIONAL:
+        bounds[f"max_{budget.axis}"] = budget.amount
     else:
         key = "num_steps" if budget.axis == "steps" else f"max_{budget.axis}"
         bounds[key] = int(budget.amount)

@@ -7,7 +7,7 @@ from typing import Any
 from rich.table import Table
 
 from launch.record.statistics import LEVEL, MARGIN, Estimate
-from launch.study.comparison.curves import AXES, MIN_EVALUATIONS, AxisCurves, Curve
+from launch.study.comparison.curves import AXES, MIN_EVALUATIONS, AxisCurves, Curve, amount_text
 from launch.study.comparison.findings import Comparison, Row
 from launch.study.comparison.reach import CostRatio, Reach
 
@@ -33,7 +33,7 @@ def table(found: Comparison) -> Table:
     view = Table(title=None, caption=f"{MARGIN} seeds; to baseline: over paired seeds")
     view.add_column("arm")
     heads = ("pass@1", "to baseline", f"pass@{found.k}", "greedy", "steps", "generated")
-    for head in (*heads, "selectable", "trained", "seconds", "verdict"):
+    for head in (*heads, "selectable", "trained", "FLOPs", "seconds", "verdict"):
         view.add_column(head, justify="right")
     if found.start is not None:
         keys = ("pass_rate_before", "", f"pass_at_{found.k}_before", "greedy_before")
@@ -48,10 +48,13 @@ def table(found: Comparison) -> Table:
             _rate(row.greedy.mean),
             f"{row.steps.mean:.0f}",
             *(
-                f"{tokens.mean / 1000:.0f}k"
+                f"{amount_text('tokens', tokens.mean / 1000)}k"
                 for tokens in (row.generated_tokens, row.selectable_tokens, row.trained_tokens)
             ),
-            f"{row.seconds.mean:.0f}",
+            ""
+            if math.isnan(row.compute_flops.mean)
+            else amount_text("compute_flops", row.compute_flops.mean),
+            amount_text("seconds", row.seconds.mean),
             verdict(row),
         )
     return view
@@ -77,14 +80,15 @@ def unknown_reach(found: Comparison) -> str:
 
 def reach_sentence(along: AxisCurves, baseline: str) -> str:
     """Say what every arm spent to reach the level that the baseline ended at."""
-    parts = [f"{arm} {reach_text(each, baseline)}" for arm, each in along.reach.items()]
+    axis = along.axis
+    parts = [f"{arm} {reach_text(axis, each, baseline)}" for arm, each in along.reach.items()]
     return (
-        f"{AXES[along.axis]} to reach {along.level:.3f}, where the curve of {baseline} ends (at "
-        f"{along.end:,.0f}): {'; '.join(parts) or 'no other arm'}."
+        f"{AXES[axis]} to reach {along.level:.3f}, where the curve of {baseline} ends (at "
+        f"{amount_text(axis, along.end)}): {'; '.join(parts) or 'no other arm'}."
     )
 
 
-def reach_text(reach: Reach, baseline: str) -> str:
+def reach_text(axis: str, reach: Reach, baseline: str) -> str:
     """Say what one arm spent, and what that is of what the baseline spent."""
     ratio = ratio_text(reach.cost)
     if math.isinf(reach.spent):
@@ -93,7 +97,7 @@ def reach_text(reach: Reach, baseline: str) -> str:
             f"{baseline} took)"
         )
     shown = "" if reach.saves else ", no saving shown"
-    return f"{spent_text(reach)} ({ratio} times{shown})"
+    return f"{spent_text(axis, reach)} ({ratio} times{shown})"
 
 
 def ratio_text(cost: CostRatio) -> str:
@@ -103,14 +107,14 @@ def ratio_text(cost: CostRatio) -> str:
     return f"{cost.ratio:.2f} [{cost.low:.2f}, {cost.high:.2f}]"
 
 
-def spent_text(reach: Reach) -> str:
+def spent_text(axis: str, reach: Reach) -> str:
     """What an arm spent with its interval; "never" where it is not shown to get there."""
     if math.isinf(reach.spent):
         return "not reached"
     if math.isnan(reach.low):
-        return f"{reach.spent:,.0f}"
-    high = "never" if math.isinf(reach.high) else f"{reach.high:,.0f}"
-    return f"{reach.spent:,.0f} [{reach.low:,.0f}, {high}]"
+        return amount_text(axis, reach.spent)
+    high = "never" if math.isinf(reach.high) else amount_text(axis, reach.high)
+    return f"{amount_text(axis, reach.spent)} [{amount_text(axis, reach.low)}, {high}]"
 
 
 def comparison_json(found: Comparison) -> dict[str, Any]:

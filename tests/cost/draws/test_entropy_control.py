@@ -153,7 +153,18 @@ PLAIN_METRICS = {
     key
     for key in METRICS
     if not key.startswith(("cost/exploring", "cost/uniform", "cost/price"))
-    and not key.endswith(("tickets", "tokens", "responses", "rewards", "trained_share"))
+    and not key.endswith(
+        (
+            "tickets",
+            "tokens",
+            "responses",
+            "rewards",
+            "trained_share",
+            "turns",
+            "calls",
+            "tool_seconds",
+        )
+    )
 } | {"cost/earlier_tokens"}
 
 

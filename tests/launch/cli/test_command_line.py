@@ -106,7 +106,7 @@ def test_a_group_takes_the_name_of_a_member(group, value):
 def test_what_is_no_group_or_names_a_member_passes():
     check_overrides(
         ["task=chain", "tracker=[default,wandb]", "seed=3", "scheduler.entropy_control=null",
-         "~recipe", "+evaluation_set@evaluation.sets.x=jsonl", "--cfg", "job"],
+         "~recipe", "+evaluation_set@evaluation.sets.x=dataset", "--cfg", "job"],
         GROUPS,
     )  # fmt: skip
 

@@ -14,6 +14,9 @@ from launch.program import UserError
         ({}, {}, 1),
         ({"num_engines": 7}, {}, 1),
         ({"num_engines": 8}, {}, 2),
+        ({}, {"gpus": 1}, 2),
+        ({"share_gpus": True}, {"gpus": 1}, 1),
+        ({"share_gpus": True, "num_engines": 8, "num_learners": 7}, {}, 1),
         # An engine lies on one machine: two of 5 GPUs do not share 8, and learners fill the rest.
         ({"num_engines": 2, "tensor_parallel_size": 5, "num_learners": 6}, {}, 2),
         ({"num_engines": 2, "tensor_parallel_size": 5, "num_learners": 7}, {}, 3),
@@ -35,6 +38,7 @@ def test_machines_hold_what_the_run_asks_for(asked, node, count):
         ({"tensor_parallel_size": 9}, {}, "resources.tensor_parallel_size must not exceed"),
         ({"engine_cpus": 33.0}, {}, "resources.engine_cpus must not exceed node.cpus = 32, got 33"),
         ({"learner_cpus": 33.0}, {}, "resources.learner_cpus must not exceed node.cpus"),
+        ({"share_gpus": True, "learner_cpus": 32.0}, {}, "learner_cpus must not exceed .*got 33"),
         ({"use_gpu": True}, {"gpus": 0}, "node.gpus must be at least 1"),
     ],
 )

@@ -6,9 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from cost.draws.distribution import DrawDistribution
-from launch.record.picture import _headline, draw_picture, smoothed
+from launch.record.picture import (
+    _headline,
+    _panels,
+    _tokens_panel,
+    draw_picture,
+    smoothed,
+)
 from launch.record.restarts import note_restart
 
 
@@ -90,7 +97,7 @@ def test_restarts_are_drawn_and_said(tmp_path, monkeypatch):
         note_restart(tmp_path, step=step, reason="resumed after SIGTERM")
     facts = SUMMARY | {"restarts": 3, "lost_steps": 6}
     draw_picture(tmp_path, distribution(40), summary=facts)
-    assert drawn == [2.5] * 3 + [4.5] * 3
+    assert drawn == [2.5] * 4 + [4.5] * 4
     assert "3 restarts, 6 steps taken anew" in _headline(facts)
     assert "restart" not in _headline(SUMMARY | {"restarts": 0, "lost_steps": 0})
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
@@ -103,3 +110,22 @@ def test_a_picture_that_cannot_be_written_leaves_the_old_one(tmp_path, full_at):
     with pytest.raises(OSError, match="File too large"):
         draw_picture(tmp_path, distribution(40))
     assert (tmp_path / "run.png").read_bytes() == before and len(list(tmp_path.iterdir())) == 1
+
+
+def test_staleness_has_an_axis_of_its_own_and_only_where_there_is_any():
+    stale = {"loop/staleness": np.array([0.0, 1.0])}
+    fresh = {"loop/staleness": np.array([0.0, math.nan])}
+    assert "staleness" in _panels(Figure(), stale)
+    assert list(_panels(Figure(), fresh)) == list(_panels(Figure(), {}))
+    assert "staleness" not in _panels(Figure(), fresh)
+
+
+def test_generated_tokens_are_seen_where_selectable_are_as_many():
+    axes = Figure().subplots()
+    tokens = {f"cost/step_{kind}_tokens": np.ones(3) for kind in ("generated", "selectable")}
+    _tokens_panel(axes, {"step": np.arange(3.0), **tokens})
+    labelled = [line for line in axes.lines if not line.get_label().startswith("_")]
+    assert [(line.get_label(), line.get_linestyle()) for line in labelled] == [
+        ("selectable", "-"),
+        ("generated", "--"),
+    ]

@@ -1,10 +1,14 @@
 """What was spent, and when it is enough."""
 
+import json
+
 import numpy as np
 import pytest
 
+from cost.prices.compute import METRICS
 from cost.types import LengthReport
-from launch.run.budget import Budget
+from launch.run.budget import Budget, Spent
+from launch.run.compute import Flops
 from launch.run.parts import Plan
 
 
@@ -21,8 +25,12 @@ def budget(max_staleness=0, **bounds):
     return Budget(Plan(10, 1, max_staleness, 5.0, **bounds))
 
 
-def spend(spent, batch, tokens=100, trained=10, seconds=1.0, pilots=frozenset()):
-    spent.spend(batch, [report(batch, tokens)], pilots, trained, seconds)
+def spend(spent, batch, tokens=100, trained=10, seconds=1.0, pilots=frozenset(), **flops):
+    took = Spent.on(
+        [report(batch, tokens)], pilots, trained_tokens=trained, flops=Flops(**flops),
+        seconds=seconds,
+    )  # fmt: skip
+    return spent.spend(batch, took)
 
 
 @pytest.mark.parametrize("max_staleness", [0, 1, 3])
@@ -63,3 +71,29 @@ def test_memory_does_not_grow_with_the_run():
         spend(spent, batch)
         sizes.append(len(spent._spent))
     assert max(sizes) == sizes[-1] <= 4
+
+
+def test_flops_bound_a_run_as_tokens_do():
+    spent = budget(1, max_compute_flops=350.0)
+    spend(spent, 0, generate=100.0, learn=200.0, score=40.0, probe=5.0, pilot=100.0)
+    assert spent.progress(1) == 345 / 350
+    # The next is expected to take 245: pilots do not come again.
+    assert spent.used_up(2)
+    other = budget(1, max_compute_flops=650.0)
+    spend(other, 0, generate=100.0, learn=200.0, score=40.0, probe=5.0, pilot=100.0)
+    assert not other.used_up(2)
+
+
+def test_flops_so_far_are_metrics_and_go_into_a_checkpoint():
+    spent = budget(compute=object())
+    spend(spent, 0, generate=1.0, learn=2.0)
+    found = spend(spent, 1, generate=3.0, probe=0.5, score=0.25)
+    assert found == {
+        "cost/compute_flops": 6.75, "cost/generate_flops": 4.0, "cost/learn_flops": 2.0,
+        "cost/score_flops": 0.25, "cost/probe_flops": 0.5,
+    }  # fmt: skip
+    assert found.keys() == METRICS.keys()
+    again = budget(compute=object())
+    again.load_state_dict(json.loads(json.dumps(spent.state_dict())))
+    assert again._spent == spent._spent
+    assert spend(budget(), 0, learn=2.0) == {}

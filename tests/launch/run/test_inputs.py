@@ -6,7 +6,7 @@ from transformers import AutoTokenizer
 from launch.program import UserError
 from launch.run.inputs import PROJECT, check_context, load_prompts, load_tokenizer, resolve_model
 from rollout.rewards.chain import ChainReward
-from rollout.tasks.jsonl import JsonlTask
+from rollout.tasks.dataset import DatasetTask
 
 CHAIN_MODEL = PROJECT / "rollout/tasks/chain_model"
 
@@ -29,7 +29,7 @@ def task(tmp_path):
     def make(*lines, **settings):
         path = tmp_path / "questions.jsonl"
         path.write_text("".join(f"{line}\n" for line in lines))
-        return JsonlTask(path=str(path), **settings)
+        return DatasetTask(path=str(path), **settings)
 
     return make
 
@@ -81,7 +81,7 @@ def test_a_refusal_names_the_key_of_the_task_it_concerns(task, tokenizer, tmp_pa
         load_prompts(bad, tokenizer, ChainReward(), 100)
     with pytest.raises(UserError, match=r"^held_out: .*questions\.jsonl:2 is not JSON"):
         load_prompts(bad, tokenizer, ChainReward(), 100, key="held_out")
-    missing = JsonlTask(path=str(tmp_path / "none.jsonl"))
+    missing = DatasetTask(path=str(tmp_path / "none.jsonl"))
     with pytest.raises(UserError, match=r"^held_out\.path cannot be read \(No such file"):
         load_prompts(missing, tokenizer, ChainReward(), 100, key="held_out")
 

@@ -9,6 +9,8 @@ import ray
 
 from conf.schema import ParityConfig
 from cost.types import LengthReport, Selection
+from launch.run.layout import Layout
+from launch.run.placement import Placement
 from launch.run.system import System
 from launch.study.simulation.clock import run
 from learner.config import LearnerConfig
@@ -151,12 +153,13 @@ def make_system(num_engines, deadline_seconds=600.0):
     pool = Pool(num_engines)
     config = SimpleNamespace(
         parity=ParityConfig(num_tokens=1, deadline_seconds=deadline_seconds),
-        model=SimpleNamespace(dtype="float32"),
-        resources=SimpleNamespace(tensor_parallel_size=1),
+        model=SimpleNamespace(dtype="float32", path="a model without a shape"),
+        resources=SimpleNamespace(tensor_parallel_size=1, num_learners=1),
         loop=SimpleNamespace(publish_deadline_seconds=600.0),
     )
     prompt = SimpleNamespace(token_ids=np.array([1]))
-    system = System(config, None, None, pool, team, [prompt], None)
+    placement = Placement(Layout(num_engines, 1, 0, 0), [], None)
+    system = System(config, placement, None, pool, team, [prompt], None)
     return system, pool, team, sent
 
 

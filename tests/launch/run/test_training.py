@@ -4,6 +4,7 @@ import asyncio
 import copy
 import json
 import signal
+import tempfile
 import time
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -381,6 +382,30 @@ def test_a_save_or_a_tracker_that_fails_too_does_not_hide_the_first_error(make_r
     assert "(no space left in close)" in capsys.readouterr().err
 
 
+def test_a_policy_that_its_folder_cannot_take_is_saved_elsewhere(
+    make_run, tmp_path, monkeypatch, capsys
+):
+    (elsewhere := tmp_path / "elsewhere").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(elsewhere))
+    run, system, folder = make_run("loop.save_every=2")
+    tried = []
+
+    async def no_space_but_elsewhere(path, tokenizer_path):
+        tried.append(Path(path))
+        if tried[-1].parent == folder or tried[-1].name == "run-policy-2":
+            raise OSError(28, "No space left on device")
+
+    system.learners.save = no_space_but_elsewhere
+    asyncio.run(run.run(Startup()))
+    assert tried == [
+        *(folder / "policy-2", elsewhere / "run-policy-2"),
+        *(folder / "policy", elsewhere / "run-policy"),
+    ]
+    err = capsys.readouterr().err
+    assert "policy-2 could not be saved (No space left on device); the run goes on" in err
+    assert f"{folder / 'policy'} (No space left on device); it is in {tried[-1]}" in err
+
+
 def test_an_error_on_the_cluster_is_told_with_the_way_to_the_policy(monkeypatch):
     for name in ("connect", "ray_logs", "begin_watch", "leave"):
         monkeypatch.setattr(cluster, name, lambda *arguments: "/logs")
@@ -516,7 +541,7 @@ def test_sets_travel_with_the_configuration_in_the_run_folder(make_run, tmp_path
         ),
         (
             [
-                "+evaluation_set@evaluation.sets.mine=jsonl",
+                "+evaluation_set@evaluation.sets.mine=dataset",
                 "evaluation.sets.mine.task.path=nowhere.jsonl",
             ],
             r"^evaluation\.sets\.mine\.task\.path cannot be read",

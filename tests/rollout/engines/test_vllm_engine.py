@@ -27,19 +27,21 @@ def arguments(**changes: object) -> dict[str, object]:
         "max_model_len": 64,
         "tensor_parallel_size": 1,
         "on_gpu": False,
-        "receives_weights": False,
         "seed": 0,
     }
     return engine_arguments(EngineConfig(), **(settings | changes))
 
 
-@pytest.mark.parametrize("receives_weights", [False, True])
+@pytest.mark.parametrize("weight_backend", [None, "gloo", "nccl"])
 @pytest.mark.parametrize("float32_head", [False, True])
-def test_overrides_of_the_models_config(receives_weights: bool, float32_head: bool) -> None:
-    untied = {"tie_word_embeddings": False} if receives_weights else {}
+def test_overrides_of_the_models_config(weight_backend: str | None, float32_head: bool) -> None:
+    untied = {"tie_word_embeddings": False} if weight_backend else {}
     wide = {"head_dtype": "float32"} if float32_head else {}
-    found = arguments(receives_weights=receives_weights, float32_head=float32_head)
+    found = arguments(weight_backend=weight_backend, float32_head=float32_head)
     assert found.get("hf_overrides", {}) == untied | wide
+    assert found.get("weight_transfer_config") == (
+        {"backend": weight_backend} if weight_backend else None
+    )
     assert "enable_lora" not in found
 
 
@@ -58,7 +60,7 @@ def test_an_engine_tells_tokens_that_arrive_from_tokens_that_do_not() -> None:
     settings = EngineConfig(max_num_seqs=8, kv_cache_gib=1.0, enforce_eager=True)
     asked = engine_arguments(
         settings, model_path=model, dtype="float32", float32_head=False, max_model_len=512,
-        tensor_parallel_size=1, on_gpu=False, receives_weights=False, seed=0,
+        tensor_parallel_size=1, on_gpu=False, seed=0,
     )  # fmt: skip
     prompt = np.arange(1, 9, dtype=np.int32)
 

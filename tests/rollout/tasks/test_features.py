@@ -8,7 +8,9 @@ from rollout.types import Prompt
 
 def prompts(*features):
     token_ids = np.arange(3, dtype=np.int32)
-    return [Prompt(i, token_ids, "1", "mine", "?", each) for i, each in enumerate(features)]
+    return [
+        Prompt(i, token_ids, "1", "mine", "?", features=each) for i, each in enumerate(features)
+    ]
 
 
 def test_columns_get_mean_0_and_variance_1_and_constant_ones_are_left_out():

@@ -37,7 +37,7 @@ def test_long_prompts_can_be_skipped_and_are_counted(tokenizer, caplog):
     with caplog.at_level(logging.WARNING):
         prompts = make_prompts(items, tokenizer, max_tokens=20, long_prompts="skip")
     assert [(p.index, p.text) for p in prompts] == [(0, "short"), (1, "brief")]
-    assert "left out 1 prompts over 20 tokens and 0 repeated ones; 2 remain" in caplog.text
+    assert "2 prompts; left out: 1 over 20 tokens (first: file:1)" in caplog.text
 
 
 def test_a_repeated_prompt_is_refused_with_both_places(tokenizer):
@@ -51,11 +51,11 @@ def test_repeated_prompts_can_be_skipped_and_are_counted(tokenizer, caplog):
     with caplog.at_level(logging.WARNING):
         prompts = make_prompts(items, tokenizer, duplicates="skip")
     assert [p.text for p in prompts] == ["same", "other"]
-    assert "1 repeated ones; 2 remain" in caplog.text
+    assert "2 prompts; left out: 1 repeated (first: file:1)" in caplog.text
 
 
 def test_nothing_left_is_refused(tokenizer):
-    with pytest.raises(ValueError, match=r"the task has no prompts: 1 were over 3 tokens"):
+    with pytest.raises(ValueError, match=r"the task has no prompts, left out: 1 over 3 tokens"):
         make_prompts([item("long")], tokenizer, max_tokens=3, long_prompts="skip")
 
 

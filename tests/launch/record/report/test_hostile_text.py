@@ -119,8 +119,8 @@ def test_a_refusal_is_visible(tmp_path):
     path = tmp_path / "questions.jsonl"
     path.write_text('{"prompt": "a1 b+2", "answer": "\x9b2J\\u202e"}\n')
     done = call(
-        "launch.train", "experiment=quickstart", f"run_dir={tmp_path / 'run'}", "task=jsonl",
-        "task@held_out=jsonl_held_out", f"task.path={path}",
+        "launch.train", "experiment=quickstart", f"run_dir={tmp_path / 'run'}", "task=dataset",
+        "task@held_out=dataset_held_out", f"task.path={path}",
     )  # fmt: skip
     assert done.status == 2 and "questions.jsonl:1" in done.err
     assert [mark for mark in STEERING if mark in done.err] == []

@@ -154,12 +154,6 @@ def test_several_runs_are_told_apart(tmp_path):
     assert runs == {None, 0, 1}
 
 
-def test_runs_of_one_name_get_their_folder_added(tmp_path):
-    folders = [write_run(tmp_path / "a"), write_run(tmp_path / "b")]
-    names = [read.name for read in read_runs(folders)]
-    assert names == [f"first ({folder})" for folder in folders]
-
-
 def test_foreign_text_is_escaped_everywhere(tmp_path):
     evil = '</script><script>alert(1)</script><img src="http://x.invalid/a" onerror="alert(2)">'
     folder = write_run(tmp_path / "run", name=evil.replace("'", ""), response=evil + "\ud800")
@@ -302,3 +296,37 @@ def test_words_of_the_command_line_are_runs(folder, tmp_path):
     done = call("launch.report")
     assert done.status == 2
     assert done.err == "error: runs must name at least one run folder, got []\n"
+
+
+def test_runs_of_one_name_are_told_apart_by_the_end_of_their_folders(tmp_path):
+    places = (tmp_path / "x" / "run", tmp_path / "y" / "run", tmp_path / "y" / "other")
+    runs = read_runs([write_run(place, name="same", num_steps=2) for place in places])
+    assert [run.name for run in runs] == ["same (x/run)", "same (y/run)", "same (other)"]
+
+
+def test_the_optimiser_has_its_charts(folder):
+    write_page([folder])
+    drawn = figures((folder / "report.html").read_text(encoding="utf-8"))
+    logged = [json.loads(line) for line in (folder / "metrics.jsonl").open()]
+    for chart, key in (
+        ("loss", "learner/loss"),
+        ("grad_norm", "learner/grad_norm"),
+        ("lr", "learner/lr"),
+        ("clip_fraction", "learner/clip_fraction"),
+    ):
+        last = drawn[chart]["data"][-1]
+        shown = decoded(last["customdata"])
+        assert shown == pytest.approx([record[key] for record in logged])
+
+
+def test_every_evaluation_set_has_its_curve(folder):
+    rates = {f"evaluation/{name}/pass_rate": 0.4 for name in ("held_out", "mine")}
+    source = {"evaluation/mine/easy/pass_rate": 0.9}
+    change_lines(
+        folder / "metrics.jsonl",
+        lambda record: record | (rates | source if record["step"] % 10 == 0 else {}),
+    )
+    write_page([folder])
+    drawn = figures((folder / "report.html").read_text(encoding="utf-8"))["sets"]["data"]
+    assert [trace["name"] for trace in drawn] == ["held_out", "mine"]
+    assert all(np.isfinite(decoded(trace["y"])).sum() == 3 for trace in drawn)

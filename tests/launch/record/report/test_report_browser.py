@@ -84,7 +84,7 @@ def test_every_chart_is_drawn_and_the_console_is_silent(page, tmp_path):
     assert console == []
     text = page.read_text(encoding="utf-8")
     drawn = json.loads(text.split('id="data">')[1].split("</script>")[0])["figures"]
-    assert len(drawn) == 17
+    assert len(drawn) == 21
     rendered = dom.split('<script type="application/json"')[0]
     for key in drawn:
         plot = rendered.split(f'id="plot-{key}"')[1].split("</figure>")[0]

@@ -52,9 +52,30 @@ def test_a_curve_has_its_axes():
     assert curve.spent["trained_tokens"].tolist() == [60, 120, 180]
     assert curve.spent["seconds"].tolist() == [3, 6, 9]
     assert curve.spent["steps"].tolist() == [1, 2, 3]
+    assert curve.spent.keys() == set(AXES) - {"compute_flops", "accelerator_seconds"}
     assert np.array_equal(curve.held_out, [NAN, 0.4, 0.6], equal_nan=True)
     assert curve.num_evaluations == 2 and evaluated([curve])
     assert not evaluated([curve, make_curve([0.1], held_out=[0.5])])
+
+
+def test_an_axis_counts_where_every_run_knows_it():
+    rows = [
+        {
+            "step": step, "cost/generated_tokens": 1, "cost/trained_tokens": 1,
+            "loop/wait_seconds": 1.0, "loop/update_seconds": 2.0, "loop/publish_seconds": 0.5,
+            "cost/reward_mean_uniform": 0.5, "cost/compute_flops": 1e9 * step,
+            "cost/engine_seconds": 2.0 * step, "cost/learner_seconds": 0.5 * step,
+        }
+        for step in (1, 2)
+    ]  # fmt: skip
+    known = curve_of(metric_columns(rows), {})
+    assert known.spent["compute_flops"].tolist() == [1e9, 2e9]
+    assert known.spent["accelerator_seconds"].tolist() == [2.5, 5.0]
+    assert compare_along("compute_flops", {"base": {0: known}}, False) is not None
+    for row in rows:
+        del row["cost/compute_flops"]
+    unknown = curve_of(metric_columns(rows), {})
+    assert compare_along("compute_flops", {"a": {0: known}, "b": {0: unknown}}, False) is None
 
 
 def test_an_evaluation_in_the_background_is_placed_at_what_its_version_had_spent():

@@ -26,10 +26,11 @@ def test_seeds_are_outermost_and_runs_carry_budget_and_place(make_config, tmp_pa
 @pytest.mark.parametrize(
     ("axis", "amount", "expected"),
     [
-        ("generated_tokens", 700, (700, None, None, 90)),
-        ("trained_tokens", 700, (None, 700, None, 90)),
-        ("seconds", 2.5, (None, None, 2.5, 90)),
-        ("steps", 70, (None, None, None, 70)),
+        ("generated_tokens", 700, (700, None, None, None, 90)),
+        ("trained_tokens", 700, (None, 700, None, None, 90)),
+        ("compute_flops", 2.5e13, (None, None, 2.5e13, None, 90)),
+        ("seconds", 2.5, (None, None, None, 2.5, 90)),
+        ("steps", 70, (None, None, None, None, 70)),
     ],
 )
 def test_a_budget_bounds_its_axis_and_no_other(make_config, axis, amount, expected):
@@ -38,8 +39,8 @@ def test_a_budget_bounds_its_axis_and_no_other(make_config, axis, amount, expect
     config = make_config(budget=budget, max_steps=90, seeds=[0], base=base)
     for run in plan_runs(config):
         loop = build(run.composed).loop
-        bounds = (loop.max_generated_tokens, loop.max_trained_tokens, loop.max_seconds)
-        assert (*bounds, loop.num_steps) == expected
+        tokens = (loop.max_generated_tokens, loop.max_trained_tokens)
+        assert (*tokens, loop.max_compute_flops, loop.max_seconds, loop.num_steps) == expected
 
 
 @pytest.mark.parametrize(

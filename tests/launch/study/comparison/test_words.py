@@ -74,3 +74,15 @@ def test_table_and_json_hold_every_arm():
     assert content["arms"][1]["paired"]["difference"]["count"] == 2
     assert content["arms"][0]["paired"] is None
     assert [each["axis"] for each in content["axes"]] == list(AXES)
+
+
+def test_amounts_of_less_than_one_are_not_zero():
+    """A comparison of a few seconds: its end once read "at 0"."""
+    found = find_in(tokens=0.4, base=[0.5, 0.5], other=[0.7, 0.7], held_out=True)
+    line = next(line for line in sentences(found) if line.startswith("seconds"))
+    assert "(at 0.4): other 0.22 [" in line
+
+
+def test_an_axis_on_which_nothing_was_spent_compares_nothing():
+    found = find_in(tokens=0.0, base=[0.5, 0.5], other=[0.7, 0.7], held_out=True)
+    assert found.axes == [] and not any("to reach" in line for line in sentences(found))

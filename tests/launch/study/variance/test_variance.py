@@ -156,7 +156,7 @@ def test_fitted_exponents_are_found_again(responses):
         (["aggregations=[median]"], "aggregations must be some of"),
         (["task=nothing"], "nothing"),
         (["task=chain", "+task.colour=1"], "unexpected keyword argument 'colour'"),
-        (["task=jsonl"], "task.path must be set"),
+        (["task=dataset"], "task.path must be set"),
         (["out=/nowhere/x.json"], "out must be a file in a folder that exists"),
         (["num_prompts=100000"], "num_prompts must not exceed the 192 prompts"),
         (["model.path=/nowhere"], "must be a Hugging Face folder"),

@@ -1,7 +1,7 @@
-"""Rows of a data set become prompts.
+"""Rows of files, folders and the hub.
 
-Most tests put a loader of their own in the package's place; the last ones run the real one, where
-it is installed, on local folders and against a hub on this machine.
+Tests of the hub put a loader of their own in the package's place; the last ones run the real one,
+where it is installed, on local folders and against a hub on this machine.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from launch.models.warmstart import build_tokenizer
-from rollout.tasks.hub import HubTask
+from rollout.tasks.dataset import DatasetTask
 from tests.places import PROJECT
 
 ROWS = [
@@ -54,8 +54,13 @@ def rows(monkeypatch):
 
 def test_rows_become_prompts(rows, tokenizer):
     calls = rows(ROWS)
-    task = HubTask(
-        dataset="owner/name", subset="main", revision="abc", answer_after="####", source="kind"
+    task = DatasetTask(
+        path="owner/name",
+        subset="main",
+        hub_split="test",
+        revision="abc",
+        extract="after:####",
+        source="kind",
     )
     prompts = task.prompts(tokenizer)
     assert calls == [("owner/name", "main", "test", "abc")]
@@ -67,7 +72,7 @@ def test_rows_become_prompts(rows, tokenizer):
 
 def test_columns_instruction_and_source_are_settings(rows, tokenizer):
     rows(ROWS)
-    task = HubTask(dataset="owner/name", answer="number", instruction="b2", chat=False)
+    task = DatasetTask(path="owner/name", answer="number", template="{{prompt}}\nb2", chat=False)
     first, second = task.prompts(tokenizer)
     assert (first.text, first.answer, first.source) == ("a1 b+2\nb2", "3", "owner/name")
     assert second.answer == "4.5"
@@ -76,49 +81,27 @@ def test_columns_instruction_and_source_are_settings(rows, tokenizer):
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"question": "problem"}, r"owner/name:test:0 has no column 'problem'; set task.question"),
-        ({"answer_after": "Answer:"}, r"owner/name:test:0 has nothing after task.answer_after"),
+        ({"prompt": "problem"}, r"owner/name:train:0 has no column 'problem', which task.prompt"),
+        ({"extract": "after:A:"}, r"owner/name:train:0 has no answer for task.extract = after:A:"),
     ],
 )
 def test_settings_that_do_not_fit_are_refused(rows, tokenizer, settings, message):
     rows(ROWS)
     with pytest.raises(ValueError, match=message):
-        HubTask(dataset="owner/name", **settings).prompts(tokenizer)
-
-
-@pytest.mark.parametrize("value", [None, " ", ["3"], float("nan"), float("inf")])
-def test_an_answer_that_is_no_text_is_refused(rows, tokenizer, value):
-    rows([{"question": "a1 b+2", "answer": value}])
-    with pytest.raises(
-        ValueError, match="owner/name:test:0 needs a number, a boolean or a text that is not blank"
-    ):
-        HubTask(dataset="owner/name").prompts(tokenizer)
+        DatasetTask(path="owner/name", **settings).prompts(tokenizer)
 
 
 def test_what_cannot_be_loaded_is_one_sentence(rows, tokenizer):
     rows(FileNotFoundError("no such\ndata set"))
-    with pytest.raises(ValueError, match=r"^task\.dataset cannot be loaded .*no such data set"):
-        HubTask(dataset="owner/name").prompts(tokenizer)
+    with pytest.raises(ValueError, match=r"^task\.path cannot be loaded .*no such data set"):
+        DatasetTask(path="owner/name").prompts(tokenizer)
 
 
 def test_without_the_package_the_sentence_says_what_to_install(monkeypatch, tokenizer):
     # None makes an import fail as if the package were not there.
     monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(ValueError, match=r"^task\.dataset needs the package datasets.*\.\[hub\]"):
-        HubTask(dataset="owner/name").prompts(tokenizer)
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"dataset": ""}, r"^task\.dataset must not be empty"),
-        ({"dataset": "a", "split": ""}, r"^task\.split must not be empty"),
-        ({"dataset": "a", "duplicates": "keep"}, r"^task\.duplicates must be refuse or skip"),
-    ],
-)
-def test_settings_out_of_range_are_refused(settings, message):
-    with pytest.raises(ValueError, match=message):
-        HubTask(**settings)
+    with pytest.raises(ValueError, match=r"^task\.path is no regular file here.*\.\[hub\]"):
+        DatasetTask(path="owner/name").prompts(tokenizer)
 
 
 real = pytest.mark.skipif(
@@ -138,9 +121,9 @@ COMMIT = "a" * 40
 PROGRAM = """
 import json, sys
 from launch.models.warmstart import build_tokenizer
-from rollout.tasks.hub import HubTask
+from rollout.tasks.dataset import DatasetTask
 try:
-    found = HubTask(**json.loads(sys.argv[1])).prompts(build_tokenizer())
+    found = DatasetTask(**json.loads(sys.argv[1])).prompts(build_tokenizer())
     print("FOUND", json.dumps([[p.text, p.answer, p.source] for p in found]))
 except ValueError as error:
     print("REFUSED", error)
@@ -211,11 +194,13 @@ def test_the_real_loader_reads_a_local_folder_and_runs_none_of_its_code(tmp_path
     folder = tmp_path / "questions"
     folder.mkdir()
     (folder / "test.jsonl").write_text(LINES)
-    found = load(tmp_path / "home", dataset=str(folder), answer="number", source="kind")
+    found = load(
+        tmp_path / "home", path=str(folder), hub_split="test", answer="number", source="kind"
+    )
     assert found == ('FOUND [["a1 b+2", "3.0", "sums"], ["a1 b*4", "4.5", "products"]]')
     (folder / "questions.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
-    refused = load(tmp_path / "home", dataset=str(folder))
-    assert refused.startswith("REFUSED task.dataset cannot be loaded (RuntimeError: Dataset script")
+    refused = load(tmp_path / "home", path=str(folder), hub_split="test")
+    assert refused.startswith("REFUSED task.path cannot be loaded (RuntimeError: Dataset script")
     assert not (tmp_path / "ran").exists()
 
 
@@ -225,11 +210,16 @@ def test_the_real_loader_reads_a_hub(tmp_path):
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         endpoint = f"http://127.0.0.1:{server.server_port}"
-        settings = {"subset": "main", "answer_after": "####", "revision": COMMIT}
-        found = load(tmp_path / "home", endpoint, dataset="owner/name", **settings)
+        settings = {
+            "subset": "main",
+            "extract": "after:####",
+            "revision": COMMIT,
+            "hub_split": "test",
+        }
+        found = load(tmp_path / "home", endpoint, path="owner/name", **settings)
         assert found == 'FOUND [["a1 b+2", "3", "owner/name"], ["a1 b*4", "4", "owner/name"]]'
-        refused = load(tmp_path / "home", endpoint, dataset="owner/none")
-        assert refused.startswith("REFUSED task.dataset cannot be loaded (")
+        refused = load(tmp_path / "home", endpoint, path="owner/none")
+        assert refused.startswith("REFUSED task.path cannot be loaded (")
     finally:
         server.shutdown()
         server.server_close()

@@ -1,0 +1,180 @@
+"""Every key of every program with its meaning, read off the schemas.
+
+    schema -> keys_of -> Key ...        conf/GROUP/*.yaml -> members_of -> Member ...
+
+What a key means stands below its field, as a string; a plug's own settings likewise.
+"""
+
+import ast
+import inspect
+import re
+import textwrap
+from collections.abc import Iterator
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
+from functools import cache
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+from hydra.core.config_store import ConfigStore
+from hydra.utils import get_object
+from omegaconf import OmegaConf
+
+CONF = Path(__file__).parent
+NO_PLUGS = ("comparison", "experiment", "recipe", "evaluation_set", "examples")
+"""Folders of conf/ whose files set keys that stand elsewhere."""
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One key of a configuration.
+
+    Example: `loop.max_staleness` of `launch.train`, its meaning shortened.
+
+        Key("loop.max_staleness", "int", "0", "Versions a batch may be behind when it is learned.")
+    """
+
+    name: str
+    """Dotted; NAME stands for any name."""
+    kind: str
+    default: str
+    """As YAML; "" where the program's file or the user must give it."""
+    meaning: str
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """One member of a group, a file below conf/.
+
+    Example: that of plain GRPO's draws, its meaning shortened.
+
+        Member("allocator", "epoch", "cost.draws.allocators.uniform.Uniform", "All alike.", ())
+    """
+
+    group: str
+    name: str
+    target: str
+    meaning: str
+    """First paragraph of the class."""
+    settings: tuple[Key, ...]
+
+
+def programs() -> dict[str, type]:
+    """Return the schema of each program, by its name, in alphabetical order."""
+    store = ConfigStore.instance()
+    found = {}
+    for file in store.list(""):
+        if file.endswith("_schema.yaml"):
+            node = store.load(file).node
+            found[file.removesuffix("_schema.yaml")] = OmegaConf.get_type(node)
+    return dict(sorted(found.items()))
+
+
+def keys_of(schema: type, prefix: str = "") -> Iterator[Key]:
+    """Yield every key of a dataclass and of those within it, in their order.
+
+    Args:
+        schema: A dataclass.
+        prefix: Stands before each key.
+    """
+    hints, said = get_type_hints(schema), meanings(schema)
+    for each in fields(schema):
+        name, kind = prefix + each.name, hints[each.name]
+        inner = kind if is_dataclass(kind) else _value_type(kind)
+        if is_dataclass(inner) and isinstance(inner, type):
+            yield from keys_of(inner, f"{name}." if inner is kind else f"{name}.NAME.")
+            continue
+        yield Key(name, _kind_text(kind), _default_text(each), said.get(each.name, ""))
+
+
+def members_of(group: str) -> Iterator[Member]:
+    """Yield what each file of a group builds; a file of several plugs yields each.
+
+    Args:
+        group: A folder of conf/.
+    """
+    for file in sorted((CONF / group).glob("*.yaml")):
+        content: Any = OmegaConf.to_container(OmegaConf.load(file))
+        plugs = {"": content} if "_target_" in content else content
+        for name, plug in plugs.items():
+            if isinstance(plug, dict) and "_target_" in plug:
+                label = f"{file.stem}.{name}" if name else file.stem
+                yield _member(group, label, plug)
+
+
+def groups() -> list[str]:
+    """Return the folders of conf/ that hold plugs."""
+    folders = sorted({file.parent.name for file in CONF.glob("*/*.yaml")})
+    return [folder for folder in folders if folder not in NO_PLUGS]
+
+
+@cache
+def meanings(kind: type) -> dict[str, str]:
+    """Return the strings below a dataclass's fields, those of its bases included, by field."""
+    found: dict[str, str] = {}
+    for base in reversed(kind.__mro__):
+        if not is_dataclass(base) or not isinstance(base, type):
+            continue
+        try:
+            (tree,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
+        except OSError:
+            # Made at run time, as `dataclasses.make_dataclass` does.
+            continue
+        body = getattr(tree, "body", [])
+        for field, after in pairwise(body):
+            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+                text = after.value if isinstance(after, ast.Expr) else None
+                if isinstance(text, ast.Constant) and isinstance(text.value, str):
+                    found[field.target.id] = " ".join(text.value.split())
+    return found
+
+
+def _member(group: str, name: str, plug: dict[str, Any]) -> Member:
+    target = get_object(plug["_target_"])
+    owner = target if isinstance(target, type) else getattr(target, "__self__", target)
+    said = meanings(owner) if isinstance(owner, type) else {}
+    if target is not owner:
+        said = said | _arguments(inspect.getdoc(target) or "")
+    settings = tuple(
+        Key(key, type(value).__name__ if value is not None else "", _yaml(value), said.get(key, ""))
+        for key, value in plug.items()
+        if not key.startswith("_")
+    )
+    paragraph = (inspect.getdoc(owner) or "").split("\n\n")[0]
+    return Member(group, name, plug["_target_"], " ".join(paragraph.split()), settings)
+
+
+def _arguments(text: str) -> dict[str, str]:
+    """What a docstring says of the arguments, by name."""
+    _, _, section = text.partition("Args:\n")
+    found = re.findall(r"^ {4}(\w+): (.+?)(?=^ {0,4}\S|^$|\Z)", section, re.MULTILINE | re.DOTALL)
+    return {name: " ".join(said.split()) for name, said in found}
+
+
+def _value_type(kind: Any) -> Any:
+    """What a mapping or list of schemas holds."""
+    parts = get_args(kind) if get_origin(kind) in (dict, list) else ()
+    return parts[-1] if parts else None
+
+
+def _kind_text(kind: Any) -> str:
+    if kind is Any:
+        return "plug"
+    text = kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind)
+    return text.replace("typing.", "").replace("NoneType", "None")
+
+
+def _default_text(field: "Field[Any]") -> str:
+    if field.default is not MISSING:
+        return _yaml(field.default)
+    if field.default_factory is not MISSING:
+        return _yaml(field.default_factory())
+    return ""
+
+
+def _yaml(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(value)

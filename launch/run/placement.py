@@ -1,0 +1,170 @@
+"""Reserve what a run asks for before any actor starts.
+
+resources, the cluster's GPUs -> Layout -> placement groups -> options of each actor
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import ray
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
+
+from conf.resources import ResourcesConfig
+from launch.program import UserError
+from launch.run.layout import Layout, describe, lay_out
+from launch.run.leaving import in_time, watch_of_cluster
+
+RELEASE_SECONDS = 15.0
+"""Longest wait for a run that has just ended, or is ending, to give its resources back."""
+
+
+class PlacementError(UserError):
+    """The cluster has less than the run asks for."""
+
+
+def use_gpu(resources: ResourcesConfig) -> bool:
+    """Say whether the run places engines and learners on GPUs."""
+    if resources.use_gpu is not None:
+        return resources.use_gpu
+    return bool(ray.cluster_resources().get("GPU", 0) >= 1)  # type: ignore[no-untyped-call]
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """What is reserved for a run: a placement group for the learners, and one per engine.
+
+    An engine that shares a GPU has no group of its own: it lives in the bundle of its learner.
+    """
+
+    layout: Layout
+    engines: list[PlacementGroup]
+    """Of the engines that share no GPU, in order."""
+    learners: PlacementGroup | None
+
+    def engine_options(self, index: int, cpus: float) -> dict[str, Any]:
+        """Return the options of `ray.remote` for the engine with this index."""
+        shared = self.layout.num_shared
+        if index < shared:
+            return self._in_bundle(index, cpus, 0.5)
+        return {
+            "num_cpus": cpus,
+            "num_gpus": self.layout.engine_gpus,
+            "scheduling_strategy": PlacementGroupSchedulingStrategy(self.engines[index - shared]),
+        }
+
+    def learner_options(self, rank: int, cpus: float) -> dict[str, Any]:
+        """Return the options of `ray.remote` for the learner with this rank."""
+        shares = rank < self.layout.num_shared
+        return self._in_bundle(rank, cpus, 0.5 if shares else self.layout.learner_gpus)
+
+    def _in_bundle(self, rank: int, cpus: float, gpus: float) -> dict[str, Any]:
+        assert self.learners is not None
+        return {
+            "num_cpus": cpus,
+            "num_gpus": gpus,
+            "scheduling_strategy": PlacementGroupSchedulingStrategy(
+                self.learners, placement_group_bundle_index=rank
+            ),
+        }
+
+    def release(self) -> None:
+        """Give everything back to the cluster, if that lives."""
+        watch = watch_of_cluster()
+        for group in self.groups:
+            # It waits for the cluster's head, for ever if need be.
+            if watch is None or watch.died is None:
+                in_time(RELEASE_SECONDS, partial(remove_placement_group, group))
+
+    @property
+    def groups(self) -> list[PlacementGroup]:
+        """All placement groups, those of engines first."""
+        return [*self.engines, *([self.learners] if self.learners else [])]
+
+
+def _free_when_enough(asked: dict[str, float]) -> dict[str, float]:
+    """What is free, after a moment's wait while what is asked is only being given back."""
+    total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+    patience = 0.0
+    if all(amount <= total.get(kind, 0) for kind, amount in asked.items()):
+        patience = RELEASE_SECONDS
+    deadline = time.monotonic() + patience
+    while True:
+        free: dict[str, float] = ray.available_resources()  # type: ignore[no-untyped-call]
+        enough = all(amount <= free.get(kind, 0) for kind, amount in asked.items())
+        if enough or time.monotonic() >= deadline:
+            return free
+        time.sleep(0.2)
+
+
+def reserve(
+    resources: ResourcesConfig, *, learners: bool = True, say: Callable[[str], None] = print
+) -> Placement:
+    """Reserve the run's placement groups.
+
+    Args:
+        resources: What the run asks for.
+        learners: False for an evaluation, which has none.
+        say: Told which GPUs are shared, and how many stay idle.
+
+    Raises:
+        PlacementError: If the cluster has less free than asked, with both numbers, or cannot place
+            it within the deadline.
+    """
+    total: float = ray.cluster_resources().get("GPU", 0)  # type: ignore[no-untyped-call]
+    layout = lay_out(resources, total, on_gpu=use_gpu(resources), learners=learners)
+    asked = {
+        "CPU": layout.num_engines * resources.engine_cpus
+        + layout.num_learners * resources.learner_cpus,
+        "GPU": layout.num_gpus,
+    }
+    free = _free_when_enough(asked)
+    for kind, amount in asked.items():
+        if amount > free.get(kind, 0):
+            raise PlacementError(
+                f"resources: the run asks for {amount:g} {kind}s ({layout.parts}), "
+                f"the cluster has {free.get(kind, 0):g} free; lower resources.num_engines, "
+                "resources.num_learners or resources.tensor_parallel_size"
+            )
+    for sentence in describe(layout, resources, free.get("GPU", 0)):
+        say(sentence)
+    placement = Placement(
+        layout,
+        engines=[
+            placement_group([bundle], strategy="PACK")
+            for bundle in engine_bundles(layout, resources)
+        ],
+        learners=placement_group(learner_bundles(layout, resources), strategy="PACK")
+        if layout.num_learners
+        else None,
+    )
+    for group in placement.groups:
+        if not group.wait(resources.placement_deadline_seconds):
+            placement.release()
+            raise PlacementError(
+                f"resources: no node could hold {group.bundle_specs} within "
+                f"{resources.placement_deadline_seconds:g} s, free was {free}"
+            )
+    return placement
+
+
+def engine_bundles(layout: Layout, resources: ResourcesConfig) -> list[dict[str, float]]:
+    """Return what each engine that shares no GPU takes."""
+    whole = _bundle(resources.engine_cpus, layout.engine_gpus)
+    return [whole] * (layout.num_engines - layout.num_shared)
+
+
+def learner_bundles(layout: Layout, resources: ResourcesConfig) -> list[dict[str, float]]:
+    """Return what each learner takes, with the engine that shares its GPU."""
+    shared = _bundle(resources.learner_cpus + resources.engine_cpus, 1)
+    whole = _bundle(resources.learner_cpus, layout.learner_gpus)
+    return [shared] * layout.num_shared + [whole] * (layout.num_learners - layout.num_shared)
+
+
+def _bundle(cpus: float, gpus: int) -> dict[str, float]:
+    return {"CPU": cpus} | ({"GPU": gpus} if gpus else {})

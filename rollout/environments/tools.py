@@ -1,0 +1,170 @@
+"""The environment of tools: calls found in a turn are made, and what they come to is read next.
+
+turn -> find_calls -> observe each -> Reply;  no call -> End
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from cost.ranges import SECONDS, count, require_ranges
+from rollout.environments.bridge import ROLES
+from rollout.environments.turns import End, Reply, TurnEnvironment, TurnPlayer
+from rollout.stopping import Stopping
+from rollout.tools.calls import BadCall, find_calls
+from rollout.tools.tool import Tool, observe, tools_by_name
+from rollout.types import Prompt, Trajectory
+
+PLACES = ("template", "system", "none")
+_SYSTEM = (
+    "You may call these tools:\n<tools>\n{tools}\n</tools>\nTo call one, write\n<tool_call>\n"
+    '{{"name": NAME, "arguments": {{...}}}}\n</tool_call>\nand wait for its answer.'
+)
+
+
+class ToolGame:
+    """A conversation with tools; it ends with a turn that calls none."""
+
+    def __init__(self, tools: Sequence[Tool], max_calls: int) -> None:
+        self._tools = tools_by_name(tools)
+        self._max_calls = max_calls
+
+    def __deepcopy__(self, memo: Any) -> ToolGame:
+        """Return itself: it has no state, and tools may hold what cannot be copied."""
+        return self
+
+    async def reset(self, prompt: Prompt) -> None:
+        """Do nothing."""
+
+    async def step(self, response: str) -> Reply | End:
+        """Make the calls of a turn, all at the same time."""
+        calls = find_calls(response)
+        if not calls:
+            return End()
+        made = list(calls[: self._max_calls])
+        left_out = len(calls) - len(made)
+        if left_out:
+            made.append(
+                BadCall(f"at most {self._max_calls} calls a turn are made, {left_out} were not")
+            )
+        found = await asyncio.gather(*(observe(call, self._tools) for call in made))
+        return Reply(
+            texts=tuple(each.text for each in found),
+            calls=len(calls),
+            failed_calls=sum(each.failed for each in found) + max(left_out - 1, 0),
+        )
+
+
+@dataclass(frozen=True)
+class ToolEnvironment:
+    """The environment of a policy that may call tools before it answers.
+
+    A tool that raises anything but a ToolError has failed, and so has the play; a bad call has not:
+    the policy reads what was wrong with it.
+
+    Raises:
+        ValueError: If a setting is out of range, or a tool is none.
+    """
+
+    tools: list[Any] = field(default_factory=list)
+    """The tools, of different names; see `rollout.tools.tool.Tool`."""
+    max_turns: int = 8
+    """Turns after which a play ends."""
+    max_calls: int = 8
+    """Calls of one turn that are made; the policy is told of others."""
+    role: str = "tool"
+    """Whose messages observations are in the chat template: "tool" or "user"."""
+    describe: str = "template"
+    """How the policy learns of the tools: by the chat template's own `tools`, by a `system` message
+    with their schemas, or `none`, where it knows them already."""
+    step_timeout_seconds: float = 60.0
+    """Longest time of a turn's calls; beyond it the play has failed."""
+
+    def __post_init__(self) -> None:
+        """Refuse settings that are out of range."""
+        ranges = {
+            "max_turns": count(10_000), "max_calls": count(1000), "step_timeout_seconds": SECONDS
+        }  # fmt: skip
+        require_ranges("environment.", self, ranges)
+        if self.role not in ROLES:
+            raise ValueError(f"environment.role must be tool or user, got {self.role!r}")
+        if self.describe not in PLACES:
+            raise ValueError(
+                f"environment.describe must be one of {', '.join(PLACES)}, got {self.describe!r}"
+            )
+        if not self.tools:
+            raise ValueError(f"environment.tools must name a tool or more, got {self.tools!r}")
+        tools_by_name(self.tools)
+
+    def prompt_tokenizer(self, tokenizer: Any) -> Any:
+        """Return the tokenizer that prompts are made with, which tells of the tools.
+
+        Raises:
+            ValueError: If the chat template does not.
+        """
+        if self.describe == "none":
+            return tokenizer
+        schemas = [dict(tool.schema) for tool in self.tools]
+        telling = TellingTokenizer(tokenizer, schemas, self.describe)
+        if tokenizer.chat_template and not telling.tells(self.tools[0].name):
+            raise ValueError(
+                "environment.describe must be a way that the chat template of model.path shows "
+                f"the tools in; set environment.describe="
+                f"{'system' if self.describe == 'template' else 'none and say it in the prompts'}, "
+                f"got {self.describe!r}"
+            )
+        return telling
+
+    def for_policy(self, tokenizer: Any, stopping: Stopping) -> TurnPlayer:
+        """Return what plays it with a policy; see `TurnEnvironment.for_policy`."""
+        return TurnEnvironment(
+            ToolGame(self.tools, self.max_calls),
+            max_turns=self.max_turns,
+            role=self.role,
+            step_timeout_seconds=self.step_timeout_seconds,
+        ).for_policy(tokenizer, stopping)
+
+    async def play(self, generate: Any, prompt: Prompt, max_tokens: int) -> Trajectory:
+        """Refuse: only what `for_policy` returns knows the policy's tokens."""
+        raise RuntimeError("ToolEnvironment.play needs the policy's tokens: call for_policy first")
+
+
+class TellingTokenizer:
+    """A tokenizer whose chat template tells of tools; all else is the policy's own."""
+
+    def __init__(self, tokenizer: Any, schemas: Sequence[dict[str, Any]], describe: str) -> None:
+        self._tokenizer = tokenizer
+        self._schemas = list(schemas)
+        self._describe = describe
+
+    def __getattr__(self, name: str) -> Any:
+        """Return what the policy's tokenizer has."""
+        return getattr(self._tokenizer, name)
+
+    def apply_chat_template(self, messages: Sequence[dict[str, Any]], **settings: Any) -> Any:
+        """Render a conversation as `transformers` does, with the tools."""
+        if self._describe == "template":
+            return self._tokenizer.apply_chat_template(
+                list(messages), tools=self._schemas, **settings
+            )
+        said = _SYSTEM.format(tools="\n".join(map(json.dumps, self._schemas)))
+        messages = list(messages)
+        if messages and messages[0]["role"] == "system":
+            first = messages.pop(0)
+            said = f"{first['content']}\n\n{said}"
+        return self._tokenizer.apply_chat_template(
+            [{"role": "system", "content": said}, *messages], **settings
+        )
+
+    def tells(self, name: str) -> bool:
+        """Whether a conversation that is rendered names a tool."""
+        question = [{"role": "user", "content": "question"}]
+        try:
+            text = self.apply_chat_template(question, tokenize=False, add_generation_prompt=True)
+        except Exception:
+            return False
+        return name in text

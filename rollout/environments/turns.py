@@ -1,0 +1,273 @@
+"""Plays of several turns: what the policy says, what the game answers, and so on to the end.
+
+    prompt -> [generate -> game.step(text) -> Reply -> tokens in between] x turns -> Trajectory
+
+Token in, token out: what was sampled goes back to the engine as it was, and into the trajectory;
+the chat template adds only what stands between two turns (`rollout.environments.bridge`). While
+one play waits for its game the engine generates for the others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import inspect
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from cost.ranges import SECONDS, count, require_ranges
+from cost.types import PlayEnd
+from rollout.environments import Generate
+from rollout.environments.bridge import ROLES, Bridge
+from rollout.stopping import Stopping
+from rollout.types import Completion, MaskArray, Prompt, TokenArray, Trajectory, Turn, VersionSpan
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What the policy reads next; a text alone does as well.
+
+    Example: Reply(texts=("42", "Error: there is no tool 'add'"), calls=2, failed_calls=1).
+    """
+
+    texts: Sequence[str] = ()
+    """One message each, by the environment's role."""
+    token_ids: Sequence[int] | None = None
+    """In place of texts: the very tokens up to the policy's next, template and all."""
+    calls: int = 0
+    """Calls of tools that the policy's turn made."""
+    failed_calls: int = 0
+    """Of these, bad ones and those that the tool refused."""
+
+
+@dataclass(frozen=True, slots=True)
+class End:
+    """The play is over.
+
+    Example: End(reward=1.0).
+    """
+
+    reward: float | None = None
+    """What the play is worth, finite; None to have the reward plug score the policy's last turn."""
+
+
+@runtime_checkable
+class Game(Protocol):
+    """What a policy plays in turns; each play has a copy of its own, to keep its state in.
+
+    Either method may be a plain function, which then runs in a thread. An exception ends the play
+    as a failure: it is counted, left out of its group, and told with its text.
+    """
+
+    def reset(self, prompt: Prompt) -> Any:
+        """Begin; what it returns is of no meaning."""
+        ...
+
+    def step(self, response: str) -> Any:
+        """Return a Reply or its text, or End, to one turn of the policy.
+
+        Args:
+            response: The turn, decoded, without special tokens and without what ended it.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class TurnEnvironment:
+    """The environment of several turns: plays a game.
+
+    Raises:
+        ValueError: If a setting is out of range, or the game lacks `reset` or `step`.
+    """
+
+    game: Any
+    """The `Game`, an object that can be copied."""
+    max_turns: int = 8
+    """Turns after which a play ends, whatever the game says."""
+    role: str = "tool"
+    """Whose messages the game's texts are in the chat template: "tool" or "user"."""
+    step_timeout_seconds: float = 60.0
+    """Longest time of one `reset` or `step`; beyond it the play has failed."""
+
+    def __post_init__(self) -> None:
+        """Refuse settings that are out of range, and games that are none."""
+        ranges = {"max_turns": count(10_000), "step_timeout_seconds": SECONDS}
+        require_ranges("environment.", self, ranges)
+        if self.role not in ROLES:
+            raise ValueError(f"environment.role must be tool or user, got {self.role!r}")
+        if not isinstance(self.game, Game):
+            raise ValueError(
+                f"environment.game must be an object with the methods reset and step, "
+                f"got {self.game!r}"
+            )
+
+    def for_policy(self, tokenizer: Any, stopping: Stopping) -> TurnPlayer:
+        """Return what plays it with a policy.
+
+        Raises:
+            ValueError: If its chat template cannot render what the game says.
+        """
+        bridge = Bridge(tokenizer, self.role)
+        bridge.check()
+        return TurnPlayer(self, bridge, stopping)
+
+    async def play(self, generate: Generate, prompt: Prompt, max_tokens: int) -> Trajectory:
+        """Refuse: only what `for_policy` returns knows the policy's tokens."""
+        raise RuntimeError("TurnEnvironment.play needs the policy's tokens: call for_policy first")
+
+
+@dataclass(frozen=True)
+class TurnPlayer:
+    """A `TurnEnvironment` with the policy that plays it."""
+
+    settings: TurnEnvironment
+    bridge: Bridge
+    stopping: Stopping
+
+    async def play(self, generate: Generate, prompt: Prompt, max_tokens: int) -> Trajectory:
+        """Play one game to its end; see `rollout.environments.Environment`."""
+        record = Record(prompt.token_ids)
+        game = copy.deepcopy(self.settings.game)
+        try:
+            await self._call(game.reset, prompt)
+        except Exception as error:
+            return record.failed(self._told("reset", error))
+        while True:
+            completion = await generate(record.sequence, max_tokens - record.length)
+            record.add_turn(completion)
+            if completion.finish_reason == "length":
+                return record.ended(PlayEnd.TOKENS)
+            own = completion.token_ids.tolist()
+            began = time.monotonic()
+            try:
+                answer = await self._call(game.step, self.stopping.text(self.bridge.tokenizer, own))
+                found = as_answer(answer)
+                between = None if isinstance(found, End) else self._between(found, own)
+            except Exception as error:
+                record.step_took(time.monotonic() - began)
+                return record.failed(self._told("step", error))
+            record.step_took(time.monotonic() - began, found)
+            if isinstance(found, End):
+                return record.ended(PlayEnd.ANSWER, found.reward)
+            if len(record.turns) == self.settings.max_turns:
+                return record.ended(PlayEnd.MAX_TURNS)
+            assert between is not None
+            if record.length + len(between) >= max_tokens:
+                return record.ended(PlayEnd.TOKENS)
+            record.add_environment(between)
+
+    def _between(self, reply: Reply, own: Sequence[int]) -> TokenArray:
+        if reply.token_ids is not None:
+            return np.asarray(reply.token_ids, dtype=np.int32)
+        return self.bridge.tokens(reply.texts, own[-1] if own else -1, self.stopping)
+
+    async def _call(self, method: Callable[[Any], Any], argument: Any) -> Any:
+        async with asyncio.timeout(self.settings.step_timeout_seconds):
+            if inspect.iscoroutinefunction(method):
+                return await method(argument)
+            return await asyncio.to_thread(method, argument)
+
+    def _told(self, name: str, error: Exception) -> str:
+        game = type(self.settings.game).__name__
+        if isinstance(error, TimeoutError):
+            limit = self.settings.step_timeout_seconds
+            return (
+                f"environment.game: {game}.{name} took longer than "
+                f"environment.step_timeout_seconds = {limit:g}"
+            )
+        return f"environment.game: {game}.{name} raised {type(error).__name__}: {error}"
+
+
+def as_answer(answer: Any) -> Reply | End:
+    """Return what a game answered as a Reply or an End.
+
+    Raises:
+        TypeError: If it is neither, nor a text.
+        ValueError: If a reply says nothing, or a reward is not finite.
+    """
+    if isinstance(answer, str):
+        answer = Reply((answer,))
+    if isinstance(answer, End):
+        if answer.reward is not None and not math.isfinite(answer.reward):
+            raise ValueError(f"End.reward must be finite, got {answer.reward!r}")
+        return answer
+    if not isinstance(answer, Reply):
+        raise TypeError(f"step must return a text, a Reply or an End, got {answer!r:.100}")
+    if answer.token_ids is None:
+        if not answer.texts or not all(isinstance(text, str) for text in answer.texts):
+            raise ValueError(f"Reply.texts must be one text or more, got {answer.texts!r:.100}")
+    elif len(answer.token_ids) == 0:
+        raise ValueError("Reply.token_ids must not be empty, got none")
+    return answer
+
+
+class Record:
+    """What a play has come to so far."""
+
+    def __init__(self, prompt_ids: TokenArray) -> None:
+        self._num_prompt = len(prompt_ids)
+        self._parts: list[TokenArray] = [prompt_ids]
+        self._masks: list[MaskArray] = []
+        self._logprobs: list[np.ndarray] = []
+        self._spans: list[VersionSpan] = []
+        self._prefilled = 0
+        self.length = 0
+        """Tokens after the prompt."""
+        self.turns: list[Turn] = []
+
+    @property
+    def sequence(self) -> TokenArray:
+        """[T] int32 prompt and everything after it."""
+        self._parts = [np.concatenate(self._parts).astype(np.int32)]
+        return self._parts[0]
+
+    def add_turn(self, completion: Completion) -> None:
+        """Add what the policy sampled after `sequence`."""
+        size = len(completion.token_ids)
+        start = self.length
+        prefilled = self._num_prompt + start - completion.cached_tokens
+        self._prefilled += prefilled
+        self._add(completion.token_ids, completion.rollout_logprobs, own=True)
+        self._spans += [
+            replace(span, start=span.start + start, end=span.end + start)
+            for span in completion.version_spans
+        ]
+        self.turns.append(Turn(start, start + size, prefilled))
+
+    def step_took(self, seconds: float, found: Reply | End | None = None) -> None:
+        """Enter how long the environment's step after the last turn took, and its calls."""
+        calls, failed = (found.calls, found.failed_calls) if isinstance(found, Reply) else (0, 0)
+        self.turns[-1] = replace(self.turns[-1], seconds=seconds, calls=calls, failed_calls=failed)
+
+    def add_environment(self, token_ids: TokenArray) -> None:
+        """Add what the environment says after the last turn."""
+        self._add(token_ids, np.zeros(len(token_ids), np.float32), own=False)
+
+    def ended(self, ending: PlayEnd, reward: float | None = None) -> Trajectory:
+        """Return the play as it ended."""
+        return Trajectory(
+            token_ids=self.sequence[self._num_prompt :],
+            loss_mask=np.concatenate([np.zeros(0, np.bool_), *self._masks]),
+            rollout_logprobs=np.concatenate([np.zeros(0, np.float32), *self._logprobs]),
+            version_spans=tuple(self._spans),
+            truncated=ending == PlayEnd.TOKENS,
+            prefill_tokens=self._prefilled,
+            turns=tuple(self.turns),
+            ending=ending,
+            reward=None if reward is None else float(reward),
+        )
+
+    def failed(self, failure: str) -> Trajectory:
+        """Return the play as it failed."""
+        return replace(self.ended(PlayEnd.FAILURE), failure=failure)
+
+    def _add(self, token_ids: TokenArray, logprobs: np.ndarray, *, own: bool) -> None:
+        self._parts.append(token_ids)
+        self._masks.append(np.full(len(token_ids), own, dtype=np.bool_))
+        self._logprobs.append(logprobs)
+        self.length += len(token_ids)

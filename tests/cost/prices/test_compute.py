@@ -1,0 +1,79 @@
+"""FLOPs of generating and scoring, counted token by token."""
+
+import numpy as np
+import pytest
+
+from cost.prices.compute import group_flops, scoring
+from cost.prices.shape import ModelShape
+from tests.cost.prices.test_prices import SHAPE
+
+MODEL = ModelShape(**SHAPE)
+
+
+def counted(positions, num_logits):
+    """FLOPs of tokens at these positions (from 1) of a model of two small matrices' worth."""
+    total = num_logits * MODEL.head
+    for position in positions:
+        total += MODEL.token + position * MODEL.pair
+    return total
+
+
+def test_the_parts_are_counted_by_hand():
+    # Of 3 layers: queries and output [8, 20], keys and values [8, 10], MLP [8, 7] three times.
+    assert MODEL.token == 3 * 2 * (2 * 8 * 20 + 2 * 8 * 10 + 3 * 8 * 7)
+    # Scores and mix of 4 heads of 5, and the logits of 11 words.
+    assert MODEL.pair == 3 * 2 * (4 * 5 + 4 * 5)
+    assert MODEL.head == 2 * 8 * 11
+
+
+def test_a_cached_prompt_is_prefilled_once_and_the_last_token_never_fed_in():
+    prompt, lengths = 6, np.array([4, 1, 3])
+    positions = [*range(1, 7), *range(7, 10), *range(7, 9)]
+    assert group_flops(MODEL, prompt, 6, lengths) == counted(positions, 8)
+    # Without a cache each response has a prompt of its own.
+    uncached = counted(positions + 2 * list(range(1, 7)), 8)
+    assert group_flops(MODEL, prompt, 18, lengths) == uncached
+    # Two tokens at the ends of the two other prompts were not cached.
+    partly = counted(positions + 2 * [5, 6], 8)
+    assert group_flops(MODEL, prompt, 10, lengths) == partly
+
+
+def test_a_group_may_be_empty_or_have_empty_responses():
+    assert group_flops(MODEL, 5, 0, np.zeros(0, np.int64)) == 0
+    assert group_flops(MODEL, 5, 5, np.zeros(2, np.int64)) == counted(range(1, 6), 0)
+
+
+def test_further_turns_are_prefilled_behind_the_prompt():
+    one_turn = group_flops(MODEL, 6, 6, np.array([10]))
+    assert group_flops(MODEL, 6, 6 + 4, np.array([10])) == one_turn + 4 * (
+        MODEL.token + (6 + 10 / 2) * MODEL.pair
+    )
+
+
+def test_scoring_is_a_forward_pass_over_prompt_and_response():
+    found = scoring(MODEL, 3, np.array([2, 0]))
+    assert found.tolist() == [counted(range(1, 6), 2), counted(range(1, 4), 0)]
+
+
+def test_a_plain_mlp_has_two_matrices(tmp_path):
+    import json
+
+    settings = {
+        "hidden_size": 8, "num_hidden_layers": 3, "num_attention_heads": 4, "head_dim": 5,
+        "num_key_value_heads": 2, "intermediate_size": 7, "vocab_size": 11,
+    }  # fmt: skip
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(settings))
+    assert ModelShape.of_model(str(tmp_path)) == MODEL
+    path.write_text(json.dumps(settings | {"model_type": "gpt_neox"}))
+    plain = ModelShape.of_model(str(tmp_path))
+    assert MODEL.token - plain.token == 3 * 2 * 8 * 7
+    path.write_text("{}")
+    assert ModelShape.found(str(tmp_path)) is None
+
+
+@pytest.mark.parametrize("length", [1, 7, 100])
+def test_a_response_alone_costs_the_same_generated_as_scored_but_for_its_last_token(length):
+    generated = group_flops(MODEL, 9, 9, np.array([length]))
+    scored = float(scoring(MODEL, 9, np.array([length]))[0])
+    assert scored - generated == pytest.approx(MODEL.token + (9 + length) * MODEL.pair)

@@ -1,0 +1,71 @@
+"""What is reserved for whom, without a cluster."""
+
+import pytest
+
+from conf.resources import ResourcesConfig
+from launch.run import placement as module
+from launch.run.placement import reserve
+
+
+class Group:
+    def __init__(self, bundles, strategy):
+        self.bundle_specs, self.id = bundles, None
+
+    def wait(self, seconds):
+        return True
+
+
+@pytest.fixture
+def cluster_of(monkeypatch):
+    """A cluster with so many GPUs, all of them free."""
+
+    def make(num_gpus):
+        has = {"CPU": 16.0, "GPU": float(num_gpus)}
+        monkeypatch.setattr("ray.available_resources", lambda: has)
+        monkeypatch.setattr("ray.cluster_resources", lambda: has)
+        monkeypatch.setattr(module, "placement_group", Group)
+        monkeypatch.setattr(
+            module,
+            "PlacementGroupSchedulingStrategy",
+            lambda group, placement_group_bundle_index=0: (group, placement_group_bundle_index),
+        )
+
+    return make
+
+
+def test_engine_and_learner_share_one_gpu_in_one_bundle(cluster_of):
+    cluster_of(1)
+    said = []
+    placed = reserve(ResourcesConfig(engine_cpus=2), say=said.append)
+    assert [group.bundle_specs for group in placed.groups] == [[{"CPU": 3.0, "GPU": 1}]]
+    engine, learner = placed.engine_options(0, 2), placed.learner_options(0, 1)
+    assert engine["scheduling_strategy"] == learner["scheduling_strategy"]
+    assert (engine["num_gpus"], learner["num_gpus"]) == (0.5, 0.5)
+    assert len(said) == 1 and said[0].startswith("1 GPU(s) shared by an engine and a learner")
+
+
+def test_what_asks_for_more_than_its_bundle_is_none(cluster_of):
+    """Whatever shares, all actors of a bundle fit into it, and every part has a place."""
+    for engines in (1, 2, 3):
+        for learners in (1, 2, 3):
+            for gpus in range(max(engines, learners), 7):
+                cluster_of(gpus)
+                asked = ResourcesConfig(num_engines=engines, num_learners=learners)
+                placed = reserve(asked, say=lambda _: None)
+                taken = {}
+                options = [placed.engine_options(k, 1) for k in range(engines)]
+                options += [placed.learner_options(k, 1) for k in range(learners)]
+                for one in options:
+                    group, index = one["scheduling_strategy"]
+                    before = taken.get((id(group), index), (0, 0))
+                    taken[id(group), index] = (
+                        before[0] + one["num_cpus"],
+                        before[1] + one["num_gpus"],
+                    )
+                room = {
+                    (id(group), k): (bundle["CPU"], bundle["GPU"])
+                    for group in placed.groups
+                    for k, bundle in enumerate(group.bundle_specs)
+                }
+                assert taken == room
+                assert sum(gpu for _, gpu in room.values()) == min(gpus, engines + learners)

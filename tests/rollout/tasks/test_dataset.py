@@ -1,0 +1,238 @@
+import json
+import logging
+
+import pytest
+
+from launch.models.warmstart import build_tokenizer
+from rollout.rewards.chain import ChainReward
+from rollout.tasks.dataset import DatasetTask
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return build_tokenizer()
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(*lines):
+        path = tmp_path / "mine.jsonl"
+        rows = [line if isinstance(line, str) else json.dumps(line) for line in lines]
+        path.write_text("\n".join(rows) + "\n", encoding="utf-8")
+        return str(path)
+
+    return write
+
+
+def test_a_file_becomes_prompts(write, tokenizer):
+    path = write(
+        {"prompt": "2+2?", "answer": "4", "difficulty": 1},
+        "",
+        {
+            "messages": [
+                {"role": "system", "content": "be brief"},
+                {"role": "user", "content": "1+1?"},
+            ],
+            "answer": "2",
+            "source": "sums",
+        },
+    )
+    first, second = DatasetTask(path=path).prompts(tokenizer)
+    assert (first.text, first.answer, first.source) == ("2+2?", "4", "mine")
+    assert (second.text, second.answer, second.source) == ("1+1?", "2", "sums")
+    assert tokenizer.decode(second.token_ids).startswith("<|system|>be brief<|end|><|user|>1+1?")
+
+
+@pytest.mark.parametrize(
+    ("value", "answer"),
+    [("4", "4"), ("-2.50", "-2.5"), ("1e-7", "1e-07"), ("true", "true"), ("false", "false")],
+)
+def test_an_answer_may_be_a_number_or_a_boolean(write, tokenizer, value, answer):
+    task = DatasetTask(path=write(f'{{"prompt": "2+2?", "answer": {value}}}'))
+    assert [prompt.answer for prompt in task.prompts(tokenizer)] == [answer]
+
+
+GOOD = {"prompt": "2+2?", "answer": "4"}
+NO_PROMPT = "mine.jsonl:2 must have one of the columns prompt, messages, problem, question, or task"
+NO_TEXT = "mine.jsonl:2 needs a number, a boolean or a text that is not blank in"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{not json", r"mine.jsonl:2 is not JSON \(.*\); write one object a line, got"),
+        ("[1, 2]", r"mine.jsonl:2 must be a JSON object, got \[1, 2\]"),
+        ({"answer": "4"}, rf"{NO_PROMPT}.*got \['answer'\]"),
+        ({"prompt": "a", "messages": [], "answer": "4"}, NO_PROMPT),
+        ({"prompt": "a"}, r"mine.jsonl:2 has no answer: .* task.answer, got \['prompt'\]"),
+        ({"prompt": "a", "answer": None}, r"mine.jsonl:2 has no answer: .*"),
+        ('{"prompt": "a", "answer": NaN}', f"{NO_TEXT} answer, got nan"),
+        ({"prompt": "a", "answer": []}, rf"{NO_TEXT} answer, got \[\]"),
+        ({"prompt": "a", "answer": ["4", ""]}, f"{NO_TEXT} answer, got ''"),
+        ({"prompt": 4, "answer": "4"}, "mine.jsonl:2 needs a text, or a list of objects with .* 4"),
+        ({"prompt": " ", "answer": "4"}, "mine.jsonl:2 needs a text that is not blank in prompt"),
+        ({"messages": [], "answer": "4"}, r"mine.jsonl:2 needs a text, or a list .*, got \[\]"),
+        ({"messages": [{"role": "user"}], "answer": "4"}, "mine.jsonl:2 needs a text, or a list"),
+        (
+            {"messages": [{"role": "assistant", "content": "a"}], "answer": "4"},
+            "mine.jsonl:2 must end with a user message, got role 'assistant'",
+        ),
+        (GOOD, "mine.jsonl:2 repeats the prompt of .*mine.jsonl:1; .*task.duplicates=skip"),
+        ({"prompt": "x" * 99, "answer": "4"}, "mine.jsonl:2 is longer than the 50 tokens"),
+        ({"prompt": "a", "answer": "four"}, "mine.jsonl:2 has an answer that the reward refuses"),
+        ("[" * 200_000, "mine.jsonl:2 is not JSON"),
+    ],
+)
+def test_a_bad_line_is_named(write, tokenizer, line, message):
+    task = DatasetTask(path=write(GOOD, line))
+    with pytest.raises(ValueError, match=message):
+        task.prompts(tokenizer, max_tokens=50, check=ChainReward().check)
+
+
+def test_bytes_that_are_not_utf8_are_named(tmp_path, tokenizer):
+    path = tmp_path / "mine.jsonl"
+    path.write_bytes(json.dumps(GOOD).encode() + b'\n{"prompt": "\xff", "answer": "1"}\n')
+    with pytest.raises(ValueError, match=r"mine.jsonl:2 is not UTF-8; convert the file"):
+        DatasetTask(path=str(path)).prompts(tokenizer)
+
+
+def test_a_missing_and_an_empty_file_are_named(write, tmp_path, tokenizer):
+    with pytest.raises(ValueError, match=r"task.path cannot be read \(No such file"):
+        DatasetTask(path=str(tmp_path / "absent.jsonl")).prompts(tokenizer)
+    with pytest.raises(ValueError, match=r"task.path has no rows; add some, got"):
+        DatasetTask(path=write("", "")).prompts(tokenizer)
+
+
+def test_long_and_repeated_prompts_can_be_skipped(write, tokenizer):
+    path = write(GOOD, {"prompt": "x" * 99, "answer": "1"}, GOOD, {"prompt": "b", "answer": "1"})
+    task = DatasetTask(path=path, long_prompts="skip", duplicates="skip")
+    assert [p.text for p in task.prompts(tokenizer, max_tokens=50)] == ["2+2?", "b"]
+
+
+def test_one_file_divides_into_two_splits(write, tokenizer):
+    path = write(*({"prompt": f"question {i}", "answer": "1"} for i in range(200)))
+    splits = {
+        split: {
+            p.text
+            for p in DatasetTask(path=path, split=split, held_out_one_in=5).prompts(tokenizer)
+        }
+        for split in ("all", "train", "held_out")
+    }
+    assert splits["train"] | splits["held_out"] == splits["all"]
+    assert not splits["train"] & splits["held_out"]
+    assert 20 <= len(splits["held_out"]) <= 60
+
+
+def test_messages_need_the_chat_template(write, tokenizer):
+    user = {"role": "user", "content": "hi"}
+    (bare,) = DatasetTask(path=write({"messages": [user], "answer": 1}), chat=False).prompts(
+        tokenizer
+    )
+    assert tokenizer.decode(bare.token_ids) == "hi"
+    path = write({"messages": [{"role": "system", "content": "be brief"}, user], "answer": "1"})
+    with pytest.raises(ValueError, match=r"mine.jsonl:1 holds messages.*task.chat=true"):
+        DatasetTask(path=path, chat=False).prompts(tokenizer)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"split": "test"}, "task.split must be one of train, held_out, all, got 'test'"),
+        ({"held_out_one_in": 1}, "task.held_out_one_in must be at least 2, got 1"),
+        ({"bad_rows": "drop"}, "task.bad_rows must be refuse or skip, got 'drop'"),
+        ({"extract": "after:"}, "task.extract must be plain, boxed, json, or after: and a text"),
+        ({"template": "solve it"}, "task.template must say where the prompt goes"),
+        ({"max_prompts": 0}, "task.max_prompts must be at least 1, got 0"),
+        ({"path": " "}, "task.path must not be empty"),
+        ({"duplicates": "drop"}, "task.duplicates must be refuse or skip, got 'drop'"),
+        ({"long_prompts": "cut"}, "task.long_prompts must be refuse or skip, got 'cut'"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        DatasetTask(**{"path": "mine.jsonl", **settings})
+
+
+def test_columns_may_be_nested_and_the_rest_goes_along(write, tokenizer):
+    row = {
+        "data_source": "sums",
+        "prompt": [{"role": "user", "content": "2+2?"}],
+        "reward_model": {"ground_truth": "4", "style": "rule"},
+        "about": '{"level": 3}',
+        "image": None,
+    }
+    (found,) = DatasetTask(
+        path=write(row), source="data_source", where={"about.level": {"min": 3}}
+    ).prompts(tokenizer)
+    assert (found.text, found.answer, found.source) == ("2+2?", "4", "sums")
+    assert found.columns == {name: row[name] for name in ("reward_model", "about", "image")}
+    (found,) = DatasetTask(path=write(row), columns=["about"]).prompts(tokenizer)
+    assert found.columns == {"about": '{"level": 3}'}
+
+
+@pytest.mark.parametrize(
+    ("extract", "value", "answer"),
+    [
+        ("after:####", "one #### two\n#### 1,234 ", "1,234"),
+        ("boxed", r"so \boxed{2}, no: \boxed{\frac{1}{2}} it is", r"\frac{1}{2}"),
+        ("boxed", r"\boxed{\{1, 2\}} and \boxed{cut", r"\{1, 2\}"),
+        ("json", '"42"', "42"),
+        ("json", '["1/2", "0.5"]', '["1/2", "0.5"]'),
+        ("json", "[7]", "7"),
+        ("plain", ["0.5", 0.5, "1/2"], '["0.5", "1/2"]'),
+        ("plain", {"target": 3}, '{"target": 3}'),
+    ],
+)
+def test_answers_are_extracted(write, tokenizer, extract, value, answer):
+    task = DatasetTask(path=write({"prompt": "?", "answer": value}), extract=extract)
+    assert [prompt.answer for prompt in task.prompts(tokenizer)] == [answer]
+
+
+@pytest.mark.parametrize("extract", ["after:####", "boxed", "json"])
+def test_an_answer_that_is_not_found_is_refused_or_left_out(write, tokenizer, caplog, extract):
+    path = write(GOOD | {"answer": r"\boxed{4 ###"}, GOOD | {"answer": '"#### \\boxed{4}"'})
+    with pytest.raises(
+        ValueError, match=r"mine\.jsonl:1 (has no answer for task\.extract|needs JSON)"
+    ):
+        DatasetTask(path=path, extract=extract).prompts(tokenizer)
+    with caplog.at_level(logging.WARNING):
+        found = DatasetTask(path=path, extract=extract, bad_rows="skip").prompts(tokenizer)
+    assert len(found) == 1
+    assert "1 prompts; left out: 1 without a usable question or answer (first: " in caplog.text
+    assert "mine.jsonl:1" in caplog.text
+
+
+def test_system_and_template_make_the_prompt(write, tokenizer):
+    row = {"question": "2+2?", "answer": "4", "nums": [2, 2]}
+    task = DatasetTask(
+        path=write(row), system="be brief", template=r"{{prompt}} of {{nums}} in \boxed{}"
+    )
+    (found,) = task.prompts(tokenizer)
+    assert found.text == r"2+2? of [2, 2] in \boxed{}"
+    text = tokenizer.decode(found.token_ids)
+    assert text.startswith("<|system|>be brief<|end|><|user|>2+2? of [2, 2]")
+    own = [{"role": "system", "content": "mine"}, {"role": "user", "content": "1+1?"}]
+    (found,) = DatasetTask(path=write({"messages": own, "answer": 2}), system="be brief").prompts(
+        tokenizer
+    )
+    assert tokenizer.decode(found.token_ids).startswith("<|system|>mine<|end|><|user|>1+1?")
+    with pytest.raises(ValueError, match=r"no column 'numbers', which task\.template names"):
+        DatasetTask(path=write(row), template="{{numbers}}").prompts(tokenizer)
+
+
+def test_rows_are_filtered_by_column_length_and_count(write, tokenizer, caplog):
+    rows = [{"prompt": f"number {i}", "answer": i, "rate": i / 100} for i in range(100)]
+    path = write(*rows, {"prompt": "x" * 99, "answer": 1, "rate": 0.3})
+    task = DatasetTask(
+        path=path, where={"rate": {"min": 0.25, "max": 0.5}}, max_prompt_tokens=50, max_prompts=10
+    )
+    with caplog.at_level(logging.WARNING):
+        found = task.prompts(tokenizer, max_tokens=200)
+    assert [prompt.index for prompt in found] == list(range(10))
+    numbers = [int(prompt.answer) for prompt in found]
+    assert numbers == sorted(set(numbers))
+    assert numbers[0] >= 25 and numbers[-1] <= 50
+    assert "74 outside task.where (first: " in caplog.text
+    assert "1 over 50 tokens (first: " in caplog.text
+    assert "16 beyond task.max_prompts" in caplog.text
+    assert [p.text for p in task.prompts(tokenizer)] == [p.text for p in found]
