@@ -13,6 +13,7 @@ from hydra.core.config_store import ConfigStore
 
 from conf.checks import require, require_name, require_path
 from conf.models import SmolLM2Config, WarmStartConfig
+from conf.prediction import PredictConfig
 from conf.schema import EvaluateConfig, RunConfig
 from conf.secrets import SECRET_WORDS
 from conf.studies import ChaosConfig, SimulateConfig, TheoryConfig, VarianceConfig, bench_schema
@@ -299,4 +300,5 @@ def register() -> None:
     store.store(name="theory_schema", node=TheoryConfig)
     store.store(name="chaos_schema", node=ChaosConfig)
     store.store(name="variance_schema", node=VarianceConfig)
+    store.store(name="predict_schema", node=PredictConfig)
     store.store(name="warmstart_schema", node=WarmStartConfig)

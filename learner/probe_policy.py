@@ -1,7 +1,8 @@
 """Per-response gradients over all parameters, exact: one backward pass a response.
 
 For measurements, not for training: what a thinning rule adds to the variance follows from the norms
-of these gradients (`launch.variance`). A policy of its own in float32, on one process.
+of these gradients (`launch.variance`), and what a draw is worth from their products
+(`launch.predict`). A policy of its own in float32, on one process.
 """
 
 from collections.abc import Sequence
@@ -120,6 +121,23 @@ class ProbePolicy:
         """Score a response's tokens."""
         logprobs, entropies = self._forward(prompt, response)
         return TokenScores(logprobs.double().numpy(), entropies.double().numpy())
+
+    @torch.no_grad()
+    def prompt_state(self, prompt: npt.ArrayLike) -> tuple[npt.NDArray[np.float32], float]:
+        """Read a prompt without answering it.
+
+        Args:
+            prompt: [T_prompt] token ids.
+
+        Returns:
+            [H] float32 sum over its tokens of the last hidden state, and the entropy of the first
+            token of a response, nats.
+        """
+        token_ids = torch.as_tensor(np.asarray(prompt, dtype=np.int64))[None]
+        answer = self._model(token_ids, output_hidden_states=True)
+        logprobs = torch.log_softmax(answer.logits[0, -1].double() / self._temperature, dim=-1)
+        entropy = float(-(logprobs.exp() * logprobs.clamp_min(-1e9)).sum())
+        return answer.hidden_states[-1][0].sum(dim=0).numpy(), entropy
 
     def gradient(
         self, prompt: npt.ArrayLike, response: Tokens, token_weights: npt.ArrayLike | None = None

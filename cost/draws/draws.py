@@ -171,6 +171,48 @@ class EpochDraws:
         return indices, EpochState(permutation=permutation, cursor=cursor)
 
 
+@dataclass(frozen=True, slots=True)
+class PassDraws:
+    """Passes over the prompts in reshuffled order, each prompt taken or passed over by a coin.
+
+    A prompt that comes up is taken with chance p_i / max p, at most once a pass. With even chances
+    this is `EpochDraws`. A pass adds up to the sum of g_i over all prompts, each with the chance of
+    its coin: E sum_taken g_i / (N p_i) = sum_i g_i / (N max p), whatever the order, so weights
+    1 / (N p_i) are unbiased over a pass. A draw given those before it in the pass is not of
+    probability p_i, as it is not of 1 / N in an epoch: that is what keeps the prompts' own
+    differences out of the noise (ours; Poisson sampling of a finite population, textbook).
+    """
+
+    any_probabilities: ClassVar[bool] = True
+
+    def initial_state(self, num_prompts: int) -> EpochState:
+        """Return the state that starts a pass at the next draw."""
+        return EpochState(permutation=np.arange(num_prompts, dtype=np.int64), cursor=num_prompts)
+
+    def prepare(self, probabilities: FloatArray, rng: np.random.Generator) -> FloatArray:
+        """Return the chance of each prompt to be taken when it comes up, [N] in (0, 1]."""
+        return probabilities / probabilities.max()
+
+    def draw(
+        self, state: EpochState, prepared: FloatArray, num_draws: int, rng: np.random.Generator
+    ) -> tuple[IntArray, EpochState]:
+        """Go on with the pass until enough prompts were taken."""
+        permutation, cursor = state.permutation, state.cursor
+        taken: list[IntArray] = []
+        missing = num_draws
+        while missing:
+            if cursor >= len(permutation):
+                permutation, cursor = rng.permutation(len(prepared)), 0
+            # As many as are likely to do; those after the last one taken come up again.
+            part = permutation[cursor : cursor + 2 * missing + 16]
+            found = np.flatnonzero(rng.random(len(part)) < prepared[part])[:missing]
+            taken.append(part[found])
+            missing -= len(found)
+            cursor += len(part) if missing else int(found[-1]) + 1
+        indices = np.concatenate(taken) if taken else np.zeros(0, dtype=np.int64)
+        return indices, EpochState(permutation=permutation, cursor=cursor)
+
+
 def systematic_counts(expected: FloatArray, start: float, *, total: int | None = None) -> IntArray:
     """Count the points start, start + 1, ... under each of the intervals laid end to end.
 

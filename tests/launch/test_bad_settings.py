@@ -29,6 +29,7 @@ PROGRAMS = {
     "smollm2": [],
     "theory": [],
     "variance": [],
+    "predict": [],
     "warmstart": [],
 }
 ABSURD = (math.inf, -math.inf, math.nan, 10**30, -(10**30))

@@ -11,6 +11,7 @@ from cost.draws.draws import (
     EpochDraws,
     IndependentDraws,
     LaidOut,
+    PassDraws,
     SystematicDraws,
     systematic_counts,
 )
@@ -186,3 +187,34 @@ def test_epoch_covers_each_prompt_once_a_pass(batch):
 def test_epoch_refuses_other_probabilities():
     with pytest.raises(ValueError, match=r"allocator\.draws: EpochDraws needs uniform"):
         EpochDraws().prepare(np.array([0.4, 0.6]), np.random.default_rng(0))
+
+
+def test_a_pass_takes_each_prompt_at_most_once_with_the_chance_of_its_coin():
+    """Prompt 0 is in every pass, so no other can be ahead of it by more than one."""
+    p = np.array([0.4, 0.2, 0.2, 0.1, 0.1])
+    draws, rng = PassDraws(), np.random.default_rng(0)
+    chances, state, drawn = draws.prepare(p, rng), draws.initial_state(5), []
+    np.testing.assert_allclose(chances, p / 0.4)
+    for size in (1, 7, 1, 40) * 400:
+        indices, state = draws.draw(state, chances, size, rng)
+        assert len(indices) == size
+        drawn += indices.tolist()
+    counts = np.cumsum(np.eye(5)[drawn], axis=0)
+    assert (counts - counts[:, :1]).max() <= 1
+    np.testing.assert_allclose(counts[-1] / len(drawn), p, atol=0.01)
+
+
+def test_weighted_passes_are_unbiased_for_the_mean():
+    p, g = np.array([0.4, 0.3, 0.2, 0.1]), np.array([1.0, -2.0, 5.0, 7.0])
+    draws, rng = PassDraws(), np.random.default_rng(2)
+    chances, state = draws.prepare(p, rng), draws.initial_state(4)
+    indices, state = draws.draw(state, chances, 40_000, rng)
+    assert (g / (4 * p))[indices].mean() == pytest.approx(g.mean(), abs=0.05)
+
+
+def test_passes_of_even_chances_are_epochs():
+    draws, rng = PassDraws(), np.random.default_rng(3)
+    chances, state = draws.prepare(np.full(6, 1 / 6), rng), draws.initial_state(6)
+    for _ in range(3):
+        indices, state = draws.draw(state, chances, 6, rng)
+        assert sorted(indices.tolist()) == list(range(6))

@@ -1,0 +1,188 @@
+"""What is sampled once and judged often: responses to every prompt, and products of gradients."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from conf.prediction import PredictConfig
+from cost.state_file import load_state, save_state
+from cost.types import FloatArray, IntArray
+from launch.program import UserError
+
+if TYPE_CHECKING:
+    from learner.probe_policy import ProbePolicy, Tokens
+
+DAMPING = 0.01
+"""Of Adam's divisor, as a share of its mean: what a parameter that no gradient moved is given."""
+ROWS = 384
+"""Responses sampled at a time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """Everything of N prompts with m responses each that the study looks at."""
+
+    prompt_tokens: IntArray
+    """[N]"""
+    rewards: FloatArray
+    """[N, m]"""
+    lengths: IntArray
+    """[N, m] tokens."""
+    surprise: FloatArray
+    """[N, m] sums over tokens of (1 - probability)^2."""
+    products: FloatArray
+    """[N, m, m] inner products of the gradients of the responses' mean log-probabilities, 0 for
+    prompts all of whose rewards are equal; the root of surprise over length on the diagonal, and 0
+    beside it, where no gradients were taken."""
+    adam_products: FloatArray
+    """[N, m, m] the same of gradients divided by the root of their second moment over groups."""
+    states: FloatArray
+    """[N, H] of the prompts; see `ProbePolicy.prompt_state`."""
+    entropies: FloatArray
+    """[N] of the first token."""
+
+    @property
+    def num_prompts(self) -> int:
+        """N."""
+        return len(self.prompt_tokens)
+
+
+def collected(
+    config: PredictConfig,
+    prompts: Sequence[Any],
+    policy: Callable[[], ProbePolicy],
+    rewards_of: Callable[[Sequence[Sequence[Tokens]]], FloatArray],
+) -> Collected:
+    """Read what was sampled before, or sample it and write it.
+
+    Args:
+        config: What to sample, and the file.
+        prompts: N prompts.
+        policy: Loads the model.
+        rewards_of: Scores all responses: [N, m].
+
+    Raises:
+        UserError: If the file is of other prompts or another number of responses.
+    """
+    path = None if config.data is None else Path(config.data)
+    if path is None or not path.exists():
+        found = _collect(config, [prompt.token_ids for prompt in prompts], policy(), rewards_of)
+        if path is not None:
+            save_state(path, {each.name: getattr(found, each.name) for each in fields(found)})
+        return found
+    try:
+        found = Collected(**load_state(path))
+    except (TypeError, ValueError, OSError) as error:
+        raise UserError(
+            f"data must be a file that launch.predict wrote, got {config.data!r}"
+        ) from error
+    shape, lengths = (len(prompts), config.num_responses), [len(p.token_ids) for p in prompts]
+    if found.rewards.shape != shape or found.prompt_tokens.tolist() != lengths:
+        raise UserError(
+            f"data must hold {shape[1]} responses to each of the {shape[0]} prompts of the task; "
+            f"choose another file to sample anew, got {found.rewards.shape} in {config.data!r}"
+        )
+    return found
+
+
+def _collect(
+    config: PredictConfig,
+    token_ids: Sequence[Any],
+    policy: ProbePolicy,
+    rewards_of: Callable[[Sequence[Sequence[Tokens]]], FloatArray],
+) -> Collected:
+    sampled = _sample(config, token_ids, policy)
+    rewards = rewards_of(sampled)
+    lengths = np.array([[len(response) for response in group] for group in sampled])
+    surprise = np.zeros(rewards.shape)
+    for i, (prompt, group) in enumerate(zip(token_ids, sampled, strict=True)):
+        for j, response in enumerate(group):
+            logprobs = policy.token_scores(prompt, response).logprobs
+            surprise[i, j] = float(((1 - np.exp(logprobs)) ** 2).sum())
+    if config.gradients:
+        products, adam_products = _products(config, token_ids, sampled, rewards, policy)
+    else:
+        squares = surprise / np.maximum(lengths, 1) ** 2
+        products = adam_products = squares[:, :, None] * np.eye(rewards.shape[1])
+    states, entropies = zip(*(policy.prompt_state(prompt) for prompt in token_ids), strict=True)
+    return Collected(
+        prompt_tokens=np.array([len(prompt) for prompt in token_ids]),
+        rewards=rewards,
+        lengths=lengths,
+        surprise=surprise,
+        products=products,
+        adam_products=adam_products,
+        states=np.stack(states).astype(np.float64),
+        entropies=np.array(entropies),
+    )
+
+
+def _sample(
+    config: PredictConfig, token_ids: Sequence[Any], policy: ProbePolicy
+) -> list[list[Tokens]]:
+    """Sample m responses to every prompt; those of about one length go together."""
+    sampled: list[list[Tokens]] = [[] for _ in token_ids]
+    order = np.argsort([len(prompt) for prompt in token_ids], kind="stable")
+    rng = np.random.default_rng(config.seed)
+    num_prompts = max(ROWS // config.group_size, 1)
+    for start in range(0, len(order), num_prompts):
+        part = order[start : start + num_prompts]
+        for _ in range(config.num_responses // config.group_size):
+            answers = policy.sample(
+                [token_ids[i] for i in part],
+                num_samples=config.group_size,
+                max_tokens=config.max_tokens,
+                seed=int(rng.integers(2**31)),
+            )
+            for i, group in zip(part, answers, strict=True):
+                sampled[i] += group
+        done = min(start + num_prompts, len(order))
+        print(f"sampled responses to {done} of {len(order)} prompts", flush=True)
+    return sampled
+
+
+def _products(
+    config: PredictConfig,
+    token_ids: Sequence[Any],
+    sampled: Sequence[Sequence[Tokens]],
+    rewards: FloatArray,
+    policy: ProbePolicy,
+) -> tuple[FloatArray, FloatArray]:
+    """Return the products of gradients, plain and in Adam's metric."""
+    import torch
+
+    def gradients(i: int, count: int) -> Any:
+        rows = [policy.gradient(token_ids[i], one) / len(one) for one in sampled[i][:count]]
+        return torch.stack(rows)
+
+    moment = policy.zeros()
+    size = config.group_size
+    for i, group in enumerate(standardised(rewards[:, :size])):
+        if group.any():
+            advantages = torch.from_numpy(group / size).float()
+            moment += (advantages @ gradients(i, size)).square()
+    divisor = (moment / len(rewards)).sqrt()
+    divisor += DAMPING * divisor.mean()
+    num_prompts, num_responses = rewards.shape
+    plain = np.zeros((num_prompts, num_responses, num_responses))
+    adam = np.zeros_like(plain)
+    for i in np.flatnonzero(np.ptp(rewards, axis=1) > 0).tolist():
+        rows = gradients(i, num_responses)
+        plain[i] = (rows @ rows.T).numpy()
+        rows /= divisor
+        adam[i] = (rows @ rows.T).numpy()
+        if i % 16 == 0:
+            print(f"took the gradients of prompt {i} of {num_prompts}", flush=True)
+    return plain, adam
+
+
+def standardised(rewards: FloatArray) -> FloatArray:
+    """Return the advantages of groups of n, [..., n]; 0 where all rewards are equal."""
+    deviations = rewards.std(axis=-1, keepdims=True)
+    centred = rewards - rewards.mean(axis=-1, keepdims=True)
+    return np.divide(centred, deviations, out=np.zeros_like(centred), where=deviations > 0)

@@ -1,0 +1,54 @@
+import numpy as np
+import pytest
+
+from cost.draws.allocators.passes import Passes, capped
+from cost.draws.allocators.types import Estimates
+from cost.draws.draws import EpochDraws
+
+
+def allocate(allocator, utilities, costs):
+    utilities, costs = np.array(utilities, float), np.array(costs, float)
+    return allocator.allocate(Estimates(costs, costs, np.full(len(costs), 0.5), utilities), None)
+
+
+def test_capped_closed_forms():
+    np.testing.assert_allclose(capped(np.array([1.0, 2.0, 3.0]), 0.3), [0.15, 0.3, 0.45])
+    np.testing.assert_allclose(capped(np.array([1.0, 1.0, 8.0]), 0.5), [0.25, 0.25, 1.0])
+    np.testing.assert_allclose(capped(np.array([1.0, 3.0, 4.0]), 0.8), [0.4, 1.0, 1.0])
+    np.testing.assert_allclose(capped(np.array([1.0, 3.0, 4.0]), 1.0), 1.0)
+
+
+@pytest.mark.parametrize("share", [0.3, 0.65, 0.9])
+def test_no_chances_of_the_same_cost_have_less_variance(share):
+    """The rule is the best of all chances that cost a pass as much, whatever the means B."""
+    rng = np.random.default_rng(0)
+    utilities, costs = rng.lognormal(0, 1, 30), rng.lognormal(0, 1, 30)
+    p = allocate(Passes(share=share, floor=1e-9), utilities, costs).probabilities
+    best = p / p.max()
+    assert (best <= 1).all()
+    for _ in range(300):
+        other = best * rng.lognormal(0, 0.3, 30)
+        for _ in range(50):
+            other = np.minimum(other * (best @ costs) / (other @ costs), 1.0)
+        if other @ costs <= (best @ costs) * (1 + 1e-9):
+            assert (utilities / other).sum() >= (utilities / best).sum() * (1 - 1e-6)
+
+
+def test_share_1_and_no_knowledge_are_epochs():
+    for allocator, utilities in ((Passes(share=1.0), [1, 5, 9]), (Passes(), [0, 0, 0])):
+        allocation = allocate(allocator, utilities, [1, 4, 2])
+        np.testing.assert_allclose(allocation.probabilities, 1 / 3)
+        np.testing.assert_allclose(allocation.weights, 1.0)
+
+
+@pytest.mark.parametrize("floor", [0.2, 1.0])
+def test_floor_bounds_weights(floor):
+    allocation = allocate(Passes(floor=floor), [0, 0, 1, 5], [1, 1e6, 1, 1])
+    assert allocation.weights.max() <= 1 / floor + 1e-9
+
+
+def test_refuses():
+    with pytest.raises(ValueError, match=r"allocator\.share must lie in \(0, 1\], got 0"):
+        Passes(share=0)
+    with pytest.raises(ValueError, match=r"allocator\.draws must be PassDraws, got 'EpochDraws'"):
+        Passes(draws=EpochDraws())
