@@ -24,8 +24,8 @@ from torch import Tensor
 
 from learner.batch import MicroBatch
 from learner.corrections import Correction, NoCorrection
-from learner.mismatch import ratio_values, staleness_values
-from learner.objectives.ratios import token_ratios
+from learner.mismatch import ratio_values, staleness_values, turn_values
+from learner.objectives.ratios import token_ratios, turn_numbers
 from learner.objectives.types import LossInputs, Objective
 from learner.reference import kl_estimates
 
@@ -118,6 +118,8 @@ class Loss:
         if old is not None:
             values |= ratio_values("old", old, row.rollout_logprobs)
         at_loss = {name: value[mask] for name, value in values.items()}
+        numbers = turn_numbers(row.segment_ids, mask)[mask]
+        at_loss |= turn_values(numbers, at_loss["entropy"], at_loss["rollout_ratio"])
         if origin.staleness is not None:
             staleness = origin.staleness.to(mask.device)
             at_loss |= staleness_values(staleness, at_loss["kl_rollout"])

@@ -64,6 +64,27 @@ def staleness_values(staleness: Tensor, kl: Tensor) -> dict[str, Tensor]:
     }
 
 
+def turn_values(turn_numbers: Tensor, entropy: Tensor, ratio: Tensor) -> dict[str, Tensor]:
+    """Give each token's part of the metrics by turn; nothing where no response has a second one.
+
+    Args:
+        turn_numbers: [K] number of each token's turn within its response, from 0.
+        entropy: [K] nats.
+        ratio: [K] learner over rollout probability.
+
+    Returns:
+        Name -> [K], for the second turn and all later ones; what they leave is the first's.
+    """
+    found = {}
+    if not (turn_numbers > 0).any():
+        return {}
+    for name, within in (("second", turn_numbers == 1), ("later", turn_numbers > 1)):
+        found[f"turn_{name}_share"] = within
+        found[f"turn_{name}_entropy"] = torch.where(within, entropy, 0.0)
+        found[f"turn_{name}_ratio"] = torch.where(within, ratio, 0.0)
+    return found
+
+
 def derived(means: Mapping[str, float]) -> dict[str, float]:
     """Compute what is no mean over tokens from what is; 0 / 0 is NaN.
 
@@ -79,10 +100,23 @@ def derived(means: Mapping[str, float]) -> dict[str, float]:
         if f"{name}_ratio" in means:
             second_moment = 1 + means[f"{name}_chi_square"]
             found[f"{name}_effective_share"] = means[f"{name}_ratio"] ** 2 / second_moment
+    if "turn_second_share" in means:
+        found |= _by_turn(means)
     if "stale_share" in means:
         share, stale = means["stale_share"], means["kl_rollout_stale"]
         found["kl_rollout_stale"] = _ratio(stale, share)
         found["kl_rollout_fresh"] = _ratio(means["kl_rollout"] - stale, 1 - share)
+    return found
+
+
+def _by_turn(means: Mapping[str, float]) -> dict[str, float]:
+    shares = {name: means[f"turn_{name}_share"] for name in ("second", "later")}
+    shares["first"] = 1 - sum(shares.values())
+    found = {"turn_first_share": shares["first"]}
+    for quantity, total in (("entropy", means["entropy"]), ("ratio", means["rollout_ratio"])):
+        sums = {name: means[f"turn_{name}_{quantity}"] for name in ("second", "later")}
+        sums["first"] = total - sum(sums.values())
+        found |= {f"turn_{name}_{quantity}": _ratio(sums[name], shares[name]) for name in shares}
     return found
 
 

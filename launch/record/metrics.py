@@ -34,6 +34,9 @@ from cost.types import (
 )
 from launch.record.step import StepResult
 
+TURNS = ("first", "second", "later")
+"""Turns of a response that `learner.mismatch` tells apart, which only torch can import."""
+
 _COST_METRICS = LEDGER_METRICS | COMPUTE_METRICS | CALIBRATION_METRICS
 METRICS: dict[str, str] = _COST_METRICS | {
     "rollout/reward_mean": "Mean reward of the step's usable responses.",
@@ -77,7 +80,19 @@ METRICS: dict[str, str] = _COST_METRICS | {
     "learner/grad_norm": "Norm of the gradient before clipping, mean over applied optimiser steps.",
     "learner/ratio": "Mean ratio of learner to rollout probability over trained tokens.",
     "learner/clip_fraction": "Share of tokens at which the objective's clip is active.",
+    "learner/clipping_bias": "Mean size of a response's part of the clipping bias over trained "
+    "tokens (objective.corrects_bias).",
     "learner/entropy": "Mean entropy of the policy at the trained tokens, nats.",
+    **{
+        f"learner/turn_{name}_{quantity}": f"{what} the {name} turn{'s' * (name == 'later')} of "
+        "responses; absent in steps of single turns."
+        for name in TURNS
+        for quantity, what in (
+            ("share", "Share of the trained tokens in"),
+            ("entropy", "Mean entropy of the policy, nats, in"),
+            ("ratio", "Mean of learner over rollout probability in"),
+        )
+    },
     "learner/exploring_share": "Share of the trained tokens that exploring tickets sampled, which "
     "other means over tokens leave out; absent without one.",
     "learner/kl_rollout": "KL from sampling to training policy per token: mean of r - 1 - log r.",

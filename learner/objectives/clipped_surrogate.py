@@ -1,10 +1,10 @@
 """The clipped surrogates of PPO: ratios of tokens, of turns and of whole responses."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from learner.objectives.clipping import check_clip, clipped_output
-from learner.objectives.ratios import segment_ratios, token_ratios, turn_ratios
+from learner.objectives.ratios import run_means, segment_ratios, token_ratios, turn_ratios
 from learner.objectives.types import LossInputs, ObjectiveOutput
 
 
@@ -98,8 +98,15 @@ class TurnClippedSurrogate:
 
     A turn is a longest run of loss tokens. A response of one turn has GSPO's ratio, turns of one
     token have GRPO's. ST-PPO takes its advantages from a critic; here A is what the `advantage`
-    plug gives. Its normalisation of the gradient by the clipping bias is left out: the bias is a
-    mean over a whole step, which no row knows.
+    plug gives.
+
+    With `corrects_bias` a response's losses are divided by 1 + |C|, without gradient, where
+
+        C = (1/|y|) sum over its tokens of 1{clipped} w A
+
+    is its part of the clipping bias: highly off-policy responses count less, and what nothing clips
+    stays as it is. The paper divides a whole step's gradient by the norm of C, which is 0 where
+    nothing is clipped; taken response by response, with the 1, it is ours.
 
     Source: Li et al. 2025, arXiv:2511.20718 (from abstract and reviews).
 
@@ -111,6 +118,8 @@ class TurnClippedSurrogate:
     """Distance of the lower bound from 1, in (0, 1]."""
     clip_high: float = 0.2
     """Distance of the upper bound from 1, positive."""
+    corrects_bias: bool = False
+    """Whether responses count less by their part of the clipping bias."""
 
     def __post_init__(self) -> None:
         """Refuse bounds outside their range."""
@@ -118,4 +127,16 @@ class TurnClippedSurrogate:
 
     def token_losses(self, inputs: LossInputs) -> ObjectiveOutput:
         """Compute the loss of every token; see `Objective`."""
-        return clipped_output(turn_ratios(inputs), inputs, 1 - self.clip_low, 1 + self.clip_high)
+        ratios = turn_ratios(inputs)
+        output = clipped_output(ratios, inputs, 1 - self.clip_low, 1 + self.clip_high)
+        if not self.corrects_bias:
+            return output
+        clipped = output.metrics["clip_fraction"]
+        parts = clipped * ratios.detach() * inputs.advantages
+        # Padding has the id -1.
+        bias = run_means(parts, inputs.segment_ids + 1, inputs.loss_mask).abs()
+        return replace(
+            output,
+            token_losses=output.token_losses / (1 + bias),
+            metrics=output.metrics | {"clipping_bias": bias},
+        )

@@ -44,6 +44,16 @@ def turns(segment_ids: Tensor, loss_mask: Tensor) -> Tensor:
     return (loss_mask & ~goes_on).cumsum(0)
 
 
+def turn_numbers(segment_ids: Tensor, loss_mask: Tensor) -> Tensor:
+    """Number the turns of each response: [T] int64, 0, 1, ... on loss tokens."""
+    numbers = turns(segment_ids, loss_mask)
+    # Of each segment the number of turns that the row has before it.
+    firsts = torch.full((len(numbers) + 1,), len(numbers) + 1, device=numbers.device)
+    own = torch.where(loss_mask, numbers, len(numbers) + 1)
+    firsts = firsts.scatter_reduce(0, segment_ids + 1, own, "amin")
+    return numbers - firsts[segment_ids + 1]
+
+
 def own_gradient(learner_logprobs: Tensor) -> Tensor:
     """Return [T] exactly 1, whose gradient with respect to a token's log-probability is 1."""
     return (learner_logprobs - learner_logprobs.detach()).exp()

@@ -10,6 +10,7 @@ one play waits for its game the engine generates for the others.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
 import inspect
 import math
@@ -61,7 +62,8 @@ class Game(Protocol):
     """What a policy plays in turns; each play has a copy of its own, to keep its state in.
 
     Either method may be a plain function, which then runs in a thread. An exception ends the play
-    as a failure: it is counted, left out of its group, and told with its text.
+    as a failure: it is counted, left out of its group, and told with its text. It may have a method
+    `close` as well, which is called at the end of each play, whatever ended it.
     """
 
     def reset(self, prompt: Prompt) -> Any:
@@ -131,8 +133,18 @@ class TurnPlayer:
 
     async def play(self, generate: Generate, prompt: Prompt, max_tokens: int) -> Trajectory:
         """Play one game to its end; see `rollout.environments.Environment`."""
-        record = Record(prompt.token_ids)
         game = copy.deepcopy(self.settings.game)
+        try:
+            return await self._play(game, generate, prompt, max_tokens)
+        finally:
+            if hasattr(game, "close"):
+                with contextlib.suppress(Exception):
+                    await self._call(game.close)
+
+    async def _play(
+        self, game: Any, generate: Generate, prompt: Prompt, max_tokens: int
+    ) -> Trajectory:
+        record = Record(prompt.token_ids)
         try:
             await self._call(game.reset, prompt)
         except Exception as error:
@@ -166,11 +178,11 @@ class TurnPlayer:
             return np.asarray(reply.token_ids, dtype=np.int32)
         return self.bridge.tokens(reply.texts, own[-1] if own else -1, self.stopping)
 
-    async def _call(self, method: Callable[[Any], Any], argument: Any) -> Any:
+    async def _call(self, method: Callable[..., Any], *arguments: Any) -> Any:
         async with asyncio.timeout(self.settings.step_timeout_seconds):
             if inspect.iscoroutinefunction(method):
-                return await method(argument)
-            return await asyncio.to_thread(method, argument)
+                return await method(*arguments)
+            return await asyncio.to_thread(method, *arguments)
 
     def _told(self, name: str, error: Exception) -> str:
         game = type(self.settings.game).__name__

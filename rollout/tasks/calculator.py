@@ -11,7 +11,8 @@ out and never trained on.
 """
 
 import random
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,10 +25,12 @@ from rollout.tasks.prompts import (
     require_num_prompts,
     require_split,
 )
+from rollout.tools.tool import ToolError
 from rollout.types import Prompt
 
 CALL_BEGIN = '{"name": "calculator", "arguments": {"expression": "'
 CALL_END = '"}}'
+_PRODUCT = re.compile(r"\s*(\d{1,9})\s*\*\s*(\d{1,9})\s*")
 NUM_STEPS = (2, 3, 4, 5, 6)
 MOST_PRODUCTS = 4
 """Products of a chain, each of them a turn where the policy calls for it."""
@@ -85,6 +88,44 @@ def draw_products(rng: random.Random) -> Chain:
         ("*" if i in products else rng.choice("+-"), rng.randint(2, 9)) for i in range(num_steps)
     )
     return Chain(start=rng.randint(10, 99), steps=steps)
+
+
+@dataclass(frozen=True, slots=True)
+class ProductTool:
+    """The task's calculator: products of two whole numbers; see `rollout.tools.tool.Tool`."""
+
+    @property
+    def name(self) -> str:
+        """What a call names."""
+        return "calculator"
+
+    @property
+    def schema(self) -> Mapping[str, Any]:
+        """What chat templates take."""
+        expression = {"type": "string", "description": "A product such as 6*7."}
+        return {
+            "type": "function",
+            "function": {
+                "name": self.name,
+                "description": "Multiplies two whole numbers.",
+                "parameters": {
+                    "type": "object",
+                    "properties": {"expression": expression},
+                    "required": ["expression"],
+                },
+            },
+        }
+
+    async def call(self, arguments: Mapping[str, Any]) -> str:
+        """Multiply.
+
+        Raises:
+            ToolError: If the expression is no product of whole numbers.
+        """
+        found = _PRODUCT.fullmatch(arguments["expression"])
+        if found is None:
+            raise ToolError("the expression must be a product such as 6*7")
+        return str(int(found[1]) * int(found[2]))
 
 
 @dataclass(slots=True, kw_only=True)

@@ -13,6 +13,7 @@ from cost.advantages.within_group import GroupMean, GroupStandardised, LeaveOneO
 from cost.aggregations import BatchTokenMean, ConstantLength
 from cost.draws.allocators.square_root import SquareRoot
 from cost.draws.allocators.types import Estimates
+from cost.prices.tokens import TokenPrice
 from cost.thinning.thinning import AdvantageOnly, CostAware, KeepAll, NonZero
 from cost.types import LengthReport
 from tests.cost.play import select
@@ -256,3 +257,58 @@ def test_with_penalties_learning_draws_and_thinning_stay_unbiased(
     # The test would see penalties that were left out of groups without a reward to learn from.
     left_out = sum(by_prompt[prompt] for prompt in world.silent) / len(by_prompt)
     assert np.abs(left_out / errors.std(axis=0)).max() * np.sqrt(len(errors)) > 5
+
+
+def test_responses_of_different_turn_counts_stay_unbiased_and_their_prompts_pay_for_turns(
+    make_scheduler, make_groups
+):
+    """What environments write is in costs and in no factor; draws and thinning undo both."""
+    world, plug, size = World(), LeaveOneOut(), 3
+    world.silent, world.rewards[:3] = (), 1.0 - world.rewards[3:]
+    rng = np.random.default_rng(2)
+    turns = rng.integers(1, 6, world.lengths.shape)
+    told = (turns - 1) * rng.integers(5, 40, world.lengths.shape)
+    factors = 1 / world.lengths
+    by_prompt = [
+        world.expected(make_groups, plug, prompt, size, 0.0, factors)
+        for prompt in range(len(world.chances))
+    ]
+    price = TokenPrice(tool_second_tokens=10.0)
+    scheduler = make_scheduler(
+        6, advantage=plug, thinning=CostAware(0.3), group_size=size, tickets_per_step=4,
+        price=price, allocator=SquareRoot(floor=0.2),
+    )  # fmt: skip
+    found = []
+    for batch in range(600):
+        tickets, reports, kinds = scheduler.draw(batch, batch).tickets, [], []
+        for ticket in tickets:
+            i = ticket.prompt_index
+            own = rng.choice(3, size, p=world.chances[i])
+            kinds.append(own)
+            lengths = world.lengths[i, own] + told[i, own]
+            reports.append(
+                LengthReport(
+                    ticket.ticket_id, i, 10 + i % 7, 10, lengths, np.zeros(size, bool),
+                    world.rewards[i, own], np.zeros(size, int), 0.2 * world.lengths[i, own],
+                    np.arange(size), 1.0, batch, num_turns=turns[i, own],
+                    environment_tokens=told[i, own], turn_prefill_tokens=3 * told[i, own],
+                    tool_seconds=0.5 * (turns[i, own] - 1),
+                )
+            )  # fmt: skip
+        total = np.zeros(2)
+        for ticket, own, one in zip(tickets, kinds, select(scheduler, batch, reports), strict=True):
+            np.testing.assert_allclose(one.factors, factors[ticket.prompt_index, own])
+            each = one.weight * one.factors * one.advantages / (size * len(tickets))
+            total += each @ world.scores[ticket.prompt_index, own]
+        found.append(total)
+    errors = np.array(found) - np.mean(by_prompt, axis=0)
+    z = errors.mean(axis=0) / (errors.std(axis=0, ddof=1) / np.sqrt(len(errors)))
+    assert np.abs(z).max() < 3.5
+    # Of what is drawn, each prompt's cost is that of its turns too.
+    statistics = scheduler._statistics
+    costs = statistics.plugs.snapshot(statistics.prompts, size, rng).estimates.costs
+    expected = (world.chances * (world.lengths + 3 * told + 5.0 * (turns - 1))).sum(axis=1)
+    prompts = 10 + np.arange(6) % 7
+    np.testing.assert_allclose(costs, expected + prompts, rtol=0.35)
+    plain = (world.chances * (world.lengths + told)).sum(axis=1) + prompts
+    assert np.corrcoef(costs, expected)[0, 1] > 0.9 and (costs > plain * 0.9).all()

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from learner.mismatch import derived, ratio_values, staleness_values
+from learner.mismatch import derived, ratio_values, staleness_values, turn_values
 
 
 def means(values):
@@ -56,3 +56,20 @@ def test_the_divergence_by_staleness(staleness):
         assert found[name] == pytest.approx(expected, nan_ok=True)
     assert found["token_staleness"] == np.mean(staleness)
     assert found["stale_share"] == stale.mean()
+
+
+def test_means_by_turn_add_up_to_those_over_all_tokens():
+    numbers = torch.tensor([0, 0, 1, 2, 3, 0])
+    entropy = torch.tensor([0.5, 0.7, 1.0, 2.0, 4.0, 0.3])
+    ratio = torch.tensor([1.0, 1.0, 2.0, 0.5, 0.7, 1.0])
+    values = turn_values(numbers, entropy, ratio)
+    means = {name: value.double().mean().item() for name, value in values.items()}
+    means |= {"entropy": entropy.mean().item(), "rollout_ratio": ratio.mean().item()}
+    means["rollout_chi_square"] = 0.0
+    found = derived(means)
+    assert found["turn_first_share"] == pytest.approx(0.5)
+    assert found["turn_first_entropy"] == pytest.approx(0.5)
+    assert found["turn_second_entropy"] == pytest.approx(1.0)
+    assert found["turn_later_entropy"] == pytest.approx(3.0)
+    assert found["turn_later_ratio"] == pytest.approx(0.6)
+    assert turn_values(torch.zeros(3, dtype=torch.int64), entropy[:3], ratio[:3]) == {}

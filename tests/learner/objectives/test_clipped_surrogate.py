@@ -149,3 +149,23 @@ def test_each_turn_is_clipped_by_its_own_ratio(run):
     second = math.sqrt(1.1)
     assert output.token_losses.tolist() == pytest.approx([0, -1.2, -1.2, 0, -second, -second])
     assert gradient.tolist() == pytest.approx([0, 0, 0, 0, -second, -second])
+
+
+def test_the_clipping_bias_lowers_only_the_responses_that_it_is_of(run):
+    plain, corrected = (TurnClippedSurrogate(0.2, 0.2, corrects) for corrects in (False, True))
+    row = {
+        "segment_ids": [0, 0, 0, 0, 0, 1, 1, 1],
+        "loss_mask": [False, True, True, False, True, False, True, True],
+    }
+    # The first response's second turn is clipped, nothing of the second response is.
+    ratios, advantages = [1, 1.1, 1.1, 1, 1.5, 1, 0.9, 1.1], [2.0] * 5 + [-1.0] * 3
+    before, gradient = run(plain, ratios, advantages, **row)
+    after, scaled = run(corrected, ratios, advantages, **row)
+    bias = 1.5 * 2.0 / 3
+    expected = [1 + bias] * 5 + [1.0] * 3
+    for index in range(8):
+        assert after.token_losses[index].item() * expected[index] == pytest.approx(
+            before.token_losses[index].item()
+        )
+    assert (scaled * scaled.new_tensor(expected)).tolist() == pytest.approx(gradient.tolist())
+    assert after.metrics["clipping_bias"][1].item() == pytest.approx(bias)

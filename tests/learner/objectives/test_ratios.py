@@ -5,7 +5,13 @@ import math
 import pytest
 import torch
 
-from learner.objectives.ratios import run_means, segment_ratios, token_ratios, turns
+from learner.objectives.ratios import (
+    run_means,
+    segment_ratios,
+    token_ratios,
+    turn_numbers,
+    turns,
+)
 from learner.objectives.types import LossInputs
 
 
@@ -60,3 +66,10 @@ def test_a_sequence_ratio_near_one_keeps_its_digits():
     ratio = segment_ratios(one_response(learner, rollout.float()))[0].item()
     exact = (learner.double() - rollout.float().double()).mean().exp().item()
     assert ratio == pytest.approx(exact, abs=2e-7)
+
+
+def test_turns_of_each_response_are_numbered_from_0():
+    segments = torch.tensor([0, 0, 0, 0, 0, 1, 1, 2, -1])
+    mask = torch.tensor([False, True, False, True, True, True, True, False, True])
+    numbers = turn_numbers(segments, mask)
+    assert numbers[mask].tolist() == [0, 1, 1, 0, 0, 0]

@@ -155,9 +155,9 @@ def test_a_game_that_fails_costs_its_play_and_says_why(tokenizer, prompt, answer
 
 
 class Sleeper:
-    """A plain function that hangs."""
+    """Its step is a plain function, and hangs."""
 
-    def reset(self, prompt):
+    async def reset(self, prompt):
         """Begin."""
 
     def step(self, response):
@@ -168,7 +168,17 @@ class Sleeper:
 def test_a_game_that_hangs_ends_its_play_in_time(tokenizer, prompt):
     found = play(tokenizer, prompt, Policy(tokenizer, "x"), Sleeper(), step_timeout_seconds=0.02)
     assert "took longer than environment.step_timeout_seconds = 0.02" in found.failure
-    assert found.turns[0].seconds >= 0.02
+    assert found.end == PlayEnd.FAILURE and len(found.turns) == 1
+
+
+def test_a_game_that_cannot_begin_fails_without_a_token(tokenizer, prompt):
+    class Never(Script):
+        async def reset(self, prompt):
+            raise OSError("no server")
+
+    found = play(tokenizer, prompt, Policy(tokenizer, "x"), Never([]))
+    assert "Never.reset raised OSError: no server" in found.failure
+    assert found.end == PlayEnd.FAILURE and len(found.token_ids) == 0
 
 
 def test_tokens_of_a_game_are_taken_as_they_are(tokenizer, prompt):
