@@ -54,11 +54,12 @@ def _with_tools(config: DictConfig) -> DictConfig:
     tools = OmegaConf.select(config, "environment.tools", throw_on_missing=False)
     if not isinstance(tools, ListConfig):
         return config
-    written: Any = [
+    plain: Any = OmegaConf.to_container(tools, resolve=False)
+    written = [
         {"_target_": MEMBERS["tool"], "path": each}
         if isinstance(each, str) and FILE.fullmatch(each)
         else each
-        for each in OmegaConf.to_container(tools, resolve=False)
+        for each in plain
     ]
     found = config.copy()
     OmegaConf.update(found, "environment.tools", written, merge=False, force_add=True)

@@ -13,6 +13,7 @@ import inspect
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from cost.ranges import SEED
@@ -94,13 +95,16 @@ class StepTask:
             self._items(), tokenizer, max_tokens=max_tokens, check=check, duplicates="skip"
         )
 
+    def _first_text(self, seed: int) -> str:
+        return text_of(self._begun(seed), self.observation)
+
     def _items(self) -> Iterator[Item]:
         first = self.seed + HELD_OUT_SEEDS * (self.split == "held_out")
         for seed in range(first, first + self.num_prompts):
             place = f"environment {seed}"
             try:
                 # Comparisons come here from within their event loop, where none may be run.
-                text = _in_thread(lambda seed=seed: text_of(self._begun(seed), self.observation))
+                text = _in_thread(partial(self._first_text, seed))
             except Exception as error:
                 reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
                 raise ValueError(f"task.make: {place} cannot begin ({reason})") from error

@@ -72,7 +72,7 @@ class FunctionTool(OwnCode):
 
 @cache
 def _schema(function: Callable[..., Any]) -> Mapping[str, Any]:
-    from transformers.utils import get_json_schema
+    from transformers.utils.chat_template_utils import get_json_schema
 
     found: Mapping[str, Any] = get_json_schema(function)
     return found

@@ -185,4 +185,6 @@ def standardised(rewards: FloatArray) -> FloatArray:
     """Return the advantages of groups of n, [..., n]; 0 where all rewards are equal."""
     deviations = rewards.std(axis=-1, keepdims=True)
     centred = rewards - rewards.mean(axis=-1, keepdims=True)
-    return np.divide(centred, deviations, out=np.zeros_like(centred), where=deviations > 0)
+    zero: FloatArray = np.zeros_like(centred)
+    np.divide(centred, deviations, out=zero, where=deviations > 0)
+    return zero

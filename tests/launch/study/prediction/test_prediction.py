@@ -65,7 +65,14 @@ def data(config):
 
 def made_prompts(data, features=None):
     return [
-        Prompt(i, np.full(9, i, np.int32), "1", "made", "?", () if features is None else (each,))
+        Prompt(
+            i,
+            np.full(9, i, np.int32),
+            "1",
+            "made",
+            "?",
+            features=() if features is None else (each,),
+        )
         for i, each in enumerate(np.zeros(data.num_prompts) if features is None else features)
     ]
 
