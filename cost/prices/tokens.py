@@ -37,6 +37,12 @@ class TokenPrice:
         """Return float64 tokens, the same as for training."""
         return self.of_training(prompt_tokens, lengths)
 
+    def of_generating(
+        self, prompt_tokens: IntArray, lengths: IntArray | FloatArray, group_sizes: IntArray
+    ) -> FloatArray:
+        """Return a third of the tokens: of three passes' worth of work generation is the first."""
+        return self.of_training(prompt_tokens, lengths) / 3.0
+
     def of_training(self, prompt_tokens: IntArray, lengths: IntArray | FloatArray) -> FloatArray:
         """Return float64 tokens, at least 1 (an empty response still takes a slot)."""
         cost = self.overhead_tokens + self.prompt_share * prompt_tokens + lengths

@@ -28,6 +28,19 @@ class Price(Protocol):
 
 
 @runtime_checkable
+class GeneratingPrice(Price, Protocol):
+    """A price that also says what generating alone costs, for rules that weigh it against learning.
+
+    Its unit is that of the other two.
+    """
+
+    def of_generating(
+        self, prompt_tokens: IntArray, lengths: IntArray | FloatArray, group_sizes: IntArray
+    ) -> FloatArray:
+        """Return the cost of generating each response, with its share of the prompt."""
+
+
+@runtime_checkable
 class FittedPrice(Price, Protocol):
     """A price that learns from what engines and learners took."""
 
