@@ -77,6 +77,12 @@ METRICS = {
     "cost/thinning_realised_share": "last batch: realised over expected cost of what was kept",
     "cost/thinning_capped_share": "last batch: share of candidates kept for certain",
     "cost/thinning_floored_share": "last batch: share of candidates at or below the floor",
+    "cost/thinning_chosen_share": "last batch, thinning=priced: expected cost of what is kept over "
+    "that of all candidates",
+    "cost/thinning_floored_variance_share": "last batch, thinning=priced: part of the gradient's "
+    "variance that responses at the floor make",
+    "cost/thinning_priced_saving_estimated": "last batch, thinning=priced: share of cost times "
+    "variance saved over keeping every candidate, generating included, if the proxy is right",
     "cost/thinning_saving_estimated": "last batch: share of cost saved over keeping each candidate "
     "with one probability, for the same variance if the proxy is right; negative for a loss",
     "cost/draw_saving_estimated": "share of cost saved over uniform draws of prompts, for the same "

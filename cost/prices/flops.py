@@ -38,12 +38,15 @@ class FlopsPrice(ModelShape):
         self, prompt_tokens: IntArray, lengths: FloatArray, group_size: int
     ) -> FloatArray:
         """Return float64 FLOPs of a response, its share of the prompt and its expected training."""
-        prompt_share = 1.0 / group_size if self.prefix_caching else 1.0
-        return (
-            prompt_share * self._prompt(prompt_tokens)
-            + self._response(prompt_tokens, lengths)
-            + self.trained_share * self.of_training(prompt_tokens, lengths)
-        )
+        generating = self.of_generating(prompt_tokens, lengths, np.asarray(group_size))
+        return generating + self.trained_share * self.of_training(prompt_tokens, lengths)
+
+    def of_generating(
+        self, prompt_tokens: IntArray, lengths: IntArray | FloatArray, group_sizes: IntArray
+    ) -> FloatArray:
+        """Return float64 FLOPs of a response's forward pass with its share of the prompt's."""
+        prompt_share = 1.0 / group_sizes if self.prefix_caching else 1.0
+        return prompt_share * self._prompt(prompt_tokens) + self._response(prompt_tokens, lengths)
 
     def of_turns(
         self, prompt_tokens: IntArray, lengths: FloatArray, turns: ExpectedTurns

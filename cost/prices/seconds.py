@@ -194,15 +194,27 @@ class SecondsPrice:
 
         The learner is expected to pass over a response as often as it did over earlier ones.
         """
-        per_count = state.engine.fitted(ENGINE_PRIOR, self.doubt)
-        if per_count is None:
+        if state.engine.fitted(ENGINE_PRIOR, self.doubt) is None:
             return TokenPrice().of_drawing(prompt_tokens, lengths, group_size)
-        prompt_share = 1.0 / group_size if self.prefix_caching else 1.0
-        overhead, prefill, decode, _ = per_count
-        seconds: FloatArray = overhead + prefill * prompt_share * prompt_tokens + decode * lengths
-        seconds = np.maximum(seconds, _least(state.engine))
+        seconds = self.of_generating(prompt_tokens, lengths, np.asarray(group_size), state)
         of_learner = self._learner_seconds(prompt_tokens, lengths, state)
         return seconds if of_learner is None else seconds + _trained_share(state) * of_learner
+
+    def of_generating(
+        self,
+        prompt_tokens: IntArray,
+        lengths: IntArray | FloatArray,
+        group_sizes: IntArray,
+        state: SecondsState,
+    ) -> FloatArray:
+        """Return float64 seconds of a response, with its share of the prompt, by the engines."""
+        per_count = state.engine.fitted(ENGINE_PRIOR, self.doubt)
+        if per_count is None:
+            return TokenPrice().of_generating(prompt_tokens, lengths, group_sizes)
+        prompt_share = 1.0 / group_sizes if self.prefix_caching else np.ones(np.shape(group_sizes))
+        overhead, prefill, decode, _ = per_count
+        seconds: FloatArray = overhead + prefill * prompt_share * prompt_tokens + decode * lengths
+        return np.maximum(seconds, _least(state.engine))
 
     def of_turns(
         self,

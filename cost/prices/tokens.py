@@ -53,6 +53,12 @@ class TokenPrice:
         again = turns.prefill_tokens - turns.environment_tokens
         return again + self.tool_second_tokens * turns.tool_seconds
 
+    def of_generating(
+        self, prompt_tokens: IntArray, lengths: IntArray | FloatArray, group_sizes: IntArray
+    ) -> FloatArray:
+        """Return a third of the tokens: of three passes' worth of work generation is the first."""
+        return self.of_training(prompt_tokens, lengths) / 3.0
+
     def of_training(self, prompt_tokens: IntArray, lengths: IntArray | FloatArray) -> FloatArray:
         """Return float64 tokens, at least 1 (an empty response still takes a slot)."""
         cost = self.overhead_tokens + self.prompt_share * prompt_tokens + lengths

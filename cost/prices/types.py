@@ -42,6 +42,20 @@ class ChargesTurns(Price, Protocol):
             lengths: [N] expected tokens of a response, its environment's among them.
             turns: What of them is not sampled, and what is computed besides.
         """
+        ...
+
+
+@runtime_checkable
+class GeneratingPrice(Price, Protocol):
+    """A price that also says what generating alone costs, for rules that weigh it against learning.
+
+    Its unit is that of the other two.
+    """
+
+    def of_generating(
+        self, prompt_tokens: IntArray, lengths: IntArray | FloatArray, group_sizes: IntArray
+    ) -> FloatArray:
+        """Return the cost of generating each response, with its share of the prompt."""
 
 
 @runtime_checkable

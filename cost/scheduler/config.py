@@ -12,7 +12,7 @@ from cost.advantages.types import Advantage
 from cost.aggregations import Aggregation
 from cost.draws.allocators.types import Allocator
 from cost.draws.entropy_control import Explores
-from cost.prices.types import Price
+from cost.prices.types import GeneratingPrice, Price
 from cost.ranges import Range, amount, positive, require_ranges
 from cost.thinning.clipping import Clipping
 from cost.thinning.proxies import FittedProxy, Proxy
@@ -128,6 +128,13 @@ class SchedulerConfig:
             )
 
     def _check_optional_plugs(self) -> None:
+        if getattr(self.thinning, "needs_generating_costs", False) and not isinstance(
+            self.price, GeneratingPrice
+        ):
+            raise ValueError(
+                "scheduler.price must be a plug with the method of_generating for a thinning that "
+                f"weighs generating against learning, got {self.price!r}"
+            )
         control, clipping = self.entropy_control, self.clipping
         if control is not None and not isinstance(control, Explores):
             raise ValueError(

@@ -20,7 +20,7 @@ from cost.draws.allocators.types import (
     Round,
     Snapshot,
 )
-from cost.prices.types import ChargesTurns, FittedPrice, Price
+from cost.prices.types import ChargesTurns, FittedPrice, GeneratingPrice, Price
 from cost.prompts import PromptPool, Visit
 from cost.scheduler.config import PROTOCOLS, SchedulerConfig
 from cost.state import from_plain, initial_state, keywords, to_plain, updated
@@ -28,7 +28,7 @@ from cost.thinning import calibration
 from cost.thinning.calibration import CalibrationState
 from cost.thinning.clipping import Clipping
 from cost.thinning.proxies import FittedProxy, Proxy
-from cost.thinning.thinning import Candidates, Thinning, ThinningRule
+from cost.thinning.thinning import Candidates, SpendingRule, Thinning, ThinningRule
 from cost.types import BatchSpending, BoolArray, FloatArray, IntArray, LengthReport, Selection
 from cost.worth.lengths import LengthEstimator
 from cost.worth.pass_rates import PassRates
@@ -226,6 +226,34 @@ class Plugs:
     def training_costs(self, prompt_tokens: IntArray, lengths: IntArray) -> FloatArray:
         """Return [M] costs of training on responses."""
         return self.price.of_training(prompt_tokens, lengths, **self._state("price"))
+
+    def generating_cost(self, groups: GroupBatch, prompt_tokens: IntArray) -> float:
+        """Return what generating a batch's responses cost; 0 where the price does not say.
+
+        Args:
+            groups: The batch.
+            prompt_tokens: [R] of each response.
+        """
+        if not isinstance(self.price, GeneratingPrice):
+            return 0.0
+        sizes = np.repeat(groups.sizes, groups.sizes)
+        state = self._state("price")
+        costs = self.price.of_generating(prompt_tokens, groups.lengths, sizes, **state)
+        return float(costs.sum())
+
+    def entered(self) -> "Plugs":
+        """Return the plugs at the beginning of a new batch's selection."""
+        rule = self.thinning
+        if not isinstance(rule, SpendingRule):
+            return self
+        return self._with(thinning=rule.entered(self.states["thinning"]))
+
+    def thinned(self, candidates: Candidates, thinning: Thinning) -> "Plugs":
+        """Return the plugs after the first pass over a batch, which later batches are to know."""
+        rule = self.thinning
+        if not isinstance(rule, SpendingRule):
+            return self
+        return self._with(thinning=rule.thinned(self.states["thinning"], candidates, thinning))
 
     def thin(self, candidates: Candidates, rng: np.random.Generator) -> Thinning:
         """Draw the responses to train on."""

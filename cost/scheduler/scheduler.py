@@ -111,6 +111,7 @@ class Scheduler:
         """
         plugs = self._statistics.plugs
         found = self._selecting.select(plugs, batch, attempts, epoch, progress, penalties)
+        self._statistics.plugs = found.plugs
         self._ledger = found.entered(self._ledger)
         self._statistics.spendings.trained(batch, found.members.reports, found.all)
         return found.all

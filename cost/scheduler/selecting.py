@@ -63,6 +63,8 @@ class Selected:
     """Of the batch's draws; see `cost.scheduler.savings`."""
     thinning_saving: float
     """Of this pass; 0 where nothing can be said."""
+    plugs: Plugs
+    """With what the first pass over a batch shows for later ones."""
 
     @property
     def all(self) -> list[Selection]:
@@ -130,11 +132,12 @@ class Selecting:
         members = self._members(batch, attempts)
         if batch > self.batch:
             self._enter(batch, members)
+            plugs = plugs.entered()
         draw_saving = self._batches.draw_savings[batch]
         if not members.plain:
-            return Selected(members, [], [], epoch == 0, draw_saving, 0.0)
+            return Selected(members, [], [], epoch == 0, draw_saving, 0.0, plugs)
         first = members.plain[0].ticket_id
-        selections, self._metrics = select_batch(
+        selections, self._metrics, after = select_batch(
             plugs,
             members.plain,
             members.plain_reports,
@@ -155,7 +158,8 @@ class Selecting:
             earlier_tokens=self._earlier_tokens,
         )
         saving = self._metrics.get("cost/thinning_saving_estimated", 0.0)
-        return Selected(members, selections, exploring, epoch == 0, draw_saving, saving)
+        plugs = after if epoch == 0 else plugs
+        return Selected(members, selections, exploring, epoch == 0, draw_saving, saving, plugs)
 
     def awaited(self, batch: int, attempts: Sequence[int]) -> list[int]:
         """Return the members of a batch of which the named attempt was not reported.

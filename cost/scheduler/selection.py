@@ -30,7 +30,7 @@ def select_batch(
     progress: float,
     rng: np.random.Generator,
     penalties: FloatArray | None = None,
-) -> tuple[list[Selection], dict[str, float]]:
+) -> tuple[list[Selection], dict[str, float], Plugs]:
     """Choose what to train on from P finished tickets.
 
     Args:
@@ -44,7 +44,7 @@ def select_batch(
         penalties: [R] of all responses, in units of advantage; None for none.
 
     Returns:
-        P selections, and metrics of the batch.
+        P selections, metrics of the batch, and the plugs as they are to be after the first pass.
     """
     groups = group_batch(reports, tickets[0].max_tokens, folded)
     factors = plugs.factors(
@@ -64,7 +64,7 @@ def select_batch(
         metrics["cost/thinning_saving_estimated"] = thinning_saving(
             candidates.scores, candidates.costs, thinning.probabilities
         )
-    return selections, metrics
+    return selections, metrics, plugs.thinned(candidates, thinning)
 
 
 def _candidates(
@@ -99,6 +99,7 @@ def _candidates(
         progress=progress,
         penalties=penalties,
         signal=None if penalties is None else of_rewards != 0,
+        generating_cost=plugs.generating_cost(groups, prompt_tokens),
     )
 
 

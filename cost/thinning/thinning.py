@@ -15,7 +15,7 @@ and do not count their cost in full: a budget that did would be spent on them, w
 """
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -48,6 +48,8 @@ class Candidates:
     """[M] penalties that the advantages contain, in units of advantage; None for none."""
     signal: BoolArray | None = None
     """[M] True where rewards alone give an advantage; None where all there is comes from them."""
+    generating_cost: float = 0.0
+    """What generating all of them cost, in the unit of `costs`; 0 where the price does not say."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,17 @@ class ThinningRule(Protocol):
 
     def thin(self, candidates: Candidates, rng: np.random.Generator) -> Thinning:
         """Draw the responses to train on."""
+
+
+@runtime_checkable
+class SpendingRule(ThinningRule, Protocol):
+    """A rule with a state (cost/state.py) that goes by what it selected from earlier batches."""
+
+    def entered(self, state: Any) -> Any:
+        """Return the state for a new batch: the one before it is an earlier one now."""
+
+    def thinned(self, state: Any, candidates: Candidates, thinning: Thinning) -> Any:
+        """Return the state after the first pass over a batch, of no use before the next one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +155,7 @@ class AdvantageOnly:
 
     def thin(self, candidates: Candidates, rng: np.random.Generator) -> Thinning:
         """Keep by systematic sampling."""
-        return _sampled(candidates.costs, self.probabilities(candidates), self.floor, rng)
+        return sampled(candidates.costs, self.probabilities(candidates), self.floor, rng)
 
     def probabilities(self, candidates: Candidates) -> FloatArray:
         """Return [M] keep probabilities; 0 for what is not a candidate."""
@@ -188,7 +201,7 @@ class CostAware:
 
     def thin(self, candidates: Candidates, rng: np.random.Generator) -> Thinning:
         """Keep by systematic sampling with water-filled probabilities."""
-        return _sampled(candidates.costs, self.probabilities(candidates), self.floor, rng)
+        return sampled(candidates.costs, self.probabilities(candidates), self.floor, rng)
 
     def probabilities(self, candidates: Candidates) -> FloatArray:
         """Return [M] keep probabilities; 0 for what is not a candidate."""
@@ -333,7 +346,8 @@ def systematic_sample(probabilities: FloatArray, rng: np.random.Generator) -> Bo
     return keep
 
 
-def _chosen(candidates: Candidates, keep_zero_advantage: bool) -> BoolArray:
+def chosen_of(candidates: Candidates, keep_zero_advantage: bool) -> BoolArray:
+    """Return [M] True for what is usable and has an advantage, or may have a gradient without."""
     nonzero: BoolArray = candidates.advantages != 0
     return candidates.usable if keep_zero_advantage else candidates.usable & nonzero
 
@@ -346,7 +360,7 @@ def _budgeted(
     floor: float,
 ) -> FloatArray:
     """Return [M] probabilities that spend a share of the cost of the chosen; 0 for the others."""
-    chosen = _chosen(candidates, keep_zero_advantage)
+    chosen = chosen_of(candidates, keep_zero_advantage)
     costs = candidates.costs[chosen]
     spent = budget * float(costs.sum())
     if candidates.signal is not None and not keep_zero_advantage:
@@ -370,7 +384,8 @@ def _counted(advantages: FloatArray, signal: BoolArray) -> FloatArray:
     return np.where(signal, 1.0, np.minimum(size / size[signal].mean(), 1.0))
 
 
-def _sampled(costs: FloatArray, q: FloatArray, floor: float, rng: np.random.Generator) -> Thinning:
+def sampled(costs: FloatArray, q: FloatArray, floor: float, rng: np.random.Generator) -> Thinning:
+    """Keep by systematic sampling with [M] probabilities, and say how that went."""
     keep = systematic_sample(q, rng)
     chosen = q > 0
     target = float((costs * q).sum())

@@ -4,7 +4,7 @@ import pickle
 from collections import Counter
 from copy import deepcopy
 from dataclasses import replace
-from functools import partial
+from functools import cache, partial
 from itertools import product
 from typing import Any
 
@@ -18,11 +18,12 @@ from omegaconf import OmegaConf
 from cost.advantages.types import group_batch
 from cost.draws.allocators.types import BatchSoFar, Complete, Estimates, Snapshot
 from cost.ledger import METRICS
+from cost.prices.types import GeneratingPrice
 from cost.prompts import PromptPool, Visit, prompt_pool
 from cost.scheduler.config import PROTOCOLS, SchedulerConfig
 from cost.scheduler.scheduler import Scheduler
 from cost.state import Learns, from_plain, initial_state, keywords, to_plain, updated
-from cost.thinning.thinning import Candidates
+from cost.thinning.thinning import Candidates, SpendingRule
 from cost.types import BatchSpending, Draw, Feedback, FloatArray, LengthReport, Selection, Ticket
 from tests.cost.play import select
 from tests.places import CONF
@@ -305,6 +306,12 @@ def test_price(plug, rows, spendings, group_size):
         np.testing.assert_allclose(alone, cost, rtol=1e-12)
         again = method(tokens, lengths, *size, **keywords(restored))
         np.testing.assert_array_equal(again, cost)
+    if isinstance(plug, GeneratingPrice):
+        generating = plug.of_generating(
+            tokens, lengths, np.full(len(rows), group_size), **keywords(state)
+        )
+        drawing = plug.of_drawing(tokens, lengths, group_size, **keywords(state))
+        assert (generating > 0).all() and (generating <= drawing * (1 + 1e-12)).all()
 
 
 def random_estimates(rng: np.random.Generator, size: int, spread: int) -> Estimates:
@@ -513,12 +520,26 @@ def test_proxy(plug, seed, size):
     np.testing.assert_array_equal(permuted, scores[order])
 
 
+@cache
+def after_batches(plug: Any) -> dict[str, Any]:
+    """Keywords of a rule's state after batches of its own; none for one without state."""
+    state = initial_state(plug, random_pool(np.random.default_rng(0), 3))
+    for seed in range(4 if isinstance(plug, SpendingRule) else 0):
+        rng = np.random.default_rng([8, seed])
+        earlier = random_candidates(rng, 20)
+        state = plug.entered(plug.thinned(state, earlier, plug.thin(earlier, rng, state)))
+    return keywords(state)
+
+
 @pytest.mark.parametrize("plug", members("thinning"))
 @given(seed=st.integers(0, 10**6), size=st.integers(0, 30), penalised=st.booleans())
 @quick
 def test_thinning(plug, seed, size, penalised):
     candidates = random_candidates(np.random.default_rng(seed), size, penalised)
-    thinning = plug.thin(candidates, np.random.default_rng(seed))
+    state = after_batches(plug)
+    thinning = plug.thin(candidates, np.random.default_rng(seed), **state)
+    assert set(thinning.metrics) <= set(METRICS)
+    assert np.isfinite([*thinning.metrics.values()]).all()
     q = thinning.probabilities
     assert ((q >= 0) & (q <= 1)).all() and np.isfinite(q).all()
     assert (q[thinning.keep] > 0).all() and not (thinning.keep & ~candidates.usable).any()
@@ -531,7 +552,7 @@ def test_thinning(plug, seed, size, penalised):
         assert np.isfinite(thinning.advantages).all()
         assert (thinning.advantages[~candidates.usable] == 0).all()
     assert 0 < thinning.token_share <= 1
-    again = plug.thin(candidates, np.random.default_rng(seed))
+    again = plug.thin(candidates, np.random.default_rng(seed), **state)
     assert (again.keep == thinning.keep).all()
 
 
@@ -541,7 +562,10 @@ def test_thinning_keeps_with_the_probability_it_states(plug, penalised):
     if not plug.objective_preserving:
         pytest.skip("re-weights on purpose")
     candidates = random_candidates(np.random.default_rng(0), 12, penalised)
-    runs = [plug.thin(candidates, np.random.default_rng([1, seed])) for seed in range(3000)]
+    state = after_batches(plug)
+    runs = [
+        plug.thin(candidates, np.random.default_rng([1, seed]), **state) for seed in range(3000)
+    ]
     share = np.mean([run.keep for run in runs], axis=0)
     q = runs[0].probabilities
     assert (np.abs(share - q) <= 5 * np.sqrt(q * (1 - q) / len(runs)) + 1e-12).all()

@@ -19,6 +19,7 @@ from cost.draws.entropy_control import EntropyControl
 from cost.ledger import METRICS
 from cost.prices.seconds import SecondsPrice
 from cost.thinning.clipping import GradientShare
+from cost.thinning.priced import Priced
 from cost.thinning.thinning import CostAware, KeepAll, Thinning
 from cost.types import BatchSpending, Draw, Feedback, LengthReport, Ticket
 from cost.worth.utilities import PassRateVariance
@@ -849,7 +850,7 @@ def test_tickets_are_forgotten_in_time(make_scheduler, make_report, allocator):
 def test_metrics_are_described_and_finite(make_scheduler, make_report, allocator):
     scheduler = make_scheduler(
         allocator=allocator, price=SecondsPrice(skip_batches=0), accelerator_hour_price=2.0,
-        entropy_control=EntropyControl(), clipping=GradientShare(),
+        entropy_control=EntropyControl(), clipping=GradientShare(), thinning=Priced(),
     )  # fmt: skip
     assert set(scheduler.metrics()) <= set(METRICS)
     play(scheduler, make_report, 3)

@@ -1,0 +1,162 @@
+"""Thinning without a budget: keep what lowers (cost of a batch) x (variance of its gradient).
+
+A run of B FLOPs (or seconds, or tokens) takes B / C batches that cost C each, so that what noise
+leaves in its mean gradient is V C / B with V the variance of one batch. So C V is to be least. A
+batch that generated for C_g and keeps response j, of gradient norm G_j and price c_j, with q_j has
+
+    C = C_g + sum_j q_j c_j            V = sampling sum_j G_j^2 + sum_j G_j^2 (1 / q_j - 1)
+
+The first part of V is that of which prompts and responses were sampled, all of them kept: gradients
+of different responses are about orthogonal, so that their squares add up (`sampling` = 1); the
+second is the thinning's own (independent inclusion). Setting d(C V) / d q_j = 0,
+
+    c_j V = C G_j^2 / q_j^2,      q_j = min(1, s G_j / sqrt(c_j)),      s^2 = C / V
+
+C V falls with s while s^2 < C / V and grows beyond, and C / V grows with s: taking s from what
+batches cost and varied so far leads to the one minimum, from either side, and faster the smaller
+the part of C that goes to responses kept by chance. No response is left out that is worth its
+price: with dear generation and responses that are alike all are kept.
+
+s is taken from earlier batches alone, discounted. It may depend on anything that was known before
+the batch: q_j stays the probability of keeping j, and 1 / q_j undoes it. Scores may have any scale,
+as long as it stays the same from batch to batch. The derivation is ours; the rule q ~ G / sqrt(c)
+is Cost-Aware GRPO's (2604.28020).
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import ClassVar
+
+import numpy as np
+
+from cost.prompts import PromptPool, Visit
+from cost.thinning.thinning import Candidates, Thinning, chosen_of, sampled
+from cost.types import FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class SpentState:
+    """What batches cost and varied, each discounted by those after it.
+
+    Example: SpentState(cost=5.4e10, variance=0.031, last_cost=2.1e10, last_variance=0.012)
+    """
+
+    cost: float = 0.0
+    """Of the batches before the present one, in the price's unit."""
+    variance: float = 0.0
+    """The same for the variance, in squared units of the scores."""
+    last_cost: float = 0.0
+    """Of the present batch, 0 before its first pass."""
+    last_variance: float = 0.0
+    """The same for the variance."""
+
+    @property
+    def scale(self) -> float:
+        """The s of the rule; infinite while nothing is known, so that all is kept."""
+        if not (self.cost > 0 and self.variance > 0):
+            return math.inf
+        return math.sqrt(self.cost / self.variance)
+
+
+@dataclass(frozen=True, slots=True)
+class Priced:
+    """Keep with q = min(1, s score / sqrt(cost)), s^2 = cost so far over variance so far.
+
+    A response of advantage exactly 0 is left out, as in `CostAware`. What generating cost is that
+    of the batch's own responses; pilots and filtered groups are left out.
+    """
+
+    floor: float = 0.02
+    """Least q of a candidate, in (0, 1]; weights are at most 1 / floor of the ticket's."""
+    decay: float = 0.9
+    """What a batch counts in cost and variance so far after one more batch, in [0, 1]."""
+    sampling: float = 1.0
+    """Variance of a batch's whole gradient over the sum of its responses' squared norms, positive;
+    more than 1 where responses of a group pull the same way."""
+    keep_zero_advantage: bool = False
+    """Whether responses of advantage 0 are candidates; they get the floor, unless all is kept."""
+
+    objective_preserving: ClassVar[bool] = True
+    needs_generating_costs: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        """Refuse settings that are out of range."""
+        if not 0 < self.floor <= 1:
+            raise ValueError(f"thinning.floor must lie in (0, 1], got {self.floor!r}")
+        if not 0 <= self.decay <= 1:
+            raise ValueError(f"thinning.decay must lie in [0, 1], got {self.decay!r}")
+        if not 0 < self.sampling < math.inf:
+            raise ValueError(
+                f"thinning.sampling must be finite and positive, got {self.sampling!r}"
+            )
+
+    @property
+    def keeps_zero_advantage(self) -> bool:
+        """Whether every usable response of advantage 0 is kept with a positive probability."""
+        return self.keep_zero_advantage
+
+    def initial_state(self, prompts: PromptPool) -> SpentState:
+        """Return the state that knows no batch."""
+        return SpentState()
+
+    def update(self, state: SpentState, prompts: PromptPool, visits: Sequence[Visit]) -> SpentState:
+        """Return the state unchanged: it learns from what is selected, not from what is folded."""
+        return state
+
+    def entered(self, state: SpentState) -> SpentState:
+        """Return the state for a new batch: the one before it is an earlier one now."""
+        return SpentState(
+            cost=self.decay * state.cost + state.last_cost,
+            variance=self.decay * state.variance + state.last_variance,
+        )
+
+    def thin(
+        self, candidates: Candidates, rng: np.random.Generator, state: SpentState | None = None
+    ) -> Thinning:
+        """Keep by systematic sampling; without a state all candidates."""
+        q = self.probabilities(candidates, (state or SpentState()).scale)
+        thinning = sampled(candidates.costs, q, self.floor, rng)
+        return replace(thinning, metrics=thinning.metrics | self._metrics(candidates, q))
+
+    def thinned(self, state: SpentState, candidates: Candidates, thinning: Thinning) -> SpentState:
+        """Return the state after the first pass over a batch; `entered` makes it count."""
+        cost, variance = self.spent(candidates, thinning.probabilities)
+        return replace(state, last_cost=cost, last_variance=variance)
+
+    def probabilities(self, candidates: Candidates, scale: float) -> FloatArray:
+        """Return [M] keep probabilities at a scale s; 0 for what is not a candidate."""
+        chosen = chosen_of(candidates, self.keep_zero_advantage)
+        q = np.zeros(len(chosen))
+        if math.isinf(scale):
+            q[chosen] = 1.0
+        else:
+            ratio = candidates.scores[chosen] / np.sqrt(candidates.costs[chosen])
+            q[chosen] = np.clip(scale * ratio, self.floor, 1.0)
+        return q
+
+    def spent(self, candidates: Candidates, q: FloatArray) -> tuple[float, float]:
+        """Return C and V of a batch that is thinned by [M] keep probabilities."""
+        can = q > 0
+        squares = candidates.scores[can] ** 2
+        cost = candidates.generating_cost + float(candidates.costs @ q)
+        return cost, float((squares * (1 / q[can] - 1 + self.sampling)).sum())
+
+    def _metrics(self, candidates: Candidates, q: FloatArray) -> dict[str, float]:
+        can = q > 0
+        cost, variance = self.spent(candidates, q)
+        all_cost, all_variance = self.spent(candidates, can.astype(np.float64))
+        candidate_costs = float(candidates.costs[can].sum())
+        metrics = {
+            "cost/thinning_chosen_share": float(candidates.costs @ q) / candidate_costs
+            if candidate_costs
+            else 1.0,
+        }
+        if variance > 0:
+            floored = can & (q <= self.floor)
+            parts = candidates.scores[floored] ** 2 / q[floored]
+            metrics["cost/thinning_floored_variance_share"] = float(parts.sum()) / variance
+            metrics["cost/thinning_priced_saving_estimated"] = 1 - cost * variance / (
+                all_cost * all_variance
+            )
+        return metrics
