@@ -36,7 +36,14 @@ NOTE = (
 ARGUMENTS = {
     "update": ("learner/tokens", "learner/rows", "learner/row_fill", "cost/step_trained_tokens"),
     "publish": ("publish/bytes", "parity/max_logprob_difference"),
-    "generate": ("cost/step_generated_tokens", "rollout/length_mean_tokens", "loop/staleness"),
+    "generate": (
+        "cost/step_generated_tokens",
+        "rollout/length_mean_tokens",
+        "loop/staleness",
+        "rollout/turns_mean",
+        "rollout/tool_calls_mean",
+        "rollout/tool_mean_seconds",
+    ),
     "evaluate": ("evaluation/pass_rate", "evaluation/version", "evaluation/last_version"),
 }
 """Metrics of the step shown with a slice."""

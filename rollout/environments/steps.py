@@ -30,11 +30,12 @@ HELD_OUT_SEEDS = 1_000_000_000
 class StepGame:
     """Plays an environment of somebody else; see `rollout.environments.turns.Game`."""
 
-    make: Callable[[], Any]
-    """Makes one environment; in YAML {_target_: my_file.MyEnvironment, _partial_: true}."""
-    action: Callable[[str], Any] = str
+    make: Any
+    """Called without arguments, makes one environment (hydra refuses the type); in YAML
+    {_target_: my_file.MyEnvironment, _partial_: true}."""
+    action: Any = str
     """Makes the environment's action of a turn's text; in YAML likewise."""
-    observation: Callable[[Any], str] | None = None
+    observation: Any = None
     """Makes a text of an observation; None takes a text, or its attribute text or content."""
     _environment: Any = field(default=None, init=False)
     _total: float = field(default=0.0, init=False)
@@ -64,9 +65,9 @@ class StepGame:
 class StepTask:
     """Prompts that environments begin with: prompt k is what reset says with a seed of its own."""
 
-    make: Callable[[], Any]
-    """Makes one environment."""
-    observation: Callable[[Any], str] | None = None
+    make: Any
+    """As `StepGame.make`."""
+    observation: Any = None
     """As `StepGame.observation`."""
     split: str = "train"
     """"train" or "held_out"; the two never share a seed."""
@@ -95,16 +96,13 @@ class StepTask:
             self._items(), tokenizer, max_tokens=max_tokens, check=check, duplicates="skip"
         )
 
-    def _first_text(self, seed: int) -> str:
-        return text_of(self._begun(seed), self.observation)
-
     def _items(self) -> Iterator[Item]:
         first = self.seed + HELD_OUT_SEEDS * (self.split == "held_out")
         for seed in range(first, first + self.num_prompts):
             place = f"environment {seed}"
             try:
                 # Comparisons come here from within their event loop, where none may be run.
-                text = _in_thread(partial(self._first_text, seed))
+                text = text_of(_in_thread(partial(self._begun, seed)), self.observation)
             except Exception as error:
                 reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
                 raise ValueError(f"task.make: {place} cannot begin ({reason})") from error
@@ -188,7 +186,7 @@ async def _called(method: Callable[..., Any], *arguments: Any, **named: Any) -> 
     return await asyncio.to_thread(method, *arguments, **named)
 
 
-def _in_thread(function: Callable[[], str]) -> str:
+def _in_thread(function: Callable[[], Any]) -> Any:
     from concurrent.futures import ThreadPoolExecutor
 
     with ThreadPoolExecutor(1) as thread:

@@ -25,10 +25,16 @@ REGENERATE = (
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 ENGINES = ["quickstart_check", "quickstart_engine", "smollm2_engine"]
 """Experiments that set an engine and no learner."""
+STEPS = [
+    "environment=steps",
+    "environment.game.make={_target_: hydra.utils.get_class, path: conf.schema.LoopConfig}",
+]
+"""Where anything stands for an environment with reset and step: building one calls it not."""
 NOT_SET = {
     "dataset": ["task.path=questions.jsonl"],
     "mixed": ["+task@task.sets.sums=chain"],
     "function": ["task.path=conf.own_code:group_of"],
+    "steps": STEPS,
     "reasoning_gym": ["task.dataset=gcd"],
 }
 """What a task asks of the user."""
@@ -68,6 +74,11 @@ def overrides_for(group: str, name: str) -> list[str]:
         return ["reward=reasoning_gym", *overrides_for("task", "reasoning_gym_arithmetic")]
     if name == "function":
         return [f"{group}=function", f"{group}.path={OWN[group]}"]
+    if (group, name) == ("environment", "steps"):
+        return STEPS
+    if (group, name) == ("environment", "tools"):
+        tool = "{_target_: rollout.tasks.calculator.ProductTool}"
+        return ["environment=tools", f"environment.tools=[{tool}]"]
     # Ratios of trainer to engine need the trainer's own log-probabilities.
     needed = ["learner.behaviour=recomputed"] if group == "correction" else []
     return [f"{groups('train')[group]}={name}", *needed]

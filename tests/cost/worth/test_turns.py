@@ -59,7 +59,7 @@ def test_a_token_price_charges_what_is_computed_again_and_the_tool_s_time():
 
 
 def test_flops_of_prefilled_tokens_are_those_of_any_without_the_head():
-    price = FlopsPrice(64, 2, 4, 2, 16, 128, 1000)
+    price = FlopsPrice(64, 2, 4, 2, 16, 128, 1000, trained_share=0.0)
     head = 2 * 64 * 1000
     cached = price.of_turns(POOL.prompt_tokens, LENGTHS, CACHED)
     np.testing.assert_allclose(cached, -head * CACHED.environment_tokens)
