@@ -191,7 +191,8 @@ class PassDraws:
 
     def prepare(self, probabilities: FloatArray, rng: np.random.Generator) -> FloatArray:
         """Return the chance of each prompt to be taken when it comes up, [N] in (0, 1]."""
-        return probabilities / probabilities.max()
+        chances: FloatArray = probabilities / probabilities.max()
+        return chances
 
     def draw(
         self, state: EpochState, prepared: FloatArray, num_draws: int, rng: np.random.Generator
