@@ -60,12 +60,14 @@ def make_tokenizer(template):
 @pytest.mark.parametrize(
     ("template", "role", "end", "expected"),
     [
-        (SMOLLM2, "tool", "<|im_end|>", "\n<|im_start|>tool\n42<|im_end|>\n<|im_start|>assistant\n"),
-        (SMOLLM2, "user", "<|im_end|>", "\n<|im_start|>user\n42<|im_end|>\n<|im_start|>assistant\n"),
+        (SMOLLM2, "tool", "<|im_end|>", "\n<|im_start|>tool\n42<|im_end|>\n"
+         "<|im_start|>assistant\n"),
+        (SMOLLM2, "user", "<|im_end|>", "\n<|im_start|>user\n42<|im_end|>\n"
+         "<|im_start|>assistant\n"),
         (QWEN, "tool", "<|im_end|>", "\n<|im_start|>user\n<tool_response>\n42\n</tool_response>"
          "<|im_end|>\n<|im_start|>assistant\n"),
-        (LLAMA, "tool", "<|eot_id|>", '<|start_header_id|>ipython<|end_header_id|>\n\n"42"<|eot_id|>'
-         "<|start_header_id|>assistant<|end_header_id|>\n\n"),
+        (LLAMA, "tool", "<|eot_id|>", '<|start_header_id|>ipython<|end_header_id|>\n\n"42"'
+         "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"),
         (GEMMA, "user", "<end_of_turn>", "\n<start_of_turn>user\n42<end_of_turn>\n"
          "<start_of_turn>model\n"),
     ],
