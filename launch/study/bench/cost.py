@@ -72,14 +72,8 @@ class Run:
 
     def new_scheduler(self) -> Scheduler:
         """Build a scheduler that has seen nothing."""
-        return Scheduler(
-            self._config,
-            self.prompt_tokens,
-            self._sources,
-            MAX_TOKENS,
-            self._seed,
-            features=self._features,
-        )
+        task = (self.prompt_tokens, self._sources, MAX_TOKENS)
+        return Scheduler(self._config, *task, self._seed, features=self._features)
 
     def draw(self) -> FloatArray:
         """Draw the next batch, nothing folded."""
