@@ -18,6 +18,10 @@ class CheckpointConfig:
     """Save after the last step too, so that the run can be made longer."""
     keep_last: int = 2
     """Whole checkpoints that are kept, the newest ones."""
+    keep_best: str | None = None
+    """Set whose pass@1 decides, "held_out" or one of `evaluation.sets`: the policy that did best in
+    the evaluations of `evaluation.every`, and after the run, is kept as policy-best-STEP; None
+    keeps none."""
     grace_seconds: float = 30.0
     """After a first SIGINT or SIGTERM, longest wait for a step that is being learned to end, and
     again for the checkpoint to be written."""

@@ -7,6 +7,7 @@ with the key. What concerns several rooms at once is checked in `RunConfig.__pos
 """
 
 import math
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -85,6 +86,11 @@ class LoopConfig:
     """Save the policy after every so many steps; 0 saves at the end only."""
     save_final: bool = True
     """Save the policy at the end."""
+    push_to_hub: str | None = None
+    """OWNER/NAME at the Hugging Face hub, to which the policy that is saved at the end is uploaded,
+    with the token in HF_TOKEN; the best one where `checkpoint.keep_best` keeps one."""
+    push_private: bool = True
+    """Whether a repository that `push_to_hub` makes is private."""
 
     def __post_init__(self) -> None:
         tokens = count(1e15)
@@ -100,6 +106,12 @@ class LoopConfig:
             "publish_deadline_seconds": SECONDS,
         }
         require_ranges("loop.", self, ranges)
+        require(
+            self.push_to_hub is None
+            or (self.save_final and re.fullmatch(r"[\w.-]+/[\w.-]+", self.push_to_hub) is not None),
+            "loop.push_to_hub must be OWNER/NAME, and null without loop.save_final",
+            self.push_to_hub,
+        )
 
 
 @dataclass(kw_only=True, slots=True)
@@ -234,6 +246,18 @@ class RunConfig:
             "evaluation.background must be false with rollout.update_mode=drain, where publishing "
             "waits for every response",
             self.evaluation.background,
+        )
+        best = self.checkpoint.keep_best
+        require(
+            best is None or best in (HELD_OUT, *self.evaluation.sets),
+            "checkpoint.keep_best must be held_out or the name of a set in evaluation.sets",
+            best,
+        )
+        require(
+            best is None or (self.evaluation.every > 0 and not self.evaluation.background),
+            "checkpoint.keep_best must be null without evaluation.every, or with "
+            "evaluation.background, whose results are of weights that are gone by then",
+            best,
         )
         require(
             self.learner.num_minibatches <= self.scheduler.tickets_per_step,

@@ -148,8 +148,11 @@ class Evaluations:
         self._background: asyncio.Task[Evaluation] | None = None
         self._again = False
 
-    async def take(self, when: str) -> None:
+    async def take(self, when: str) -> dict[str, float]:
         """Measure the policy while nothing else goes on; `when` is "before" or "after".
+
+        Returns:
+            Metrics of every set, as `launch.record.evaluation.Evaluation.metrics` has them.
 
         Raises:
             UserError: If the reward fails too often before anything is learned.
@@ -160,6 +163,7 @@ class Evaluations:
         self._watch.look_at(found, stop=when == "before")
         sampled, greedy = found.held_out()
         self._summary.evaluation(when, sampled, greedy, seconds=found.seconds)
+        return found.metrics()
 
     async def after_step(self, step: int) -> dict[str, float]:
         """Return the metrics of an evaluation that is ready after a step, if any.

@@ -18,6 +18,7 @@ from launch.cli.refusals import reading
 from launch.cli.visible import visible
 from launch.program import UserError, build, prepare_run_dir
 from launch.record.checkpoint import Checkpoint
+from launch.record.hub import require_token
 from launch.record.restarts import cut_back
 from launch.run.compute import compute_of
 from launch.run.model_folder import check_vocabulary, check_weights, read_settings
@@ -88,6 +89,7 @@ def read_inputs(composed: DictConfig) -> Prepared:
         UserError: With one sentence on what to change.
     """
     config: RunConfig = _build(composed)
+    require_token(config.loop.push_to_hub)
     check_model(config.model.path, trained=True)
     compute_of(config)
     tokenizer = load_tokenizer(config.model.path)

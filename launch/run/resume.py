@@ -20,7 +20,7 @@ AUTO = "auto"
 MAY_CHANGE = re.compile(
     r"(name|run_dir|resume)"
     r"|loop\.(num_steps|max_(generated_tokens|trained_tokens|compute_flops|seconds))"
-    r"|loop\.(save_every|save_final)"
+    r"|loop\.(save_every|save_final|push_\w+)"
     r"|(evaluation|held_out|resources|tracker|checkpoint|parity)(\..*)?"
     r"|rollout\.(engine\..*|max_retries|max_queued_responses)"
     r"|.*(\.path|_deadline_seconds|_timeout_seconds|silence_seconds|num_threads)"

@@ -23,6 +23,7 @@ from launch.record.run_folder import PICTURE
 from launch.record.step import StepResult
 from launch.record.told import Unwritten, tell, why
 from launch.run import loop
+from launch.run.best import BestPolicy
 from launch.run.checkpoints import Checkpoints
 from launch.run.compute import compute_of
 from launch.run.deaths import PartDied
@@ -100,6 +101,7 @@ class TrainingRun:
         # From then on the learners hold what nobody else has.
         self._learning = False
         self._kept: Path | None = None
+        self._best = BestPolicy(config.checkpoint.keep_best, self._run_dir, self._save)
 
     async def run(self, startup: Startup) -> None:
         """Evaluate, train, save, evaluate; the run folder is complete whatever happens.
@@ -121,6 +123,7 @@ class TrainingRun:
         finished = self._recorder.close(unwritten, completed=True)
         with unwritten.noted(PICTURE):
             draw_picture(self._run_dir, distribution, summary=finished, title=self._config.name)
+        await self._best.upload(self._kept, self._config.loop, unwritten)
         if not self._quiet:
             with unwritten.noted("the result"):
                 print_result(finished, self._run_dir)
@@ -136,7 +139,8 @@ class TrainingRun:
                 await whole(evaluations.take("before"), "before the first step")
         await self._train()
         if self._config.evaluation.after:
-            await whole(evaluations.take("after"), "after the last step")
+            found = await whole(evaluations.take("after"), "after the last step")
+            await self._best.look(self._recorder.step, found)
         distribution: DrawDistribution = await self._system.scheduler.call("distribution")
         return distribution
 
@@ -215,6 +219,7 @@ class TrainingRun:
     async def _on_step(self, result: StepResult) -> None:
         metrics = await self._evaluate(result.step) | self._checkpoints.metrics()
         await self._recorder.write(result, metrics)
+        await self._best.look(result.step, metrics)
         self._going_on.progress()
         every = self._config.loop.save_every
         if every and result.step % every == 0:

@@ -1,0 +1,70 @@
+"""The best policy is kept, whatever comes after it, and a run that goes on knows it."""
+
+import asyncio
+import json
+import math
+
+import pytest
+
+from launch.run.best import BestPolicy
+
+
+@pytest.fixture
+def make_best(tmp_path):
+    def make(of_set="held_out", full=False):
+        async def save(name):
+            if full:
+                raise OSError(28, "No space left on device", name)
+            (tmp_path / name).mkdir()
+            return tmp_path / name
+
+        return BestPolicy(of_set, tmp_path, save)
+
+    return make
+
+
+def look(best, *rates, first=1):
+    for step, rate in enumerate(rates, first):
+        metrics = {} if rate is None else {"evaluation/held_out/pass_rate": rate}
+        asyncio.run(best.look(step, metrics))
+
+
+def kept(tmp_path):
+    return sorted(path.name for path in tmp_path.glob("policy-best-*"))
+
+
+def test_only_what_is_better_than_all_before_is_kept(make_best, tmp_path):
+    look(make_best(), 0.4, 0.6, None, 0.5, math.nan, 0.6)
+    assert kept(tmp_path) == ["policy-best-2"]
+    found = json.loads((tmp_path / "best.json").read_text())
+    assert (found["set"], found["step"], found["pass_rate"]) == ("held_out", 2, 0.6)
+
+
+def test_a_run_that_goes_on_keeps_its_best_unless_something_is_better(make_best, tmp_path):
+    look(make_best(), 0.6)
+    again = make_best()
+    assert again.path == tmp_path / "policy-best-1"
+    look(again, 0.5, first=2)
+    assert kept(tmp_path) == ["policy-best-1"]
+    look(again, 0.7, first=3)
+    assert kept(tmp_path) == ["policy-best-3"]
+
+
+@pytest.mark.parametrize("text", ["", "[]", '{"set": "held_out"}', "{"])
+def test_a_file_that_is_no_record_counts_as_none(make_best, tmp_path, text):
+    (tmp_path / "best.json").write_text(text)
+    assert make_best().path is None
+
+
+def test_another_set_begins_anew_and_none_keeps_nothing(make_best, tmp_path):
+    look(make_best(None), 0.9)
+    assert kept(tmp_path) == []
+    look(make_best(), 0.9)
+    assert make_best("mine").path is None
+
+
+def test_a_full_disk_costs_the_copy_and_not_the_run(make_best, tmp_path, capsys):
+    best = make_best(full=True)
+    look(best, 0.6)
+    assert best.path is None and not (tmp_path / "best.json").exists()
+    assert "the best policy could not be saved" in capsys.readouterr().err
