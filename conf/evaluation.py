@@ -45,6 +45,9 @@ class EvaluationConfig:
     """Also evaluate after every so many steps, sampled responses only; 0 for never. Learning waits
     for it and the run's seconds leave it out, but with `loop.max_staleness` > 0 the engines go on
     with batches in flight meanwhile."""
+    target: float | None = None
+    """Held-out pass@1 that ends the run: after the first evaluation of `every` that reaches it no
+    batch is drawn any more; those in flight are still learned. None for no such end."""
     background: bool = False
     """Let learning go on during the evaluations of `every`. They share the engines with training,
     so that their seconds are part of the run's, and new weights reach responses half done: results
@@ -57,6 +60,11 @@ class EvaluationConfig:
             "every": amount(),
         }
         require_ranges("evaluation.", self, ranges)
+        require(
+            self.target is None or (0 < self.target <= 1 and self.every > 0),
+            "evaluation.target must be null, or lie in (0, 1] with evaluation.every above 0",
+            self.target,
+        )
         require(
             all(1 <= k <= self.num_samples for k in self.pass_at),
             "evaluation.pass_at must lie in [1, evaluation.num_samples], here "

@@ -61,6 +61,7 @@ class Budget:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
+        self._ended = False
         # By number of batches learned; those that nobody will look up again are dropped.
         self._spent = {0: Spent()}
 
@@ -89,6 +90,10 @@ class Budget:
         self._spent.pop(batch - self._plan.max_staleness - 1, None)
         return {} if self._plan.compute is None else self._spent[batch + 1].flops.metrics()
 
+    def end(self) -> None:
+        """Let no further batch be drawn, whatever is left."""
+        self._ended = True
+
     def used_up(self, batch: int) -> bool:
         """Whether the batches before one that is to be drawn use up what there is.
 
@@ -96,6 +101,8 @@ class Budget:
         out: a profile comes once. What was learned is looked up as of `max_staleness` batches ago,
         so that the answer does not depend on timing, unless it is seconds that are bounded.
         """
+        if self._ended:
+            return True
         plan = self._plan
         num_learned = batch - plan.max_staleness
         if num_learned < 1:

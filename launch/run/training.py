@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import logging
+import math
 from pathlib import Path
 from typing import NoReturn
 
@@ -218,6 +219,10 @@ class TrainingRun:
 
     async def _on_step(self, result: StepResult) -> None:
         metrics = await self._evaluate(result.step) | self._checkpoints.metrics()
+        target = self._config.evaluation.target
+        if target is not None and metrics.get("evaluation/pass_rate", -math.inf) >= target:
+            assert self._position is not None
+            self._position.budget.end()
         await self._recorder.write(result, metrics)
         await self._best.look(result.step, metrics)
         self._going_on.progress()

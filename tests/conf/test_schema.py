@@ -32,6 +32,7 @@ def run_config(*overrides: str) -> RunConfig:
         (LoopConfig, "loop", "max_trained_tokens", 0),
         (LoopConfig, "loop", "max_seconds", 0.0),
         (EvaluationConfig, "evaluation", "every", -1),
+        (EvaluationConfig, "evaluation", "target", 0.5),
         (LoopConfig, "loop", "save_every", -1),
         (LoopConfig, "loop", "batch_deadline_seconds", 0.0),
         (LoopConfig, "loop", "publish_deadline_seconds", float("nan")),

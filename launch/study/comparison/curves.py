@@ -66,6 +66,9 @@ class Curve:
     """[S] held-out pass rate after each step; NaN where not evaluated."""
     start: float
     """Held-out pass rate before the first step; NaN if not evaluated."""
+    reached: Mapping[str, float] | None = None
+    """By axis what had been spent at the first evaluation on the way that reached the target; None
+    where none did, or there is no target."""
 
     @property
     def num_evaluations(self) -> int:
@@ -88,7 +91,10 @@ class Band:
 
 
 def curve_of(
-    metrics: Mapping[str, FloatArray], summary: Mapping[str, Any], start: float = math.nan
+    metrics: Mapping[str, FloatArray],
+    summary: Mapping[str, Any],
+    start: float = math.nan,
+    target: float | None = None,
 ) -> Curve:
     """Return a finished run's curve.
 
@@ -96,24 +102,30 @@ def curve_of(
         metrics: By key [S], with all of `NEEDED`.
         summary: Content of its `summary.json`; the evaluation after the run is its last point.
         start: Held-out pass rate of the starting policy.
+        target: Held-out pass rate at which it was to end; None for none.
     """
     num_steps = len(metrics["step"])
     seconds = sum(np.nan_to_num(metrics[key]) for key in SECONDS)
     held_out = at_versions(metrics, HELD_OUT)
+    on_the_way = held_out.copy()
     after = summary.get("pass_rate_after")
     if num_steps and after is not None:
         held_out[-1] = after
+    spent = {
+        "generated_tokens": metrics["cost/generated_tokens"],
+        "trained_tokens": metrics["cost/trained_tokens"],
+        "seconds": np.cumsum(seconds),
+        "steps": metrics["step"],
+    } | _where_known(metrics)
+    reaches = on_the_way >= (math.inf if target is None else target)
     return Curve(
-        spent={
-            "generated_tokens": metrics["cost/generated_tokens"],
-            "trained_tokens": metrics["cost/trained_tokens"],
-            "seconds": np.cumsum(seconds),
-            "steps": metrics["step"],
-        }
-        | _where_known(metrics),
+        spent=spent,
         training=metrics[TRAINING],
         held_out=held_out,
         start=start,
+        reached={axis: float(each[reaches.argmax()]) for axis, each in spent.items()}
+        if reaches.any()
+        else None,
     )
 
 

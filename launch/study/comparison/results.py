@@ -4,7 +4,9 @@ run folders -> results_of -> find -> comparison.json, comparison.html, the conso
 """
 
 import math
+from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -17,6 +19,7 @@ from launch.study.comparison.curves import NEEDED, curve_of
 from launch.study.comparison.findings import find
 from launch.study.comparison.plan import PlannedRun, or_move_away
 from launch.study.comparison.runs import FinishedRun
+from launch.study.comparison.speedrun import Speed, speed_sentences, speeds
 from launch.study.comparison.words import comparison_json, sentences, table
 
 
@@ -40,9 +43,16 @@ def results_of(planned: list[PlannedRun]) -> dict[str, dict[int, FinishedRun]]:
             continue
         with or_move_away():
             steps = read_steps(run.run_dir, in_some=NEEDED, at_least=summary["num_steps"])
-        curve = curve_of(metric_columns(steps), summary, starts.get(run.seed, math.nan))
+        start, target = starts.get(run.seed, math.nan), run.composed.evaluation.target
+        curve = curve_of(metric_columns(steps), summary, start, target)
         found.setdefault(run.arm, {})[run.seed] = FinishedRun(summary, curve)
     return found
+
+
+def _speedrun(target: float | None, raced: list[Speed]) -> dict[str, Any]:
+    if target is None:
+        return {}
+    return {"target": target, "speedrun": [asdict(speed) for speed in raced]}
 
 
 def report(config: CompareConfig, planned: list[PlannedRun], folder: Path) -> None:
@@ -56,11 +66,14 @@ def report(config: CompareConfig, planned: list[PlannedRun], folder: Path) -> No
     # Wide enough for every column, also where the output goes to a file.
     console = Console(width=170)
     console.print(table(found))
-    for line in [*sentences(found), *found.notes]:
+    target = planned[0].composed.evaluation.target
+    raced = [] if target is None else speeds(found.curves)
+    said = [] if target is None else speed_sentences(raced, target)
+    for line in [*sentences(found), *said, *found.notes]:
         console.print(line, markup=False, highlight=False)
     unwritten = Unwritten()
     with unwritten.noted("comparison.json"):
-        write_json(folder / "comparison.json", comparison_json(found))
+        write_json(folder / "comparison.json", comparison_json(found) | _speedrun(target, raced))
     with unwritten.noted("comparison.html"):
         write_whole(folder / "comparison.html", [page(found).encode()])
     unwritten.check("the table has the results, and the same command writes them anew")

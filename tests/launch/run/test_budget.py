@@ -97,3 +97,10 @@ def test_flops_so_far_are_metrics_and_go_into_a_checkpoint():
     again.load_state_dict(json.loads(json.dumps(spent.state_dict())))
     assert again._spent == spent._spent
     assert spend(budget(), 0, learn=2.0) == {}
+
+
+def test_a_budget_can_be_ended():
+    spent = budget()
+    assert not spent.used_up(0)
+    spent.end()
+    assert spent.used_up(0)

@@ -476,6 +476,19 @@ def test_every_set_is_measured_before_on_the_way_and_after(make_run):
     assert "greedy" in found[0] and "greedy" not in found[1]
 
 
+@pytest.mark.parametrize(("target", "num_steps"), [(0.5, 2), (0.6, 9)])
+def test_a_target_ends_a_run_with_the_first_evaluation_that_reaches_it(make_run, target, num_steps):
+    """Every evaluation finds 0.5, the first after step 2."""
+    run, _, folder = make_run(
+        "loop.num_steps=9", "loop.max_staleness=0", "evaluation.every=2",
+        f"evaluation.target={target}",
+    )  # fmt: skip
+    asyncio.run(run.run(Startup()))
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["num_steps"] == num_steps and summary["completed"]
+    assert summary["compute_flops"] > 0 or summary["compute_flops"] is None
+
+
 def test_in_the_background_learning_goes_on_and_results_name_their_versions(make_run):
     run, system, folder = make_run(
         *SECOND_SET, "evaluation.every=1", "evaluation.background=true", "evaluation.before=false"

@@ -1,0 +1,64 @@
+"""What it takes to reach a target: medians, paired ratios and a test."""
+
+import math
+
+import numpy as np
+import pytest
+
+from launch.record.run_folder import metric_columns
+from launch.study.comparison.curves import AXES, Curve, curve_of
+from launch.study.comparison.speedrun import speed_sentences, speeds
+
+
+def run(spent):
+    none = np.full(2, np.nan)
+    reached = None if spent is None else dict.fromkeys(AXES, spent)
+    return Curve(dict.fromkeys(AXES, np.array([1.0, 2.0])), none, none, 0.3, reached)
+
+
+def arms(**spent):
+    return {arm: dict(enumerate(map(run, values))) for arm, values in spent.items()}
+
+
+def test_medians_and_paired_ratios_of_what_was_spent():
+    base = [100.0, 110, 90, 105, 95, 100, 120, 80]
+    found = speeds(arms(base=base, half=[x * 0.5 for x in base], same=base))
+    assert {speed.axis for speed in found} == set(AXES)
+    first, half, same = found[:3]
+    assert first.median == 100 and math.isnan(first.ratio) and first.p is None
+    assert half.median == 50 and half.ratio == pytest.approx(0.5)
+    # Of 2^8 sign flips two are as far; two arms.
+    assert half.p == pytest.approx(2 * 2 / 256) and same.ratio == 1 and same.p == 1
+    line = speed_sentences(found, 0.6)[0]
+    assert line.startswith("generated tokens to held-out pass@1 0.6, medians: base 100; half 50 (")
+    assert "(0.50 times, p = 0.0156)" in line
+
+
+def test_who_does_not_get_there_is_infinitely_late_and_not_tested():
+    found = speeds(arms(base=[1.0, 2, 3], slow=[1.0, 5, None], never=[None, None, None]))
+    _, slow, never = found[:3]
+    assert (slow.reached, slow.count, slow.median) == (2, 3, 5) and math.isnan(slow.ratio)
+    assert math.isinf(never.median) and never.p is None
+    line = speed_sentences(found, 0.6)[-1]
+    assert "slow 5, by 2 of 3 seeds" in line and "never not reached, by 0 of 3 seeds" in line
+
+
+def test_the_first_evaluation_on_the_way_that_reaches_the_target_counts():
+    rates = {2: 0.4, 3: 0.6, 4: 0.5}
+    rows = [
+        {
+            "step": step, "cost/generated_tokens": 100 * step, "cost/trained_tokens": 60 * step,
+            "loop/wait_seconds": 1.0, "loop/update_seconds": 2.0, "loop/publish_seconds": 0.0,
+            "cost/reward_mean_uniform": 0.5,
+            **({"evaluation/pass_rate": rates[step]} if step in rates else {}),
+        }
+        for step in (1, 2, 3, 4)
+    ]  # fmt: skip
+    columns = metric_columns(rows)
+    reached = curve_of(columns, {"pass_rate_after": 0.9}, target=0.55).reached
+    assert reached == {
+        "generated_tokens": 300, "trained_tokens": 180, "seconds": 9, "steps": 3
+    }  # fmt: skip
+    # The evaluation after the run is none on the way.
+    assert curve_of(columns, {"pass_rate_after": 0.9}, target=0.7).reached is None
+    assert curve_of(columns, {"pass_rate_after": 0.9}).reached is None
