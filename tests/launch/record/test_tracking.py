@@ -70,6 +70,8 @@ def test_jsonl_round_trip_with_what_is_not_finite_as_null(run):
             "length_tokens": 4,
             "advantage": 0.5,
             "weight": 2.0,
+            "end": "answer",
+            "turns": [],
         }
     ]
 
