@@ -92,10 +92,9 @@ class Loss:
         old, mask = origin.old_logprobs, row.loss_mask
         if old is not None:
             old = old.to(learner_logprobs.device)
-        behaviour = row.rollout_logprobs if old is None else old
         inputs = LossInputs(
             learner_logprobs=learner_logprobs,
-            rollout_logprobs=behaviour,
+            rollout_logprobs=row.rollout_logprobs if old is None else old,
             advantages=row.advantages,
             segment_ids=row.segment_ids,
             loss_mask=mask,
@@ -118,8 +117,7 @@ class Loss:
         if old is not None:
             values |= ratio_values("old", old, row.rollout_logprobs)
         at_loss = {name: value[mask] for name, value in values.items()}
-        numbers = turn_numbers(row.segment_ids, mask)[mask]
-        at_loss |= turn_values(numbers, at_loss["entropy"], at_loss["rollout_ratio"])
+        at_loss |= turn_values(turn_numbers(row.segment_ids, mask)[mask], at_loss)
         if origin.staleness is not None:
             staleness = origin.staleness.to(mask.device)
             at_loss |= staleness_values(staleness, at_loss["kl_rollout"])

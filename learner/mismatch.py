@@ -64,24 +64,23 @@ def staleness_values(staleness: Tensor, kl: Tensor) -> dict[str, Tensor]:
     }
 
 
-def turn_values(turn_numbers: Tensor, entropy: Tensor, ratio: Tensor) -> dict[str, Tensor]:
+def turn_values(turn_numbers: Tensor, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Give each token's part of the metrics by turn; nothing where no response has a second one.
 
     Args:
         turn_numbers: [K] number of each token's turn within its response, from 0.
-        entropy: [K] nats.
-        ratio: [K] learner over rollout probability.
+        values: [K] by name: `entropy`, nats, and `rollout_ratio`.
 
     Returns:
         Name -> [K], for the second turn and all later ones; what they leave is the first's.
     """
-    found = {}
+    found: dict[str, Tensor] = {}
     if not (turn_numbers > 0).any():
         return {}
     for name, within in (("second", turn_numbers == 1), ("later", turn_numbers > 1)):
         found[f"turn_{name}_share"] = within
-        found[f"turn_{name}_entropy"] = torch.where(within, entropy, 0.0)
-        found[f"turn_{name}_ratio"] = torch.where(within, ratio, 0.0)
+        found[f"turn_{name}_entropy"] = torch.where(within, values["entropy"], 0.0)
+        found[f"turn_{name}_ratio"] = torch.where(within, values["rollout_ratio"], 0.0)
     return found
 
 

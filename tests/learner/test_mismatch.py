@@ -62,7 +62,8 @@ def test_means_by_turn_add_up_to_those_over_all_tokens():
     numbers = torch.tensor([0, 0, 1, 2, 3, 0])
     entropy = torch.tensor([0.5, 0.7, 1.0, 2.0, 4.0, 0.3])
     ratio = torch.tensor([1.0, 1.0, 2.0, 0.5, 0.7, 1.0])
-    values = turn_values(numbers, entropy, ratio)
+    seen = {"entropy": entropy, "rollout_ratio": ratio}
+    values = turn_values(numbers, seen)
     means = {name: value.double().mean().item() for name, value in values.items()}
     means |= {"entropy": entropy.mean().item(), "rollout_ratio": ratio.mean().item()}
     means["rollout_chi_square"] = 0.0
@@ -72,4 +73,4 @@ def test_means_by_turn_add_up_to_those_over_all_tokens():
     assert found["turn_second_entropy"] == pytest.approx(1.0)
     assert found["turn_later_entropy"] == pytest.approx(3.0)
     assert found["turn_later_ratio"] == pytest.approx(0.6)
-    assert turn_values(torch.zeros(3, dtype=torch.int64), entropy[:3], ratio[:3]) == {}
+    assert turn_values(torch.zeros(6, dtype=torch.int64), seen) == {}
