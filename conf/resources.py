@@ -18,6 +18,9 @@ class ResourcesConfig:
     """Learner workers."""
     use_gpu: bool | None = None
     """None takes GPUs when the cluster has any."""
+    device_memory_gib: float | None = None
+    """Memory of one GPU, or of a machine without, for the plan; None asks this machine, and knows
+    nothing of a cluster that is joined."""
     engine_cpus: float = 1.0
     """CPUs reserved for each engine."""
     learner_cpus: float = 1.0
@@ -41,6 +44,7 @@ class ResourcesConfig:
             "num_engines": count(10_000),
             "tensor_parallel_size": count(1024),
             "num_learners": count(10_000),
+            "device_memory_gib": positive(1e6),
             "engine_cpus": positive(10_000),
             "learner_cpus": positive(10_000),
             "placement_deadline_seconds": SECONDS,

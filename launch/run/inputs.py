@@ -19,6 +19,7 @@ from launch.cli.visible import visible
 from launch.program import UserError, build, prepare_run_dir
 from launch.record.checkpoint import Checkpoint
 from launch.record.restarts import cut_back
+from launch.run.memory_plan import plan_memory
 from launch.run.model_folder import check_vocabulary, check_weights, read_settings
 from launch.run.resume import about, changes, find_checkpoint
 from launch.run.rewards import try_rewards
@@ -88,6 +89,7 @@ def read_inputs(composed: DictConfig) -> Prepared:
     tokenizer = load_tokenizer(config.model.path)
     prompts = load_prompts(config.task, tokenizer, config.reward, config.max_prompt_tokens)
     sets = load_sets(config, tokenizer)
+    plan_memory(config)
     asked, most = config.scheduler.tickets_per_step, max(1000, 10 * len(prompts))
     if asked > most:
         raise UserError(
