@@ -27,6 +27,9 @@ class ResourcesConfig:
     engine_memory_share: float = 0.4
     """Part of a shared GPU's memory that its engine takes, weights included, in place of
     `rollout.engine.gpu_memory_utilization`; its learner may take the rest but for 0.05."""
+    device_memory_gib: float | None = None
+    """Memory of one GPU, or of a machine without, for the plan; None asks this machine, and knows
+    nothing of a cluster that is joined."""
     engine_cpus: float = 1.0
     """CPUs reserved for each engine."""
     learner_cpus: float = 1.0
@@ -51,6 +54,7 @@ class ResourcesConfig:
             "tensor_parallel_size": count(1024),
             "num_learners": count(10_000),
             "engine_memory_share": Range(0.05, 0.9),
+            "device_memory_gib": positive(1e6),
             "engine_cpus": positive(10_000),
             "learner_cpus": positive(10_000),
             "placement_deadline_seconds": SECONDS,

@@ -238,6 +238,7 @@ BENCHES = {
     "cost": ("cost",),
     "long_context": ("long_context",),
     "endurance": ("endurance",),
+    "memory": ("memory",),
     "all": ("startup", "rollout", "publish", "learner", "gradient_norms", "cost"),
 }
 """What a user names, and the benches that are run for it."""

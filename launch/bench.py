@@ -3,8 +3,9 @@
     one started system:        startup, rollout, publish
     this process, afterwards:  learner, gradient_norms, cost, long_context
     with learner:              gradient_norms and long_context as well
-    by itself:                 endurance, runs of many steps in simulated time
-    all but the last two:      all, which is what is measured when no bench is named
+    each by itself:            endurance, runs of many steps in simulated time
+                               memory, learners' beside what the plan predicts
+    all but the last three:    all, which is what is measured when no bench is named
 
 One JSON object on stdout, everything else on stderr. The configuration is that of
 `launch.train experiment=quickstart`; overrides are hydra's, e.g. `learner.row_tokens=2048`.

@@ -21,6 +21,7 @@ from launch.record.checkpoint import Checkpoint
 from launch.record.hub import require_token
 from launch.record.restarts import cut_back
 from launch.run.compute import compute_of
+from launch.run.memory_plan import plan_memory
 from launch.run.model_folder import check_vocabulary, check_weights, read_settings
 from launch.run.resume import about, changes, find_checkpoint
 from launch.run.rewards import try_rewards
@@ -96,6 +97,7 @@ def read_inputs(composed: DictConfig) -> Prepared:
     asking = check_environment(config, tokenizer)
     prompts = load_prompts(config.task, asking, config.reward, config.max_prompt_tokens)
     sets = load_sets(config, asking)
+    plan_memory(config)
     asked, most = config.scheduler.tickets_per_step, max(1000, 10 * len(prompts))
     if asked > most:
         raise UserError(

@@ -2,6 +2,7 @@
 
 from conf.schema import RunConfig
 from launch.run.inputs import Inputs
+from launch.run.memory_plan import plan_memory
 
 
 def objective_text(config: RunConfig) -> str:
@@ -44,5 +45,6 @@ def derived_plan(inputs: Inputs) -> dict[str, object]:
         "placement": f"{resources.num_engines} engine(s) of {resources.tensor_parallel_size} "
         f"worker(s), {resources.num_learners} learner(s), ZeRO {learner.zero_stage}, "
         f"{config.model.dtype}",
+        **plan_memory(config),
         "run folder": config.run_dir,
     }

@@ -48,6 +48,10 @@ def measure(config: BenchConfig) -> dict[str, Any]:
         result["long_context"] = bench_long_context(
             config, repetitions=repetitions, warm_ups=warm_ups
         )
+    if "memory" in benches:
+        from launch.study.bench.footprint import bench_footprint
+
+        result["memory"] = bench_footprint(config)
     if "endurance" in benches:
         from launch.study.bench.endurance import bench_endurance
 

@@ -1,0 +1,204 @@
+"""Whether a run fits its devices, said before anything is started; and what would fit if not.
+
+memory.learner_need, engine_need <-> Device -> lines of the plan, or a refusal with a proposal
+"""
+
+from __future__ import annotations
+
+import copy
+import os
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from conf.schema import RunConfig
+from launch.program import UserError
+from launch.run.memory import (
+    GIB,
+    Need,
+    Shape,
+    engine_need,
+    learner_need,
+    responses_at_once,
+    size,
+)
+
+CGROUP = Path("/sys/fs/cgroup/memory.max")
+_ASK = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """What a run's processes have to share.
+
+    Example: Device(bytes=80 * GIB, on_gpu=True) is one GPU for each learner and engine worker.
+    """
+
+    bytes: float
+    """Memory of one GPU; of a machine without, all of it, which all processes share."""
+    on_gpu: bool
+
+
+def device_of(config: RunConfig) -> Device | None:
+    """Find out what the run's devices have; None where that is not known here.
+
+    `resources.device_memory_gib` says it for devices elsewhere. Of a cluster that is joined,
+    nothing is known before.
+    """
+    resources = config.resources
+    given = resources.device_memory_gib
+    elsewhere = bool(resources.address or os.environ.get("RAY_ADDRESS"))
+    found = None if resources.use_gpu is False or elsewhere else _gpu_bytes()
+    if given is not None:
+        return Device(given * GIB, resources.use_gpu is True or found is not None)
+    if elsewhere or (resources.use_gpu and found is None):
+        return None
+    return Device(_machine_bytes(), False) if found is None else Device(found, True)
+
+
+def _gpu_bytes() -> float | None:
+    """Memory of the smallest GPU here; None without one."""
+    try:
+        asked = subprocess.run(_ASK, capture_output=True, text=True, timeout=20, check=True)
+        return min(float(line) for line in asked.stdout.split()) * 2**20
+    except (OSError, subprocess.SubprocessError, ValueError):
+        return None
+
+
+def _machine_bytes() -> float:
+    """Memory of the machine, or of the container that this is."""
+    own = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
+    try:
+        return min(own, float(CGROUP.read_text()))
+    except (OSError, ValueError):
+        return own
+
+
+def plan_memory(config: RunConfig) -> dict[str, str]:
+    """Return the lines about memory for the model in `model.path` on what there is.
+
+    Raises:
+        UserError: If it does not fit, with what would.
+    """
+    return memory_lines(config, Shape.of_folder(config.model.path), device_of(config))
+
+
+def memory_lines(config: RunConfig, shape: Shape | None, device: Device | None) -> dict[str, str]:
+    """Return the plan's lines about memory.
+
+    Args:
+        config: The run.
+        shape: The model's; None where its config.json has other names, and nothing is said.
+        device: What there is; None where it is not known, and only needs are said.
+
+    Raises:
+        UserError: If it does not fit, with what would.
+    """
+    if shape is None:
+        return {}
+    on_gpu = device.on_gpu if device is not None else config.resources.use_gpu is not False
+    learner, engine = needs(config, shape, device, on_gpu=on_gpu)
+    if device is not None and (missing := shortage(config, shape, device)) is not None:
+        raise _refusal(config, shape, device, missing)
+    of = f" of {size(device.bytes)}" if device is not None and on_gpu else ""
+    lines = {
+        "memory of a learner": f"{learner.text()}{of}",
+        "memory of an engine": f"{engine.text()}{of}",
+    }
+    if engine.parts["keys and values"]:
+        lines["memory of an engine"] += (
+            f"; room for {responses_at_once(config, shape, engine):,} prompts with responses of "
+            f"the full length at once, of {config.rollout.engine.max_num_seqs} that may run"
+        )
+    if device is not None and not on_gpu:
+        lines["memory of the machine"] = (
+            f"{size(_all(config, learner, engine))} of {size(device.bytes)}"
+        )
+    return lines
+
+
+def needs(
+    config: RunConfig, shape: Shape, device: Device | None, *, on_gpu: bool
+) -> tuple[Need, Need]:
+    """Return what one learner and one worker of an engine need."""
+    room = 0.0
+    if device is not None:
+        room = device.bytes * config.rollout.engine.gpu_memory_utilization
+    return (
+        learner_need(config, shape, on_gpu=on_gpu),
+        engine_need(config, shape, on_gpu=on_gpu, room=room),
+    )
+
+
+def shortage(config: RunConfig, shape: Shape, device: Device) -> str | None:
+    """Say what does not fit; None if all does."""
+    learner, engine = needs(config, shape, device, on_gpu=device.on_gpu)
+    if not device.on_gpu:
+        total = _all(config, learner, engine)
+        if total > device.bytes:
+            return f"engines need {engine.text()} each and learners {learner.text()} each"
+        return None
+    if learner.total > device.bytes:
+        return f"a learner needs {learner.text()}"
+    if engine.total > device.bytes or responses_at_once(config, shape, engine) < 1:
+        return f"an engine's worker needs {engine.text()}, with room for one whole response"
+    return None
+
+
+def _all(config: RunConfig, learner: Need, engine: Need) -> float:
+    resources = config.resources
+    workers = resources.num_engines * resources.tensor_parallel_size
+    return resources.num_learners * learner.total + workers * engine.total
+
+
+def _refusal(config: RunConfig, shape: Shape, device: Device, missing: str) -> UserError:
+    proposal = "take a smaller model, more or larger devices, or train adapters (learner.lora.rank)"
+    for text, changed in _changes(config):
+        if shortage(changed, shape, device) is None:
+            proposal = f"{text} would fit"
+            break
+    what = "a GPU" if device.on_gpu else "the machine"
+    return UserError(
+        f"memory: {missing}, and {what} has {size(device.bytes)} (resources.device_memory_gib says "
+        f"otherwise); {proposal}"
+    )
+
+
+def _changes(config: RunConfig) -> Iterator[tuple[str, RunConfig]]:
+    """Yield changes of a run that need less and less, each on top of those before it."""
+    changed, told = copy.deepcopy(config), []
+    learner, resources, engine = changed.learner, changed.resources, changed.rollout.engine
+    if learner.chunk_tokens is None and not learner.gradient_checkpointing:
+        learner.gradient_checkpointing = True
+        told.append("learner.gradient_checkpointing=true")
+        yield " ".join(told), changed
+    for stage in (2, 3):
+        if (
+            learner.zero_stage < stage
+            and resources.num_learners > 1
+            and learner.chunk_tokens is None
+        ):
+            learner.zero_stage = stage
+            told = [one for one in told if "zero_stage" not in one]
+            told.append(f"learner.zero_stage={stage}")
+            yield " ".join(told), changed
+    if learner.row_tokens > changed.model.max_model_len:
+        learner.row_tokens = changed.model.max_model_len
+        told.append(f"learner.row_tokens={learner.row_tokens}")
+        yield " ".join(told), changed
+    if engine.kv_cache_gib is not None and engine.kv_cache_gib > 1:
+        engine.kv_cache_gib = 1.0
+        told.append("rollout.engine.kv_cache_gib=1")
+        yield " ".join(told), changed
+    for workers in (2, 4, 8):
+        if workers > resources.tensor_parallel_size:
+            resources.tensor_parallel_size = workers
+            told = [one for one in told if "tensor_parallel" not in one]
+            told.append(f"resources.tensor_parallel_size={workers}")
+            yield " ".join(told), changed
+    if learner.zero_stage > 0 and not learner.offloads("offload_optimizer"):
+        section = learner.deepspeed.setdefault("zero_optimization", {})
+        section["offload_optimizer"] = {"device": "cpu"}
+        told.append("+learner.deepspeed.zero_optimization.offload_optimizer.device=cpu")
+        yield " ".join(told), changed

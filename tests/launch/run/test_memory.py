@@ -1,0 +1,119 @@
+"""Memory of learners and engines: what must hold of it, and what is refused with which proposal."""
+
+import copy
+
+import pytest
+from hydra import compose, initialize_config_dir
+
+from conf.programs import register
+from launch.program import UserError, build
+from launch.run.memory import GIB, Shape, engine_need, learner_need, responses_at_once, size
+from launch.run.memory_plan import Device, device_of, memory_lines
+from tests.places import CHAIN_MODEL, CONF
+
+register()
+QWEN_7B = Shape(3584, 28, 28, 4, 128, 18944, 152064)
+
+
+@pytest.fixture(scope="module")
+def whole():
+    """A run in bfloat16 with 4 learners."""
+    chosen = ["model.dtype=bfloat16", "resources.num_learners=4", "learner.zero_stage=1"]
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        return build(compose("train", ["experiment=quickstart", *chosen]))
+
+
+@pytest.fixture
+def config(whole):
+    return copy.deepcopy(whole)
+
+
+def test_stages_share_out_what_they_say(config):
+    model = QWEN_7B.num_parameters
+    found = {}
+    for stage in (1, 2, 3):
+        config.learner.zero_stage = stage
+        found[stage] = learner_need(config, QWEN_7B, on_gpu=True).parts
+    assert found[1]["optimiser"] == found[3]["optimiser"] == pytest.approx(12 * model / 4)
+    assert found[1]["gradients"] > found[2]["gradients"] == pytest.approx(4 * model / 4)
+    assert found[2]["weights"] == 2 * model
+    assert found[3]["weights"] == 2 * model / 4
+
+
+def test_what_is_offloaded_is_the_machines(config):
+    before = learner_need(config, QWEN_7B, on_gpu=True)
+    config.learner.deepspeed = {"zero_optimization": {"offload_optimizer": {"device": "cpu"}}}
+    after = learner_need(config, QWEN_7B, on_gpu=True)
+    assert after.host == before.total - after.total == before.parts["optimiser"]
+    assert "offloaded" in after.text()
+
+
+def test_adapters_need_the_weights_and_little_else(config):
+    config.learner.lora.rank = 16
+    parts = learner_need(config, QWEN_7B, on_gpu=True).parts
+    assert parts["gradients"] + parts["optimiser"] < 0.1 * parts["weights"]
+
+
+def test_checkpoints_and_chunks_keep_less_of_a_row(config):
+    def kept(**changes):
+        changed = copy.deepcopy(config)
+        changed.model.max_model_len = changed.learner.row_tokens = 8192
+        for key, value in changes.items():
+            setattr(changed.learner, key, value)
+        return learner_need(changed, QWEN_7B, on_gpu=True).parts["activations"]
+
+    assert kept(gradient_checkpointing=True) < kept() / 4
+    assert kept(chunk_tokens=1024) < kept() / 3
+    assert kept(row_tokens=16384) > 1.8 * kept()
+
+
+def test_an_engine_gives_keys_and_values_the_rest_of_its_room(config):
+    config.rollout.engine.kv_cache_gib = None
+    need = engine_need(config, QWEN_7B, on_gpu=True, room=60 * GIB)
+    assert need.total == pytest.approx(60 * GIB)
+    # 2 x 28 layers x 512 wide x 2 bytes = 57,344 bytes a token, 512 of them a response.
+    assert responses_at_once(config, QWEN_7B, need) == int(
+        need.parts["keys and values"] / (57_344 * 512)
+    )
+
+
+def test_what_fits_is_told_and_what_does_not_is_refused_with_what_would(config):
+    config.rollout.engine.kv_cache_gib = None
+    lines = memory_lines(config, QWEN_7B, Device(96 * GIB, on_gpu=True))
+    assert lines["memory of a learner"].endswith("of 96.0 GiB")
+    assert "prompts with responses of the full length at once" in lines["memory of an engine"]
+    with pytest.raises(
+        UserError, match=r"^memory: a learner needs .* has 40\.0 GiB .*zero_stage="
+    ) as e:
+        memory_lines(config, QWEN_7B, Device(40 * GIB, on_gpu=True))
+    assert str(e.value).endswith("would fit")
+    with pytest.raises(UserError, match="take a smaller model"):
+        memory_lines(config, QWEN_7B, Device(4 * GIB, on_gpu=True))
+
+
+def test_all_processes_share_a_machine(config):
+    shape = Shape.of_folder(str(CHAIN_MODEL))
+    assert "memory of the machine" in memory_lines(config, shape, Device(24 * GIB, on_gpu=False))
+    with pytest.raises(
+        UserError, match=r"engines need .* each and learners .* the machine has 2\.0"
+    ):
+        memory_lines(config, shape, Device(2 * GIB, on_gpu=False))
+
+
+def test_devices_elsewhere_are_known_if_the_configuration_says_so(config, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    config.resources.use_gpu = False
+    assert device_of(config).on_gpu is False
+    config.resources.address = "somewhere:6379"
+    assert device_of(config) is None
+    config.resources.use_gpu, config.resources.device_memory_gib = True, 80.0
+    assert device_of(config) == Device(80 * GIB, on_gpu=True)
+
+
+def test_a_model_of_unknown_names_is_not_judged(config):
+    assert Shape.of_settings({"model_type": "gpt2", "n_embd": 768}) is None
+    assert memory_lines(config, None, Device(1, on_gpu=True)) == {}
+
+
+def test_bytes_in_words():
+    assert [size(1.5 * GIB), size(3 * 2**20)] == ["1.5 GiB", "3 MiB"]
