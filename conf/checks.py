@@ -13,6 +13,8 @@ from typing import Any, Protocol, runtime_checkable
 
 from omegaconf import DictConfig, OmegaConf
 
+from conf.keys import nearest
+
 LARGEST = 1e18
 """No number of a configuration is larger; what counts FLOPs or bytes a second comes near it."""
 UNBOUNDED = re.compile(r"_per_second$")
@@ -39,8 +41,10 @@ def check_keys(config: DictConfig, prefix: str = "") -> None:
     known = {each.name for each in dataclasses.fields(kind)}
     for key in (str(name) for name in config):
         if key not in known:
+            close = nearest(key, known)
+            meant = f"; did you mean {prefix}{close}?" if close else ""
             raise ValueError(
-                f"{prefix}{key} must be left out: there is no such setting, only "
+                f"{prefix}{key} must be left out: there is no such setting{meant}; there are "
                 f"{', '.join(sorted(known))}; got {config._get_node(key)!r}"
             )
         node = config._get_node(key)

@@ -41,7 +41,7 @@ def with_own_code(config: DictConfig) -> DictConfig:
         config: As composed, of any program; it stays as it is.
     """
     found = _with_tools(config)
-    for key, node in list(_plugs(found, "")):
+    for key, node in list(plugs(found, "")):
         named = _named(group_of(key), node)
         if named is not None:
             found = found if found is not config else config.copy()
@@ -73,7 +73,7 @@ def group_of(key: str) -> str:
     return name if name in MEMBERS else ""
 
 
-def _plugs(node: DictConfig | ListConfig, key: str) -> Iterator[tuple[str, DictConfig]]:
+def plugs(node: DictConfig | ListConfig, key: str) -> Iterator[tuple[str, DictConfig]]:
     """Key and node of every plug in a configuration."""
     if isinstance(node, ListConfig):
         return
@@ -87,7 +87,7 @@ def _plugs(node: DictConfig | ListConfig, key: str) -> Iterator[tuple[str, DictC
         if "_target_" in child:
             yield where, child
         else:
-            yield from _plugs(child, where)
+            yield from plugs(child, where)
 
 
 def _named(group: str, node: DictConfig) -> dict[str, Any] | None:

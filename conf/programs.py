@@ -269,12 +269,14 @@ class DashboardConfig:
 
     out: str
     """Folder for the files."""
-    discovery: str
-    """File in which Ray lists what to scrape, as Prometheus sees it."""
+    discovery: str | None = None
+    """File in which Ray lists what to scrape, as Prometheus sees it; None takes that of the session
+    that runs on this machine, or that Ray's next one writes."""
 
     def __post_init__(self) -> None:
-        for key in ("out", "discovery"):
-            require_path(key, getattr(self, key))
+        require_path("out", self.out)
+        if self.discovery is not None:
+            require_path("discovery", self.discovery)
 
 
 def _check_pages(runs: list[str], out: str | None) -> None:

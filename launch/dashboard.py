@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 from conf.programs import DashboardConfig, register
 from launch.cli.refusals import reading
 from launch.program import build, run_program, start
-from launch.record.dashboard.files import write
+from launch.record.dashboard.files import discovery_file, write
 
 register()
 
@@ -20,7 +20,7 @@ def main(composed: DictConfig) -> None:
     def program() -> None:
         config: DashboardConfig = build(composed)
         with reading("out must be a folder that can be written; choose another", config.out):
-            paths = list(write(Path(config.out), config.discovery))
+            paths = list(write(Path(config.out), config.discovery or discovery_file()))
         for path in paths:
             print(path)
 

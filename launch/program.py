@@ -33,6 +33,7 @@ from launch.cli.command_line import (
     with_words,
     without_config_dirs,
 )
+from launch.cli.help import end_quietly, help_of
 from launch.cli.own_code import drop_old_settings, with_own_files
 from launch.cli.refusals import (
     RunError,
@@ -168,6 +169,9 @@ def start(main: Callable[[], None], *, words: str | None = None, resumes: bool =
     # A folder of configurations that is not there would otherwise be passed over.
     warnings.filterwarnings("error", message=r"provider=.* is not available")
     try:
+        if text := help_of(sys.argv[1:], Path(sys.argv[0]).stem, GROUPS):
+            print(text)
+            sys.exit(0)
         sys.argv[1:] = with_words(sys.argv[1:], words)
         sys.argv[1:] = with_quotes(with_own_files(sys.argv[1:], GROUPS))
         if resumes:
@@ -177,6 +181,9 @@ def start(main: Callable[[], None], *, words: str | None = None, resumes: bool =
         main()
     except UserError as error:
         _refuse(error)
+    except BrokenPipeError:
+        # Whoever read has seen enough, as `head` has.
+        pass
     except Exception as error:
         if _is_of_the_program(error):
             raise
@@ -184,6 +191,7 @@ def start(main: Callable[[], None], *, words: str | None = None, resumes: bool =
         _refuse(UserError(composition_sentence(error)))
     finally:
         HydraConfig.instance().cfg = None
+        end_quietly()
     sys.exit(0)
 
 

@@ -4,11 +4,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from cost.ranges import SECONDS, amount, count, positive, require_ranges
+from cost.ranges import SECONDS, Range, amount, count, positive, require_ranges
 from learner.curvature_config import RejectedShares
 from learner.lora import LoraConfig
 from learner.optimizers import AdamW
 from learner.reference_config import ReferenceConfig
+from learner.schedule import SCHEDULES
 
 _OURS = {
     "train_batch_size": "learner.row_tokens",
@@ -17,7 +18,7 @@ _OURS = {
     "gradient_clipping": "learner.max_grad_norm",
     "zero_optimization.stage": "learner.zero_stage",
     "optimizer": "learner.optimizer",
-    "scheduler": "learner.warmup_steps",
+    "scheduler": "learner.schedule",
     "activation_checkpointing": "learner.gradient_checkpointing",
     "amp": "model.dtype",
     "bf16": "model.dtype",
@@ -46,6 +47,13 @@ class LearnerConfig:
     """Plug: how gradients become steps, see `learner.optimizers`; None for AdamW's defaults."""
     warmup_steps: int = 0
     """Optimiser steps over which the learning rate rises linearly; 0 for none."""
+    schedule: str = "constant"
+    """How it falls afterwards: "constant", "linear" or "cosine" (`learner.schedule`)."""
+    schedule_steps: int | None = None
+    """Optimiser steps, warm-up included, until the minimum is reached; it stays there. Must be set
+    where the schedule falls."""
+    min_lr_share: float = 0.0
+    """Share of `lr` at which a schedule ends, in [0, 1]."""
     max_grad_norm: float = 1.0
     """DeepSpeed clips the whole gradient's norm to this, positive. A step is then not linear in the
     gradient: where it is reached, expected steps are not those of the expected gradient, however
@@ -102,6 +110,8 @@ class LearnerConfig:
         ranges = {
             "lr": positive(100),
             "warmup_steps": amount(),
+            "schedule_steps": count(),
+            "min_lr_share": Range(0, 1),
             "max_grad_norm": positive(),
             "row_tokens": count(),
             "logits_chunk_tokens": count(),
@@ -117,6 +127,7 @@ class LearnerConfig:
         require_ranges("learner.", self, ranges)
         if self.zero_stage not in (0, 1, 2, 3):
             raise ValueError(f"learner.zero_stage must be 0, 1, 2 or 3, got {self.zero_stage!r}")
+        self._check_schedule()
         if not hasattr(self.chosen_optimizer, "build"):
             raise ValueError(
                 f"learner.optimizer must be a plug with the method build, got {self.optimizer!r}"
@@ -139,6 +150,25 @@ class LearnerConfig:
         Not a default: hydra would take one for the field's type and refuse every other plug.
         """
         return AdamW() if self.optimizer is None else self.optimizer
+
+    def _check_schedule(self) -> None:
+        if self.schedule not in SCHEDULES:
+            raise ValueError(
+                f"learner.schedule must be one of {', '.join(SCHEDULES)}, got {self.schedule!r}"
+            )
+        if self.schedule == "constant":
+            return
+        if self.schedule_steps is None:
+            raise ValueError(
+                f"learner.schedule_steps must be set with learner.schedule={self.schedule}: for "
+                "a whole run to loop.num_steps x learner.num_minibatches x learner.num_epochs, "
+                "got None"
+            )
+        if self.schedule_steps <= self.warmup_steps:
+            raise ValueError(
+                f"learner.schedule_steps must exceed learner.warmup_steps = {self.warmup_steps}, "
+                f"got {self.schedule_steps}"
+            )
 
     def _check_loss(self) -> None:
         if self.behaviour not in ("rollout", "recomputed"):

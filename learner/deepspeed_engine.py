@@ -33,6 +33,7 @@ from learner.numerics import Numerics
 from learner.output_head import check_head
 from learner.packing_check import check_packing
 from learner.policy import load_policy
+from learner.schedule import learning_rate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -238,8 +239,14 @@ class DeepSpeedEngine:
     @property
     def next_lr(self) -> float:
         """Return the learning rate of the next optimiser step."""
-        warmup = max(self.config.warmup_steps, 1)
-        return self.config.lr * min(1.0, (self._applied_steps + 1) / warmup)
+        return learning_rate(
+            self._applied_steps,
+            lr=self.config.lr,
+            schedule=self.config.schedule,
+            warmup=self.config.warmup_steps,
+            num_steps=self.config.schedule_steps,
+            minimum=self.config.min_lr_share,
+        )
 
     def _counted(self, outcome: StepOutcome) -> StepOutcome:
         self._applied_steps += outcome.applied

@@ -7,6 +7,7 @@ on every node; with the project's metadata beside its packages, that is an insta
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import tomllib
@@ -15,6 +16,7 @@ from pathlib import Path
 from launch.program import UserError
 
 SOURCES = (".py", ".yaml")
+DATA = (".jsonl", ".csv", ".parquet")
 MAX_BYTES = 100 * 2**20
 """A package may not be larger: Ray keeps it in the head's memory. Models and data belong where all
 nodes can read them."""
@@ -66,8 +68,33 @@ def packed_files(project: Path) -> list[str]:
     return sorted({path for path in paths if path and (project / path).is_file()})
 
 
-def pack(project: Path, folder: Path) -> int:
+def own_files(own: Path) -> list[str]:
+    """List what of the user's own folder goes along, relative to it: sources and rows of data.
+
+    Hidden folders, virtual environments and run folders stay here; what is larger or of another
+    kind belongs where all nodes can read it.
+    """
+    found = []
+    for place, folders, files in os.walk(own):
+        folders[:] = [name for name in folders if not _stays(Path(place) / name)]
+        found += [Path(place) / name for name in files if name.endswith((*SOURCES, *DATA))]
+    return sorted(str(path.relative_to(own)) for path in found)
+
+
+def _stays(folder: Path) -> bool:
+    if folder.name.startswith(".") or folder.name in ("__pycache__", "node_modules", "runs"):
+        return True
+    return (folder / "pyvenv.cfg").exists() or (folder / "summary.json").exists()
+
+
+def pack(project: Path, folder: Path, own: Path | None = None) -> int:
     """Copy what the job takes along, with uncommitted changes, into an empty folder.
+
+    Args:
+        project: The project's folder.
+        folder: Where to.
+        own: The user's folder, where the program was called; one beside the project's goes along,
+            in the same place as the project's files, none of which it replaces.
 
     Returns:
         The number of bytes copied.
@@ -75,17 +102,20 @@ def pack(project: Path, folder: Path) -> int:
     Raises:
         UserError: If the project is no git checkout, or too large.
     """
-    size = 0
-    for path in packed_files(project):
-        target = folder / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(project / path, target, follow_symlinks=False)
-        size += target.lstat().st_size
+    taken = {path: project / path for path in packed_files(project)}
+    if own is not None and not (own.is_relative_to(project) or project.is_relative_to(own)):
+        taken = {path: own / path for path in own_files(own)} | taken
+    size = sum(source.lstat().st_size for source in taken.values())
     if size > MAX_BYTES:
         raise UserError(
-            f"the project's files known to git must not exceed {MAX_BYTES // 2**20} MiB, got "
-            f"{size / 2**20:.0f}; keep models and data on a file system that the nodes share"
+            "the project's files known to git, with those of the current folder, must not exceed "
+            f"{MAX_BYTES // 2**20} MiB, got {size / 2**20:.0f}; keep models and data on a file "
+            "system that the nodes share"
         )
+    for path, source in taken.items():
+        target = folder / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(source, target, follow_symlinks=False)
     for path, text in metadata_files((project / "pyproject.toml").read_text("utf-8")).items():
         (folder / path).parent.mkdir(exist_ok=True)
         (folder / path).write_text(text, encoding="utf-8")

@@ -184,7 +184,7 @@ def follow(client: JobSubmissionClient, name: str, write: Callable[[str], object
             if failures > RECONNECTS:
                 raise RunError(
                     f"the job server no longer answers ({' '.join(str(error).split())}); the job "
-                    f"goes on: ray job logs --follow {name}"
+                    f"goes on: RAY_AUTH_MODE=token ray job logs --follow {name}"
                 ) from error
             time.sleep(RECONNECT_SECONDS)
             continue

@@ -119,11 +119,13 @@ def _send_and_follow(
     address = server_address(config.address, os.environ)
     client = connect(address)
     with tempfile.TemporaryDirectory() as folder:
-        size = pack(PROJECT, Path(folder))
+        size = pack(PROJECT, Path(folder), Path.cwd())
         send(client, config.name, overrides, Path(folder), variables)
     along = f", with {', '.join(variables)}" if variables else ""
     print(f"job {config.name} at {address}: {size / 2**20:.1f} MiB packed{along}")
-    later = f"ray job logs --address {address} --follow {config.name}"
+    # Ray's own programs send the token only when asked to.
+    later = f"RAY_AUTH_MODE=token ray job logs --address {address} --follow {config.name}"
+    print(f"dashboard: {address}, which asks for the token: `ray get-auth-token` prints it")
     if not config.follow:
         print(f"follow it with: {later}")
         return
@@ -136,8 +138,8 @@ def _send_and_follow(
         details = follow(client, config.name, write)
     except KeyboardInterrupt:
         raise RunError(
-            f"no longer following; the job goes on: {later}; end it with: ray job stop --address "
-            f"{address} {config.name}"
+            f"no longer following; the job goes on: {later}; end it with: RAY_AUTH_MODE=token ray "
+            f"job stop --address {address} {config.name}"
         ) from None
     if details.status.value != "SUCCEEDED":
         # Ray repeats the output, which was just streamed, after these words.

@@ -258,7 +258,8 @@ class WandbTracker:
                 id=known,
                 # Not `resume_from`, which rewinds: servers without that would refuse the run.
                 resume="allow" if known else None,
-                name=run.name,
+                # The run's own name is that of every run of a recipe.
+                name=run.run_dir.name,
                 group=self.group,
                 tags=list(self.tags),
                 dir=str(run.run_dir),

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from conf.checks import require_path
 from conf.evaluation import HELD_OUT
@@ -21,6 +21,8 @@ from launch.record.checkpoint import Checkpoint
 from launch.record.hub import require_token
 from launch.record.restarts import cut_back
 from launch.run.compute import compute_of
+from launch.run.hub_model import fetched, is_hub_id
+from launch.run.kept_paths import keep_paths
 from launch.run.memory_plan import plan_memory
 from launch.run.model_folder import check_vocabulary, check_weights, read_settings
 from launch.run.resume import about, changes, find_checkpoint
@@ -28,13 +30,11 @@ from launch.run.rewards import try_rewards
 from learner.architecture import check_architecture, check_token_ids
 from rollout.environments import for_policy, prompt_tokenizer
 from rollout.rewards.by_set import address
-from rollout.rewards.function import FunctionReward
 from rollout.rewards.types import check_of
 from rollout.stopping import stopping_of
 from rollout.tasks.features import feature_table
 from rollout.types import Prompt
 
-FUNCTION_REWARD = f"{FunctionReward.__module__}.{FunctionReward.__qualname__}"
 PROJECT = Path(__file__).resolve().parents[2]
 
 Sets = Mapping[str, Sequence[Prompt]]
@@ -159,26 +159,18 @@ def _build(composed: DictConfig) -> Any:
         raise UserError(str(error)) from error
     composed.run_dir = str(Path(composed.run_dir).resolve())
     config = build(composed)
-    _keep_paths(composed, config)
+    keep_paths(composed, config.model.path)
     check_context(config.model.path, config.model.max_model_len)
     return config
-
-
-def _keep_paths(composed: DictConfig, config: RunConfig | EvaluateConfig) -> None:
-    """Make paths of rewards absolute in what is written down, to be run again from anywhere."""
-    rewards = {"reward": config.reward}
-    for name, chosen in config.evaluation.sets.items():
-        rewards[f"evaluation.sets.{name}.reward"] = chosen.reward
-    for key, reward in rewards.items():
-        if OmegaConf.select(composed, f"{key}._target_") == FUNCTION_REWARD:
-            OmegaConf.update(composed, f"{key}.path", reward.path)
 
 
 def resolve_model(path: str) -> str:
     """Make a model folder absolute: relative to here, or to the project for the model it ships.
 
+    OWNER/NAME, where there is no such folder, is a model of the hub.
+
     Raises:
-        UserError: If neither is a folder with a config.json and weights that belong to it.
+        UserError: If none is a folder with a config.json and weights that belong to it.
     """
     for folder in (Path(path), PROJECT / path):
         if (folder / "config.json").is_file():
@@ -190,9 +182,11 @@ def resolve_model(path: str) -> str:
                 )
             check_weights(folder, read_settings(folder))
             return str(folder.resolve())
+    if is_hub_id(path) and not Path(path).exists():
+        return resolve_model(fetched(path))
     raise UserError(
-        f"model.path must be a Hugging Face folder with a config.json, got {path!r}; make one with "
-        "`python -m launch.warmstart` or `python -m launch.smollm2`"
+        "model.path must be a Hugging Face folder with a config.json, or OWNER/NAME on the hub, "
+        f"got {path!r}; make one with `python -m launch.warmstart` or `python -m launch.smollm2`"
     )
 
 

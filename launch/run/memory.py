@@ -123,6 +123,12 @@ class Need:
         """Bytes on its device."""
         return float(sum(self.parts.values()))
 
+    @property
+    def counted(self) -> float:
+        """Bytes of what is counted; activations and what a process itself takes are estimates."""
+        estimates = ("activations", "process")
+        return float(sum(each for name, each in self.parts.items() if name not in estimates))
+
     def text(self) -> str:
         """Say it in GiB, part by part."""
         parts = ", ".join(f"{name} {size(part)}" for name, part in self.parts.items() if part)

@@ -111,10 +111,13 @@ def memory_lines(config: RunConfig, shape: Shape | None, device: Device | None) 
             f"; room for {responses_at_once(config, shape, engine):,} prompts with responses of "
             f"the full length at once, of {config.rollout.engine.max_num_seqs} that may run"
         )
-    if device is not None and not on_gpu:
-        lines["memory of the machine"] = (
-            f"{size(_all(config, learner, engine))} of {size(device.bytes)}"
-        )
+    if device is None:
+        return lines
+    total = _all(config, learner.total, engine.total)
+    if not on_gpu:
+        lines["memory of the machine"] = f"{size(total)} of {size(device.bytes)}"
+    if (max(learner.total, engine.total) if on_gpu else total) > device.bytes:
+        lines["memory"] = "may run out, if activations take what is estimated here"
     return lines
 
 
@@ -132,24 +135,24 @@ def needs(
 
 
 def shortage(config: RunConfig, shape: Shape, device: Device) -> str | None:
-    """Say what does not fit; None if all does."""
+    """Say what does not fit whatever the estimates are worth; None if nothing."""
     learner, engine = needs(config, shape, device, on_gpu=device.on_gpu)
     if not device.on_gpu:
-        total = _all(config, learner, engine)
-        if total > device.bytes:
+        if _all(config, learner.counted, engine.counted) > device.bytes:
             return f"engines need {engine.text()} each and learners {learner.text()} each"
         return None
-    if learner.total > device.bytes:
+    if learner.counted > device.bytes:
         return f"a learner needs {learner.text()}"
-    if engine.total > device.bytes or responses_at_once(config, shape, engine) < 1:
+    if engine.counted > device.bytes or responses_at_once(config, shape, engine) < 1:
         return f"an engine's worker needs {engine.text()}, with room for one whole response"
     return None
 
 
-def _all(config: RunConfig, learner: Need, engine: Need) -> float:
+def _all(config: RunConfig, learner: float, engine: float) -> float:
+    """Bytes of all processes, from those of one learner and one engine's worker."""
     resources = config.resources
     workers = resources.num_engines * resources.tensor_parallel_size
-    return resources.num_learners * learner.total + workers * engine.total
+    return resources.num_learners * learner + workers * engine
 
 
 def _refusal(config: RunConfig, shape: Shape, device: Device, missing: str) -> UserError:

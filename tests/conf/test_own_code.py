@@ -167,7 +167,7 @@ class Flat:
     keeps_zero_advantage = True
     floor: float = 0.5
 
-    def keep(self, scores, costs, budget, rng):
+    def thin(self, candidates, rng):
         raise NotImplementedError
 """
 

@@ -4,7 +4,7 @@ import json
 
 from omegaconf import OmegaConf
 
-from launch.record.dashboard.files import grafana, prometheus
+from launch.record.dashboard.files import discovery_file, grafana, prometheus
 from tests.launch.programs import call
 
 
@@ -20,3 +20,8 @@ def test_the_command_writes_both_files(tmp_path):
 def test_a_folder_must_be_named():
     done = call("launch.dashboard")
     assert (done.status, done.err) == (2, "error: out must be set, got ???\n")
+
+
+def test_discovery_follows_rays_temporary_folder():
+    assert discovery_file({}) == "/tmp/ray/prom_metrics_service_discovery.json"
+    assert discovery_file({"RAY_TMPDIR": "/big"}) == "/big/ray/prom_metrics_service_discovery.json"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from omegaconf import OmegaConf
 from launch.record.dashboard.names import RUN_TAG, prometheus_name
 from launch.record.dashboard.panels import PANELS, Panel
 
+DISCOVERY = "prom_metrics_service_discovery.json"
 SCRAPE_SECONDS = 5
 """Ray's metrics agent takes in new values about as often."""
 _SOURCE = {"type": "prometheus", "uid": "${datasource}"}
@@ -108,6 +110,14 @@ def _panel(index: int, panel: Panel) -> dict[str, Any]:
             for number, query in enumerate(panel.queries)
         ],
     }
+
+
+def discovery_file(environ: Mapping[str, str] = os.environ) -> str:
+    """Return where Ray lists what to scrape: its temporary folder, of RAY_TMPDIR if that is set.
+
+    A head started with `ray start --temp-dir=DIR` writes it into DIR, which only `discovery` knows.
+    """
+    return str(Path(environ.get("RAY_TMPDIR") or "/tmp") / "ray" / DISCOVERY)
 
 
 def prometheus(discovery: str) -> dict[str, Any]:

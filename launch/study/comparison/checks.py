@@ -18,6 +18,7 @@ from launch.program import UserError, build
 from launch.record.run_folder import plain_yaml, read_config
 from launch.run.compute import compute_of
 from launch.run.inputs import resolve_model
+from launch.run.kept_paths import keep_paths
 from launch.study.comparison.plan import PlannedRun, or_move_away, plan_runs
 from launch.study.comparison.results import results_of
 
@@ -142,7 +143,7 @@ def require_same_settings(run: PlannedRun) -> None:
     with or_move_away():
         there = _flat(read_config(run.run_dir))
     composed = run.composed.copy()
-    composed.model.path = resolve_model(composed.model.path)
+    keep_paths(composed, resolve_model(composed.model.path))
     asked = _flat(recorded(composed))
     for key in sorted(there.keys() | asked.keys()):
         if there.get(key, "nothing") != asked.get(key, "nothing"):

@@ -9,7 +9,7 @@ from importlib.metadata import distributions, entry_points
 
 import pytest
 
-from launch.jobs.package import metadata_files, pack, packed_files
+from launch.jobs.package import metadata_files, own_files, pack, packed_files
 from launch.program import UserError
 from tests.places import PROJECT
 
@@ -87,3 +87,26 @@ def test_the_images_pins_are_those_of_the_project():
             if "==" in requirement:
                 name, pin = re.sub(r"\[.*\]", "", requirement).split("==")
                 assert pins[name] == pin, f"{file}: {name}"
+
+
+def test_the_users_folder_goes_along_and_replaces_nothing(tmp_path):
+    project, own, target = (tmp_path / name for name in ("project", "own", "target"))
+    for folder, files in {
+        project: {"pyproject.toml": '[project]\nname = "a"\nversion = "2"\n', "conf/a.yaml": "a"},
+        own: {
+            "mine.py": "", "conf/a.yaml": "b", "conf/b.yaml": "", "rows.jsonl": "", "key.pem": "",
+            ".env": "", ".git/x.py": "", "runs/r/config.yaml": "", "venv/pyvenv.cfg": "",
+            "venv/lib/y.py": "",
+        },
+        target: {},
+    }.items():  # fmt: skip
+        folder.mkdir()
+        for name, text in files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(text)
+    subprocess.run(["git", "init", "-q"], cwd=project, check=True)
+    subprocess.run(["git", "add", "."], cwd=project, check=True)
+    assert own_files(own) == ["conf/a.yaml", "conf/b.yaml", "mine.py", "rows.jsonl"]
+    pack(project, target, own)
+    assert (target / "mine.py").exists() and (target / "conf" / "b.yaml").exists()
+    assert (target / "conf" / "a.yaml").read_text() == "a"

@@ -24,7 +24,7 @@ def test_only_allowed_variables_that_are_set_go_along():
     [
         ({}, [], "name the run after `--`"),
         ({}, ["experiment=quickstart"], "run_dir must be an absolute folder that the head keeps"),
-        ({}, ["experiment=none"], "Could not find 'experiment/none'"),
+        ({}, ["experiment=none"], "experiment has no member 'none'"),
         ({}, ["experiment=quickstart", "run_dir=/s", "colour=red"], "Key 'colour' not in"),
         ({}, ["experiment=quickstart", "run_dir=/s", "learner.lr=-1"], "learner.lr must be posit"),
         (

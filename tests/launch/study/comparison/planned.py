@@ -6,6 +6,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 
 from launch.run.inputs import resolve_model
+from launch.run.kept_paths import keep_paths
 from launch.study.comparison.checks import write_plan
 
 PLAIN = ["allocator@scheduler.allocator=epoch", "thinning@scheduler.thinning=keep_all"]
@@ -20,7 +21,7 @@ def finish(run, num_lines=2, **content):
     run.run_dir.mkdir(parents=True)
     (run.run_dir / "summary.json").write_text(json.dumps(SUMMARY | content))
     composed = run.composed.copy()
-    composed.model.path = resolve_model(composed.model.path)
+    keep_paths(composed, resolve_model(composed.model.path))
     OmegaConf.save(composed, run.run_dir / "config.yaml", resolve=True)
     lines = [
         {

@@ -1,0 +1,153 @@
+"""What every setting means, from the schemas: its docstring, type, default and range.
+
+describe(RunConfig, "learner.lr") -> "learner.lr: float = 1e-06, above 0, at most 100 ..."
+nearest("loop.num_step", keys_of(RunConfig)) -> "loop.num_steps"
+"""
+
+import ast
+import dataclasses
+import difflib
+import inspect
+import textwrap
+import typing
+from collections.abc import Iterable, Iterator
+from functools import cache
+from itertools import pairwise
+from typing import Any
+
+from cost import ranges
+from cost.ranges import Range
+
+_MAKERS = {name: getattr(ranges, name) for name in ("count", "amount", "positive", "Range")}
+_KNOWN = {name: getattr(ranges, name) for name in ("SECONDS", "SEED")}
+
+
+def nearest(word: str, words: Iterable[str]) -> str:
+    """Return the word that was probably meant, "" if none comes near.
+
+    A dotted key may also be meant whose last part is the same.
+    """
+    known = list(words)
+    found = difflib.get_close_matches(word, known, n=1, cutoff=0.7)
+    if found:
+        return found[0]
+    last = word.rpartition(".")[2]
+    ends = {each.rpartition(".")[2]: each for each in reversed(known)}
+    close = difflib.get_close_matches(last, ends, n=1, cutoff=0.8)
+    return ends[close[0]] if close else ""
+
+
+def fields_of(schema: type, prefix: str = "") -> Iterator[tuple[str, type, Any]]:
+    """Key, dataclass and field of every setting of a schema, those of sections included."""
+    hints = typing.get_type_hints(schema)
+    for field in dataclasses.fields(schema):
+        key = f"{prefix}{field.name}"
+        yield key, schema, field
+        kind = hints[field.name]
+        if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+            yield from fields_of(kind, f"{key}.")
+
+
+def keys_of(schema: type) -> list[str]:
+    """Return every key of a schema."""
+    return [key for key, *_ in fields_of(schema)]
+
+
+def describe(schema: type, asked: str) -> str:
+    """Say what a key means, and every key below it; "" if there is none.
+
+    Args:
+        schema: Of a program's configuration.
+        asked: A key, a section, or the last part of either.
+    """
+    found = [each for each in fields_of(schema) if _below(each[0], asked)]
+    if not found:
+        found = [each for each in fields_of(schema) if each[0].rpartition(".")[2] == asked]
+    return "\n\n".join(_description(*each) for each in found)
+
+
+def _below(key: str, asked: str) -> bool:
+    return key == asked or key.startswith(f"{asked}.")
+
+
+def _description(key: str, schema: type, field: Any) -> str:
+    kind = typing.get_type_hints(schema)[field.name]
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        head, text = f"{key}:", inspect.getdoc(kind) or ""
+    else:
+        name = kind.__name__ if isinstance(kind, type) else str(kind).replace("typing.", "")
+        head = f"{key}: {'a plug' if kind is Any else name}{_default(field)}"
+        within = _ranges(schema).get(field.name)
+        head += f", {_range_text(within)}" if within is not None else ""
+        text = _docstrings(schema).get(field.name, "")
+    body = textwrap.indent(textwrap.dedent(text).strip(), "  ")
+    return f"{head}\n{body}" if body else head
+
+
+def _default(field: Any) -> str:
+    if field.default is not dataclasses.MISSING:
+        return f" = {field.default!r}"
+    if field.default_factory is not dataclasses.MISSING:
+        return f" = {field.default_factory()!r}"
+    return ""
+
+
+def _range_text(within: Range) -> str:
+    least = f"{'above' if within.above else 'at least'} {within.least:g}"
+    return f"{least}, at most {within.most:.15g}"
+
+
+@cache
+def _tree(schema: type) -> ast.ClassDef:
+    (found,) = ast.parse(textwrap.dedent(inspect.getsource(schema))).body
+    assert isinstance(found, ast.ClassDef)
+    return found
+
+
+@cache
+def _docstrings(schema: type) -> dict[str, str]:
+    """The text below each field."""
+    body = _tree(schema).body
+    return {
+        one.target.id: inspect.cleandoc(other.value.value)
+        for one, other in pairwise(body)
+        if isinstance(one, ast.AnnAssign)
+        and isinstance(one.target, ast.Name)
+        and isinstance(other, ast.Expr)
+        and isinstance(other.value, ast.Constant)
+        and isinstance(other.value.value, str)
+    }
+
+
+@cache
+def _ranges(schema: type) -> dict[str, Range]:
+    """What `require_ranges` is given in the class, as far as it is written down in figures."""
+    found: dict[str, Range] = {}
+    names = dict(_KNOWN)
+    for node in ast.walk(_tree(schema)):
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name):
+            within = _range(node.value, names)
+            if within is not None:
+                names[node.targets[0].id] = within
+    for node in ast.walk(_tree(schema)):
+        if not isinstance(node, ast.Dict):
+            continue
+        for key, value in zip(node.keys, node.values, strict=True):
+            within = _range(value, names)
+            if within is not None and isinstance(key, ast.Constant):
+                found[str(key.value)] = within
+    return found
+
+
+def _range(node: ast.expr, names: dict[str, Range]) -> Range | None:
+    if isinstance(node, ast.Name):
+        return names.get(node.id)
+    if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name)):
+        return None
+    make = _MAKERS.get(node.func.id)
+    try:
+        given = [ast.literal_eval(each) for each in node.args]
+        named = {str(each.arg): ast.literal_eval(each.value) for each in node.keywords}
+    except ValueError:
+        return None
+    return make(*given, **named) if make is not None else None

@@ -1,0 +1,75 @@
+"""`--help KEY`: what a setting means, in place of the list of all."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf
+
+from conf.keys import describe, keys_of, nearest
+from launch.cli.refusals import UserError
+
+CONF = Path(__file__).parents[2] / "conf"
+
+
+def schema_of(program: str) -> Any:
+    """Return the dataclass of a program's configuration; None if it has none."""
+    stored = ConfigStore.instance().repo.get(f"{program}_schema.yaml")
+    node = getattr(stored, "node", None)
+    return OmegaConf.get_type(node) if node is not None else None
+
+
+def help_of(arguments: Sequence[str], program: str, groups: Sequence[str]) -> str:
+    """Return the text for `--help KEY`, "" where the command line asks for no key.
+
+    Args:
+        arguments: The command line without the program's name.
+        program: Its name, such as "train".
+        groups: Groups of the configuration.
+
+    Raises:
+        UserError: If there is no such key or group, with the nearest.
+    """
+    if "--help" not in arguments:
+        return ""
+    at = list(arguments).index("--help")
+    asked = next((each for each in arguments[at + 1 :] if not each.startswith("-")), "")
+    asked = asked.partition("=")[0].lstrip("+")
+    schema = schema_of(program)
+    if not asked or schema is None:
+        return ""
+    found = [describe(schema, asked)]
+    group = asked.partition("@")[0].rpartition(".")[2]
+    if group in groups:
+        found += [f"{group}: a group, of which GROUP=MEMBER chooses one of", *_members(group)]
+    if text := "\n".join(filter(None, found)):
+        return text
+    close = nearest(asked, [*keys_of(schema), *groups])
+    meant = f"; did you mean {close}?" if close else ""
+    raise UserError(f"--help takes a key or a group that there is{meant}, got {asked!r}")
+
+
+def _members(group: str) -> list[str]:
+    """Name and first comment, or target, of each member."""
+    lines = []
+    for path in sorted((CONF / group).glob("*.yaml")):
+        text = path.read_text(encoding="utf-8").splitlines()
+        said = next((line for line in text if line.startswith("#") and "@package" not in line), "")
+        target = next((line for line in text if line.startswith("_target_:")), "")
+        about = said.lstrip("# ") or target.removeprefix("_target_: ")
+        lines.append(f"  {path.stem:<24}{about}")
+    return lines
+
+
+def end_quietly() -> None:
+    """Write what is left on stdout, and take no offence where nobody reads it any more."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Python would write it once more when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

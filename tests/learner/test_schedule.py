@@ -1,0 +1,52 @@
+"""The learning rate rises, falls as its schedule says, and depends on the step alone."""
+
+import math
+from itertools import pairwise
+
+import pytest
+
+from learner.config import LearnerConfig
+from learner.schedule import learning_rate
+
+
+def rates(schedule, *, warmup=2, num_steps=10, minimum=0.1, steps=12):
+    return [
+        learning_rate(
+            step, lr=2.0, schedule=schedule, warmup=warmup, num_steps=num_steps, minimum=minimum
+        )
+        for step in range(steps)
+    ]
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_it_rises_to_lr_and_falls_to_the_minimum_and_stays(schedule):
+    found = rates(schedule)
+    assert found[:2] == [1.0, 2.0]
+    assert all(one > other for one, other in pairwise(found[1:11]))
+    assert found[10] == found[11] == pytest.approx(0.2)
+
+
+def test_the_curves_are_those_of_their_names():
+    progress = [(k - 1) / 9 for k in range(2, 10)]
+    linear = [2 * (0.1 + 0.9 * (1 - p)) for p in progress]
+    cosine = [2 * (0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * p))) for p in progress]
+    assert rates("linear")[2:10] == pytest.approx(linear)
+    assert rates("cosine")[2:10] == pytest.approx(cosine)
+    assert rates("constant", num_steps=None) == [1.0] + [2.0] * 11
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [
+        ({"schedule": "cosin"}, r"learner\.schedule must be one of constant, linear, cosine"),
+        ({"schedule": "cosine"}, r"learner\.schedule_steps must be set .*cosine.*got None"),
+        (
+            {"schedule": "linear", "schedule_steps": 5, "warmup_steps": 5},
+            r"learner\.schedule_steps must exceed learner\.warmup_steps = 5, got 5",
+        ),
+        ({"min_lr_share": 1.5}, r"learner\.min_lr_share must be at most 1"),
+    ],
+)
+def test_a_schedule_that_is_none_is_refused(settings, told):
+    with pytest.raises(ValueError, match=told):
+        LearnerConfig(**settings)
