@@ -10,6 +10,7 @@ from conf.schema import RunConfig, check_run
 from cost.ranges import SECONDS, SEED, Range, amount, count, positive, require_ranges
 from cost.scheduler.config import MOST_RESPONSES, SchedulerConfig
 from rollout.rewards.types import Reward
+from rollout.sandbox.config import SandboxConfig
 from rollout.tasks.prompts import Task
 
 
@@ -136,6 +137,7 @@ class VarianceConfig:
     held_out: Any
     """The same again, for rewards that ask for it."""
     reward: Any
+    sandbox: SandboxConfig = field(default_factory=SandboxConfig)
     aggregations: list[str] = field(default_factory=lambda: [*AGGREGATIONS])
     budgets: list[float] = field(default_factory=lambda: [0.3, 0.5, 0.7])
     """Shares of the tokens to keep, in (0, 1]."""

@@ -3,7 +3,8 @@
     {"prompt": "What is 2 + 2?", "answer": "4"}
     {"messages": [{"role": "system", ...}, {"role": "user", ...}], "answer": "4", "source": "mine"}
 
-An answer that is a number or a boolean is taken as JSON writes it: 4 is "4", true is "true".
+An answer that is a number, a boolean or an object is taken as JSON writes it: 4 is "4", true is
+"true"; objects are the tests of `reward=code`.
 The file is data and nothing else: it is parsed as JSON, never executed. Every complaint names the
 line.
 """
@@ -130,6 +131,8 @@ def _text(row: dict[str, Any], key: str, place: str) -> str:
         raise ValueError(f"{place} has no {key}; add it as a string, got keys {sorted(row)!r}")
     value = row[key]
     if key == "answer" and isinstance(value, bool | int | float) and math.isfinite(value):
+        return json.dumps(value)
+    if key == "answer" and isinstance(value, dict) and value:
         return json.dumps(value)
     if not isinstance(value, str) or not value.strip():
         raise ValueError(f"{place} needs {key} as a string that is not blank, got {value!r:.80}")

@@ -44,9 +44,16 @@ def test_a_file_becomes_prompts(write, tokenizer):
 
 @pytest.mark.parametrize(
     ("value", "answer"),
-    [("4", "4"), ("-2.50", "-2.5"), ("1e-7", "1e-07"), ("true", "true"), ("false", "false")],
+    [
+        ("4", "4"),
+        ("-2.50", "-2.5"),
+        ("1e-7", "1e-07"),
+        ("true", "true"),
+        ("false", "false"),
+        ('{"asserts":["a"]}', '{"asserts": ["a"]}'),
+    ],
 )
-def test_an_answer_may_be_a_number_or_a_boolean(write, tokenizer, value, answer):
+def test_an_answer_may_be_a_number_a_boolean_or_an_object(write, tokenizer, value, answer):
     task = JsonlTask(path=write(f'{{"prompt": "2+2?", "answer": {value}}}'))
     assert [prompt.answer for prompt in task.prompts(tokenizer)] == [answer]
 
