@@ -21,7 +21,7 @@ import types
 from typing import Any
 
 from rollout.sandbox.isolate import fork_supervised, give_up_rights, leave_the_machine
-from rollout.sandbox.wire import serve, test
+from rollout.sandbox.judge import serve, test
 
 FILE = "code.py"
 
