@@ -28,7 +28,7 @@ MEMBERS = {
     "task": "rollout.tasks.function.FunctionTask",
     "environment": "rollout.environments.function.FunctionEnvironment",
     "objective": "learner.objectives.function.FunctionObjective",
-    "tool": "rollout.tools.function.FunctionTool",
+    "tool": "rollout.tools.own_function.OwnTool",
 }
 """By group, the plug that holds a function: what conf/GROUP/function.yaml names, and of tools what
 stands for `environment.tools=[FILE.py:NAME]`."""

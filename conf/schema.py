@@ -29,7 +29,9 @@ from learner.config import LearnerConfig
 from learner.numerics import Numerics
 from rollout.config import RolloutConfig
 from rollout.environments import Environment
+from rollout.rewards.code import CodeReward
 from rollout.rewards.types import Reward
+from rollout.sandbox.config import SandboxConfig
 from rollout.tasks.prompts import Task
 
 
@@ -157,6 +159,21 @@ def check_run(name: str, seed: int, run_dir: str) -> None:
     require_path("run_dir", run_dir)
 
 
+def check_seconds(reward: object, rollout: RolloutConfig) -> None:
+    """Refuse a reward of code whose own time is not over before that of its process.
+
+    Raises:
+        ValueError: Beginning with the key.
+    """
+    seconds = reward.seconds if isinstance(reward, CodeReward) else 0.0
+    require(
+        seconds < rollout.reward_timeout_seconds,
+        "reward.seconds must be less than rollout.reward_timeout_seconds = "
+        f"{rollout.reward_timeout_seconds:g}, or late responses are not scored at all",
+        seconds,
+    )
+
+
 @dataclass(kw_only=True, slots=True)
 class RunConfig:
     """Everything a training run depends on."""
@@ -180,6 +197,8 @@ class RunConfig:
     """The plug that scores responses."""
     environment: Any
     """The plug that plays what follows a prompt: one response, or several turns."""
+    sandbox: SandboxConfig = field(default_factory=SandboxConfig)
+    """Where code of the policy runs, for rewards and tools that run it."""
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     scheduler: SchedulerConfig
     objective: Any
@@ -205,6 +224,7 @@ class RunConfig:
         require_plug("task", self.task, Task)
         require_plug(HELD_OUT, self.held_out, Task)
         require_plug("reward", self.reward, Reward)
+        check_seconds(self.reward, self.rollout)
         require_plug("environment", self.environment, Environment)
         require_plug("objective", self.objective, ObjectivePlug)
         require(isinstance(self.tracker, dict), "tracker must be plugs by name", self.tracker)
@@ -328,6 +348,8 @@ class EvaluateConfig:
     """The plug that scores responses."""
     environment: Any
     """The plug that plays what follows a prompt: one response, or several turns."""
+    sandbox: SandboxConfig = field(default_factory=SandboxConfig)
+    """Where code of the policy runs, for rewards and tools that run it."""
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     resources: ResourcesConfig = field(default_factory=ResourcesConfig)
@@ -336,6 +358,7 @@ class EvaluateConfig:
         check_run(self.name, self.seed, self.run_dir)
         require_plug(HELD_OUT, self.held_out, Task)
         require_plug("reward", self.reward, Reward)
+        check_seconds(self.reward, self.rollout)
         require_plug("environment", self.environment, Environment)
 
     @property

@@ -10,6 +10,7 @@ from conf.schema import RunConfig, check_run
 from cost.ranges import SECONDS, SEED, Range, amount, count, positive, require_ranges
 from cost.scheduler.config import MOST_RESPONSES, SchedulerConfig
 from rollout.rewards.types import Reward
+from rollout.sandbox.config import SandboxConfig
 from rollout.tasks.prompts import Task
 
 
@@ -145,6 +146,8 @@ class VarianceConfig:
     """The same again, for rewards that ask for it."""
     reward: Any
     """Plug: scores the responses."""
+    sandbox: SandboxConfig = field(default_factory=SandboxConfig)
+    """Where code of the policy runs, for rewards that run it."""
     aggregations: list[str] = field(default_factory=lambda: [*AGGREGATIONS])
     """Members of conf/aggregation to measure under."""
     budgets: list[float] = field(default_factory=lambda: [0.3, 0.5, 0.7])

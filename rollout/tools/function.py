@@ -1,78 +1,94 @@
-"""A tool that is a function: `environment=tools environment.tools=[my_file.py:add]`.
+"""Any function with type hints as a tool.
 
-    def add(a: int, b: int) -> int:
-        '''Add two numbers.
+    def weather(city: str, days: int = 1) -> str:
+        '''Tells the weather.
 
 Args:
-            a: The first.
-            b: The second.
+            city: Where.
+            days: How many.
         '''
 
-Its schema is what transformers reads from name, type hints and docstring. It may be async; others
-run in a thread. A class in its place is a `rollout.tools.tool.Tool`.
+The schema is made of the hints and the docstring, as transformers does it for chat templates.
 """
 
 import asyncio
 import inspect
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
-from typing import Any, ClassVar
+from typing import Any, get_type_hints
 
-from rollout.own_code import OwnCode
+from rollout.tools.tool import Tool, ToolError
 
 
-@dataclass(frozen=True, slots=True)
-class FunctionTool(OwnCode):
-    """Calls a function, or a tool's class, found by its path."""
+@dataclass(frozen=True, slots=True, eq=False)
+class FunctionTool:
+    """A function as a tool; one that is not async runs in a thread, for it may take long."""
 
-    kind: ClassVar[str] = "tool"
-    method: ClassVar[str] = "call"
-
-    def adapted(self, function: Callable[..., Any]) -> Any:
-        """Return the function, whose name, hints and docstring must tell what it takes.
-
-        Raises:
-            ValueError: If they do not.
-        """
-        try:
-            _schema(function)
-        except Exception as error:
-            # What transformers raises for a docstring has classes of its own.
-            reason = " ".join(str(error).split())
-            raise ValueError(
-                "names a function that says too little of itself: give every parameter a type "
-                f"hint and a line under `Args:` of its docstring ({reason})"
-            ) from error
-        return function
+    function: Callable[..., Any]
+    schema: Mapping[str, Any]
 
     @property
     def name(self) -> str:
-        """What a call names: the function's own name."""
-        made = self.made()
-        return str(made.name if hasattr(made, "call") else made.__name__)
-
-    @property
-    def schema(self) -> Mapping[str, Any]:
-        """What chat templates take."""
-        made = self.made()
-        found: Mapping[str, Any] = made.schema if hasattr(made, "call") else _schema(made)
-        return found
+        """The function's."""
+        return str(self.function.__name__)
 
     async def call(self, arguments: Mapping[str, Any]) -> str:
-        """Call it; see `rollout.tools.tool.Tool`."""
-        made = self.made()
-        given = {**arguments, **self.settings}
-        if hasattr(made, "call"):
-            return str(await made.call(arguments))
-        if inspect.iscoroutinefunction(made):
-            return str(await made(**given))
-        return str(await asyncio.to_thread(made, **given))
+        """Call the function; see `rollout.tools.tool.Tool`.
+
+        Raises:
+            ToolError: If it raises a ValueError, LookupError or ArithmeticError: what an argument
+                may cause. Anything else is the function's own fault.
+        """
+        try:
+            if inspect.iscoroutinefunction(self.function):
+                returned = await self.function(**arguments)
+            else:
+                returned = await asyncio.to_thread(self.function, **arguments)
+        except (ValueError, LookupError, ArithmeticError) as error:
+            raise ToolError(f"{type(error).__name__}: {error}") from error
+        return returned if isinstance(returned, str) else json.dumps(returned, default=str)
 
 
-@cache
+def as_tool(given: Any) -> Tool:
+    """Make a tool of a function; what is one already stays as it is.
+
+    Args:
+        given: A tool, or a function with a type hint for each parameter and a docstring that says
+            what it does and, under `Args:`, what each is.
+
+    Raises:
+        ValueError: If hints or descriptions are missing, with the first of them.
+    """
+    if isinstance(given, Tool):
+        return given
+    if not callable(given) or not hasattr(given, "__name__"):
+        raise ValueError(f"a tool must be a function, or have name, schema and call, got {given!r}")
+    name = given.__name__
+    try:
+        hints = get_type_hints(given)
+    except NameError as error:
+        raise ValueError(f"the tool {name} has a type hint that names nothing: {error}") from error
+    for parameter in inspect.signature(given).parameters.values():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            raise ValueError(f"the tool {name} must name its parameters, got {parameter}")
+        if parameter.name not in hints:
+            raise ValueError(
+                f"the tool {name} needs a type hint for its parameter {parameter.name}, as in "
+                f"{parameter.name}: str"
+            )
+    return FunctionTool(given, _schema(given))
+
+
 def _schema(function: Callable[..., Any]) -> Mapping[str, Any]:
-    from transformers.utils.chat_template_utils import get_json_schema
+    # Pulls in much of transformers, which the process of an engine has loaded anyway.
+    from transformers.utils.chat_template_utils import DocstringParsingException, get_json_schema
 
-    found: Mapping[str, Any] = get_json_schema(function)
-    return found
+    try:
+        schema: dict[str, Any] = get_json_schema(function)
+    except (DocstringParsingException, TypeError, ValueError) as error:
+        what = " ".join(str(error).split())
+        raise ValueError(f"the tool {function.__name__} cannot be described: {what}") from error
+    # What a function returns is no part of how it is called.
+    schema["function"].pop("return", None)
+    return schema

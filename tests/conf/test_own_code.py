@@ -229,7 +229,7 @@ def test_tools_are_named_by_their_file(plugs):
     config = OmegaConf.create({"environment": {"tools": ["own_plugs.py:add", {"_target_": "x.Y"}]}})
     tools = with_own_code(config).environment.tools
     assert tools[0] == {
-        "_target_": "rollout.tools.function.FunctionTool",
+        "_target_": "rollout.tools.own_function.OwnTool",
         "path": "own_plugs.py:add",
     }
     assert tools[1] == {"_target_": "x.Y"}

@@ -1,51 +1,105 @@
-"""Tools that are functions of one file."""
+"""A function with type hints is a tool; one without is refused in one sentence."""
 
 import asyncio
 
 import pytest
 
-from rollout.tools.function import FunctionTool
+from rollout.tools.calculator import Calculator
+from rollout.tools.calls import Call
+from rollout.tools.function import as_tool
+from rollout.tools.tool import Tool, observe, tools_by_name
 
-FILE = '''
-def add(a: int, b: int = 1) -> int:
-    """Add two numbers.
 
-    Args:
-        a: The first.
-        b: The second.
-    """
-    return a + b
-
-async def wait(a: int) -> str:
-    """Wait.
+def weather(city: str, days: int = 1) -> dict:
+    """Tells the weather.
 
     Args:
-        a: For how long.
+        city: Where.
+        days: How many.
     """
-    return "done"
-
-def silent(a, b):
-    return a
-'''
+    if city == "Atlantis":
+        raise ValueError("there is no such place")
+    return {city: ["sun"] * days}
 
 
-@pytest.fixture
-def tool(tmp_path):
-    path = tmp_path / "tools_of_mine.py"
-    path.write_text(FILE)
-    return lambda name: FunctionTool(f"{path}:{name}")
+async def waits(seconds: float) -> str:
+    """Waits.
+
+    Args:
+        seconds: How long.
+    """
+    return f"waited {seconds}"
 
 
-def test_a_function_tells_its_schema_and_is_called_by_name(tool):
-    add = tool("add")
-    described = add.schema["function"]
-    assert add.name == described["name"] == "add"
-    assert described["parameters"]["required"] == ["a"]
-    assert described["parameters"]["properties"]["b"]["description"] == "The second."
-    assert asyncio.run(add.call({"a": 2, "b": 3})) == "5"
-    assert asyncio.run(tool("wait").call({"a": 2})) == "done"
+def observed(function, arguments):
+    tools = tools_by_name([as_tool(function)])
+    return asyncio.run(observe(Call(function.__name__, arguments), tools))
 
 
-def test_a_function_that_says_too_little_is_refused(tool):
-    with pytest.raises(ValueError, match=r"^tool\.path names a function that says too little"):
-        tool("silent")
+def test_a_function_becomes_a_tool():
+    tool = as_tool(weather)
+    assert isinstance(tool, Tool) and tool.name == "weather"
+    described = tool.schema["function"]
+    assert described["description"] == "Tells the weather."
+    assert described["parameters"]["required"] == ["city"]
+    assert described["parameters"]["properties"]["days"]["type"] == "integer"
+    assert observed(weather, {"city": "Rome", "days": 2}).text == '{"Rome": ["sun", "sun"]}'
+    assert observed(waits, {"seconds": 0.5}).text == "waited 0.5"
+    calculator = Calculator()
+    assert as_tool(calculator) is calculator
+
+
+def test_what_an_argument_causes_is_observed():
+    bad = observed(weather, {"city": "Atlantis"})
+    assert bad.failed and "there is no such place" in bad.text
+    assert observed(weather, {"town": "Rome"}).text.endswith("it takes: city, days")
+
+
+def test_a_fault_of_the_function_is_an_error():
+    def broken(x: int) -> int:
+        """Breaks.
+
+        Args:
+            x: Anything.
+        """
+        return x.missing
+
+    with pytest.raises(AttributeError):
+        observed(broken, {"x": 1})
+
+
+def no_hint(city, days: int) -> str:
+    """Tells."""
+
+
+def no_docstring(city: str) -> str:
+    return city
+
+
+def not_described(city: str) -> str:
+    """Tells the weather."""
+
+
+def any_number(*cities: str) -> str:
+    """Tells."""
+
+
+def no_such_hint(city: "Nowhere") -> str:  # noqa: F821
+    """Tells."""
+
+
+@pytest.mark.parametrize(
+    ("function", "told"),
+    [
+        (no_hint, "needs a type hint for its parameter city, as in city: str"),
+        (no_docstring, "the tool no_docstring cannot be described: .*docstring"),
+        (not_described, "the tool not_described cannot be described: .*city"),
+        (any_number, "must name its parameters"),
+        (no_such_hint, "names nothing"),
+        (3, "must be a function, or have name, schema and call, got 3"),
+    ],
+)
+def test_what_cannot_be_described_is_refused_in_one_sentence(function, told):
+    with pytest.raises(ValueError, match=told) as refusal:
+        as_tool(function)
+    assert "\n" not in str(refusal.value)

@@ -1,0 +1,1 @@
+"""Where code runs that nobody trusts; see `rollout.sandbox.run`."""

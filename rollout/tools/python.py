@@ -1,0 +1,67 @@
+"""The Python tool: runs what the policy wrote in a sandbox, anew at each call."""
+
+import asyncio
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+from rollout.sandbox.config import SandboxConfig
+from rollout.sandbox.run import Outcome, run
+from rollout.tools.calls import CODE_TOOL
+from rollout.tools.tool import ToolError, shortened
+
+MOST_AT_A_TIME = 8
+"""Sandboxes of one process; further calls wait, for the processors are few."""
+
+
+@dataclass(frozen=True, slots=True)
+class PythonTool:
+    """The tool `python`, which fenced code calls too."""
+
+    sandbox: SandboxConfig = field(default_factory=SandboxConfig)
+    name: str = CODE_TOOL
+
+    @property
+    def schema(self) -> Mapping[str, Any]:
+        """See `rollout.tools.tool.Tool`."""
+        code = {"type": "string", "description": "The program. Print what you want to see."}
+        parameters = {"type": "object", "properties": {"code": code}, "required": ["code"]}
+        about = "Runs a Python program and returns what it prints. Nothing is kept between calls."
+        described = {"name": self.name, "description": about, "parameters": parameters}
+        return {"type": "function", "function": described}
+
+    async def call(self, arguments: Mapping[str, Any]) -> str:
+        """Run code; see `rollout.tools.tool.Tool`.
+
+        Raises:
+            SandboxError: If there is no sandbox, which is no fault of the call.
+        """
+        loop = asyncio.get_running_loop()
+        code = arguments["code"]
+        outcome = await loop.run_in_executor(
+            _threads(), lambda: run(code, self.sandbox, mode="cell")
+        )
+        return told(outcome, self.sandbox)
+
+
+@cache
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(MOST_AT_A_TIME, thread_name_prefix="python-tool")
+
+
+def told(outcome: Outcome, config: SandboxConfig) -> str:
+    """Say what a program wrote.
+
+    Raises:
+        ToolError: If it failed, with what it wrote before.
+    """
+    written = outcome.stdout + outcome.stderr
+    if outcome.ended == "time":
+        raise ToolError(shortened(f"{written}\nit took longer than {config.wall_seconds:g} s"))
+    if outcome.ended == "output":
+        raise ToolError(shortened(f"{written[:1000]}\nit wrote too much"))
+    if outcome.code:
+        raise ToolError(shortened(written or f"it ended with exit code {outcome.code}"))
+    return shortened(written) if written else "(it printed nothing)"
