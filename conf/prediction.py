@@ -24,9 +24,11 @@ class PredictConfig:
     held_out: Any
     """The same again, for rewards that ask for it."""
     reward: Any
+    """Plug: scores the responses."""
     length: Any
     """Plug: expected lengths, for the costs."""
     price: Any
+    """Plug: what a draw costs."""
     utilities: dict[str, Any]
     """By name, the utility plugs to compare."""
     floor: float = 0.2
@@ -43,7 +45,9 @@ class PredictConfig:
     max_tokens: int = 256
     """Of a response."""
     temperature: float = 1.0
+    """Of sampling, above 0."""
     seed: int = 0
+    """Of samples and of how they are dealt out."""
     gradients: bool = True
     """Take the gradient of every response; without, surprise stands in for its norm."""
     data: str | None = None

@@ -7,7 +7,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from conf.checks import ProfilePlug, require, require_path, require_plug
 from conf.schema import RunConfig, check_run
-from cost.ranges import SECONDS, SEED, Range, amount, count, positive, require_ranges
+from cost.ranges import SEED, Range, amount, count, positive, require_ranges
 from cost.scheduler.config import MOST_RESPONSES, SchedulerConfig
 from rollout.rewards.types import Reward
 from rollout.sandbox.config import SandboxConfig
@@ -193,43 +193,6 @@ class VarianceConfig:
         require_ranges("", self, ranges)
         if self.out is not None:
             require_path("out", self.out)
-
-
-@dataclass(kw_only=True, slots=True)
-class ChaosConfig:
-    """How many runs are struck, and when one is given up; see `launch.chaos`."""
-
-    runs: int = 27
-    """Trials; 27 have every part with every signal once."""
-    seed: int = 0
-    """Of parts, signals and moments."""
-    run_dir: str
-    """Folder of all trials."""
-    base: list[str]
-    """Overrides of conf/train.yaml that describe the run."""
-    num_steps: int = 6
-    """Steps of each run."""
-    deadline_seconds: float = 600.0
-    """Longest time of a trial with all its starts."""
-    grace_seconds: float = 20.0
-    """After the end of a start, longest wait for its processes and shared memory to be gone."""
-    stopped_seconds: float = 20.0
-    """After which a driver that was stopped goes on."""
-    most_starts: int = 4
-    """Of one trial."""
-
-    def __post_init__(self) -> None:
-        require_path("run_dir", self.run_dir)
-        ranges = {
-            "runs": count(1e6),
-            "seed": SEED,
-            "num_steps": count(1e6),
-            "deadline_seconds": SECONDS,
-            "grace_seconds": SECONDS,
-            "stopped_seconds": SECONDS,
-            "most_starts": count(1000),
-        }
-        require_ranges("", self, ranges)
 
 
 BENCHES = {

@@ -224,7 +224,8 @@ class LengthReport:
                 kind = np.float64 if name == "tool_seconds" else np.int64
                 value = np.full(count, int(name == "num_turns"), dtype=kind)
                 if name == "ends":
-                    value[np.asarray(self.truncated, np.bool_)] = int(PlayEnd.TOKENS)
+                    cut = np.asarray(self.truncated, np.bool_)[:count]
+                    value[: len(cut)][cut] = int(PlayEnd.TOKENS)
                 object.__setattr__(self, name, value)
 
     @property

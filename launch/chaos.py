@@ -14,8 +14,8 @@ import sys
 import hydra
 from omegaconf import DictConfig
 
+from conf.chaos import ChaosConfig
 from conf.programs import register
-from conf.studies import ChaosConfig
 from launch.program import RunError, build, run_program, start
 
 WIDTH = 240

@@ -32,8 +32,8 @@ def main(composed: DictConfig) -> None:
         config, sets = prepare_evaluation(composed)
         # These load heavy packages, for which no refusal has to wait.
         from launch.record.evaluation import print_evaluation
+        from launch.record.json_file import write_json
         from launch.record.run_folder import EVALUATION
-        from launch.record.summary import write_json
         from launch.record.told import Unwritten
         from launch.run.cluster import cluster
         from launch.run.evaluation import evaluate

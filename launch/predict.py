@@ -33,7 +33,7 @@ def main(composed: DictConfig) -> None:
     """Measure, print and write as configured."""
 
     def program() -> None:
-        from launch.record.summary import write_json
+        from launch.record.json_file import write_json
         from launch.study.prediction.study import measure
         from launch.study.prediction.tables import print_tables
 

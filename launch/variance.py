@@ -36,7 +36,7 @@ def main(composed: DictConfig) -> None:
     """Measure, print and write as configured."""
 
     def program() -> None:
-        from launch.record.summary import write_json
+        from launch.record.json_file import write_json
         from launch.study.variance.study import measure
         from launch.study.variance.tables import print_tables
 

@@ -163,7 +163,7 @@ def is_key(name):
         pattern = re.escape(key).replace(r"\*", r"[\w-]+")
         if re.fullmatch(pattern, name) or key.startswith(f"{name}."):
             return True
-    open_ended = ("reward.settings", "learner.deepspeed", "resources.labels")
+    open_ended = ("reward.settings", "learner.deepspeed", "resources.labels", "profile.")
     below = r"(evaluation\.sets|tracker)(\.[\w-]+)*(\.task\.\w+|\.reward)?|.*\._target_"
     return name.startswith(open_ended) or re.fullmatch(below, name) is not None
 

@@ -46,6 +46,7 @@ SHELLS = {
     "launch/models/smollm2.py": {"torch"},
     "launch/models/warmstart.py": {"torch"},
     "launch/study/bench/rollout.py": {"ray", "vllm"},
+    "launch/study/bench/footprint.py": {"torch"},
     "launch/study/bench/gradient_norms.py": {"torch"},
     "launch/study/bench/layouts.py": {"torch"},
     "launch/study/bench/learner.py": {"torch"},
@@ -54,6 +55,7 @@ SHELLS = {
     "launch/study/bench/timekeeping.py": {"ray"},
     "launch/study/bench/throughput.py": {"torch"},
     "launch/study/bench/workload.py": {"torch"},
+    "launch/study/prediction/collection.py": {"torch"},
 }
 """Every file that may import a heavy package, and which; the learner is free to import torch."""
 

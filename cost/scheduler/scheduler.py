@@ -52,8 +52,8 @@ class Scheduler:
         pool = prompt_pool(prompt_tokens, sources, max_tokens, features)
         self._price = config.accelerator_hour_price
         self._own = {"seed": seed, "num_prompts": pool.num_prompts}
-        self._ledger, book = Ledger(), TicketBook()
-        self._book, self._statistics = book, Statistics(config, pool, seed)
+        self._ledger, self._book = Ledger(), (book := TicketBook())
+        self._statistics = Statistics(config, pool, seed)
         self._drawing = Drawing(config, book, self._statistics, seed, max_staleness)
         self._selecting = Selecting(config, book, self._drawing.batches, seed, max_tokens)
         parts: list[HasState] = [book, self._statistics, self._drawing, self._selecting]
@@ -106,11 +106,10 @@ class Scheduler:
                 the advantages of its rewards; see `cost.advantages.penalties`.
 
         Raises:
-            ValueError: If the batch is not there, the attempts are not those reported last, or a
-                number is out of range.
+            ValueError: If the batch is not there, attempts are not the last, or numbers not valid.
         """
-        plugs = self._statistics.plugs
-        found = self._selecting.select(plugs, batch, attempts, epoch, progress, penalties)
+        given = (self._statistics.plugs, batch, attempts, epoch, progress, penalties)
+        found = self._selecting.select(*given)
         self._statistics.plugs = found.plugs
         self._ledger = found.entered(self._ledger)
         self._statistics.spendings.trained(batch, found.members.reports, found.all)
@@ -158,13 +157,13 @@ class Scheduler:
 
     def metrics(self) -> dict[str, float]:
         """Return the metrics of `cost.ledger.METRICS`."""
-        parts = self._statistics.metrics() | self._selecting.metrics() | self._drawing.metrics()
-        return self._ledger.metrics(self._price) | parts
+        own = self._ledger.metrics(self._price) | self._statistics.metrics()
+        return own | self._selecting.metrics() | self._drawing.metrics()
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything learned so far as dicts of arrays and numbers."""
-        parts = {name: part.state_dict() for name, part in self._parts.items()}
-        return self._own | {"ledger": self._ledger.state_dict()} | parts
+        own = self._own | {"ledger": self._ledger.state_dict()}
+        return own | {name: part.state_dict() for name, part in self._parts.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict`; ValueError if it is of another seed, task or set of plugs."""

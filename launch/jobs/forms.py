@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from conf.checkpoint import CheckpointConfig
-from conf.programs import SubmitConfig
+from conf.submit import SubmitConfig
 from launch.jobs.nodes import Nodes
 
 SHM_PER_MEMORY = 4

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from conf.programs import NodeConfig
 from conf.resources import ResourcesConfig
+from conf.submit import NodeConfig
 from launch.program import UserError
 
 

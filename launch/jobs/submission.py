@@ -13,9 +13,9 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
-from conf.programs import SubmitConfig
 from conf.schema import RunConfig
 from conf.secrets import SECRET_TEXT
+from conf.submit import SubmitConfig
 from launch.cli.command_line import quoted
 from launch.jobs.forms import STOP_WAIT, kuberay_manifest, leaving_seconds, ray_line, slurm_script
 from launch.jobs.nodes import nodes_for

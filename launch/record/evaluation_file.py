@@ -10,8 +10,8 @@ import re
 from pathlib import Path
 
 from launch.record.evaluation import Evaluation
+from launch.record.json_file import json_ready
 from launch.record.run_folder import EVALUATIONS
-from launch.record.summary import json_ready
 from launch.record.told import tell, why
 from launch.record.whole import WholeLines
 

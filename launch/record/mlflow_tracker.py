@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from cost.draws.distribution import DrawCells
-from launch.record.summary import json_ready
+from launch.record.json_file import json_ready
 from launch.record.tracking import OpenTracker, RunInfo, Sample
 
 URI = "MLFLOW_TRACKING_URI"

@@ -16,6 +16,7 @@ from cost.types import FloatArray
 from launch.record.held_out import HeldOut
 from launch.record.restarts import first_steps_after, read_restarts
 from launch.record.run_folder import METRICS, PICTURE, metric_columns, read_steps
+from launch.record.smoothing import smoothed
 from launch.record.whole import write_whole
 
 BLUE, ORANGE, GREEN, RED, PURPLE, GREY = (
@@ -104,23 +105,6 @@ def draw_picture(
         drawn = io.BytesIO()
         figure.savefig(drawn, dpi=130, format="png")
     write_whole(run_dir / PICTURE, [drawn.getvalue()])
-
-
-def smoothed(values: FloatArray, decay: float = 0.85) -> FloatArray:
-    """Return [T] averages over the past with exponentially falling weights; NaN is skipped.
-
-    Args:
-        values: [T] values in the order of time.
-        decay: Weight of the step before, in [0, 1).
-    """
-    out = np.full(len(values), math.nan)
-    total = mass = 0.0
-    for index, value in enumerate(values):
-        seen = math.isfinite(value)
-        total = decay * total + (value if seen else 0.0)
-        mass = decay * mass + seen
-        out[index] = total / mass if mass else math.nan
-    return out
 
 
 def _panels(figure: Any, metrics: Mapping[str, FloatArray]) -> dict[str, Any]:

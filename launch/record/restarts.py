@@ -19,6 +19,7 @@ from typing import Any, BinaryIO
 
 from launch.cli.refusals import UserError
 from launch.record.evaluation_file import was_there
+from launch.record.json_file import write_json
 from launch.record.run_folder import (
     CELLS,
     EVALUATIONS,
@@ -30,7 +31,6 @@ from launch.record.run_folder import (
     read_json,
     refused,
 )
-from launch.record.summary import write_json
 from launch.record.thinned import step_of
 from launch.record.told import why
 from launch.record.whole import remove_leftovers, write_whole

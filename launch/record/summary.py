@@ -6,19 +6,14 @@ metrics of each step ---> RunSummary.step --------+-> finish -> write_json
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from launch.cli.refusals import reason_of
 from launch.record.earlier import Earlier, packed, plus, unpacked
 from launch.record.outcomes import EvaluationResult
-from launch.record.whole import write_whole
 
 TOKEN_KINDS = tuple(
     f"{kind}_{unit}"
@@ -249,31 +244,6 @@ class RunSummary:
 
     def _mean(self, key: str) -> float:
         return _ratio(self._sums[key], self._counts[key])
-
-
-def json_ready(value: object) -> object:
-    """Turn a value into what strict JSON holds: NaN and infinities become None, arrays lists."""
-    if isinstance(value, Mapping):
-        return {str(key): json_ready(item) for key, item in value.items()}
-    if isinstance(value, np.ndarray | np.generic):
-        return json_ready(value.tolist())
-    if isinstance(value, list | tuple):
-        return [json_ready(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if value is None or isinstance(value, str | bool | int | float):
-        return value
-    return str(value)
-
-
-def write_json(path: Path, content: Mapping[str, object] | Sequence[object]) -> None:
-    """Write a JSON file that a reader sees whole or not at all.
-
-    Raises:
-        OSError: If it cannot be written; what was there stays, and nothing beside it.
-    """
-    text = json.dumps(json_ready(content), indent=2, allow_nan=False)
-    write_whole(path, [f"{text}\n".encode()])
 
 
 def _evaluation_keys(

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from cost.draws.distribution import DrawCells
+from launch.record.json_file import json_ready
 from launch.record.kept import Kept
 from launch.record.progress import Progress
 from launch.record.restarts import Restart
 from launch.record.run_folder import CELLS, METRICS, SAMPLES
-from launch.record.summary import json_ready
 from launch.record.thinned import ThinnedFile
 from launch.record.whole import WholeLines
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from conf.schema import LoopConfig
 from launch.record.hub import push_policy
-from launch.record.summary import write_json
+from launch.record.json_file import write_json
 from launch.record.told import Unwritten, tell, why
 
 BEST = "best.json"

@@ -4,7 +4,9 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from conf.schema import RunConfig
 from cost.types import Draw, Feedback, FloatArray, Selection, Ticket
+from launch.run.compute import compute_of
 from launch.run.rewards import RewardWatch
 from learner.compute import LearnerCompute
 from rollout.types import GroupRef, Prompt
@@ -108,3 +110,24 @@ class Plan:
     """The same for seconds of waiting, learning and publishing."""
     compute: LearnerCompute | None = None
     """Counts FLOPs; None where nobody knows the model's shape."""
+
+
+def plan_of(config: RunConfig) -> Plan:
+    """Return the numbers of the configuration that the loop goes by."""
+    return Plan(
+        num_steps=config.loop.num_steps,
+        num_epochs=config.learner.num_epochs,
+        max_staleness=config.loop.max_staleness,
+        batch_deadline_seconds=config.loop.batch_deadline_seconds,
+        num_engine_accelerators=config.resources.num_engines
+        * config.resources.tensor_parallel_size,
+        num_learners=config.resources.num_learners,
+        reward_kl_coefficient=config.learner.reference.kl_in_reward,
+        gradient_norm_layer=config.scheduler.gradient_norm_layer,
+        calibrate_every=config.scheduler.calibrate_every,
+        max_generated_tokens=config.loop.max_generated_tokens,
+        max_trained_tokens=config.loop.max_trained_tokens,
+        max_compute_flops=config.loop.max_compute_flops,
+        max_seconds=config.loop.max_seconds,
+        compute=compute_of(config),
+    )

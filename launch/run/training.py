@@ -16,7 +16,6 @@ import math
 from pathlib import Path
 from typing import NoReturn
 
-from conf.schema import RunConfig
 from cost.draws.distribution import DrawDistribution
 from launch.record.picture import draw_picture
 from launch.record.progress import Startup, print_result
@@ -26,12 +25,11 @@ from launch.record.told import Unwritten, tell, why
 from launch.run import loop
 from launch.run.best import BestPolicy
 from launch.run.checkpoints import Checkpoints
-from launch.run.compute import compute_of
 from launch.run.deaths import PartDied
 from launch.run.going_on import GoingOn
 from launch.run.inputs import Inputs
 from launch.run.interruption import Interruption, StoppedError
-from launch.run.parts import Parts, Plan
+from launch.run.parts import Parts, plan_of
 from launch.run.position import Position
 from launch.run.recorder import Recorder
 from launch.run.rescue import rescue, save_somewhere, say_where
@@ -283,24 +281,3 @@ class TrainingRun:
         except OSError as error:
             # The learners still hold it, and the next one may find room.
             tell(f"{name} could not be saved ({why(error)}); the run goes on")
-
-
-def plan_of(config: RunConfig) -> Plan:
-    """Return the numbers of the configuration that the loop goes by."""
-    return Plan(
-        num_steps=config.loop.num_steps,
-        num_epochs=config.learner.num_epochs,
-        max_staleness=config.loop.max_staleness,
-        batch_deadline_seconds=config.loop.batch_deadline_seconds,
-        num_engine_accelerators=config.resources.num_engines
-        * config.resources.tensor_parallel_size,
-        num_learners=config.resources.num_learners,
-        reward_kl_coefficient=config.learner.reference.kl_in_reward,
-        gradient_norm_layer=config.scheduler.gradient_norm_layer,
-        calibrate_every=config.scheduler.calibrate_every,
-        max_generated_tokens=config.loop.max_generated_tokens,
-        max_trained_tokens=config.loop.max_trained_tokens,
-        max_compute_flops=config.loop.max_compute_flops,
-        max_seconds=config.loop.max_seconds,
-        compute=compute_of(config),
-    )

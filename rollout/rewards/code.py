@@ -62,6 +62,7 @@ class CodeReward:
     """For all tests of one response; those that are not reached in time have failed. It must be
     less than `rollout.reward_timeout_seconds`, at which the response would count as not scored."""
     sandbox: SandboxConfig = field(default_factory=SandboxConfig)
+    """What the code may use, and how it is shut in."""
 
     def __post_init__(self) -> None:
         """Refuse settings that say nothing."""

@@ -142,7 +142,7 @@ def test_every_evaluation_set_builds_and_travels(program, name):
 def test_every_experiment_names_a_model_or_leaves_it_to_the_user():
     for name in EXPERIMENTS:
         config = composed("train", f"experiment={name}")
-        assert OmegaConf.is_missing(config.model, "path") == (name == "jsonl_math")
+        assert OmegaConf.is_missing(config.model, "path") == (name in ("jsonl_math", "exercises"))
 
 
 def test_the_schema_refuses_an_unknown_key():

@@ -14,7 +14,7 @@ def test_a_key_is_described_with_type_default_range_and_meaning():
     assert describe(RunConfig, "loop.max_trained_tokens").startswith(
         "loop.max_trained_tokens: int | None = None, at least 1, at most 1e+15"
     )
-    assert describe(RunConfig, "reward") == "reward: a plug"
+    assert describe(RunConfig, "reward").startswith("reward: a plug\n")
 
 
 def test_a_section_describes_all_of_its_keys():

@@ -11,7 +11,7 @@ from conf.programs import register
 from conf.schema import RunConfig
 from launch.program import UserError, build
 from launch.run.plan_text import objective_text
-from tests.places import CONF
+from tests.places import CHAIN_MODEL, CONF
 
 register()
 RECIPES = sorted(path.stem for path in (CONF / "recipe").glob("*.yaml"))
@@ -25,7 +25,7 @@ def composed(*overrides: str) -> DictConfig:
 @pytest.mark.parametrize("name", RECIPES)
 @pytest.mark.parametrize("experiment", ["quickstart", "jsonl_math"])
 def test_every_recipe_builds_with_an_experiment_and_travels(name, experiment):
-    chosen = composed(f"recipe={name}", f"experiment={experiment}", "model.path=model")
+    chosen = composed(f"recipe={name}", f"experiment={experiment}", f"model.path={CHAIN_MODEL}")
     config = build(chosen)
     assert isinstance(config, RunConfig)
     assert pickle.loads(pickle.dumps(config)) == config
@@ -123,7 +123,9 @@ def test_published_bounds():
         "gspo": (3e-4, 4e-4),
         "gvm_grpo": (0.2, 0.28),
         "gvm_raft": (0.2, 0.4),
+        "informed": (0.2, 0.28),
         "ngrpo": (0.16, 0.24),
+        "priced": (0.2, 0.28),
         "raft_plus_plus": (0.2, 0.28),
         "reinforce_plus_plus": (0.2, 0.2),
         "st_ppo": (0.2, 0.2),

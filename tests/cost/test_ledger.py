@@ -37,7 +37,7 @@ def test_counts_with_and_without_the_prompt(report, empty_report):
         crashed_rewards=1, generated_tokens=156, generated_response_tokens=146,
         selectable_responses=2, selectable_tokens=153, selectable_response_tokens=133,
         trained_responses=1, trained_tokens=138, trained_response_tokens=128,
-        uniform_generated_tokens_estimated=156.0, uniform_trained_tokens_estimated=138.0,
+        uniform_generated_tokens_estimated=156.0, uniform_trained_tokens_estimated=138.0, turns=4,
     )  # fmt: skip
     assert ledger.metrics()["cost/trained_share"] == pytest.approx(138 / 153)
 

@@ -72,17 +72,17 @@ def test_good_input_makes_the_run_folder(prepared, questions, tmp_path):
 @pytest.mark.parametrize(
     ("rows", "parts"),
     [
-        ([], ["task.path names an empty file", "questions.jsonl"]),
-        (["", "  "], ["task.path names an empty file", "questions.jsonl"]),
+        ([], ["task.path has no rows", "questions.jsonl"]),
+        (["", "  "], ["task.path has no rows", "questions.jsonl"]),
         ([GOOD, '{"prompt": "a1'], ["questions.jsonl:2 is not JSON", "write one object a line"]),
         ([GOOD, "", "[]"], ["questions.jsonl:3 must be a JSON object"]),
-        ([{"prompt": "a1 b+2"}], ["questions.jsonl:1 has no answer", "add it as a string"]),
-        ([{"answer": "3"}], ["questions.jsonl:1 needs either prompt or messages"]),
+        ([{"prompt": "a1 b+2"}], ["questions.jsonl:1 has no answer", "name it in task.answer"]),
+        ([{"answer": "3"}], ["questions.jsonl:1 must have one of the columns prompt, messages"]),
         (
-            [GOOD, {"prompt": "a1 b+3", "answer": [4]}],
-            ["questions.jsonl:2 needs answer as a string"],
+            [GOOD, {"prompt": "a1 b+3", "answer": [" "]}],
+            ["questions.jsonl:2 needs a number, a boolean or a text that is not blank in answer"],
         ),
-        ([{**GOOD, "prompt": " "}], ["questions.jsonl:1 needs prompt as a string"]),
+        ([{**GOOD, "prompt": " "}], ["questions.jsonl:1 needs a text that is not blank in prompt"]),
         (
             [GOOD, ALSO_GOOD, {**GOOD, "answer": "5"}],
             [
@@ -235,10 +235,14 @@ def run_program(module, *arguments, cwd):
 @pytest.mark.parametrize(
     ("module", "arguments", "parts"),
     [
-        ("launch.train", ["experiment=quickstart", "learner.lrr=1"], ["'learner.lrr'"]),
+        (
+            "launch.train",
+            ["experiment=quickstart", "learner.lrr=1"],
+            ["learner.lrr is no setting; did you mean learner.lr?"],
+        ),
         ("launch.train", ["experiment=quickstart", "learner.lr=fast"], ["learner.lr", "'fast'"]),
         ("launch.train", ["experiment=quickstrat"], ["quickstrat", "quickstart_engine"]),
-        ("launch.train", ["objective=ppo"], ["objective/ppo", "clipped_surrogate"]),
+        ("launch.train", ["objective=ppo"], ["objective has no member 'ppo'", "clipped_surrogate"]),
         ("launch.evaluate", ["experiment=quickstart"], ["experiment/quickstart", "optimizer"]),
     ],
 )

@@ -26,7 +26,7 @@ from tests.launch.programs import call
 from tests.launch.record.run_folders import write_run
 from tests.launch.study.simulation.test_fit import TRUE
 from tests.launch.study.simulation.test_fit import write_run as write_simulated_run
-from tests.places import CHAIN_MODEL
+from tests.places import CHAIN_MODEL, PROJECT
 
 register()
 CODE = """\
@@ -111,7 +111,7 @@ def test_a_comparison_reads_finished_runs_as_values(targets, tmp_path):
         seeds=[0], budget=BudgetConfig(axis="steps", amount=2),
     )  # fmt: skip
     (run,) = plan_runs(config)
-    run.composed.model.path = str(CHAIN_MODEL)
+    run.composed.model.path = str(CHAIN_MODEL.relative_to(PROJECT))
     for target in targets:
         run.run_dir.mkdir(parents=True, exist_ok=True)
         write_config(run.run_dir / "config.yaml", recorded(run.composed) | {"reward": target})

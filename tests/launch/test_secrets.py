@@ -11,7 +11,8 @@ import pytest
 from hydra import compose, initialize_config_dir, initialize_config_module
 from omegaconf import OmegaConf
 
-from conf.programs import KubeRayConfig, SubmitConfig, register
+from conf.programs import register
+from conf.submit import KubeRayConfig, SubmitConfig
 from launch.jobs.package import pack
 from launch.jobs.server import server_address
 from launch.jobs.submission import allowed_variables, submit

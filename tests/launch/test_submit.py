@@ -2,7 +2,7 @@
 
 import pytest
 
-from conf.programs import KubeRayConfig, NodeConfig, SlurmConfig, SubmitConfig
+from conf.submit import KubeRayConfig, NodeConfig, SlurmConfig, SubmitConfig
 from launch.submit import split_arguments
 
 

@@ -25,6 +25,7 @@ def members(group):
     return [
         pytest.param(instantiate(OmegaConf.load(path)), id=path.stem)
         for path in sorted((CONF / group).glob("*.yaml"))
+        if path.stem != "function"
     ]
 
 

@@ -21,8 +21,9 @@ import numpy as np
 import plotly.graph_objects as go
 
 from cost.types import FloatArray
-from launch.record.picture import BLUE, GREEN, GREY, ORANGE, PURPLE, RED, smoothed
+from launch.record.picture import BLUE, GREEN, GREY, ORANGE, PURPLE, RED
 from launch.record.report.runs import Run
+from launch.record.smoothing import smoothed
 
 RUN_COLOURS = (BLUE, ORANGE, GREEN, RED, PURPLE, "#1f9aa5", "#a3872a", "#c4609b", "#6b7f2a", GREY)
 DASHES = ("solid", "dot", "dash")

@@ -16,8 +16,8 @@ from itertools import groupby
 
 from plotly.offline import get_plotlyjs
 
+from launch.record.json_file import json_ready
 from launch.record.report.chart import Chart, Section
-from launch.record.summary import json_ready
 
 UNKNOWN = "-"
 """Stands where a run does not tell."""

@@ -7,9 +7,9 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from conf.studies import ChaosConfig
+from conf.chaos import ChaosConfig
 from launch.program import UserError, compose_run
-from launch.record.summary import write_json
+from launch.record.json_file import write_json
 from launch.study.chaos.outcomes import Trial, from_json, to_json
 from launch.study.chaos.session import Session
 from launch.study.chaos.strikes import strike_of

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from conf.studies import ChaosConfig
+from conf.chaos import ChaosConfig
 from launch.record.run_folder import METRICS
 from launch.study.chaos.outcomes import Trial, names, read_trained
 from launch.study.chaos.session import POLL_SECONDS, VARIABLE, Session

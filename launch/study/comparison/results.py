@@ -11,8 +11,8 @@ from typing import Any
 from rich.console import Console
 
 from conf.programs import CompareConfig
+from launch.record.json_file import write_json
 from launch.record.run_folder import metric_columns, read_steps
-from launch.record.summary import write_json
 from launch.record.told import Unwritten
 from launch.record.whole import write_whole
 from launch.study.comparison.curves import NEEDED, curve_of

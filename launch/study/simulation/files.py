@@ -9,7 +9,7 @@ from rich.console import Console
 
 from conf.studies import SimulateConfig
 from launch.program import prepare_run_dir
-from launch.record.summary import write_json
+from launch.record.json_file import write_json
 from launch.study.simulation.check import TOLERANCE, compare, passes
 from launch.study.simulation.measured import MeasuredRun
 from launch.study.simulation.profile_file import fit_profile

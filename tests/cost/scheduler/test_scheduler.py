@@ -841,7 +841,7 @@ def test_tickets_are_forgotten_in_time(make_scheduler, make_report, allocator):
     state = scheduler.state_dict()
     recent = [key for key in player.tickets if key >= player.members[8][0]]
     assert len(state["book"]["tickets"]["ticket_id"]) <= len(recent)
-    assert len(state["book"]["reports"]) <= len(recent)
+    assert len(state["book"]["reports"]["ticket_id"]) <= len(recent)
     assert len(state["drawing"]["batches"]["members"]) <= 2
     assert len(state["statistics"]["spendings"]["entered"]) <= 1
 

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from conf.checkpoint import CheckpointConfig
-from conf.programs import KubeRayConfig, SlurmConfig, SubmitConfig
+from conf.submit import KubeRayConfig, SlurmConfig, SubmitConfig
 from launch.jobs.forms import (
     RAY_USER,
     SAVE_SECONDS,

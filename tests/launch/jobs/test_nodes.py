@@ -2,8 +2,8 @@
 
 import pytest
 
-from conf.programs import NodeConfig
 from conf.resources import ResourcesConfig
+from conf.submit import NodeConfig
 from launch.jobs.nodes import nodes_for
 from launch.program import UserError
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from conf.programs import KubeRayConfig, SubmitConfig, register
+from conf.programs import register
+from conf.submit import KubeRayConfig, SubmitConfig
 from launch.jobs.submission import allowed_variables, checked_run, going_on, submit
 from launch.program import UserError, compose_run
 

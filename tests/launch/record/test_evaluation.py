@@ -11,10 +11,11 @@ from scipy import stats
 
 from cost.types import LengthReport, RewardStatus
 from launch.record.evaluation import Evaluation, Figures, SetResult, print_evaluation, table
+from launch.record.json_file import json_ready
 from launch.record.outcomes import evaluate_statistics
 from launch.record.progress import print_result
 from launch.record.statistics import t_quantile
-from launch.record.summary import RunSummary, json_ready
+from launch.record.summary import RunSummary
 from rollout.types import Prompt
 
 HELD_OUT_RATES, OWN_RATES = (0.0, 0.25, 1.0), (0.5, 0.5)

@@ -9,14 +9,9 @@ import pytest
 from matplotlib.figure import Figure
 
 from cost.draws.distribution import DrawDistribution
-from launch.record.picture import (
-    _headline,
-    _panels,
-    _tokens_panel,
-    draw_picture,
-    smoothed,
-)
+from launch.record.picture import _headline, _panels, _tokens_panel, draw_picture
 from launch.record.restarts import note_restart
+from launch.record.smoothing import smoothed
 
 
 def distribution(num_prompts: int, *, uniform: bool = False) -> DrawDistribution:

@@ -8,8 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from launch.record.json_file import json_ready, write_json
 from launch.record.outcomes import EvaluationResult
-from launch.record.summary import RunSummary, json_ready, write_json
+from launch.record.summary import RunSummary
 
 
 def evaluation(rate: float, k: int = 8) -> EvaluationResult:

@@ -276,7 +276,7 @@ def test_an_offline_wandb_run_holds_everything_but_the_key(run, no_account, monk
     [path] = (run.run_dir / "wandb").glob("offline-run-*/*.wandb")
     found = records(path)
     [opened] = [record.run for record in found if record.HasField("run")]
-    assert (opened.display_name, opened.run_group) == ("test", "baselines")
+    assert (opened.display_name, opened.run_group) == ("run", "baselines")
     assert list(opened.tags) == ["plain", "seed-3"]
     config = read_items(opened.config.update)
     assert config["seed"] == 3 and config["learner"] == {"lr": 1e-5}

@@ -95,9 +95,9 @@ def test_all_processes_share_a_machine(config):
     shape = Shape.of_folder(str(CHAIN_MODEL))
     assert "memory of the machine" in memory_lines(config, shape, Device(24 * GIB, on_gpu=False))
     with pytest.raises(
-        UserError, match=r"engines need .* each and learners .* the machine has 2\.0"
+        UserError, match=r"engines need .* each and learners .* the machine has 0\.5"
     ):
-        memory_lines(config, shape, Device(2 * GIB, on_gpu=False))
+        memory_lines(config, shape, Device(GIB / 2, on_gpu=False))
 
 
 def test_devices_elsewhere_are_known_if_the_configuration_says_so(config, monkeypatch):

@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 
 import launch.study.chaos.study as study
+from conf.chaos import ChaosConfig
 from conf.programs import register
-from conf.studies import ChaosConfig
 from launch.program import UserError
 from launch.study.chaos.outcomes import Trained, Trial
 

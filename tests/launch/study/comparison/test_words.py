@@ -7,7 +7,7 @@ import re
 import numpy as np
 from rich.console import Console
 
-from launch.record.summary import json_ready
+from launch.record.json_file import json_ready
 from launch.study.comparison.curves import AXES
 from launch.study.comparison.findings import find
 from launch.study.comparison.reach import Evaluated, reach

@@ -1,0 +1,150 @@
+"""Settings of `launch.submit`."""
+
+import posixpath
+import re
+from dataclasses import dataclass, field
+
+from conf.checks import require, require_path
+from conf.secrets import SECRET_WORDS
+from cost.ranges import amount, count, require_ranges
+
+SUBMIT_FORMS = ("submit", "ray", "kuberay", "slurm")
+_VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
+_KUBERNETES_NAME = r"[a-z0-9]([a-z0-9-]*[a-z0-9])?"
+_IMAGE = r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,254}"
+
+
+@dataclass(kw_only=True, slots=True)
+class NodeConfig:
+    """One machine of a cluster that KubeRay or Slurm starts for the run; all are alike."""
+
+    gpus: int = 8
+    """0 for machines without."""
+    cpus: int = 32
+    """Cores of each."""
+    memory_gib: int = 256
+    """Memory of each, GiB."""
+
+    def __post_init__(self) -> None:
+        ranges = {"gpus": amount(1024), "cpus": count(10_000), "memory_gib": count(1e6)}
+        require_ranges("node.", self, ranges)
+
+
+@dataclass(kw_only=True, slots=True)
+class KubeRayConfig:
+    """What a RayJob names in its Kubernetes namespace; all must exist there."""
+
+    image: str = "cost-aware-rl"
+    """Made with the project's Dockerfile."""
+    token_secret: str = "cost-aware-rl-token"
+    """Secret whose key auth_token holds the cluster's token."""
+    secret: str = "cost-aware-rl"
+    """Secret whose keys are the names in `secrets`; keys that it lacks are left out."""
+    claim: str | None = None
+    """PersistentVolumeClaim that keeps `run_dir`, and holds models that the image lacks."""
+    mount_path: str = "/shared"
+    """Where the claim appears on all nodes."""
+    head_cpus: int = 4
+    """Cores of the head's pod, which holds no engine and no learner."""
+    head_memory_gib: int = 16
+    """Its memory, GiB."""
+    retries: int = 3
+    """How often a job that failed goes on from its newest checkpoint, with a new cluster."""
+
+    def __post_init__(self) -> None:
+        for key in ("token_secret", "secret", "claim"):
+            name = getattr(self, key)
+            require(
+                name is None
+                or (re.fullmatch(_KUBERNETES_NAME, name) is not None and len(name) <= 253),
+                f"kuberay.{key} must be at most 253 lower-case letters, digits and '-'",
+                name,
+            )
+        require(
+            re.fullmatch(_IMAGE, self.image) is not None,
+            "kuberay.image must be a container image such as registry/name:tag",
+            self.image,
+        )
+        require_path("kuberay.mount_path", self.mount_path)
+        require(
+            self.mount_path.startswith("/")
+            and posixpath.normpath(self.mount_path) == self.mount_path != "/",
+            "kuberay.mount_path must be absolute, below / and without '..'",
+            self.mount_path,
+        )
+        ranges = {
+            "head_cpus": count(10_000),
+            "head_memory_gib": count(1e6),
+            "retries": amount(1000),
+        }
+        require_ranges("kuberay.", self, ranges)
+
+
+@dataclass(kw_only=True, slots=True)
+class SlurmConfig:
+    """What a Slurm script asks for."""
+
+    activate: str = ".venv/bin/activate"
+    """The virtual environment's script, from the folder where sbatch is called."""
+    time: str = "24:00:00"
+    """The job's time limit, as sbatch takes it."""
+    partition: str | None = None
+    """Where the job queues up; None takes the site's default."""
+    account: str | None = None
+    """Who pays; None takes the site's default."""
+
+    def __post_init__(self) -> None:
+        require_path("slurm.activate", self.activate)
+        for key in ("time", "partition", "account"):
+            value = getattr(self, key)
+            require(
+                value is None or re.fullmatch(r"[A-Za-z0-9_.,:@+-]+", value) is not None,
+                f"slurm.{key} must be letters, digits and '_.,:@+-'",
+                value,
+            )
+
+
+@dataclass(kw_only=True, slots=True)
+class SubmitConfig:
+    """A training run as a job on a cluster; see `launch.submit`."""
+
+    name: str
+    """The job's; new on the cluster."""
+    form: str = "submit"
+    """"submit" sends the job; "ray" prints the `ray job submit` line, "kuberay" a RayJob manifest,
+    "slurm" a batch script."""
+    address: str | None = None
+    """Of the job server, http://HEAD:8265; None takes RAY_API_SERVER_ADDRESS, then an http
+    RAY_ADDRESS, then this machine."""
+    follow: bool = True
+    """Stream the job's output and end with its status; false returns once it is submitted."""
+    env: list[str] = field(default_factory=lambda: ["HF_HOME", "HF_HUB_OFFLINE", "WANDB_MODE"])
+    """Variables that go along with the values they have here, where they are set."""
+    secrets: list[str] = field(default_factory=lambda: ["HF_TOKEN", "WANDB_API_KEY"])
+    """Variables that go by name only: KubeRay takes them from a Secret, Slurm from the shell that
+    calls sbatch, and on a cluster that runs already the nodes must have been started with them."""
+    node: NodeConfig = field(default_factory=NodeConfig)
+    kuberay: KubeRayConfig = field(default_factory=KubeRayConfig)
+    slurm: SlurmConfig = field(default_factory=SlurmConfig)
+
+    def __post_init__(self) -> None:
+        require(
+            re.fullmatch(_KUBERNETES_NAME, self.name) is not None and len(self.name) <= 47,
+            "name must be at most 47 lower-case letters, digits and '-'",
+            self.name,
+        )
+        require(self.form in SUBMIT_FORMS, f"form must be one of {SUBMIT_FORMS}", self.form)
+        for key in ("env", "secrets"):
+            for variable in getattr(self, key):
+                require(
+                    re.fullmatch(_VARIABLE, variable) is not None,
+                    f"{key} must hold names of environment variables",
+                    variable,
+                )
+        for variable in self.env:
+            require(
+                re.search(SECRET_WORDS, variable) is None,
+                "env must not hold keys, whose values Ray would keep in its records and logs; put "
+                "the name into secrets",
+                variable,
+            )
