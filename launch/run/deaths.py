@@ -13,12 +13,6 @@ from ray import exceptions
 
 from launch.cli.refusals import RunError
 
-_CLUSTER = (
-    exceptions.LocalRayletDiedError,
-    exceptions.NodeDiedError,
-    exceptions.RaySystemError,
-    exceptions.RpcError,
-)
 _HOW = (
     ("memory monitor", "was killed for want of memory"),
     ("out-of-memory", "was killed for want of memory"),
@@ -74,11 +68,6 @@ def actor_death(error: BaseException) -> ActorDeath | None:
         elif isinstance(inner, exceptions.OutOfMemoryError):
             found = ActorDeath("", "was killed for want of memory")
     return found
-
-
-def is_of_cluster(error: BaseException) -> bool:
-    """Say whether an error can only come from the cluster itself."""
-    return any(isinstance(inner, _CLUSTER) for inner in _causes(error))
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:

@@ -2,9 +2,10 @@
 
     config.json -> Shape -> learner_need, engine_need -> Need (bytes by what they are for)
 
-Activations are counted in values that a layer keeps for its backward pass; the factors below were
-fitted to what `learner.logprobs` keeps on CPUs (`launch.study.bench.memory.PeakMemory`) for Llama
-and Qwen. `python -m launch.bench memory` compares a learner's prediction with its process.
+Weights, gradients, optimiser, keys and values are counted. Activations, in values that a layer
+keeps for its backward pass, and what a process takes by itself are estimates, from a few counts on
+CPUs with small models of Llama's kind. `python -m launch.bench memory` compares a learner's
+prediction with its process.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from conf.schema import RunConfig
+from cost.prices.shape import UNGATED, ModelShape
 from learner.config import LearnerConfig
 from learner.optimizers import Adafactor, Sgd
 
@@ -31,23 +33,16 @@ CPU_KV_CACHE_GIB = 4.0
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
-    """The sizes of a decoder that decide about memory.
+class Shape(ModelShape):
+    """The sizes of a decoder that decide about memory; the width of experts is that of those used.
 
     Example: Shape(896, 24, 14, 2, 64, 4864, 151936, tied=True) is Qwen2.5-0.5B.
     """
 
-    hidden_size: int
-    num_layers: int
-    num_heads: int
-    num_kv_heads: int
-    head_dim: int
-    intermediate_size: int
-    """Width of the MLP that a token passes, summed over its experts."""
-    vocab_size: int
     tied: bool = False
+    """Whether the head has the embeddings' weights."""
     mlp_parameters: int | None = None
-    """Of one layer's MLPs with all experts; None for a gated one of `intermediate_size`."""
+    """Of one layer's MLPs with all experts; None without experts."""
 
     @classmethod
     def of_settings(cls, model: Mapping[str, Any]) -> Shape | None:
@@ -66,6 +61,7 @@ class Shape:
                 head_dim=int(model.get("head_dim") or hidden // heads),
                 intermediate_size=used * of_one if experts else width,
                 vocab_size=int(model["vocab_size"]),
+                mlp_matrices=2 if model.get("model_type") in UNGATED else 3,
                 tied=bool(model.get("tie_word_embeddings", False)),
                 mlp_parameters=3 * hidden * of_one * experts if experts else None,
             )
@@ -92,7 +88,7 @@ class Shape:
     def num_parameters(self) -> int:
         """Of the model; biases are left out."""
         attention = 2 * self.hidden_size * (self.query_width + self.kv_width)
-        mlp = self.mlp_parameters or 3 * self.hidden_size * self.intermediate_size
+        mlp = self.mlp_parameters or self.mlp_matrices * self.hidden_size * self.intermediate_size
         layer = attention + mlp + 2 * self.hidden_size
         embeddings = (1 if self.tied else 2) * self.vocab_size * self.hidden_size
         return self.num_layers * layer + embeddings + self.hidden_size
@@ -100,7 +96,7 @@ class Shape:
     def adapter_parameters(self, rank: int) -> int:
         """Of adapters of a rank on all linear layers but the head."""
         h, q, kv, wide = self.hidden_size, self.query_width, self.kv_width, self.intermediate_size
-        ends = (h + q) + 2 * (h + kv) + (q + h) + 3 * (h + wide)
+        ends = (h + q) + 2 * (h + kv) + (q + h) + self.mlp_matrices * (h + wide)
         return self.num_layers * rank * ends
 
 

@@ -11,26 +11,22 @@ out and never trained on.
 """
 
 import random
-import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from rollout.tasks.chain import HELD_OUT_ONE_IN, MAX_MISSES, Chain, apply_step
+from rollout.tasks.chain import Chain, apply_step, distinct_chains
 from rollout.tasks.prompts import (
     Check,
     Item,
-    is_held_out,
     make_prompts,
     require_num_prompts,
     require_split,
 )
-from rollout.tools.tool import ToolError
 from rollout.types import Prompt
 
 CALL_BEGIN = '{"name": "calculator", "arguments": {"expression": "'
 CALL_END = '"}}'
-_PRODUCT = re.compile(r"\s*(\d{1,9})\s*\*\s*(\d{1,9})\s*")
 NUM_STEPS = (2, 3, 4, 5, 6)
 MOST_PRODUCTS = 4
 """Products of a chain, each of them a turn where the policy calls for it."""
@@ -60,22 +56,11 @@ class CalculatorTask:
 
     def _items(self) -> Iterator[Item]:
         rng = random.Random(f"calculator/{self.seed}/{self.split}")
-        seen: set[str] = set()
-        misses = 0
-        while len(seen) < self.num_prompts:
-            if misses > MAX_MISSES:
-                raise ValueError(
-                    f"task.num_prompts must not exceed the {self.split} questions there are, about "
-                    f"{len(seen)}, got {self.num_prompts!r}"
-                )
-            misses += 1
-            chain = draw_products(rng)
-            held_out = is_held_out(chain.question, HELD_OUT_ONE_IN)
-            if chain.question in seen or held_out != (self.split == "held_out"):
-                continue
-            misses = 0
-            seen.add(chain.question)
-            place = f"calculator {len(seen) - 1}"
+        chains = distinct_chains(
+            lambda _: draw_products(rng), self.num_prompts, held_out=self.split == "held_out"
+        )
+        for index, chain in enumerate(chains):
+            place = f"calculator {index}"
             yield Item(chain.question, chain.answer, source="calculator", place=place)
 
 
@@ -88,44 +73,6 @@ def draw_products(rng: random.Random) -> Chain:
         ("*" if i in products else rng.choice("+-"), rng.randint(2, 9)) for i in range(num_steps)
     )
     return Chain(start=rng.randint(10, 99), steps=steps)
-
-
-@dataclass(frozen=True, slots=True)
-class ProductTool:
-    """The task's calculator: products of two whole numbers; see `rollout.tools.tool.Tool`."""
-
-    @property
-    def name(self) -> str:
-        """What a call names."""
-        return "calculator"
-
-    @property
-    def schema(self) -> Mapping[str, Any]:
-        """What chat templates take."""
-        expression = {"type": "string", "description": "A product such as 6*7."}
-        return {
-            "type": "function",
-            "function": {
-                "name": self.name,
-                "description": "Multiplies two whole numbers.",
-                "parameters": {
-                    "type": "object",
-                    "properties": {"expression": expression},
-                    "required": ["expression"],
-                },
-            },
-        }
-
-    async def call(self, arguments: Mapping[str, Any]) -> str:
-        """Multiply.
-
-        Raises:
-            ToolError: If the expression is no product of whole numbers.
-        """
-        found = _PRODUCT.fullmatch(arguments["expression"])
-        if found is None:
-            raise ToolError("the expression must be a product such as 6*7")
-        return str(int(found[1]) * int(found[2]))
 
 
 @dataclass(slots=True, kw_only=True)

@@ -13,7 +13,7 @@ Questions whose CRC-32 is a multiple of 50 are held out and never trained on.
 """
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -159,28 +159,18 @@ class ChainTask:
 
     def _items(self) -> Iterator[Item]:
         rng = random.Random(f"{self.seed}/{self.split}")
-        seen: set[str] = set()
-        held_out = self.split == "held_out"
-        misses = 0
-        while len(seen) < self.num_prompts:
-            if misses > MAX_MISSES:
-                raise ValueError(
-                    f"task.num_prompts must not exceed the {self.split} questions there are with "
-                    f"task.max_steps={self.max_steps} and these shares, about {len(seen)}, got "
-                    f"{self.num_prompts!r}"
-                )
-            misses += 1
-            chain = self._draw(rng, len(seen))
-            question = chain.question
-            if question in seen or is_held_out(question, HELD_OUT_ONE_IN) != held_out:
-                continue
-            misses = 0
-            seen.add(question)
+        chains = distinct_chains(
+            lambda index: self._draw(rng, index),
+            self.num_prompts,
+            held_out=self.split == "held_out",
+            limits=f" with task.max_steps={self.max_steps} and these shares",
+        )
+        for index, chain in enumerate(chains):
             yield Item(
-                question,
+                chain.question,
                 chain.answer,
                 source="chain",
-                place=f"chain {len(seen) - 1}",
+                place=f"chain {index}",
                 features=chain.features,
             )
 
@@ -193,6 +183,39 @@ class ChainTask:
         if place >= 1.0 - self.hard_share:
             return draw_hard_chain(rng, [k for k in HARD_STEPS if k <= self.max_steps])
         return draw_chain(rng, [k for k in NUM_STEPS if k <= self.max_steps])
+
+
+def distinct_chains(
+    draw: Callable[[int], Chain], number: int, *, held_out: bool, limits: str = ""
+) -> Iterator[Chain]:
+    """Draw until there are so many different questions of one split.
+
+    Args:
+        draw: Draws a chain, given how many were taken before.
+        number: Chains to yield.
+        held_out: Which split they are of.
+        limits: What else bounds the questions, for the complaint.
+
+    Raises:
+        ValueError: If there are too few.
+    """
+    seen: set[str] = set()
+    misses = 0
+    while len(seen) < number:
+        if misses > MAX_MISSES:
+            split = "held_out" if held_out else "train"
+            raise ValueError(
+                f"task.num_prompts must not exceed the {split} questions there are{limits}, about "
+                f"{len(seen)}, got {number!r}"
+            )
+        misses += 1
+        chain = draw(len(seen))
+        question = chain.question
+        if question in seen or is_held_out(question, HELD_OUT_ONE_IN) != held_out:
+            continue
+        misses = 0
+        seen.add(question)
+        yield chain
 
 
 def draw_chain(rng: random.Random, lengths: Sequence[int] = NUM_STEPS) -> Chain:

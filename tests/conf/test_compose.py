@@ -77,7 +77,7 @@ def overrides_for(group: str, name: str) -> list[str]:
     if (group, name) == ("environment", "steps"):
         return STEPS
     if (group, name) == ("environment", "tools"):
-        tool = "{_target_: rollout.tasks.calculator.ProductTool}"
+        tool = "{_target_: rollout.tools.calculator.Calculator}"
         return ["environment=tools", f"environment.tools=[{tool}]"]
     # Ratios of trainer to engine need the trainer's own log-probabilities.
     needed = ["learner.behaviour=recomputed"] if group == "correction" else []

@@ -9,7 +9,7 @@ from conf.programs import register
 from launch.program import build
 from launch.run.memory import GIB, Shape
 from launch.run.memory_plan import Device, needs, responses_at_once, shortage
-from tests.places import CONF
+from tests.places import CONF, PROJECT
 
 register()
 SHAPES = {
@@ -46,6 +46,10 @@ def test_a_recipe_fits_the_gpus_that_its_name_says(name):
     else:
         assert parts == num_gpus
     assert responses_at_once(config, shape, engine) >= 16
+    page = (PROJECT / "docs" / "sizes.md").read_text(encoding="utf-8")
+    room = responses_at_once(config, shape, engine)
+    said = f"| {learner.total / GIB:.1f} | {engine.total / GIB:.1f} | {room:,} |"
+    assert said in next(line for line in page.splitlines() if line.startswith(f"| `{name}` |"))
     assert config.scheduler.tickets_per_step % resources.num_learners < resources.num_learners
     assert type(config.task) is type(config.held_out)
 

@@ -12,11 +12,10 @@ from rollout.tasks.calculator import (
     CALL_END,
     CalculatorTask,
     CalculatorTeacher,
-    ProductTool,
     draw_products,
 )
+from rollout.tools.calculator import Calculator
 from rollout.tools.calls import find_calls
-from rollout.tools.tool import ToolError, argument_fault
 from tests.places import PROJECT
 
 MODEL = PROJECT / "rollout/tasks/calculator_model"
@@ -43,7 +42,7 @@ def test_a_teacher_without_mistakes_is_right_however_often_it_calls(share, error
         said = teacher.converse(chain, rng)
         for turn, heard in zip(said[:-1:2], said[1::2], strict=True):
             (call,) = find_calls(turn)
-            assert asyncio.run(ProductTool().call(call.arguments)) == heard
+            assert asyncio.run(Calculator().call(call.arguments)) == heard
         assert not find_calls(said[-1])
         assert ChainReward().score(chain.question, said[-1], chain.answer).reward == 1.0
         assert len(said) // 2 == (chain.question.count("*") if share == 1 else len(said) // 2)
@@ -63,14 +62,6 @@ def test_what_a_call_begins_and_ends_with_are_one_token_each(tokenizer):
     ids = tokenizer.encode(f"b51 {CALL_BEGIN}51*7{CALL_END}")
     assert len(ids) == len("b51 ") + 1 + len("51*7") + 1
     assert find_calls(tokenizer.decode(ids))[0].arguments == {"expression": "51*7"}
-
-
-@pytest.mark.parametrize("expression", ["51+7", "", "5*", "9" * 40 + "*2", "__import__('os')"])
-def test_the_tool_says_what_it_cannot_do(expression):
-    tool = ProductTool()
-    assert argument_fault(tool.schema, {"expression": expression}) == ""
-    with pytest.raises(ToolError, match="a product such as"):
-        asyncio.run(tool.call({"expression": expression}))
 
 
 @pytest.mark.parametrize("settings", [{"call_share": 2.0}, {"guess_error": -1.0}])
