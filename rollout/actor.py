@@ -365,8 +365,7 @@ class RolloutActor:
 
     async def close(self) -> None:
         """End the engine and the reward processes."""
-        with self._processes.ending():
-            await self._engine.close()
+        await self._engine.close()
         self._rewards.close()
 
     def process_id(self) -> int:

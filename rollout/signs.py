@@ -8,8 +8,6 @@ driver -> sign_of_life, run inside the actor -> Sign
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,7 +80,6 @@ class EngineProcesses:
         self._known: dict[int, Process] = {}
         self._stopped_since: dict[int, float] = {}
         self._complete = False
-        self._held: set[Path] = set()
 
     def complete(self) -> None:
         """Take in that the engine is up: there will be no more processes than there are now.
@@ -93,19 +90,7 @@ class EngineProcesses:
         self._find()
         self._complete = True
         for pid in self._known:
-            self._held |= shared_memory(pid)
             for path in shared_names(pid):
-                path.unlink(missing_ok=True)
-
-    @contextmanager
-    def ending(self) -> Iterator[None]:
-        """Put names back while the engine ends in order: it removes them, or complains."""
-        for path in self._held:
-            path.touch(mode=0o600)
-        try:
-            yield
-        finally:
-            for path in self._held:
                 path.unlink(missing_ok=True)
 
     def fault(self, silence_seconds: float, now: float) -> str:

@@ -11,13 +11,14 @@ import asyncio
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from rollout.config import ADAPTER_RANKS, EngineConfig
+from rollout.engines import fork_server
 from rollout.progress import Watch
 from rollout.stopping import Stopping
 from rollout.types import Completion, TokenArray, VersionSpan
@@ -81,7 +82,7 @@ def engine_arguments(
         "disable_log_stats": True,
         "seed": seed,
     }
-    arguments |= _memory_arguments(config, on_gpu=on_gpu)
+    arguments |= _platform_arguments(config, on_gpu=on_gpu)
     overrides: dict[str, Any] = {}
     if float32_head:
         overrides["head_dtype"] = "float32"
@@ -138,7 +139,7 @@ def check_heads(model_path: str) -> None:
         )
 
 
-def _memory_arguments(config: EngineConfig, *, on_gpu: bool) -> dict[str, Any]:
+def _platform_arguments(config: EngineConfig, *, on_gpu: bool) -> dict[str, Any]:
     arguments: dict[str, Any] = {}
     kv_cache_gib = config.kv_cache_gib or (None if on_gpu else CPU_KV_CACHE_GIB)
     if kv_cache_gib is not None:
@@ -149,7 +150,25 @@ def _memory_arguments(config: EngineConfig, *, on_gpu: bool) -> dict[str, Any]:
         # A partly computed prompt of a request with a seed kills the CPU worker: vLLM then rewinds
         # the request's random generator, which torch cannot do on CPU.
         arguments["enable_chunked_prefill"] = False
+        arguments["distributed_executor_backend"] = "uni"
     return arguments
+
+
+def set_environment(num_threads: int) -> None:
+    """Set what vLLM and the libraries under it read when they are imported.
+
+    Args:
+        num_threads: CPU threads of the engine.
+    """
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    os.environ["OMP_NUM_THREADS"] = str(num_threads)
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", ONEDNN_CAPACITY)
+    # Or vLLM puts the CPU worker into a process of its own, and binds its threads to cores that it
+    # chooses by itself, the same ones for every engine of a machine. It means nothing else to
+    # `AsyncLLM`.
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
 
 
 class VLLMEngine:
@@ -163,11 +182,10 @@ class VLLMEngine:
         stopping: Stopping,
         deadline_seconds: float,
     ) -> None:
-        os.environ.setdefault("HF_HUB_OFFLINE", "1")
-        os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-        os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-        os.environ["OMP_NUM_THREADS"] = str(num_threads)
-        os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", ONEDNN_CAPACITY)
+        one_process = arguments.get("distributed_executor_backend") == "uni"
+        set_environment(num_threads)
+        if one_process:
+            fork_server.begin(compiling=not arguments["enforce_eager"])
         from vllm.config import WeightTransferConfig
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM
@@ -177,7 +195,8 @@ class VLLMEngine:
             arguments["weight_transfer_config"] = WeightTransferConfig(
                 **arguments["weight_transfer_config"]
             )
-        self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+        with fork_server.used_by_vllm() if one_process else nullcontext():
+            self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
         self._stops = stop_arguments(stopping)
         self._num_requests = 0
         self._cache_salt: str | None = None
@@ -335,7 +354,8 @@ class VLLMEngine:
 
     async def close(self) -> None:
         """End the engine's processes."""
-        self._llm.shutdown()
+        # Killed at once: in order it would look for garbage for seconds.
+        self._llm.shutdown(timeout=0.0)
         if self._adapter_folder is not None:
             self._adapter_folder.cleanup()
 

@@ -121,14 +121,3 @@ def test_shared_memory_has_no_name_once_the_engine_is_up_so_that_none_is_left(ho
     process.kill()
     process.wait()
     assert not path.exists()
-
-
-def test_an_engine_that_ends_in_order_finds_its_names_and_says_nothing(holder):
-    process, path = holder
-    watched = EngineProcesses()
-    watched.complete()
-    with watched.ending():
-        assert path.exists()
-        _, said = process.communicate("end\n", timeout=30)
-    assert process.returncode == 0 and said == ""
-    assert not path.exists()
