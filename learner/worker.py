@@ -33,6 +33,7 @@ from learner.scoring import response_divergences, sequence_logprobs, unscored_ro
 from learner.state_files import BackgroundWriter
 from learner.token_masks import TopTokens, WithinCurvature
 from learner.update import StepHook, StepSums, Updater, old_logprobs
+from rollout.loading import loading
 from rollout.rendezvous import open_store
 from rollout.types import Group
 
@@ -144,7 +145,8 @@ class LearnerWorker:
 
     def _load(self) -> None:
         config = self._config
-        engine = self._engine = DeepSpeedEngine(config, self._model_path, self._numerics)
+        with loading():
+            engine = self._engine = DeepSpeedEngine(config, self._model_path, self._numerics)
         self._updater = Updater(engine, Loss.of(self._objective, config))
         self._hooks = ()
         if config.curvature.masks:

@@ -19,6 +19,7 @@ import numpy as np
 
 from rollout.config import ADAPTER_RANKS, EngineConfig
 from rollout.engines import fork_server
+from rollout.loading import loading
 from rollout.progress import Watch
 from rollout.stopping import Stopping
 from rollout.types import Completion, TokenArray, VersionSpan
@@ -154,21 +155,32 @@ def _platform_arguments(config: EngineConfig, *, on_gpu: bool) -> dict[str, Any]
     return arguments
 
 
-def set_environment(num_threads: int) -> None:
-    """Set what vLLM and the libraries under it read when they are imported.
+def begin_importing(arguments: Mapping[str, Any], num_threads: int) -> bool:
+    """Let the engine's process begin to import vLLM, where it can without its arguments.
+
+    What libraries read from the environment when they are imported is set here; the sooner it is
+    called the better.
 
     Args:
+        arguments: From `engine_arguments`.
         num_threads: CPU threads of the engine.
+
+    Returns:
+        Whether vLLM is to fork its process off the server; see `fork_server`.
     """
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     os.environ["OMP_NUM_THREADS"] = str(num_threads)
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", ONEDNN_CAPACITY)
+    if arguments.get("distributed_executor_backend") != "uni":
+        return False
     # Or vLLM puts the CPU worker into a process of its own, and binds its threads to cores that it
     # chooses by itself, the same ones for every engine of a machine. It means nothing else to
     # `AsyncLLM`.
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    fork_server.begin(compiling=not arguments["enforce_eager"])
+    return True
 
 
 class VLLMEngine:
@@ -182,20 +194,18 @@ class VLLMEngine:
         stopping: Stopping,
         deadline_seconds: float,
     ) -> None:
-        one_process = arguments.get("distributed_executor_backend") == "uni"
-        set_environment(num_threads)
-        if one_process:
-            fork_server.begin(compiling=not arguments["enforce_eager"])
-        from vllm.config import WeightTransferConfig
-        from vllm.engine.arg_utils import AsyncEngineArgs
-        from vllm.v1.engine.async_llm import AsyncLLM
+        forked = begin_importing(arguments, num_threads)
+        with loading():
+            from vllm.config import WeightTransferConfig
+            from vllm.engine.arg_utils import AsyncEngineArgs
+            from vllm.v1.engine.async_llm import AsyncLLM
 
         arguments = dict(arguments)
         if "weight_transfer_config" in arguments:
             arguments["weight_transfer_config"] = WeightTransferConfig(
                 **arguments["weight_transfer_config"]
             )
-        with fork_server.used_by_vllm() if one_process else nullcontext():
+        with fork_server.used_by_vllm() if forked else nullcontext():
             self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
         self._stops = stop_arguments(stopping)
         self._num_requests = 0
