@@ -20,7 +20,7 @@ import numpy as np
 from rollout.config import ADAPTER_RANKS, EngineConfig
 from rollout.progress import Watch
 from rollout.stopping import Stopping
-from rollout.types import Completion, TokenArray, VersionSpan
+from rollout.types import Completion, LogprobArray, TokenArray, VersionSpan
 
 CPU_KV_CACHE_GIB = 4.0
 """Keys and values on CPUs when nothing is set; vLLM would take nearly all of the memory."""
@@ -247,6 +247,46 @@ class VLLMEngine:
             version_spans=_version_spans(out.weight_versions, num_tokens),
             cached_tokens=final.num_cached_tokens or 0,
         )
+
+    async def score(self, token_ids: TokenArray, num_scored: int) -> tuple[LogprobArray, int]:
+        """Compute log-probabilities of the last tokens of a text, at temperature 1.
+
+        Args:
+            token_ids: [T] int32, of a prompt and what follows it.
+            num_scored: Tokens to score, in [1, T).
+
+        Returns:
+            [num_scored] float32, and the version of the weights that scored them.
+        """
+        from vllm import SamplingParams, TokensPrompt
+        from vllm.logprobs import FlatLogprobs
+        from vllm.sampling_params import RequestOutputKind
+
+        self._num_requests += 1
+        # One token more is sampled, which nobody needs but for its version.
+        parameters = SamplingParams(
+            temperature=0,
+            max_tokens=1,
+            prompt_logprobs=0,
+            flat_logprobs=True,
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        final, name = None, str(self._num_requests)
+        async with self._watch.request(name):
+            async for output in self._llm.generate(
+                TokensPrompt(prompt_token_ids=token_ids.tolist()),
+                parameters,
+                name,
+                lora_request=self._adapter,
+            ):
+                final = output
+        assert final is not None
+        found = final.prompt_logprobs
+        assert isinstance(found, FlatLogprobs)
+        scores = [found.logprobs[start] for start in found.start_indices[-num_scored:]]
+        (span,) = _version_spans(final.outputs[0].weight_versions, 1)
+        return np.asarray(scores, dtype=np.float32), span.version
 
     def _num_tokens(self) -> dict[str, int]:
         """Tokens of each running request so far; asking for them streamed would cost time."""

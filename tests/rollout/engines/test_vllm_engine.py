@@ -55,7 +55,7 @@ def test_room_for_adapters_is_of_a_size_that_vllm_knows(rank: int, room: int) ->
 
 
 @pytest.mark.system
-def test_an_engine_tells_tokens_that_arrive_from_tokens_that_do_not() -> None:
+def test_an_engine_scores_and_tells_tokens_that_arrive_from_tokens_that_do_not() -> None:
     model = str(PROJECT / "rollout/tasks/chain_model")
     settings = EngineConfig(max_num_seqs=8, kv_cache_gib=1.0, enforce_eager=True)
     asked = engine_arguments(
@@ -80,6 +80,11 @@ def test_an_engine_tells_tokens_that_arrive_from_tokens_that_do_not() -> None:
 
         try:
             await engine.warm_up()
+            found = await engine.generate(prompt, max_tokens=20, temperature=1.0, seed=0)
+            text = np.concatenate([prompt, found.token_ids])
+            scored, version = await engine.score(text, len(found.token_ids))
+            assert np.abs(scored - found.rollout_logprobs).max() < 1e-5
+            assert version == 0
             several = asyncio.gather(*(generate(seed) for seed in range(24)))
             seen = await seen_during(several)
             # Those that wait for a slot are there too, and what arrives is seen before the end.
