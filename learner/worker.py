@@ -243,18 +243,22 @@ class LearnerWorker:
         return dict(zip(needed, fetched, strict=True))
 
     def logprobs(
-        self, sequences: Sequence[tuple[npt.ArrayLike, npt.ArrayLike]]
+        self,
+        sequences: Sequence[tuple[npt.ArrayLike, npt.ArrayLike]],
+        temperature: float | None = None,
     ) -> list[npt.NDArray[np.float32]]:
         """Score responses under the present weights.
 
         Args:
             sequences: Prompt tokens [T_prompt] and response tokens [T] of each; the same on every
                 rank.
+            temperature: What divides the logits; None for the sampling temperature.
 
         Returns:
-            [T] float32 log-probabilities per response, at the sampling temperature.
+            [T] float32 log-probabilities per response.
         """
-        return sequence_logprobs(self.engine, sequences, self._config.row_tokens)
+        with self.engine.at_temperature(temperature):
+            return sequence_logprobs(self.engine, sequences, self._config.row_tokens)
 
     def connect_engines(
         self,

@@ -33,7 +33,7 @@ from rollout.rewards.types import Score
 from rollout.shaping import shape_rewards
 from rollout.signs import EngineProcesses
 from rollout.stopping import stopping_of
-from rollout.types import Completion, Group, Prompt, TokenArray, Trajectory
+from rollout.types import Completion, Group, LogprobArray, Prompt, TokenArray, Trajectory
 
 
 def make_report(ticket: Ticket, prompt: Prompt, group: Group) -> LengthReport:
@@ -264,6 +264,17 @@ class RolloutActor:
             (ids, c.token_ids, c.rollout_logprobs)
             for ids, c in zip(token_ids, completions, strict=True)
         ]
+
+    async def score(
+        self, pairs: Sequence[tuple[TokenArray, TokenArray]]
+    ) -> list[tuple[LogprobArray, int]]:
+        """Score responses to prompts for the parity guard; see `VLLMEngine.score`."""
+        return await asyncio.gather(
+            *(
+                self._engine.score(np.concatenate([prompt, response]), len(response))
+                for prompt, response in pairs
+            )
+        )
 
     async def _sample(self, ticket: Ticket, prompt: Prompt, temperature: float) -> Group:
         began = time.monotonic()
