@@ -122,7 +122,7 @@ def _let_travel(kind: type, place: str) -> None:
     only that have read the file.
     """
     if place.endswith(".py") and kind.__module__ == _module(place).__name__:
-        copyreg.pickle(kind, partial(_reduced, f"{place}:{kind.__qualname__}"))  # type: ignore[arg-type]
+        copyreg.pickle(kind, partial(_reduced, f"{place}:{kind.__qualname__}"))
 
 
 def _reduced(path: str, made: Any) -> tuple[Any, ...]:
