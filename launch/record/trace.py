@@ -2,11 +2,13 @@
 
     metrics.jsonl, samples.jsonl -> step_slices -> trace -> trace.json
 
-Three lanes and, of a run with tools, one a response of the group that a step's samples show: the loop, which waits, updates, publishes and evaluates in turn; the engines; and what
-is known of the inside of an update and a publish. Durations are measured. Where on the clock they
-lie follows from the order of the loop and from the time at which each step was logged. The engines'
-lane shows in one piece, from the publish on which a batch is admitted, the seconds in which they
-generated, wherever between two publishes those were; tools lie in it (`launch.record.tool_slices`).
+Three lanes: the loop, which waits, updates, publishes and evaluates in turn; the engines; and what
+is known of the inside of an update and a publish. Where responses had turns, those of the group
+that a step's samples show have a lane each, with their tools. Durations are measured. Where on the
+clock they lie follows from the order of the loop and from the time at which each step was logged.
+The engines' lane shows in one piece, from the publish on which a batch is admitted, the seconds in
+which they generated, wherever between two publishes those were; tools lie in it
+(`launch.record.tool_slices`).
 
 A run that went on after a stop is shown in one piece, with a mark: what lay between its last step
 before and the first one after is left out, so that later starts are that much earlier.
@@ -33,7 +35,7 @@ LANES = {LOOP: 1, ENGINES: 2, INSIDE: 3}
 NEEDED = ("time", *(f"loop/{part}_seconds" for part in PHASES))
 NOTE = (
     "Durations are measured; starts follow from the order of the loop and the time each step was "
-    "logged. The engines' seconds of a step are drawn in one piece, and tools as if the turns of one "
+    "logged. The engines' seconds of a step are drawn in one piece, and tools as if the turns of a "
     "group filled it."
 )
 ARGUMENTS = {
