@@ -123,9 +123,9 @@ class ParityConfig:
     every: int = 1
     """Check after every so many publishes; 0 checks at start only."""
     num_sequences: int = 4
-    """Freshly sampled probe responses per check."""
+    """Responses per check: of the last batch, or freshly sampled at start."""
     num_tokens: int = 16
-    """Tokens of each probe response."""
+    """Tokens of each, from its beginning."""
     max_difference: float = 1e-3
     """Largest difference of one token's log-probability that passes in float32, nats."""
     slack: float = 2.0
@@ -133,7 +133,7 @@ class ParityConfig:
     self_test: bool = True
     """At start, publish disturbed weights, see the engine follow, and restore them."""
     deadline_seconds: float = 600.0
-    """Longest time for the probe responses of one check, and as long again to score them."""
+    """Longest time for engines to answer one check, and as long again for learners."""
 
     def __post_init__(self) -> None:
         ranges = {

@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 from conf.programs import register
 from launch.program import run_program, start
 from launch.run.inputs import prepare, read_inputs, say_whose_code
+from rollout.loading import begin_import, loading
 
 PROCESS_START = time.time()
 register()
@@ -36,14 +37,15 @@ def main(composed: DictConfig) -> None:
         if is_asked(composed):
             print(preview(read_inputs(composed)), flush=True)
             return
-        inputs = prepare(composed)
-        print_plan(derived_plan(inputs))
-        # These load heavy packages, for which no refusal has to wait.
+        with loading():
+            inputs = prepare(composed)
+            print_plan(derived_plan(inputs))
+        # Heavy packages, for which no refusal has to wait; most of them load while Ray starts.
+        training = begin_import("launch.run.training")
         from launch.run.cluster import cluster
-        from launch.run.training import train
 
         with cluster(inputs.config.resources):
-            asyncio.run(train(inputs, began=PROCESS_START))
+            asyncio.run(training.result().train(inputs, began=PROCESS_START))
 
     run_program(program)
 

@@ -12,8 +12,8 @@ says nothing about the policy: its outcome asks to try the same step again.
 
 import math
 import os
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -143,6 +143,17 @@ class DeepSpeedEngine:
             row.token_ids, row.position_ids, row.loss_mask, entropy_gradient=entropy_gradient
         )
         return logprobs, entropies
+
+    @contextmanager
+    def at_temperature(self, temperature: float | None) -> Iterator[None]:
+        """Divide logits by another temperature meanwhile; None changes nothing."""
+        policy = self._engine.module
+        before = policy.temperature
+        policy.temperature = before if temperature is None else temperature
+        try:
+            yield
+        finally:
+            policy.temperature = before
 
     @torch.no_grad()
     def reference_logprobs(self, row: MicroBatch) -> torch.Tensor:

@@ -285,13 +285,22 @@ class LearnerTeam:
                     values[k][j] = number
         return values
 
-    async def logprobs(
-        self, sequences: Sequence[tuple[npt.ArrayLike, npt.ArrayLike]]
-    ) -> list[npt.NDArray[np.float32]]:
-        """Score (prompt tokens, response tokens) pairs under the present weights; [T] each."""
-        calls = [worker.logprobs.remote(list(sequences)) for worker in self.workers]
-        scores: list[list[npt.NDArray[np.float32]]] = await self._wait(calls, "logprobs")
-        return scores[0]
+    def logprobs(
+        self,
+        sequences: Sequence[tuple[npt.ArrayLike, npt.ArrayLike]],
+        temperature: float | None = None,
+    ) -> Awaitable[list[npt.NDArray[np.float32]]]:
+        """Score (prompt tokens, response tokens) pairs under the present weights; [T] each.
+
+        The workers are asked when this is called, and not when it is awaited: they score before
+        whatever they are asked for next.
+
+        Args:
+            sequences: What to score.
+            temperature: What divides the logits; None for the sampling temperature.
+        """
+        calls = [worker.logprobs.remote(list(sequences), temperature) for worker in self.workers]
+        return asyncio.ensure_future(self._first(calls, "logprobs"))
 
     async def connect_engines(
         self,
@@ -481,6 +490,10 @@ class LearnerTeam:
             self.version = None
             calls = [worker.load_state.remote(folder) for worker in self.workers]
             self._skipped_in_a_row = (await self._wait(calls, "load_state"))[0]
+
+    async def _first(self, calls: Sequence[Awaitable[Any]], what: str) -> Any:
+        """Wait for all ranks, which answer the same."""
+        return (await self._wait(calls, what))[0]
 
     async def _wait(self, calls: Sequence[Awaitable[Any]], what: str) -> list[Any]:
         """Wait for all ranks; the first error of any ends the wait."""

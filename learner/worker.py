@@ -33,6 +33,7 @@ from learner.scoring import response_divergences, sequence_logprobs, unscored_ro
 from learner.state_files import BackgroundWriter
 from learner.token_masks import TopTokens, WithinCurvature
 from learner.update import StepHook, StepSums, Updater, old_logprobs
+from rollout.loading import loading
 from rollout.rendezvous import open_store
 from rollout.types import Group
 
@@ -144,7 +145,8 @@ class LearnerWorker:
 
     def _load(self) -> None:
         config = self._config
-        engine = self._engine = DeepSpeedEngine(config, self._model_path, self._numerics)
+        with loading():
+            engine = self._engine = DeepSpeedEngine(config, self._model_path, self._numerics)
         self._updater = Updater(engine, Loss.of(self._objective, config))
         self._hooks = ()
         if config.curvature.masks:
@@ -241,18 +243,22 @@ class LearnerWorker:
         return dict(zip(needed, fetched, strict=True))
 
     def logprobs(
-        self, sequences: Sequence[tuple[npt.ArrayLike, npt.ArrayLike]]
+        self,
+        sequences: Sequence[tuple[npt.ArrayLike, npt.ArrayLike]],
+        temperature: float | None = None,
     ) -> list[npt.NDArray[np.float32]]:
         """Score responses under the present weights.
 
         Args:
             sequences: Prompt tokens [T_prompt] and response tokens [T] of each; the same on every
                 rank.
+            temperature: What divides the logits; None for the sampling temperature.
 
         Returns:
-            [T] float32 log-probabilities per response, at the sampling temperature.
+            [T] float32 log-probabilities per response.
         """
-        return sequence_logprobs(self.engine, sequences, self._config.row_tokens)
+        with self.engine.at_temperature(temperature):
+            return sequence_logprobs(self.engine, sequences, self._config.row_tokens)
 
     def connect_engines(
         self,

@@ -25,6 +25,7 @@ import numpy as np
 from cost.types import IntArray, LengthReport, RewardStatus, Ticket
 from rollout.config import RolloutConfig
 from rollout.environments import checked_play, for_policy
+from rollout.loading import loading
 from rollout.progress import Attempts, Key, between_calls
 from rollout.rewards.failures import failure_text
 from rollout.rewards.pool import RewardPool, ScoredResponse
@@ -32,7 +33,7 @@ from rollout.rewards.types import Score
 from rollout.shaping import shape_rewards
 from rollout.signs import EngineProcesses
 from rollout.stopping import stopping_of
-from rollout.types import Completion, Group, Prompt, TokenArray, Trajectory
+from rollout.types import Completion, Group, LogprobArray, Prompt, TokenArray, Trajectory
 
 
 def make_report(ticket: Ticket, prompt: Prompt, group: Group) -> LengthReport:
@@ -189,9 +190,12 @@ class RolloutActor:
         return {"engine": built - began, "warm_up": done - built, "total": done - began}
 
     def _build(self) -> None:
-        from transformers import AutoTokenizer
+        from rollout.engines.vllm_engine import VLLMEngine, begin_importing
 
-        from rollout.engines.vllm_engine import VLLMEngine
+        num_threads = self._config.engine.num_threads
+        begin_importing(self._engine_arguments, num_threads)
+        with loading():
+            from transformers import AutoTokenizer
 
         path = self._engine_arguments["model"]
         self._tokenizer = AutoTokenizer.from_pretrained(
@@ -201,7 +205,7 @@ class RolloutActor:
         self._environment = for_policy(self._environment, self._tokenizer, self._stopping)
         self._engine = VLLMEngine(
             self._engine_arguments,
-            num_threads=self._config.engine.num_threads,
+            num_threads=num_threads,
             stopping=self._stopping,
             deadline_seconds=self._config.ticket_deadline_seconds,
         )
@@ -260,6 +264,17 @@ class RolloutActor:
             (ids, c.token_ids, c.rollout_logprobs)
             for ids, c in zip(token_ids, completions, strict=True)
         ]
+
+    async def score(
+        self, pairs: Sequence[tuple[TokenArray, TokenArray]]
+    ) -> list[tuple[LogprobArray, int]]:
+        """Score responses to prompts for the parity guard; see `VLLMEngine.score`."""
+        return await asyncio.gather(
+            *(
+                self._engine.score(np.concatenate([prompt, response]), len(response))
+                for prompt, response in pairs
+            )
+        )
 
     async def _sample(self, ticket: Ticket, prompt: Prompt, temperature: float) -> Group:
         began = time.monotonic()

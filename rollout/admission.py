@@ -30,6 +30,10 @@ class Admission:
         self._limit = full + queued
         self._load = [0] * num_engines
         self._open = [False] * num_engines
+        # Load and index of engines, the least loaded first: the last load pushed for an open engine
+        # is in it, and others, which are passed over, may be. With hundreds of engines looking at
+        # all of them for every response that ends would be most of the driver's work.
+        self._least: list[tuple[int, int]] = []
         self._waiting: list[tuple[int, int, int, asyncio.Future[int]]] = []
         self._arrivals = count()
         self._error: BaseException | None = None
@@ -61,12 +65,13 @@ class Admission:
 
     def leave(self, index: int, num_responses: int) -> None:
         """Give back the room of some responses of an engine."""
-        self._load[index] -= num_responses
+        self._add(index, -num_responses)
         self._admit()
 
     def open(self, index: int) -> None:
         """Let an engine have responses."""
         self._open[index] = True
+        self._add(index, 0)
         self._admit()
 
     def close(self, index: int) -> None:
@@ -97,14 +102,25 @@ class Admission:
                 # Nobody overtakes: a large group would else wait for ever behind small ones.
                 if index is None:
                     return
-                self._load[index] += num_responses
+                self._add(index, num_responses)
                 admitted.set_result(index)
             heapq.heappop(self._waiting)
 
+    def _add(self, index: int, num_responses: int) -> None:
+        """Change an engine's load."""
+        self._load[index] += num_responses
+        if self._open[index]:
+            heapq.heappush(self._least, (self._load[index], index))
+        if len(self._least) > 8 * len(self._load) + 64:
+            # What is passed over lies deep where nobody waits.
+            self._least = [(self._load[i], i) for i, is_open in enumerate(self._open) if is_open]
+            heapq.heapify(self._least)
+
     def _room_for(self, num_responses: int) -> int | None:
-        usable = [index for index, is_open in enumerate(self._open) if is_open]
-        if not usable:
-            return None
-        index = min(usable, key=lambda i: self._load[i])
-        load = self._load[index]
-        return index if load < self._full or load + num_responses <= self._limit else None
+        while self._least:
+            load, index = self._least[0]
+            if self._open[index] and self._load[index] == load:
+                free = load < self._full or load + num_responses <= self._limit
+                return index if free else None
+            heapq.heappop(self._least)
+        return None

@@ -129,8 +129,8 @@ METRICS: dict[str, str] = _COST_METRICS | {
     "learner/flops": "FLOPs of one pass over the batch, all ranks, from the model's shape.",
     "learner/update_seconds": "Seconds of one pass over the batch, all ranks.",
     "learner/lr": "Learning rate of the last optimiser step.",
-    "parity/max_logprob_difference": "Largest difference between engine and learner on the probe.",
-    "parity/mean_logprob_difference": "Mean difference between engine and learner on the probe.",
+    "parity/max_logprob_difference": "Largest difference of engine and learner, a version before.",
+    "parity/mean_logprob_difference": "Mean difference of engine and learner, a version before.",
     "evaluation/pass_rate": "Held-out pass@1 where evaluated, of the version just published; with "
     "evaluation.background of an earlier one, evaluation/version.",
     "evaluation/pass_rate_stderr": "Its standard error over prompts.",
@@ -153,7 +153,7 @@ METRICS: dict[str, str] = _COST_METRICS | {
     "checkpoint/bytes": "Bytes of it.",
     "loop/wait_seconds": "Seconds the learners waited for the batch.",
     "loop/update_seconds": "Seconds of selecting and learning.",
-    "loop/publish_seconds": "Seconds of publishing, the parity probe included.",
+    "loop/publish_seconds": "Seconds of publishing, and of what was left of the last parity check.",
     "loop/generate_seconds": "Seconds since the last step with at least one ticket in generation.",
     "loop/restarts": "Times that the run went on after a stop; handed to Ray only, since "
     "restarts.json has them.",

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from conf.schema import RunConfig
-from cost.prices.compute import generating, group_flops, scoring
+from cost.prices.compute import generating, scoring
 from cost.prices.shape import ModelShape
 from cost.types import LengthReport
 from launch.program import UserError
@@ -96,17 +96,15 @@ def generated(
     return Flops(generate=sum(by_ticket.values()), pilot=of_pilots)
 
 
-def probed(shape: ModelShape, responses: Sequence[tuple[Any, Any]], num_learners: int) -> float:
-    """Return FLOPs of one parity probe, nothing of whose prompts was cached.
+def probed(shape: ModelShape, responses: Sequence[tuple[Any, Any]], num_scorers: int) -> float:
+    """Return FLOPs of one parity check, nothing of whose prompts was cached.
 
     Args:
         shape: Of the model.
-        responses: Prompt [T_prompt] and response [T] of each; every learner scores them all.
-        num_learners: How many do.
+        responses: Prompt [T_prompt] and response [T] of each.
+        num_scorers: How many engines and learners score them all.
     """
     total = 0.0
     for prompt, response in responses:
-        one, length = len(prompt), np.asarray([len(response)])
-        total += group_flops(shape, one, one, length)
-        total += num_learners * float(scoring(shape, one, length).sum())
-    return total
+        total += float(scoring(shape, len(prompt), np.asarray([len(response)])).sum())
+    return num_scorers * total

@@ -15,7 +15,7 @@ from launch.program import UserError
 from launch.run.placement import Placement
 from rollout.actor import RolloutActor
 from rollout.config import RolloutConfig
-from rollout.engines.vllm_engine import check_heads, engine_arguments
+from rollout.engines.arguments import check_heads, engine_arguments
 from rollout.pool import RolloutPool
 from rollout.types import Prompt
 

@@ -79,7 +79,7 @@ async def train(
             learned = await passes.learn(taken, budget.progress(batch))
             update = clock.lap()
             await parts.scheduler.learned(batch, passes.feedback(learned, generation.take(batch)))
-            published = await parts.publish(batch + 1)
+            published = await parts.publish(batch + 1, taken.groups)
             phases = Phases(wait, update, publish=clock.lap())
             told = budget.spend(batch, passes.spent(taken, learned, published, phases.total))
             position.batch, position.learning = batch + 1, False

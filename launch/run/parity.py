@@ -1,9 +1,9 @@
 """The parity guard: engine and learner must compute the same log-probabilities at the same version.
 
-Faults in weight transfer are silent: every later sample simply comes from another policy. So fresh
-probe responses, sampled wholly at one version, are scored by the learner at that version. In
-float32 a maximum is a test. Correct bfloat16 weights differ by 0.3 at times, so there mean and 99th
-percentile are compared with a baseline measured at start.
+Faults in weight transfer are silent: every later sample simply comes from another policy. So both
+score the same responses at one version; see `launch.run.parity_checks`. In float32 a maximum is a
+test. Correct bfloat16 weights differ by 0.3 at times, so there mean and 99th percentile are
+compared with a baseline measured at start.
 """
 
 from collections.abc import Sequence

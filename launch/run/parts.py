@@ -70,8 +70,9 @@ class Parts:
     scheduler: Scheduler
     rollouts: Rollouts
     learners: Learners
-    publish: Callable[[int], Awaitable[Metrics]]
-    """Makes the given version available to the engines."""
+    publish: Callable[[int, Sequence[GroupRef]], Awaitable[Metrics]]
+    """Makes the given version available to the engines; with the groups that it was learned from,
+    which show whether engines hold it."""
     watch: RewardWatch | None = None
     """Looks at what became of a batch's rewards before it is learned; None for nobody."""
 

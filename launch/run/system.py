@@ -1,16 +1,15 @@
 """The running parts of one training run: scheduler, engines, learners, weights between them.
 
 start:    placement -> actors side by side -> transfer group -> publish 0 -> parity self-test
-publish:  learner rank 0 -> every engine -> parity probe
+publish:  learner rank 0 -> every engine -> a parity check, beside what comes next
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import asdict, replace
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypedDict, TypeVar
 
@@ -25,17 +24,16 @@ from launch.run.clocks import Laps
 from launch.run.compute import probed
 from launch.run.engines import make_pool
 from launch.run.loop import first_error
-from launch.run.parity import Difference, ParityError, Tolerance
+from launch.run.parity import Difference
+from launch.run.parity_checks import Pair, ParityChecks
 from launch.run.placement import Placement, reserve
 from launch.run.remote import RemoteScheduler, Watch, start_learners, start_scheduler
 from learner.team import LearnerTeam
 from rollout.pool import RolloutPool
 from rollout.replacing import LostMeanwhileError
-from rollout.types import Prompt
+from rollout.types import GroupRef, Prompt
 
 Result = TypeVar("Result")
-BASELINE_PROBES = 4
-"""Probes whose largest rounding differences are the baseline in bfloat16."""
 
 
 class _Transfer(TypedDict):
@@ -50,6 +48,12 @@ async def _timed(
     clock = Laps()
     with startup.part(name):
         return await starting, clock.lap()
+
+
+def _flops_of_check(config: RunConfig, pairs: Sequence[Pair]) -> float:
+    shape = ModelShape.found(config.model.path)
+    scorers = config.resources.num_engines + config.resources.num_learners
+    return math.nan if shape is None else probed(shape, pairs, scorers)
 
 
 class System:
@@ -77,22 +81,19 @@ class System:
     ) -> None:
         self._config = config
         self._placement = placement
-        self._parity = config.parity
-        self._probe_prompts = [prompt.token_ids for prompt in probe_prompts]
-        self._tolerance = Tolerance(
-            max_difference=config.parity.max_difference
-            if config.model.dtype == "float32"
-            else None,
-            slack=config.parity.slack,
+        self._parity = ParityChecks(
+            config.parity,
+            config.model.dtype,
+            [p.token_ids for p in probe_prompts],
+            rollouts,
+            partial(_flops_of_check, config),
         )
         self.scheduler = scheduler
         self.rollouts = rollouts
         self.learners = learners
         self.watch = watch
-        self._num_probes, self._probe_flops = 0, 0.0
         self.version = 0
         """That every engine holds; one that is being replaced gets it."""
-        self.max_logprob_difference = 0.0
         self.startup_seconds: dict[str, float] = {}
         rollouts.actors.on_replaced = self._republish
 
@@ -167,7 +168,7 @@ class System:
             await self._whoever_dies(self._first_publish)
         self.startup_seconds["first_publish"] = clock.lap()
         with startup.part("self test"):
-            await self._self_test()
+            await self._parity.self_test(self.learners, lambda: self.learners.publish(0))
         self.startup_seconds["self_test"] = clock.lap()
 
     async def guard(self, work: Coroutine[Any, Any, Result]) -> Result:
@@ -186,6 +187,7 @@ class System:
             new_learners: Whether to start learners in the place of those that are there.
         """
         self.watch.begin(config)
+        self._parity.begin_again()
         ray.kill(self.scheduler.handle)
         self._config = config
         self.scheduler = start_scheduler(config, prompts, self.watch)
@@ -196,13 +198,12 @@ class System:
         else:
             self.watch.give_time(self.learners, config)
             await self.learners.restart(config.learner, config.objective, seed=config.seed)
-        self.version, self._num_probes = 0, 0
+        self.version = 0
         self.startup_seconds = {}
         await self.learners.name(0)
         baseline = await self._whoever_dies(self._publish_and_probe)
         self.rollouts.actors.go_on()
-        self._tolerance.check(0, baseline)
-        self.max_logprob_difference = baseline.maximum
+        self._parity.first(baseline)
 
     async def _first_publish(self) -> None:
         engines = self.rollouts.actors.started()
@@ -250,48 +251,54 @@ class System:
         path = str(folder / SCHEDULER)
         undone: list[Undone] = await self.scheduler.call("resume", path, version, list(held))
         await self.learners.load_state(str(folder / LEARNER))
-        if state["baseline"] is not None:
-            baseline = Difference(**state["baseline"])
-            self._tolerance = replace(self._tolerance, baseline=baseline)
+        self._parity.load_state_dict(state)
         await self.publish(version)
-        # The probes that follow are those of a run that was not stopped.
-        self._num_probes = state["num_probes"]
-        self.max_logprob_difference = state["max_logprob_difference"]
+        await self.checked()
+        # What is told from here on is what a run that was not stopped would tell.
+        self._parity.load_state_dict(state)
         return undone
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what the parity guard goes by, as plain data."""
-        baseline = self._tolerance.baseline
-        return {
-            "num_probes": self._num_probes,
-            "max_logprob_difference": self.max_logprob_difference,
-            "baseline": None if baseline is None else asdict(baseline),
-        }
+        """Return what the parity guard goes by, as plain data; no check may be on its way."""
+        return self._parity.state_dict()
 
-    async def publish(self, version: int) -> dict[str, float]:
-        """Bring the learner's weights to every engine as `version` and check parity.
+    @property
+    def max_logprob_difference(self) -> float:
+        """Largest difference of engine and learner in one log-probability so far, nats."""
+        return self._parity.largest
+
+    async def publish(self, version: int, groups: Sequence[GroupRef] = ()) -> dict[str, float]:
+        """Bring the learner's weights to every engine as `version`, and have it checked meanwhile.
+
+        Args:
+            version: What tokens sampled from then on are labelled with.
+            groups: The batch that was learned, of which the check scores a part.
+
+        Returns:
+            What publishing took, and what the check of the version before found.
 
         Raises:
-            ParityError: If engine and learner then disagree by more than rounding.
+            ParityError: If engine and learner disagreed at the version before.
         """
+        await self.checked()
+        chosen = asyncio.ensure_future(self._parity.choose(groups))
         # Engines that were replaced while the learner worked are given it first, so that none of
         # those that receive now is known to be dead.
         await self.learners.name(version)
         await self.rollouts.actors.replacements()
-        return await self._whoever_dies(lambda: self._publish_and_check(version))
-
-    async def _publish_and_check(self, version: int) -> dict[str, float]:
-        metrics = await self.learners.publish(version)
+        metrics = await self._whoever_dies(lambda: self.learners.publish(version))
         self.version = version
-        if self._parity.every and version % self._parity.every == 0:
-            found = await self.probe()
-            self.max_logprob_difference = max(self.max_logprob_difference, found.maximum)
-            metrics |= {"parity/flops": self._probe_flops} | {
-                "parity/max_logprob_difference": found.maximum,
-                "parity/mean_logprob_difference": found.mean,
-            }
-            self._tolerance.check(version, found)
-        return metrics
+        await chosen
+        self._parity.begin(version, self.learners)
+        return metrics | self._parity.metrics()
+
+    async def checked(self) -> None:
+        """Wait until the version that was published last is checked, if its turn was.
+
+        Raises:
+            ParityError: If engine and learner disagree by more than rounding.
+        """
+        await self._parity.finish()
 
     async def _republish(self) -> None:
         """Give a replaced engine, in a new transfer group, weights under the label of just these.
@@ -309,72 +316,13 @@ class System:
         }
 
     async def probe(self) -> Difference:
-        """Compare every engine with the learners on fresh responses.
-
-        Raises:
-            TimeoutError: If either takes longer than `parity.deadline_seconds`.
-        """
-        self._num_probes += 1
-        async with self._in_time("the engines"):
-            probes = await asyncio.gather(
-                *(
-                    handle.generate_probe.remote(
-                        self._probe_prompts, self._parity.num_tokens, self._num_probes
-                    )
-                    for handle in self.rollouts.handles
-                )
-            )
-        rows = [row for probe in probes for row in probe]
-        self._probe_flops = self._flops_of([(prompt, response) for prompt, response, _ in rows])
-        async with self._in_time("the learners"):
-            learner = await self.learners.logprobs(
-                [(prompt, response) for prompt, response, _ in rows]
-            )
-        return Difference.between([logprobs for *_, logprobs in rows], learner)
-
-    def _flops_of(self, responses: Sequence[tuple[Any, Any]]) -> float:
-        shape = ModelShape.found(self._config.model.path)
-        num_learners = self._config.resources.num_learners
-        return math.nan if shape is None else probed(shape, responses, num_learners)
-
-    @asynccontextmanager
-    async def _in_time(self, who: str) -> AsyncIterator[None]:
-        limit = self._parity.deadline_seconds
-        try:
-            async with asyncio.timeout(limit):
-                yield
-        except TimeoutError as error:
-            raise TimeoutError(
-                f"version {self.version}: {who} did not answer the parity probe within "
-                f"parity.deadline_seconds = {limit:g}"
-            ) from error
-
-    async def _self_test(self) -> None:
-        """Check parity at version 0, and that engines follow a change of all that is published."""
-        baseline = await self.probe()
-        if self._tolerance.max_difference is None:
-            more = [await self.probe() for _ in range(BASELINE_PROBES - 1)]
-            baseline = Difference.largest([baseline, *more])
-            self._tolerance = Tolerance(None, self._parity.slack, baseline)
-        self._tolerance.check(0, baseline)
-        self.max_logprob_difference = baseline.maximum
-        if not self._parity.self_test:
-            return
-        await self.learners.disturb_weights()
-        await self.learners.publish(0)
-        disturbed = await self.probe()
-        await self.learners.restore_weights()
-        await self.learners.publish(0)
-        restored = await self.probe()
-        try:
-            self._tolerance.check(0, disturbed)
-            self._tolerance.check(0, restored)
-        except ParityError as error:
-            raise ParityError(f"start-up self-test with disturbed weights: {error}") from None
+        """Compare every engine with the learners on fresh responses; see `ParityChecks.probe`."""
+        return await self._parity.probe(self.version, self.learners)
 
     async def close(self) -> None:
         """End every actor and give the resources back."""
         self.watch.vitals.close()
+        self._parity.cancel()
         await self.rollouts.close()
         self.learners.close()
         ray.kill(self.scheduler.handle)

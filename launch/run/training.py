@@ -154,6 +154,7 @@ class TrainingRun:
             except PartDied as death:
                 await self._checkpoints.finish()
                 self._position = await self._going_on.recover(death)
+        await self._system.checked()
         self._recorder.loop_ended()
         await self._recorder.evaluations.finish_background()
         if self._config.checkpoint.at_end:
@@ -241,6 +242,7 @@ class TrainingRun:
 
     async def _checkpoint(self) -> None:
         assert self._position is not None
+        await self._system.checked()
         state = {"recorder": self._recorder.state_dict(), "system": self._system.state_dict()}
         await self._checkpoints.save(self._position, state)
 

@@ -11,6 +11,8 @@ that done. Forking the actor itself is no way: threads of Ray run in it.
 
 from __future__ import annotations
 
+import gc
+import importlib
 import multiprocessing
 import os
 from collections.abc import Iterator
@@ -22,6 +24,7 @@ from typing import Any
 import setproctitle
 
 IMPORTED = (
+    "rollout.engines.first_import",
     "ray",
     "vllm.v1.engine.core",
     "vllm.v1.executor.uniproc_executor",
@@ -45,19 +48,21 @@ class EngineProcess(ForkServerProcess):
         setproctitle.getproctitle()
         os.environ.clear()
         os.environ.update(self._environment)
+        gc.enable()
         super().run()
 
 
 class EngineContext(ForkServerContext):
     """Where vLLM gets its process from."""
 
-    Process = EngineProcess  # type: ignore[assignment]
+    Process = EngineProcess
 
 
 def begin(*, compiling: bool) -> None:
     """Start the server of this process, and return while it imports.
 
-    What libraries read from the environment when they are imported must be in it.
+    What libraries read from the environment when they are imported must be in it. Where there is
+    one already, it stays.
 
     Args:
         compiling: Whether the engine may compile anything.
@@ -70,12 +75,8 @@ def begin(*, compiling: bool) -> None:
 @contextmanager
 def used_by_vllm() -> Iterator[None]:
     """Let vLLM fork the engine's process off the server while this holds."""
-    from vllm.v1.engine import utils
-
-    def context() -> Any:
-        return EngineContext()
-
-    own, utils.get_mp_context = utils.get_mp_context, context
+    utils: Any = importlib.import_module("vllm.v1.engine.utils")
+    own, utils.get_mp_context = utils.get_mp_context, EngineContext
     try:
         yield
     finally:

@@ -17,158 +17,44 @@ from typing import Any
 
 import numpy as np
 
-from rollout.config import ADAPTER_RANKS, EngineConfig
 from rollout.engines import fork_server
+from rollout.engines.arguments import stop_arguments
+from rollout.loading import loading
 from rollout.progress import Watch
 from rollout.stopping import Stopping
-from rollout.types import Completion, TokenArray, VersionSpan
-
-CPU_KV_CACHE_GIB = 4.0
-"""Keys and values on CPUs when nothing is set; vLLM would take nearly all of the memory."""
-
-
-CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
-"""Sizes of attention heads that vLLM's CPU kernels know."""
-
+from rollout.types import Completion, LogprobArray, TokenArray, VersionSpan
 
 ONEDNN_CAPACITY = "64"
 """On CPUs oneDNN keeps what it made for every number of tokens that a step has had, up to 1,024 of
 them by itself, and the process grows by a GB; so many are those of a dozen numbers."""
 
 
-def engine_arguments(
-    config: EngineConfig,
-    *,
-    model_path: str,
-    dtype: str,
-    float32_head: bool,
-    max_model_len: int,
-    tensor_parallel_size: int,
-    on_gpu: bool,
-    weight_backend: str | None = None,
-    adapter_rank: int = 0,
-    seed: int,
-) -> dict[str, Any]:
-    """Return the arguments of vLLM's `AsyncEngineArgs` for one engine.
+def begin_importing(arguments: Mapping[str, Any], num_threads: int) -> bool:
+    """Let the engine's process begin to import vLLM, where it can without its arguments.
+
+    What libraries read from the environment when they are imported is set here; the sooner it is
+    called the better.
 
     Args:
-        config: Engine settings.
-        model_path: Local Hugging Face folder.
-        dtype: "float32", "bfloat16" or "float16".
-        float32_head: Whether logits are computed in float32, whatever the dtype.
-        max_model_len: Longest prompt plus response, tokens.
-        tensor_parallel_size: GPUs that hold one copy of the model.
-        on_gpu: False selects the CPU's threads and settings.
-        weight_backend: "nccl" or "gloo" joins weight transfer over it; the head is then untied,
-            and the engine's output means nothing before the first publish. None joins none.
-        adapter_rank: Rank of the adapters that it receives instead, at most the last of
-            `ADAPTER_RANKS`; 0 for none.
-        seed: Seed of requests that carry none.
-    """
-    arguments: dict[str, Any] = {
-        "model": model_path,
-        "tokenizer": model_path,
-        "dtype": dtype,
-        "load_format": "safetensors",
-        "trust_remote_code": False,
-        "max_model_len": max_model_len,
-        "max_num_seqs": config.max_num_seqs,
-        "max_num_batched_tokens": max(config.max_num_batched_tokens, max_model_len),
-        "tensor_parallel_size": tensor_parallel_size,
-        "enforce_eager": config.enforce_eager,
-        "enable_prefix_caching": config.prefix_caching,
-        "logprobs_mode": "processed_logprobs",
-        "generation_config": "vllm",
-        "disable_log_stats": True,
-        "seed": seed,
-    }
-    arguments |= _platform_arguments(config, on_gpu=on_gpu)
-    overrides: dict[str, Any] = {}
-    if float32_head:
-        overrides["head_dtype"] = "float32"
-    if weight_backend is not None:
-        arguments["weight_transfer_config"] = {"backend": weight_backend}
-        overrides["tie_word_embeddings"] = False
-    if adapter_rank:
-        largest = next(rank for rank in ADAPTER_RANKS if rank >= adapter_rank)
-        arguments |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": largest}
-    if overrides:
-        arguments["hf_overrides"] = overrides
-    return arguments
-
-
-def stop_arguments(stopping: Stopping) -> dict[str, Any]:
-    """Return what vLLM's `SamplingParams` are to say about stopping.
-
-    Text is made only where a text can end a response, and then with special tokens in it, so that
-    all of what was sampled is searched. vLLM keeps the token that completes a text, as it keeps a
-    stop token.
-    """
-    return {
-        "stop_token_ids": list(stopping.token_ids),
-        "stop": list(stopping.strings),
-        "detokenize": bool(stopping.strings),
-        "skip_special_tokens": not stopping.strings,
-    }
-
-
-def check_heads(model_path: str) -> None:
-    """Refuse a model with attention heads of a size that vLLM has no CPU kernel for.
-
-    vLLM itself would only notice at the first request, and end.
-
-    Args:
-        model_path: Local Hugging Face folder.
-
-    Raises:
-        ValueError: In one sentence that begins with "model.path".
-    """
-    from transformers import AutoConfig
-
-    config: Any = AutoConfig.from_pretrained(
-        model_path, local_files_only=True, trust_remote_code=False
-    ).get_text_config()
-    size = getattr(config, "head_dim", None)
-    if size is None and getattr(config, "num_attention_heads", None):
-        size = config.hidden_size // config.num_attention_heads
-    if size is not None and size not in CPU_HEAD_SIZES:
-        raise ValueError(
-            "model.path must hold a model with attention heads of "
-            f"{', '.join(map(str, CPU_HEAD_SIZES))} dimensions when engines run on CPUs; choose "
-            f"another model or run on GPUs, got {size}"
-        )
-
-
-def _platform_arguments(config: EngineConfig, *, on_gpu: bool) -> dict[str, Any]:
-    arguments: dict[str, Any] = {}
-    kv_cache_gib = config.kv_cache_gib or (None if on_gpu else CPU_KV_CACHE_GIB)
-    if kv_cache_gib is not None:
-        arguments["kv_cache_memory_bytes"] = int(kv_cache_gib * 2**30)
-    if on_gpu:
-        arguments["gpu_memory_utilization"] = config.gpu_memory_utilization
-    else:
-        # A partly computed prompt of a request with a seed kills the CPU worker: vLLM then rewinds
-        # the request's random generator, which torch cannot do on CPU.
-        arguments["enable_chunked_prefill"] = False
-        arguments["distributed_executor_backend"] = "uni"
-    return arguments
-
-
-def set_environment(num_threads: int) -> None:
-    """Set what vLLM and the libraries under it read when they are imported.
-
-    Args:
+        arguments: From `engine_arguments`.
         num_threads: CPU threads of the engine.
+
+    Returns:
+        Whether vLLM is to fork its process off the server; see `fork_server`.
     """
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     os.environ["OMP_NUM_THREADS"] = str(num_threads)
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", ONEDNN_CAPACITY)
+    if arguments.get("distributed_executor_backend") != "uni":
+        return False
     # Or vLLM puts the CPU worker into a process of its own, and binds its threads to cores that it
     # chooses by itself, the same ones for every engine of a machine. It means nothing else to
     # `AsyncLLM`.
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    fork_server.begin(compiling=not arguments["enforce_eager"])
+    return True
 
 
 class VLLMEngine:
@@ -182,20 +68,18 @@ class VLLMEngine:
         stopping: Stopping,
         deadline_seconds: float,
     ) -> None:
-        one_process = arguments.get("distributed_executor_backend") == "uni"
-        set_environment(num_threads)
-        if one_process:
-            fork_server.begin(compiling=not arguments["enforce_eager"])
-        from vllm.config import WeightTransferConfig
-        from vllm.engine.arg_utils import AsyncEngineArgs
-        from vllm.v1.engine.async_llm import AsyncLLM
+        forked = begin_importing(arguments, num_threads)
+        with loading():
+            from vllm.config import WeightTransferConfig
+            from vllm.engine.arg_utils import AsyncEngineArgs
+            from vllm.v1.engine.async_llm import AsyncLLM
 
         arguments = dict(arguments)
         if "weight_transfer_config" in arguments:
             arguments["weight_transfer_config"] = WeightTransferConfig(
                 **arguments["weight_transfer_config"]
             )
-        with fork_server.used_by_vllm() if one_process else nullcontext():
+        with fork_server.used_by_vllm() if forked else nullcontext():
             self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
         self._stops = stop_arguments(stopping)
         self._num_requests = 0
@@ -266,6 +150,46 @@ class VLLMEngine:
             version_spans=_version_spans(out.weight_versions, num_tokens),
             cached_tokens=final.num_cached_tokens or 0,
         )
+
+    async def score(self, token_ids: TokenArray, num_scored: int) -> tuple[LogprobArray, int]:
+        """Compute log-probabilities of the last tokens of a text, at temperature 1.
+
+        Args:
+            token_ids: [T] int32, of a prompt and what follows it.
+            num_scored: Tokens to score, in [1, T).
+
+        Returns:
+            [num_scored] float32, and the version of the weights that scored them.
+        """
+        from vllm import SamplingParams, TokensPrompt
+        from vllm.logprobs import FlatLogprobs
+        from vllm.sampling_params import RequestOutputKind
+
+        self._num_requests += 1
+        # One token more is sampled, which nobody needs but for its version.
+        parameters = SamplingParams(
+            temperature=0,
+            max_tokens=1,
+            prompt_logprobs=0,
+            flat_logprobs=True,
+            detokenize=False,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        final, name = None, str(self._num_requests)
+        async with self._watch.request(name):
+            async for output in self._llm.generate(
+                TokensPrompt(prompt_token_ids=token_ids.tolist()),
+                parameters,
+                name,
+                lora_request=self._adapter,
+            ):
+                final = output
+        assert final is not None
+        found = final.prompt_logprobs
+        assert isinstance(found, FlatLogprobs)
+        scores = [found.logprobs[start] for start in found.start_indices[-num_scored:]]
+        (span,) = _version_spans(final.outputs[0].weight_versions, 1)
+        return np.asarray(scores, dtype=np.float32), span.version
 
     def _num_tokens(self) -> dict[str, int]:
         """Tokens of each running request so far; asking for them streamed would cost time."""

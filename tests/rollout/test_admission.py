@@ -120,3 +120,33 @@ def test_a_failure_is_raised_in_all_who_wait_and_all_who_come():
                 await each
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("num_engines", [1, 4, 9])
+def test_whoever_enters_gets_the_open_engine_with_the_fewest_responses(num_engines):
+    rng = np.random.default_rng(num_engines)
+
+    async def scenario():
+        admission = Admission(num_engines, full=1000, queued=0)
+        load, opened = np.zeros(num_engines), np.zeros(num_engines, bool)
+        for _ in range(500):
+            kind, index, size = (
+                rng.random(),
+                int(rng.integers(num_engines)),
+                int(rng.integers(1, 5)),
+            )
+            if kind < 0.5 and opened.any():
+                found = await admission.enter(0, size)
+                assert found == np.where(opened, load, np.inf).argmin()
+                load[found] += size
+            elif kind < 0.8 and load[index]:
+                admission.leave(index, 1)
+                load[index] -= 1
+            elif kind < 0.95:
+                admission.open(index)
+                opened[index] = True
+            else:
+                admission.close(index)
+                opened[index] = False
+
+    asyncio.run(scenario())

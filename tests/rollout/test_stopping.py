@@ -5,7 +5,7 @@ import json
 import pytest
 from transformers import AutoTokenizer
 
-from rollout.engines.vllm_engine import stop_arguments
+from rollout.engines.arguments import stop_arguments
 from rollout.stopping import Stopping, end_of_turn, stopping_of
 from tests.model_folders import TEMPLATES, TURN, make_tokenizer
 

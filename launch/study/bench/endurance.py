@@ -35,6 +35,7 @@ from launch.study.simulation.profile import LearningLaw, Profile
 from launch.study.simulation.speeds import EngineSpeed, LearnerSpeed, PublishSpeed
 from launch.study.simulation.system import Layout, SimulatedSystem, simulated_prompts
 from launch.study.simulation.task import PromptTable, ResponseLengths, StatedPrompts
+from rollout.types import GroupRef
 
 DRIVER, SCHEDULER, SIMULATION = "driver", "scheduler", "simulation"
 CLOCKS = {"all_threads": time.process_time, "elapsed": time.perf_counter}
@@ -186,8 +187,8 @@ class LongRun:
     async def _train(self, system: Any, num_references: Callable[[], int]) -> None:
         publish = system.publish
 
-        async def published(version: int) -> Any:
-            metrics = await self._cpu.of(SIMULATION, publish(version))
+        async def published(version: int, groups: Sequence[GroupRef]) -> Any:
+            metrics = await self._cpu.of(SIMULATION, publish(version, groups))
             before = self._cpu.turn(SIMULATION)
             self._take(num_references)
             self._cpu.turn(before)

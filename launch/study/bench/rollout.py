@@ -26,7 +26,7 @@ from launch.run.inputs import load_tokenizer
 from launch.run.placement import use_gpu
 from launch.run.system import System
 from launch.study.bench.timing import ratio_of_medians, turns
-from rollout.engines.vllm_engine import engine_arguments, stop_arguments
+from rollout.engines.arguments import engine_arguments, stop_arguments
 from rollout.stopping import stopping_of
 from rollout.types import Prompt, TokenArray
 

@@ -21,7 +21,7 @@ from launch.study.simulation.policy import SimulatedPolicy
 from launch.study.simulation.pool import SimulatedPool
 from launch.study.simulation.profile import Profile
 from launch.study.simulation.task import PromptTable
-from rollout.types import Group, Prompt, Trajectory, VersionSpan
+from rollout.types import Group, GroupRef, Prompt, Trajectory, VersionSpan
 
 FOREVER_SECONDS = 1e9
 """Deadlines are no part of a simulation."""
@@ -196,7 +196,10 @@ class SimulatedSystem:
         """Do some work; nothing dies here that is not replaced."""
         return await work
 
-    async def publish(self, version: int) -> dict[str, float]:
+    async def checked(self) -> None:
+        """Return at once: no parity is checked."""
+
+    async def publish(self, version: int, groups: Sequence[GroupRef] = ()) -> dict[str, float]:
         """Bring a version to the engines."""
         metrics = await self._publisher.publish(version)
         self.version = version

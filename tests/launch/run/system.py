@@ -181,7 +181,10 @@ class LocalSystem:
     async def guard(self, work):
         return await work
 
-    async def publish(self, version):
+    async def checked(self):
+        pass
+
+    async def publish(self, version, groups=()):
         self.scheduler.on_event()
         await asyncio.sleep(0)
         self.scheduler.on_event()

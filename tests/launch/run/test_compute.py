@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from cost.prices.compute import generating, group_flops, scoring
+from cost.prices.compute import generating, scoring
 from cost.prices.shape import ModelShape
 from launch.program import UserError
 from launch.run.compute import Flops, compute_of, generated, probed
@@ -33,13 +33,12 @@ def test_parts_add_up():
     assert total == Flops(2.0, 2.0, 4.0, 8.0, 0.5) and total.total == 16.0
 
 
-def test_every_learner_scores_a_probe():
+def test_all_that_score_a_check_are_counted():
     responses = [(np.arange(6), np.arange(3)), (np.arange(2), np.arange(4))]
     expected = 0.0
     for prompt, length in ((6, 3), (2, 4)):
-        one = np.array([length])
-        expected += group_flops(SHAPE, prompt, prompt, one) + 2 * scoring(SHAPE, prompt, one)[0]
-    assert probed(SHAPE, responses, 2) == pytest.approx(expected)
+        expected += 3 * scoring(SHAPE, prompt, np.array([length]))[0]
+    assert probed(SHAPE, responses, 3) == pytest.approx(expected)
 
 
 def test_a_run_that_ends_by_flops_needs_the_models_shape(tmp_path):

@@ -211,7 +211,7 @@ def run(
     outcome.rollouts = FakeRollouts(events, clock, failing_ticket, hanging_ticket)
     outcome.learners = FakeLearners(events, outcome.rollouts, failing_step, norms_seconds)
 
-    async def publish(version):
+    async def publish(version, groups):
         events.append(("publish", version))
         clock["version"] = version
         return {}

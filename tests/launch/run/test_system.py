@@ -33,10 +33,10 @@ def no_cluster(monkeypatch):
 
 
 class Method:
-    """An actor's method: `remote(...)` gives something to await."""
+    """An actor's method: `remote(...)` begins it, and gives something to await."""
 
     def __init__(self, function):
-        self.remote = function
+        self.remote = lambda *a, **named: asyncio.ensure_future(function(*a, **named))
 
 
 class Engine:
@@ -45,6 +45,7 @@ class Engine:
     def __init__(self):
         self.alive, self.weights, self.label = True, None, None
         self.generate_probe = Method(self._probe)
+        self.score = Method(self._score)
         self.start, self.check = Method(self._start), Method(self._check)
 
     async def _start(self):
@@ -62,6 +63,10 @@ class Engine:
             raise ray.exceptions.RayError("the engine died in a probe")
         held = np.float32(-1 if self.weights is None else self.weights)
         return [(prompt, prompt, np.array([held])) for prompt in prompts]
+
+    async def _score(self, pairs):
+        found = await self._probe([prompt for prompt, _ in pairs], 1, 0)
+        return [(logprobs, self.label) for *_, logprobs in found]
 
 
 class Worker:
@@ -106,7 +111,7 @@ class Worker:
             self.sent.append((self.weights, version))
         return SEND, 8
 
-    async def _logprobs(self, sequences):
+    async def _logprobs(self, sequences, temperature=None):
         return [np.array([self.weights], np.float32) for _ in sequences]
 
 
@@ -154,7 +159,7 @@ def make_system(num_engines, deadline_seconds=600.0):
     config = SimpleNamespace(
         parity=ParityConfig(num_tokens=1, deadline_seconds=deadline_seconds),
         model=SimpleNamespace(dtype="float32", path="a model without a shape"),
-        resources=SimpleNamespace(tensor_parallel_size=1, num_learners=1),
+        resources=SimpleNamespace(tensor_parallel_size=1, num_engines=1, num_learners=1),
         loop=SimpleNamespace(publish_deadline_seconds=600.0),
     )
     prompt = SimpleNamespace(token_ids=np.array([1]))
@@ -173,6 +178,7 @@ async def train(system, pool, team, deaths, noticed=True, num_engines=1):
     await pool.start()
     await connect(system)
     await team.publish(0)
+    await system.probe()
     for number, at in enumerate(deaths):
         index = number % num_engines
         loop.call_at(loop.time() + at, lambda i=index: pool.die(i, noticed=noticed))
@@ -183,6 +189,8 @@ async def train(system, pool, team, deaths, noticed=True, num_engines=1):
         await system.publish(batch + 1)
         await asyncio.sleep(GENERATE)
     await asyncio.sleep(LONGEST)
+    await system.checked()
+    assert system.max_logprob_difference == 0.0
 
 
 def assert_labels_are_of_their_weights(sent):
@@ -260,11 +268,13 @@ def test_a_probe_that_nobody_answers_ends_the_run_naming_the_setting(who):
         system, pool, team, _ = make_system(1, deadline_seconds=7)
         await connect(system)
         await team.publish(0)
+        await system.probe()
         if who == "engines":
-            pool.handles[0].generate_probe = Method(hang)
+            pool.handles[0].score = Method(hang)
         else:
             team.workers[0].logprobs = Method(hang)
         await system.publish(1)
+        await system.publish(2)
 
     found = rf"^version 1: the {who} did not .* parity\.deadline_seconds = 7$"
     with pytest.raises(TimeoutError, match=found):

@@ -133,15 +133,18 @@ def make_run(tmp_path):
             )
         inputs = prepare(composed)
 
-        async def publish(version):
+        async def publish(version, groups):
             system.version = version
             return {"publish/seconds": 0.1}
 
         async def guard(work):
             return await work
 
+        async def checked():
+            pass
+
         system = SimpleNamespace(
-            guard=guard, state_dict=dict,
+            guard=guard, checked=checked, state_dict=dict,
             scheduler=FakeScheduler(), rollouts=FakeRollouts(), learners=FakeLearners(diverges_at),
             publish=publish, version=0, max_logprob_difference=1e-6, startup_seconds={},
         )  # fmt: skip
@@ -502,7 +505,7 @@ def test_in_the_background_learning_goes_on_and_results_name_their_versions(make
         seen.append(system.version)
         return await evaluate(ticket, prompt, temperature)
 
-    async def publish(version):
+    async def publish(version, groups):
         await asyncio.sleep(0.01)
         system.version = version
         return {}

@@ -416,7 +416,10 @@ class FakeSystem:
     async def restore_weights(self) -> None:
         self.scale *= 2.0
 
-    async def publish(self, version: int) -> dict[str, float]:
+    async def checked(self) -> None:
+        """Find nothing."""
+
+    async def publish(self, version: int, groups: object = ()) -> dict[str, float]:
         self.version = version
         self.published.append((version, self.scale))
         return {

@@ -1,0 +1,133 @@
+"""What vLLM is asked for: the arguments of one engine, and how its responses end."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rollout.config import ADAPTER_RANKS, EngineConfig
+from rollout.stopping import Stopping
+
+CPU_KV_CACHE_GIB = 4.0
+"""Keys and values on CPUs when nothing is set; vLLM would take nearly all of the memory."""
+
+
+CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
+"""Sizes of attention heads that vLLM's CPU kernels know."""
+
+
+def engine_arguments(
+    config: EngineConfig,
+    *,
+    model_path: str,
+    dtype: str,
+    float32_head: bool,
+    max_model_len: int,
+    tensor_parallel_size: int,
+    on_gpu: bool,
+    weight_backend: str | None = None,
+    adapter_rank: int = 0,
+    seed: int,
+) -> dict[str, Any]:
+    """Return the arguments of vLLM's `AsyncEngineArgs` for one engine.
+
+    Args:
+        config: Engine settings.
+        model_path: Local Hugging Face folder.
+        dtype: "float32", "bfloat16" or "float16".
+        float32_head: Whether logits are computed in float32, whatever the dtype.
+        max_model_len: Longest prompt plus response, tokens.
+        tensor_parallel_size: GPUs that hold one copy of the model.
+        on_gpu: False selects the CPU's threads and settings.
+        weight_backend: "nccl" or "gloo" joins weight transfer over it; the head is then untied,
+            and the engine's output means nothing before the first publish. None joins none.
+        adapter_rank: Rank of the adapters that it receives instead, at most the last of
+            `ADAPTER_RANKS`; 0 for none.
+        seed: Seed of requests that carry none.
+    """
+    arguments: dict[str, Any] = {
+        "model": model_path,
+        "tokenizer": model_path,
+        "dtype": dtype,
+        "load_format": "safetensors",
+        "trust_remote_code": False,
+        "max_model_len": max_model_len,
+        "max_num_seqs": config.max_num_seqs,
+        "max_num_batched_tokens": max(config.max_num_batched_tokens, max_model_len),
+        "tensor_parallel_size": tensor_parallel_size,
+        "enforce_eager": config.enforce_eager,
+        "enable_prefix_caching": config.prefix_caching,
+        "logprobs_mode": "processed_logprobs",
+        "generation_config": "vllm",
+        "disable_log_stats": True,
+        "seed": seed,
+    }
+    arguments |= _platform_arguments(config, on_gpu=on_gpu)
+    overrides: dict[str, Any] = {}
+    if float32_head:
+        overrides["head_dtype"] = "float32"
+    if weight_backend is not None:
+        arguments["weight_transfer_config"] = {"backend": weight_backend}
+        overrides["tie_word_embeddings"] = False
+    if adapter_rank:
+        largest = next(rank for rank in ADAPTER_RANKS if rank >= adapter_rank)
+        arguments |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": largest}
+    if overrides:
+        arguments["hf_overrides"] = overrides
+    return arguments
+
+
+def stop_arguments(stopping: Stopping) -> dict[str, Any]:
+    """Return what vLLM's `SamplingParams` are to say about stopping.
+
+    Text is made only where a text can end a response, and then with special tokens in it, so that
+    all of what was sampled is searched. vLLM keeps the token that completes a text, as it keeps a
+    stop token.
+    """
+    return {
+        "stop_token_ids": list(stopping.token_ids),
+        "stop": list(stopping.strings),
+        "detokenize": bool(stopping.strings),
+        "skip_special_tokens": not stopping.strings,
+    }
+
+
+def check_heads(model_path: str) -> None:
+    """Refuse a model with attention heads of a size that vLLM has no CPU kernel for.
+
+    vLLM itself would only notice at the first request, and end.
+
+    Args:
+        model_path: Local Hugging Face folder.
+
+    Raises:
+        ValueError: In one sentence that begins with "model.path".
+    """
+    from transformers import AutoConfig
+
+    config: Any = AutoConfig.from_pretrained(
+        model_path, local_files_only=True, trust_remote_code=False
+    ).get_text_config()
+    size = getattr(config, "head_dim", None)
+    if size is None and getattr(config, "num_attention_heads", None):
+        size = config.hidden_size // config.num_attention_heads
+    if size is not None and size not in CPU_HEAD_SIZES:
+        raise ValueError(
+            "model.path must hold a model with attention heads of "
+            f"{', '.join(map(str, CPU_HEAD_SIZES))} dimensions when engines run on CPUs; choose "
+            f"another model or run on GPUs, got {size}"
+        )
+
+
+def _platform_arguments(config: EngineConfig, *, on_gpu: bool) -> dict[str, Any]:
+    arguments: dict[str, Any] = {}
+    kv_cache_gib = config.kv_cache_gib or (None if on_gpu else CPU_KV_CACHE_GIB)
+    if kv_cache_gib is not None:
+        arguments["kv_cache_memory_bytes"] = int(kv_cache_gib * 2**30)
+    if on_gpu:
+        arguments["gpu_memory_utilization"] = config.gpu_memory_utilization
+    else:
+        # A partly computed prompt of a request with a seed kills the CPU worker: vLLM then rewinds
+        # the request's random generator, which torch cannot do on CPU.
+        arguments["enable_chunked_prefill"] = False
+        arguments["distributed_executor_backend"] = "uni"
+    return arguments

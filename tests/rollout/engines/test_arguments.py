@@ -1,0 +1,69 @@
+"""What an engine is asked for."""
+
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from rollout.config import EngineConfig
+from rollout.engines.arguments import CPU_HEAD_SIZES, check_heads, engine_arguments
+
+
+def arguments(**changes: object) -> dict[str, object]:
+    settings: dict[str, object] = {
+        "model_path": "model",
+        "dtype": "bfloat16",
+        "float32_head": False,
+        "max_model_len": 64,
+        "tensor_parallel_size": 1,
+        "on_gpu": False,
+        "seed": 0,
+    }
+    return engine_arguments(EngineConfig(), **(settings | changes))
+
+
+@pytest.mark.parametrize("weight_backend", [None, "gloo", "nccl"])
+@pytest.mark.parametrize("float32_head", [False, True])
+def test_overrides_of_the_models_config(weight_backend: str | None, float32_head: bool) -> None:
+    untied = {"tie_word_embeddings": False} if weight_backend else {}
+    wide = {"head_dtype": "float32"} if float32_head else {}
+    found = arguments(weight_backend=weight_backend, float32_head=float32_head)
+    assert found.get("hf_overrides", {}) == untied | wide
+    assert found.get("weight_transfer_config") == (
+        {"backend": weight_backend} if weight_backend else None
+    )
+    assert "enable_lora" not in found
+
+
+@pytest.mark.parametrize(("rank", "room"), [(1, 8), (8, 8), (9, 16), (257, 320), (512, 512)])
+def test_room_for_adapters_is_of_a_size_that_vllm_knows(rank: int, room: int) -> None:
+    from vllm.config.lora import MaxLoRARanks
+
+    found = arguments(adapter_rank=rank)
+    assert (found["enable_lora"], found["max_loras"], found["max_lora_rank"]) == (True, 1, room)
+    assert room in get_args(MaxLoRARanks)
+
+
+def test_heads_without_a_kernel_on_cpus_are_refused(tmp_path: Path) -> None:
+    from transformers import GPT2Config, LlamaConfig
+
+    for config in (
+        LlamaConfig(hidden_size=64, num_attention_heads=4, head_dim=32),
+        LlamaConfig(hidden_size=256, num_attention_heads=4),
+        GPT2Config(n_embd=128, n_head=4),
+    ):
+        config.save_pretrained(tmp_path)
+        check_heads(str(tmp_path))
+    for config in (
+        LlamaConfig(hidden_size=64, num_attention_heads=4),
+        GPT2Config(n_embd=64, n_head=4),
+    ):
+        config.save_pretrained(tmp_path)
+        with pytest.raises(ValueError, match=r"^model\.path must .* on CPUs; choose.*got 16$"):
+            check_heads(str(tmp_path))
+
+
+def test_the_sizes_of_heads_are_those_of_vllm() -> None:
+    from vllm.v1.attention.backends.cpu_attn import CPUAttentionBackend
+
+    assert list(CPU_HEAD_SIZES) == CPUAttentionBackend.get_supported_head_sizes()
