@@ -32,20 +32,28 @@ METRICS = {
 class Turns:
     """What a group's responses [n] have of turns; the default is one each.
 
-    Example: Turns(num_turns=array([3, 1]), environment=array([12, 0]), prefill=array([14, 0]))
+    Example: Turns(num_turns=array([3, 1]), environment=array([12, 0]), inherited=array([0, 0]),
+        prefill=array([14, 0]))
     """
 
     num_turns: IntArray | int = 1
     """Calls of the engine."""
     environment: IntArray | int = 0
     """Tokens of the length that the environment wrote."""
+    inherited: IntArray | int = 0
+    """Tokens of the policy that were sampled for another response."""
     prefill: IntArray | int = 0
     """Tokens computed before turns after the first, by the end of what stands before each."""
 
     @classmethod
     def of(cls, report: LengthReport) -> Self:
         """Take them from a report."""
-        return cls(report.num_turns, report.environment_tokens, report.turn_prefill_tokens)
+        return cls(
+            report.num_turns,
+            report.environment_tokens,
+            report.inherited_tokens,
+            report.turn_prefill_tokens,
+        )
 
 
 ONE_TURN_EACH = Turns()
@@ -85,7 +93,9 @@ def group_flops(
     if not count:
         return 0.0
     own = np.asarray(lengths - turns.environment, dtype=np.float64)
-    steps = np.maximum(own - turns.num_turns, 0.0)
+    sampled = own - turns.inherited
+    # Of turns that are another response's, in proportion.
+    steps = np.maximum(own - turns.num_turns, 0.0) * sampled / np.maximum(own, 1.0)
     # Decoded tokens lie on average in the middle of the response, wherever its equal turns lie.
     decode_pairs = steps * (prompt + lengths / 2)
     whole = min(prefill_tokens // prompt_tokens, count)
@@ -98,7 +108,7 @@ def group_flops(
     again_pairs = turns.prefill * (begins - (turns.prefill / gaps - 1) / 2)
     pairs += float((decode_pairs + again_pairs).sum())
     tokens = prefill_tokens + float((steps + turns.prefill).sum())
-    return shape.token * tokens + shape.head * float(own.sum()) + shape.pair * pairs
+    return shape.token * tokens + shape.head * float(sampled.sum()) + shape.pair * pairs
 
 
 def scoring(

@@ -197,7 +197,8 @@ async def play_all(
 
 def bench_turns(config: RunConfig, *, repetitions: int, warm_ups: int) -> dict[str, Any]:
     """Measure both in turns on an engine in this process."""
-    from rollout.engines.vllm_engine import VLLMEngine, engine_arguments
+    from rollout.engines.arguments import engine_arguments
+    from rollout.engines.vllm_engine import VLLMEngine
 
     tokenizer = load_tokenizer(config.model.path)
     plays = plans(NUM_PLAYS, len(tokenizer), config.seed)

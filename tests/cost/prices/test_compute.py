@@ -76,7 +76,7 @@ def test_every_token_of_several_turns_is_counted_once(num_turns, cached, own, en
 
 def test_conversations_computed_anew_each_turn_are_counted_a_little_low_in_attention():
     positions, logits, prefills = played(6, 4, 3, 6, cached=False)
-    turns = Turns(np.array([6]), np.array([15]), np.array([prefills]))
+    turns = Turns(np.array([6]), np.array([15]), prefill=np.array([prefills]))
     found = group_flops(MODEL, 6, 6, np.array([24 + 15]), turns)
     true = counted(positions, logits)
     # The mean of squares is above the square of the mean; tokens and logits are exact.
