@@ -10,7 +10,7 @@ from safetensors.numpy import load_file
 
 from launch.record.trace import write_trace
 from tests.places import PROJECT
-from tests.system.test_going_on import finished, train
+from tests.system.program import finished, train
 
 pytestmark = pytest.mark.system
 MODEL = PROJECT / "rollout" / "tasks" / "calculator_model"
