@@ -205,6 +205,7 @@ BENCHES = {
     "long_context": ("long_context",),
     "endurance": ("endurance",),
     "memory": ("memory",),
+    "turns": ("turns",),
     "all": ("startup", "rollout", "publish", "learner", "gradient_norms", "cost"),
 }
 """What a user names, and the benches that are run for it."""

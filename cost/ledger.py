@@ -167,7 +167,7 @@ class Ledger:
             wasted_tokens=self.wasted_tokens + report.generated_tokens,
             generated_tokens=self.generated_tokens + report.generated_tokens,
             generated_response_tokens=self.generated_response_tokens
-            + int(report.own_lengths.sum()),
+            + int(report.sampled_lengths.sum()),
         )
 
     def _changed(self, counts: Mapping[str, float], sign: int) -> "Ledger":
@@ -261,7 +261,7 @@ def _counts(report: LengthReport, ticket: Ticket) -> dict[str, float]:
         "crashed_rewards": statuses[RewardStatus.CRASHED],
         "truncated_rewards": statuses[RewardStatus.TRUNCATED],
         "generated_tokens": tokens,
-        "generated_response_tokens": int(report.own_lengths.sum()),
+        "generated_response_tokens": int(report.sampled_lengths.sum()),
         "turns": int(report.num_turns.sum()),
         "environment_tokens": int(report.environment_tokens.sum()),
         "turn_prefill_tokens": int(report.turn_prefill_tokens.sum()),

@@ -103,12 +103,12 @@ class Visit:
 
 
 @dataclass(frozen=True, slots=True)
-class ExpectedTurns:
-    """What the turns of one response to each of N prompts are expected to be.
+class TurnsTaken:
+    """What turns take beside the sampling of N responses: as expected, or as it was.
 
     Example: one observation of 6 tokens, before which 80 were computed again.
 
-        ExpectedTurns(
+        TurnsTaken(
             prefill_tokens=array([86.0]), environment_tokens=array([6.0]), tool_seconds=array([0.1])
         )
     """
@@ -116,7 +116,7 @@ class ExpectedTurns:
     prefill_tokens: FloatArray
     """[N] tokens computed before turns after the first, those of the environment among them."""
     environment_tokens: FloatArray
-    """[N] tokens of the response's length that the environment writes."""
+    """[N] tokens of a response's length that the environment writes."""
     tool_seconds: FloatArray
     """[N] seconds in which it waits for its environment and holds a slot."""
 

@@ -55,8 +55,11 @@ _OK = int(RewardStatus.OK)
 ONE_TURN: npt.NDArray[Any] = np.zeros(0)
 """Stands for what a report of single turns does not say, see `LengthReport.__post_init__`."""
 PER_TURN = (
-    "environment_tokens", "turn_prefill_tokens", "tool_seconds", "calls", "failed_calls", "ends",
+    "environment_tokens", "inherited_tokens", "turn_prefill_tokens", "tool_seconds", "calls",
+    "failed_calls", "ends",
 )  # fmt: skip
+REAL_NUMBERS = ("tool_seconds", "entropy_changes")
+"""What of a report's turns is no whole number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,6 +207,9 @@ class LengthReport:
     environment_tokens: IntArray = field(default_factory=lambda: ONE_TURN)
     """[n] tokens of each response that its environment wrote: prefilled, not decoded, and in no
     loss."""
+    inherited_tokens: IntArray = field(default_factory=lambda: ONE_TURN)
+    """[n] of the tokens that the policy sampled, those that are another response's as well, and
+    were sampled once for both."""
     turn_prefill_tokens: IntArray = field(default_factory=lambda: ONE_TURN)
     """[n] of `prefill_tokens`, those before turns after the first: the whole conversation so far
     each time, or what a prefix cache does not have of it."""
@@ -215,13 +221,16 @@ class LengthReport:
     """[n] of these, calls that were bad, or that the tool refused."""
     ends: IntArray = field(default_factory=lambda: ONE_TURN)
     """[n] `PlayEnd` of each response."""
+    entropy_changes: FloatArray = field(default_factory=lambda: ONE_TURN)
+    """[n] mean of -log probability of the policy's tokens in later turns less that in the first,
+    nats: how much less sure tools left it."""
 
     def __post_init__(self) -> None:
         """Fill in what a response of one turn comes to, where nobody said anything else."""
         count = len(self.lengths)
-        for name in ("num_turns", *PER_TURN):
+        for name in ("num_turns", "entropy_changes", *PER_TURN):
             if getattr(self, name) is ONE_TURN:
-                kind = np.float64 if name == "tool_seconds" else np.int64
+                kind = np.float64 if name in REAL_NUMBERS else np.int64
                 value = np.full(count, int(name == "num_turns"), dtype=kind)
                 if name == "ends":
                     cut = np.asarray(self.truncated, np.bool_)[:count]
@@ -232,6 +241,11 @@ class LengthReport:
     def own_lengths(self) -> IntArray:
         """[n] tokens of each response that the policy sampled."""
         return self.lengths - self.environment_tokens
+
+    @property
+    def sampled_lengths(self) -> IntArray:
+        """[n] tokens that the engine sampled for each response alone."""
+        return self.own_lengths - self.inherited_tokens
 
     @property
     def usable(self) -> BoolArray:
@@ -246,7 +260,7 @@ class LengthReport:
     @property
     def generated_tokens(self) -> int:
         """Tokens the engines computed for the ticket: prefilled and sampled ones."""
-        return int(self.prefill_tokens) + int(self.own_lengths.sum())
+        return int(self.prefill_tokens) + int(self.sampled_lengths.sum())
 
 
 @dataclass(frozen=True, slots=True)

@@ -99,15 +99,19 @@ class LearnerCompute:
             dict.fromkeys(k for k, _ in row) if config.shares_prefixes else [k for k, _ in row]
         )
         lengths = [(reports[k].prompt_tokens, int(reports[k].lengths[j])) for k, j in row]
+        environment = sum(int(reports[k].environment_tokens[j]) for k, j in row)
         sizes = [reports[k].prompt_tokens for k in prompts]
 
         def taken(each: Work) -> float:
             whole = sum(each.of_prompt(size) for size in sizes)
-            return whole + sum(each.of_response(prompt, length) for prompt, length in lengths)
+            responses = sum(each.of_response(prompt, length) for prompt, length in lengths)
+            # No logits are computed of what an environment wrote.
+            return whole + responses - each.loss_token * environment
 
-        scored = sum(length for _, length in lengths)
+        tokens = sum(length for _, length in lengths)
+        scored = tokens - environment
         total = taken(work)
-        if config.chunk_tokens is not None and sum(sizes) + scored > config.chunk_tokens:
+        if config.chunk_tokens is not None and sum(sizes) + tokens > config.chunk_tokens:
             total += taken(forward)
         # In the backward pass the logits of all chunks but the last are computed again.
         again = max(-(-scored // config.logits_chunk_tokens) - 1, 0) * config.logits_chunk_tokens
@@ -124,8 +128,8 @@ class LearnerCompute:
             prompt, lengths = report.prompt_tokens, report.lengths.astype(float)
             tokens = prompt + lengths
             pairs = float((tokens * (tokens + 1) / 2).sum())
-            return total + float(scoring(shape, prompt, lengths).sum()) + shape.pair * pairs
-        for length in report.lengths.tolist():
+            return total + self.scores([report]) + shape.pair * pairs
+        for length in report.own_lengths.tolist():
             if length <= shape.hidden_size:
                 total += 2.0 * length**2 * (shape.vocab_size + shape.hidden_size)
             else:
@@ -135,6 +139,8 @@ class LearnerCompute:
     def scores(self, reports: Sequence[LengthReport]) -> float:
         """Return FLOPs of one forward pass over all responses."""
         return sum(
-            float(scoring(self.shape, report.prompt_tokens, report.lengths).sum())
+            float(
+                scoring(self.shape, report.prompt_tokens, report.lengths, report.own_lengths).sum()
+            )
             for report in reports
         )

@@ -25,6 +25,8 @@ import numpy as np
 from cost.types import IntArray, LengthReport, RewardStatus, Ticket
 from rollout.config import RolloutConfig
 from rollout.environments import checked_play, for_policy
+from rollout.environments.branching import entropy_change, play_branching
+from rollout.environments.turns import TurnPlayer
 from rollout.loading import loading
 from rollout.progress import Attempts, Key, between_calls
 from rollout.rewards.failures import failure_text
@@ -70,6 +72,8 @@ def make_report(ticket: Ticket, prompt: Prompt, group: Group) -> LengthReport:
         calls=per_response(sum(turn.calls for turn in t.turns) for t in trajectories),
         failed_calls=per_response(sum(turn.failed_calls for turn in t.turns) for t in trajectories),
         ends=per_response(int(t.end) for t in trajectories),
+        inherited_tokens=per_response(t.inherited_tokens for t in trajectories),
+        entropy_changes=np.asarray([entropy_change(t) for t in trajectories], dtype=np.float64),
     )
 
 
@@ -218,7 +222,7 @@ class RolloutActor:
     async def run(self, ticket: Ticket, prompt: Prompt) -> tuple[LengthReport, Group]:
         """Make the group of one ticket and report it to the scheduler."""
         temperature = self._config.temperature * ticket.temperature_factor
-        group = await self._sample(ticket, prompt, temperature)
+        group = await self._sample(ticket, prompt, temperature, self._config.branching)
         group = shape_rewards(group, self._config.overlong)
         if self._config.permute_rewards:
             group = permute_rewards(group, self._seed)
@@ -276,10 +280,15 @@ class RolloutActor:
             )
         )
 
-    async def _sample(self, ticket: Ticket, prompt: Prompt, temperature: float) -> Group:
+    async def _sample(
+        self, ticket: Ticket, prompt: Prompt, temperature: float, branching: Any = None
+    ) -> Group:
         began = time.monotonic()
         with self._attempts.attempt((ticket.ticket_id, ticket.attempt)) as done:
-            trajectories = await self._play_all(ticket, prompt, temperature, done)
+            if branching is not None and isinstance(self._environment, TurnPlayer):
+                trajectories = await self._branch(branching, ticket, prompt, temperature, done)
+            else:
+                trajectories = await self._play_all(ticket, prompt, temperature, done)
             return await self._scored(ticket, prompt, trajectories, began)
 
     async def _play_all(
@@ -297,6 +306,24 @@ class RolloutActor:
             # Where one failed, nobody wants the others.
             for play in plays:
                 play.cancel()
+
+    async def _branch(
+        self,
+        rule: Any,
+        ticket: Ticket,
+        prompt: Prompt,
+        temperature: float,
+        done: Callable[[], None],
+    ) -> list[Trajectory]:
+        async def play(position: int, start: Any, nodes: list[Any]) -> Trajectory:
+            try:
+                return checked_play(
+                    await self._play(ticket, prompt, temperature, position, start, nodes)
+                )
+            finally:
+                done()
+
+        return await play_branching(rule, play, ticket.num_samples)
 
     async def _scored(
         self, ticket: Ticket, prompt: Prompt, trajectories: Sequence[Trajectory], began: float
@@ -326,7 +353,13 @@ class RolloutActor:
         )
 
     async def _play(
-        self, ticket: Ticket, prompt: Prompt, temperature: float, position: int
+        self,
+        ticket: Ticket,
+        prompt: Prompt,
+        temperature: float,
+        position: int,
+        start: Any = None,
+        nodes: list[Any] | None = None,
     ) -> Trajectory:
         turns = itertools.count()
 
@@ -340,7 +373,11 @@ class RolloutActor:
                 )
 
         async with between_calls(self._config.environment_timeout_seconds) as at_engine:
-            played: Trajectory = await self._environment.play(generate, prompt, ticket.max_tokens)
+            given = (generate, prompt, ticket.max_tokens)
+            if nodes is None:
+                played: Trajectory = await self._environment.play(*given)
+            else:
+                played = await self._environment.play_on(*given, start, nodes)
         return played
 
     async def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 from cost.ranges import SECONDS, Range, amount, count, positive, require_ranges
 
@@ -115,6 +116,9 @@ class RolloutConfig:
     """Retries of one ticket, with the same ticket and seeds, after a crash or a silence."""
     start_deadline_seconds: float = 600.0
     """Longest time for an engine to start."""
+    branching: Any = None
+    """How the plays of a group share beginnings (rollout/environments/branching.py), in training
+    and in environments of several turns; None for plays that are independent."""
     overlong: OverlongConfig = field(default_factory=OverlongConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
 
@@ -133,6 +137,11 @@ class RolloutConfig:
             "start_deadline_seconds": SECONDS,
         }
         require_ranges("rollout.", self, ranges)
+        if self.branching is not None and not hasattr(self.branching, "branches"):
+            raise ValueError(
+                "rollout.branching must be a plug with the methods of "
+                f"rollout.environments.branching.EntropyBranching, or null, got {self.branching!r}"
+            )
         neutral = {"top_p": 1.0, "top_k": 0, "repetition_penalty": 1.0}
         for key, value in neutral.items():
             if getattr(self, key) != value:

@@ -145,6 +145,9 @@ class Trajectory:
     """Prompt and environment tokens the engine computed (cached ones excluded)."""
     turns: tuple[Turn, ...] = ()
     """In their order; none stands for one turn of all the tokens."""
+    inherited_tokens: int = 0
+    """Of the policy's, those that another play of the group sampled; see
+    `rollout.environments.branching`."""
     ending: PlayEnd | None = None
     """What ended it; None for the length limit where `truncated`, else the answer."""
     reward: float | None = None

@@ -143,6 +143,7 @@ def words(program):
 @cache
 def every_key():
     """Keys of all programs, with the settings of plugs below the keys that they fill."""
+    register()
     keys = {key for program in programs() for key in words(program)}
     places = {"reward": "reward", "tracker": "tracker", "profile": "profile"}
     for name in ("train", "evaluate"):

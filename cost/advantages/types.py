@@ -38,6 +38,8 @@ class GroupBatch:
     """[G] True where the group is one of the visits that made the state."""
     max_tokens: int
     """Largest number of tokens in one response."""
+    entropy_changes: FloatArray | None = None
+    """[R] of each response, see `cost.types.LengthReport`; None where it is not known."""
 
     @property
     def groups(self) -> IntArray:
@@ -122,6 +124,7 @@ def group_batch(
         prompt_indices=np.array([report.prompt_index for report in reports]),
         folded=np.zeros(len(reports), dtype=bool) if folded is None else folded,
         max_tokens=max_tokens,
+        entropy_changes=np.concatenate([report.entropy_changes for report in reports]),
     )
 
 

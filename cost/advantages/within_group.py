@@ -1,6 +1,6 @@
 """Advantages that compare the responses of a group with each other, and nothing else."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -33,6 +33,46 @@ class GroupStandardised:
         """Return [R] float64 with mean 0 and deviation about 1 over each group's usable."""
         moments = groups.moments
         return standardised(groups, moments.means, moments.deviations(self.ddof), self.epsilon)
+
+
+@dataclass(frozen=True, slots=True)
+class EntropyAware:
+    """A (1 + weight z), A of `GroupStandardised` and z of how unsure tools left the policy.
+
+    z is the change of entropy from a response's first turn to its later ones, standardised over
+    its group's usable responses as rewards are: whatever becomes of it, right or wrong, a response
+    counts more whose later turns were less certain. Where all turns are alike, as in single ones, z
+    is 0. A factor below 0 would turn an advantage round and is taken as 0.
+
+    Source: the entropy-aware advantage of agentic AEPO (arXiv:2510.14545, read second-hand), of
+    which the weight is not known and the estimate of entropy is ours.
+    """
+
+    weight: float = 0.3
+    """What a deviation more of entropy adds to the size of an advantage, not negative."""
+    epsilon: float = 1e-6
+    """Added to both deviations, not negative."""
+
+    size_free: ClassVar[bool] = False
+    objective_preserving: ClassVar[bool] = True
+    compares_within_groups: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        """Refuse settings that are out of range."""
+        check_epsilon(self.epsilon)
+        if not 0 <= self.weight < np.inf:
+            raise ValueError(f"advantage.weight must not be negative, got {self.weight!r}")
+
+    def advantages(self, groups: GroupBatch) -> FloatArray:
+        """Return [R] float64 of the signs of `GroupStandardised`."""
+        of_rewards = GroupStandardised(self.epsilon).advantages(groups)
+        if groups.entropy_changes is None:
+            return of_rewards
+        of_entropies = GroupStandardised(self.epsilon).advantages(
+            replace(groups, rewards=groups.entropy_changes)
+        )
+        factors: FloatArray = np.maximum(1.0 + self.weight * of_entropies, 0.0)
+        return of_rewards * factors
 
 
 @dataclass(frozen=True, slots=True)

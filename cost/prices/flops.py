@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from cost.prices.shape import ModelShape
-from cost.prompts import ExpectedTurns
+from cost.prompts import TurnsTaken
 from cost.types import FloatArray, IntArray
 
 
@@ -14,7 +14,8 @@ from cost.types import FloatArray, IntArray
 class FlopsPrice(ModelShape):
     """Floating-point operations of a dense decoder, from its shape.
 
-    Every response token's logits are computed, in engine and learner, and no prompt token's.
+    Every response token's logits are computed, in engine and learner, and no prompt token's; of
+    what an environment wrote the learner computes none, which its price does not know.
     The quadratic part is priced at the expected length, not the expected square, for draws.
     """
 
@@ -22,6 +23,9 @@ class FlopsPrice(ModelShape):
     """Whether the engine computes a prompt once for the whole group."""
     gradient_checkpointing: bool = False
     """Whether the learner computes the layers' forward pass twice."""
+    shared_prefix: bool = True
+    """Whether the learner computes a prompt once for the responses of a group, as it does with
+    `learner.shared_prefix` and without `learner.chunk_tokens`."""
     trained_share: float = 1.0
     """Mean number of passes of the learner over a generated response, not negative: the share that
     thinning keeps, times the passes over a batch. Draws alone are priced with it."""
@@ -39,7 +43,9 @@ class FlopsPrice(ModelShape):
     ) -> FloatArray:
         """Return float64 FLOPs of a response, its share of the prompt and its expected training."""
         generating = self.of_generating(prompt_tokens, lengths, np.asarray(group_size))
-        return generating + self.trained_share * self.of_training(prompt_tokens, lengths)
+        training = self.of_training(prompt_tokens, lengths)
+        training = training - (1 - 1 / group_size) * self.of_prompt(prompt_tokens)
+        return generating + self.trained_share * training
 
     def of_generating(
         self, prompt_tokens: IntArray, lengths: IntArray | FloatArray, group_sizes: IntArray
@@ -49,7 +55,7 @@ class FlopsPrice(ModelShape):
         return prompt_share * self._prompt(prompt_tokens) + self._response(prompt_tokens, lengths)
 
     def of_turns(
-        self, prompt_tokens: IntArray, lengths: FloatArray, turns: ExpectedTurns
+        self, prompt_tokens: IntArray, lengths: FloatArray, turns: TurnsTaken
     ) -> FloatArray:
         """Return float64 FLOPs of what is prefilled between turns, less the head that it skips.
 
@@ -59,6 +65,11 @@ class FlopsPrice(ModelShape):
         at = np.asarray(prompt_tokens, dtype=np.float64) + lengths / 2
         flops: FloatArray = again * (self.token + self.pair * at)
         return flops - self.head * turns.environment_tokens
+
+    def of_prompt(self, prompt_tokens: IntArray) -> FloatArray:
+        """Return float64 FLOPs of training on a prompt that responses share; 0 where none do."""
+        passes = (4.0 if self.gradient_checkpointing else 3.0) * self.shared_prefix
+        return passes * self._prompt(prompt_tokens)
 
     def of_training(self, prompt_tokens: IntArray, lengths: IntArray | FloatArray) -> FloatArray:
         """Return float64 FLOPs of forward and backward (twice the forward) over both."""

@@ -21,7 +21,7 @@ from itertools import product
 import numpy as np
 
 from cost.prices.tokens import TokenPrice
-from cost.prompts import ExpectedTurns, PromptPool, Visit
+from cost.prompts import PromptPool, TurnsTaken, Visit
 from cost.types import BatchSpending, FloatArray, IntArray
 
 ENGINE_PRIOR = np.array([0.0, 1.0, 1.0, 0.0])
@@ -220,7 +220,7 @@ class SecondsPrice:
         self,
         prompt_tokens: IntArray,
         lengths: FloatArray,
-        turns: ExpectedTurns,
+        turns: TurnsTaken,
         state: SecondsState,
     ) -> FloatArray:
         """Return float64 seconds of prefills between turns and of tools, less decoding not done."""

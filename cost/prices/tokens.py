@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cost.prompts import ExpectedTurns
+from cost.prompts import TurnsTaken
 from cost.types import FloatArray, IntArray
 
 
@@ -47,11 +47,14 @@ class TokenPrice:
         return self.of_training(prompt_tokens, lengths)
 
     def of_turns(
-        self, prompt_tokens: IntArray, lengths: FloatArray, turns: ExpectedTurns
+        self, prompt_tokens: IntArray, lengths: FloatArray, turns: TurnsTaken
     ) -> FloatArray:
-        """Return float64 tokens that are computed again, and those that a tool's time is worth."""
+        """Return float64 tokens that a tool's time is worth, and a third of those computed again.
+
+        They take the first of the three passes that a token's price is for, as in `of_generating`.
+        """
         again = turns.prefill_tokens - turns.environment_tokens
-        return again + self.tool_second_tokens * turns.tool_seconds
+        return again / 3.0 + self.tool_second_tokens * turns.tool_seconds
 
     def of_generating(
         self, prompt_tokens: IntArray, lengths: IntArray | FloatArray, group_sizes: IntArray

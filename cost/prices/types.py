@@ -11,7 +11,7 @@ The unit only has to be the same for all: every rule that uses a cost is invaria
 
 from typing import Any, Protocol, runtime_checkable
 
-from cost.prompts import ExpectedTurns
+from cost.prompts import TurnsTaken
 from cost.types import BatchSpending, FloatArray, IntArray
 
 
@@ -33,14 +33,26 @@ class ChargesTurns(Price, Protocol):
     """A price that knows what several turns cost; others charge each token as a sampled one."""
 
     def of_turns(
-        self, prompt_tokens: IntArray, lengths: FloatArray, turns: ExpectedTurns
+        self, prompt_tokens: IntArray, lengths: FloatArray, turns: TurnsTaken
     ) -> FloatArray:
-        """Return what turns add to `of_drawing`, which takes whole responses for sampled.
+        """Return what turns add to generating, which is priced as if all tokens were sampled.
 
         Args:
             prompt_tokens: [N] int.
-            lengths: [N] expected tokens of a response, its environment's among them.
+            lengths: [N] tokens of a response, its environment's among them.
             turns: What of them is not sampled, and what is computed besides.
+        """
+        ...
+
+
+@runtime_checkable
+class SharesPrompts(Price, Protocol):
+    """A price that knows what of training a group's responses pay together."""
+
+    def of_prompt(self, prompt_tokens: IntArray) -> FloatArray:
+        """Return the part of `of_training` that a group costs once, however many are trained on.
+
+        It is less than all of `of_training`, and 0 where each response has a prompt of its own.
         """
         ...
 

@@ -20,8 +20,8 @@ from cost.draws.allocators.types import (
     Round,
     Snapshot,
 )
-from cost.prices.types import ChargesTurns, FittedPrice, GeneratingPrice, Price
-from cost.prompts import PromptPool, Visit
+from cost.prices.types import ChargesTurns, FittedPrice, GeneratingPrice, Price, SharesPrompts
+from cost.prompts import PromptPool, TurnsTaken, Visit
 from cost.scheduler.config import PROTOCOLS, SchedulerConfig
 from cost.state import from_plain, initial_state, keywords, to_plain, updated
 from cost.thinning import calibration
@@ -227,18 +227,35 @@ class Plugs:
         """Return [M] costs of training on responses."""
         return self.price.of_training(prompt_tokens, lengths, **self._state("price"))
 
-    def generating_cost(self, groups: GroupBatch, prompt_tokens: IntArray) -> float:
+    def prompt_costs(self, prompt_tokens: IntArray) -> FloatArray | None:
+        """Return [M], of training costs, what a group's responses pay together; None for nothing.
+
+        It is the same for responses of one group.
+        """
+        if not isinstance(self.price, SharesPrompts):
+            return None
+        costs = self.price.of_prompt(prompt_tokens, **self._state("price"))
+        return costs if costs.any() else None
+
+    def generating_cost(
+        self, groups: GroupBatch, prompt_tokens: IntArray, turns: TurnsTaken | None = None
+    ) -> float:
         """Return what generating a batch's responses cost; 0 where the price does not say.
 
         Args:
             groups: The batch.
             prompt_tokens: [R] of each response.
+            turns: What their turns took, [R]; None where each had one.
         """
         if not isinstance(self.price, GeneratingPrice):
             return 0.0
         sizes = np.repeat(groups.sizes, groups.sizes)
         state = self._state("price")
         costs = self.price.of_generating(prompt_tokens, groups.lengths, sizes, **state)
+        if turns is not None and isinstance(self.price, ChargesTurns):
+            costs = costs + self.price.of_turns(
+                prompt_tokens, groups.lengths.astype(np.float64), turns, **state
+            )
         return float(costs.sum())
 
     def entered(self) -> "Plugs":

@@ -6,13 +6,22 @@ from typing import Any
 
 import numpy as np
 
-from cost.types import PER_TURN, FloatArray, IntArray, LengthReport, RewardStatus, Ticket
+from cost.types import (
+    PER_TURN,
+    REAL_NUMBERS,
+    FloatArray,
+    IntArray,
+    LengthReport,
+    RewardStatus,
+    Ticket,
+)
 
 # Plain numbers: numpy compares with a member of an enum ten times slower. Statuses count from 0.
 _OK = int(RewardStatus.OK)
 _NUM_STATUSES = len(RewardStatus)
 PER_RESPONSE = (
-    "lengths", "truncated", "rewards", "status", "surprise", "answer_codes", "num_turns", *PER_TURN
+    "lengths", "truncated", "rewards", "status", "surprise", "answer_codes", "num_turns",
+    "entropy_changes", *PER_TURN,
 )  # fmt: skip
 """Fields of a report that are arrays, one entry a response."""
 
@@ -55,18 +64,7 @@ def checked(report: LengthReport, ticket: Ticket) -> LengthReport:
             raise ValueError(
                 f"report.{name} must be finite and not negative, got {values[wrong][0].item()!r}"
             )
-    if (np.asarray(report.environment_tokens) > np.asarray(report.lengths)).any():
-        raise ValueError(
-            "report.environment_tokens must be at most lengths, got "
-            f"{np.asarray(report.environment_tokens).tolist()!r}"
-        )
     status, codes, rewards = _checked_answers(report, count)
-    per_turn: dict[str, Any] = {
-        name: np.asarray(
-            getattr(report, name), dtype=np.float64 if name == "tool_seconds" else np.int64
-        )
-        for name in ("num_turns", *PER_TURN)
-    }
     return replace(
         report,
         lengths=np.asarray(report.lengths, dtype=np.int64),
@@ -75,8 +73,33 @@ def checked(report: LengthReport, ticket: Ticket) -> LengthReport:
         status=status,
         surprise=np.asarray(report.surprise, dtype=np.float64),
         answer_codes=codes,
-        **per_turn,
+        **_checked_turns(report),
     )
+
+
+def _checked_turns(report: LengthReport) -> dict[str, Any]:
+    """Return what the report says of turns, [n] each."""
+    found: dict[str, Any] = {
+        name: np.asarray(
+            getattr(report, name), dtype=np.float64 if name in REAL_NUMBERS else np.int64
+        )
+        for name in ("num_turns", "entropy_changes", *PER_TURN)
+    }
+    if not np.isfinite(found["entropy_changes"]).all():
+        raise ValueError(
+            f"report.entropy_changes must be finite, got {found['entropy_changes'].tolist()!r}"
+        )
+    written = found["environment_tokens"]
+    if (written > np.asarray(report.lengths)).any():
+        raise ValueError(
+            f"report.environment_tokens must be at most lengths, got {written.tolist()!r}"
+        )
+    if (found["inherited_tokens"] > np.asarray(report.lengths) - written).any():
+        raise ValueError(
+            "report.inherited_tokens must be at most what the policy sampled, got "
+            f"{found['inherited_tokens'].tolist()!r}"
+        )
+    return found
 
 
 def _checked_answers(report: LengthReport, count: int) -> tuple[IntArray, IntArray, FloatArray]:

@@ -19,6 +19,7 @@ from cost.scheduler.savings import thinning_saving
 from cost.thinning.clipping import clipped
 from cost.thinning.thinning import Candidates, Thinning
 from cost.types import BoolArray, FloatArray, LengthReport, Selection, Ticket
+from cost.worth.turns import turns_taken
 
 
 def select_batch(
@@ -99,7 +100,8 @@ def _candidates(
         progress=progress,
         penalties=penalties,
         signal=None if penalties is None else of_rewards != 0,
-        generating_cost=plugs.generating_cost(groups, prompt_tokens),
+        generating_cost=plugs.generating_cost(groups, prompt_tokens, turns_taken(reports)),
+        prompt_costs=plugs.prompt_costs(prompt_tokens),
     )
 
 

@@ -55,7 +55,7 @@ class Spendings:
         self._entered[batch] = BatchSpending(
             responses=sum(report.num_responses for report in reports),
             prefill_tokens=sum(int(report.prefill_tokens) for report in reports),
-            response_tokens=sum(int(report.own_lengths.sum()) for report in reports),
+            response_tokens=sum(int(report.sampled_lengths.sum()) for report in reports),
             tool_seconds=float(sum(report.tool_seconds.sum() for report in reports)),
             engine_seconds=engine_seconds,
             trained_responses=responses,

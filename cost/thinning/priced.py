@@ -17,6 +17,15 @@ batches cost and varied so far leads to the one minimum, from either side, and f
 the part of C that goes to responses kept by chance. No response is left out that is worth its
 price: with dear generation and responses that are alike all are kept.
 
+A prompt that the learner computes once for its group is paid for if anything of the group is kept,
+with probability 1 - prod_j (1 - q_j). So C has that in place of copies, and c_j is what response j
+adds: its own part, and the prompt by the chance that nothing else of its group is kept,
+
+    c_j = own_j + prompt prod_{i != j} (1 - q_i)
+
+Found from above: the smaller the other q, the dearer j, so that q falls from step to step to the
+largest solution.
+
 s is taken from earlier batches alone, discounted. It may depend on anything that was known before
 the batch: q_j stays the probability of keeping j, and 1 / q_j undoes it. Scores may have any scale,
 as long as it stays the same from batch to batch. The derivation is ours; the rule q ~ G / sqrt(c)
@@ -32,7 +41,10 @@ import numpy as np
 
 from cost.prompts import PromptPool, Visit
 from cost.thinning.thinning import Candidates, Thinning, chosen_of, sampled
-from cost.types import FloatArray
+from cost.types import FloatArray, IntArray
+
+MOST_STEPS, CLOSE_ENOUGH = 100, 1e-9
+"""When the keep probabilities that hang together by a shared prompt are found."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,11 +140,21 @@ class Priced:
         """Return [M] keep probabilities at a scale s; 0 for what is not a candidate."""
         chosen = chosen_of(candidates, self.keep_zero_advantage)
         q = np.zeros(len(chosen))
+        q[chosen] = 1.0
         if math.isinf(scale):
-            q[chosen] = 1.0
-        else:
-            ratio = candidates.scores[chosen] / np.sqrt(candidates.costs[chosen])
+            return q
+        prompts = candidates.prompt_costs
+        own = candidates.costs if prompts is None else candidates.costs - prompts
+        for _ in range(MOST_STEPS):
+            costs = (
+                own if prompts is None else own + prompts * _others_left_out(q, candidates.groups)
+            )
+            before = q
+            q = np.zeros(len(chosen))
+            ratio = candidates.scores[chosen] / np.sqrt(costs[chosen])
             q[chosen] = np.clip(scale * ratio, self.floor, 1.0)
+            if prompts is None or np.abs(q - before).max(initial=0.0) < CLOSE_ENOUGH:
+                break
         return q
 
     def spent(self, candidates: Candidates, q: FloatArray) -> tuple[float, float]:
@@ -140,6 +162,12 @@ class Priced:
         can = q > 0
         squares = candidates.scores[can] ** 2
         cost = candidates.generating_cost + float(candidates.costs @ q)
+        if candidates.prompt_costs is not None:
+            left_out = _left_out(q, candidates.groups)
+            prompts = np.zeros(len(left_out))
+            prompts[candidates.groups] = candidates.prompt_costs
+            # Copies are in the costs; one a group is paid for.
+            cost += float(prompts @ (1 - left_out) - candidates.prompt_costs @ q)
         return cost, float((squares * (1 / q[can] - 1 + self.sampling)).sum())
 
     def _metrics(self, candidates: Candidates, q: FloatArray) -> dict[str, float]:
@@ -160,3 +188,22 @@ class Priced:
                 all_cost * all_variance
             )
         return metrics
+
+
+def _logarithms(q: FloatArray) -> FloatArray:
+    # Nearly certain stands for certain, whose logarithm has no difference to another.
+    logarithms: FloatArray = np.log1p(-np.minimum(q, 1 - 1e-12))
+    return logarithms
+
+
+def _left_out(q: FloatArray, groups: IntArray) -> FloatArray:
+    """Return [G] the chance that nothing of a group is kept."""
+    found: FloatArray = np.exp(np.bincount(groups, weights=_logarithms(q)))
+    return found
+
+
+def _others_left_out(q: FloatArray, groups: IntArray) -> FloatArray:
+    """Return [M] the chance that nothing else of the group is kept."""
+    own = _logarithms(q)
+    found: FloatArray = np.exp(np.bincount(groups, weights=own)[groups] - own)
+    return found

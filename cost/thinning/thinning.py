@@ -50,6 +50,9 @@ class Candidates:
     """[M] True where rewards alone give an advantage; None where all there is comes from them."""
     generating_cost: float = 0.0
     """What generating all of them cost, in the unit of `costs`; 0 where the price does not say."""
+    prompt_costs: FloatArray | None = None
+    """[M] of `costs`, and less than they, what a group pays once if anything of it is kept: its
+    prompt, where the learner shares it. One value a group; None where each response has its own."""
 
 
 @dataclass(frozen=True, slots=True)

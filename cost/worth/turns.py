@@ -1,4 +1,4 @@
-"""What the turns of a response are expected to add to its cost, prompt by prompt.
+"""What the turns of a response add to its cost: as they were, and as expected prompt by prompt.
 
 visits -> TurnCounts.update -> expected prefill, environment tokens and tool seconds -> price
 
@@ -10,12 +10,21 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from cost.prompts import ExpectedTurns, PromptPool, Visit, visit_means
+from cost.prompts import PromptPool, TurnsTaken, Visit, visit_means
+from cost.types import LengthReport
 from cost.worth.predictors import PoolMeanPredictor
 from cost.worth.shrinkage import Readings, ShrunkMean, ShrunkMeanState
 
 COUNTS = ("turn_prefill_tokens", "environment_tokens", "tool_seconds")
 _MEAN = ShrunkMean(prior=PoolMeanPredictor(), prior_count=0.5, decay=0.7, follow_drift=True)
+
+
+def turns_taken(reports: Sequence[LengthReport]) -> TurnsTaken | None:
+    """Return what the turns of all responses of a batch took, end to end; None for single turns."""
+    if all((report.num_turns == 1).all() for report in reports):
+        return None
+    taken = (np.concatenate([getattr(report, name) for report in reports]) for name in COUNTS)
+    return TurnsTaken(*(values.astype(np.float64) for values in taken))
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +65,9 @@ class TurnCounts:
             means.append(_MEAN.update(before, prompts, readings))
         return TurnState(state.num_seen + len(visits), *means)
 
-    def estimate(self, state: TurnState, prompts: PromptPool) -> ExpectedTurns | None:
+    def estimate(self, state: TurnState, prompts: PromptPool) -> TurnsTaken | None:
         """Return what is expected; None while no response had more than one turn."""
         if not state.num_seen:
             return None
         means = (state.prefill, state.environment, state.tool)
-        return ExpectedTurns(*(np.maximum(_MEAN.estimate(m, prompts), 0.0) for m in means))
+        return TurnsTaken(*(np.maximum(_MEAN.estimate(m, prompts), 0.0) for m in means))

@@ -48,10 +48,12 @@ METRICS: dict[str, str] = _COST_METRICS | {
     "rollout/mixed_group_share": "Share of the step's groups in which some advantage is not zero.",
     "rollout/exploring_reward_mean": "Mean reward of usable responses of exploring tickets, which "
     "the other means leave out; absent without one.",
-    "rollout/turns_mean": "Mean turns of a response; this and the next ten are absent in steps of "
-    "single turns.",
+    "rollout/turns_mean": "Mean turns of a response; this and the next eleven are absent in steps "
+    "of single turns.",
     "rollout/turn_length_mean_tokens": "Mean tokens that the policy sampled in a turn.",
     "rollout/environment_mean_tokens": "Mean tokens of a response that its environment wrote.",
+    "rollout/inherited_mean_tokens": "Mean tokens of a response that another of its group sampled, "
+    "where rollout.branching makes them share beginnings.",
     "rollout/turn_prefill_mean_tokens": "Mean tokens that an engine prefilled before a response's "
     "turns after the first.",
     "rollout/tool_mean_seconds": "Mean seconds for which a response waited for its environment.",
@@ -200,6 +202,9 @@ def _turn_metrics(reports: Sequence[LengthReport]) -> dict[str, float]:
         "rollout/environment_mean_tokens": _mean(
             _join([report.environment_tokens for report in reports])
         ),
+        "rollout/inherited_mean_tokens": _mean(
+            _join([report.inherited_tokens for report in reports])
+        ),
         "rollout/turn_prefill_mean_tokens": _mean(
             _join([report.turn_prefill_tokens for report in reports])
         ),
@@ -251,9 +256,8 @@ def _cost_metrics(
     ok = _join([selectable_responses(r, s) for r, s in zip(reports, selections, strict=True)])
     keep = _join([selection.keep for selection in selections])
     lengths = _join([report.lengths for report in reports]).astype(np.float64)
-    own = _join([report.own_lengths for report in reports]).astype(np.float64)
     prompts = _join([np.full(report.num_responses, report.prompt_tokens) for report in reports])
-    generated = float(own.sum())
+    generated = float(_join([report.sampled_lengths for report in reports]).sum())
     selectable = float((lengths + prompts)[ok].sum())
     trained = float((lengths + prompts)[keep].sum())
     return {

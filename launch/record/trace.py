@@ -1,12 +1,14 @@
 """Where the time of a run went, as a Chrome trace to open in ui.perfetto.dev or chrome://tracing.
 
-    metrics.jsonl -> step_slices -> trace -> trace.json
+    metrics.jsonl, samples.jsonl -> step_slices -> trace -> trace.json
 
 Three lanes: the loop, which waits, updates, publishes and evaluates in turn; the engines; and what
-is known of the inside of an update and a publish. Durations are measured. Where on the clock they
-lie follows from the order of the loop and from the time at which each step was logged. The engines'
-lane shows in one piece, from the publish on which a batch is admitted, the seconds in which they
-generated, wherever between two publishes those were.
+is known of the inside of an update and a publish. Where responses had turns, those of the group
+that a step's samples show have a lane each, with their tools. Durations are measured. Where on the
+clock they lie follows from the order of the loop and from the time at which each step was logged.
+The engines' lane shows in one piece, from the publish on which a batch is admitted, the seconds in
+which they generated, wherever between two publishes those were; tools lie in it
+(`launch.record.tool_slices`).
 
 A run that went on after a stop is shown in one piece, with a mark: what lay between its last step
 before and the first one after is left out, so that later starts are that much earlier.
@@ -21,8 +23,10 @@ from typing import Any
 
 from launch.program import UserError
 from launch.record.restarts import Restart, first_steps_after, read_restarts, still_seen
-from launch.record.run_folder import read_steps, write_new
+from launch.record.run_folder import SAMPLES, read_samples, read_steps, write_new
 from launch.record.summary import PHASES
+from launch.record.tool_slices import NEEDED as SAMPLES_NEED
+from launch.record.tool_slices import by_step, tool_slices
 
 RESTART = "restart"
 """Name of the mark."""
@@ -31,7 +35,8 @@ LANES = {LOOP: 1, ENGINES: 2, INSIDE: 3}
 NEEDED = ("time", *(f"loop/{part}_seconds" for part in PHASES))
 NOTE = (
     "Durations are measured; starts follow from the order of the loop and the time each step was "
-    "logged. The engines' seconds of a step are drawn in one piece."
+    "logged. The engines' seconds of a step are drawn in one piece, and tools as if the turns of a "
+    "group filled it."
 )
 ARGUMENTS = {
     "update": ("learner/tokens", "learner/rows", "learner/row_fill", "cost/step_trained_tokens"),
@@ -64,7 +69,9 @@ class Slice:
 
 
 def step_slices(
-    records: Sequence[Mapping[str, Any]], restarts: Sequence[Restart] = ()
+    records: Sequence[Mapping[str, Any]],
+    restarts: Sequence[Restart] = (),
+    samples: Sequence[Mapping[str, Any]] = (),
 ) -> list[Slice]:
     """Place what every step measured on the clock.
 
@@ -75,7 +82,9 @@ def step_slices(
     Args:
         records: Lines of `metrics.jsonl`, in step order, each with `NEEDED` as finite numbers.
         restarts: Of the run.
+        samples: Lines of `samples.jsonl`.
     """
+    played = by_step(samples)
     slices: list[Slice] = []
     logged = published = generated = -math.inf
     restarted = set(first_steps_after(restarts, [record["step"] for record in records]))
@@ -106,6 +115,7 @@ def step_slices(
         # What is counted here was generated since the publish before.
         first = max(published if published > -math.inf else began, generated)
         slices.append(_slice(ENGINES, "generate", first, generate, record))
+        slices += _tools(played.get(record["step"], ()), slices[-1])
         generated = first + generate
         published = publish_end
         logged = max(float(record["time"]) - left_out, publish_end + evaluate)
@@ -123,17 +133,21 @@ def trace(slices: Sequence[Slice], name: str) -> dict[str, Any]:
     events: list[dict[str, Any]] = [
         {"ph": "M", "name": "process_name", "pid": 1, "tid": 0, "args": {"name": name}}
     ]
-    for lane, number in LANES.items():
+    others = sorted(
+        {found.lane for found in slices} - set(LANES), key=lambda name: (len(name), name)
+    )
+    lanes = LANES | {lane: number for number, lane in enumerate(others, len(LANES) + 1)}
+    for lane, number in lanes.items():
         about = {"ph": "M", "pid": 1, "tid": number}
         events.append(about | {"name": "thread_name", "args": {"name": lane}})
         events.append(about | {"name": "thread_sort_index", "args": {"sort_index": number}})
-    for found in sorted(slices, key=lambda found: (found.start, LANES[found.lane])):
+    for found in sorted(slices, key=lambda found: (found.start, lanes[found.lane])):
         events.append(
             {
                 "name": found.name,
                 "cat": found.lane,
                 "pid": 1,
-                "tid": LANES[found.lane],
+                "tid": lanes[found.lane],
                 # The format counts in microseconds.
                 "ts": round((found.start - zero) * 1e6, 3),
                 "args": {"step": found.step, "seconds": found.seconds, **found.args},
@@ -178,7 +192,9 @@ def write_trace(run_dir: Path, step: int | None = None, out: Path | None = None)
     """
     out = out or run_dir / ("trace.json" if step is None else f"trace-{step}.json")
     records = read_records(run_dir)
-    slices = step_slices(records, read_restarts(run_dir))
+    told = (run_dir / SAMPLES).exists()
+    samples = read_samples(run_dir, SAMPLES_NEED) if told else []
+    slices = step_slices(records, read_restarts(run_dir), samples)
     if step is not None:
         slices = [found for found in slices if found.step == step]
         if not slices:
@@ -194,6 +210,21 @@ def write_trace(run_dir: Path, step: int | None = None, out: Path | None = None)
 def _slice(lane: str, name: str, start: float, seconds: float, record: Mapping[str, Any]) -> Slice:
     args = {key: record[key] for key in ARGUMENTS.get(name, ()) if record.get(key) is not None}
     return Slice(lane, name, start, seconds, int(record["step"]), args)
+
+
+def _tools(responses: Sequence[Sequence[Mapping[str, Any]]], engines: Slice) -> list[Slice]:
+    """What the tools of a group took, as if it was in generation all of the engines' slice."""
+    return [
+        Slice(
+            waited.lane,
+            f"tool, turn {waited.turn}",
+            waited.start,
+            waited.seconds,
+            engines.step,
+            {"calls": waited.calls, "failed_calls": waited.failed_calls},
+        )
+        for waited in tool_slices(responses, engines.start, engines.seconds)
+    ]
 
 
 def _inside(

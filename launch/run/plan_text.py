@@ -20,6 +20,8 @@ def objective_text(config: RunConfig) -> str:
             "reweighted: the draws, thinning, clipping or aggregation chosen change the uniform "
             "objective"
         )
+    if config.rollout.branching is not None:
+        text += "; reweighted by rollout.branching, whose plays begin where the policy was unsure"
     if config.learner.curvature.masks:
         text += "; biased by learner.curvature, whose mask depends on what was drawn"
     return text

@@ -16,7 +16,7 @@ import inspect
 import math
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -25,8 +25,9 @@ from cost.ranges import SECONDS, count, require_ranges
 from cost.types import PlayEnd
 from rollout.environments import Generate
 from rollout.environments.bridge import ROLES, Bridge
+from rollout.environments.record import Record
 from rollout.stopping import Stopping
-from rollout.types import Completion, MaskArray, Prompt, TokenArray, Trajectory, Turn, VersionSpan
+from rollout.types import Prompt, TokenArray, Trajectory
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,6 +124,14 @@ class TurnEnvironment:
         raise RuntimeError("TurnEnvironment.play needs the policy's tokens: call for_policy first")
 
 
+@dataclass(frozen=True, slots=True)
+class Node:
+    """Where a play stood before a turn of the policy, to be played on from more than once."""
+
+    game: Any
+    record: Record
+
+
 @dataclass(frozen=True)
 class TurnPlayer:
     """A `TurnEnvironment` with the policy that plays it."""
@@ -133,23 +142,54 @@ class TurnPlayer:
 
     async def play(self, generate: Generate, prompt: Prompt, max_tokens: int) -> Trajectory:
         """Play one game to its end; see `rollout.environments.Environment`."""
-        game = copy.deepcopy(self.settings.game)
+        return await self.play_on(generate, prompt, max_tokens, None, None)
+
+    async def play_on(
+        self,
+        generate: Generate,
+        prompt: Prompt,
+        max_tokens: int,
+        start: Node | None,
+        nodes: list[Node | None] | None,
+    ) -> Trajectory:
+        """Play from a node, or from the prompt, to the end.
+
+        Args:
+            generate: See `rollout.environments.Environment`.
+            prompt: Likewise.
+            max_tokens: Likewise; those before the node count.
+            start: A node of another play; None for the prompt.
+            nodes: Gets one for each turn of this play, None where the game cannot be copied; None
+                to make none.
+        """
+        game = copy.deepcopy(self.settings.game if start is None else start.game)
         try:
-            return await self._play(game, generate, prompt, max_tokens)
+            if start is not None:
+                return await self._go_on(
+                    game, start.record.taken_over(), generate, max_tokens, nodes
+                )
+            record = Record(prompt.token_ids)
+            try:
+                await self._call(game.reset, prompt)
+            except Exception as error:
+                return record.failed(self._told("reset", error))
+            return await self._go_on(game, record, generate, max_tokens, nodes)
         finally:
             if hasattr(game, "close"):
                 with contextlib.suppress(Exception):
                     await self._call(game.close)
 
-    async def _play(
-        self, game: Any, generate: Generate, prompt: Prompt, max_tokens: int
+    async def _go_on(
+        self,
+        game: Any,
+        record: Record,
+        generate: Generate,
+        max_tokens: int,
+        nodes: list[Node | None] | None,
     ) -> Trajectory:
-        record = Record(prompt.token_ids)
-        try:
-            await self._call(game.reset, prompt)
-        except Exception as error:
-            return record.failed(self._told("reset", error))
         while True:
+            if nodes is not None:
+                nodes.append(_node(game, record))
             completion = await generate(record.sequence, max_tokens - record.length)
             record.add_turn(completion)
             if completion.finish_reason == "length":
@@ -163,7 +203,8 @@ class TurnPlayer:
             except Exception as error:
                 record.step_took(time.monotonic() - began)
                 return record.failed(self._told("step", error))
-            record.step_took(time.monotonic() - began, found)
+            calls = (found.calls, found.failed_calls) if isinstance(found, Reply) else ()
+            record.step_took(time.monotonic() - began, *calls)
             if isinstance(found, End):
                 return record.ended(PlayEnd.ANSWER, found.reward)
             if len(record.turns) == self.settings.max_turns:
@@ -195,6 +236,14 @@ class TurnPlayer:
         return f"environment.game: {game}.{name} raised {type(error).__name__}: {error}"
 
 
+def _node(game: Any, record: Record) -> Node | None:
+    try:
+        return Node(copy.deepcopy(game), copy.deepcopy(record))
+    except Exception:
+        # A game that holds what cannot be copied once it is played.
+        return None
+
+
 def as_answer(answer: Any) -> Reply | End:
     """Return what a game answered as a Reply or an End.
 
@@ -216,70 +265,3 @@ def as_answer(answer: Any) -> Reply | End:
     elif len(answer.token_ids) == 0:
         raise ValueError("Reply.token_ids must not be empty, got none")
     return answer
-
-
-class Record:
-    """What a play has come to so far."""
-
-    def __init__(self, prompt_ids: TokenArray) -> None:
-        self._num_prompt = len(prompt_ids)
-        self._parts: list[TokenArray] = [prompt_ids]
-        self._masks: list[MaskArray] = []
-        self._logprobs: list[np.ndarray] = []
-        self._spans: list[VersionSpan] = []
-        self._prefilled = 0
-        self.length = 0
-        """Tokens after the prompt."""
-        self.turns: list[Turn] = []
-
-    @property
-    def sequence(self) -> TokenArray:
-        """[T] int32 prompt and everything after it."""
-        self._parts = [np.concatenate(self._parts).astype(np.int32)]
-        return self._parts[0]
-
-    def add_turn(self, completion: Completion) -> None:
-        """Add what the policy sampled after `sequence`."""
-        size = len(completion.token_ids)
-        start = self.length
-        prefilled = self._num_prompt + start - completion.cached_tokens
-        self._prefilled += prefilled
-        self._add(completion.token_ids, completion.rollout_logprobs, own=True)
-        self._spans += [
-            replace(span, start=span.start + start, end=span.end + start)
-            for span in completion.version_spans
-        ]
-        self.turns.append(Turn(start, start + size, prefilled))
-
-    def step_took(self, seconds: float, found: Reply | End | None = None) -> None:
-        """Enter how long the environment's step after the last turn took, and its calls."""
-        calls, failed = (found.calls, found.failed_calls) if isinstance(found, Reply) else (0, 0)
-        self.turns[-1] = replace(self.turns[-1], seconds=seconds, calls=calls, failed_calls=failed)
-
-    def add_environment(self, token_ids: TokenArray) -> None:
-        """Add what the environment says after the last turn."""
-        self._add(token_ids, np.zeros(len(token_ids), np.float32), own=False)
-
-    def ended(self, ending: PlayEnd, reward: float | None = None) -> Trajectory:
-        """Return the play as it ended."""
-        return Trajectory(
-            token_ids=self.sequence[self._num_prompt :],
-            loss_mask=np.concatenate([np.zeros(0, np.bool_), *self._masks]),
-            rollout_logprobs=np.concatenate([np.zeros(0, np.float32), *self._logprobs]),
-            version_spans=tuple(self._spans),
-            truncated=ending == PlayEnd.TOKENS,
-            prefill_tokens=self._prefilled,
-            turns=tuple(self.turns),
-            ending=ending,
-            reward=None if reward is None else float(reward),
-        )
-
-    def failed(self, failure: str) -> Trajectory:
-        """Return the play as it failed."""
-        return replace(self.ended(PlayEnd.FAILURE), failure=failure)
-
-    def _add(self, token_ids: TokenArray, logprobs: np.ndarray, *, own: bool) -> None:
-        self._parts.append(token_ids)
-        self._masks.append(np.full(len(token_ids), own, dtype=np.bool_))
-        self._logprobs.append(logprobs)
-        self.length += len(token_ids)

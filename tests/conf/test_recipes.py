@@ -42,8 +42,9 @@ def test_a_recipe_says_which_plugs_of_the_algorithm_it_takes(name):
     }
     assert set(chosen) >= {"allocator", "thinning", "advantage", "aggregation", "objective"}
     config = composed(f"recipe={name}", "experiment=quickstart")
+    places = {"objective": "objective", "branching": "rollout.branching"}
     for group, member in chosen.items():
-        place = group if group == "objective" else f"scheduler.{group}"
+        place = places.get(group, f"scheduler.{group}")
         expected = OmegaConf.load(CONF / group / f"{member}.yaml")._target_
         assert OmegaConf.select(config, place)._target_ == expected
 
@@ -106,6 +107,13 @@ def test_a_recipe_sets_no_reward_shaping_but_its_own():
         assert not config.rollout.overlong.filter_truncated
 
 
+def test_branching_is_told_of_and_no_other_recipe_s():
+    config = build(composed("recipe=agentic_aepo", "experiment=quickstart"))
+    assert "reweighted by rollout.branching" in objective_text(config)
+    for name in {*RECIPES} - {"agentic_aepo"}:
+        assert composed(f"recipe={name}", "experiment=quickstart").rollout.branching is None
+
+
 def test_published_bounds():
     bounds = {}
     for name in RECIPES:
@@ -114,6 +122,7 @@ def test_published_bounds():
             bounds[name] = (objective.clip_low, objective.clip_high)
     assert bounds == {
         "aepo": (0.2, 0.2),
+        "agentic_aepo": (0.2, 0.28),
         "capo": (0.2, 0.2),
         "copo": (0.2, 0.2),
         "dapo": (0.2, 0.28),

@@ -18,7 +18,7 @@ from omegaconf import OmegaConf
 from cost.advantages.types import group_batch
 from cost.draws.allocators.types import BatchSoFar, Complete, Estimates, Snapshot
 from cost.ledger import METRICS
-from cost.prices.types import GeneratingPrice
+from cost.prices.types import GeneratingPrice, SharesPrompts
 from cost.prompts import PromptPool, Visit, prompt_pool
 from cost.scheduler.config import PROTOCOLS, SchedulerConfig
 from cost.scheduler.scheduler import Scheduler
@@ -49,7 +49,7 @@ def load(group: str, name: str) -> Any:
     run = {
         "model": {"path": str(CONF.parent / "rollout" / "tasks" / "chain_model")},
         "rollout": {"engine": {"prefix_caching": True}},
-        "learner": {"gradient_checkpointing": False},
+        "learner": {"gradient_checkpointing": False, "shared_prefix": True},
     }
     whole = OmegaConf.merge(run, {"plug": OmegaConf.load(CONF / group / f"{name}.yaml")})
     return OmegaConf.create(OmegaConf.to_container(whole.plug, resolve=True))
@@ -306,6 +306,10 @@ def test_price(plug, rows, spendings, group_size):
         np.testing.assert_allclose(alone, cost, rtol=1e-12)
         again = method(tokens, lengths, *size, **keywords(restored))
         np.testing.assert_array_equal(again, cost)
+    if isinstance(plug, SharesPrompts):
+        shared = plug.of_prompt(tokens, **keywords(state))
+        whole = plug.of_training(tokens, np.maximum(lengths, 1), **keywords(state))
+        assert (shared >= 0).all() and (shared < whole).all()
     if isinstance(plug, GeneratingPrice):
         generating = plug.of_generating(
             tokens, lengths, np.full(len(rows), group_size), **keywords(state)

@@ -117,6 +117,7 @@ def make_groups() -> Callable[..., GroupBatch]:
         prompts: Sequence[int] | None = None,
         folded: Sequence[bool] | None = None,
         max_tokens: int = 100,
+        entropy_changes: Sequence[float] | None = None,
     ) -> GroupBatch:
         flat = np.concatenate([np.zeros(0), *rewards])
         codes = np.concatenate([np.zeros(0, int), *(np.arange(len(group)) for group in rewards)])
@@ -129,6 +130,7 @@ def make_groups() -> Callable[..., GroupBatch]:
             prompt_indices=np.arange(len(rewards)) if prompts is None else np.array(prompts),
             folded=np.zeros(len(rewards), bool) if folded is None else np.array(folded),
             max_tokens=max_tokens,
+            entropy_changes=None if entropy_changes is None else np.array(entropy_changes),
         )
 
     return build

@@ -75,6 +75,15 @@ def test_a_pass_takes_what_is_laid_out(settings, expected):
     assert compute(**settings).update(PLANS, REPORTS) == pytest.approx(expected, rel=1e-12)
 
 
+def test_logits_of_an_environment_s_tokens_are_not_computed():
+    played = replace(REPORTS[0], environment_tokens=np.array([2, 0, 1]))
+    reports = [played, *REPORTS[1:]]
+    less = compute().update(PLANS, REPORTS) - compute().update(PLANS, reports)
+    assert less == pytest.approx(3 * 3 * SHAPE.head)
+    less = compute().scores(REPORTS) - compute().scores(reports)
+    assert less == pytest.approx(3 * SHAPE.head)
+
+
 def test_finding_entropies_takes_a_pass():
     assert compute().update(PLANS, REPORTS, 0.5) == pytest.approx(flops(4, 4, 4), rel=1e-12)
 

@@ -18,6 +18,9 @@ from rollout.actor import (
 )
 from rollout.config import RolloutConfig
 from rollout.environments import SingleTurn
+from rollout.environments.branching import EntropyBranching
+from rollout.environments.bridge import Bridge
+from rollout.environments.turns import End, Reply, TurnEnvironment, TurnPlayer
 from rollout.rewards.pool import ScoredResponse
 from rollout.stopping import Stopping
 from rollout.types import Completion, Group, Prompt, Trajectory, VersionSpan
@@ -129,6 +132,44 @@ def test_an_exploring_ticket_is_sampled_at_its_temperature_and_others_at_the_run
     assert [(tokens, temperature) for tokens, temperature, _ in plain] == [(16, 0.7)] * 3
     exploring = sampled_at(replace(TICKET, temperature_factor=1.2))
     assert exploring == [(tokens, 0.7 * 1.2, seed) for tokens, _, seed in plain]
+
+
+def test_groups_branch_in_training_and_never_in_an_evaluation():
+    """The actor plays on from nodes, with seeds and reports of each response's own."""
+
+    async def observe(report):
+        pass
+
+    class Once:
+        async def reset(self, prompt):
+            self.asked = 0
+
+        async def step(self, response):
+            self.asked += 1
+            return End(reward=1.0) if self.asked == 2 else Reply(token_ids=[9, 9])
+
+    class Unsure(FakeEngine):
+        async def generate(self, token_ids, **settings):
+            completion = await super().generate(token_ids, **settings)
+            surprise = 5.0 if len(token_ids) > len(PROMPT.token_ids) else 0.0
+            return replace(completion, rollout_logprobs=np.full(1, -surprise, np.float32))
+
+    scheduler = SimpleNamespace(observe=SimpleNamespace(remote=observe))
+    config = RolloutConfig(branching=EntropyBranching(beta=0.0))
+    tokenizer = SimpleNamespace(decode=lambda ids, **_: "yes")
+    player = TurnPlayer(TurnEnvironment(Once()), Bridge(tokenizer), Stopping(()))
+    actor = RolloutActor(config, {}, player, None, scheduler, 3)
+    actor._engine, actor._tokenizer, actor._stopping = Unsure(), tokenizer, Stopping(())
+    ticket = replace(TICKET, num_samples=4)
+    report, _ = asyncio.run(actor.run(ticket, PROMPT))
+    assert report.inherited_tokens.tolist() == [0, 0, 1, 1]
+    assert report.entropy_changes.tolist() == [5.0] * 4 and report.lengths.tolist() == [4] * 4
+    assert report.generated_tokens == report.prefill_tokens + 2 * 2 + 2 * 1
+    assert report.prefill_tokens == 2 * 5 + 4 * 8 and (report.rewards == 1).all()
+    assert len({seed for *_, seed in actor._engine.requests}) == 6
+    assert report.num_turns.tolist() == [2] * 4
+    apart = asyncio.run(actor.evaluate(ticket, PROMPT, 1.0))
+    assert apart.inherited_tokens.tolist() == [0] * 4
 
 
 class Coin:

@@ -48,6 +48,10 @@ def measure(config: BenchConfig) -> dict[str, Any]:
         result["long_context"] = bench_long_context(
             config, repetitions=repetitions, warm_ups=warm_ups
         )
+    if "turns" in benches:
+        from launch.study.bench.turns import bench_turns
+
+        result["turns"] = bench_turns(config, repetitions=repetitions, warm_ups=warm_ups)
     if "memory" in benches:
         from launch.study.bench.footprint import bench_footprint
 

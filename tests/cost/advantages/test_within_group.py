@@ -1,7 +1,13 @@
 import numpy as np
 import pytest
 
-from cost.advantages.within_group import GroupMean, GroupStandardised, LeaveOneOut, VirtualBest
+from cost.advantages.within_group import (
+    EntropyAware,
+    GroupMean,
+    GroupStandardised,
+    LeaveOneOut,
+    VirtualBest,
+)
 
 GROUPS = ([1.0, 0.0, 0.0, np.nan, 1.0, 1.0], [0.25, 0.75], [0.5])
 
@@ -30,11 +36,30 @@ def test_leave_one_out_compares_with_the_others(make_groups):
 
 
 @pytest.mark.parametrize(
-    "plug", [GroupMean(), GroupStandardised(), GroupStandardised(0.0, 1), LeaveOneOut()]
+    "plug",
+    [EntropyAware(), GroupMean(), GroupStandardised(), GroupStandardised(0.0, 1), LeaveOneOut()],
 )
 def test_nothing_to_compare_gives_exact_zeros(make_groups, plug):
     groups = make_groups([0.1] * 7, [], [np.nan, 0.3, np.nan], [np.nan] * 3, [-2.0] * 3)
     assert plug.advantages(groups).tolist() == [0.0] * 16
+
+
+def test_entropy_makes_advantages_larger_where_tools_left_the_policy_unsure(make_groups):
+    changes = [3.0, 1.0, 1.0, 3.0, 9.0, 0.0, 0.0, 5.0]
+    groups = make_groups([1.0, 1.0, 0.0, 0.0, np.nan], [1.0, 0.0, 0.0], entropy_changes=changes)
+    found = EntropyAware(weight=0.5, epsilon=0.0).advantages(groups)
+    # Of the first four the mean is 2 and the deviation 1, what is not usable left out.
+    assert found[:5].tolist() == pytest.approx([1.5, 0.5, -0.5, -1.5, 0.0])
+    plain = GroupStandardised(epsilon=0.0).advantages(groups)
+    z = (np.array([0.0, 0.0, 5.0]) - 5 / 3) / np.std([0.0, 0.0, 5.0])
+    np.testing.assert_allclose(found[5:], plain[5:] * (1 + 0.5 * z))
+    # A factor is never negative, and without a difference, or turns, nothing changes.
+    assert (EntropyAware(weight=9.0).advantages(groups) * plain >= 0).all()
+    for same in ([2.0] * 8, None):
+        alike = make_groups([1.0, 1.0, 0.0, 0.0, np.nan], [1.0, 0.0, 0.0], entropy_changes=same)
+        np.testing.assert_array_equal(
+            EntropyAware().advantages(alike), GroupStandardised().advantages(alike)
+        )
 
 
 def test_virtual_best_of_groups_that_are_all_wrong_or_all_right(make_groups):

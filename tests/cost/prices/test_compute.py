@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 
-from cost.prices.compute import group_flops, scoring
+from cost.prices.compute import Turns, generating, group_flops, scoring
 from cost.prices.shape import ModelShape
 from tests.cost.prices.test_prices import SHAPE
+from tests.cost.worth.test_turns import report_of
 
 MODEL = ModelShape(**SHAPE)
 
@@ -43,16 +44,51 @@ def test_a_group_may_be_empty_or_have_empty_responses():
     assert group_flops(MODEL, 5, 5, np.zeros(2, np.int64)) == counted(range(1, 6), 0)
 
 
-def test_further_turns_are_prefilled_behind_the_prompt():
-    one_turn = group_flops(MODEL, 6, 6, np.array([10]))
-    assert group_flops(MODEL, 6, 6 + 4, np.array([10])) == one_turn + 4 * (
-        MODEL.token + (6 + 10 / 2) * MODEL.pair
-    )
+def played(prompt, own, environment, num_turns, cached):
+    """Positions that are computed, logits and later prefills of one play of equal turns."""
+    positions, prefills, end = list(range(1, prompt + 1)), 0, prompt
+    for turn in range(num_turns):
+        if turn:
+            # What was sampled last was never fed in.
+            start, end = (end - 1 if cached else 0), end + environment
+            positions += range(start + 1, end + 1)
+            prefills += end - start
+        positions += range(end + 1, end + own)
+        end += own
+    return positions, own * num_turns, prefills
+
+
+@pytest.mark.parametrize(
+    ("num_turns", "cached"), [(1, True), (2, True), (3, True), (5, True), (2, False)]
+)
+@pytest.mark.parametrize(("own", "environment"), [(4, 3), (1, 6), (7, 0)])
+def test_every_token_of_several_turns_is_counted_once(num_turns, cached, own, environment):
+    prompt = 6
+    positions, logits, prefills = played(prompt, own, environment, num_turns, cached)
+    written = environment * (num_turns - 1)
+    report = report_of(
+        prompt_tokens=prompt, prefill_tokens=prompt + prefills,
+        lengths=[own * num_turns + written], num_turns=[num_turns],
+        environment_tokens=[written], turn_prefill_tokens=[prefills],
+    )  # fmt: skip
+    assert generating(MODEL, report) == pytest.approx(counted(positions, logits), rel=1e-12)
+
+
+def test_conversations_computed_anew_each_turn_are_counted_a_little_low_in_attention():
+    positions, logits, prefills = played(6, 4, 3, 6, cached=False)
+    turns = Turns(np.array([6]), np.array([15]), prefill=np.array([prefills]))
+    found = group_flops(MODEL, 6, 6, np.array([24 + 15]), turns)
+    true = counted(positions, logits)
+    # The mean of squares is above the square of the mean; tokens and logits are exact.
+    variance = np.var(np.arange(1, 6) * 7.0)
+    assert true - found == pytest.approx(MODEL.pair * 5 * variance / 2) and found > 0.9 * true
 
 
 def test_scoring_is_a_forward_pass_over_prompt_and_response():
     found = scoring(MODEL, 3, np.array([2, 0]))
     assert found.tolist() == [counted(range(1, 6), 2), counted(range(1, 4), 0)]
+    of_turns = scoring(MODEL, 3, np.array([7]), np.array([4]))
+    assert of_turns.tolist() == [counted(range(1, 11), 4)]
 
 
 def test_a_plain_mlp_has_two_matrices(tmp_path):

@@ -66,7 +66,7 @@ def test_flops_are_those_of_every_matrix(prompt, length):
     training = price.of_training(tokens, lengths)
     assert training.tolist() == [3 * (prefill + decode)]
     drawing = price.of_drawing(tokens, lengths.astype(float), 4)
-    assert drawing == pytest.approx(prefill / 4 + decode + 0.25 * training)
+    assert drawing == pytest.approx(prefill / 4 + decode + 0.25 * 3 * (prefill / 4 + decode))
     whole = FlopsPrice(**SHAPE, trained_share=0.0, prefix_caching=False)
     assert whole.of_drawing(tokens, lengths.astype(float), 4) == pytest.approx(prefill + decode)
     again = FlopsPrice(**SHAPE, gradient_checkpointing=True).of_training(tokens, lengths)
@@ -104,6 +104,24 @@ MODEL = {
 def model_folder(folder: Path, settings: object) -> str:
     (folder / "config.json").write_text(json.dumps(settings))
     return str(folder)
+
+
+def test_a_prompt_that_is_shared_is_a_part_of_training():
+    prompts, lengths = np.array([7, 7]), np.array([1, 30])
+    for checkpointing, passes in ((False, 3), (True, 4)):
+        price = FlopsPrice(**SHAPE, gradient_checkpointing=checkpointing)
+        assert (
+            price.of_prompt(prompts).tolist()
+            == [passes * (7 * price.token + 7 * 8 / 2 * price.pair)] * 2
+        )
+        # What is left is the response's, which sees the prompt.
+        own = price.of_training(prompts, lengths) - price.of_prompt(prompts)
+        per_token = passes * price.token + 3 * price.head
+        assert own[0] == pytest.approx(per_token + passes * 8 * price.pair)
+        apart = FlopsPrice(**SHAPE, gradient_checkpointing=checkpointing, shared_prefix=False)
+        assert not apart.of_prompt(prompts).any()
+        less = apart.of_drawing(prompts, lengths, 4) - price.of_drawing(prompts, lengths, 4)
+        assert less == pytest.approx(0.75 * price.of_prompt(prompts))
 
 
 def test_heads_that_the_model_does_not_name_follow_from_the_others(tmp_path):

@@ -4,9 +4,16 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+import pytest
 
+from cost.advantages.types import group_batch
 from cost.draws.allocators.square_root import SquareRoot
+from cost.prices.compute import generating
+from cost.prices.flops import FlopsPrice
 from cost.scheduler.plugs import Plugs
+from cost.worth.turns import turns_taken
+from tests.cost.prices.test_prices import SHAPE
+from tests.cost.worth.test_turns import report_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,3 +67,23 @@ def test_state_round_trip(make_config, pool, make_visit):
     plugs = Plugs.of(make_config(), pool).folded(pool, [make_visit(2, [5, 6, 7])])
     other = Plugs.of(make_config(), pool).loaded(plugs.state_dict())
     np.testing.assert_array_equal(other.lengths(pool), plugs.lengths(pool))
+
+
+def test_generating_several_turns_costs_what_is_counted_of_them(make_config, pool):
+    """But for tokens never fed in: the price charges each turn's last one, the count does not."""
+    price = FlopsPrice(**SHAPE)
+    plugs = Plugs.of(make_config(price=price), pool)
+    # Two turns of 30, 12 tokens between them, before which what was sampled last is computed, too.
+    report = report_of(
+        prompt_tokens=50, prefill_tokens=50 + 13, lengths=[72], num_turns=[2],
+        environment_tokens=[12], turn_prefill_tokens=[13],
+    )  # fmt: skip
+    groups, prompts = group_batch([report], 100), np.array([50])
+    found = plugs.generating_cost(groups, prompts, turns_taken([report]))
+    # Tokens 80, of the first turn, and 122 of the last; prefilled in the middle is as if at 86.
+    extra = 2 * price.token + price.pair * (80 + 122) + price.pair * (86 - 80)
+    assert found == pytest.approx(generating(price, report) + extra, rel=1e-12)
+    as_one = plugs.generating_cost(groups, prompts)
+    assert as_one - found == pytest.approx(12 * price.head - price.token - 86 * price.pair)
+    assert plugs.prompt_costs(prompts) == pytest.approx(price.of_prompt(prompts))
+    assert Plugs.of(make_config(), pool).prompt_costs(prompts) is None

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -64,4 +66,7 @@ def test_refuses_gradient_norms(norms, message):
 def test_generated_tokens_are_prefilled_and_response_tokens(make_report, empty_report):
     report = make_report(TICKET, prefill_tokens=7, lengths=np.array([1, 2, 3, 4]))
     assert report.generated_tokens == 17
+    shared = make_report(TICKET, prefill_tokens=7, lengths=np.array([1, 2, 3, 4]))
+    shared = replace(shared, inherited_tokens=np.array([0, 0, 2, 2]))
+    assert shared.sampled_lengths.tolist() == [1, 2, 1, 2] and shared.generated_tokens == 13
     assert empty_report(TICKET).generated_tokens == 0

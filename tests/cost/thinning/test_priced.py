@@ -69,6 +69,51 @@ def test_it_finds_the_least_cost_times_variance(generating_cost, floor, sampling
     assert q[can] == pytest.approx(found.x, abs=0.01)
 
 
+@pytest.mark.parametrize("generating_cost", [300.0, 3000.0])
+def test_a_prompt_that_a_group_shares_is_paid_for_once(generating_cost):
+    """The least of the product, with the true chance that a group's prompt is computed."""
+    rule = Priced(floor=0.02)
+    candidates = batch(size=12, generating_cost=generating_cost)
+    # Groups of four, whose prompts cost as much as their longest responses do without them.
+    prompts = np.repeat([500.0, 100.0, 900.0], 4)
+    candidates = replace(candidates, costs=candidates.costs + prompts, prompt_costs=prompts)
+    q = rule.probabilities(candidates, settled(rule, candidates).scale)
+    can = q > 0
+    assert (q[can] < 1).any() and (q > rule.floor).any()
+
+    cost, _ = rule.spent(candidates, q)
+    kept_any = 1 - np.prod(1 - q.reshape(3, 4), axis=1)
+    own = (candidates.costs - prompts) @ q
+    assert cost == pytest.approx(generating_cost + own + kept_any @ [500.0, 100.0, 900.0])
+
+    def logarithm(inner):
+        trial = np.zeros(len(q))
+        trial[can] = inner
+        return math.log(product_of(rule, candidates, trial))
+
+    found = minimize(
+        logarithm, q[can], bounds=[(rule.floor, 1.0)] * int(can.sum()),
+        options={"ftol": 1e-15, "maxiter": 2000, "maxfun": 100_000},
+    )  # fmt: skip
+    assert logarithm(q[can]) <= found.fun + 1e-7
+    copies = replace(candidates, prompt_costs=None)
+    apart = rule.probabilities(copies, settled(rule, copies).scale)
+    assert product_of(rule, candidates, q) < product_of(rule, candidates, apart)
+
+
+def test_a_lone_candidate_pays_its_prompt_and_one_beside_certain_ones_nothing():
+    rule = Priced(floor=1e-6)
+    candidates = Candidates(
+        scores=np.array([1.0, 1e6, 1.0]), costs=np.array([9.0, 9.0, 9.0]), advantages=np.ones(3),
+        rewards=np.ones(3), usable=np.ones(3, dtype=bool), groups=np.array([0, 2, 2]),
+        prompt_costs=np.array([5.0, 5.0, 5.0]),
+    )  # fmt: skip
+    q = rule.probabilities(candidates, scale=0.5)
+    assert q.tolist() == pytest.approx([0.5 / 3, 1.0, 0.5 / 2])
+    cost, _ = rule.spent(candidates, q)
+    assert cost == pytest.approx(9 * 0.5 / 3 + 9 + 4 * 0.5 / 2)
+
+
 def test_its_scale_solves_the_equation_of_the_least():
     """s^2 = C / V, and the closed form for one large response beside equal small ones."""
     rule = Priced(floor=1e-9)

@@ -6,23 +6,27 @@ import pytest
 from cost.prices.flops import FlopsPrice
 from cost.prices.seconds import SecondsPrice
 from cost.prices.tokens import TokenPrice
-from cost.prompts import ExpectedTurns, Visit, prompt_pool
+from cost.prompts import TurnsTaken, Visit, prompt_pool
 from cost.types import BatchSpending, LengthReport
-from cost.worth.turns import TurnCounts
+from cost.worth.turns import TurnCounts, turns_taken
 
 POOL = prompt_pool(np.full(3, 10), ["a"] * 3, 100)
 LENGTHS = np.array([40.0, 40.0, 40.0])
-CACHED = ExpectedTurns(np.array([0.0, 6, 12]), np.array([0.0, 6, 12]), np.array([0.0, 0.5, 2]))
-UNCACHED = ExpectedTurns(np.array([0.0, 40, 90]), CACHED.environment_tokens, CACHED.tool_seconds)
+CACHED = TurnsTaken(np.array([0.0, 6, 12]), np.array([0.0, 6, 12]), np.array([0.0, 0.5, 2]))
+UNCACHED = TurnsTaken(np.array([0.0, 40, 90]), CACHED.environment_tokens, CACHED.tool_seconds)
+
+
+def report_of(prompt=0, prompt_tokens=10, prefill_tokens=10, lengths=(20, 20), **turns):
+    size = len(lengths)
+    none = np.zeros(size, int)
+    return LengthReport(
+        0, prompt, prompt_tokens, prefill_tokens, np.array(lengths), none > 0, np.ones(size), none,
+        np.ones(size), none, 1.0, 0, **{name: np.array(value) for name, value in turns.items()},
+    )  # fmt: skip
 
 
 def visit(prompt, **turns):
-    two = np.full(2, 20)
-    report = LengthReport(
-        0, prompt, 10, 10, two, np.zeros(2, bool), np.ones(2), np.zeros(2, int), np.ones(2),
-        np.zeros(2, int), 1.0, 0, **{name: np.array(value) for name, value in turns.items()},
-    )  # fmt: skip
-    return Visit(report, 1.0, np.ones(2, bool), np.zeros(2), np.ones(2))
+    return Visit(report_of(prompt, **turns), 1.0, np.ones(2, bool), np.zeros(2), np.ones(2))
 
 
 def test_single_turns_are_nothing_to_expect():
@@ -50,10 +54,24 @@ def test_prompts_are_told_apart_by_what_their_own_turns_took():
         assert values[1] < 0.3 * values[0] and values[1] < values[2] < values[0]
 
 
+def test_a_batch_s_turns_are_those_of_its_reports_end_to_end():
+    assert turns_taken([report_of(), report_of(1)]) is None
+    played = report_of(
+        num_turns=[1, 3], environment_tokens=[0, 8], turn_prefill_tokens=[0, 60],
+        tool_seconds=[0.0, 2.0],
+    )  # fmt: skip
+    found = turns_taken([report_of(), played])
+    assert found.prefill_tokens.tolist() == [0, 0, 0, 60]
+    assert found.environment_tokens.tolist() == [0, 0, 0, 8]
+    assert found.tool_seconds.tolist() == [0, 0, 0, 2]
+
+
 def test_a_token_price_charges_what_is_computed_again_and_the_tool_s_time():
     price = TokenPrice(tool_second_tokens=10)
     assert price.of_turns(POOL.prompt_tokens, LENGTHS, CACHED).tolist() == [0, 5, 20]
-    assert price.of_turns(POOL.prompt_tokens, LENGTHS, UNCACHED).tolist() == [0, 39, 98]
+    assert price.of_turns(POOL.prompt_tokens, LENGTHS, UNCACHED).tolist() == pytest.approx(
+        [0, 5 + 34 / 3, 20 + 26]
+    )
     with pytest.raises(ValueError, match=r"price\.tool_second_tokens must be finite"):
         TokenPrice(tool_second_tokens=-1)
 

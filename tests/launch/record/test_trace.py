@@ -1,9 +1,10 @@
 """A run's steps on the clock: measured durations, lanes that do not overlap."""
 
 import itertools
+import json
 
 from launch.record.restarts import Restart
-from launch.record.trace import LANES, LOOP, RESTART, step_slices, trace
+from launch.record.trace import LANES, LOOP, RESTART, step_slices, trace, write_trace
 
 
 def record(step, time, wait, update, publish, generate, **more):
@@ -46,6 +47,47 @@ def test_what_is_inside_lies_inside():
         (1, "transfer", 7, 7.25),
         (1, "parity and rest", 7.25, 8),
     ]
+
+
+def sample(step, *turns):
+    """A response of turns (tokens, seconds of its tool), each followed by the environment's."""
+    found = []
+    for tokens, seconds in turns:
+        own = {"trained": True, "num_tokens": tokens, "seconds": seconds}
+        found.append(own | {"calls": 1, "failed_calls": 0})
+        found.append({"trained": False, "num_tokens": 5, "seconds": 0.0})
+    return {"step": step, "turns": found}
+
+
+def test_tools_have_a_lane_a_response_within_the_engines_slice():
+    samples = [sample(1, (10, 0.5), (30, 0.5)), sample(1), sample(1, (1, 0.0), (1, 2.0))]
+    found = step_slices([record(1, 8.0, 4, 3, 1, 4)], samples=samples)
+    # Three seconds are left to generate 10 and 30 tokens in.
+    assert slices(found, "tools of response 0") == [
+        (1, "tool, turn 0", 0.75, 1.25), (1, "tool, turn 1", 3.5, 4.0)
+    ]  # fmt: skip
+    assert slices(found, "tools of response 1") == []
+    # No time was waited after the first turn.
+    assert slices(found, "tools of response 2") == [(1, "tool, turn 1", 2.0, 4.0)]
+    drawn = trace(found, "run")["traceEvents"]
+    names = {e["tid"]: e["args"]["name"] for e in drawn if e["name"] == "thread_name"}
+    assert names == {
+        1: "loop", 2: "engines", 3: "inside", 4: "tools of response 0", 5: "tools of response 2",
+    }  # fmt: skip
+    (first, *_) = (e for e in drawn if e["name"] == "tool, turn 0")
+    assert (first["tid"], first["dur"]) == (4, 0.5e6) and first["args"]["calls"] == 1
+    assert step_slices([record(1, 8.0, 4, 3, 1, 4)], samples=[sample(2, (1, 1.0))]) == step_slices(
+        [record(1, 8.0, 4, 3, 1, 4)]
+    )
+
+
+def test_a_run_folder_gives_its_tools(tmp_path):
+    lines = {"metrics.jsonl": record(1, 8.0, 4, 3, 1, 4), "samples.jsonl": sample(1, (5, 1.5))}
+    for name, line in lines.items():
+        (tmp_path / name).write_text(json.dumps(line) + "\n")
+    (tmp_path / "config.yaml").write_text("name: run\n")
+    drawn = json.loads(write_trace(tmp_path).read_text())["traceEvents"]
+    assert [e["dur"] for e in drawn if e["name"] == "tool, turn 0"] == [1.5e6]
 
 
 def test_an_evaluation_in_the_background_takes_no_turn():

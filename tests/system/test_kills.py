@@ -1,0 +1,68 @@
+"""Parts that are killed, and a run that is stopped, on the real stack."""
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from launch.record.restarts import read_restarts
+from tests.system.program import finished, lines_of, train, wait_for_step
+
+pytestmark = pytest.mark.system
+
+
+def processes_of(driver, title):
+    """Ids of the processes that a driver started, directly or not, with such a title."""
+    parents = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                parents[int(entry.name)] = int(
+                    (entry / "stat").read_text().rpartition(")")[2].split()[1]
+                )
+            except OSError:
+                continue
+
+    def belongs(pid):
+        while pid in parents and pid != driver:
+            pid = parents[pid]
+        return pid == driver
+
+    return [
+        pid
+        for pid in parents
+        if belongs(pid) and Path(f"/proc/{pid}/cmdline").read_bytes().startswith(title.encode())
+    ]
+
+
+def test_whatever_is_killed_the_run_goes_on_and_a_signal_ends_it(tmp_path):
+    run_dir = tmp_path / "run"
+    process = train(run_dir, "loop.max_staleness=1", "loop.num_steps=400")
+    for step, title in (
+        (2, "ray::SchedulerActor"),
+        (8, "VLLM::EngineCore"),
+        (14, "ray::LearnerWorker"),
+    ):
+        wait_for_step(process, run_dir, step)
+        (victim,) = processes_of(process.pid, title)
+        os.kill(victim, signal.SIGKILL)
+        # What was learned after the newest checkpoint is learned anew.
+        time.sleep(5)
+    wait_for_step(process, run_dir, 18)
+    process.send_signal(signal.SIGTERM)
+    status, out = finished(process)
+    assert status == 128 + signal.SIGTERM, out
+    last = out.strip().splitlines()[-1]
+    steps = [line["step"] for line in lines_of(run_dir)]
+    assert steps == list(range(1, len(steps) + 1))
+    assert f"stopped by SIGTERM after step {steps[-1]}; the policy as learned until then is" in last
+    assert f"go on from step {steps[-1]} with `python -m launch.train resume={run_dir}`" in last
+    reasons = [restart.reason.split(";")[0] for restart in read_restarts(run_dir)]
+    assert len(reasons) == 2
+    assert reasons[0].startswith("scheduler ") and reasons[1].startswith("learner 0 ")
+    found = lines_of(run_dir)[-1]
+    assert found["cost/failed_tickets"] == 0
+    # Those of the batches learned, none twice; of the next one what had been reported by then.
+    assert 4 * len(steps) <= found["cost/tickets"] <= 4 * len(steps) + 4
