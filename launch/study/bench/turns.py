@@ -157,11 +157,11 @@ async def play_all(
         num_slots: Requests that the engine works on at once.
 
     Returns:
-        Sampled tokens, seconds, tokens_per_second and idle_slots_share.
+        Sampled tokens, prefill_tokens, requests, seconds, tokens_per_second, idle_slots_share.
     """
     slots = Slots(num_slots, len(plays))
 
-    async def play(number: int, plan: Plan) -> int:
+    async def play(number: int, plan: Plan) -> tuple[int, int, int]:
         sizes = iter(plan.tokens if contestant == "turns" else (sum(plan.tokens),))
         calls = 0
 
@@ -182,13 +182,16 @@ async def play_all(
         prompt = Prompt(number, plan.prompt, "", "bench", "")
         played = await environment.play(generate, prompt, max_tokens=2**20)
         slots.finished()
-        return int(played.loss_mask.sum())
+        return int(played.loss_mask.sum()), played.prefill_tokens, calls
 
     began = time.monotonic()
-    tokens = sum(await asyncio.gather(*(play(k, plan) for k, plan in enumerate(plays))))
+    done = await asyncio.gather(*(play(k, plan) for k, plan in enumerate(plays)))
     seconds = time.monotonic() - began
+    tokens, prefilled, requests = map(sum, zip(*done, strict=True))
     return {
         "tokens": tokens,
+        "prefill_tokens": prefilled,
+        "requests": requests,
         "seconds": seconds,
         "tokens_per_second": tokens / seconds,
         "idle_slots_share": slots.idle_share,
