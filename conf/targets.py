@@ -24,23 +24,25 @@ NAMES_CODE = (BUILD, *MEMBERS.values())
 """Settings of this project that name code of others, by their `path`."""
 
 
-def foreign_code(config: DictConfig) -> str:
-    """Name the code of others that building a configuration runs, and its files; "" for none.
+def foreign_code(config: DictConfig) -> dict[str, str]:
+    """Name the code of others that building a configuration runs.
 
     Args:
         config: As composed, of any program.
+
+    Returns:
+        The file of each, as far as it is known, by key and name; empty for none.
     """
     try:
         plain = OmegaConf.to_container(config, resolve=True)
     except OmegaConfBaseException:
         # Whatever cannot be resolved, building it says so with the key.
         plain = OmegaConf.to_container(config, resolve=False)
-    found = [
-        f"{key} {target} ({_file_of(target)})"
+    return {
+        f"{key} {target}": _file_of(target)
         for key, target in _named(plain, "")
         if _is_foreign(target)
-    ]
-    return ", ".join(found)
+    }
 
 
 def require_own_settings(node: Any, key: str, room: str) -> None:

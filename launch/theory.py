@@ -27,6 +27,7 @@ def run(config: TheoryConfig) -> None:
     Raises:
         UserError: If the folder cannot be used or scikit-learn is missing.
     """
+    from launch.record.counter import Counter
     from launch.study.theory.findings import investigate
     from launch.study.theory.picture import draw_theory
     from launch.study.theory.problems import load_cases
@@ -35,8 +36,9 @@ def run(config: TheoryConfig) -> None:
     out = Path(config.out)
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(f"out must be a new or empty folder, got {config.out!r}; choose another")
-    progress = Console(stderr=True)
-    found = investigate(load_cases(quick=config.quick), config.seeds, progress.print)
+    cases = load_cases(quick=config.quick)
+    with Counter("theory", len(cases), console=Console(stderr=True)) as counter:
+        found = investigate(cases, config.seeds, counter.to)
     console = Console(width=None if sys.stdout.isatty() else WIDTH)
     for table in tables(found):
         console.print(table)

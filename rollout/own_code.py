@@ -7,6 +7,7 @@ What a plug of this kind holds is the path, so that it travels to any process as
 up again there.
 """
 
+import copyreg
 import importlib
 import importlib.util
 import inspect
@@ -14,7 +15,7 @@ import pickle
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
@@ -103,12 +104,47 @@ def build(path: str, **settings: Any) -> Any:
         ValueError: If it is not there or cannot be made.
     """
     try:
-        named = find(absolute(path))
+        place = absolute(path)
+        named = find(place)
         if not callable(named):
             raise ValueError(f"must name a function or a class, not {type(named).__name__}")
-        return make(named, settings)
+        made = make(named, settings)
     except ValueError as error:
         raise ValueError(f"{error}, got {path!r}") from None
+    _let_travel(type(made), place.rpartition(":")[0])
+    return made
+
+
+def _let_travel(kind: type, place: str) -> None:
+    """Have objects of a class in a file name the file when they are pickled.
+
+    By its module alone no other process would find the class: its folder is on the path of those
+    only that have read the file.
+    """
+    if place.endswith(".py") and kind.__module__ == _module(place).__name__:
+        copyreg.pickle(kind, partial(_reduced, f"{place}:{kind.__qualname__}"))
+
+
+def _reduced(path: str, made: Any) -> tuple[Any, ...]:
+    """Say how an object is made again, its file being read before all else of it."""
+    how, arguments, *rest = made.__reduce_ex__(2)
+    if how is copyreg.__newobj__:  # type: ignore[attr-defined]
+        return _blank, (_Found(path), *arguments[1:]), *rest
+    return how, arguments, *rest
+
+
+def _blank(kind: type, *arguments: Any) -> Any:
+    return kind.__new__(kind, *arguments)
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What a path names, once it is read from a pickle."""
+
+    path: str
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return find, (self.path,)
 
 
 def absolute(path: str) -> str:
@@ -170,7 +206,8 @@ def _from_file(file: Path) -> ModuleType:
     if spec is not None and spec.origin == str(file):
         # By its plain name, under which its neighbours may import it too.
         return importlib.import_module(stem)
-    name = f"own file {file}"
+    # Without dots, which pickle would take for those of a package.
+    name = f"own file {file}".replace(".", " dot ")
     if name in sys.modules:
         return sys.modules[name]
     spec = importlib.util.spec_from_file_location(name, file)

@@ -102,9 +102,13 @@ class RolloutPool:
         """Actors that were replaced in this run."""
         return self.actors.num_replaced
 
-    async def start(self) -> dict[str, float]:
-        """Start every engine side by side; returns the slowest one's seconds by part."""
-        return await self.actors.start()
+    async def start(self, ready: Callable[[int], None] = lambda count: None) -> dict[str, float]:
+        """Start every engine side by side; returns the slowest one's seconds by part.
+
+        Args:
+            ready: Told of every engine that is ready how many are.
+        """
+        return await self.actors.start(ready)
 
     async def attach(self, scheduler: Any, seed: int) -> None:
         """Let all actors work for another run; none of the last one's tickets may be left.

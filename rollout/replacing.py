@@ -68,12 +68,16 @@ class Actors:
         self.num_replaced = 0
         self.on_replaced: Callable[[], Awaitable[None]] | None = None
 
-    async def start(self) -> dict[str, float]:
-        """Start every engine side by side; returns the slowest one's seconds by part."""
-        times = await asyncio.wait_for(
-            asyncio.gather(*(handle.start.remote() for handle in self.handles)),
-            self._config.start_deadline_seconds,
-        )
+    async def start(self, ready: Callable[[int], None]) -> dict[str, float]:
+        """Start every engine, see `RolloutPool.start`."""
+        times: list[dict[str, float]] = []
+
+        async def begin(handle: Any) -> None:
+            times.append(await handle.start.remote())
+            ready(len(times))
+
+        starts = asyncio.gather(*(begin(handle) for handle in self.handles))
+        await asyncio.wait_for(starts, self._config.start_deadline_seconds)
         self._up = True
         for index in range(len(self.handles)):
             self._use(index)

@@ -26,7 +26,13 @@ from rich.text import Text
 
 from conf.evaluation import HELD_OUT
 from cost.types import LengthReport, RewardStatus
-from launch.record.outcomes import EvaluationResult, evaluate_statistics, outcomes, pass_at_k
+from launch.record.outcomes import (
+    EvaluationResult,
+    PromptOutcome,
+    evaluate_statistics,
+    outcomes,
+    pass_at_k,
+)
 from launch.record.statistics import MARGIN, Estimate, t_quantile
 from launch.record.text import number_text, share_text
 from rollout.types import Prompt
@@ -170,6 +176,13 @@ class Evaluation:
         if self.greedy is None:
             return sampled, None
         return sampled, evaluate_statistics(self.greedy[HELD_OUT].reports, k=1)
+
+    def held_out_outcomes(self) -> tuple[list[PromptOutcome], list[PromptOutcome]]:
+        """Return what came of every held-out prompt: sampled and greedy, which may not be there."""
+        greedy = {} if self.greedy is None else self.greedy
+        sets = (self.sampled[HELD_OUT], greedy.get(HELD_OUT))
+        sampled, best = ([] if found is None else outcomes(found.reports) for found in sets)
+        return sampled, best
 
     def metrics(self) -> dict[str, float]:
         """Return metrics of the sampled responses, in all and by source where there are several."""

@@ -156,6 +156,7 @@ METRICS: dict[str, str] = _COST_METRICS | {
     "loop/wait_seconds": "Seconds the learners waited for the batch.",
     "loop/update_seconds": "Seconds of selecting and learning.",
     "loop/publish_seconds": "Seconds of publishing, and of what was left of the last parity check.",
+    "loop/done_share": "Share of the run that is over, by whichever bound ends it first.",
     "loop/generate_seconds": "Seconds since the last step with at least one ticket in generation.",
     "loop/restarts": "Times that the run went on after a stop; handed to Ray only, since "
     "restarts.json has them.",

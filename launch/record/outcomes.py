@@ -10,14 +10,14 @@ interval that Student's t makes of it.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from cost.types import LengthReport, RewardStatus
 from launch.record.metrics import successes
-from launch.record.statistics import t_quantile
+from launch.record.statistics import Estimate, t_quantile
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +135,74 @@ def evaluate_statistics(reports: Sequence[LengthReport], k: int) -> EvaluationRe
         crashed=_count(reports, RewardStatus.CRASHED),
         num_lost=len(prompts) - len(rates),
     )
+
+
+def changes(
+    before: Sequence[PromptOutcome], after: Sequence[PromptOutcome], k: int
+) -> dict[str, Estimate]:
+    """Estimate what changed between two evaluations of the same prompts, paired over them.
+
+    Prompts differ more from each other than a policy changes on one of them, so that the interval
+    of the mean difference is narrower than those of the two means suggest.
+
+    Args:
+        before: [N] outcomes.
+        after: [N] those of the same prompts, in the same order.
+        k: Of pass@k.
+
+    Returns:
+        Mean over prompts of after less before, by figure: `pass_rate`, `pass_at_K` and
+        `length_mean`; each over the prompts for which both evaluations have it.
+    """
+    figures: dict[str, Callable[[PromptOutcome], float]] = {
+        "pass_rate": lambda one: one.rate if one.num_scored else math.nan,
+        f"pass_at_{k}": lambda one: (
+            pass_at_k(one.num_scored, one.num_passed, k) if one.num_scored >= k else math.nan
+        ),
+        "length_mean": lambda one: one.length_mean,
+    }
+    found = {}
+    for name, figure in figures.items():
+        differences = [figure(b) - figure(a) for a, b in zip(before, after, strict=True)]
+        found[name] = Estimate.of([each for each in differences if math.isfinite(each)])
+    return found
+
+
+def evaluation_keys(
+    when: str,
+    k: int,
+    sampled: EvaluationResult | None = None,
+    greedy: EvaluationResult | None = None,
+) -> dict[str, object]:
+    """Return what `summary.json` tells of an evaluation "before" or "after"; None without one."""
+    assert sampled is None or sampled.k == k
+    return {
+        f"num_prompts_{when}": sampled and sampled.num_prompts,
+        f"lost_prompts_{when}": sampled and sampled.num_lost,
+        f"pass_rate_{when}": sampled and sampled.pass_rate,
+        f"pass_rate_{when}_stderr": sampled and sampled.pass_rate_stderr,
+        f"pass_rate_{when}_half_width": sampled and sampled.pass_rate_half_width,
+        f"pass_at_{k}_{when}": sampled and sampled.pass_at_k,
+        f"pass_at_{k}_{when}_stderr": sampled and sampled.pass_at_k_stderr,
+        f"pass_at_{k}_{when}_half_width": sampled and sampled.pass_at_k_half_width,
+        f"greedy_{when}": greedy and greedy.pass_rate,
+        f"greedy_{when}_stderr": greedy and greedy.pass_rate_stderr,
+        f"greedy_{when}_half_width": greedy and greedy.pass_rate_half_width,
+        f"length_mean_{when}": sampled and sampled.length_mean,
+        f"length_mean_{when}_stderr": sampled and sampled.length_stderr,
+        f"length_mean_{when}_half_width": sampled and sampled.length_half_width,
+        f"truncated_share_{when}": sampled and sampled.truncated_share,
+    }
+
+
+def change_keys(k: int, changes: Mapping[str, Estimate]) -> dict[str, object]:
+    """Return what `summary.json` tells of the changes between them; None where there is none."""
+    keys: dict[str, object] = {}
+    for figure in ("pass_rate", f"pass_at_{k}", "greedy", "length_mean"):
+        found = changes.get(figure)
+        keys[f"{figure}_change"] = found and found.mean
+        keys[f"{figure}_change_half_width"] = found and found.half_width
+    return keys
 
 
 def _mean_and_errors(values: Sequence[float]) -> tuple[float, float, float]:

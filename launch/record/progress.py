@@ -1,29 +1,28 @@
-"""What a person at the terminal sees: the plan, the start-up, live progress, the result.
+"""What a person at the terminal sees of a run: the plan, live progress, the result.
 
 On a terminal a small panel stays below whatever else is printed. Where stdout is a file or a pipe,
-every step is one line, to be read with grep.
+every step is one line with date and time, to be read with grep.
 """
 
 import math
 import re
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from rich import box
+from rich import box, get_console
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.panel import Panel
 from rich.progress_bar import ProgressBar
-from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
 from launch.cli.visible import visible
-from launch.record.statistics import MARGIN
-from launch.record.summary import PHASES, TURNS
+from launch.record.counter import print_line
+from launch.record.statistics import PAIRED_MARGIN
+from launch.record.summary import BESIDE, OVERLAP, TURNS
 from launch.record.text import count_text, number_text, seconds_text, share_text, sparkline
 
 TREND_STEPS = 30
@@ -52,7 +51,7 @@ class Progress:
     ) -> None:
         self._name = name
         self._num_steps = num_steps
-        self._console = console or Console()
+        self._console = console or get_console()
         self._clock = clock
         self._pace = Pace(clock())
         self._first_step = self._step = first_step
@@ -72,9 +71,7 @@ class Progress:
         for key, value in metrics.items():
             self._trends.setdefault(key, deque(maxlen=TREND_STEPS)).append(value)
         if self._live is None:
-            self._console.print(
-                self._line(), soft_wrap=True, markup=False, highlight=False, emoji=False
-            )
+            print_line(self._line(), self._console)
         else:
             self._live.refresh()
 
@@ -85,8 +82,14 @@ class Progress:
 
     @property
     def seconds_left(self) -> float:
-        """Seconds that the rest of the run is expected to take; NaN before the first step."""
-        return self._pace.left(self._num_steps - self._step, self._clock())
+        """Seconds that the rest of the run is expected to take; NaN before the first step.
+
+        A run that ends with a budget has fewer steps left than their number says.
+        """
+        left: float = self._num_steps - self._step
+        if share := self._metrics.get("loop/done_share"):
+            left = min(left, self._step * (1 - share) / share)
+        return self._pace.left(left, self._clock())
 
     def _line(self) -> str:
         width = len(str(self._num_steps))
@@ -122,11 +125,13 @@ class Progress:
         ]
 
     def _timing(self) -> str:
-        keys = {phase: f"loop/{phase}_seconds" for phase in PHASES}
-        phases = [
-            f"{phase} {self._metrics[k]:.1f}" for phase, k in keys.items() if k in self._metrics
-        ]
-        return f"step {seconds_text(self._pace.last)} ({', '.join(phases)})"
+        def seconds(phases: Sequence[str]) -> list[str]:
+            found = {phase: self._metrics.get(f"loop/{phase}_seconds") for phase in phases}
+            return [f"{phase} {value:.1f}" for phase, value in found.items() if value is not None]
+
+        parts = " + ".join(seconds(TURNS))
+        beside = "".join(f"; meanwhile {each}" for each in seconds(BESIDE))
+        return f"step {seconds_text(self._pace.last)} ({parts}{beside})"
 
     def _render(self) -> RenderableType:
         measured = self._step > self._first_step
@@ -179,59 +184,16 @@ class Pace:
         self._sum = self._smoothing * self._sum + (1 - self._smoothing) * self.last
         self._mass = self._smoothing * self._mass + (1 - self._smoothing)
 
-    def left(self, num_steps: int, now: float) -> float:
+    def left(self, num_steps: float, now: float) -> float:
         """Return the expected seconds of so many steps, less what the running one has taken."""
         if not self._mass:
             return math.nan
         return max(0.0, num_steps * self._sum / self._mass - (now - self._tick))
 
 
-class Startup:
-    """Shows which parts of a system start; several may be open at once.
-
-    Example:
-        with startup.part("engines"): ...
-    """
-
-    def __init__(self, *, console: Console | None = None, quiet: bool = False) -> None:
-        self._console = console or Console(quiet=quiet)
-        self._open: list[str] = []
-        spinner = "line" if self._console.options.ascii_only else "dots"
-        self._status = Status("", console=self._console, spinner=spinner)
-
-    @contextmanager
-    def part(self, name: str) -> Iterator[None]:
-        """Show that `name` starts, and at the end how long it took or that it failed."""
-        started = time.monotonic()
-        self._open.append(name)
-        self._refresh()
-        outcome = Text("failed ", style="bold red")
-        try:
-            yield
-            outcome = Text("ready  ", style="green")
-        finally:
-            self._open.remove(name)
-            self._refresh()
-            elapsed = seconds_text(time.monotonic() - started)
-            self._console.print(Text.assemble(outcome, f"{name} ", (elapsed, "dim")))
-
-    def say(self, sentence: str) -> None:
-        """Show a sentence on what is being started."""
-        self._console.print(Text(sentence))
-
-    def _refresh(self) -> None:
-        if not self._console.is_terminal:
-            return
-        if self._open:
-            self._status.update("starting " + ", ".join(self._open))
-            self._status.start()
-        else:
-            self._status.stop()
-
-
 def print_plan(lines: Mapping[str, object], *, console: Console | None = None) -> None:
     """Print what the run will do, one line a quantity; whole numbers get thousands separators."""
-    _print_pairs("plan", lines, console or Console())
+    _print_pairs("plan", lines, console or get_console())
 
 
 def print_result(
@@ -244,9 +206,9 @@ def print_result(
         run_dir: The run folder.
         console: Where to print; stdout unless given.
     """
-    out = console or Console()
+    out = console or get_console()
     table = Table(
-        title="held-out prompts", caption=f"{MARGIN} prompts", box=box.ROUNDED, title_style="bold"
+        title="held-out prompts", caption=PAIRED_MARGIN, box=box.ROUNDED, title_style="bold"
     )
     for heading in ("", "before", "after", "change"):
         table.add_column(heading, justify="right" if heading else "left")
@@ -273,6 +235,7 @@ def print_result(
     for kind in ("generated", "trained"):
         lines[f"{kind} if uniform"] = f"{summary[f'uniform_{kind}_tokens_estimated']:,} (estimated)"
     lines |= {f"{phase} time": seconds_text(_number(value)) for phase, value in seconds.items()}
+    lines["of these times"] = OVERLAP
     for machine in ("engine", "learner"):
         lines[f"{machine} seconds"] = number_text(_number(summary[f"{machine}_seconds"]), 1)
     for outcome in ("crashed", "timed_out"):
@@ -289,8 +252,11 @@ def _before_after(summary: Mapping[str, object], name: str) -> tuple[str, str, s
     digits = 1 if name == "length_mean" else 3
     keys = [f"{name}_{when}" for when in ("before", "after")]
     texts = [_estimate(summary[key], summary.get(f"{key}_half_width"), digits) for key in keys]
-    change = _number(summary[keys[1]]) - _number(summary[keys[0]])
-    return texts[0], texts[1], "-" if math.isnan(change) else f"{change:+.{digits}f}"
+    change = _number(summary.get(f"{name}_change"))
+    if math.isnan(change):
+        return texts[0], texts[1], "-"
+    half = summary.get(f"{name}_change_half_width")
+    return texts[0], texts[1], f"{change:+.{digits}f}{_margin(half, digits)}"
 
 
 def _scored(summary: Mapping[str, object], when: str) -> str:
@@ -302,9 +268,12 @@ def _scored(summary: Mapping[str, object], when: str) -> str:
 
 
 def _estimate(value: object, half_width: object, digits: int) -> str:
+    return number_text(_number(value), digits) + _margin(half_width, digits)
+
+
+def _margin(half_width: object, digits: int) -> str:
     half = _number(half_width)
-    margin = "" if math.isnan(half) else f" +- {half:.{digits}f}"
-    return number_text(_number(value), digits) + margin
+    return "" if math.isnan(half) else f" +- {half:.{digits}f}"
 
 
 def _number(value: object) -> float:

@@ -29,6 +29,7 @@ from cost.types import BoolArray, FloatArray
 LEVEL = 0.05
 MARGIN = "+- is half of a 95% interval, Student's t over"
 """What every +- of a mean says; what it is over follows."""
+PAIRED_MARGIN = f"{MARGIN} prompts; of a change over the differences of single prompts"
 MIN_TEST_SEEDS = 8
 """Below it no test is made: 7 seeds that all agree give p = 0.016, 0.08 after correction for 5."""
 MOST_ENUMERATED = 16

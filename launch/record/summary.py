@@ -13,7 +13,8 @@ from typing import Any
 
 from launch.cli.refusals import reason_of
 from launch.record.earlier import Earlier, packed, plus, unpacked
-from launch.record.outcomes import EvaluationResult
+from launch.record.outcomes import EvaluationResult, change_keys, evaluation_keys
+from launch.record.statistics import Estimate
 
 TOKEN_KINDS = tuple(
     f"{kind}_{unit}"
@@ -23,7 +24,14 @@ TOKEN_KINDS = tuple(
 UNIFORM_TOKENS = tuple(f"uniform_{kind}_tokens_estimated" for kind in ("generated", "trained"))
 PHASES = ("generate", "update", "publish", "wait")
 TURNS = ("wait", "update", "publish")
-"""Phases that take turns and fill a step; generation goes on beside them."""
+"""Phases that take turns and fill a step."""
+BESIDE = tuple(phase for phase in PHASES if phase not in TURNS)
+"""Phases that go on beside them."""
+OVERLAP = (
+    f"{', '.join(TURNS[:-1])} and {TURNS[-1]} take turns and, with what is done between steps, "
+    f"fill the loop; {BESIDE[0]} goes on beside them"
+)
+"""How the seconds of a run overlap."""
 
 
 SUMMED = (
@@ -69,7 +77,11 @@ class RunSummary:
         self._sums = dict.fromkeys((*SUMMED, *AVERAGED), 0.0)
         self._counts = dict.fromkeys(AVERAGED, 0)
         self._last: dict[str, float] = {}
-        self._evaluations = _evaluation_keys("before", k) | _evaluation_keys("after", k)
+        self._evaluations = {
+            **evaluation_keys("before", k),
+            **evaluation_keys("after", k),
+            **change_keys(k, {}),
+        }
         self._startup_seconds = math.nan
         self._startup_parts: dict[str, float] = {}
         self._evaluate_seconds = 0.0
@@ -92,9 +104,19 @@ class RunSummary:
         greedy: EvaluationResult | None = None,
         *,
         seconds: float,
+        changes: Mapping[str, Estimate] | None = None,
     ) -> None:
-        """Take in an evaluation; `when` is "before" or "after"."""
-        self._evaluations |= _evaluation_keys(when, self._k, sampled, greedy)
+        """Take in an evaluation; `when` is "before" or "after".
+
+        Args:
+            when: Of the two, which.
+            sampled: The figures of the sampled responses.
+            greedy: Those of the greedy ones, if there are any.
+            seconds: How long it took.
+            changes: Of an evaluation after the run, by figure what changed since that before it.
+        """
+        self._evaluations |= evaluation_keys(when, self._k, sampled, greedy)
+        self._evaluations |= change_keys(self._k, changes or {})
         self._evaluate_seconds += seconds
 
     def evaluated_on_the_way(self, seconds: float) -> None:
@@ -189,14 +211,14 @@ class RunSummary:
         """Return the content of `summary.json`; what was not measured is None or NaN.
 
         Token counts are the ledger's, every pass over a batch counted; FLOPs are counted from the
-        model's shape, None where it is not known. `generate_tokens_per_second`
-        is response tokens over the seconds in which anything was generated. How far the draws were
-        from uniform, and what draws and thinning are believed to save, are means over the steps.
-        Lengths are those of the sampled evaluations; a half width is of a 95% interval, Student's t
-        over prompts. `objective` is what the run optimised, in words; `first_reward_failure` says
-        why the first scoring that failed did. Seconds, the parity and the failure are those since
-        this start, to which what was before it is added; `restarts` says how often the run went on
-        after a stop, and `lost_steps` how many steps it took anew in all.
+        model's shape, None where it is not known. `generate_tokens_per_second` is response tokens
+        over the seconds in which anything was generated. How far the draws were from uniform, and
+        what draws and thinning are believed to save, are means over the steps. Lengths are those of
+        the sampled evaluations; a half width is of a 95% interval, Student's t over prompts, of a
+        change over the differences of single prompts. `objective` is what the run optimised, in
+        words; `first_reward_failure` says why the first scoring that failed did. Seconds, the
+        parity and the failure are those since this start, to which what was before it is added;
+        `restarts` counts these, and `lost_steps` the steps taken anew in all.
         """
         seconds = {phase: self._sums[f"loop/{phase}_seconds"] for phase in PHASES}
         tokens = {kind: int(self._last.get(f"cost/{kind}", 0)) for kind in TOKEN_KINDS}
@@ -244,32 +266,6 @@ class RunSummary:
 
     def _mean(self, key: str) -> float:
         return _ratio(self._sums[key], self._counts[key])
-
-
-def _evaluation_keys(
-    when: str,
-    k: int,
-    sampled: EvaluationResult | None = None,
-    greedy: EvaluationResult | None = None,
-) -> dict[str, object]:
-    assert sampled is None or sampled.k == k
-    return {
-        f"num_prompts_{when}": sampled and sampled.num_prompts,
-        f"lost_prompts_{when}": sampled and sampled.num_lost,
-        f"pass_rate_{when}": sampled and sampled.pass_rate,
-        f"pass_rate_{when}_stderr": sampled and sampled.pass_rate_stderr,
-        f"pass_rate_{when}_half_width": sampled and sampled.pass_rate_half_width,
-        f"pass_at_{k}_{when}": sampled and sampled.pass_at_k,
-        f"pass_at_{k}_{when}_stderr": sampled and sampled.pass_at_k_stderr,
-        f"pass_at_{k}_{when}_half_width": sampled and sampled.pass_at_k_half_width,
-        f"greedy_{when}": greedy and greedy.pass_rate,
-        f"greedy_{when}_stderr": greedy and greedy.pass_rate_stderr,
-        f"greedy_{when}_half_width": greedy and greedy.pass_rate_half_width,
-        f"length_mean_{when}": sampled and sampled.length_mean,
-        f"length_mean_{when}_stderr": sampled and sampled.length_stderr,
-        f"length_mean_{when}_half_width": sampled and sampled.length_half_width,
-        f"truncated_share_{when}": sampled and sampled.truncated_share,
-    }
 
 
 def _ratio(part: float, whole: float) -> float:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
-from ray._private import ray_constants
+from ray._private import ray_constants, worker
 from ray.exceptions import RayError
 
 from conf.resources import ResourcesConfig
@@ -25,6 +25,7 @@ from rollout.rewards.pool import HopelessRewardError
 
 CONNECT_SECONDS = 10.0
 START_TRIES = 3
+DEATH = "A worker died or was killed while executing a task"
 TASK_EVENTS = {
     "RAY_task_events_max_num_task_in_gcs": "4000",
     "RAY_task_events_max_dropped_task_attempts_tracked_per_job_in_gcs": "10000",
@@ -39,6 +40,25 @@ ON_LOOPBACK = {
 """Where the processes of a cluster of one machine listen for each other; Ray's own see `_start`."""
 
 
+def leave_deaths_to_us() -> None:
+    """Keep Ray's own line on a worker that died off the terminal, where ours is to come first.
+
+    Ours names the part, its log and what happens next. Whatever else Ray has to say, such as that
+    memory ran out, is printed.
+    """
+    printed = worker.print_to_stdstream
+    if getattr(printed, "leaves_deaths", False):
+        return
+
+    def print_others(data: dict[str, Any], ignore_prefix: bool) -> None:
+        lines = [line for line in data["lines"] if not str(line).startswith(DEATH)]
+        if lines:
+            printed({**data, "lines": lines}, ignore_prefix)
+
+    print_others.leaves_deaths = True  # type: ignore[attr-defined]
+    worker.print_to_stdstream = print_others
+
+
 def connect(resources: ResourcesConfig) -> None:
     """Join the cluster of `resources.address` or RAY_ADDRESS, or start one on this machine.
 
@@ -50,6 +70,7 @@ def connect(resources: ResourcesConfig) -> None:
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     # Ray starts its workers at nice 15, where engines and learners lose to any other process.
     os.environ.setdefault("RAY_worker_niceness", "0")
+    leave_deaths_to_us()
     address = resources.address or os.environ.get("RAY_ADDRESS")
     # Actors import the project from where this process does.
     common: dict[str, Any] = {"log_to_driver": False, "configure_logging": False}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 import ray
 
@@ -78,8 +78,15 @@ def make_pool(
     return RolloutPool(make_actor, run.resources.num_engines, config, scheduler, run.seed)
 
 
+class Engines(Protocol):
+    """What answers prompts outside any training; see `rollout.pool.RolloutPool.evaluate`."""
+
+    async def evaluate(self, ticket: Ticket, prompt: Prompt, temperature: float) -> LengthReport:
+        """Return the report of one ticket."""
+
+
 async def ask(
-    rollouts: RolloutPool,
+    rollouts: Engines,
     prompts: Sequence[Prompt],
     *,
     num_samples: int,

@@ -8,15 +8,20 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import astuple, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from conf.evaluation import EvaluationConfig
 from conf.schema import EvaluateConfig
+from cost.types import LengthReport, Ticket
+from launch.record.counter import Counter
 from launch.record.evaluation import Evaluation, SetResult
 from launch.record.evaluation_file import EvaluationFile
+from launch.record.outcomes import PromptOutcome, changes
+from launch.record.startup import Startup
+from launch.record.statistics import Estimate
 from launch.record.summary import RunSummary
 from launch.run.engines import ask, make_pool
 from launch.run.inputs import Inputs, Sets
@@ -25,6 +30,7 @@ from launch.run.remote import Watch
 from launch.run.rewards import RewardWatch
 from launch.run.system import System
 from rollout.pool import RolloutPool
+from rollout.types import Prompt
 
 
 async def evaluate(config: EvaluateConfig, sets: Sets) -> Evaluation:
@@ -46,7 +52,8 @@ async def evaluate(config: EvaluateConfig, sets: Sets) -> Evaluation:
     watch.vitals.start()
 
     async def work() -> Evaluation:
-        await pool.start()
+        with Startup().part("engines", config.resources.num_engines) as ready:
+            await pool.start(ready)
         return await measure(
             pool,
             sets,
@@ -72,8 +79,10 @@ async def measure(
     max_tokens: int,
     greedy: bool,
     version: Callable[[], int],
+    label: str = "",
+    quiet: bool = False,
 ) -> Evaluation:
-    """Ask every prompt of every set.
+    """Ask every prompt of every set, and show how many responses are there.
 
     Args:
         rollouts: Started engines.
@@ -82,20 +91,42 @@ async def measure(
         max_tokens: Tokens of the longest response.
         greedy: Whether to take a greedy response per prompt too.
         version: Returns the version that the engines hold when it is called.
+        label: Of what it is, where that is not clear.
+        quiet: Whether to show nothing.
     """
     began, first = time.monotonic(), version()
     pass_at = sorted({1, *settings.pass_at, settings.num_samples})
-    sampled = await _ask_all(
-        rollouts, sets, settings.num_samples, settings.temperature, max_tokens, pass_at
-    )
-    best = await _ask_all(rollouts, sets, 1, 0.0, max_tokens, [1]) if greedy else None
+    num_prompts = sum(map(len, sets.values()))
+    total = num_prompts * (settings.num_samples + greedy)
+    name = f"{label}: evaluation" if label else "evaluation"
+    with Counter(name, total, "responses", quiet=quiet) as counter:
+        counted = _Counted(rollouts, counter)
+        sampled = await _ask_all(
+            counted, sets, settings.num_samples, settings.temperature, max_tokens, pass_at
+        )
+        best = await _ask_all(counted, sets, 1, 0.0, max_tokens, [1]) if greedy else None
     return Evaluation(
         first, version(), settings.num_samples, time.monotonic() - began, sampled, best
     )
 
 
+@dataclass(slots=True)
+class _Counted:
+    """Engines, and a counter that is told of every response that is finished."""
+
+    rollouts: RolloutPool
+    counter: Counter
+    done: int = 0
+
+    async def evaluate(self, ticket: Ticket, prompt: Prompt, temperature: float) -> LengthReport:
+        report = await self.rollouts.evaluate(ticket, prompt, temperature)
+        self.done += ticket.num_samples
+        self.counter.to(self.done)
+        return report
+
+
 async def _ask_all(
-    rollouts: RolloutPool,
+    rollouts: _Counted,
     sets: Sets,
     num_samples: int,
     temperature: float,
@@ -127,10 +158,16 @@ class Evaluations:
         system: Its running parts.
         summary: What the results and seconds are told to.
         watch: Looks at what became of the rewards.
+        label: What is said before "evaluation" while one goes on.
     """
 
     def __init__(
-        self, inputs: Inputs, system: System, summary: RunSummary, watch: RewardWatch
+        self,
+        inputs: Inputs,
+        system: System,
+        summary: RunSummary,
+        watch: RewardWatch,
+        label: str = "",
     ) -> None:
         config = inputs.config
         self._watch = watch
@@ -142,11 +179,14 @@ class Evaluations:
             config.evaluation,
             max_tokens=config.rollout.max_tokens,
             version=lambda: system.version,
+            label=label,
         )
         self._summary = summary
         self._file = EvaluationFile(Path(config.run_dir))
         self._background: asyncio.Task[Evaluation] | None = None
         self._again = False
+        # Of the evaluation before the run, sampled and greedy: what changes are measured against.
+        self._before: tuple[Sequence[PromptOutcome], Sequence[PromptOutcome]] = ((), ())
 
     async def take(self, when: str) -> dict[str, float]:
         """Measure the policy while nothing else goes on; `when` is "before" or "after".
@@ -162,8 +202,20 @@ class Evaluations:
         # What was learned is worth more than a broken reward of an evaluation set.
         self._watch.look_at(found, stop=when == "before")
         sampled, greedy = found.held_out()
-        self._summary.evaluation(when, sampled, greedy, seconds=found.seconds)
+        changed = self._changes(found) if when == "after" else {}
+        self._summary.evaluation(when, sampled, greedy, seconds=found.seconds, changes=changed)
+        if when == "before":
+            self._before = found.held_out_outcomes()
         return found.metrics()
+
+    def _changes(self, found: Evaluation) -> dict[str, Estimate]:
+        """Say how far the held-out figures are from those before the run, prompt by prompt."""
+        k = found.num_samples
+        sampled, greedy = (
+            changes(before, after, k) if len(before) == len(after) else {}
+            for before, after in zip(self._before, found.held_out_outcomes(), strict=True)
+        )
+        return sampled | ({"greedy": greedy["pass_rate"]} if greedy else {})
 
     async def after_step(self, step: int) -> dict[str, float]:
         """Return the metrics of an evaluation that is ready after a step, if any.
@@ -183,7 +235,7 @@ class Evaluations:
         if due or (self._background is not None and self._background.done()):
             metrics = await self.finish_background()
         if due:
-            self._background = asyncio.create_task(self._measure(greedy=False))
+            self._background = self._begin_background()
         return metrics
 
     async def finish_background(self) -> dict[str, float]:
@@ -195,18 +247,27 @@ class Evaluations:
         return self._on_the_way(found)
 
     def state_dict(self) -> dict[str, Any]:
-        """Return whether one is going on; the run folder has those that are finished."""
-        return {"going_on": self._background is not None}
+        """Return whether one is going on, and by prompt what came of that before the run.
+
+        The run folder has the figures of those that are finished.
+        """
+        before = [[list(astuple(one)) for one in outcomes] for outcomes in self._before]
+        return {"going_on": self._background is not None, "before": before}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict`; `go_on` begins what was going on."""
         self._again = bool(state["going_on"])
+        sampled, greedy = ([PromptOutcome(*one) for one in each] for each in state["before"])
+        self._before = sampled, greedy
 
     def go_on(self) -> None:
         """Begin once more what a checkpoint found going on."""
         if self._again:
             self._again = False
-            self._background = asyncio.create_task(self._measure(greedy=False))
+            self._background = self._begin_background()
+
+    def _begin_background(self) -> asyncio.Task[Evaluation]:
+        return asyncio.create_task(self._measure(greedy=False, quiet=True))
 
     def cancel(self) -> None:
         """Give up the evaluation in the background, if there is one."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ from launch.run.rewards import try_rewards
 from learner.architecture import check_architecture, check_token_ids
 from rollout.environments import for_policy, prompt_tokenizer
 from rollout.rewards.by_set import address
+from rollout.rewards.checking import GENEROUS, limited
 from rollout.rewards.types import check_of
 from rollout.stopping import stopping_of
 from rollout.tasks.features import feature_table
@@ -73,14 +76,26 @@ class Prepared:
     sets: Sets
 
 
-def say_whose_code(composed: DictConfig) -> None:
-    """Print one line on the code of others that a configuration names, before any of it runs.
+def say_whose_code(*composed: DictConfig) -> None:
+    """Print a line on the code of others that configurations name, before any of it runs.
 
-    It is the plan's first line, and there is none where everything is this project's.
+    It is the plan's first line, and there is none where everything is this project's. A second one
+    says what the other nodes of a cluster need of it.
     """
-    found = foreign_code(composed)
-    if found:
-        print(f"runs code from outside this project: {visible(found)}", flush=True)
+    found: dict[str, str] = {}
+    for each in composed:
+        found |= foreign_code(each)
+    if not found:
+        return
+    told = ", ".join(f"{name} ({file})" for name, file in found.items())
+    print(f"runs code from outside this project: {visible(told)}", flush=True)
+    address = composed[0].resources.address or os.environ.get("RAY_ADDRESS")
+    # What came with a job is on every node, beside the project.
+    if address and any(not Path(file).is_relative_to(PROJECT) for file in found.values()):
+        print(
+            f"every node of the cluster at {address} must find these files, and what they import, "
+            "in the same places; `launch.submit` takes them along for a training"
+        )
 
 
 def read_inputs(composed: DictConfig) -> Prepared:
@@ -95,7 +110,13 @@ def read_inputs(composed: DictConfig) -> Prepared:
     compute_of(config)
     tokenizer = load_tokenizer(config.model.path)
     asking = check_environment(config, tokenizer)
-    prompts = load_prompts(config.task, asking, config.reward, config.max_prompt_tokens)
+    prompts = load_prompts(
+        config.task,
+        asking,
+        config.reward,
+        config.max_prompt_tokens,
+        reward_seconds=config.rollout.reward_timeout_seconds,
+    )
     sets = load_sets(config, asking)
     plan_memory(config)
     asked, most = config.scheduler.tickets_per_step, max(1000, 10 * len(prompts))
@@ -280,7 +301,12 @@ def check_environment(config: RunConfig | EvaluateConfig, tokenizer: Any) -> Any
 
 
 def load_prompts(
-    task: Any, tokenizer: Any, reward: Any, max_prompt_tokens: int, key: str = "task"
+    task: Any,
+    tokenizer: Any,
+    reward: Any,
+    max_prompt_tokens: int,
+    key: str = "task",
+    reward_seconds: float = 10.0,
 ) -> list[Prompt]:
     """Make a task's prompts and check that the reward can use every answer.
 
@@ -290,6 +316,8 @@ def load_prompts(
         reward: The plug that will score the responses.
         max_prompt_tokens: Tokens of the longest prompt that leaves room for a response.
         key: Where the configuration holds the task, such as "task" or "held_out".
+        reward_seconds: Limit of scoring one response; checking an answer may take `GENEROUS` times
+            that long.
 
     Raises:
         UserError: With the place of the first prompt or answer that cannot be used.
@@ -302,7 +330,8 @@ def load_prompts(
             f"got {max_prompt_tokens} tokens for prompts"
         )
     try:
-        return list(task.prompts(tokenizer, max_tokens=max_prompt_tokens, check=check_of(reward)))
+        check = limited(check_of(reward), GENEROUS * reward_seconds)
+        return list(task.prompts(tokenizer, max_tokens=max_prompt_tokens, check=check))
     except TemplateError as error:
         raise UserError(
             f"{key}: the chat template of model.path refuses a conversation; change the messages "
@@ -320,15 +349,18 @@ def load_sets(config: RunConfig | EvaluateConfig, tokenizer: Any) -> dict[str, l
     Raises:
         UserError: With the key of the set and the first prompt or answer that cannot be used.
     """
-    longest = config.max_prompt_tokens
-    sets = {
-        HELD_OUT: load_prompts(config.held_out, tokenizer, config.reward, longest, key=HELD_OUT)
-    }
+    load = partial(
+        load_prompts,
+        tokenizer=tokenizer,
+        max_prompt_tokens=config.max_prompt_tokens,
+        reward_seconds=config.rollout.reward_timeout_seconds,
+    )
+    sets = {HELD_OUT: load(config.held_out, reward=config.reward, key=HELD_OUT)}
     for name, chosen in config.evaluation.sets.items():
         key = f"evaluation.sets.{name}.task"
         if chosen.reward is None:
-            sets[name] = load_prompts(chosen.task, tokenizer, config.reward, longest, key=key)
+            sets[name] = load(chosen.task, reward=config.reward, key=key)
         else:
-            prompts = load_prompts(chosen.task, tokenizer, chosen.reward, longest, key=key)
+            prompts = load(chosen.task, reward=chosen.reward, key=key)
             sets[name] = [address(prompt, name) for prompt in prompts]
     return sets

@@ -41,9 +41,11 @@ class Recorder:
         inputs: What the run starts from.
         system: Its running parts.
         began: When it began, seconds since the epoch.
+        label: What is said before "evaluation" while one goes on.
     """
 
-    def __init__(self, inputs: Inputs, system: System, *, began: float) -> None:
+    def __init__(self, inputs: Inputs, system: System, *, began: float, label: str = "") -> None:
+        self._label = label
         self._inputs = inputs
         self._config = inputs.config
         self._system = system
@@ -63,7 +65,7 @@ class Recorder:
 
     def _nothing_yet(self) -> tuple[RunSummary, Evaluations]:
         summary = RunSummary(k=self._config.evaluation.num_samples)
-        return summary, Evaluations(self._inputs, self._system, summary, self.watch)
+        return summary, Evaluations(self._inputs, self._system, summary, self.watch, self._label)
 
     def open(self) -> None:
         """Open the trackers, at the step that the run goes on from."""

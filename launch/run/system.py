@@ -19,7 +19,7 @@ from conf.schema import RunConfig
 from cost.prices.shape import ModelShape
 from cost.types import LengthReport, Undone
 from launch.record.checkpoint import LEARNER, SCHEDULER
-from launch.record.progress import Startup
+from launch.record.startup import Startup
 from launch.run.clocks import Laps
 from launch.run.compute import probed
 from launch.run.engines import make_pool
@@ -43,11 +43,14 @@ class _Transfer(TypedDict):
 
 
 async def _timed(
-    starting: Coroutine[Any, Any, Result], startup: Startup, name: str
+    start: Callable[[Callable[[int], None]], Coroutine[Any, Any, Result]],
+    startup: Startup,
+    name: str,
+    total: int = 1,
 ) -> tuple[Result, float]:
     clock = Laps()
-    with startup.part(name):
-        return await starting, clock.lap()
+    with startup.part(name, total) as ready:
+        return await start(ready), clock.lap()
 
 
 def _flops_of_check(config: RunConfig, pairs: Sequence[Pair]) -> float:
@@ -137,13 +140,15 @@ class System:
         clock = Laps()
         try:
             async with asyncio.TaskGroup() as tasks:
-                engines = tasks.create_task(_timed(rollouts.start(), startup, "engines"))
+                engines = tasks.create_task(
+                    _timed(rollouts.start, startup, "engines", len(rollouts.handles))
+                )
                 if placement.layout.num_shared:
                     # vLLM takes what others allocate meanwhile for its own, and leaves less room
                     # for keys and values.
                     await engines
                 learning = tasks.create_task(
-                    _timed(start_learners(config, placement, watch), startup, "learners")
+                    _timed(lambda _: start_learners(config, placement, watch), startup, "learners")
                 )
         except BaseException as error:
             await rollouts.close()

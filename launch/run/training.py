@@ -17,9 +17,11 @@ from pathlib import Path
 from typing import NoReturn
 
 from cost.draws.distribution import DrawDistribution
+from launch.record.counter import Counter
 from launch.record.picture import draw_picture
-from launch.record.progress import Startup, print_result
+from launch.record.progress import print_result
 from launch.record.run_folder import PICTURE
+from launch.record.startup import Startup
 from launch.record.step import StepResult
 from launch.record.told import Unwritten, tell, why
 from launch.run import loop
@@ -75,6 +77,7 @@ class TrainingRun:
         system: Its running parts.
         began: When it began, seconds since the epoch.
         quiet: Whether to leave the results to the caller.
+        label: A name under which it shows how far it is, where no tracker does.
         interruption: Says when to stop; None where nobody does.
     """
 
@@ -85,14 +88,16 @@ class TrainingRun:
         *,
         began: float,
         quiet: bool = False,
+        label: str = "",
         interruption: Interruption | None = None,
     ) -> None:
         self._inputs = inputs
         self._config = config = inputs.config
         self._system = system
         self._quiet = quiet
+        self._counter = Counter(label, 1.0, quiet=not label)
         self._run_dir = Path(config.run_dir)
-        self._recorder = Recorder(inputs, system, began=began)
+        self._recorder = Recorder(inputs, system, began=began, label=label)
         self._checkpoints = Checkpoints(config.checkpoint, self._run_dir, system, inputs.about)
         self._going_on = GoingOn(inputs, system, self._recorder, plan_of(config))
         self._interruption = interruption or Interruption()
@@ -149,7 +154,8 @@ class TrainingRun:
         self._learning = True
         while True:
             try:
-                await self._system.guard(self._loop())
+                with self._counter:
+                    await self._system.guard(self._loop())
                 break
             except PartDied as death:
                 await self._checkpoints.finish()
@@ -218,10 +224,13 @@ class TrainingRun:
 
     async def _on_step(self, result: StepResult) -> None:
         metrics = await self._evaluate(result.step) | self._checkpoints.metrics()
-        target = self._config.evaluation.target
+        assert self._position is not None
+        budget, target = self._position.budget, self._config.evaluation.target
         if target is not None and metrics.get("evaluation/pass_rate", -math.inf) >= target:
-            assert self._position is not None
-            self._position.budget.end()
+            budget.end()
+        share = budget.progress(result.step)
+        metrics["loop/done_share"] = share
+        self._counter.to(share, f"step {result.step}, {share:.0%}")
         await self._recorder.write(result, metrics)
         await self._best.look(result.step, metrics)
         self._going_on.progress()

@@ -21,7 +21,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,8 @@ from rollout.rewards.types import Columns, Reward, Score
 
 Item = tuple[str, str, str] | tuple[str, str, str, Columns]
 _START_SECONDS = 120.0
+_UNREAD_SECONDS = 0.1
+"""For which an answer that is there may go unread after a deadline that the event loop missed."""
 _END_SECONDS = 1.0
 """A supervisor that has not ended all within this time is itself killed."""
 
@@ -148,8 +150,7 @@ class RewardPool:
                 child = None
             if child is None:
                 child = await self._new_child()
-            async with asyncio.timeout(self._timeout_seconds):
-                answer = await child.ask(item)
+            answer = await self._in_time(child.ask(item))
             healthy = True
             self._late_in_a_row = self._dead_in_a_row = 0
         except TimeoutError:
@@ -170,6 +171,21 @@ class RewardPool:
         if "error" in answer:
             return ScoredResponse(None, RewardStatus.CRASHED, answer["error"], answer["summary"])
         return ScoredResponse(Score(**answer["score"]), RewardStatus.OK, "")
+
+    async def _in_time(self, asking: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
+        """Wait for an answer, and look once more for one that has come before giving up.
+
+        Where something else held the event loop until after the deadline, the answer lies unread.
+        """
+        task = asyncio.create_task(asking)
+        try:
+            for seconds in (self._timeout_seconds, _UNREAD_SECONDS):
+                done, _ = await asyncio.wait({task}, timeout=seconds)
+                if done:
+                    return task.result()
+        finally:
+            task.cancel()
+        raise TimeoutError
 
     def _count_late(self, item: Item) -> None:
         self._late_in_a_row += 1

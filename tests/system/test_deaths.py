@@ -21,7 +21,7 @@ def stopped(title):
 
 
 def test_a_stopped_engine_is_replaced_and_a_stopped_scheduler_is_named(prepared, on_cluster):
-    from launch.record.progress import Startup
+    from launch.record.startup import Startup
     from launch.run.deaths import PartDied
     from launch.run.system import System
     from launch.run.training import TrainingRun

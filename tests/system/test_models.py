@@ -22,7 +22,7 @@ def test_engine_and_learner_agree_on_a_model_that_is_trained(
     prepared, on_cluster, tmp_path, capsys, kind, dtype
 ):
     """Shards, padded vocabulary, no pad token, windows that responses exceed, many ways to stop."""
-    from launch.record.progress import Startup
+    from launch.record.startup import Startup
     from launch.run.system import System
     from launch.run.training import TrainingRun
 

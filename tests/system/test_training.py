@@ -25,7 +25,7 @@ def test_a_run_with_two_learners_survives_the_death_of_its_engine(
     prepared, evaluate_config, on_cluster
 ):
     """Tied model, ZeRO 2 over two ranks, staleness 1, keys and values kept over updates."""
-    from launch.record.progress import Startup
+    from launch.record.startup import Startup
     from launch.run.system import System
     from launch.run.training import TrainingRun
 
@@ -133,7 +133,7 @@ def test_two_engines_follow_an_untied_policy_and_the_guard_sees_a_fault(
     prepared, on_cluster, untied_model
 ):
     """Untied model, ZeRO 3, two engines, drained updates, epoch draws, plain GRPO."""
-    from launch.record.progress import Startup
+    from launch.record.startup import Startup
     from launch.run.parity import ParityError, Tolerance
     from launch.run.system import System
     from launch.run.training import TrainingRun
@@ -178,7 +178,7 @@ def test_two_engines_follow_an_untied_policy_and_the_guard_sees_a_fault(
 
 def test_engines_follow_adapters_that_are_published_by_themselves(prepared, on_cluster):
     """Tied model, ZeRO 3, staleness 1, keys and values kept over updates, some layers adapted."""
-    from launch.record.progress import Startup
+    from launch.record.startup import Startup
     from launch.run.system import System
     from launch.run.training import TrainingRun
 

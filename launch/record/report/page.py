@@ -31,7 +31,8 @@ from launch.record.report.restarts import restarts_html
 from launch.record.report.runs import Run, read_runs
 from launch.record.report.settings import settings_html
 from launch.record.run_folder import write_new
-from launch.record.statistics import MARGIN
+from launch.record.statistics import PAIRED_MARGIN
+from launch.record.summary import OVERLAP
 from launch.record.text import seconds_text, share_text
 
 MOST_GROUPS = 12
@@ -98,7 +99,7 @@ def _header(runs: Sequence[Run]) -> str:
                 f"{run.steps[-1]:.0f}, and what comes after the last step is missing.</p>"
             )
     parts.append(
-        f'<p class="note">{MARGIN.replace("+-", "±")} prompts. Drag in a chart to zoom, double '
+        f'<p class="note">{PAIRED_MARGIN.replace("+-", "±")}. Drag in a chart to zoom, double '
         "click to go back; pale lines are the steps themselves, strong ones are smoothed.</p>"
     )
     return "\n".join([*parts, "</header>"])
@@ -106,9 +107,11 @@ def _header(runs: Sequence[Run]) -> str:
 
 def _tiles(run: Run) -> str:
     summary = run.summary
-    before, after = (_rate(summary, when) for when in ("before", "after"))
+    before, after, change = (_rate(summary, which) for which in ("before", "after", "change"))
+    changed = f", change {change}" if change != UNKNOWN else ""
+    told = f"before training {before}{changed}" if before != UNKNOWN else ""
     tiles = [
-        ("held-out pass rate", after, f"before training {before}" if before != UNKNOWN else ""),
+        ("held-out pass rate", after, told),
         (
             "tokens generated",
             _count(summary["generated_tokens"]),
@@ -209,7 +212,7 @@ def _ledger(runs: Sequence[Run]) -> str:
         (
             f"{_text(phase)} seconds",
             *(_seconds(run.summary["seconds"].get(phase)) for run in runs),
-            "",
+            f'<span class="note">{OVERLAP}</span>' if phase == phases[0] else "",
         )
         for phase in phases
     ]
@@ -289,12 +292,13 @@ def _objective(run: Run) -> str:
     return _text(run.summary.get("objective") or "not recorded")
 
 
-def _rate(summary: Mapping[str, Any], when: str) -> str:
-    rate, half = (summary.get(f"pass_rate_{when}{part}") for part in ("", "_half_width"))
+def _rate(summary: Mapping[str, Any], which: str) -> str:
+    """The pass rate before or after, or its change."""
+    rate, half = (summary.get(f"pass_rate_{which}{part}") for part in ("", "_half_width"))
     if not isinstance(rate, int | float):
         return UNKNOWN
     interval = f" ± {100 * half:.1f}" if isinstance(half, int | float) else ""
-    return f"{100 * rate:.1f}{interval}%"
+    return f"{100 * rate:{'+' if which == 'change' else ''}.1f}{interval}%"
 
 
 def _last(run: Run, key: str) -> str:

@@ -25,7 +25,7 @@ from typing import Any
 
 from conf.evaluation import HELD_OUT
 from conf.studies import BenchConfig
-from launch.record.progress import Startup
+from launch.record.startup import Startup
 from launch.run.inputs import Inputs, load_tokenizer
 from launch.run.training import TrainingRun
 from launch.study.bench.cpu_clock import REST, CpuClock

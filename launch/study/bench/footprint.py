@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from conf.schema import RunConfig
+from launch.record.counter import Counter
 from launch.run.memory import Shape, learner_need
 
 DEADLINE_SECONDS = 900.0
@@ -35,16 +36,19 @@ def bench_footprint(config: RunConfig) -> dict[str, Any]:
     shape = Shape.of_folder(config.model.path)
     if shape is None:
         raise ValueError(f"model.path must say its sizes in config.json, got {config.model.path!r}")
-    found = {}
-    for name, variant in variants(config):
-        need = learner_need(variant, shape, on_gpu=False)
-        measured = max(_peaks(variant))
-        found[name] = {
-            "predicted_bytes": need.total,
-            "measured_bytes": measured,
-            "ratio": need.total / measured,
-            "parts": dict(need.parts),
-        }
+    found: dict[str, Any] = {}
+    asked = dict(variants(config))
+    with Counter("memory", len(asked), "variants") as counter:
+        for name, variant in asked.items():
+            counter.to(len(found), f"{name}, {len(found)} of {len(asked)} measured")
+            need = learner_need(variant, shape, on_gpu=False)
+            measured = max(_peaks(variant))
+            found[name] = {
+                "predicted_bytes": need.total,
+                "measured_bytes": measured,
+                "ratio": need.total / measured,
+                "parts": dict(need.parts),
+            }
     return found
 
 
@@ -91,6 +95,8 @@ def _peak(config: RunConfig, rank: int, port: int) -> int:
     }
     import torch
 
+    # All that a learner's actor imports, Ray too.
+    import learner.worker  # noqa: F401
     from learner.deepspeed_engine import DeepSpeedEngine
 
     torch.set_num_threads(config.learner.num_threads)

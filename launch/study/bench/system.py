@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from conf.schema import RunConfig
-from launch.record.progress import Startup
+from launch.record.startup import Startup
 from launch.run.cluster import cluster
 from launch.run.inputs import load_prompts, load_tokenizer
 from launch.run.system import System

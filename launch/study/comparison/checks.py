@@ -17,7 +17,7 @@ from launch.cli.refusals import one_line
 from launch.program import UserError, build
 from launch.record.run_folder import plain_yaml, read_config
 from launch.run.compute import compute_of
-from launch.run.inputs import resolve_model
+from launch.run.inputs import resolve_model, say_whose_code
 from launch.run.kept_paths import keep_paths
 from launch.study.comparison.plan import PlannedRun, or_move_away, plan_runs
 from launch.study.comparison.results import results_of
@@ -39,6 +39,7 @@ def check(config: CompareConfig, folder: Path) -> list[PlannedRun]:
     """
     require_own_folder(config, folder)
     planned = plan_runs(config)
+    say_whose_code(*(run.composed for run in planned[: len(config.arms)]))
     arms = {run.arm: build(run.composed.copy()) for run in planned[: len(config.arms)]}
     require_reachable(config, arms)
     for run in arms.values():

@@ -6,9 +6,11 @@ planned runs -> run_all; each: reset engines, learners, scheduler -> launch.trai
 import time
 from pathlib import Path
 
-from rich.console import Console
+from rich import get_console
 
-from launch.record.progress import Startup
+from launch.record.counter import print_line
+from launch.record.startup import Startup
+from launch.record.text import seconds_text
 from launch.run.inputs import prepare
 from launch.run.interruption import Interruption, StoppedError
 from launch.run.rescue import say_where
@@ -33,16 +35,16 @@ async def run_all(planned: list[PlannedRun]) -> None:
 
 
 async def _run_all(planned: list[PlannedRun], interruption: Interruption) -> None:
-    console = Console()
+    console = get_console()
     left = [run for run in planned if run.summary() is None]
     system: System | None = None
+    seconds = 0.0
     try:
         for number, run in enumerate(left, len(planned) - len(left) + 1):
             aside = set_aside(run.run_dir)
             if aside is not None:
-                console.print(
-                    f"{run.arm} seed {run.seed} was interrupted; kept in {aside}", markup=False
-                )
+                print_line(f"{run.arm} seed {run.seed} was interrupted; kept in {aside}", console)
+            label = f"{number}/{len(planned)} {run.arm} seed {run.seed}"
             inputs, began = prepare(run.composed.copy()), time.time()
             beginning = f"while {run.arm} seed {run.seed} was starting"
             if system is None:
@@ -51,16 +53,20 @@ async def _run_all(planned: list[PlannedRun], interruption: Interruption) -> Non
             else:
                 await interruption.ends(system.reset(inputs.config, inputs.prompts), beginning)
             training = TrainingRun(
-                inputs, system, began=began, quiet=True, interruption=interruption
+                inputs, system, began=began, quiet=True, label=label, interruption=interruption
             )
             await training.run(Startup(quiet=True))
             done = run.summary()
             assert done is not None
-            console.print(
-                f"{number}/{len(planned)} {run.arm} seed {run.seed}: "
-                f"pass@1 {done['pass_rate_after']:.3f}, {done['num_steps']} steps, "
+            seconds += done["seconds"]["total"]
+            others = len(planned) - number
+            mean = seconds / (len(left) - others)
+            print_line(
+                f"{label}: pass@1 {done['pass_rate_after']:.3f}, {done['num_steps']} steps, "
                 f"{done['generated_tokens']:,} tokens generated, {done['trained_tokens']:,} "
                 f"trained, {done['seconds']['total']:.0f} s"
+                + (f"; {others} runs left, about {seconds_text(others * mean)}" if others else ""),
+                console,
             )
     finally:
         if system is not None:

@@ -13,6 +13,7 @@ from conf.prediction import PredictConfig
 from cost.state_file import load_state, save_state
 from cost.types import FloatArray, IntArray
 from launch.program import UserError
+from launch.record.counter import Counter
 
 if TYPE_CHECKING:
     from learner.probe_policy import ProbePolicy, Tokens
@@ -130,19 +131,19 @@ def _sample(
     order = np.argsort([len(prompt) for prompt in token_ids], kind="stable")
     rng = np.random.default_rng(config.seed)
     num_prompts = max(ROWS // config.group_size, 1)
-    for start in range(0, len(order), num_prompts):
-        part = order[start : start + num_prompts]
-        for _ in range(config.num_responses // config.group_size):
-            answers = policy.sample(
-                [token_ids[i] for i in part],
-                num_samples=config.group_size,
-                max_tokens=config.max_tokens,
-                seed=int(rng.integers(2**31)),
-            )
-            for i, group in zip(part, answers, strict=True):
-                sampled[i] += group
-        done = min(start + num_prompts, len(order))
-        print(f"sampled responses to {done} of {len(order)} prompts", flush=True)
+    with Counter("sampling responses", len(order), "prompts") as counter:
+        for start in range(0, len(order), num_prompts):
+            part = order[start : start + num_prompts]
+            for _ in range(config.num_responses // config.group_size):
+                answers = policy.sample(
+                    [token_ids[i] for i in part],
+                    num_samples=config.group_size,
+                    max_tokens=config.max_tokens,
+                    seed=int(rng.integers(2**31)),
+                )
+                for i, group in zip(part, answers, strict=True):
+                    sampled[i] += group
+            counter.to(min(start + num_prompts, len(order)))
     return sampled
 
 
@@ -171,13 +172,14 @@ def _products(
     num_prompts, num_responses = rewards.shape
     plain = np.zeros((num_prompts, num_responses, num_responses))
     adam = np.zeros_like(plain)
-    for i in np.flatnonzero(np.ptp(rewards, axis=1) > 0).tolist():
-        rows = gradients(i, num_responses)
-        plain[i] = (rows @ rows.T).numpy()
-        rows /= divisor
-        adam[i] = (rows @ rows.T).numpy()
-        if i % 16 == 0:
-            print(f"took the gradients of prompt {i} of {num_prompts}", flush=True)
+    mixed = np.flatnonzero(np.ptp(rewards, axis=1) > 0).tolist()
+    with Counter("gradients", len(mixed), "prompts") as counter:
+        for done, i in enumerate(mixed, 1):
+            rows = gradients(i, num_responses)
+            plain[i] = (rows @ rows.T).numpy()
+            rows /= divisor
+            adam[i] = (rows @ rows.T).numpy()
+            counter.to(done)
     return plain, adam
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from conf.studies import SimulateConfig
 from cost.scheduler.config import SchedulerConfig
 from launch.program import UserError
+from launch.record.counter import Counter
 from launch.study.simulation.policy import SimulatedPolicy
 from launch.study.simulation.profile import Profile
 from launch.study.simulation.study import Outcome, simulate
@@ -120,41 +121,59 @@ def split(
 
 
 def simulate_sizes(config: SimulateConfig) -> list[Row]:
-    """Simulate every number of accelerators.
+    """Simulate every number of accelerators, and show how far it is.
 
     Raises:
         UserError: If a number has no room for an engine.
     """
-    rows = []
-    for count in config.accelerators:
-        try:
-            engines, learners, colocated = split(
-                count, config.learner_share, config.profile.engine.accelerators
-            )
-        except ValueError as error:
-            raise UserError(str(error)) from error
-        scheduler = config.scheduler
-        if config.tickets_per_accelerator is not None:
-            tickets = max(1, round(count * config.tickets_per_accelerator))
-            scheduler = replace(scheduler, tickets_per_step=tickets)
-        layout = Layout(
-            num_engines=engines,
-            num_learners=learners,
-            num_accelerators=count,
-            colocated=colocated,
-            num_steps=config.num_steps,
-            max_staleness=config.max_staleness,
-            num_epochs=config.num_epochs,
-            num_minibatches=config.num_minibatches,
-            prefix_caching=config.prefix_caching,
-            update_mode=config.update_mode,
-            max_retries=config.max_retries,
-            seed=config.seed,
-        )
-        # The first batches are drawn together; after one more step the pipeline is full.
-        outcome = simulate(config.profile, scheduler, layout, warm_up=config.max_staleness + 1)
-        rows.append(row(config.profile, scheduler, outcome, config.target_pass_rate))
+    # The first batches are drawn together; after one more step the pipeline is full.
+    warm_up = config.max_staleness + 1
+    sizes = [(_layout(config, count), _scheduler(config, count)) for count in config.accelerators]
+    num_steps = config.num_steps + 2 * warm_up
+    # What a step takes to simulate grows with its tickets.
+    work = [num_steps * scheduler.tickets_per_step for _, scheduler in sizes]
+    rows: list[Row] = []
+    with Counter("simulating", sum(work)) as counter:
+        for layout, scheduler in sizes:
+            before = sum(work[: len(rows)])
+
+            def say(step: int, layout: Layout = layout, before: int = before) -> None:
+                done = before + step * work[len(rows)] // num_steps
+                counter.to(done, f"{layout.num_accelerators} accelerators, step {step}/{num_steps}")
+
+            outcome = simulate(config.profile, scheduler, layout, warm_up=warm_up, say=say)
+            rows.append(row(config.profile, scheduler, outcome, config.target_pass_rate))
     return rows
+
+
+def _scheduler(config: SimulateConfig, num_accelerators: int) -> SchedulerConfig:
+    if config.tickets_per_accelerator is None:
+        return config.scheduler
+    tickets = max(1, round(num_accelerators * config.tickets_per_accelerator))
+    return replace(config.scheduler, tickets_per_step=tickets)
+
+
+def _layout(config: SimulateConfig, num_accelerators: int) -> Layout:
+    try:
+        engines, learners, colocated = split(
+            num_accelerators, config.learner_share, config.profile.engine.accelerators
+        )
+    except ValueError as error:
+        raise UserError(str(error)) from error
+    return Layout(
+        num_engines=engines,
+        num_learners=learners,
+        num_accelerators=num_accelerators,
+        colocated=colocated,
+        num_steps=config.num_steps,
+        max_staleness=config.max_staleness,
+        num_epochs=config.num_epochs,
+        num_minibatches=config.num_minibatches,
+        prefix_caching=config.prefix_caching,
+        update_mode=config.update_mode,
+        max_retries=config.max_retries,
+        seed=config.seed,
+    )
 
 
 def _ratio(part: float, whole: float) -> float:

@@ -5,6 +5,7 @@ profile, scheduler, layout -> launch.run.loop.train on simulated engines and lea
 
 import asyncio
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -81,7 +82,12 @@ class Outcome:
 
 
 def simulate(
-    profile: Profile, scheduler: SchedulerConfig, layout: Layout, *, warm_up: int = 0
+    profile: Profile,
+    scheduler: SchedulerConfig,
+    layout: Layout,
+    *,
+    warm_up: int = 0,
+    say: Callable[[int], None] = lambda step: None,
 ) -> Outcome:
     """Run one configuration.
 
@@ -91,15 +97,20 @@ def simulate(
         layout: The machine and the loop.
         warm_up: Steps in which the pipeline fills before the first that counts; as many again are
             run after the last, so that generation goes on to the end.
+        say: Called with the number of every step that is over.
 
     Returns:
         The steps from the first that counts, `layout.num_steps` of them.
     """
-    return clock.run(_simulate(profile, scheduler, layout, warm_up))
+    return clock.run(_simulate(profile, scheduler, layout, warm_up, say))
 
 
 async def _simulate(
-    profile: Profile, scheduler: SchedulerConfig, layout: Layout, warm_up: int
+    profile: Profile,
+    scheduler: SchedulerConfig,
+    layout: Layout,
+    warm_up: int,
+    say: Callable[[int], None],
 ) -> Outcome:
     table = profile.prompts.table(layout.seed)
     system = SimulatedSystem(profile, table, scheduler, layout)
@@ -110,6 +121,7 @@ async def _simulate(
         system.rollouts.count_up()
         ledger = await system.scheduler.call("metrics")
         steps.append(_step(result, ledger, system, loop.time()))
+        say(result.step)
 
     try:
         await train(

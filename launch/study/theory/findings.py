@@ -38,19 +38,19 @@ class Findings:
         }
 
 
-def investigate(cases: Sequence[Case], seeds: int, say: Callable[[str], None]) -> Findings:
+def investigate(cases: Sequence[Case], seeds: int, say: Callable[[int, str], None]) -> Findings:
     """Measure all cases.
 
     Args:
         cases: At least one.
         seeds: Runs of every contestant, at least 2.
-        say: Called with the name of each case before it is measured.
+        say: Called with how many cases are measured, and what the next one is, before each.
     """
     started = time.perf_counter()
     comparisons: list[Comparison] = []
     costs: list[Costs] = []
     for number, case in enumerate(cases, start=1):
-        say(f"{number}/{len(cases)}  {case.data}, costs {case.cost_case}")
+        say(number - 1, f"case {number} of {len(cases)}, {case.data}, costs {case.cost_case}")
         found, cost = compare(case, seeds)
         comparisons += found
         costs.append(cost)

@@ -92,6 +92,7 @@ def measure_batch(
     budgets: Sequence[float],
     biased: bool,
     seed: int,
+    say: Callable[[int], None] = lambda count: None,
 ) -> BatchResult:
     """Take every response's gradient and apply every rule.
 
@@ -104,6 +105,7 @@ def measure_batch(
         biased: Whether to measure PODS and D3S, which holds one more gradient for each of them,
             aggregation and budget.
         seed: For their ties.
+        say: Called with how many responses are done.
     """
     plans: dict[Key, Biased] = {}
     if biased:
@@ -115,6 +117,7 @@ def measure_batch(
     estimates = {key: policy.zeros() for key in plans}
     score_norms = np.zeros(len(responses.lengths))
     for j, (prompt, response) in enumerate(batch.pairs()):
+        say(j)
         needed = responses.with_gradient[j] or any(p.coefficients[j] for p in plans.values())
         if not needed:
             continue

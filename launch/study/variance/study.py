@@ -15,6 +15,7 @@ import numpy as np
 from conf.studies import VarianceConfig
 from cost.types import BoolArray, FloatArray
 from launch.program import UserError
+from launch.record.counter import Counter
 from launch.run.inputs import load_prompts, load_tokenizer, resolve_model
 from launch.study.variance.measurement import Batch, BatchResult, measure_batch
 from launch.study.variance.rules import FLOOR, group_responses
@@ -52,9 +53,11 @@ def measure(config: VarianceConfig, task_name: str) -> dict[str, Any]:
     )
     text_of = partial(stopping.text, tokenizer)
     results = []
-    for batch in range(config.num_batches):
-        results.append(_measure_one(config, policy, text_of, prompts, batch))
-        print(f"batch {batch + 1} of {config.num_batches}", flush=True)
+    size = config.num_prompts * config.group_size
+    with Counter("gradients", config.num_batches * size, "responses") as counter:
+        for batch in range(config.num_batches):
+            counter.to(batch * size)
+            results.append(_measure_one(config, policy, text_of, prompts, batch, counter))
     every = [result.responses for result in results]
     num_responses = sum(len(each.usable) for each in every)
     num_with_advantage = sum(int(each.with_gradient.sum()) for each in every)
@@ -98,6 +101,7 @@ def _measure_one(
     text_of: Callable[[Tokens], str],
     prompts: Sequence[Prompt],
     batch: int,
+    counter: Counter,
 ) -> BatchResult:
     rng = np.random.default_rng([config.seed, batch])
     chosen = [prompts[i] for i in rng.choice(len(prompts), config.num_prompts, replace=False)]
@@ -125,6 +129,7 @@ def _measure_one(
         budgets=config.budgets,
         biased=not config.unbiased_only,
         seed=seed,
+        say=lambda count: counter.to(batch * len(items) + count),
     )
 
 

@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 
 from cost.types import LengthReport, RewardStatus
-from launch.record.outcomes import evaluate_statistics, pass_at_k
+from launch.record.outcomes import (
+    PromptOutcome,
+    changes,
+    evaluate_statistics,
+    outcomes,
+    pass_at_k,
+)
+from launch.record.statistics import Estimate
 
 
 def report(prompt_index, rewards, *, lengths=None, status=None, truncated=None):
@@ -104,3 +111,45 @@ def test_statistics_of_nothing_are_nan():
     result = evaluate_statistics([], k=1)
     assert math.isnan(result.pass_rate) and math.isnan(result.truncated_share)
     assert result.num_prompts == 0
+
+
+def test_changes_are_paired_over_prompts():
+    before = outcomes([report(0, [0, 0]), report(1, [1, 0]), report(2, [1, 1])])
+    after = outcomes([report(0, [1, 0], lengths=[8, 8]), report(1, [1, 1]), report(2, [1, 1])])
+    found = changes(before, after, k=2)
+    assert found["pass_rate"] == Estimate.of([0.5, 0.5, 0.0])
+    assert found["pass_at_2"] == Estimate.of([1.0, 0.0, 0.0])
+    assert found["length_mean"] == Estimate.of([-2.0, 0.0, 0.0])
+    assert (
+        found["pass_rate"].half_width
+        < evaluate_statistics(
+            [report(0, [1, 0]), report(1, [1, 1]), report(2, [1, 1])], k=2
+        ).pass_rate_half_width
+        + evaluate_statistics(
+            [report(0, [0, 0]), report(1, [1, 0]), report(2, [1, 1])], k=2
+        ).pass_rate_half_width
+    )
+
+
+def test_a_prompt_that_either_evaluation_lost_is_in_no_change():
+    lost, scored, passed = (
+        PromptOutcome(0, 0, math.nan),
+        PromptOutcome(2, 0, 4.0),
+        PromptOutcome(2, 2, 4.0),
+    )
+    found = changes([lost, scored, scored], [passed, passed, lost], k=4)
+    assert found["pass_rate"].mean == 1 and found["pass_rate"].count == 1
+    assert found["pass_at_4"].count == 0 and math.isnan(found["pass_at_4"].mean)
+
+
+def test_the_interval_of_a_change_covers():
+    rng = np.random.default_rng(0)
+    covered = 0
+    for _ in range(400):
+        # Prompts differ far more than the policy changes on one of them.
+        rates = rng.choice([0.05, 0.5, 0.9], size=40)
+        counts = [rng.binomial(4, np.clip(rates + gain, 0, 1)) for gain in (0.0, 0.1)]
+        before, after = ([PromptOutcome(4, int(c), 5.0) for c in each] for each in counts)
+        change = changes(before, after, k=4)["pass_rate"]
+        covered += change.low <= 0.1 <= change.high
+    assert 0.92 <= covered / 400 <= 0.98

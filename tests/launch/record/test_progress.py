@@ -1,24 +1,23 @@
 """What is printed, on a terminal and into a file."""
 
-import io
 import math
 import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from rich.console import Console
 
 from launch.record.outcomes import EvaluationResult
 from launch.record.progress import (
     Pace,
     Progress,
-    Startup,
     print_plan,
     print_result,
 )
+from launch.record.statistics import Estimate
 from launch.record.summary import RunSummary
 from launch.record.text import count_text, number_text, seconds_text, share_text, sparkline
+from tests.launch.record.consoles import plain, terminal, text_of, without_times
 
 METRICS = {
     "rollout/reward_mean": 0.412,
@@ -30,25 +29,11 @@ METRICS = {
     "cost/step_trained_tokens": 9_000.0,
     "cost/step_saved_share": 0.5,
     "loop/staleness": 1.0,
+    "loop/generate_seconds": 8.0,
     "loop/wait_seconds": 4.0,
     "loop/update_seconds": 5.5,
     "loop/publish_seconds": 0.5,
 }
-
-
-def plain() -> Console:
-    return Console(file=io.StringIO(), width=100)
-
-
-def terminal(encoding: str = "utf-8") -> tuple[Console, io.BytesIO]:
-    raw = io.BytesIO()
-    file = io.TextIOWrapper(raw, encoding=encoding, write_through=True)
-    return Console(file=file, width=100, force_terminal=True, legacy_windows=False), raw
-
-
-def text_of(console: Console) -> str:
-    assert isinstance(console.file, io.StringIO)
-    return console.file.getvalue()
 
 
 def test_a_file_gets_one_whole_line_a_step():
@@ -57,11 +42,11 @@ def test_a_file_gets_one_whole_line_a_step():
     progress.update(1, METRICS)
     progress.update(2, METRICS | {"rollout/reward_mean": math.nan})
     progress.close()
-    first, second = text_of(console).splitlines()
+    first, second = without_times(text_of(console)).splitlines()
     assert first == (
         "step  1/20  reward 0.412  uniform -  pass rate 38.1%  length 142 (p95 256, cut 3.0%)  "
         "generated 18.2k  trained 9.0k (saved 50.0%)  staleness 1  "
-        "step 10.0s (update 5.5, publish 0.5, wait 4.0)  left 3m10s"
+        "step 10.0s (wait 4.0 + update 5.5 + publish 0.5; meanwhile generate 8.0)  left 3m10s"
     )
     assert second.startswith("step  2/20  reward -  uniform -  pass rate 38.1%")
 
@@ -69,7 +54,7 @@ def test_a_file_gets_one_whole_line_a_step():
 def test_a_step_without_metrics_still_prints():
     console = plain()
     Progress("run", 2, console=console).update(1, {})
-    assert text_of(console).startswith("step 1/2  reward -  uniform -  pass rate -")
+    assert without_times(text_of(console)).startswith("step 1/2  reward -  uniform -  pass rate -")
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
@@ -98,6 +83,13 @@ def test_a_terminal_panel_is_as_wide_at_the_end_as_at_the_start():
     assert len(widths) == 1
 
 
+def test_a_run_that_ends_with_a_budget_has_fewer_seconds_left():
+    now = iter([0.0, 10.0, 10.0, 10.0, 10.0])
+    progress = Progress("run", 100, console=plain(), clock=lambda: next(now))
+    progress.update(1, {"loop/done_share": 0.25})
+    assert progress.seconds_left == pytest.approx(30)
+
+
 def test_pace_is_smoothed_and_counts_down():
     pace = Pace(0.0, smoothing=0.5)
     assert math.isnan(pace.left(5, 3.0))
@@ -117,29 +109,6 @@ def test_pace_believes_the_phases_over_the_clock():
     assert pace.last == 10.0
 
 
-def test_startup_tells_ready_from_failed():
-    console = plain()
-    startup = Startup(console=console)
-    with startup.part("engines"), pytest.raises(KeyError), startup.part("learners"):
-        raise KeyError("x")
-    failed, ready = text_of(console).splitlines()
-    assert failed.startswith("failed learners")
-    assert ready.startswith("ready  engines")
-
-
-@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
-def test_startup_on_a_terminal_shows_overlapping_parts(encoding):
-    console, raw = terminal(encoding)
-    startup = Startup(console=console)
-    with startup.part("engines"), startup.part("learners"):
-        console.print("a line of somebody else")
-    with startup.part("scheduler"):
-        pass
-    shown = raw.getvalue().decode(encoding)
-    assert "starting engines, learners" in shown
-    assert "scheduler" in shown
-
-
 def test_plan_shows_labels_and_values_as_they_are():
     console = plain()
     print_plan({"prompts": 12_000, "mask": True, "path": "[red]x"}, console=console)
@@ -156,7 +125,8 @@ def evaluation(rate: float) -> EvaluationResult:
 def test_result_shows_before_after_and_change():
     summary = RunSummary(k=8)
     summary.evaluation("before", evaluation(0.2), seconds=1.0)
-    summary.evaluation("after", evaluation(0.5), evaluation(0.6), seconds=1.0)
+    changed = {"pass_rate": Estimate(0.3, 0.012, 10), "length_mean": Estimate(-2.0, 1.5, 10)}
+    summary.evaluation("after", evaluation(0.5), evaluation(0.6), seconds=1.0, changes=changed)
     summary.step(
         {
             "cost/trained_tokens": 1_234_567.0,
@@ -177,7 +147,9 @@ def test_result_shows_before_after_and_change():
         "0.500 +- 0.045",
         "100.0 +- 9.0",
         "+- is half of a 95% interval, Student's t over prompts",
-        "+0.300",
+        "of a change over the differences of single prompts",
+        "+0.300 +- 0.012",
+        "-2.0 +- 1.5",
         "1,234,567",
         "7,654,321 (estimated)",
         "98.8",

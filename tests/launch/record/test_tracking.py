@@ -181,13 +181,13 @@ def test_console_prints_a_line_a_step(run, capsys):
     tracker.samples(1, [SAMPLE])
     tracker.close({})
     assert tracker.state_dict() == {}
-    assert capsys.readouterr().out.startswith("step 1/2  reward 0.250")
+    assert capsys.readouterr().out.split("  ", 1)[1].startswith("step 1/2  reward 0.250")
 
 
 def test_console_goes_on_where_the_run_does(run, capsys):
     tracker = ConsoleTracker().open(replace(run, num_steps=30, first_step=20))
     tracker.log(21, {f"loop/{turn}_seconds": 2.0 for turn in ("wait", "update", "publish")})
-    assert capsys.readouterr().out.startswith("step 21/30 ")
+    assert capsys.readouterr().out.split("  ", 1)[1].startswith("step 21/30 ")
 
 
 @pytest.fixture

@@ -1,11 +1,17 @@
 """Clusters that are started here, without starting one."""
 
+import inspect
+import mmap
 import os
+from pathlib import Path
 
 import pytest
+import ray
+from ray._private import worker
 
 from conf.resources import ResourcesConfig
 from launch.run import cluster
+from launch.run.cluster import DEATH, leave_deaths_to_us
 
 
 @pytest.fixture
@@ -36,3 +42,24 @@ def test_what_the_user_set_counts(started, monkeypatch):
     monkeypatch.setenv(name, "123")
     cluster.connect(ResourcesConfig())
     assert started[0][name] == "123"
+
+
+def test_rays_line_on_a_death_is_left_to_us_and_its_others_are_printed(monkeypatch):
+    printed = []
+    monkeypatch.setattr(worker, "print_to_stdstream", lambda data, prefix: printed.append(data))
+    for _ in range(2):
+        leave_deaths_to_us()
+    source = inspect.getsource(worker.listen_error_messages)
+    assert "print_to_stdstream(" in source, "Ray says it in another way"
+    for line in (
+        f"{DEATH} by an unexpected system error.",
+        "1 worker was killed for want of memory",
+    ):
+        worker.print_to_stdstream({"lines": [line], "pid": "raylet", "is_err": False}, False)
+    assert [data["lines"] for data in printed] == [["1 worker was killed for want of memory"]]
+
+
+def test_rays_line_on_a_death_is_still_spelt_so():
+    binary = Path(ray.__file__).parent / "core/src/ray/raylet/raylet"
+    with binary.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        assert content.find(DEATH.encode()) >= 0

@@ -7,6 +7,7 @@ import pytest
 
 from conf.evaluation import EvaluationConfig
 from cost.types import LengthReport, RewardStatus
+from launch.record import counter
 from launch.run.evaluation import measure
 from rollout.types import Prompt
 
@@ -82,3 +83,11 @@ def test_sets_are_asked_together_and_held_out_prompts_keep_their_seeds(sets):
     assert [index for _, index, count, _ in together.asked if count == 4] == [0, 1, 2, 3, 4]
     # Requests derive their seeds from ticket ids.
     assert len({ticket_id for ticket_id, *_ in together.asked}) == 10
+
+
+def test_the_responses_that_are_there_are_counted(sets, capsys, monkeypatch):
+    monkeypatch.setattr(counter, "EVERY_SECONDS", 0.0)
+    evaluation(sets)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 10 and "evaluation: 4 of 25 responses, left " in lines[0]
+    assert "evaluation: 25 of 25 responses, left 0.0s" in lines[-1]

@@ -13,8 +13,8 @@ from hydra import compose, initialize_config_module
 from conf.programs import register
 from launch.program import UserError
 from launch.record.checkpoint import MANIFEST, newest_checkpoint
-from launch.record.progress import Startup
 from launch.record.restarts import read_restarts
+from launch.record.startup import Startup
 from launch.run import going_on, training
 from launch.run.inputs import prepare
 from launch.run.interruption import Interruption, StoppedError

@@ -1,10 +1,19 @@
 import shutil
+from dataclasses import dataclass
 
 import pytest
+from omegaconf import OmegaConf
 from transformers import AutoTokenizer
 
 from launch.program import UserError
-from launch.run.inputs import PROJECT, check_context, load_prompts, load_tokenizer, resolve_model
+from launch.run.inputs import (
+    PROJECT,
+    check_context,
+    load_prompts,
+    load_tokenizer,
+    resolve_model,
+    say_whose_code,
+)
 from rollout.rewards.chain import ChainReward
 from rollout.tasks.dataset import DatasetTask
 
@@ -110,3 +119,40 @@ def test_a_context_longer_than_the_models_is_refused(tmp_path):
         check_context(str(tmp_path), 513)
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     check_context(str(tmp_path), 10**6)
+
+
+def configured(path, address):
+    reward = {"_target_": "rollout.rewards.function.FunctionReward", "path": f"{path}:score"}
+    return OmegaConf.create({"resources": {"address": address}, "reward": reward})
+
+
+def test_what_the_nodes_of_a_joined_cluster_need_is_said(tmp_path, capsys, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    one, other = (tmp_path / f"{name}.py" for name in ("one", "other"))
+    say_whose_code(configured(one, None), configured(other, None))
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.endswith(f": reward {one}:score ({one}), reward {other}:score ({other})")
+    say_whose_code(configured(one, "10.0.0.1:6379"))
+    _, needed = capsys.readouterr().out.splitlines()
+    assert needed.startswith("every node of the cluster at 10.0.0.1:6379 must find these files")
+    # What came with a job lies beside the project.
+    monkeypatch.setenv("RAY_ADDRESS", "10.0.0.1:6379")
+    say_whose_code(configured(PROJECT / "mine.py", None))
+    assert len(capsys.readouterr().out.splitlines()) == 1
+
+
+@dataclass(frozen=True)
+class Hanging:
+    """A reward whose check does not end."""
+
+    def check(self, answer):
+        while True:
+            pass
+
+
+def test_a_check_that_hangs_is_refused_with_the_row(task, tokenizer):
+    made = task('{"question": "1+1", "answer": "2"}')
+    with pytest.raises(
+        UserError, match=r"questions\.jsonl:1 .*check took longer than 0\.1 seconds.*got '2'"
+    ):
+        load_prompts(made, tokenizer, Hanging(), 99, reward_seconds=0.01)

@@ -126,7 +126,7 @@ class Pool:
         )
 
     async def start(self):
-        await self.actors.start()
+        await self.actors.start(lambda count: None)
 
     @property
     def handles(self):

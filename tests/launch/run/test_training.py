@@ -22,8 +22,8 @@ from cost.state_file import save_state
 from cost.types import Draw, LengthReport, RewardStatus, Selection, Ticket
 from launch.program import RunError, UserError
 from launch.record.checkpoint import newest_checkpoint
-from launch.record.progress import Startup
 from launch.record.report.runs import read_runs
+from launch.record.startup import Startup
 from launch.run import cluster
 from launch.run.inputs import prepare
 from launch.run.parity import ParityError

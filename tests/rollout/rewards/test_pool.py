@@ -78,6 +78,19 @@ def test_a_hanging_reward_is_killed_and_the_others_go_on(rewards, response):
     assert {s.status for s in later} == {RewardStatus.OK}
 
 
+def test_an_answer_that_came_while_the_event_loop_stood_is_in_time(rewards):
+    async def use(pool):
+        await pool.start()
+        scoring = asyncio.create_task(pool.score(items("any")))
+        # Enough turns of the loop for the question to be sent; then it stands past the deadline.
+        for _ in range(10):
+            await asyncio.sleep(0)
+        time.sleep(1.0)
+        return await scoring
+
+    assert run(rewards.Obedient(), use, timeout_seconds=0.3)[0].status == RewardStatus.OK
+
+
 def test_after_too_many_time_outs_in_a_row_it_gives_up(rewards):
     async def use(pool):
         # An outcome of any other kind in between begins the row anew.

@@ -37,7 +37,10 @@ def test_command_writes_one_file_beside_the_run(folder):
     page = (folder / "report.html").read_text(encoding="utf-8")
     assert str(folder / "report.html") in done.stdout
     assert "58.0 ± 4.1%" in page and "before training 31.0 ± 4.0%" in page
-    assert "± is half of a 95% interval, Student's t over prompts." in page
+    assert (
+        "± is half of a 95% interval, Student's t over prompts; of a change over the differences "
+        "of single prompts." in page
+    )
     assert "uniform over prompts: draws and thinning are undone by weights" in page
     assert "420,000" in page
 

@@ -7,6 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from launch.record import counter
+from launch.record.counter import Counter
 from launch.run.interruption import StoppedError
 from launch.study.comparison import running
 from launch.study.comparison.plan import plan_runs
@@ -50,15 +52,18 @@ def fake_runs(monkeypatch):
 
     def make(planned, system, interrupted=None, number=None):
         class FakeRun:
-            def __init__(self, inputs, system, *, began, quiet, interruption):
+            def __init__(self, inputs, system, *, began, quiet, label, interruption):
                 self._run, self._interruption = inputs.run, interruption
+                self._counter = Counter(label, 1.0)
 
             async def run(self, startup):
                 if self._run is interrupted:
                     os.kill(os.getpid(), number)
                     await self._interruption.wait()
                     raise StoppedError(self._interruption.signal, "after step 1")
-                finish(self._run, seconds={"total": 1.0})
+                with self._counter:
+                    self._counter.to(0.5, "step 20, 50%")
+                finish(self._run, seconds={"total": 60.0})
 
         def prepare(composed):
             (run,) = (run for run in planned if composed.run_dir == str(run.run_dir))
@@ -94,3 +99,17 @@ def test_a_signal_while_a_run_is_starting_ends_the_comparison_too(make_config, f
         asyncio.run(run_all(planned))
     assert planned[0].summary() is not None and planned[1].summary() is None
     assert system.closed == 1
+
+
+def test_a_comparison_says_how_far_the_arm_and_the_whole_are(
+    make_config, fake_runs, monkeypatch, capsys
+):
+    planned, system = plan_runs(make_config()), FakeSystem()
+    fake_runs(planned, system)
+    monkeypatch.setattr(counter, "EVERY_SECONDS", 0.0)
+    asyncio.run(run_all(planned))
+    lines = [line.split("  ", 1)[1] for line in capsys.readouterr().out.splitlines()]
+    assert lines[0].startswith("1/4 plain seed 0: step 20, 50%, left ")
+    assert lines[1].startswith("1/4 plain seed 0: pass@1 ")
+    assert lines[1].endswith("60 s; 3 runs left, about 3m00s")
+    assert len(lines) == 8 and lines[-1].endswith(" 60 s")

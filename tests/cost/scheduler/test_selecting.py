@@ -1,0 +1,183 @@
+"""Which responses of a batch are trained on, and with which weights."""
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import pytest
+
+from cost.advantages.within_group import GroupStandardised
+from cost.aggregations import ConstantLength
+from cost.draws.allocators.uniform import Uniform
+from cost.draws.draws import EpochDraws
+from cost.thinning.thinning import CostAware, KeepAll, Thinning
+from cost.types import Feedback, Ticket
+from tests.cost.play import select
+from tests.cost.scheduler.playing import ALLOCATORS, Filter, Pilots, Player, assert_same, play
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """Keeps all, and notes how far the run is."""
+
+    seen: ClassVar[list[float]] = []
+    objective_preserving: ClassVar[bool] = True
+    keeps_zero_advantage: ClassVar[bool] = True
+
+    def thin(self, candidates, rng) -> Thinning:
+        self.seen.append(candidates.progress)
+        return KeepAll().thin(candidates, rng)
+
+
+def test_the_thinning_is_told_how_far_the_run_is(make_scheduler, make_report):
+    Watch.seen.clear()
+    scheduler = make_scheduler(thinning=Watch())
+    for batch, progress in enumerate((0.0, 0.25, 1.0)):
+        reports = [make_report(ticket) for ticket in scheduler.draw(batch, batch).tickets]
+        select(scheduler, batch, reports, progress=progress)
+    assert Watch.seen == [0.0, 0.25, 1.0]
+    with pytest.raises(ValueError, match=r"^progress must lie in \[0, 1\], got 1.5$"):
+        select(scheduler, 2, reports, progress=1.5)
+
+
+def test_plain_grpo_weights_are_bit_equal_to_one(make_scheduler, make_report, make_groups):
+    scheduler = make_scheduler(allocator=Uniform(draws=EpochDraws()), thinning=KeepAll())
+    tickets, selections = play(scheduler, make_report, 5)
+    assert {ticket.weight for ticket in tickets} == {1.0}
+    for ticket, selection in zip(tickets, selections, strict=True):
+        report = make_report(ticket)
+        assert selection.keep.all() and set(selection.weight) == {1.0}
+        expected = GroupStandardised().advantages(make_groups(report.rewards))
+        assert selection.advantages.tolist() == expected.tolist()
+        assert selection.factors.tolist() == (1 / report.lengths).tolist()
+        assert selection.token_share == 1.0
+
+
+def test_empty_groups_count_in_the_batch_and_carry_nothing(
+    make_scheduler, make_report, empty_report
+):
+    scheduler = make_scheduler(thinning=KeepAll(), tickets_per_step=4)
+    tickets = scheduler.draw(0, 0).tickets
+    reports = [make_report(ticket) for ticket in tickets]
+    reports[1] = empty_report(tickets[1])
+    selections = select(scheduler, 0, reports)
+    assert [len(selection.keep) for selection in selections] == [4, 0, 4, 4]
+    metrics = scheduler.metrics()
+    assert metrics["cost/tickets"] == 4 and metrics["cost/failed_tickets"] == 1
+    empty = [empty_report(ticket) for ticket in scheduler.draw(1, 1).tickets]
+    assert all(not s.keep.any() for s in select(scheduler, 1, empty))
+    scheduler.draw(2, 2)
+
+
+@pytest.mark.parametrize("thinning", [KeepAll(), CostAware(budget=1.0)])
+def test_rewards_that_crashed_are_never_trained_on(make_scheduler, make_report, thinning):
+    scheduler = make_scheduler(thinning=thinning, tickets_per_step=4)
+    status, rewards = np.array([0, 2, 1, 0]), np.array([1.0, np.nan, np.nan, 0.0])
+    tickets = scheduler.draw(0, 0).tickets
+    reports = [make_report(t, status=status, rewards=rewards) for t in tickets]
+    for selection in select(scheduler, 0, reports):
+        assert selection.keep.tolist() == [True, False, False, True]
+        assert selection.weight[1] == selection.weight[2] == 0
+        assert selection.advantages[1] == 0
+
+
+def test_epochs_thin_anew_and_repeat_exactly(make_scheduler, make_report):
+    scheduler = make_scheduler(
+        thinning=CostAware(budget=0.3), aggregation=ConstantLength(), tickets_per_step=16
+    )
+    reports = [make_report(ticket) for ticket in scheduler.draw(0, 0).tickets]
+    first, again = select(scheduler, 0, reports), select(scheduler, 0, reports)
+    second = select(scheduler, 0, reports, epoch=1)
+    kept = [np.concatenate([s.keep for s in one]) for one in (first, again, second)]
+    assert (kept[0] == kept[1]).all() and (kept[0] != kept[2]).any()
+    assert first[0].factors.tolist() == second[0].factors.tolist() == again[0].factors.tolist()
+
+
+def test_keep_probabilities_average_out_over_seeds(make_scheduler, make_report):
+    """E keep * weight = ticket weight for every response with an advantage."""
+    total, count = 0.0, 300
+    for seed in range(count):
+        scheduler = make_scheduler(
+            seed=0, thinning=CostAware(budget=0.6, floor=0.3), tickets_per_step=4
+        )
+        reports = [make_report(ticket) for ticket in scheduler.draw(0, 0).tickets]
+        selections = select(scheduler, 0, reports, epoch=seed)
+        total = total + np.concatenate([s.keep * s.weight for s in selections])
+    chosen = np.concatenate([s.advantages for s in selections]) != 0
+    np.testing.assert_allclose((total / count)[chosen], 1.0, atol=5 * np.sqrt(2.4 / count))
+
+
+def test_constant_divisor_comes_from_earlier_batches(make_scheduler, make_report):
+    scheduler = make_scheduler(
+        aggregation=ConstantLength(), allocator=Uniform(), tickets_per_step=2
+    )
+    batches = [scheduler.draw(batch, 0).tickets for batch in range(3)]
+    factors = []
+    for batch, length in enumerate((20, 40, 60)):
+        reports = [make_report(ticket, lengths=np.full(4, length)) for ticket in batches[batch]]
+        factors.append(select(scheduler, batch, reports)[0].factors[0])
+    expected = [1 / 128, 1 / 20, (0.9 + 1) / (0.9 * 20 + 40)]
+    np.testing.assert_allclose(factors, expected)
+
+
+def test_an_open_batch_is_not_selected(make_scheduler, make_report):
+    player = Player(make_scheduler(allocator=Filter()), make_report)
+    player.round()
+    with pytest.raises(ValueError, match=r"batch must be complete and not before 0, .* got 0"):
+        select(player.scheduler, 0, list(player.reports.values()))
+    with pytest.raises(ValueError, match="batch must be complete and not folded yet, got 0"):
+        player.scheduler.learned(0, Feedback(1.0, 1.0))
+
+
+@pytest.mark.parametrize("allocator", [Filter(round_size=11), Pilots()], ids=repr)
+def test_select_takes_one_attempt_of_each_member(make_scheduler, make_report, allocator):
+    player = Player(make_scheduler(allocator=allocator), make_report)
+    while player.num_drawn == 0:
+        player.round()
+    assert len(player.reports) > len(player.members[0]) == 8
+    for count in (0, 7, 9):
+        with pytest.raises(ValueError, match=f"one for each of the 8 members .* got {count}"):
+            player.scheduler.select(0, [0] * count)
+    with pytest.raises(ValueError, match=r"of batch 0 reported last, \[0, .*, got \[1, 0, "):
+        player.scheduler.select(0, [1] + [0] * 7)
+    found = player.scheduler.select(0, [0] * 8)
+    assert tuple(selection.ticket_id for selection in found) == player.members[0]
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["in order", "late"])
+@pytest.mark.parametrize("allocator", ALLOCATORS, ids=repr)
+def test_the_attempt_that_is_trained_on_is_the_one_that_counts(
+    make_scheduler, make_report, allocator, late
+):
+    """A run in which tickets were tried twice equals one in which only the last try ever was."""
+
+    def retried(ticket, **changes):
+        return make_report(ticket, **changes, attempt=1 if ticket.ticket_id % 3 == 0 else 0)
+
+    scheduler = make_scheduler(allocator=allocator, max_staleness=2)
+    once = Player(scheduler, retried, lag=1)
+    twice = Player(make_scheduler(allocator=allocator, max_staleness=2), retried, lag=1)
+    observe, wasted = twice.scheduler.observe, []
+
+    def observe_both(report):
+        lost = make_report(twice_ticket(report), seed=9, attempt=0)
+        tries = [lost, report] if report.attempt else [report]
+        wasted.extend(tries[:-1])
+        for one in reversed(tries) if late else tries:
+            observe(one)
+
+    def twice_ticket(report):
+        return Ticket(report.ticket_id, report.prompt_index, report.num_responses, 1.0, 1.0, 128)
+
+    twice.scheduler.observe = observe_both
+    once.play(5)
+    twice.play(5)
+    assert_same(once, twice)
+    expected, found = once.scheduler.metrics(), twice.scheduler.metrics()
+    tokens = sum(report.generated_tokens for report in wasted)
+    assert found["cost/lost_attempts"] == len(wasted) > 0
+    assert found["cost/wasted_tokens"] == tokens
+    assert found["cost/generated_tokens"] == expected["cost/generated_tokens"] + tokens
+    changed = {"lost_attempts", "wasted_tokens", "generated_tokens", "generated_response_tokens"}
+    for key in set(expected) - {f"cost/{name}" for name in changed}:
+        assert found[key] == pytest.approx(expected[key], nan_ok=True, abs=0), key
