@@ -90,6 +90,8 @@ def stop_arguments(stopping: Stopping) -> dict[str, Any]:
     """
     return {
         "stop_token_ids": list(stopping.token_ids),
+        # vLLM adds the model's own ends, even where nothing is to end a response.
+        "ignore_eos": not stopping.token_ids and not stopping.strings,
         "stop": list(stopping.strings),
         "detokenize": bool(stopping.strings),
         "skip_special_tokens": not stopping.strings,

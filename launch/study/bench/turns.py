@@ -3,9 +3,9 @@
     turns:    128 plays at once: [generate -> the tool sleeps -> its tokens] x 1 to 6
     single:   128 responses at once, each of as many tokens as a play samples
 
-Both go through the environments that runs use. Every turn has its length from the plan: the engine
-knows no token that ends one. There are fewer slots than plays, so that while a play waits for its
-tool another can be in its slot.
+Both go through the environments that runs use. Every turn has its length from the plan: no token
+ends one. There are fewer slots than plays, so that while a play waits for its tool another can be
+in its slot.
 """
 
 from __future__ import annotations
@@ -219,8 +219,7 @@ def bench_turns(config: RunConfig, *, repetitions: int, warm_ups: int) -> dict[s
 
     async def measure() -> dict[str, list[dict[str, float]]]:
         engine = VLLMEngine(
-            # Without a tokenizer it knows of no token that ends a response.
-            arguments | {"skip_tokenizer_init": True},
+            arguments,
             num_threads=config.rollout.engine.num_threads,
             stopping=NO_STOP,
             deadline_seconds=config.rollout.ticket_deadline_seconds,
