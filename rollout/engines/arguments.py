@@ -15,6 +15,11 @@ CPU_HEAD_SIZES = (32, 64, 80, 96, 112, 128, 160, 192, 224, 256, 512)
 """Sizes of attention heads that vLLM's CPU kernels know."""
 
 
+CPU_BLOCK_TOKENS = 32
+"""Only whole blocks are cached, and vLLM's have 128 tokens on CPUs: of shorter prompts and turns
+nothing would be. Its kernels there want multiples of 32."""
+
+
 def engine_arguments(
     config: EngineConfig,
     *,
@@ -85,6 +90,8 @@ def stop_arguments(stopping: Stopping) -> dict[str, Any]:
     """
     return {
         "stop_token_ids": list(stopping.token_ids),
+        # vLLM adds the model's own ends, even where nothing is to end a response.
+        "ignore_eos": not stopping.token_ids and not stopping.strings,
         "stop": list(stopping.strings),
         "detokenize": bool(stopping.strings),
         "skip_special_tokens": not stopping.strings,
@@ -130,4 +137,6 @@ def _platform_arguments(config: EngineConfig, *, on_gpu: bool) -> dict[str, Any]
         # the request's random generator, which torch cannot do on CPU.
         arguments["enable_chunked_prefill"] = False
         arguments["distributed_executor_backend"] = "uni"
+        if config.prefix_caching:
+            arguments["block_size"] = CPU_BLOCK_TOKENS
     return arguments

@@ -96,6 +96,8 @@ def test_the_engine_takes_what_it_is_told():
     for strings in ((), ("###",)):
         parameters = SamplingParams(**stop_arguments(Stopping((1, 7), strings)))
         assert (parameters.stop, parameters.stop_token_ids) == (list(strings), [1, 7])
+        assert not parameters.ignore_eos
+    assert SamplingParams(**stop_arguments(Stopping(()))).ignore_eos
 
 
 def test_the_text_of_a_response_is_without_what_ended_it():

@@ -3,9 +3,9 @@
     turns:    128 plays at once: [generate -> the tool sleeps -> its tokens] x 1 to 6
     single:   128 responses at once, each of as many tokens as a play samples
 
-Both go through the environments that runs use. Every turn has its length from the plan: the engine
-knows no token that ends one. There are fewer slots than plays, so that while a play waits for its
-tool another can be in its slot.
+Both go through the environments that runs use. Every turn has its length from the plan: no token
+ends one. There are fewer slots than plays, so that while a play waits for its tool another can be
+in its slot.
 """
 
 from __future__ import annotations
@@ -157,11 +157,11 @@ async def play_all(
         num_slots: Requests that the engine works on at once.
 
     Returns:
-        Sampled tokens, seconds, tokens_per_second and idle_slots_share.
+        Sampled tokens, prefill_tokens, requests, seconds, tokens_per_second, idle_slots_share.
     """
     slots = Slots(num_slots, len(plays))
 
-    async def play(number: int, plan: Plan) -> int:
+    async def play(number: int, plan: Plan) -> tuple[int, int, int]:
         sizes = iter(plan.tokens if contestant == "turns" else (sum(plan.tokens),))
         calls = 0
 
@@ -182,13 +182,16 @@ async def play_all(
         prompt = Prompt(number, plan.prompt, "", "bench", "")
         played = await environment.play(generate, prompt, max_tokens=2**20)
         slots.finished()
-        return int(played.loss_mask.sum())
+        return int(played.loss_mask.sum()), played.prefill_tokens, calls
 
     began = time.monotonic()
-    tokens = sum(await asyncio.gather(*(play(k, plan) for k, plan in enumerate(plays))))
+    done = await asyncio.gather(*(play(k, plan) for k, plan in enumerate(plays)))
     seconds = time.monotonic() - began
+    tokens, prefilled, requests = map(sum, zip(*done, strict=True))
     return {
         "tokens": tokens,
+        "prefill_tokens": prefilled,
+        "requests": requests,
         "seconds": seconds,
         "tokens_per_second": tokens / seconds,
         "idle_slots_share": slots.idle_share,
@@ -216,8 +219,7 @@ def bench_turns(config: RunConfig, *, repetitions: int, warm_ups: int) -> dict[s
 
     async def measure() -> dict[str, list[dict[str, float]]]:
         engine = VLLMEngine(
-            # Without a tokenizer it knows of no token that ends a response.
-            arguments | {"skip_tokenizer_init": True},
+            arguments,
             num_threads=config.rollout.engine.num_threads,
             stopping=NO_STOP,
             deadline_seconds=config.rollout.ticket_deadline_seconds,

@@ -35,6 +35,16 @@ def test_overrides_of_the_models_config(weight_backend: str | None, float32_head
     assert "enable_lora" not in found
 
 
+def test_short_prompts_can_be_cached_on_cpus_too() -> None:
+    assert arguments()["block_size"] == 32
+    assert "block_size" not in arguments(on_gpu=True)
+    without = engine_arguments(
+        EngineConfig(prefix_caching=False), model_path="model", dtype="float32",
+        float32_head=False, max_model_len=64, tensor_parallel_size=1, on_gpu=False, seed=0,
+    )  # fmt: skip
+    assert "block_size" not in without
+
+
 @pytest.mark.parametrize(("rank", "room"), [(1, 8), (8, 8), (9, 16), (257, 320), (512, 512)])
 def test_room_for_adapters_is_of_a_size_that_vllm_knows(rank: int, room: int) -> None:
     from vllm.config.lora import MaxLoRARanks

@@ -75,6 +75,8 @@ def test_both_sample_the_same_tokens_and_only_turns_wait(monkeypatch):
         found = asyncio.run(play_all(name, engine, Tokenizer(), plays, num_slots=4))
         assert found["tokens"] == sum(sum(plan.tokens) for plan in plays)
         calls = len(plays) if name == "single" else sum(len(plan.tokens) for plan in plays)
+        assert found["requests"] == calls
+        assert found["prefill_tokens"] == sum(size for size, *_ in engine.asked)
         assert len({seed for *_, seed in engine.asked}) == len(engine.asked) == calls
         measured[name] = [found]
     assert measured["turns"][0]["idle_slots_share"] > 0
