@@ -206,6 +206,7 @@ BENCHES = {
     "endurance": ("endurance",),
     "memory": ("memory",),
     "turns": ("turns",),
+    "scaling": ("scaling",),
     "all": ("startup", "rollout", "publish", "learner", "gradient_norms", "cost"),
 }
 """What a user names, and the benches that are run for it."""
@@ -245,6 +246,27 @@ class EnduranceConfig:
 
 
 @dataclass(kw_only=True, slots=True)
+class ScalingConfig:
+    """How much the loop has to drive where its work is measured."""
+
+    num_engines: int = 256
+    tickets_in_flight: int = 10_000
+    """In two batches; most of them wait for room at an engine."""
+    num_steps: int = 6
+    """Measured steps, of half the tickets in flight each."""
+    num_prompts: int = 20_000
+
+    def __post_init__(self) -> None:
+        ranges = {
+            "num_engines": count(10_000),
+            "tickets_in_flight": Range(2, 1e6),
+            "num_steps": count(1e6),
+            "num_prompts": count(1e7),
+        }
+        require_ranges("scaling.", self, ranges)
+
+
+@dataclass(kw_only=True, slots=True)
 class BenchConfig(RunConfig):
     """A run of which parts are measured, and how; see `launch.bench`."""
 
@@ -255,6 +277,7 @@ class BenchConfig(RunConfig):
     warm_ups: int = 2
     """Turns before them that do not count."""
     endurance: EnduranceConfig = field(default_factory=EnduranceConfig)
+    scaling: ScalingConfig = field(default_factory=ScalingConfig)
 
     def __post_init__(self) -> None:
         RunConfig.__post_init__(self)

@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable, Coroutine
+from typing import Any
 
 import hydra
 from omegaconf import DictConfig
@@ -18,7 +20,7 @@ from omegaconf import DictConfig
 from conf.programs import register
 from launch.program import run_program, start
 from launch.run.inputs import prepare, read_inputs, say_whose_code
-from rollout.loading import begin_import, loading
+from rollout.loading import begin_loading, loading
 
 PROCESS_START = time.time()
 register()
@@ -41,13 +43,20 @@ def main(composed: DictConfig) -> None:
             inputs = prepare(composed)
             print_plan(derived_plan(inputs))
         # Heavy packages, for which no refusal has to wait; most of them load while Ray starts.
-        training = begin_import("launch.run.training")
+        train = begin_loading(load_training)
         from launch.run.cluster import cluster
 
         with cluster(inputs.config.resources):
-            asyncio.run(training.result().train(inputs, began=PROCESS_START))
+            asyncio.run(train.result()(inputs, began=PROCESS_START))
 
     run_program(program)
+
+
+def load_training() -> Callable[..., Coroutine[Any, Any, None]]:
+    """Import what trains, and return it."""
+    from launch.run.training import train
+
+    return train
 
 
 if __name__ == "__main__":

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import gc
-import importlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from types import ModuleType
+from typing import TypeVar
+
+Result = TypeVar("Result")
 
 
 @contextmanager
@@ -26,15 +27,19 @@ def loading() -> Iterator[None]:
             gc.enable()
 
 
-def begin_import(name: str) -> Future[ModuleType]:
-    """Import a module in a thread, beside something that waits for other processes."""
+def begin_loading(load: Callable[[], Result]) -> Future[Result]:
+    """Import in a thread, beside something that waits for other processes.
 
-    def load() -> ModuleType:
+    Args:
+        load: Imports, and returns what is wanted of it.
+    """
+
+    def quickly() -> Result:
         with loading():
-            return importlib.import_module(name)
+            return load()
 
     pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix="import")
     try:
-        return pool.submit(load)
+        return pool.submit(quickly)
     finally:
         pool.shutdown(wait=False)

@@ -26,6 +26,7 @@ from cost.types import LengthReport, Ticket
 from rollout.actor import empty_report
 from rollout.admission import Admission
 from rollout.config import RolloutConfig
+from rollout.patience import Patience
 from rollout.progress import Key
 from rollout.replacing import Actors
 from rollout.types import GroupRef, Prompt
@@ -45,7 +46,7 @@ class _Placed:
     handle: Any
     num_left: int
     """Responses that take room at the engine."""
-    clock: asyncio.Timeout | None = None
+    patience: Patience | None = None
     """Set off when nothing is heard of it."""
 
 
@@ -195,7 +196,7 @@ class RolloutPool:
         key = (placed.ticket.ticket_id, placed.ticket.attempt)
         self._placed[key] = placed
         try:
-            async with asyncio.timeout(self._deadline) as placed.clock:
+            async with Patience(self._deadline) as placed.patience:
                 return await reference
         except (TimeoutError, asyncio.CancelledError):
             ray.cancel(reference, force=False)
@@ -238,8 +239,8 @@ class RolloutPool:
 
     def _hear(self, placed: _Placed, num_done: int) -> None:
         self._num_signs += 1
-        if placed.clock is not None and not placed.clock.expired():
-            placed.clock.reschedule(asyncio.get_running_loop().time() + self._deadline)
+        if placed.patience is not None:
+            placed.patience.heard()
         left = placed.ticket.num_samples - num_done
         gone, placed.num_left = placed.num_left - left, left
         if gone:

@@ -23,7 +23,7 @@ from learner.config import LearnerConfig
 from learner.optimizers import Adafactor, Sgd
 
 GIB = 2.0**30
-PROCESS_BYTES = {"learner": int(0.75 * GIB), "engine": int(1.6 * GIB)}
+PROCESS_BYTES = {"learner": int(0.65 * GIB), "engine": int(1.6 * GIB)}
 """Of a process on a CPU before it holds a model: Python, torch, DeepSpeed, vLLM and its workers."""
 CONTEXT_BYTES = int(1.5 * GIB)
 """Of a process on a GPU: CUDA's context, kernels, NCCL's buffers."""

@@ -12,7 +12,6 @@ that done. Forking the actor itself is no way: threads of Ray run in it.
 from __future__ import annotations
 
 import gc
-import importlib
 import multiprocessing
 import os
 from collections.abc import Iterator
@@ -75,7 +74,9 @@ def begin(*, compiling: bool) -> None:
 @contextmanager
 def used_by_vllm() -> Iterator[None]:
     """Let vLLM fork the engine's process off the server while this holds."""
-    utils: Any = importlib.import_module("vllm.v1.engine.utils")
+    from vllm.v1.engine import utils as untyped
+
+    utils: Any = untyped
     own, utils.get_mp_context = utils.get_mp_context, EngineContext
     try:
         yield

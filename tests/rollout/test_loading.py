@@ -4,7 +4,7 @@ import gc
 
 import pytest
 
-from rollout.loading import begin_import, loading
+from rollout.loading import begin_loading, loading
 
 
 def test_no_garbage_is_looked_for_meanwhile_and_afterwards_as_before():
@@ -15,8 +15,19 @@ def test_no_garbage_is_looked_for_meanwhile_and_afterwards_as_before():
     assert gc.isenabled()
 
 
-def test_a_module_is_loaded_beside_and_what_keeps_it_from_that_is_raised_where_it_is_needed():
-    assert begin_import("colorsys").result(60).rgb_to_hsv(0, 0, 0) == (0.0, 0.0, 0)
+def test_what_is_loaded_beside_and_what_keeps_it_from_that_come_where_it_is_needed():
+    def load():
+        assert not gc.isenabled()
+        import colorsys
+
+        return colorsys
+
+    def fail():
+        import no_such_module
+
+        return no_such_module
+
+    assert begin_loading(load).result(60).rgb_to_hsv(0, 0, 0) == (0.0, 0.0, 0)
     with pytest.raises(ModuleNotFoundError, match="no_such_module"):
-        begin_import("no_such_module").result(60)
+        begin_loading(fail).result(60)
     assert gc.isenabled()

@@ -60,5 +60,9 @@ def measure(config: BenchConfig) -> dict[str, Any]:
         from launch.study.bench.endurance import bench_endurance
 
         result["endurance"] = bench_endurance(config)
+    if "scaling" in benches:
+        from launch.study.bench.scaling import bench_scaling
+
+        result["scaling"] = bench_scaling(config)
     result["machine"]["load_average_after"] = load_average()
     return result
