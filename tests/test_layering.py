@@ -25,6 +25,7 @@ SHELLS = {
     "rollout/gloo_transfer.py": {"torch", "vllm"},
     "rollout/rendezvous.py": {"torch"},
     "rollout/weight_transfer.py": {"ray", "torch", "vllm"},
+    "rollout/engines/fork_server.py": {"vllm"},
     "rollout/engines/vllm_engine.py": {"vllm"},
     "learner/deepspeed_engine.py": {"deepspeed"},
     "learner/publisher.py": {"ray"},
