@@ -109,8 +109,9 @@ def trained_of(metrics: Sequence[Mapping[str, Any]], lost: Sequence[int]) -> Tra
 
 
 def names(part: str, line: str) -> bool:
-    """Whether a line of a run's output names a part, in whatever case."""
-    return re.search(NAMES[part], line, re.IGNORECASE) is not None
+    """Whether a line of a run's output, but for the result's table, names a part, in any case."""
+    told = not line.startswith("│")
+    return told and re.search(NAMES[part], line, re.IGNORECASE) is not None
 
 
 def faults(trial: Trial, num_steps: int, tickets: int) -> list[str]:

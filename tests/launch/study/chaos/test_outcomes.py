@@ -91,6 +91,7 @@ def test_a_line_of_a_step_names_no_reward():
     assert not names("reward", "step 3/6  reward 0.512  uniform 0.5  length 31")
     assert names("reward", "reward process died; 3 responses get weight 0")
     assert names("learner", "error: Learner 0 died; its log is x")
+    assert not names("learner", "│ learner seconds      │ 0.5    │")
     assert not names("raylet", "step 3/6  reward 0.512")
 
 
