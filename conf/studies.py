@@ -250,11 +250,13 @@ class ScalingConfig:
     """How much the loop has to drive where its work is measured."""
 
     num_engines: int = 256
+    """Simulated engines, each of which listens to nobody but the pool."""
     tickets_in_flight: int = 10_000
     """In two batches; most of them wait for room at an engine."""
     num_steps: int = 6
     """Measured steps, of half the tickets in flight each."""
     num_prompts: int = 20_000
+    """Prompts that tickets are drawn from."""
 
     def __post_init__(self) -> None:
         ranges = {

@@ -93,8 +93,8 @@ def say_whose_code(*composed: DictConfig) -> None:
     # What came with a job is on every node, beside the project.
     if address and any(not Path(file).is_relative_to(PROJECT) for file in found.values()):
         print(
-            f"every node of the cluster at {address} must find these files, and what they import, "
-            "in the same places; `launch.submit` takes them along for a training"
+            "every node of the cluster must find these files, and what they import, in the same "
+            "places; `launch.submit` takes them along for a training"
         )
 
 

@@ -124,7 +124,7 @@ def test_whoever_dies_when_all_are_replaced_and_hold_weights(deaths):
 
     async def scenario():
         crew = Crew(3, max_retries=100)
-        await crew.actors.start()
+        await crew.actors.start(lambda number: None)
         loop = asyncio.get_running_loop()
         for index, at, noticed in deaths:
             loop.call_later(at, lambda i=index, n=noticed: crew.die(i, noticed=n))
@@ -144,7 +144,7 @@ def test_whoever_dies_when_all_are_replaced_and_hold_weights(deaths):
 def test_two_that_die_together_start_side_by_side_and_get_weights_once():
     async def scenario():
         crew = Crew(2)
-        await crew.actors.start()
+        await crew.actors.start(lambda number: None)
         began = asyncio.get_running_loop().time()
         crew.die(0)
         crew.die(1)
@@ -159,7 +159,7 @@ def test_two_that_die_together_start_side_by_side_and_get_weights_once():
 def test_one_that_dies_while_another_gets_weights_begins_it_anew():
     async def scenario():
         crew = Crew(2)
-        await crew.actors.start()
+        await crew.actors.start(lambda number: None)
         crew.die(0)
         await asyncio.sleep(START + SEND / 2)
         crew.die(1)
@@ -174,7 +174,7 @@ def test_one_that_dies_while_another_gets_weights_begins_it_anew():
 def test_one_that_dies_again_and_again_without_a_ticket_is_an_error(at):
     async def scenario():
         crew = Crew(2, max_retries=2)
-        await crew.actors.start()
+        await crew.actors.start(lambda number: None)
         with pytest.raises(
             EngineError, match=r"^rollout actor 1 died: .*; it died 3 times .* in /logs$"
         ):
@@ -189,12 +189,12 @@ def test_one_that_dies_again_and_again_without_a_ticket_is_an_error(at):
 def test_finished_tickets_pardon_deaths():
     async def scenario():
         crew = Crew(1, max_retries=0)
-        await crew.actors.start()
+        await crew.actors.start(lambda number: None)
         crew.actors.finished_ticket()
         with pytest.raises(EngineError):
             crew.die(0)
         crew = Crew(1, max_retries=1)
-        await crew.actors.start()
+        await crew.actors.start(lambda number: None)
         for _ in range(5):
             crew.die(0)
             await crew.actors.replacements()
@@ -207,7 +207,7 @@ def test_finished_tickets_pardon_deaths():
 def test_when_the_learners_die_the_error_is_theirs_and_another_run_can_begin():
     async def scenario():
         crew = Crew(2)
-        await crew.actors.start()
+        await crew.actors.start(lambda number: None)
         crew.learners_alive = False
         waiting = asyncio.create_task(crew.admission.enter(0, 1))
         await waiting
@@ -227,7 +227,7 @@ def test_when_the_learners_die_the_error_is_theirs_and_another_run_can_begin():
 def test_another_run_can_begin_while_actors_start():
     async def scenario():
         crew = Crew(2)
-        await crew.actors.start()
+        await crew.actors.start(lambda number: None)
         crew.die(0)
         await asyncio.sleep(1)
         await begin_anew(crew)
@@ -241,7 +241,7 @@ def test_another_run_can_begin_while_actors_start():
 def test_another_run_begins_whoever_dies_meanwhile(deaths):
     async def scenario():
         crew = Crew(3, max_retries=100)
-        await crew.actors.start()
+        await crew.actors.start(lambda number: None)
         loop = asyncio.get_running_loop()
         for index, at, noticed in deaths:
             loop.call_later(at, lambda i=index, n=noticed: crew.die(i, noticed=n))
@@ -259,7 +259,7 @@ def test_another_run_begins_whoever_dies_meanwhile(deaths):
 def test_a_death_at_the_first_start_is_not_repaired():
     async def scenario():
         crew = Crew(1)
-        starting = asyncio.create_task(crew.actors.start())
+        starting = asyncio.create_task(crew.actors.start(lambda number: None))
         await asyncio.sleep(1)
         with pytest.raises(ActorDiedError):
             crew.die(0)
@@ -273,7 +273,7 @@ def test_a_death_at_the_first_start_is_not_repaired():
 def test_whoever_waits_for_replacements_may_be_cancelled_and_they_go_on():
     async def scenario():
         crew = Crew(1)
-        await crew.actors.start()
+        await crew.actors.start(lambda number: None)
         crew.die(0)
         waiting = asyncio.create_task(crew.actors.replacements())
         await asyncio.sleep(1)
@@ -288,7 +288,7 @@ def test_whoever_waits_for_replacements_may_be_cancelled_and_they_go_on():
 def test_old_news_kill_no_replacement():
     async def scenario():
         crew = Crew(1)
-        await crew.actors.start()
+        await crew.actors.start(lambda number: None)
         first = crew.actors.handles[0]
         crew.die(0)
         await crew.actors.replacements()
@@ -301,7 +301,7 @@ def test_old_news_kill_no_replacement():
 def test_closing_ends_what_is_being_replaced():
     async def scenario():
         crew = Crew(2)
-        await crew.actors.start()
+        await crew.actors.start(lambda number: None)
         crew.die(0)
         await asyncio.sleep(1)
         await crew.actors.close()

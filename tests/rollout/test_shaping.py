@@ -97,7 +97,7 @@ class Scheduler:
 class Scripted(RolloutActor):
     """An actor whose engine and reward have answered."""
 
-    async def _sample(self, ticket, prompt, temperature):
+    async def _sample(self, ticket, prompt, temperature, branching=None):
         return make_group([4, 18, 20], [1.0, 1.0, 0.0])
 
 

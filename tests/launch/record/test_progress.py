@@ -158,7 +158,8 @@ def test_result_shows_before_after_and_change():
         "1h02m",
         "runs/x",
     ):
-        assert part in shown
+        # A line that is longer than its table is broken.
+        assert part in " ".join(shown.split())
 
 
 def test_result_says_what_was_lost_in_evaluations_and_in_training():
