@@ -304,8 +304,8 @@ def test_responses_of_different_turn_counts_stay_unbiased_and_their_prompts_pay_
     errors = np.array(found) - np.mean(by_prompt, axis=0)
     z = errors.mean(axis=0) / (errors.std(axis=0, ddof=1) / np.sqrt(len(errors)))
     assert np.abs(z).max() < 3.5
-    # Of what is drawn, each prompt's cost is that of its turns too: what environments wrote, a third
-    # of what was computed again, and the tools' time.
+    # Of what is drawn, each prompt's cost is that of its turns too: what environments wrote, a
+    # third of what was computed again, and the tools' time.
     statistics = scheduler._statistics
     costs = statistics.plugs.snapshot(statistics.prompts, size, rng).estimates.costs
     expected = (world.chances * (world.lengths + (1 + 2 / 3) * told + 5.0 * (turns - 1))).sum(
