@@ -12,6 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from rollout.types import Group, TokenArray
+
+Pair = tuple[TokenArray, TokenArray]
+"""Tokens of a prompt and of the first of a response to it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Difference:
@@ -79,3 +84,30 @@ class Tolerance:
                     f"{getattr(found, name):.3g} ({name}), {allowed:.3g} is allowed from the "
                     "baseline at start; the engine does not hold the published weights"
                 )
+
+
+def metrics_of(found: Difference) -> dict[str, float]:
+    """Name the figures of a check."""
+    return {
+        "parity/max_logprob_difference": found.maximum,
+        "parity/mean_logprob_difference": found.mean,
+    }
+
+
+def pairs_of(groups: Sequence[Group], num_sequences: int, num_tokens: int) -> list[Pair]:
+    """Take the beginnings of so many responses, of as many groups as there are.
+
+    Args:
+        groups: Of one batch.
+        num_sequences: Most responses to take.
+        num_tokens: Most tokens of each.
+    """
+    longest = max((len(group.trajectories) for group in groups), default=0)
+    pairs = [
+        # Copies, so that the store may let go of the group.
+        (np.array(group.prompt.token_ids), np.array(group.trajectories[j].token_ids[:num_tokens]))
+        for j in range(longest)
+        for group in groups
+        if j < len(group.trajectories) and len(group.trajectories[j].token_ids)
+    ]
+    return pairs[:num_sequences]

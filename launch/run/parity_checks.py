@@ -5,9 +5,10 @@
                             -> engines score them, among what they generate
               both -> Difference -> Tolerance, before the version after it is published
 
-Nothing is waited for: the loop goes on while both score what was generated anyway. A version whose
-weights an engine does not hold ends the run before the next one is published. Engines score at
-temperature 1 what they are given, so learners do too; at start the sampling temperature counts.
+But for adapters, nothing is waited for: the loop goes on while both score what was generated
+anyway. A version whose weights an engine does not hold ends the run before the next one is
+published. Engines score at temperature 1 what they are given, so learners do too; at start the
+sampling temperature counts.
 """
 
 from __future__ import annotations
@@ -24,16 +25,13 @@ import numpy.typing as npt
 import ray
 
 from conf.schema import ParityConfig
-from launch.run.parity import Difference, ParityError, Tolerance
+from launch.run.parity import Difference, Pair, ParityError, Tolerance, metrics_of, pairs_of
 from learner.team import LearnerTeam
 from rollout.pool import RolloutPool
-from rollout.types import Group, GroupRef, TokenArray
+from rollout.types import GroupRef, TokenArray
 
 BASELINE_PROBES = 4
 """Probes whose largest rounding differences are the baseline in 16 bits."""
-
-Pair = tuple[TokenArray, TokenArray]
-"""Tokens of a prompt and of the first of a response to it."""
 
 
 class ParityChecks:
@@ -45,6 +43,8 @@ class ParityChecks:
         prompts: Tokens [T] of each prompt of the fresh probes.
         rollouts: The engines, whoever they are by then.
         flops_of: Says what a check of such pairs takes engines and learners; NaN if unknown.
+        scoring: Whether engines can score what they are given. With adapters of the output head
+            vLLM cannot: each check is then a fresh probe, which is waited for.
     """
 
     def __init__(
@@ -54,8 +54,10 @@ class ParityChecks:
         prompts: Sequence[TokenArray],
         rollouts: RolloutPool,
         flops_of: Callable[[Sequence[Pair]], float],
+        *,
+        scoring: bool = True,
     ) -> None:
-        self._flops_of = flops_of
+        self._flops_of, self._scoring = flops_of, scoring
         self._config = config
         self._prompts = list(prompts)
         self._rollouts = rollouts
@@ -94,6 +96,8 @@ class ParityChecks:
             learner = await learners.logprobs(pairs)
         sampled = Difference.between([logprobs for *_, logprobs in rows], learner)
         self._pairs = pairs[: self._config.num_sequences]
+        if not self._scoring:
+            return sampled
         given = await self._scored(version, learners.logprobs(self._pairs, temperature=1.0))
         return sampled if given is None else Difference.largest([sampled, given])
 
@@ -154,18 +158,25 @@ class ParityChecks:
         pairs = pairs_of(found, self._config.num_sequences, self._config.num_tokens)
         self._pairs = pairs or self._pairs
 
-    def begin(self, version: int, learners: LearnerTeam) -> None:
+    async def begin(self, version: int, learners: LearnerTeam) -> None:
         """Have a version that was just published checked, if its turn is now.
 
         The learners are asked at once, so that they score before whatever they are asked next.
+
+        Raises:
+            ParityError: If engine and learner differ by more than rounding, where it is waited for.
         """
         every = self._config.every
-        if every and version % every == 0 and self._pairs:
-            self._version = version
-            asked = learners.logprobs(self._pairs, temperature=1.0)
-            self._running = asyncio.create_task(self._scored(version, asked))
-            flops = self._flops_of(self._pairs)
-            self._flops = {} if math.isnan(flops) else {"parity/flops": flops}
+        if not every or version % every or not self._pairs:
+            return
+        flops = self._flops_of(self._pairs)
+        self._flops = {} if math.isnan(flops) else {"parity/flops": flops}
+        if not self._scoring:
+            self._take(version, await self.probe(version, learners))
+            return
+        self._version = version
+        asked = learners.logprobs(self._pairs, temperature=1.0)
+        self._running = asyncio.create_task(self._scored(version, asked))
 
     async def finish(self) -> None:
         """Wait for the check that is on its way.
@@ -176,11 +187,13 @@ class ParityChecks:
         """
         running, self._running = self._running, None
         found = None if running is None else await running
-        if found is None:
-            return
+        if found is not None:
+            self._take(self._version, found)
+
+    def _take(self, version: int, found: Difference) -> None:
         self.largest = max(self.largest, found.maximum)
         self._metrics = metrics_of(found) | self._flops
-        self._tolerance.check(self._version, found)
+        self._tolerance.check(version, found)
 
     def metrics(self) -> dict[str, float]:
         """Return what the last check found, once."""
@@ -242,14 +255,6 @@ class ParityChecks:
             ) from error
 
 
-def metrics_of(found: Difference) -> dict[str, float]:
-    """Name the figures of a check."""
-    return {
-        "parity/max_logprob_difference": found.maximum,
-        "parity/mean_logprob_difference": found.mean,
-    }
-
-
 async def _require_death(engine: Any, error: BaseException) -> None:
     """Raise the error unless the engine is dead, which is replaced and checked at a later version.
 
@@ -264,22 +269,3 @@ async def _require_death(engine: Any, error: BaseException) -> None:
     except ray.exceptions.RayError:
         return
     raise error
-
-
-def pairs_of(groups: Sequence[Group], num_sequences: int, num_tokens: int) -> list[Pair]:
-    """Take the beginnings of so many responses, of as many groups as there are.
-
-    Args:
-        groups: Of one batch.
-        num_sequences: Most responses to take.
-        num_tokens: Most tokens of each.
-    """
-    longest = max((len(group.trajectories) for group in groups), default=0)
-    pairs = [
-        # Copies, so that the store may let go of the group.
-        (np.array(group.prompt.token_ids), np.array(group.trajectories[j].token_ids[:num_tokens]))
-        for j in range(longest)
-        for group in groups
-        if j < len(group.trajectories) and len(group.trajectories[j].token_ids)
-    ]
-    return pairs[:num_sequences]

@@ -24,8 +24,8 @@ from launch.run.clocks import Laps
 from launch.run.compute import probed
 from launch.run.engines import make_pool
 from launch.run.loop import first_error
-from launch.run.parity import Difference
-from launch.run.parity_checks import Pair, ParityChecks
+from launch.run.parity import Difference, Pair
+from launch.run.parity_checks import ParityChecks
 from launch.run.placement import Placement, reserve
 from launch.run.remote import RemoteScheduler, Watch, start_learners, start_scheduler
 from learner.team import LearnerTeam
@@ -90,6 +90,7 @@ class System:
             [p.token_ids for p in probe_prompts],
             rollouts,
             partial(_flops_of_check, config),
+            scoring=not config.learner.lora.published_rank,
         )
         self.scheduler = scheduler
         self.rollouts = rollouts
@@ -294,7 +295,7 @@ class System:
         metrics = await self._whoever_dies(lambda: self.learners.publish(version))
         self.version = version
         await chosen
-        self._parity.begin(version, self.learners)
+        await self._parity.begin(version, self.learners)
         return metrics | self._parity.metrics()
 
     async def checked(self) -> None:

@@ -8,8 +8,8 @@ import pytest
 import ray
 
 from conf.schema import ParityConfig
-from launch.run.parity import ParityError
-from launch.run.parity_checks import ParityChecks, pairs_of
+from launch.run.parity import ParityError, pairs_of
+from launch.run.parity_checks import ParityChecks
 from launch.study.simulation.clock import run
 
 PROMPT, RESPONSE = np.array([1, 2], np.int32), np.array([3, 4, 5], np.int32)
@@ -80,10 +80,12 @@ def flops_of(pairs):
     return 10.0 * len(pairs)
 
 
-def make(num_engines=2, dtype="float32", **settings):
+def make(num_engines=2, dtype="float32", scoring=True, **settings):
     engines = [Engine() for _ in range(num_engines)]
     pool = SimpleNamespace(handles=engines)
-    checks = ParityChecks(ParityConfig(**settings), dtype, [PROMPT] * 4, pool, flops_of)
+    checks = ParityChecks(
+        ParityConfig(**settings), dtype, [PROMPT] * 4, pool, flops_of, scoring=scoring
+    )
     return checks, Learners(engines), engines
 
 
@@ -109,7 +111,25 @@ async def started(checks, learners):
 async def version(number, checks, learners):
     learners.weights += 0.1
     await learners.publish(number)
-    checks.begin(number, learners)
+    await checks.begin(number, learners)
+
+
+def test_where_engines_cannot_score_a_fresh_probe_is_waited_for_at_once():
+    async def scenario():
+        checks, learners, engines = make(scoring=False)
+        for engine in engines:
+            engine.score = None
+        await started(checks, learners)
+        await version(1, checks, learners)
+        assert checks.metrics()["parity/max_logprob_difference"] == pytest.approx(0, abs=1e-6)
+        await checks.finish()
+        assert checks.metrics() == {}
+        # An engine that does not follow is seen before anything goes on.
+        engines[1].weights -= 1.0
+        with pytest.raises(ParityError):
+            await checks.begin(2, learners)
+
+    run(scenario())
 
 
 def test_nobody_waits_for_a_check_and_it_is_of_the_weights_at_the_publish():
@@ -178,7 +198,7 @@ def test_an_engine_that_died_or_was_replaced_is_left_to_the_next_check():
         assert checks.largest == pytest.approx(0, abs=1e-6)
         # Dead ones alone show nothing, and the one that lives is still compared.
         engines[1].weights = 7.0
-        checks.begin(2, learners)
+        await checks.begin(2, learners)
         with pytest.raises(ParityError, match=r"^version 2"):
             await checks.finish()
 

@@ -159,6 +159,7 @@ def make_system(num_engines, deadline_seconds=600.0):
     config = SimpleNamespace(
         parity=ParityConfig(num_tokens=1, deadline_seconds=deadline_seconds),
         model=SimpleNamespace(dtype="float32", path="a model without a shape"),
+        learner=SimpleNamespace(lora=SimpleNamespace(published_rank=0)),
         resources=SimpleNamespace(tensor_parallel_size=1, num_engines=1, num_learners=1),
         loop=SimpleNamespace(publish_deadline_seconds=600.0),
     )
