@@ -250,7 +250,7 @@ class ScalingConfig:
     """How much the loop has to drive where its work is measured."""
 
     num_engines: int = 256
-    """Simulated engines, each of which listens to nobody but the pool."""
+    """Simulated engines."""
     tickets_in_flight: int = 10_000
     """In two batches; most of them wait for room at an engine."""
     num_steps: int = 6

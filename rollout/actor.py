@@ -16,19 +16,20 @@ import itertools
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from cost.types import IntArray, LengthReport, RewardStatus, Ticket
+from cost.types import LengthReport, RewardStatus, Ticket
 from rollout.config import RolloutConfig
 from rollout.environments import checked_play, for_policy
-from rollout.environments.branching import entropy_change, play_branching
+from rollout.environments.branching import play_branching
 from rollout.environments.turns import TurnPlayer
 from rollout.loading import loading
 from rollout.progress import Attempts, Key, between_calls
+from rollout.reporting import make_report
 from rollout.rewards.failures import failure_text
 from rollout.rewards.pool import RewardPool, ScoredResponse
 from rollout.rewards.types import Score
@@ -38,81 +39,11 @@ from rollout.stopping import stopping_of
 from rollout.types import Completion, Group, LogprobArray, Prompt, TokenArray, Trajectory
 
 
-def make_report(ticket: Ticket, prompt: Prompt, group: Group) -> LengthReport:
-    """Summarise a group for the scheduler; see `LengthReport` for every field."""
-    trajectories = group.trajectories
-    versions = [span.version for t in trajectories for span in t.version_spans]
-    first_with: dict[str, int] = {}
-    return LengthReport(
-        ticket_id=ticket.ticket_id,
-        prompt_index=ticket.prompt_index,
-        prompt_tokens=len(prompt.token_ids),
-        prefill_tokens=sum(t.prefill_tokens for t in trajectories),
-        lengths=np.asarray([len(t.token_ids) for t in trajectories], dtype=np.int64),
-        truncated=np.asarray([t.truncated for t in trajectories], dtype=np.bool_),
-        rewards=group.rewards,
-        status=group.reward_status,
-        surprise=np.asarray([surprise(t) for t in trajectories], dtype=np.float64),
-        answer_codes=np.asarray(
-            [first_with.setdefault(answer, j) for j, answer in enumerate(group.answers)],
-            dtype=np.int64,
-        ),
-        engine_seconds=group.seconds,
-        version=min(versions, default=0),
-        attempt=ticket.attempt,
-        reward_failure=group.reward_failure,
-        num_turns=per_response(max(len(t.turns), 1) for t in trajectories),
-        environment_tokens=per_response(int((~t.loss_mask).sum()) for t in trajectories),
-        turn_prefill_tokens=per_response(
-            sum(turn.prefill_tokens for turn in t.turns[1:]) for t in trajectories
-        ),
-        tool_seconds=np.asarray(
-            [sum(turn.seconds for turn in t.turns) for t in trajectories], dtype=np.float64
-        ),
-        calls=per_response(sum(turn.calls for turn in t.turns) for t in trajectories),
-        failed_calls=per_response(sum(turn.failed_calls for turn in t.turns) for t in trajectories),
-        ends=per_response(int(t.end) for t in trajectories),
-        inherited_tokens=per_response(t.inherited_tokens for t in trajectories),
-        entropy_changes=np.asarray([entropy_change(t) for t in trajectories], dtype=np.float64),
-    )
-
-
-def per_response(values: Iterable[int]) -> IntArray:
-    """Return one number a response, [n]."""
-    return np.fromiter(values, dtype=np.int64)
-
-
-def empty_report(ticket: Ticket, prompt: Prompt) -> LengthReport:
-    """What a ticket that failed all its retries hands over: counted, without a gradient."""
-    none = np.zeros(0)
-    return LengthReport(
-        ticket_id=ticket.ticket_id,
-        prompt_index=ticket.prompt_index,
-        prompt_tokens=len(prompt.token_ids),
-        prefill_tokens=0,
-        lengths=none.astype(np.int64),
-        truncated=none.astype(np.bool_),
-        rewards=none,
-        status=none.astype(np.int64),
-        surprise=none,
-        answer_codes=none.astype(np.int64),
-        engine_seconds=0.0,
-        version=0,
-        attempt=ticket.attempt,
-    )
-
-
 def permute_rewards(group: Group, seed: int) -> Group:
     """Shuffle rewards and their status among the responses of one group, together."""
     stream = np.random.default_rng([seed, group.ticket.ticket_id, len(group.rewards)])
     order = stream.permutation(len(group.rewards))
     return replace(group, rewards=group.rewards[order], reward_status=group.reward_status[order])
-
-
-def surprise(trajectory: Trajectory) -> float:
-    """Sum over the policy's own tokens of (1 - probability)^2 (algorithms: ours, no source)."""
-    probabilities = np.exp(trajectory.rollout_logprobs[trajectory.loss_mask].astype(np.float64))
-    return float(np.sum((1.0 - probabilities) ** 2))
 
 
 def scored_by_environment(trajectory: Trajectory) -> ScoredResponse:

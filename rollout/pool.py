@@ -23,12 +23,12 @@ import ray
 from ray.exceptions import RayActorError, RayTaskError
 
 from cost.types import LengthReport, Ticket
-from rollout.actor import empty_report
 from rollout.admission import Admission
 from rollout.config import RolloutConfig
 from rollout.patience import Patience
 from rollout.progress import Key
 from rollout.replacing import Actors
+from rollout.reporting import empty_report
 from rollout.types import GroupRef, Prompt
 
 Result = TypeVar("Result")

@@ -70,7 +70,6 @@ class ParityChecks:
         self._running: asyncio.Task[Difference | None] | None = None
         self._version = 0
         self._metrics: dict[str, float] = {}
-        self._flops: dict[str, float] = {}
         self.largest = 0.0
         """Largest difference of one log-probability so far, nats."""
 
@@ -143,12 +142,17 @@ class ParityChecks:
         self.largest, self._metrics = found.maximum, metrics_of(found)
         self._tolerance.check(0, found)
 
-    async def choose(self, groups: Sequence[GroupRef]) -> None:
-        """Take what the next checks score from a batch; what was taken before stays if it is empty.
+    async def choose(self, version: int, groups: Sequence[GroupRef]) -> None:
+        """Take what the check of a version scores from a batch, if its turn is then.
+
+        What was taken before stays if the batch is empty.
 
         Args:
+            version: That is published with the batch.
             groups: The batch that was learned, members in draw order.
         """
+        if not self._scoring or not self._is_due(version):
+            return
         there = [group.data for group in groups if group.data is not None]
         try:
             found = [await data for data in there[: self._config.num_sequences]]
@@ -165,12 +169,10 @@ class ParityChecks:
 
         Raises:
             ParityError: If engine and learner differ by more than rounding, where it is waited for.
+            ray.exceptions.RayError: If an engine died meanwhile, likewise.
         """
-        every = self._config.every
-        if not every or version % every or not self._pairs:
+        if not self._is_due(version) or not self._pairs:
             return
-        flops = self._flops_of(self._pairs)
-        self._flops = {} if math.isnan(flops) else {"parity/flops": flops}
         if not self._scoring:
             self._take(version, await self.probe(version, learners))
             return
@@ -192,8 +194,14 @@ class ParityChecks:
 
     def _take(self, version: int, found: Difference) -> None:
         self.largest = max(self.largest, found.maximum)
-        self._metrics = metrics_of(found) | self._flops
+        flops = self._flops_of(self._pairs)
+        self._metrics = metrics_of(found)
+        if not math.isnan(flops):
+            self._metrics["parity/flops"] = flops
         self._tolerance.check(version, found)
+
+    def _is_due(self, version: int) -> bool:
+        return bool(self._config.every) and version % self._config.every == 0
 
     def metrics(self) -> dict[str, float]:
         """Return what the last check found, once."""
@@ -210,6 +218,7 @@ class ParityChecks:
         """Return what later checks go by, and what is not told yet, as plain data."""
         baseline = self._tolerance.baseline
         return {
+            "num_probes": self._num_probes,
             "max_logprob_difference": self.largest,
             "baseline": None if baseline is None else asdict(baseline),
             "untold": dict(self._metrics),
@@ -220,6 +229,7 @@ class ParityChecks:
         if state["baseline"] is not None:
             baseline = Difference(**state["baseline"])
             self._tolerance = replace(self._tolerance, baseline=baseline)
+        self._num_probes = state["num_probes"]
         self.largest = state["max_logprob_difference"]
         self._metrics = dict(state["untold"])
 

@@ -287,15 +287,16 @@ class System:
             ParityError: If engine and learner disagreed at the version before.
         """
         await self.checked()
-        chosen = asyncio.ensure_future(self._parity.choose(groups))
         # Engines that were replaced while the learner worked are given it first, so that none of
         # those that receive now is known to be dead.
         await self.learners.name(version)
         await self.rollouts.actors.replacements()
-        metrics = await self._whoever_dies(lambda: self.learners.publish(version))
+        metrics, _ = await asyncio.gather(
+            self._whoever_dies(lambda: self.learners.publish(version)),
+            self._parity.choose(version, groups),
+        )
         self.version = version
-        await chosen
-        await self._parity.begin(version, self.learners)
+        await self._whoever_dies(lambda: self._parity.begin(version, self.learners))
         return metrics | self._parity.metrics()
 
     async def checked(self) -> None:

@@ -1,4 +1,4 @@
-"""The actor's pure parts: reports, surprise and the permuted control."""
+"""The actor: the permuted control, temperatures, branches and seeds."""
 
 import asyncio
 from dataclasses import replace
@@ -8,14 +8,7 @@ import numpy as np
 import pytest
 
 from cost.types import RewardStatus, Ticket
-from rollout.actor import (
-    RolloutActor,
-    empty_report,
-    make_report,
-    permute_rewards,
-    request_seed,
-    surprise,
-)
+from rollout.actor import RolloutActor, permute_rewards, request_seed
 from rollout.config import RolloutConfig
 from rollout.environments import SingleTurn
 from rollout.environments.branching import EntropyBranching
@@ -41,36 +34,6 @@ def make_group(trajectories, rewards, status=None):
     rewards = np.asarray(rewards, dtype=np.float64)
     status = np.zeros(len(rewards), np.int64) if status is None else np.asarray(status)
     return Group(TICKET, PROMPT, tuple(trajectories), rewards, {}, status, ("",) * 3, 1.5)
-
-
-def test_surprise_sums_squared_missing_probability_of_own_tokens():
-    trajectory = make_trajectory([1.0, 0.5, 0.25], mask=[True, True, False])
-    assert surprise(trajectory) == pytest.approx(0.25)
-
-
-def test_report_says_what_the_group_cost_and_earned():
-    group = make_group(
-        [
-            make_trajectory([0.5] * 4, versions=((0, 2, 3), (2, None, 4))),
-            make_trajectory([1.0] * 16, truncated=True),
-            make_trajectory([1.0] * 2),
-        ],
-        [1.0, 0.0, np.nan],
-        [RewardStatus.OK, RewardStatus.OK, RewardStatus.CRASHED],
-    )
-    report = make_report(TICKET, PROMPT, replace(group, answers=("7", "", "7")))
-    assert report.lengths.tolist() == [4, 16, 2]
-    assert report.answer_codes.tolist() == [0, 1, 0]
-    assert report.truncated.tolist() == [False, True, False]
-    assert report.prefill_tokens == 15
-    assert report.surprise.tolist() == pytest.approx([1.0, 0.0, 0.0])
-    assert report.version == 3
-    assert report.engine_seconds == 1.5
-
-
-def test_a_failed_ticket_reports_an_empty_group():
-    report = empty_report(TICKET, PROMPT)
-    assert report.num_responses == 0 and report.prompt_tokens == 5 and report.ticket_id == 7
 
 
 def test_permuting_moves_rewards_with_their_status_and_nothing_else():

@@ -13,12 +13,13 @@ from ray.exceptions import RayActorError
 from cost.types import RewardStatus, Ticket
 from launch.study.simulation import clock
 from rollout import replacing
-from rollout.actor import RolloutActor, empty_report
+from rollout.actor import RolloutActor
 from rollout.config import EngineConfig, RolloutConfig
 from rollout.environments import SingleTurn
 from rollout.pool import RolloutPool
 from rollout.progress import StalledError, Watch
 from rollout.replacing import EngineError
+from rollout.reporting import empty_report
 from rollout.stopping import Stopping
 from rollout.types import Completion, Prompt, VersionSpan
 

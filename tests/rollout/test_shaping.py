@@ -9,8 +9,9 @@ import pytest
 
 from cost.scheduler.reports import checked
 from cost.types import RewardStatus, Ticket
-from rollout.actor import RolloutActor, make_report
+from rollout.actor import RolloutActor
 from rollout.config import OverlongConfig, RolloutConfig
+from rollout.reporting import make_report
 from rollout.shaping import overlong_shares, shape_rewards
 from rollout.types import Group, Prompt, Trajectory, VersionSpan
 

@@ -5,8 +5,8 @@ import pytest
 from transformers import AutoTokenizer
 
 from cost.types import LengthReport
-from rollout.actor import make_report
 from rollout.environments import SingleTurn
+from rollout.reporting import make_report
 from rollout.rewards.chain import ChainReward
 from rollout.types import Completion, Group, GroupRef, Prompt, Trajectory, VersionSpan
 from tests.examples import example

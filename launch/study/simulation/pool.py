@@ -16,7 +16,7 @@ from cost.draws.streams import generator_for
 from cost.types import BoolArray, FloatArray, IntArray, LengthReport, RewardStatus, Ticket
 from launch.study.simulation.engine import EngineDiedError, SimulatedEngine
 from launch.study.simulation.speeds import EngineSpeed
-from rollout.actor import empty_report
+from rollout.reporting import empty_report
 from rollout.types import GroupRef, Prompt
 
 UPDATE_MODES = ("recompute", "keep_kv")

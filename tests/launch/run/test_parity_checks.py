@@ -249,15 +249,26 @@ def test_what_is_scored_comes_from_the_batch_that_was_learned():
     async def scenario():
         checks, learners, _ = make(num_sequences=3, num_tokens=2)
         await started(checks, learners)
-        await checks.choose(refs(None, group_of(5, 1), group_of(4)))
+        await checks.choose(1, refs(None, group_of(5, 1), group_of(4)))
         await version(1, checks, learners)
         await checks.finish()
         assert learners.asked[-1] == (1.0, [[0, 1], [0, 1], [0]])
         # Of a batch without responses there is nothing to take.
-        await checks.choose(refs(None, None))
+        await checks.choose(2, refs(None, None))
         await version(2, checks, learners)
         await checks.finish()
         assert learners.asked[-1] == (1.0, [[0, 1], [0, 1], [0]])
+
+    run(scenario())
+
+
+def test_of_a_batch_whose_version_is_not_checked_nothing_is_fetched():
+    async def scenario():
+        checks, learners, _ = make(every=2)
+        await started(checks, learners)
+        await checks.choose(1, [SimpleNamespace(data=None), SimpleNamespace(data="not awaitable")])
+        with pytest.raises(TypeError):
+            await checks.choose(2, [SimpleNamespace(data="not awaitable")])
 
     run(scenario())
 

@@ -9,9 +9,10 @@ import pytest
 from transformers import AutoTokenizer
 
 from cost.types import PlayEnd, RewardStatus, Ticket
-from rollout.actor import RolloutActor, make_report, scored_by_environment
+from rollout.actor import RolloutActor, scored_by_environment
 from rollout.config import RolloutConfig
 from rollout.environments.turns import End, Reply, TurnEnvironment
+from rollout.reporting import make_report
 from rollout.stopping import Stopping
 from rollout.types import Completion, Group, Prompt, VersionSpan
 from tests.places import CHAIN_MODEL
