@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
@@ -187,8 +188,11 @@ class Attempts:
 
     def __init__(self) -> None:
         self._num_done: dict[Key, int] = {}
+        self._changed_at: dict[Key, int] = {}
+        """Number of the news that an attempt changed with."""
         self._num_news = 0
         self._news = asyncio.Event()
+        self._told_all_at = -math.inf
 
     @contextmanager
     def attempt(self, key: Key) -> Iterator[Callable[[], None]]:
@@ -196,20 +200,26 @@ class Attempts:
 
         def done() -> None:
             if key in self._num_done:
+                self._num_news += 1
                 self._num_done[key] += 1
-                self._tell()
+                self._changed_at[key] = self._num_news
+                self._news.set()
 
-        self._num_done[key] = 0
+        self._num_done[key] = self._changed_at[key] = 0
         try:
             yield done
         finally:
             self._num_done.pop(key, None)
+            self._changed_at.pop(key, None)
 
     async def changed(self, known: int, patience_seconds: float) -> tuple[int, dict[Key, int]]:
-        """Return how far everything is, as soon as there are news.
+        """Return how far attempts are, as soon as there are news.
+
+        Those with news, and every `patience_seconds` all of them: with hundreds of engines hearing
+        of all for every response that ends would be most of the driver's work.
 
         Args:
-            known: Number that the last answer came with; 0 at first.
+            known: Number that the last answer came with; 0 at first, which asks for all.
             patience_seconds: Answer after this time in any case.
 
         Returns:
@@ -221,8 +231,9 @@ class Attempts:
                 async with asyncio.timeout(patience_seconds):
                     await self._news.wait()
                 await asyncio.sleep(min(GATHER_SECONDS, patience_seconds))
+        now = asyncio.get_running_loop().time()
+        if known and now - self._told_all_at < patience_seconds:
+            news = {k: self._num_done[k] for k, at in self._changed_at.items() if at > known}
+            return self._num_news, news
+        self._told_all_at = now
         return self._num_news, dict(self._num_done)
-
-    def _tell(self) -> None:
-        self._num_news += 1
-        self._news.set()

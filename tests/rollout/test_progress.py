@@ -2,6 +2,7 @@
 
 import asyncio
 
+import numpy as np
 import pytest
 
 from launch.study.simulation import clock
@@ -163,9 +164,27 @@ def test_news_are_told_together_and_patience_ends():
             known, found = await attempts.changed(known, 10.0)
             assert found == {(7, 0): 2, (8, 1): 1} and 15 < loop.time() < 16
             done()
-            assert (await attempts.changed(known, 10.0))[1] == {(7, 0): 3, (8, 1): 1}
+            assert (await attempts.changed(known, 10.0))[1] == {(7, 0): 3}
             assert loop.time() < 16, "news that nobody has heard yet are told at once"
         done()
         assert (await attempts.changed(0, 1.0))[1] == {}
+
+    clock.run(scenario())
+
+
+def test_what_has_no_news_is_told_only_once_in_a_while_and_to_whoever_asks_for_all():
+    async def scenario():
+        loop, attempts = asyncio.get_running_loop(), Attempts()
+        told_at = {}
+        with attempts.attempt((7, 0)) as done, attempts.attempt((8, 1)):
+            for second in range(1, 30):
+                loop.call_at(second, done)
+            known = 0
+            while loop.time() < 29:
+                known, found = await attempts.changed(known, 10.0)
+                assert found[7, 0] == known
+                told_at.update({loop.time(): key for key in found if key == (8, 1)})
+            assert (await attempts.changed(0, 10.0))[1] == {(7, 0): 29, (8, 1): 0}
+        assert np.diff(list(told_at)).max() < 11.2 and len(told_at) == 3
 
     clock.run(scenario())

@@ -4,7 +4,8 @@
     simulated:  engines that answer tickets after a while, response by response; learners
 
 Time is simulated, so that only work takes time. What Ray takes for each call and answer is not in
-it: there is none.
+it: there is none. Engines share the event loop with the driver, which has theirs in processes of
+their own: what the loop takes for the same plays without a driver is measured, and taken off.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from launch.run.parts import Metrics, Parts, Plan
 from launch.study.bench.cpu_clock import REST, CpuClock
 from launch.study.simulation import clock
 from launch.study.simulation.system import FOREVER_SECONDS, LocalScheduler, simulated_prompts
-from rollout.pool import RolloutPool
+from rollout.pool import LONGEST_PATIENCE_SECONDS, RolloutPool
 from rollout.progress import Attempts
 from rollout.types import GroupRef, Prompt
 
@@ -37,6 +38,9 @@ MOST_OF_A_CORE = 0.2
 MEAN_SECONDS = 20.0
 """Of a response, which are exponentially distributed."""
 PROMPT_TOKENS = (20, 401)
+
+
+Plays = list[tuple[Ticket, Prompt]]
 
 
 class Method:
@@ -67,6 +71,7 @@ class ScalingEngine:
     ) -> None:
         self._cpu, self._observe, self._rng = cpu, observe, rng
         self._attempts = Attempts()
+        self.played: Plays = []
         self.start = Method(self._answer)
         self.run, self.progress = Method(self._run), Method(self._progress)
 
@@ -84,7 +89,25 @@ class ScalingEngine:
     def _progress(self, known: int, patience: float) -> asyncio.Task[Any]:
         return self._begin(self._attempts.changed(known, patience))
 
+    async def again(self, played: Plays, at_once: int, patience: float) -> None:
+        """Play without a driver, but for one who listens; so many at a time."""
+        left = iter(played)
+
+        async def one_after_the_other() -> None:
+            for ticket, prompt in left:
+                await self._play(ticket, prompt)
+
+        async def listen() -> None:
+            known = 0
+            while True:
+                known, _ = await self._attempts.changed(known, patience)
+
+        listening = asyncio.create_task(listen())
+        await asyncio.gather(*(one_after_the_other() for _ in range(at_once)))
+        listening.cancel()
+
     async def _play(self, ticket: Ticket, prompt: Prompt) -> LengthReport:
+        self.played.append((ticket, prompt))
         seconds = np.sort(self._rng.exponential(MEAN_SECONDS, ticket.num_samples))
         with self._attempts.attempt((ticket.ticket_id, ticket.attempt)) as done:
             for wait in np.diff(seconds, prepend=0.0):
@@ -131,17 +154,19 @@ def bench_scaling(config: BenchConfig) -> dict[str, Any]:
     """Run the loop with many engines, and say what each group took of a core.
 
     Returns:
-        `milliseconds` of CPU a group by part; `targets` with the driver's share of a core at
+        `milliseconds` of CPU a group by part, the event loop's own without what it takes for
+        the simulated engines; `targets` with the driver's share of a core at
         `GROUPS_PER_SECOND`, and `most_groups_per_second`, at which the driver takes a whole core;
         the scheduler's besides, which has a process of its own.
     """
     settings = config.scaling
     tickets = settings.tickets_in_flight // 2
     sized = replace(config.scheduler, tickets_per_step=tickets)
-    measured = clock.run(_measure(config, sized))
+    measured, played = clock.run(_measure(config, sized))
+    measured[REST] -= clock.run(_again(played, settings.tickets_in_flight))
     num_groups = tickets * settings.num_steps
     per_group = {part: seconds / num_groups for part, seconds in measured.items()}
-    # Timers and callbacks are the driver's, which has the loop.
+    # Its timers and callbacks are the driver's.
     driver = per_group[DRIVER] + per_group.get(REST, 0.0)
     share = driver * GROUPS_PER_SECOND
     return {
@@ -164,8 +189,11 @@ def bench_scaling(config: BenchConfig) -> dict[str, Any]:
     }
 
 
-async def _measure(config: BenchConfig, sized: Any) -> dict[str, float]:
-    """Return CPU seconds by part, of all steps: work on a batch begins in the steps before it."""
+async def _measure(config: BenchConfig, sized: Any) -> tuple[dict[str, float], list[Plays]]:
+    """Return CPU seconds by part, of all steps, and what engines played.
+
+    Of all, because work on a batch begins in the steps before it.
+    """
     settings, cpu = config.scaling, CpuClock()
     rng = np.random.default_rng(config.seed)
     tokens = rng.integers(*PROMPT_TOKENS, settings.num_prompts)
@@ -173,10 +201,14 @@ async def _measure(config: BenchConfig, sized: Any) -> dict[str, float]:
         sized, tokens, ["simulated"] * len(tokens), config.rollout.max_tokens, config.seed,
         max_staleness=1,
     )  # fmt: skip
+    engines: list[ScalingEngine] = []
+
+    def make_engine(index: int, scheduler: object, seed: int) -> ScalingEngine:
+        engines.append(ScalingEngine(cpu, actor.observe, np.random.default_rng([seed, index])))
+        return engines[-1]
+
     pool = RolloutPool(
-        lambda index, scheduler, seed: ScalingEngine(
-            cpu, actor.observe, np.random.default_rng([seed, index])
-        ),
+        make_engine,
         settings.num_engines,
         replace(config.rollout, ticket_deadline_seconds=3600.0),
         None,
@@ -211,7 +243,30 @@ async def _measure(config: BenchConfig, sized: Any) -> dict[str, float]:
         await cpu.of(DRIVER, _run(pool, plan, parts, on_step))
     finally:
         gc.unfreeze()
-    return cpu.take()
+    return cpu.take(), [engine.played for engine in engines]
+
+
+async def _again(played: Sequence[Plays], in_flight: int) -> float:
+    """Return the loop's own CPU seconds for what engines played, without a driver."""
+    cpu = CpuClock()
+
+    async def observe(report: LengthReport) -> None:
+        pass
+
+    cpu.follow_tasks()
+    cpu.take()
+    await asyncio.gather(
+        *(
+            cpu.of(
+                SIMULATION,
+                ScalingEngine(cpu, observe, np.random.default_rng(index)).again(
+                    plays, -(-in_flight // len(played)), LONGEST_PATIENCE_SECONDS
+                ),
+            )
+            for index, plays in enumerate(played)
+        )
+    )
+    return cpu.take()[REST]
 
 
 async def _run(pool: RolloutPool, plan: Plan, parts: Parts, on_step: loop.OnStep) -> None:
