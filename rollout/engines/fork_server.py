@@ -14,10 +14,12 @@ from __future__ import annotations
 import gc
 import multiprocessing
 import os
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import forkserver
 from multiprocessing.context import ForkServerContext, ForkServerProcess
+from threading import Thread
 from typing import Any
 
 import setproctitle
@@ -48,7 +50,16 @@ class EngineProcess(ForkServerProcess):
         os.environ.clear()
         os.environ.update(self._environment)
         gc.enable()
+        Thread(target=_end_with_parent, daemon=True).start()
         super().run()
+
+
+def _end_with_parent() -> None:
+    """Kill this process when who started it is dead: the server outlives it as long as we do."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 class EngineContext(ForkServerContext):

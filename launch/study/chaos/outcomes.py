@@ -20,7 +20,7 @@ NAMES = {
     "scheduler": r"scheduler",
     "rollout actor": r"rollout actor",
     "engine core": r"engine|rollout actor",
-    "engine worker": r"engine|worker|rollout actor",
+    "fork server": r"engine|rollout actor",
     "learner": r"learner",
     "raylet": r"raylet|cluster|node",
     "gcs": r"gcs|cluster",

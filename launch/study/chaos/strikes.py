@@ -12,14 +12,18 @@ TITLES = {
     "scheduler": "ray::SchedulerActor",
     "rollout actor": "ray::RolloutActor",
     "engine core": "VLLM::EngineCore",
-    "engine worker": "VLLM::Worker",
     "learner": "ray::LearnerWorker",
 }
 """How the titles of processes begin that name themselves."""
+FORK_SERVER = "fork server"
+"""Off which an engine's process is forked."""
 PROGRAMS = {"raylet": "raylet", "gcs_server": "gcs"}
 """Programs of their own, by name, and what they are called here."""
 REWARD = "reward"
-PARTS = (DRIVER, *TITLES, *PROGRAMS.values(), REWARD)
+PARTS = (
+    *(DRIVER, "scheduler", "rollout actor", "engine core", FORK_SERVER, "learner"),
+    *(*PROGRAMS.values(), REWARD),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,5 +67,7 @@ def part_of(command: str) -> str:
             return part
     if "-m rollout.rewards.child " in command:
         return REWARD
+    if "from multiprocessing.forkserver import main" in command:
+        return FORK_SERVER
     program = command.partition(" ")[0].rpartition("/")[2]
     return PROGRAMS.get(program, "")

@@ -1,9 +1,15 @@
 """Processes that begin with what a server has imported."""
 
+import os
+import signal
 import subprocess
 import sys
+import time
 
+from rollout.processes import look
 from tests.places import PROJECT
+
+ENVIRONMENT = {"PYTHONPATH": str(PROJECT), "PATH": "/usr/bin:/bin"}
 
 PROGRAM = """
 import gc, os, sys
@@ -31,8 +37,41 @@ def test_a_process_has_the_servers_imports_and_its_starters_environment(tmp_path
     program.write_text(PROGRAM)
     done = subprocess.run(
         [sys.executable, str(program)], capture_output=True, text=True, timeout=60,
-        env={"PYTHONPATH": str(PROJECT), "PATH": "/usr/bin:/bin"},
+        env=ENVIRONMENT,
     )  # fmt: skip
     assert done.stderr == ""
     # Who started it imported nothing of it; garbage is looked for again.
     assert done.stdout.split() == ["2", "False", "True", "True", "0", "False"]
+
+
+KILLED = """
+import multiprocessing, os, signal, time
+from multiprocessing import forkserver
+from rollout.engines import fork_server
+
+def stand_still():
+    time.sleep(600)
+
+if __name__ == "__main__":
+    fork_server.IMPORTED = ("colorsys",)
+    fork_server.begin(compiling=False)
+    process = fork_server.EngineContext().Process(target=stand_still)
+    process.start()
+    print(process.pid, forkserver._forkserver._forkserver_pid, flush=True)
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_neither_process_nor_server_outlives_who_started_them(tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(KILLED)
+    with subprocess.Popen(
+        [sys.executable, str(program)], stdout=subprocess.PIPE, text=True, env=ENVIRONMENT
+    ) as starter:
+        pids = [int(pid) for pid in starter.stdout.readline().split()]
+    deadline = time.monotonic() + 30
+    while (left := [pid for pid in pids if look(pid)]) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    assert len(pids) == 2 and not left

@@ -33,7 +33,7 @@ def test_a_strike_depends_on_seed_and_trial_alone():
         ("ray::SchedulerActor", "scheduler"),
         ("ray::RolloutActor.generate", "rollout actor"),
         ("VLLM::EngineCore", "engine core"),
-        ("VLLM::Worker", "engine worker"),
+        ("python -c from multiprocessing.forkserver import main; main(9, 11)", "fork server"),
         ("ray::LearnerWorker.update", "learner"),
         (
             "/lib/ray/core/src/ray/raylet/raylet --raylet_socket_name=/tmp/x --y gcs_server",
