@@ -9,6 +9,7 @@ from conf.checks import ProfilePlug, require, require_path, require_plug
 from conf.schema import RunConfig, check_run
 from cost.ranges import SEED, Range, amount, count, positive, require_ranges
 from cost.scheduler.config import MOST_RESPONSES, SchedulerConfig
+from cost.thinning.thinning import KeepAll
 from rollout.rewards.types import Reward
 from rollout.sandbox.config import SandboxConfig
 from rollout.tasks.prompts import Task
@@ -55,6 +56,9 @@ class SimulateConfig:
     """File for the fitted profile, such as conf/profile/NAME.yaml."""
     check: str | None = None
     """Folder of a real run: predict it instead of simulating a study."""
+    plan: bool = False
+    """Find the best engines and learners of every number of accelerators instead of going by
+    learner_share, with and without scheduler.thinning."""
 
     def __post_init__(self) -> None:
         check_run(self.name, self.seed, self.run_dir)
@@ -104,6 +108,28 @@ class SimulateConfig:
             (self.fit is None) == (self.out is None),
             "out must name the file for the fitted profile, and be null without fit",
             self.out,
+        )
+        self._check_plan()
+
+    def _check_plan(self) -> None:
+        if not self.plan:
+            return
+        require(
+            self.fit is None and self.check is None,
+            "plan must be false with fit or check, which have a layout already",
+            self.plan,
+        )
+        require(
+            min(self.accelerators) > self.profile.engine.accelerators,
+            f"accelerators must each be more than {self.profile.engine.accelerators}, what an "
+            "engine of the profile takes, for a plan: there must be some left for learners",
+            self.accelerators,
+        )
+        require(
+            not isinstance(self.scheduler.thinning, KeepAll),
+            "scheduler.thinning must leave something out for a plan, which compares with keeping "
+            "all: set thinning@scheduler.thinning=cost_aware",
+            self.scheduler.thinning,
         )
 
 

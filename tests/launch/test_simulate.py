@@ -9,9 +9,10 @@ from conf.programs import register
 from conf.studies import SimulateConfig
 from launch.program import UserError, build
 from launch.study.simulation.check import Comparison
+from launch.study.simulation.plan import plan_sizes
 from launch.study.simulation.profile_file import plain
 from launch.study.simulation.sizes import simulate_sizes
-from launch.study.simulation.tables import check_table, study_table
+from launch.study.simulation.tables import check_table, plan_table, study_table
 from tests.places import CONF
 
 register()
@@ -44,6 +45,26 @@ def test_the_batch_may_grow_with_the_accelerators():
     assert [row.tickets_per_step for row in rows] == [4, 12]
 
 
+def test_a_plan_moves_accelerators_that_thinning_frees_to_generation():
+    slow_learners = ("profile.learner.token_seconds=1e-3", "scheduler.tickets_per_step=32")
+    settings = config(*SMALL, "plan=true", "accelerators=[8]", *slow_learners)
+    (plan,) = plan_sizes(settings)
+    assert plan.keep_all.engines < plan.thinned.engines
+    assert plan.unmoved.engines == plan.keep_all.engines
+    assert plan.thinned.step_seconds <= plan.unmoved.step_seconds < plan.keep_all.step_seconds
+    assert plan.gain(plan.keep_all) == 1 < plan.gain(plan.thinned)
+    assert plan.trained_share(plan.thinned) < 0.7
+    assert plan_table(settings.profile, [plan], 0.6).row_count == 3
+
+
+def test_a_plan_needs_a_thinning_and_no_real_run():
+    plan = ("plan=true", "accelerators=[8]")
+    with pytest.raises(UserError, match="thinning must leave something out"):
+        config(*plan, "thinning@scheduler.thinning=keep_all")
+    with pytest.raises(UserError, match="plan must be false with fit or check"):
+        config(*plan, "check=runs/other")
+
+
 def test_a_profile_is_written_as_hydra_builds_it():
     profile = config().profile
     assert instantiate(OmegaConf.create(plain(profile)), _convert_="object") == profile
@@ -62,6 +83,7 @@ def test_a_check_is_laid_out():
         ("num_steps=0", "num_steps must be at least 1"),
         ("update_mode=drain", "update_mode must be recompute or keep_kv"),
         ("fit=x", "out must name the file"),
+        ("plan=true", "accelerators must each be more than 1"),
         (
             "+entropy_control@scheduler.entropy_control=aepo",
             r"^scheduler\.entropy_control must be null: what is simulated has no entropy",

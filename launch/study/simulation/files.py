@@ -1,4 +1,4 @@
-"""What a simulation prints and leaves in its folder: a profile, a check or a study."""
+"""What a simulation prints and leaves in its folder: a profile, a check, a plan or a study."""
 
 import time
 from dataclasses import asdict
@@ -12,9 +12,10 @@ from launch.program import prepare_run_dir
 from launch.record.json_file import write_json
 from launch.study.simulation.check import TOLERANCE, compare, passes
 from launch.study.simulation.measured import MeasuredRun
+from launch.study.simulation.plan import plan_sizes
 from launch.study.simulation.profile_file import fit_profile
 from launch.study.simulation.sizes import simulate_sizes
-from launch.study.simulation.tables import check_table, study_table
+from launch.study.simulation.tables import check_table, plan_table, study_table
 
 
 def write_fit(config: SimulateConfig, console: Console) -> None:
@@ -40,6 +41,23 @@ def write_check(config: SimulateConfig, composed: DictConfig, console: Console) 
             "within_tolerance": within,
             "comparisons": [asdict(c) | {"ratio": c.ratio} for c in comparisons],
         },
+    )
+
+
+def write_plan(config: SimulateConfig, composed: DictConfig, console: Console) -> None:
+    """Find the best splits of every number of accelerators; print and write them."""
+    began = time.monotonic()
+    folder = prepare_run_dir(Path(composed.run_dir), composed, "simulate")
+    plans = plan_sizes(config)
+    console.print(plan_table(config.profile, plans, config.target_pass_rate))
+    console.print(
+        f"A step that is thinned is noisier, too. {config.num_steps} steps each, simulated in "
+        f"{time.monotonic() - began:.0f} s; plans are in {folder / 'plan.json'}",
+        markup=False,
+    )
+    write_json(
+        folder / "plan.json",
+        {"profile": config.profile.source, "plans": [asdict(plan) for plan in plans]},
     )
 
 

@@ -1,7 +1,7 @@
 """One row a number of accelerators: what a machine of that size comes to."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -126,10 +126,8 @@ def simulate_sizes(config: SimulateConfig) -> list[Row]:
     Raises:
         UserError: If a number has no room for an engine.
     """
-    # The first batches are drawn together; after one more step the pipeline is full.
-    warm_up = config.max_staleness + 1
-    sizes = [(_layout(config, count), _scheduler(config, count)) for count in config.accelerators]
-    num_steps = config.num_steps + 2 * warm_up
+    sizes = [(_layout(config, count), batch_of(config, count)) for count in config.accelerators]
+    num_steps = config.num_steps + 2 * warm_up(config)
     # What a step takes to simulate grows with its tickets.
     work = [num_steps * scheduler.tickets_per_step for _, scheduler in sizes]
     rows: list[Row] = []
@@ -141,12 +139,28 @@ def simulate_sizes(config: SimulateConfig) -> list[Row]:
                 done = before + step * work[len(rows)] // num_steps
                 counter.to(done, f"{layout.num_accelerators} accelerators, step {step}/{num_steps}")
 
-            outcome = simulate(config.profile, scheduler, layout, warm_up=warm_up, say=say)
-            rows.append(row(config.profile, scheduler, outcome, config.target_pass_rate))
+            rows.append(simulate_layout(config, scheduler, layout, say))
     return rows
 
 
-def _scheduler(config: SimulateConfig, num_accelerators: int) -> SchedulerConfig:
+def warm_up(config: SimulateConfig) -> int:
+    """Return the steps until the pipeline is full: the first batches are drawn together."""
+    return config.max_staleness + 1
+
+
+def simulate_layout(
+    config: SimulateConfig,
+    scheduler: SchedulerConfig,
+    layout: Layout,
+    say: Callable[[int], None] = lambda step: None,
+) -> Row:
+    """Simulate one layout; `say` is called with the number of every step that is over."""
+    outcome = simulate(config.profile, scheduler, layout, warm_up=warm_up(config), say=say)
+    return row(config.profile, scheduler, outcome, config.target_pass_rate)
+
+
+def batch_of(config: SimulateConfig, num_accelerators: int) -> SchedulerConfig:
+    """Return the scheduler's settings with a batch for so many accelerators."""
     if config.tickets_per_accelerator is None:
         return config.scheduler
     tickets = max(1, round(num_accelerators * config.tickets_per_accelerator))
@@ -160,6 +174,17 @@ def _layout(config: SimulateConfig, num_accelerators: int) -> Layout:
         )
     except ValueError as error:
         raise UserError(str(error)) from error
+    return layout_of(config, num_accelerators, engines, learners, colocated)
+
+
+def layout_of(
+    config: SimulateConfig,
+    num_accelerators: int,
+    engines: int,
+    learners: int,
+    colocated: bool = False,
+) -> Layout:
+    """Return the layout of so many engines and learners."""
     return Layout(
         num_engines=engines,
         num_learners=learners,

@@ -6,6 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from launch.study.simulation.check import Comparison
+from launch.study.simulation.plan import SplitPlan
 from launch.study.simulation.profile import Profile
 from launch.study.simulation.sizes import Row
 
@@ -42,6 +43,35 @@ def study_table(profile: Profile, rows: Sequence[Row], target: float | None) -> 
                 f"{row.accelerator_hours_to_target:,.1f}",
             ]
         table.add_row(*cells)
+    return table
+
+
+def plan_table(profile: Profile, plans: Sequence[SplitPlan], target: float | None) -> Table:
+    """Lay the best splits out for people, three lines a number of accelerators."""
+    table = Table(title=Text(f"{profile.accelerator}, {profile.source}", style="table.title"))
+    columns = [
+        "accelerators", "", "engines + learners", "tokens trained", "step s", "engines idle",
+        "learners idle", "steps in the time of one",
+    ]  # fmt: skip
+    if target is not None:
+        columns += [f"steps to {target:g}", "accelerator hours"]
+    for column in columns:
+        table.add_column(column, justify="right" if column else "left")
+    for plan in plans:
+        for name, row in plan.rows.items():
+            cells = [
+                f"{row.accelerators:,}",
+                name,
+                f"{row.engines:,} + {row.learners:,}",
+                f"{plan.trained_share(row):.0%}",
+                f"{row.step_seconds:.2f}",
+                f"{row.engine_idle_share:.0%}",
+                f"{row.learner_idle_share:.0%}",
+                f"{plan.gain(row):.2f}",
+            ]
+            if target is not None:
+                cells += [f"{row.steps_to_target:,.0f}", f"{row.accelerator_hours_to_target:,.1f}"]
+            table.add_row(*cells)
     return table
 
 
