@@ -27,8 +27,6 @@ def test_both_kernels_agree_with_the_plain_ways():
     for part in ("attention", "logprobs"):
         assert found[part]["agrees"]
         assert max(found[part]["largest_relative_difference"].values()) > 0
-    peak = found["logprobs"]["peak_bytes"]
-    assert max(peak["chunked"], peak["whole"]) < peak["plain"]
 
 
 def test_another_result_does_not_agree():
