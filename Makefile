@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 SHELL := /bin/bash
 ORACLES := .oracles
 
-.PHONY: help install train test lint docs oracles clean
+.PHONY: help install train test lint docs oracles wheels gpu-check clean
 
 help:
 	@echo "make train    train the quickstart policy (sets everything up first)"
@@ -16,6 +16,8 @@ help:
 	@echo "make lint     ruff and mypy, as in CI"
 	@echo "make docs     build the documentation into build/site, warnings as errors"
 	@echo "make oracles  install the libraries that tests/oracles compares with"
+	@echo "make gpu-check  try and measure everything on one GPU: [WHEELS=FOLDER] [MODEL=FOLDER] [OUT=FILE]"
+	@echo "make wheels   download what gpu-check installs into WHEELS=FOLDER, for a machine without an index"
 	@echo "make clean    remove the virtual environment and the oracles"
 
 train: $(READY)
@@ -49,6 +51,19 @@ $(ORACLES)/.ready: .ci/oracles.txt $(READY)
 	  --target $(ORACLES).part -r .ci/oracles.txt
 	touch $(ORACLES).part/.ready
 	mv $(ORACLES).part $(ORACLES)
+
+# From a folder of wheels (WHEELS, by `make wheels` on a machine of the same kind) or the index. The
+# project's own build needs setuptools, which comes first and from the same place.
+GPU_PIP := $(PIP) install -q $(if $(WHEELS),--no-index --find-links $(WHEELS))
+gpu-check:
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(GPU_PIP) "setuptools>=75"
+	$(GPU_PIP) --no-build-isolation -c .ci/constraints-gpu.txt -e ".[gpu]"
+	$(PY) -m launch.gpu_check out=$(or $(OUT),gpu_check.json) $(if $(MODEL),model=$(MODEL)) $(ARGS)
+
+wheels:
+	test -n "$(WHEELS)" || { echo "error: make wheels needs WHEELS=FOLDER"; exit 2; }
+	$(PYTHON) -m pip download -q -d $(WHEELS) -c .ci/constraints-gpu.txt "setuptools>=75" ".[gpu]"
 
 # What the machine has decides between GPU and CPU. On CPU torch comes first, as a CPU build, or the
 # other packages would bring the CUDA one; and the torchvision, torchaudio and torchcodec that come

@@ -11,6 +11,7 @@ from hydra.core.config_store import ConfigStore
 
 from conf.chaos import ChaosConfig
 from conf.checks import require, require_name, require_path
+from conf.gpu_check import GpuCheckConfig
 from conf.models import SmolLM2Config, WarmStartConfig
 from conf.prediction import PredictConfig
 from conf.schema import EvaluateConfig, RunConfig
@@ -156,6 +157,7 @@ def register() -> None:
     store.store(name="dashboard_schema", node=DashboardConfig)
     store.store(name="smollm2_schema", node=SmolLM2Config)
     store.store(name="bench_schema", node=bench_schema())
+    store.store(name="gpu_check_schema", node=GpuCheckConfig)
     store.store(name="theory_schema", node=TheoryConfig)
     store.store(name="chaos_schema", node=ChaosConfig)
     store.store(name="variance_schema", node=VarianceConfig)

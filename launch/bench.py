@@ -3,11 +3,13 @@
     one started system:        startup, rollout, publish
     this process, afterwards:  learner, gradient_norms, cost, long_context
     with learner:              gradient_norms and long_context as well
-    each by itself:            endurance, runs of many steps in simulated time
+    each by itself:            layouts, of learner an optimiser step alone
+                               kernels, of the learner: attention and log-probabilities
+                               endurance, runs of many steps in simulated time
                                scaling, the driver with many simulated engines
                                memory, learners' beside what the plan predicts
                                turns, several with a slow tool against single ones
-    all but the last five:     all, which is what is measured when no bench is named
+    all but the last seven:     all, which is what is measured when no bench is named
 
 One JSON object on stdout, everything else on stderr. The configuration is that of
 `launch.train experiment=quickstart`; overrides are hydra's, e.g. `learner.row_tokens=2048`.

@@ -11,10 +11,14 @@ The positions say all there is to know. One that does not continue the one befor
 0 a segment, at p > 0 another response to the first p tokens of the last segment. The prefix is
 computed once, and each response against the prefix and itself (Prefix Grouper, 2506.05433,
 section 3, read second-hand; the reading of the positions is ours).
+
+On GPUs with a kernel for it all pieces go in one call (`learner.varlen`), unless the model asks for
+`PIECES`.
 """
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -22,9 +26,12 @@ from torch import Tensor
 from torch.nn.attention.bias import causal_lower_right
 from torch.nn.functional import scaled_dot_product_attention
 
+from learner.varlen import Sequences, attend_sequences, obstacle, sequences_of
 from learner.windows import attend_last
 
 NAME = "packed_segments"
+PIECES = "packed_pieces"
+"""The same one piece after the other, on all devices."""
 _REFUSED = ("s_aux", "position_bias")
 """Arguments that change the scores in a way that is not computed here."""
 _LAYOUT = "packed_layout"
@@ -121,6 +128,7 @@ def attend(
     sliding_window: int | None = None,
     softcap: float | None = None,
     is_causal: bool | None = None,
+    varlen: bool = True,
     **others: Any,
 ) -> tuple[Tensor, None]:
     """Causal attention within each segment; an attention function as transformers calls it.
@@ -137,6 +145,7 @@ def attend(
         sliding_window: Most tokens of its segment that a token sees, itself included; None for all.
         softcap: See `learner.windows.attend_last`.
         is_causal: It must not be False, nor may the layer's own `is_causal`.
+        varlen: Whether all pieces go in one call where the device has a kernel for it.
         others: They are refused where they change the scores, and else of no concern.
 
     Returns:
@@ -145,16 +154,17 @@ def attend(
     Raises:
         ValueError: If the model asks for something else than causal attention in packed rows.
     """
-    if position_ids is None or attention_mask is not None or len(query) != 1 or dropout:
-        raise ValueError(
-            f"model.path: {type(module).__name__} does not call attention as packed rows need it "
-            "(one row, position ids, no mask, no dropout); choose another architecture, got "
-            f"{len(query)} rows, dropout {dropout}"
-        )
+    position_ids = _positions(module, query, position_ids, attention_mask, dropout)
     _check_scores(module, is_causal, others)
-    layout, mask = _remembered(position_ids, query)
+    one_call = varlen and softcap is None and obstacle(query) is None
+    layout, mask, sequences = _remembered(position_ids, query, one_call=one_call)
     if sliding_window is not None and layout.longest_context <= sliding_window:
         sliding_window = None
+    if sequences is not None:
+        packed = attend_sequences(
+            sequences, query, key, value, scaling=scaling, window=sliding_window
+        )
+        return packed, None
     if sliding_window is None and softcap is None:
         out = _attend_pieces(layout, mask, query, key, value, scaling)
     else:
@@ -163,6 +173,22 @@ def attend(
             for q, k, v in _pieces(layout, query, key, value)
         ]
     return torch.cat(out, 2).transpose(1, 2).contiguous(), None
+
+
+def _positions(
+    module: torch.nn.Module,
+    query: Tensor,
+    position_ids: Tensor | None,
+    attention_mask: Tensor | None,
+    dropout: float,
+) -> Tensor:
+    if position_ids is None or attention_mask is not None or len(query) != 1 or dropout:
+        raise ValueError(
+            f"model.path: {type(module).__name__} does not call attention as packed rows need it "
+            "(one row, position ids, no mask, no dropout); choose another architecture, got "
+            f"{len(query)} rows, dropout {dropout}"
+        )
+    return position_ids
 
 
 def _check_scores(module: torch.nn.Module, is_causal: bool | None, others: dict[str, Any]) -> None:
@@ -218,24 +244,35 @@ def _pieces(
             yield q, torch.cat([keys[prefix], k], 2), torch.cat([values[prefix], v], 2)
 
 
-def _remembered(position_ids: Tensor, query: Tensor) -> tuple[Layout, Tensor | None]:
-    """Layout of the row, and its mask where the kernel wants one.
+def _remembered(
+    position_ids: Tensor, query: Tensor, *, one_call: bool
+) -> tuple[Layout, Tensor | None, Sequences | None]:
+    """Layout of the row, its mask where the kernel wants one, and its sequences for one call.
 
     All layers get the same position ids, and to read them off a GPU is to wait for it: what was
     found stays with the tensor. GPUs have kernels for this mask that need none to be written out.
     """
-    found: tuple[Layout, Tensor | None] | None = getattr(position_ids, _LAYOUT, None)
-    if found is None or (found[1] is not None and found[1].dtype != query.dtype):
+    asked = query.dtype, one_call
+    found: Any = getattr(position_ids, _LAYOUT, None)
+    if found is None or found[0] != asked:
         layout = layout_of(position_ids[0])
         masked = query.device.type == "cpu" and any(p is not None for p in layout.prefixes)
-        found = layout, layout.mask(query) if masked else None
+        mask = layout.mask(query) if masked else None
+        sequences = sequences_of(layout.sizes, layout.prefixes, query.device) if one_call else None
+        found = asked, (layout, mask, sequences)
         setattr(position_ids, _LAYOUT, found)
-    return found
+    remembered: tuple[Layout, Tensor | None, Sequences | None] = found[1]
+    return remembered
 
 
-def register() -> str:
-    """Make the function known to transformers; returns the name to ask for it by."""
+def register(*, varlen: bool = True) -> str:
+    """Make the function known to transformers; returns the name to ask for it by.
+
+    Args:
+        varlen: False for `PIECES`.
+    """
     from transformers import AttentionInterface
 
     AttentionInterface.register(NAME, attend)
-    return NAME
+    AttentionInterface.register(PIECES, partial(attend, varlen=False))
+    return NAME if varlen else PIECES

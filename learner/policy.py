@@ -20,7 +20,7 @@ def load_policy(model_path: str, config: LearnerConfig, numerics: Numerics) -> P
 
     Args:
         model_path: Local folder with a Hugging Face checkpoint in safetensors.
-        config: Says whether activations are checkpointed.
+        config: Says whether activations are checkpointed, and how rows are attended to.
         numerics: Gives dtype and head; the temperature is for whoever takes the logits.
 
     Raises:
@@ -33,7 +33,7 @@ def load_policy(model_path: str, config: LearnerConfig, numerics: Numerics) -> P
     model = AutoModelForCausalLM.from_pretrained(
         model_path,
         dtype=getattr(torch, numerics.dtype),
-        attn_implementation=attention.register(),
+        attn_implementation=attention.register(varlen=config.varlen_attention),
         local_files_only=True,
         use_safetensors=True,
         trust_remote_code=False,

@@ -50,6 +50,7 @@ SHELLS = {
     "launch/study/bench/rollout.py": {"ray", "vllm"},
     "launch/study/bench/footprint.py": {"torch"},
     "launch/study/bench/gradient_norms.py": {"torch"},
+    "launch/study/bench/kernels.py": {"torch"},
     "launch/study/bench/layouts.py": {"torch"},
     "launch/study/bench/learner.py": {"torch"},
     "launch/study/bench/long_context.py": {"torch"},

@@ -27,6 +27,7 @@ PROGRAMS = {
     "trace": ["runs=[a]"],
     "dashboard": ["out=x"],
     "smollm2": [],
+    "gpu_check": [],
     "theory": [],
     "variance": [],
     "predict": [],

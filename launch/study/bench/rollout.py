@@ -8,6 +8,8 @@ Both engines are up all the time and only one is busy. They get the same prompts
 and sampling parameters. What differs is in the LLM's favour: its requests carry no seeds of their
 own, it scores nothing, sends its responses nowhere, and its clock starts inside its process.
 In ours: the actor path takes no text from the engine, LLM does as by default.
+
+Where the run takes all GPUs the actor path is measured alone.
 """
 
 from __future__ import annotations
@@ -97,7 +99,12 @@ async def bench_rollout(
     repetitions: int,
     warm_ups: int,
 ) -> dict[str, Any]:
-    """Measure both in turns on the batches that the scheduler draws."""
+    """Measure both in turns on the batches that the scheduler draws.
+
+    Returns:
+        Tokens per second of each, and their ratio; without a GPU for the LLM `llm` says so in place
+        of its figures.
+    """
     num_samples = config.scheduler.group_size
     sampling = {
         "n": num_samples,
@@ -106,16 +113,19 @@ async def bench_rollout(
         "logprobs": 0,
         **_stops(config.model.path),
     }
-    arguments, llm = await _start_llm(config, sampling)
+    alone = _no_gpu_left(config)
+    arguments, llm = (None, None) if alone else await _start_llm(config, sampling)
+    contestants = CONTESTANTS[:1] if alone else CONTESTANTS
     batches = Batches(system, prompts)
-    measured: dict[str, list[dict[str, float]]] = {name: [] for name in CONTESTANTS}
+    measured: dict[str, list[dict[str, float]]] = {name: [] for name in contestants}
     drawn: list[Prompt] = []
     try:
         # The actor path goes first: it draws the batch that both run.
-        for turn in turns(CONTESTANTS, repetitions=repetitions, warm_ups=warm_ups):
+        for turn in turns(contestants, repetitions=repetitions, warm_ups=warm_ups):
             if turn.contestant == "actor_path":
                 drawn, tokens, seconds = await batches.run()
             else:
+                assert llm is not None
                 reference = llm.generate.remote([prompt.token_ids for prompt in drawn])
                 tokens, seconds = await asyncio.wait_for(
                     reference, config.loop.batch_deadline_seconds
@@ -125,14 +135,9 @@ async def bench_rollout(
                     {"tokens": tokens, "seconds": seconds, "tokens_per_second": tokens / seconds}
                 )
     finally:
-        ray.kill(llm)
-    speeds = {name: [row["tokens_per_second"] for row in measured[name]] for name in CONTESTANTS}
-    return {
-        "median_tokens_per_second": {
-            name: statistics.median(values) for name, values in speeds.items()
-        },
-        **ratio_of_medians(speeds["actor_path"], speeds["llm"]),
-        "repetitions": measured,
+        if llm is not None:
+            ray.kill(llm)
+    return _figures(measured, alone) | {
         "tickets": config.scheduler.tickets_per_step,
         "samples_per_ticket": num_samples,
         "num_engines": config.resources.num_engines,
@@ -142,6 +147,26 @@ async def bench_rollout(
         "llm_sampling": sampling | {"seed": None},
         "llm_engine_arguments": arguments,
     }
+
+
+def _figures(measured: dict[str, list[dict[str, float]]], alone: str | None) -> dict[str, Any]:
+    """Take medians, and their ratio where both were measured."""
+    speeds = {name: [row["tokens_per_second"] for row in rows] for name, rows in measured.items()}
+    return {
+        "median_tokens_per_second": {
+            name: statistics.median(values) for name, values in speeds.items()
+        },
+        **({"llm": alone} if alone else ratio_of_medians(speeds["actor_path"], speeds["llm"])),
+        "repetitions": measured,
+    }
+
+
+def _no_gpu_left(config: RunConfig) -> str | None:
+    """Say why no LLM can stand beside the engines, None where one can."""
+    free = ray.available_resources().get("GPU", 0.0)  # type: ignore[no-untyped-call]
+    if use_gpu(config.resources) and free < config.resources.tensor_parallel_size:
+        return "skipped: the run takes all GPUs"
+    return None
 
 
 def _stops(model_path: str) -> dict[str, Any]:

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import os
+from importlib import import_module
 from typing import Any
 
 from conf.studies import BenchConfig
 from launch.study.bench.timing import load_average
+
+TIMED = ("learner", "kernels", "gradient_norms", "long_context", "turns")
+"""Benches that take the configuration and how often, each `bench_NAME` of the module NAME."""
 
 
 def measure(config: BenchConfig) -> dict[str, Any]:
@@ -28,30 +32,15 @@ def measure(config: BenchConfig) -> dict[str, Any]:
         from launch.study.bench.system import measure_on_system
 
         result |= measure_on_system(config, benches, repetitions=repetitions, warm_ups=warm_ups)
-    if "learner" in benches:
-        from launch.study.bench.learner import bench_learner
-
-        result["learner"] = bench_learner(config, repetitions=repetitions, warm_ups=warm_ups)
-    if "gradient_norms" in benches:
-        from launch.study.bench.gradient_norms import bench_gradient_norms
-
-        result["gradient_norms"] = bench_gradient_norms(
-            config, repetitions=repetitions, warm_ups=warm_ups
-        )
+    for name in TIMED:
+        if name in benches:
+            # Each loads what the others have no need of.
+            bench = getattr(import_module(f"launch.study.bench.{name}"), f"bench_{name}")
+            result[name] = bench(config, repetitions=repetitions, warm_ups=warm_ups)
     if "cost" in benches:
         from launch.study.bench.cost import bench_cost
 
         result["cost"] = bench_cost(config.scheduler, repetitions=repetitions, warm_ups=warm_ups)
-    if "long_context" in benches:
-        from launch.study.bench.long_context import bench_long_context
-
-        result["long_context"] = bench_long_context(
-            config, repetitions=repetitions, warm_ups=warm_ups
-        )
-    if "turns" in benches:
-        from launch.study.bench.turns import bench_turns
-
-        result["turns"] = bench_turns(config, repetitions=repetitions, warm_ups=warm_ups)
     if "memory" in benches:
         from launch.study.bench.footprint import bench_footprint
 

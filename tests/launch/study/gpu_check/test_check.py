@@ -1,0 +1,131 @@
+"""Which processes a check starts, and what it makes of their ends; on a GPU the check itself."""
+
+import json
+import sys
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+
+from conf.gpu_check import PARTS, GpuCheckConfig
+from conf.programs import register
+from launch.cli.command_line import with_words
+from launch.program import build
+from launch.study.gpu_check.check import run_check, tried, verdict_of
+from launch.study.gpu_check.gpu import Gpu, parsed
+from launch.study.gpu_check.parts import Part, fault_of, figures_of, parts_of
+from tests.launch.programs import call
+from tests.places import CONF
+
+register()
+
+
+def python(text, summary=None, seconds=30.0):
+    return Part("kernels", (sys.executable, "-c", text), seconds, summary)
+
+
+def try_on_cpu(part, folder, left=60.0):
+    return tried(part, left, folder, on_gpu=False)
+
+
+@pytest.mark.parametrize("device", ["gpu", "cpu"])
+def test_every_part_is_a_configuration_of_its_program(device, tmp_path):
+    parts = parts_of(GpuCheckConfig(device=device, model=str(tmp_path)), tmp_path)
+    assert tuple(part.name for part in parts) == PARTS
+    for part in parts:
+        program = part.command[2].removeprefix("launch.")
+        arguments = part.command[3:]
+        if program == "bench":
+            arguments = with_words(arguments, "benches")
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            config = build(compose(program, [*arguments]))
+        assert config.model.dtype == "bfloat16"
+        assert config.resources.use_gpu is (device == "gpu")
+        assert config.rollout.engine.enforce_eager is (device == "cpu")
+        assert (config.model.path == str(tmp_path)) is (part.name in
+            ("kernels", "model_system", "model_learner"))  # fmt: skip
+
+
+def test_without_a_second_model_its_parts_are_left_out(tmp_path):
+    names = [part.name for part in parts_of(GpuCheckConfig(), tmp_path)]
+    assert names == ["kernels", "system", "quickstart", "learner"]
+    few = GpuCheckConfig(parts=["learner", "model_system"], model="m")
+    assert [part.name for part in parts_of(few, tmp_path)] == ["learner", "model_system"]
+
+
+def test_what_a_part_prints_or_writes_is_found(tmp_path):
+    found = {"kernels": {"attention": {"agrees": True}}, "publish": {"bytes": 8}}
+    printed = try_on_cpu(python(f"print({json.dumps(json.dumps(found))})"), tmp_path)
+    assert (printed["status"], printed["findings"]) == ("passed", found)
+    assert printed["figures"] == {"publish_bytes": 8}
+    (tmp_path / "summary.json").write_text('{"completed": true, "num_steps": 2}')
+    written = try_on_cpu(python("print(1)", tmp_path / "summary.json"), tmp_path)
+    assert written["figures"] == {"num_steps": 2}
+
+
+def test_a_part_that_fails_leaves_the_end_of_what_it_said(tmp_path):
+    told = try_on_cpu(python("import sys; sys.exit('x' * 9000 + ' no such device')"), tmp_path)
+    assert told["status"] == "failed"
+    assert told["error"].startswith("exit status 1: xxx")
+    assert told["error"].endswith("no such device")
+    assert len(told["error"]) < 4000
+    nothing = try_on_cpu(python("print('no JSON')"), tmp_path)
+    assert nothing["error"].startswith("it left no findings")
+    wrong = try_on_cpu(python("print('{\"completed\": false}')"), tmp_path)
+    assert (wrong["status"], wrong["error"]) == ("failed", "completed is false")
+
+
+def test_a_part_ends_at_its_deadline_even_if_it_will_not(tmp_path):
+    stubborn = "import signal, time; signal.signal(2, signal.SIG_IGN); time.sleep(600)"
+    told = try_on_cpu(python(stubborn, seconds=2.0), tmp_path)
+    assert told["status"] == "failed"
+    assert told["error"].startswith("it took more than 2 s")
+
+
+def test_a_part_without_time_is_not_begun(tmp_path):
+    told = try_on_cpu(python("raise SystemExit(1)"), tmp_path, left=1.0)
+    assert told["status"] == "skipped"
+    assert "seconds" in told["error"]
+
+
+def test_the_verdict_wants_every_part():
+    ends = {"kernels": "passed", "system": "failed", "learner": "failed", "quickstart": "skipped"}
+    found = verdict_of({name: {"status": status} for name, status in ends.items()})
+    assert found == {
+        "passed": False,
+        "verdict": "1 passed; 2 failed: system, learner; 1 skipped: quickstart",
+    }
+    assert verdict_of({"kernels": {"status": "passed"}})["passed"]
+
+
+def test_findings_without_a_verdict_have_no_fault():
+    assert (
+        fault_of({"kernels": {"logprobs": {"agrees": False}}}) == "kernels.logprobs.agrees is false"
+    )
+    assert fault_of({"kernels": {}}) is None
+    assert figures_of({}) == {}
+
+
+def test_what_nvidia_smi_answers_is_read():
+    line = "NVIDIA A100-SXM4-80GB, 580.65.06, 81920, 5\n"
+    assert parsed(line) == Gpu("NVIDIA A100-SXM4-80GB", "580.65.06", 81920 * 2**20, 5 * 2**20)
+    with pytest.raises(ValueError, match=r"not enough values|invalid literal"):
+        parsed("No devices were found")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="refused only without a GPU")
+def test_without_a_gpu_nothing_is_started():
+    done = call("launch.gpu_check")
+    assert done.status == 2
+    assert done.err.startswith("error: device must be cpu where nvidia-smi shows no GPU")
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
+def test_the_check_passes_on_this_gpu():
+    found = run_check(GpuCheckConfig(num_steps=3), print)
+    assert found["passed"], json.dumps(found["parts"], indent=1)
+    figures = {name: part["figures"] for name, part in found["parts"].items()}
+    assert "varlen" in figures["kernels"]["attention_seconds"]
+    assert figures["system"]["publish_bytes"] > 0
+    assert figures["quickstart"]["num_steps"] == 3
