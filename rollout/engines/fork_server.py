@@ -11,10 +11,12 @@ that done. Forking the actor itself is no way: threads of Ray run in it.
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import multiprocessing
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import forkserver
@@ -24,6 +26,7 @@ from typing import Any
 
 import setproctitle
 
+_PR_SET_PDEATHSIG = 1
 IMPORTED = (
     "rollout.engines.first_import",
     "ray",
@@ -50,6 +53,9 @@ class EngineProcess(ForkServerProcess):
         os.environ.clear()
         os.environ.update(self._environment)
         gc.enable()
+        # vLLM gives an engine up whose server is gone, and nobody would end its process.
+        if sys.platform == "linux":
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
         Thread(target=_end_with_parent, daemon=True).start()
         super().run()
 

@@ -6,6 +6,8 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 from rollout.processes import look
 from tests.places import PROJECT
 
@@ -45,7 +47,7 @@ def test_a_process_has_the_servers_imports_and_its_starters_environment(tmp_path
 
 
 KILLED = """
-import multiprocessing, os, signal, time
+import os, signal, sys, time
 from multiprocessing import forkserver
 from rollout.engines import fork_server
 
@@ -57,16 +59,20 @@ if __name__ == "__main__":
     fork_server.begin(compiling=False)
     process = fork_server.EngineContext().Process(target=stand_still)
     process.start()
-    print(process.pid, forkserver._forkserver._forkserver_pid, flush=True)
-    os.kill(os.getpid(), signal.SIGKILL)
+    server = forkserver._forkserver._forkserver_pid
+    print(process.pid, server, flush=True)
+    time.sleep(0.5)
+    os.kill({"starter": os.getpid(), "server": server}[sys.argv[1]], signal.SIGKILL)
+    process.join(30)
 """
 
 
-def test_neither_process_nor_server_outlives_who_started_them(tmp_path):
+@pytest.mark.parametrize("killed", ["starter", "server"])
+def test_neither_process_nor_server_outlives_the_other_or_who_started_them(killed, tmp_path):
     program = tmp_path / "program.py"
     program.write_text(KILLED)
     with subprocess.Popen(
-        [sys.executable, str(program)], stdout=subprocess.PIPE, text=True, env=ENVIRONMENT
+        [sys.executable, str(program), killed], stdout=subprocess.PIPE, text=True, env=ENVIRONMENT
     ) as starter:
         pids = [int(pid) for pid in starter.stdout.readline().split()]
     deadline = time.monotonic() + 30
