@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from importlib import import_module
+from collections.abc import Callable
 from typing import Any
 
 from conf.studies import BenchConfig
 from launch.study.bench.timing import load_average
 
 TIMED = ("learner", "kernels", "gradient_norms", "long_context", "turns")
-"""Benches that take the configuration and how often, each `bench_NAME` of the module NAME."""
+"""Benches that take the configuration and how often."""
 
 
 def measure(config: BenchConfig) -> dict[str, Any]:
@@ -34,9 +34,7 @@ def measure(config: BenchConfig) -> dict[str, Any]:
         result |= measure_on_system(config, benches, repetitions=repetitions, warm_ups=warm_ups)
     for name in TIMED:
         if name in benches:
-            # Each loads what the others have no need of.
-            bench = getattr(import_module(f"launch.study.bench.{name}"), f"bench_{name}")
-            result[name] = bench(config, repetitions=repetitions, warm_ups=warm_ups)
+            result[name] = _timed(name)(config, repetitions=repetitions, warm_ups=warm_ups)
     if "cost" in benches:
         from launch.study.bench.cost import bench_cost
 
@@ -55,3 +53,26 @@ def measure(config: BenchConfig) -> dict[str, Any]:
         result["scaling"] = bench_scaling(config)
     result["machine"]["load_average_after"] = load_average()
     return result
+
+
+def _timed(name: str) -> Callable[..., dict[str, Any]]:
+    """Return one of `TIMED`; each loads what the others have no need of."""
+    if name == "learner":
+        from launch.study.bench.learner import bench_learner
+
+        return bench_learner
+    if name == "kernels":
+        from launch.study.bench.kernels import bench_kernels
+
+        return bench_kernels
+    if name == "gradient_norms":
+        from launch.study.bench.gradient_norms import bench_gradient_norms
+
+        return bench_gradient_norms
+    if name == "long_context":
+        from launch.study.bench.long_context import bench_long_context
+
+        return bench_long_context
+    from launch.study.bench.turns import bench_turns
+
+    return bench_turns
