@@ -13,6 +13,7 @@ import math
 import os
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from launch.record.whole import write_whole
 
@@ -64,8 +65,8 @@ class LastTimes:
         return {key: float(value) for key, value in found.items() if _is_time(value)}
 
 
-def _is_time(value: object) -> bool:
-    return type(value) in (int, float) and math.isfinite(value) and value >= 0  # type: ignore[arg-type]
+def _is_time(value: Any) -> bool:
+    return type(value) in (int, float) and 0 <= value < math.inf
 
 
 def _in_cache() -> Path:
