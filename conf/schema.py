@@ -280,9 +280,9 @@ class RunConfig:
             best,
         )
         require(
-            self.learner.num_minibatches <= self.scheduler.tickets_per_step,
-            "learner.num_minibatches must not exceed scheduler.tickets_per_step = "
-            f"{self.scheduler.tickets_per_step}: every optimiser step needs a group",
+            self.learner.num_minibatches <= (fewest := self.scheduler.bounds[0].tickets),
+            f"learner.num_minibatches must not exceed scheduler.tickets_per_step = {fewest}, or "
+            "what scheduler.sizing makes of it: every optimiser step needs a group",
             self.learner.num_minibatches,
         )
 
@@ -320,7 +320,7 @@ class RunConfig:
 
     @property
     def responses_per_step(self) -> int:
-        """Responses generated in one step at the configured group size, exploring ones included."""
+        """Responses generated in one step at the configured sizes, exploring ones included."""
         num_tickets = self.scheduler.tickets_per_step + self.scheduler.num_exploring
         return num_tickets * self.scheduler.group_size
 

@@ -103,6 +103,9 @@ METRICS = {
     "cost/length_error_share": "last fold: mean |estimate - seen| over mean seen group-mean length",
     "cost/exploring_temperature_factor": "batch drawn last: temperature of its exploring tickets "
     "over the run's; 1 without one",
+    "cost/sizing_group_size": "scheduler.sizing: responses of a group of the next batch",
+    "cost/sizing_tickets": "scheduler.sizing: tickets of the next batch",
+    "cost/sizing_saving_estimated": "of cost times variance, over groups of the configured size",
     "cost/earlier_tokens": "mean response length of earlier batches, the constant divisor",
 }
 """Every metric of this package with its meaning; counters run since the start of the run."""

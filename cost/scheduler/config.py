@@ -12,6 +12,7 @@ from cost.advantages.types import Advantage
 from cost.aggregations import Aggregation
 from cost.draws.allocators.types import Allocator
 from cost.draws.entropy_control import Explores
+from cost.draws.sizing import Sizes, Sizing
 from cost.prices.types import GeneratingPrice, Price
 from cost.ranges import Range, amount, positive, require_ranges
 from cost.thinning.clipping import Clipping
@@ -59,10 +60,15 @@ class SchedulerConfig:
     """Exploring tickets that hold the policy's entropy (cost/draws/entropy_control.py), or None."""
     clipping: Any = None
     """How large a part of a step one response may be (cost/thinning/clipping.py), or None."""
+    sizing: Any = None
+    """What moves tickets_per_step and group_size as the run goes on (cost/draws/sizing.py), or
+    None, which leaves them as they are."""
     tickets_per_step: int = 16
-    """P: groups in one learned batch, unless the allocator says otherwise."""
+    """P: groups in one learned batch, unless the allocator says otherwise; where scheduler.sizing
+    moves it, of the first."""
     group_size: int = 8
-    """Responses per ticket, at least 2; where the allocator varies it, the average."""
+    """Responses per ticket, at least 2; where the allocator varies it, the average; where
+    scheduler.sizing moves it, of the first batch."""
     pass_rate_decay: float = 0.9
     """What a visit counts in a prompt's pass rate after one more visit of it, in [0, 1]."""
     pass_rate_prior_responses: float = 8.0
@@ -91,6 +97,7 @@ class SchedulerConfig:
                     f"{protocol.__module__}.{protocol.__name__}, got {getattr(self, key)!r}"
                 )
         self._check_optional_plugs()
+        self._check_sizing()
         if self.group_size < 2:
             raise ValueError(
                 "scheduler.group_size must be at least 2, since advantages compare the responses "
@@ -152,6 +159,54 @@ class SchedulerConfig:
                 "scheduler.clipping must be a plug with the method scales and all else of "
                 f"cost.thinning.clipping.Clipping, or null, got {clipping!r}"
             )
+
+    def _check_sizing(self) -> None:
+        sizing = self.sizing
+        if sizing is None:
+            return
+        if not isinstance(sizing, Sizing):
+            raise ValueError(
+                "scheduler.sizing must be a plug with the method updated and all else of "
+                f"cost.draws.sizing.Sizing, or null, got {sizing!r}"
+            )
+        if not isinstance(self.price, GeneratingPrice):
+            raise ValueError(
+                "scheduler.price must be a plug with the method of_generating for a sizing, which "
+                f"goes by what a group costs, got {self.price!r}"
+            )
+        if self.entropy_control is not None:
+            raise ValueError(
+                "scheduler.entropy_control must be null with scheduler.sizing: exploring tickets "
+                f"are no part of its variance, got {self.entropy_control!r}"
+            )
+        if self.allocator.varies_group_sizes:
+            raise ValueError(
+                "scheduler.allocator must ask for groups of one size with scheduler.sizing, which "
+                f"chooses it; take another allocator or sizing=null, got {self.allocator!r}"
+            )
+        if not (self.advantage.size_free and self.aggregation.size_free):
+            raise ValueError(
+                "scheduler.advantage and scheduler.aggregation must mean the same for every group "
+                "size with scheduler.sizing: set advantage@scheduler.advantage=leave_one_out, got "
+                f"{self.advantage!r}, {self.aggregation!r}"
+            )
+        least, most = (sizes.group_size for sizes in sizing.bounds(self.first_sizes))
+        if not least <= self.group_size <= most:
+            raise ValueError(
+                f"scheduler.group_size must lie in the range of scheduler.sizing, {least} to "
+                f"{most}, where it begins, got {self.group_size!r}"
+            )
+
+    @property
+    def first_sizes(self) -> Sizes:
+        """Of the first batch; of all where nothing moves them."""
+        return Sizes(tickets=self.tickets_per_step, group_size=self.group_size)
+
+    @property
+    def bounds(self) -> tuple[Sizes, Sizes]:
+        """The smallest and the largest that a batch may have."""
+        first = self.first_sizes
+        return (first, first) if self.sizing is None else self.sizing.bounds(first)
 
     @property
     def num_exploring(self) -> int:

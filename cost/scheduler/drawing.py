@@ -145,8 +145,8 @@ class Drawing:
     def _so_far(self) -> BatchSoFar:
         ids = range(self.batches.first_ticket, self._book.next_ticket_id)
         return BatchSoFar(
-            num_groups=self._config.tickets_per_step,
-            group_size=self._config.group_size,
+            num_groups=self._statistics.sizes.tickets,
+            group_size=self._statistics.sizes.group_size,
             tickets=[self._book.ticket(key) for key in ids],
             reports=self._book.reports(ids),
             gradient_norms=self.batches.gradient_norms,
@@ -192,7 +192,7 @@ class Drawing:
         accepted = [known[ticket_id] for ticket_id in answer.accepted]
         assert all(ticket.trainable for ticket, _ in accepted), "pilots are never trained on"
         assert list(answer.accepted) == sorted({*answer.accepted}), "accepted must be in draw order"
-        self._end(accepted, self._config.tickets_per_step)
+        self._end(accepted, self._statistics.sizes.tickets)
         used = {*self.batches.members[self.batches.batch]}
         used |= {ticket.ticket_id for ticket, _ in self.batches.carried}
         return [r for t, r in known.values() if t.trainable and t.ticket_id not in used]

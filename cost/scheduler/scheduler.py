@@ -110,9 +110,8 @@ class Scheduler:
         """
         given = (self._statistics.plugs, batch, attempts, epoch, progress, penalties)
         found = self._selecting.select(*given)
-        self._statistics.plugs = found.plugs
+        self._statistics.selected(batch, found)
         self._ledger = found.entered(self._ledger)
-        self._statistics.spendings.trained(batch, found.members.reports, found.all)
         return found.all
 
     def unreported(self, batch: int, attempts: Sequence[int]) -> list[int]:

@@ -15,13 +15,16 @@ import numpy as np
 from cost.advantages.types import group_batch
 from cost.draws.allocators.types import BatchSoFar, Complete, Round, Snapshot
 from cost.draws.distribution import DrawDistribution
+from cost.draws.sizing import Sizes
 from cost.draws.streams import generator_for
 from cost.prompts import PromptPool, Visit
 from cost.scheduler.config import SchedulerConfig
 from cost.scheduler.plugs import Plugs, Scored
 from cost.scheduler.savings import draw_saving, floored_share
+from cost.scheduler.selecting import Selected
+from cost.scheduler.sizing import group_overhead
 from cost.scheduler.spending import Spendings
-from cost.state import keywords
+from cost.state import from_plain, keywords, to_plain
 from cost.types import BatchSpending, Feedback, LengthReport, Ticket
 
 Finished = Sequence[tuple[Ticket, LengthReport]]
@@ -47,6 +50,10 @@ class Statistics:
         # Nats per token: of learned batches not folded yet, and of the last that was folded.
         self._entropies: dict[int, float] = {}
         self.entropy = math.nan
+        sizing = config.sizing
+        self._sizing = None if sizing is None else sizing.initial_state(config.first_sizes)
+        # Of selected batches that were not folded yet.
+        self._overheads: dict[int, float] = {}
         self.draw_saving = 0.0
         self._fold_metrics: dict[str, float] = {}
         self._snapshot: Snapshot | None = None
@@ -76,6 +83,9 @@ class Statistics:
         )
         spending = self.spendings.take(self.folded_batches)
         self.entropy = self._entropies.pop(self.folded_batches, self.entropy)
+        overhead = self._overheads.pop(self.folded_batches, None)
+        if overhead is not None:
+            self._sizing = self._config.sizing.updated(self._sizing, overhead)
         # Before the states are copied: a snapshot is the largest thing there is.
         self._snapshot = None
         if visits:
@@ -116,6 +126,25 @@ class Statistics:
         error = float(np.abs(expected - seen).mean() / max(float(seen.mean()), 1.0))
         return {"cost/length_error_share": error}
 
+    @property
+    def sizes(self) -> Sizes:
+        """Those of the batch that is opened next, nothing more folded."""
+        config = self._config
+        found: Sizes = (
+            config.first_sizes if config.sizing is None else config.sizing.sizes(self._sizing)
+        )
+        return found
+
+    def selected(self, batch: int, found: Selected) -> None:
+        """Take in what a pass over a batch selected; a fold uses it with the batch."""
+        self.plugs, members = found.plugs, found.members
+        self.spendings.trained(batch, members.reports, found.all)
+        if self._config.sizing is None or not found.first_pass:
+            return
+        overhead = group_overhead(self.plugs, members.plain_reports, found.plain)
+        if overhead is not None:
+            self._overheads[batch] = overhead
+
     def learned(
         self,
         batch: int,
@@ -153,7 +182,7 @@ class Statistics:
         if self._snapshot is None:
             self._snapshot = self.plugs.snapshot(
                 self.prompts,
-                self._config.group_size,
+                self.sizes.group_size,
                 generator_for(self._seed, "snapshot", self.folded_batches),
             )
             self.draw_saving = 0.0
@@ -167,9 +196,12 @@ class Statistics:
         """Return the metrics of `cost.ledger.METRICS` that are about what is known."""
         distribution = DrawDistribution.of(self.snapshot())
         calibrations = self.plugs.calibration_metrics() if self._config.calibrate_every else {}
+        sizing = self._config.sizing
+        sizes = {} if sizing is None else sizing.metrics(self._sizing)
         return (
             self._fold_metrics
             | calibrations
+            | sizes
             | self.plugs.price_metrics()
             | {
                 "cost/draw_saving_estimated": self.draw_saving,
@@ -187,6 +219,8 @@ class Statistics:
             "spendings": self.spendings.state_dict(),
             "entropies": {str(batch): entropy for batch, entropy in self._entropies.items()},
             "entropy": self.entropy,
+            "sizing": to_plain(self._sizing),
+            "overheads": {str(batch): overhead for batch, overhead in self._overheads.items()},
             "fold_metrics": dict(self._fold_metrics),
         }
 
@@ -201,5 +235,7 @@ class Statistics:
         self.spendings.load_state_dict(state["spendings"])
         self._entropies = {int(batch): entropy for batch, entropy in state["entropies"].items()}
         self.entropy = state["entropy"]
+        self._sizing = from_plain(self._sizing, state["sizing"])
+        self._overheads = {int(batch): found for batch, found in state["overheads"].items()}
         self._fold_metrics = dict(state["fold_metrics"])
         self._snapshot = None

@@ -100,6 +100,13 @@ def with_nearest(sentence: str) -> str:
 
     Hydra says to append a key that it does not know; of a setting that there is not, none can be.
     """
+    if found := re.search(
+        r"Value 'auto'.*full_key: scheduler\.(group_size|tickets_per_step)", sentence
+    ):
+        return (
+            f"scheduler.{found[1]} must be a whole number, that of the first batch; for one that "
+            "then follows prices add sizing@scheduler.sizing=priced, got 'auto'"
+        )
     if found := re.match(r"Could not override '([\w.]+)'\.; To append .*Key '", sentence):
         key = found[1]
         schemas = (OmegaConf.get_type(node.node) for node in _stored())

@@ -234,6 +234,12 @@ def print_result(
     lines["saved in learning"] = share_text(_number(summary["saved_share"]))
     for kind in ("generated", "trained"):
         lines[f"{kind} if uniform"] = f"{summary[f'uniform_{kind}_tokens_estimated']:,} (estimated)"
+    if (sizing := summary.get("sizing")) is not None:
+        assert isinstance(sizing, Mapping)
+        lines["sizes chosen"] = (
+            f"{sizing['tickets']:.0f} tickets x {sizing['group_size']:.0f} responses, "
+            f"{share_text(sizing['saving_estimated'])} saved (estimated)"
+        )
     lines |= {f"{phase} time": seconds_text(_number(value)) for phase, value in seconds.items()}
     lines["of these times"] = OVERLAP
     for machine in ("engine", "learner"):

@@ -48,14 +48,17 @@ AVERAGED = (
     "cost/expected_length_ratio",
 )
 FLOPS = tuple(f"{kind}_flops" for kind in ("compute", "generate", "learn", "score", "probe"))
+BUSY_SECONDS = ("engine_seconds", "learner_seconds")
+SIZING = ("group_size", "tickets", "saving_estimated")
+"""Of `cost/sizing_...`, there where scheduler.sizing is."""
 COUNTERS = (
     *(f"cost/{key}" for key in FLOPS),
     *(f"cost/{key}" for key in (*TOKEN_KINDS, *UNIFORM_TOKENS)),
-    "cost/engine_seconds",
-    "cost/learner_seconds",
+    *(f"cost/{key}" for key in BUSY_SECONDS),
     "cost/spent_currency",
+    *(f"cost/sizing_{key}" for key in SIZING),
 )
-"""Metrics that run since the start: the last value is the total."""
+"""Metrics of which the last value is that of the run; most run since its start."""
 
 
 class RunSummary:
@@ -242,9 +245,9 @@ class RunSummary:
             **{key: self._last.get(f"cost/{key}") for key in FLOPS},
             "draw_saving_estimated": self._mean("cost/draw_saving_estimated"),
             "thinning_saving_estimated": self._mean("cost/thinning_saving_estimated"),
-            "engine_seconds": self._last.get("cost/engine_seconds", 0.0),
-            "learner_seconds": self._last.get("cost/learner_seconds", 0.0),
+            **{key: self._last.get(f"cost/{key}", 0.0) for key in BUSY_SECONDS},
             "spent_currency": self._last.get("cost/spent_currency"),
+            "sizing": self._sizing(),
             "saved_share": 1 - _ratio(tokens["trained_tokens"], tokens["selectable_tokens"]),
             "generate_tokens_per_second": _ratio(
                 tokens["generated_response_tokens"], seconds["generate"]
@@ -255,6 +258,11 @@ class RunSummary:
             "seconds": seconds | self._other_seconds(whole),
             "startup_seconds": dict(self._startup_parts),
         }
+
+    def _sizing(self) -> dict[str, float] | None:
+        """Return the sizes chosen last and what they are believed to save; None without sizing."""
+        keys = {key: f"cost/sizing_{key}" for key in SIZING}
+        return {key: self._last[name] for key, name in keys.items() if name in self._last} or None
 
     def _other_seconds(self, whole: Earlier) -> dict[str, float]:
         return {

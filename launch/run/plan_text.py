@@ -27,20 +27,35 @@ def objective_text(config: RunConfig) -> str:
     return text
 
 
-def derived_plan(inputs: Inputs) -> dict[str, object]:
-    """Return what follows from the configuration, a label and a text for each row to show."""
-    config = inputs.config
-    resources, scheduler, learner = config.resources, config.scheduler, config.learner
-    tokens = config.responses_per_step * config.model.max_model_len
+def sizes_text(config: RunConfig) -> str:
+    """Say how many tickets and responses a step has, and what may become of them."""
+    scheduler = config.scheduler
     tickets = f"{scheduler.tickets_per_step} tickets"
     if scheduler.num_exploring:
         tickets = f"({tickets} + {scheduler.num_exploring} exploring)"
+    tokens = config.responses_per_step * config.model.max_model_len
+    least, most = scheduler.bounds
+    later = (
+        ""
+        if least == most
+        else f"; then {most.tickets} to {least.tickets} tickets "
+        f"x {least.group_size} to {most.group_size} responses"
+    )
+    return (
+        f"{tickets} x {scheduler.group_size} responses = {config.responses_per_step} responses, "
+        f"at most {tokens:,} tokens{later}"
+    )
+
+
+def derived_plan(inputs: Inputs) -> dict[str, object]:
+    """Return what follows from the configuration, a label and a text for each row to show."""
+    config = inputs.config
+    resources, learner = config.resources, config.learner
     measured = ", ".join(f"{len(prompts)} {name}" for name, prompts in inputs.sets.items())
     return {
         "objective": objective_text(config),
         "prompts": f"{len(inputs.prompts)} to train on; measured on {measured}",
-        "one step": f"{tickets} x {scheduler.group_size} responses = "
-        f"{config.responses_per_step} responses, at most {tokens:,} tokens",
+        "one step": sizes_text(config),
         "learning": f"{learner.num_epochs} pass(es) of {learner.num_minibatches} optimiser "
         f"step(s), at most {config.num_rows_at_most} rows of {learner.row_tokens} tokens a learner",
         "run": f"{config.loop.num_steps} steps, staleness at most {config.loop.max_staleness}",

@@ -74,6 +74,8 @@ def overrides_for(group: str, name: str) -> list[str]:
         return ["environment=tools", f"environment.tools=[{tool}]"]
     # Ratios of trainer to engine need the trainer's own log-probabilities.
     needed = ["learner.behaviour=recomputed"] if group == "correction" else []
+    if group == "sizing":
+        needed = [f"{groups('train')['advantage']}=leave_one_out"]
     return [f"{groups('train')[group]}={name}", *needed]
 
 

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from conf.schema import RunConfig
 from launch.program import UserError, build
-from launch.run.plan_text import objective_text
+from launch.run.plan_text import objective_text, sizes_text
 from tests.composing import composed
 from tests.places import CHAIN_MODEL, CONF
 
@@ -96,6 +96,20 @@ def test_aepo_is_grpo_with_exploring_tickets_and_says_so():
     assert (config.scheduler, config.objective) == (grpo.scheduler, grpo.objective)
 
 
+def test_sizes_that_move_are_said_before_the_run():
+    config = built("sized")
+    text = sizes_text(config)
+    assert text.startswith("16 tickets x 8 responses = 128 responses, at most")
+    assert text.endswith("; then 81 to 8 tickets x 2 to 16 responses")
+    assert objective_text(config).startswith("uniform over prompts")
+    fixed = built("priced")
+    assert sizes_text(fixed).endswith(" tokens")
+    with pytest.raises(UserError, match=r"num_minibatches must not exceed .* = 8, or what sched"):
+        build(
+            composed("train", "recipe=sized", "experiment=quickstart", "learner.num_minibatches=9")
+        )
+
+
 def test_capo_masks_tokens_and_says_so():
     config = built("capo")
     shares = config.learner.curvature
@@ -146,6 +160,7 @@ def test_published_bounds():
         "priced": (0.2, 0.28),
         "raft_plus_plus": (0.2, 0.28),
         "reinforce_plus_plus": (0.2, 0.2),
+        "sized": (0.2, 0.28),
         "st_ppo": (0.2, 0.2),
     }
 

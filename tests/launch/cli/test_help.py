@@ -29,6 +29,11 @@ def test_help_of_a_key_and_of_a_group():
         ("loopp.num_steps=8", r"^loopp\.num_steps is no setting; did you mean loop\.num_steps\?"),
         ("recipe=drgrpo", r"^recipe has no member 'drgrpo'; did you mean dr_grpo\? There are aepo"),
         ("alocator@scheduler.allocator=epoch", r"^alocator is no group; did you mean allocator\?"),
+        (
+            "scheduler.group_size=auto",
+            r"^scheduler\.group_size must be a whole .* add sizing@scheduler\.sizing=priced, got",
+        ),
+        ("scheduler.tickets_per_step=auto", r"^scheduler\.tickets_per_step must be a whole number"),
         ("+loop.num_step=8", r"^loop\.num_step must be left out.*did you mean loop\.num_steps\?"),
     ],
 )

@@ -68,6 +68,14 @@ def finish(summary: RunSummary) -> dict[str, object]:
     )
 
 
+def test_the_sizes_chosen_last_are_told():
+    summary = RunSummary(k=8)
+    for number, tickets, size in ((1, 16.0, 8.0), (2, 14.0, 9.0)):
+        sizes = {"tickets": tickets, "group_size": size, "saving_estimated": 0.02}
+        summary.step(step(number) | {f"cost/sizing_{key}": sizes[key] for key in sizes})
+    assert finish(summary)["sizing"] == sizes
+
+
 def test_summary_of_a_run():
     summary = RunSummary(k=8)
     summary.startup(20.0, {"engine_load": 12.0})
@@ -114,6 +122,7 @@ def test_summary_of_a_run():
     }
     assert {key: out[key] for key in expected} == pytest.approx(expected)
     assert out["completed"] is True
+    assert out["sizing"] is None
     assert out["seconds"] == {
         "generate": 9.0,
         "update": 6.0,
