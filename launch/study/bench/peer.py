@@ -129,8 +129,8 @@ def plan(overrides: Sequence[str], folder: Path) -> Plan:
     """
     if not (INSTALLED / "trl").is_dir():
         raise UserError(
-            "benches must not name peer without TRL beside the project: install it with "
-            f"`make oracles`, got no {str(INSTALLED / 'trl')!r}"
+            "peer needs TRL beside the project: install it with `make oracles`, "
+            f"got no {str(INSTALLED / 'trl')!r}"
         )
     own = run_overrides(overrides)
     shared = [each for each in own if _key(each) != "recipe"]
