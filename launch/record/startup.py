@@ -1,4 +1,7 @@
-"""What a person sees while a system starts: which parts do, how many pieces are ready, how long."""
+"""What a person sees while a system starts: which parts do, how many pieces are ready, how long.
+
+Where the same has started here before, it says how long that took.
+"""
 
 import time
 from collections.abc import Callable, Iterator
@@ -10,17 +13,28 @@ from rich.console import Console
 from rich.text import Text
 
 from launch.record.counter import StatusLine, print_line
+from launch.record.last_times import LastTimes
 from launch.record.text import seconds_text
 
 
 class Startup:
     """Shows which parts of a system start; several may be open at once.
 
+    Args:
+        last: How long they took before; without it nothing is said of it, and nothing kept.
+
     Example:
         with startup.part("engines", 8) as ready: ready(3)
     """
 
-    def __init__(self, *, console: Console | None = None, quiet: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        last: LastTimes | None = None,
+        console: Console | None = None,
+        quiet: bool = False,
+    ) -> None:
+        self._last = last
         self._console = Console(quiet=True) if quiet else console or get_console()
         self._open: dict[str, _Part] = {}
         self._line = StatusLine(self._console, self._text)
@@ -36,14 +50,15 @@ class Startup:
         Yields:
             A function that takes how many of them are ready.
         """
-        part = _Part(name, total, time.monotonic())
+        before = self._last.of(name, total) if self._last else None
+        part = _Part(name, total, time.monotonic(), before)
         for other in self._open.values():
             other.beside.append(name)
             part.beside.append(other.name)
         self._open[name] = part
         self._line.start()
         if not self._console.is_terminal:
-            print_line(f"starting {part}", self._console)
+            print_line(f"starting {part}{part.last_time}", self._console)
 
         def ready(count: int) -> None:
             part.ready = count
@@ -54,6 +69,8 @@ class Startup:
         try:
             yield ready
             outcome = Text("ready  ", style="green")
+            if self._last:
+                self._last.took(name, total, time.monotonic() - part.began)
         finally:
             if len(self._open) == 1:
                 self._line.stop()
@@ -75,7 +92,10 @@ class Startup:
 
     def _text(self) -> str:
         now = time.monotonic()
-        parts = [f"{each} {seconds_text(now - each.began)}" for each in self._open.values()]
+        parts = [
+            f"{each} {seconds_text(now - each.began)}{each.last_time}"
+            for each in self._open.values()
+        ]
         return f"starting {', '.join(parts)}"
 
 
@@ -86,6 +106,8 @@ class _Part:
     name: str
     total: int
     began: float
+    before: float | None = None
+    """Seconds that it took the last time."""
     ready: int = 0
     beside: list[str] = field(default_factory=list)
     """What started at the same time, so that the seconds of both do not add up."""
@@ -93,3 +115,7 @@ class _Part:
     def __str__(self) -> str:
         counted = f" ({self.ready} of {self.total} ready)" if self.total > 1 else ""
         return f"{self.name}{counted}"
+
+    @property
+    def last_time(self) -> str:
+        return "" if self.before is None else f" ({seconds_text(self.before)} the last time)"

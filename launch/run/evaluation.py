@@ -19,6 +19,7 @@ from cost.types import LengthReport, Ticket
 from launch.record.counter import Counter
 from launch.record.evaluation import Evaluation, SetResult
 from launch.record.evaluation_file import EvaluationFile
+from launch.record.last_times import LastTimes
 from launch.record.outcomes import PromptOutcome, changes
 from launch.record.startup import Startup
 from launch.record.statistics import Estimate
@@ -52,7 +53,8 @@ async def evaluate(config: EvaluateConfig, sets: Sets) -> Evaluation:
     watch.vitals.start()
 
     async def work() -> Evaluation:
-        with Startup().part("engines", config.resources.num_engines) as ready:
+        startup = Startup(last=LastTimes(config.model.path))
+        with startup.part("engines", config.resources.num_engines) as ready:
             await pool.start(ready)
         return await measure(
             pool,

@@ -18,6 +18,7 @@ from typing import NoReturn
 
 from cost.draws.distribution import DrawDistribution
 from launch.record.counter import Counter
+from launch.record.last_times import LastTimes
 from launch.record.picture import draw_picture
 from launch.record.progress import print_result
 from launch.record.run_folder import PICTURE
@@ -52,7 +53,7 @@ async def train(inputs: Inputs, *, began: float) -> None:
         StoppedError: If a signal ended the run.
         Exception: Whatever else ends the run; the policy as learned until then is saved.
     """
-    startup = Startup()
+    startup = Startup(last=LastTimes(inputs.config.model.path))
     with Interruption.listening() as interruption:
         system = await interruption.ends(
             System.create(inputs.config, inputs.prompts, startup), "while the run was starting"

@@ -6,17 +6,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_dir
 from hydra.errors import ConfigCompositionException
 from omegaconf import DictConfig, OmegaConf
 
 from conf.evaluation import EvaluationSet
-from conf.programs import register
 from conf.schema import EvaluateConfig, RunConfig
 from launch.program import build
+from tests.composing import composed, composed_by_hydra
 from tests.places import CONF
 
-register()
 RESOLVED = Path(__file__).parent / "quickstart_resolved.yaml"
 REGENERATE = (
     "python -m launch.train experiment=quickstart run_dir=runs/quickstart --cfg job --resolve "
@@ -44,11 +42,6 @@ OWN = {
     "objective": "learner.objectives.cispo:Cispo",
 }
 """What a member `function` may name."""
-
-
-def composed(program: str, *overrides: str) -> DictConfig:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose(program, [*overrides])
 
 
 def groups(program: str) -> dict[str, str]:
@@ -137,6 +130,22 @@ def test_every_evaluation_set_builds_and_travels(program, name):
     assert isinstance(config.evaluation.sets["mine"], EvaluationSet)
     assert hasattr(config.evaluation.sets["mine"].task, "prompts")
     assert pickle.loads(pickle.dumps(config)) == config
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["learner.lr=1e-3", "recipe=dapo", "run_dir=x"],
+        ["run_dir=x", "~tracker.ray", "+tracker.mine._target_=a.B", "seed=3"],
+        ["+task@task.sets.sums=chain", "task=mixed"],
+        ["rollout.max_tokens=77", "objective.clip_low=${objective.clip_high}"],
+    ],
+)
+def test_what_tests_compose_is_what_the_command_line_does(overrides):
+    ours, theirs = (
+        c("train", "experiment=quickstart", *overrides) for c in (composed, composed_by_hydra)
+    )
+    assert ours == theirs
 
 
 def test_every_experiment_names_a_model_or_leaves_it_to_the_user():

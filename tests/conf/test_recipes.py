@@ -1,31 +1,38 @@
 """Recipes of the field compose, beside experiments and under the command line."""
 
+import copy
 import pickle
 from dataclasses import fields
+from functools import cache
 
 import pytest
-from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
-from conf.programs import register
 from conf.schema import RunConfig
 from launch.program import UserError, build
 from launch.run.plan_text import objective_text
+from tests.composing import composed
 from tests.places import CHAIN_MODEL, CONF
 
-register()
 RECIPES = sorted(path.stem for path in (CONF / "recipe").glob("*.yaml"))
 
 
-def composed(*overrides: str) -> DictConfig:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("train", [*overrides])
+def built(name: str) -> RunConfig:
+    config: RunConfig = copy.deepcopy(_built(name))
+    return config
+
+
+@cache
+def _built(name: str) -> RunConfig:
+    return build(composed("train", f"recipe={name}", "experiment=quickstart"))
 
 
 @pytest.mark.parametrize("name", RECIPES)
 @pytest.mark.parametrize("experiment", ["quickstart", "jsonl_math"])
 def test_every_recipe_builds_with_an_experiment_and_travels(name, experiment):
-    chosen = composed(f"recipe={name}", f"experiment={experiment}", f"model.path={CHAIN_MODEL}")
+    chosen = composed(
+        "train", f"recipe={name}", f"experiment={experiment}", f"model.path={CHAIN_MODEL}"
+    )
     config = build(chosen)
     assert isinstance(config, RunConfig)
     assert pickle.loads(pickle.dumps(config)) == config
@@ -41,7 +48,7 @@ def test_a_recipe_says_which_plugs_of_the_algorithm_it_takes(name):
         for key, value in entry.items()
     }
     assert set(chosen) >= {"allocator", "thinning", "advantage", "aggregation", "objective"}
-    config = composed(f"recipe={name}", "experiment=quickstart")
+    config = composed("train", f"recipe={name}", "experiment=quickstart")
     places = {"objective": "objective", "branching": "rollout.branching"}
     for group, member in chosen.items():
         place = places.get(group, f"scheduler.{group}")
@@ -50,34 +57,34 @@ def test_a_recipe_says_which_plugs_of_the_algorithm_it_takes(name):
 
 
 def test_the_command_line_wins_over_a_recipe():
-    config = composed("recipe=grpo", "experiment=quickstart", "objective=cispo")
+    config = composed("train", "recipe=grpo", "experiment=quickstart", "objective=cispo")
     assert config.objective._target_.endswith(".Cispo")
-    config = composed("recipe=gspo", "experiment=quickstart", "learner.num_minibatches=2")
+    config = composed("train", "recipe=gspo", "experiment=quickstart", "learner.num_minibatches=2")
     assert config.learner.num_minibatches == 2
 
 
 def test_an_experiment_s_machine_sizes_win_over_a_recipe():
-    with_recipe = composed("recipe=grpo", "experiment=quickstart", "run_dir=run")
-    without = composed("experiment=quickstart", "run_dir=run")
+    with_recipe = composed("train", "recipe=grpo", "experiment=quickstart", "run_dir=run")
+    without = composed("train", "experiment=quickstart", "run_dir=run")
     for key in ("model", "rollout", "resources", "learner", "loop"):
         assert with_recipe[key] == without[key]
 
 
 def test_dr_grpo_divides_by_the_length_limit():
-    config = composed("recipe=dr_grpo", "experiment=quickstart", "rollout.max_tokens=100")
+    config = composed("train", "recipe=dr_grpo", "experiment=quickstart", "rollout.max_tokens=100")
     assert config.scheduler.aggregation.reference_tokens == 100
 
 
 def test_dapo_penalises_the_last_fifth_of_the_length_and_filters_groups():
-    config = build(composed("recipe=dapo", "experiment=quickstart"))
+    config = built("dapo")
     assert config.rollout.overlong.buffer_share == 4096 / 20480
     assert config.rollout.overlong.penalty == 1.0
     assert type(config.scheduler.allocator).__name__ == "DynamicSampling"
 
 
 def test_aepo_is_grpo_with_exploring_tickets_and_says_so():
-    config = build(composed("recipe=aepo", "experiment=quickstart"))
-    grpo = build(composed("recipe=grpo", "experiment=quickstart"))
+    config = built("aepo")
+    grpo = built("grpo")
     control = config.scheduler.entropy_control
     assert (control.share, control.target) == (0.25, 0.5)
     assert (control.lower_temperature, control.higher_temperature) == (0.8, 1.2)
@@ -90,34 +97,36 @@ def test_aepo_is_grpo_with_exploring_tickets_and_says_so():
 
 
 def test_capo_masks_tokens_and_says_so():
-    config = build(composed("recipe=capo", "experiment=quickstart"))
+    config = built("capo")
     shares = config.learner.curvature
     assert (shares.low, shares.high, shares.shift) == (0.02, 0.0, 0.02)
     assert "biased by learner.curvature" in objective_text(config)
     for name in {*RECIPES} - {"capo"}:
-        other = build(composed(f"recipe={name}", "experiment=quickstart"))
+        other = built(name)
         assert not other.learner.curvature.masks
         assert "curvature" not in objective_text(other)
 
 
 def test_a_recipe_sets_no_reward_shaping_but_its_own():
     for name in {*RECIPES} - {"dapo"}:
-        config = composed(f"recipe={name}", "experiment=quickstart")
+        config = composed("train", f"recipe={name}", "experiment=quickstart")
         assert config.rollout.overlong.buffer_share == 0
         assert not config.rollout.overlong.filter_truncated
 
 
 def test_branching_is_told_of_and_no_other_recipe_s():
-    config = build(composed("recipe=agentic_aepo", "experiment=quickstart"))
+    config = built("agentic_aepo")
     assert "reweighted by rollout.branching" in objective_text(config)
     for name in {*RECIPES} - {"agentic_aepo"}:
-        assert composed(f"recipe={name}", "experiment=quickstart").rollout.branching is None
+        assert (
+            composed("train", f"recipe={name}", "experiment=quickstart").rollout.branching is None
+        )
 
 
 def test_published_bounds():
     bounds = {}
     for name in RECIPES:
-        objective = build(composed(f"recipe={name}", "experiment=quickstart")).objective
+        objective = built(name).objective
         if {"clip_low", "clip_high"} <= {field.name for field in fields(objective)}:
             bounds[name] = (objective.clip_low, objective.clip_high)
     assert bounds == {
@@ -145,6 +154,7 @@ def test_published_bounds():
 @pytest.mark.parametrize("aggregation", ["batch_token_mean", "constant_length", "prompt_mean"])
 def test_a_formula_that_needs_sequence_means_refuses_others(recipe, plug, aggregation):
     chosen = composed(
+        "train",
         f"recipe={recipe}",
         "experiment=quickstart",
         f"aggregation@scheduler.aggregation={aggregation}",

@@ -1,22 +1,17 @@
 import re
 
 import pytest
-from hydra import compose, initialize_config_dir
 
 from conf.checkpoint import CheckpointConfig
 from conf.evaluation import EvaluationConfig
-from conf.programs import register
 from conf.resources import ResourcesConfig
 from conf.schema import LoopConfig, ModelConfig, ParityConfig, RunConfig
 from launch.program import UserError, build
-from tests.places import CONF
-
-register()
+from tests.composing import composed
 
 
 def run_config(*overrides: str) -> RunConfig:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config: RunConfig = build(compose("train", ["experiment=quickstart", *overrides]))
+    config: RunConfig = build(composed("train", "experiment=quickstart", *overrides))
     return config
 
 

@@ -3,15 +3,13 @@
 from dataclasses import replace
 
 import pytest
-from hydra import compose, initialize_config_dir
 
-from conf.programs import register
 from launch.program import build
 from launch.run.memory import GIB, Shape
 from launch.run.memory_plan import Device, needs, responses_at_once, shortage
+from tests.composing import composed
 from tests.places import CONF, PROJECT
 
-register()
 SHAPES = {
     "Qwen/Qwen2.5-0.5B-Instruct": Shape(896, 24, 14, 2, 64, 4864, 151936, tied=True),
     "Qwen/Qwen2.5-1.5B-Instruct": Shape(1536, 28, 12, 2, 128, 8960, 151936, tied=True),
@@ -24,14 +22,13 @@ SHAPES = {
 RECIPES = sorted(path.stem for path in (CONF / "experiment").glob("*gpu.yaml"))
 
 
-def composed(name, *overrides):
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return build(compose("train", [f"experiment={name}", *overrides]))
+def built(name, *overrides):
+    return build(composed("train", f"experiment={name}", *overrides))
 
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_fits_the_gpus_that_its_name_says(name):
-    config = composed(name)
+    config = built(name)
     resources, shape = config.resources, SHAPES[config.model.path]
     num_gpus = int(name.rpartition("_")[2].removesuffix("gpu"))
     parts = resources.num_engines * resources.tensor_parallel_size + resources.num_learners
@@ -55,7 +52,7 @@ def test_a_recipe_fits_the_gpus_that_its_name_says(name):
 
 
 def test_a_recipe_for_another_model_is_refused_where_it_does_not_fit():
-    config = composed("gsm8k_qwen_0_5b_8gpu")
+    config = built("gsm8k_qwen_0_5b_8gpu")
     device = Device(80 * GIB, on_gpu=True)
     assert "a learner needs" in str(shortage(config, SHAPES["Qwen/Qwen2.5-32B"], device))
 

@@ -11,17 +11,15 @@ import subprocess
 import sys
 
 import pytest
-from hydra import compose, initialize_config_dir
 
-from conf.programs import register
 from conf.resources import ResourcesConfig
 from launch.program import UserError
 from launch.run.cluster import connect
 from launch.run.inputs import prepare
 from launch.run.placement import PlacementError, reserve
-from tests.places import CHAIN_MODEL, CONF, PROJECT
+from tests.composing import composed
+from tests.places import CHAIN_MODEL, PROJECT
 
-register()
 JSONL = ("task=dataset", "task@held_out=dataset_held_out", "++held_out.split=all", "task.split=all")
 GOOD = {"prompt": "a1 b+2", "answer": "3"}
 ALSO_GOOD = {"prompt": "a1 b+3", "answer": "4"}
@@ -33,9 +31,7 @@ def prepared(tmp_path):
 
     def prepare_with(*overrides):
         all_overrides = ["experiment=quickstart", f"run_dir={tmp_path / 'run'}", *overrides]
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            composed = compose("train", all_overrides)
-        return prepare(composed)
+        return prepare(composed("train", *all_overrides))
 
     return prepare_with
 

@@ -3,18 +3,15 @@
 import math
 
 import pytest
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from conf.evaluation import EvaluationConfig, EvaluationSet
-from conf.programs import register
 from launch.program import UserError, build, prepare_run_dir
 from rollout.tasks.chain import ChainTask
+from tests.composing import composed
 from tests.launch.programs import call
-from tests.places import CONF
 
-register()
 PROGRAMS = {
     "train": ["experiment=quickstart"],
     "evaluate": ["experiment=quickstart_check", "model.path=model"],
@@ -37,9 +34,8 @@ ABSURD = (math.inf, -math.inf, math.nan, 10**30, -(10**30))
 ODD = (None, [], {}, "text", -1, [None], {"a": None}, True, "", "\0", "\ud800")
 
 
-def composed(program: str, overrides: list[str]) -> DictConfig:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose(program, [*overrides, *PROGRAMS[program]])
+def with_needed(program: str, *overrides: str) -> DictConfig:
+    return composed(program, *overrides, *PROGRAMS[program])
 
 
 def keys_of(node, prefix=""):
@@ -70,7 +66,7 @@ def verdict(config, key, value):
 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_no_number_is_infinite_or_absurd(program):
-    config = composed(program, [])
+    config = with_needed(program)
     build(config.copy())
     checked = 0
     for key, value in keys_of(config):
@@ -89,7 +85,7 @@ def test_no_number_is_infinite_or_absurd(program):
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_nothing_odd_is_a_bug(program):
     """Anything but a refusal in one line comes out of `build` as an exception and fails this."""
-    config = composed(program, [])
+    config = with_needed(program)
     for place, (key, _) in enumerate(keys_of(config)):
         found = verdict(config, key, ODD[place % len(ODD)])
         assert found is None or "\n" not in found, found
@@ -104,14 +100,14 @@ def test_nothing_odd_is_a_bug(program):
     ],
 )  # fmt: skip
 def test_a_name_is_safe_as_file_actor_and_page(program, name):
-    found = verdict(composed(program, []), "name", name)
+    found = verdict(with_needed(program), "name", name)
     assert found is not None
     assert found.startswith("name must be 1 to 100 letters")
 
 
 @pytest.mark.parametrize("name", ["../x", "/etc/x", "a\nb", "", "..", "\u202ex", "x" * 101])
 def test_a_name_of_a_set_or_a_tracker_is_as_safe(name):
-    config = composed("train", [])
+    config = with_needed("train")
     found = verdict(config, "tracker", {**config.tracker, name: config.tracker.jsonl})
     assert found is not None
     assert found.startswith("tracker must be 1 to 100 letters")
@@ -133,7 +129,7 @@ def test_a_run_folder_may_be_a_link_and_is_no_less_empty(tmp_path):
     kept, link, loop = tmp_path / "kept", tmp_path / "link", tmp_path / "loop"
     link.symlink_to(kept)
     loop.symlink_to(loop)
-    config = composed("train", [])
+    config = with_needed("train")
     prepare_run_dir(link.resolve(), config, "train")
     assert [path.name for path in kept.iterdir()] == ["config.yaml"]
     for path, message in ((link, "must be new or empty"), (loop, "must be writable")):
@@ -146,7 +142,7 @@ def test_a_run_folder_may_be_a_link_and_is_no_less_empty(tmp_path):
     "path", ["", " ", "s3://bucket/x", "gs://x", "file:///x", "a\nb", "/x/" + "y" * 256, "\x1b[1m"]
 )
 def test_a_run_folder_is_a_path_of_this_machine(program, path):
-    found = verdict(composed(program, []), "run_dir", path)
+    found = verdict(with_needed(program), "run_dir", path)
     assert found is not None
     assert found.startswith("run_dir must ")
 
@@ -172,7 +168,7 @@ def test_a_run_folder_is_a_path_of_this_machine(program, path):
     ],
 )
 def test_good_settings_go_on(overrides):
-    build(composed("train", overrides))
+    build(with_needed("train", *overrides))
 
 
 @pytest.mark.parametrize(
@@ -187,6 +183,6 @@ def test_good_settings_go_on(overrides):
     ],
 )  # fmt: skip
 def test_a_job_that_no_cluster_takes_is_refused(key, value):
-    found = verdict(composed("submit", []), key, value)
+    found = verdict(with_needed("submit"), key, value)
     assert found is not None
     assert key in found

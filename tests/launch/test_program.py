@@ -1,10 +1,8 @@
 import sys
 
 import pytest
-from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from conf.programs import register
 from conf.schema import RunConfig
 from launch.program import (
     RunError,
@@ -14,18 +12,15 @@ from launch.program import (
     run_program,
     start,
 )
-from tests.places import CONF
-
-register()
+from tests.composing import composed
 
 
-def composed(*overrides: str) -> DictConfig:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return compose("train", ["experiment=quickstart", *overrides])
+def quickstart(*overrides: str) -> DictConfig:
+    return composed("train", "experiment=quickstart", *overrides)
 
 
 def test_build_gives_the_schema_with_plugs_built():
-    config = build(composed("task.num_prompts=3"))
+    config = build(quickstart("task.num_prompts=3"))
     assert isinstance(config, RunConfig)
     assert config.task.num_prompts == 3
 
@@ -61,7 +56,7 @@ def test_build_gives_the_schema_with_plugs_built():
 )
 def test_build_refuses_with_one_line_that_names_the_key(overrides, sentence):
     with pytest.raises(UserError) as refusal:
-        build(composed(*overrides))
+        build(quickstart(*overrides))
     message = str(refusal.value)
     assert sentence in message
     assert "\n" not in message
@@ -70,7 +65,7 @@ def test_build_refuses_with_one_line_that_names_the_key(overrides, sentence):
 
 def test_a_wrong_type_is_shown_with_its_value():
     with pytest.raises(UserError, match="'num_prompts': 'many'"):
-        build(composed("task.num_prompts=many"))
+        build(quickstart("task.num_prompts=many"))
 
 
 def test_the_run_folder_holds_the_resolved_configuration(tmp_path):

@@ -1,11 +1,9 @@
 """The program: a study, a fit that hydra builds again, and what is refused."""
 
 import pytest
-from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from conf.programs import register
 from conf.studies import SimulateConfig
 from launch.program import UserError, build
 from launch.study.simulation.check import Comparison
@@ -13,14 +11,11 @@ from launch.study.simulation.plan import plan_sizes
 from launch.study.simulation.profile_file import plain
 from launch.study.simulation.sizes import simulate_sizes
 from launch.study.simulation.tables import check_table, plan_table, study_table
-from tests.places import CONF
-
-register()
+from tests.composing import composed
 
 
 def config(*overrides):
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        found = build(compose("simulate", ["run_dir=runs/x", *overrides]))
+    found = build(composed("simulate", "run_dir=runs/x", *overrides))
     assert isinstance(found, SimulateConfig)
     return found
 

@@ -1,18 +1,12 @@
 """What the bench `peer` gives to TRL's GRPOConfig is what that holds afterwards."""
 
-from hydra import compose, initialize_config_dir
-
-from conf.programs import register
 from launch.program import build
 from launch.study.bench.peer_settings import PLAIN, settings
-from tests.places import CONF
-
-register()
+from tests.composing import composed
 
 
 def test_trl_takes_every_setting_and_leaves_it_as_it_is(ask) -> None:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = build(compose("train", ["experiment=quickstart", *PLAIN]))
+    config = build(composed("train", "experiment=quickstart", *PLAIN))
     given = settings(config)
     (held,) = ask("trl", [{"kind": "config", "settings": given}])
     assert {key: held[key] for key in given if key != "report_to"} == {

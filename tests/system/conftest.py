@@ -5,9 +5,8 @@ import os
 from contextlib import contextmanager
 
 import pytest
-from hydra import compose, initialize_config_module
 
-from conf.programs import register
+from tests.composing import composed
 from tests.places import CHAIN_MODEL
 
 
@@ -24,26 +23,21 @@ def prepared(tmp_path):
     """Compose and check a configuration; returns `launch.run.inputs.Inputs`."""
     from launch.run.inputs import prepare
 
-    register()
-
     def build(*overrides):
-        with initialize_config_module("conf", version_base="1.3"):
-            composed = compose(
-                "train",
-                overrides=[
-                    "experiment=quickstart",
-                    f"run_dir={tmp_path / 'run'}",
-                    "task.num_prompts=24",
-                    "held_out.num_prompts=8",
-                    "rollout.max_tokens=64",
-                    "model.max_model_len=256",
-                    "evaluation.num_samples=2",
-                    "scheduler.tickets_per_step=4",
-                    "scheduler.group_size=4",
-                    *overrides,
-                ],
-            )
-        return prepare(composed)
+        config = composed(
+            "train",
+            "experiment=quickstart",
+            f"run_dir={tmp_path / 'run'}",
+            "task.num_prompts=24",
+            "held_out.num_prompts=8",
+            "rollout.max_tokens=64",
+            "model.max_model_len=256",
+            "evaluation.num_samples=2",
+            "scheduler.tickets_per_step=4",
+            "scheduler.group_size=4",
+            *overrides,
+        )
+        return prepare(config)
 
     return build
 
@@ -54,19 +48,16 @@ def evaluate_config(tmp_path):
     from launch.program import build
 
     def make(*overrides):
-        with initialize_config_module("conf", version_base="1.3"):
-            composed = compose(
-                "evaluate",
-                overrides=[
-                    "experiment=quickstart_engine",
-                    f"run_dir={tmp_path / 'evaluation'}",
-                    "rollout.max_tokens=64",
-                    "model.max_model_len=256",
-                    "evaluation.num_samples=2",
-                    *overrides,
-                ],
-            )
-        return build(composed)
+        config = composed(
+            "evaluate",
+            "experiment=quickstart_engine",
+            f"run_dir={tmp_path / 'evaluation'}",
+            "rollout.max_tokens=64",
+            "model.max_model_len=256",
+            "evaluation.num_samples=2",
+            *overrides,
+        )
+        return build(config)
 
     return make
 

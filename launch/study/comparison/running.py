@@ -9,6 +9,7 @@ from pathlib import Path
 from rich import get_console
 
 from launch.record.counter import print_line
+from launch.record.last_times import LastTimes
 from launch.record.startup import Startup
 from launch.record.text import seconds_text
 from launch.run.inputs import prepare
@@ -48,7 +49,8 @@ async def _run_all(planned: list[PlannedRun], interruption: Interruption) -> Non
             inputs, began = prepare(run.composed.copy()), time.time()
             beginning = f"while {run.arm} seed {run.seed} was starting"
             if system is None:
-                starting = System.create(inputs.config, inputs.prompts, Startup())
+                startup = Startup(last=LastTimes(inputs.config.model.path))
+                starting = System.create(inputs.config, inputs.prompts, startup)
                 system = await interruption.ends(starting, beginning)
             else:
                 await interruption.ends(system.reset(inputs.config, inputs.prompts), beginning)

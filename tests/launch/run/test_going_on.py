@@ -8,9 +8,7 @@ import time
 from dataclasses import replace
 
 import pytest
-from hydra import compose, initialize_config_module
 
-from conf.programs import register
 from launch.program import UserError
 from launch.record.checkpoint import MANIFEST, newest_checkpoint
 from launch.record.restarts import read_restarts
@@ -20,6 +18,7 @@ from launch.run.inputs import prepare
 from launch.run.interruption import Interruption, StoppedError
 from launch.run.resume import find_checkpoint
 from launch.run.training import TrainingRun
+from tests.composing import composed
 from tests.launch.run.system import Data, Learners, LocalSystem
 
 ONE_ROUND = ["allocator@scheduler.allocator=square_root"]
@@ -36,31 +35,27 @@ def no_cluster_and_no_picture(monkeypatch):
 @pytest.fixture
 def make_inputs(tmp_path):
     """Compose and check a run."""
-    register()
 
     def build(*overrides, folder="run"):
-        with initialize_config_module("conf", version_base="1.3"):
-            composed = compose(
-                "train",
-                [
-                    "experiment=quickstart",
-                    *overrides,
-                    f"run_dir={tmp_path / folder}",
-                    "task.num_prompts=12",
-                    "held_out.num_prompts=2",
-                    "rollout.max_tokens=16",
-                    "loop.num_steps=8",
-                    "scheduler.tickets_per_step=4",
-                    "scheduler.group_size=4",
-                    "evaluation.before=false",
-                    "evaluation.after=false",
-                    "checkpoint.every_steps=1",
-                    "resume=auto",
-                    "~tracker.ray",
-                    "~tracker.console",
-                ],
-            )
-        return prepare(composed)
+        config = composed(
+            "train",
+            "experiment=quickstart",
+            *overrides,
+            f"run_dir={tmp_path / folder}",
+            "task.num_prompts=12",
+            "held_out.num_prompts=2",
+            "rollout.max_tokens=16",
+            "loop.num_steps=8",
+            "scheduler.tickets_per_step=4",
+            "scheduler.group_size=4",
+            "evaluation.before=false",
+            "evaluation.after=false",
+            "checkpoint.every_steps=1",
+            "resume=auto",
+            "~tracker.ray",
+            "~tracker.console",
+        )
+        return prepare(config)
 
     return build
 

@@ -3,15 +3,13 @@
 import copy
 
 import pytest
-from hydra import compose, initialize_config_dir
 
-from conf.programs import register
 from launch.program import UserError, build
 from launch.run.memory import GIB, Shape, engine_need, learner_need, responses_at_once, size
 from launch.run.memory_plan import Device, device_of, memory_lines
-from tests.places import CHAIN_MODEL, CONF
+from tests.composing import composed
+from tests.places import CHAIN_MODEL
 
-register()
 QWEN_7B = Shape(3584, 28, 28, 4, 128, 18944, 152064)
 
 
@@ -19,8 +17,7 @@ QWEN_7B = Shape(3584, 28, 28, 4, 128, 18944, 152064)
 def whole():
     """A run in bfloat16 with 4 learners."""
     chosen = ["model.dtype=bfloat16", "resources.num_learners=4", "learner.zero_stage=1"]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return build(compose("train", ["experiment=quickstart", *chosen]))
+    return build(composed("train", "experiment=quickstart", *chosen))
 
 
 @pytest.fixture

@@ -1,14 +1,11 @@
 import numpy as np
 import pytest
-from hydra import compose, initialize_config_module
 
-from conf.programs import register
 from launch.program import build
 from launch.run.inputs import Inputs
 from launch.run.plan_text import derived_plan
 from rollout.types import Prompt
-
-register()
+from tests.composing import composed
 
 
 @pytest.fixture
@@ -17,8 +14,7 @@ def plan_of():
     prompts = [Prompt(i, np.arange(3, dtype=np.int32), "1", "mine", "?") for i in range(3)]
 
     def make(*overrides):
-        with initialize_config_module("conf", version_base="1.3"):
-            config = build(compose("train", ["experiment=quickstart", *overrides]))
+        config = build(composed("train", "experiment=quickstart", *overrides))
         return derived_plan(Inputs(config, {}, None, prompts[:2], {"held_out": prompts[2:]}, {}))
 
     return make

@@ -2,14 +2,10 @@ import json
 from dataclasses import replace
 
 import pytest
-from hydra import compose, initialize_config_dir
 
-from conf.programs import register
 from launch.run.inputs import read_inputs
 from launch.run.preview import is_asked, preview
-from tests.places import CONF
-
-register()
+from tests.composing import composed
 
 
 @pytest.fixture
@@ -21,12 +17,9 @@ def read(tmp_path):
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
         chosen = ["task=dataset", "task@held_out=dataset_held_out", f"task.path={path}"]
         chosen += ["task.split=all", "held_out.split=all", "task.preview=true"]
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            composed = compose(
-                "train", ["experiment=quickstart", *chosen, f"run_dir={tmp_path}/run"]
-            )
-        assert is_asked(composed)
-        return read_inputs(composed)
+        config = composed("train", "experiment=quickstart", *chosen, f"run_dir={tmp_path}/run")
+        assert is_asked(config)
+        return read_inputs(config)
 
     return read
 

@@ -13,9 +13,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import ray
-from hydra import compose, initialize_config_dir, initialize_config_module
+from hydra import compose, initialize_config_dir
 
-from conf.programs import register
 from conf.resources import ResourcesConfig
 from cost.draws.distribution import DrawDistribution
 from cost.state_file import save_state
@@ -31,6 +30,7 @@ from launch.run.training import TrainingRun
 from learner.team import DivergedError
 from rollout.replacing import EngineError
 from rollout.types import GroupRef
+from tests.composing import composed
 
 NUM_PROMPTS = 6
 
@@ -115,23 +115,18 @@ class FakeLearners:
 
 @pytest.fixture
 def make_run(tmp_path):
-    register()
-
     def build(*overrides, diverges_at=None, folder="run"):
-        with initialize_config_module("conf", version_base="1.3"):
-            composed = compose(
-                "train",
-                [
-                    "experiment=quickstart",
-                    f"run_dir={tmp_path / folder}",
-                    f"task.num_prompts={NUM_PROMPTS}",
-                    "held_out.num_prompts=4",
-                    "loop.num_steps=3",
-                    "~tracker.ray",
-                    *overrides,
-                ],
-            )
-        inputs = prepare(composed)
+        config = composed(
+            "train",
+            "experiment=quickstart",
+            f"run_dir={tmp_path / folder}",
+            f"task.num_prompts={NUM_PROMPTS}",
+            "held_out.num_prompts=4",
+            "loop.num_steps=3",
+            "~tracker.ray",
+            *overrides,
+        )
+        inputs = prepare(config)
 
         async def publish(version, groups):
             system.version = version

@@ -6,16 +6,13 @@ The rows are invented; names, nesting and ways of writing are the data sets' own
 import json
 
 import pytest
-from hydra import compose, initialize_config_dir
 
-from conf.programs import register
 from launch.models.warmstart import build_tokenizer
 from launch.program import build
 from rollout.rewards.countdown import CountdownReward
 from rollout.rewards.math_answer import MathReward
-from tests.places import CONF
+from tests.composing import composed
 
-register()
 GSM8K = [
     {
         "question": f"Ann has {i} apples and buys 1,000 more. How many has she?",
@@ -77,9 +74,7 @@ CASES = {
 
 def made(name, *overrides, key="task"):
     chosen = [f"task={name}", f"task@held_out={name}_held_out", *overrides]
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        composed = compose("train", ["experiment=quickstart", *chosen])
-    return getattr(build(composed), key)
+    return getattr(build(composed("train", "experiment=quickstart", *chosen)), key)
 
 
 @pytest.mark.parametrize(

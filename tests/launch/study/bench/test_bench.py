@@ -8,9 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 
-from conf.programs import register
 from conf.studies import BENCHES, BenchConfig
 from cost.types import Draw, LengthReport, Ticket
 from launch.bench import only_ours_on_stdout
@@ -29,10 +27,9 @@ from learner.batch import collate
 from learner.logprobs import PackedPolicy
 from learner.partition import Work
 from rollout.types import GroupRef, Prompt
+from tests.composing import composed
 from tests.launch.programs import call
-from tests.places import CONF
 
-register()
 SMALL = Workload(num_responses=10, group_size=2, mean_tokens=9.0, prompt_tokens=(3, 5))
 LONG = Workload(num_responses=6, group_size=3, mean_tokens=4.0, sigma=0.0, prompt_tokens=(20, 20))
 
@@ -59,8 +56,7 @@ def model_path(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def configured(*arguments: str) -> BenchConfig:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        found = build(compose("bench", with_words(arguments, "benches")))
+    found = build(composed("bench", *with_words(arguments, "benches")))
     assert isinstance(found, BenchConfig)
     return found
 
@@ -134,8 +130,7 @@ def test_what_cannot_be_measured_is_refused(arguments: list[str], part: str) -> 
 def test_the_configuration_is_the_quickstarts_unless_an_experiment_is_named(
     model_path: str,
 ) -> None:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        run = build(compose("train", ["experiment=quickstart", "name=bench"]))
+    run = build(composed("train", "experiment=quickstart", "name=bench"))
     ours = configured()
     for name in ("scheduler", "learner", "rollout", "loop", "task", "model", "name"):
         assert getattr(ours, name) == getattr(run, name)

@@ -9,9 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hydra import compose, initialize_config_dir
 
-from conf.programs import register
 from conf.studies import BenchConfig
 from cost.types import RewardStatus, Ticket
 from launch.cli.command_line import with_words
@@ -22,10 +20,8 @@ from launch.study.bench.endurance import bench_endurance, profile_of
 from launch.study.bench.growth import Readings, memory_of_tree, resident_bytes, slope
 from launch.study.bench.timekeeping import TimekeepingLearner, TimekeepingRollouts
 from launch.study.simulation.system import HeldGroups, simulated_prompts
+from tests.composing import composed
 from tests.launch.programs import call
-from tests.places import CONF
-
-register()
 
 
 class Worked:
@@ -236,10 +232,9 @@ def test_a_learner_without_a_model_takes_a_step_a_plan(monkeypatch):
 
 
 def configured(*arguments: str) -> BenchConfig:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        composed = compose("bench", with_words(["endurance", *arguments], "benches"))
-    composed.model.path = resolve_model(composed.model.path)
-    config = build(composed)
+    chosen = composed("bench", *with_words(["endurance", *arguments], "benches"))
+    chosen.model.path = resolve_model(chosen.model.path)
+    config = build(chosen)
     assert isinstance(config, BenchConfig)
     return config
 

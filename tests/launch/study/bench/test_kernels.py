@@ -1,24 +1,20 @@
 """The learner's kernels agree with the plain ways, and the bench would see it if they did not."""
 
 import torch
-from hydra import compose, initialize_config_dir
 from torch import nn
 
-from conf.programs import register
 from launch.program import build
 from launch.study.bench.kernels import _compared, _seen, bench_kernels
 from launch.study.bench.rollout import _figures
 from learner.attention import layout_of
+from tests.composing import composed
 from tests.learner.test_attention import ROW, positions_of, seen_by
-from tests.places import CONF
 
-register()
 COUNTS = {"repetitions": 1, "warm_ups": 0}
 
 
 def test_both_kernels_agree_with_the_plain_ways():
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = build(compose("bench", ["learner.row_tokens=512", "model.max_model_len=512"]))
+    config = build(composed("bench", "learner.row_tokens=512", "model.max_model_len=512"))
     found = bench_kernels(config, **COUNTS)
     assert 400 < found["row_tokens"] <= 512
     assert set(found["attention"]["median_seconds"]) == {"square", "pieces"} | (

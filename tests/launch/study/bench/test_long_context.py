@@ -3,21 +3,18 @@
 from dataclasses import replace
 
 import pytest
-from hydra import compose, initialize_config_dir
 
-from conf.programs import register
 from launch.program import build
 from launch.study.bench.long_context import KINDS, LongRow, bench_long_context, measure
-from tests.places import CHAIN_MODEL, CONF
+from tests.composing import composed
+from tests.places import CHAIN_MODEL
 
-register()
 ROW = LongRow(chunk_tokens=48, shortest=64, longest_whole=128, longest=256)
 
 
 @pytest.fixture(scope="module")
 def config():
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        return build(compose("bench", [f"model.path={CHAIN_MODEL}"]))
+    return build(composed("bench", f"model.path={CHAIN_MODEL}"))
 
 
 @pytest.fixture(scope="module")

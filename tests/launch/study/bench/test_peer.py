@@ -9,9 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 
-from conf.programs import register
 from conf.schema import RunConfig
 from conf.studies import BenchConfig
 from cost.draws.allocators.square_root import SquareRoot
@@ -28,10 +26,8 @@ from launch.study.bench.peer_trl import Rewards, messages_of, our_schedule, read
 from learner.objectives.clipped_surrogate import ClippedSurrogate, Gspo
 from learner.optimizers import AdamW, Sgd
 from rollout.types import Prompt
+from tests.composing import composed
 from tests.launch.programs import call
-from tests.places import CONF
-
-register()
 
 
 @pytest.fixture(autouse=True)
@@ -46,8 +42,7 @@ def planned(tmp_path: Path, *overrides: str) -> peer.Plan:
 
 @pytest.fixture(scope="module")
 def plain() -> RunConfig:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config: RunConfig = build(compose("train", ["experiment=quickstart", *PLAIN]))
+    config: RunConfig = build(composed("train", "experiment=quickstart", *PLAIN))
     config.model.path = resolve_model(config.model.path)
     return config
 
@@ -94,8 +89,7 @@ def evaluated(*rewards: Sequence[float]) -> Evaluation:
     ],
 )
 def test_it_is_asked_for_by_word_or_by_library(arguments: list[str], expected: set[str]) -> None:
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config: BenchConfig = build(compose("bench", with_words(arguments, "benches")))
+    config: BenchConfig = build(composed("bench", *with_words(arguments, "benches")))
     assert config.expanded() == expected
 
 

@@ -1,25 +1,19 @@
 """The driver with many simulated engines."""
 
-from hydra import compose, initialize_config_module
-
-from conf.programs import register
 from launch.program import build
 from launch.study.bench.scaling import bench_scaling
+from tests.composing import composed
 
 
 def test_every_group_is_counted_and_the_limit_follows_from_what_the_driver_took():
-    register()
-    with initialize_config_module("conf", version_base="1.3"):
-        composed = compose(
-            "bench",
-            [
-                "scaling.num_engines=3",
-                "scaling.tickets_in_flight=16",
-                "scaling.num_steps=2",
-                "scaling.num_prompts=20",
-            ],
-        )
-    found = bench_scaling(build(composed))
+    config = composed(
+        "bench",
+        "scaling.num_engines=3",
+        "scaling.tickets_in_flight=16",
+        "scaling.num_steps=2",
+        "scaling.num_prompts=20",
+    )
+    found = bench_scaling(build(config))
     assert (found["num_engines"], found["tickets_in_flight"], found["groups"]) == (3, 16, 16)
     assert set(found["milliseconds"]) == {"driver", "scheduler", "simulation", "rest"}
     assert all(value > 0 for value in found["milliseconds"].values())

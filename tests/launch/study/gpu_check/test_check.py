@@ -5,19 +5,15 @@ import sys
 
 import pytest
 import torch
-from hydra import compose, initialize_config_dir
 
 from conf.gpu_check import PARTS, GpuCheckConfig
-from conf.programs import register
 from launch.cli.command_line import with_words
 from launch.program import build
 from launch.study.gpu_check.check import run_check, tried, verdict_of
 from launch.study.gpu_check.gpu import Gpu, parsed
 from launch.study.gpu_check.parts import Part, fault_of, figures_of, parts_of
+from tests.composing import composed
 from tests.launch.programs import call
-from tests.places import CONF
-
-register()
 
 
 def python(text, summary=None, seconds=30.0):
@@ -37,8 +33,7 @@ def test_every_part_is_a_configuration_of_its_program(device, tmp_path):
         arguments = part.command[3:]
         if program == "bench":
             arguments = with_words(arguments, "benches")
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            config = build(compose(program, [*arguments]))
+        config = build(composed(program, *arguments))
         assert config.model.dtype == "bfloat16"
         assert config.resources.use_gpu is (device == "gpu")
         assert config.rollout.engine.enforce_eager is (device == "cpu")
