@@ -235,9 +235,12 @@ BENCHES = {
     "memory": ("memory",),
     "turns": ("turns",),
     "scaling": ("scaling",),
+    "peer": ("peer",),
     "all": ("startup", "rollout", "publish", "learner", "gradient_norms", "cost"),
 }
 """What a user names, and the benches that are run for it."""
+PEERS = ("trl",)
+"""Libraries that the bench `peer` trains beside."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -302,6 +305,8 @@ class BenchConfig(RunConfig):
 
     benches: list[str] = field(default_factory=lambda: ["all"])
     """Keys of `BENCHES`."""
+    peer: str | None = None
+    """The library of the bench `peer`, "trl"; naming it asks for that bench in place of `all`."""
     repetitions: int = 9
     """Measured turns of each contestant."""
     warm_ups: int = 2
@@ -311,6 +316,9 @@ class BenchConfig(RunConfig):
 
     def __post_init__(self) -> None:
         RunConfig.__post_init__(self)
+        require(self.peer in (None, *PEERS), f"peer must be {', '.join(PEERS)} or null", self.peer)
+        if self.peer is not None and "peer" not in self.benches:
+            self.benches = [*(name for name in self.benches if name != "all"), "peer"]
         for name in self.benches:
             require(name in BENCHES, f"benches must be some of {', '.join(BENCHES)}", name)
         require(len(self.benches) > 0, "benches must name at least one", self.benches)

@@ -55,6 +55,7 @@ SHELLS = {
     "launch/study/bench/learner.py": {"torch"},
     "launch/study/bench/long_context.py": {"torch"},
     "launch/study/bench/memory.py": {"torch"},
+    "launch/study/bench/peer_trl.py": {"torch"},
     "launch/study/bench/timekeeping.py": {"ray"},
     "launch/study/bench/throughput.py": {"torch"},
     "launch/study/bench/workload.py": {"torch"},

@@ -1,4 +1,4 @@
-"""Ask TRL's GRPO trainer, its methods called without a model, for losses and advantages."""
+"""Ask TRL's GRPO trainer, its methods called without a model, for losses, advantages, settings."""
 
 from collections import defaultdict
 from collections.abc import Callable
@@ -11,6 +11,7 @@ from oracle_program import loss_and_gradient, serve, tensor
 
 def load() -> Callable[[dict[str, Any]], Any]:
     """Import TRL and return what answers one job."""
+    from trl.trainer.grpo_config import GRPOConfig
     from trl.trainer.grpo_trainer import GRPOTrainer
 
     accelerator = SimpleNamespace(
@@ -129,7 +130,17 @@ def load() -> Callable[[dict[str, Any]], Any]:
             "factors": output["importance_sampling_ratio"].tolist(),
         }
 
-    answers = {"loss": loss, "advantages": advantages}
+    def config(job: dict[str, Any]) -> Any:
+        """Make the trainer's configuration, and tell what it holds of what it was made with."""
+        made = GRPOConfig("unused", **job["settings"])
+        kept = {key: getattr(made, key) for key in job["settings"]}
+        for key in ("save_strategy", "logging_strategy", "optim"):
+            kept[key] = str(kept[key].value)
+        kept["steps_per_generation"] = made.steps_per_generation
+        kept["generation_batch_size"] = made.generation_batch_size
+        return kept
+
+    answers = {"loss": loss, "advantages": advantages, "config": config}
     return lambda job: answers[job["kind"]](job)
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
 
 from conf.studies import BenchConfig
 from launch.study.bench.timing import load_average
@@ -21,6 +24,11 @@ def measure(config: BenchConfig) -> dict[str, Any]:
     """
     repetitions, warm_ups = config.repetitions, config.warm_ups
     benches = config.expanded()
+    if "peer" in benches:
+        from launch.study.bench.peer import bench_peer, plan
+
+        # What it refuses no other bench is to run before.
+        planned = plan(HydraConfig.get().overrides.task, Path(config.run_dir))
     result: dict[str, Any] = {
         "benches": config.benches,
         "repetitions": repetitions,
@@ -51,6 +59,8 @@ def measure(config: BenchConfig) -> dict[str, Any]:
         from launch.study.bench.scaling import bench_scaling
 
         result["scaling"] = bench_scaling(config)
+    if "peer" in benches:
+        result["peer"] = bench_peer(planned)
     result["machine"]["load_average_after"] = load_average()
     return result
 
