@@ -12,15 +12,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
 from cost.types import BoolArray, FloatArray
 from launch.study.variance.rules import Responses
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +41,10 @@ class PullSums:
     Args:
         responses: Of P groups of `group_size`, M in all.
         group_size: n, at least 4; below that all is 0.
-        zero: [num_parameters] of zeros.
+        zero: Torch tensor [num_parameters] of zeros.
     """
 
-    def __init__(self, responses: Responses, group_size: int, zero: Tensor) -> None:
+    def __init__(self, responses: Responses, group_size: int, zero: Any) -> None:
         self._half = np.arange(len(responses.rewards)) % group_size >= group_size // 2
         self._coefficients, self._own_factors = half_coefficients(responses, self._half)
         self._groups, self._num_groups = responses.groups, len(responses.rewards) // group_size
@@ -56,7 +53,7 @@ class PullSums:
         self._of_batch = (zero.clone(), zero.clone())
         self._own = self._within = 0.0
 
-    def add(self, j: int, gradient: Tensor) -> None:
+    def add(self, j: int, gradient: Any) -> None:
         """Add response j's [num_parameters]; j never falls, those without advantage may lack."""
         if self._groups[j] != self._group:
             self._close_group()
@@ -106,5 +103,5 @@ def half_coefficients(responses: Responses, half: BoolArray) -> tuple[FloatArray
     return coefficients, own
 
 
-def _product(one: Tensor, other: Tensor) -> float:
+def _product(one: Any, other: Any) -> float:
     return float((one.double() * other.double()).sum())
