@@ -10,6 +10,9 @@ sums over the usable responses whose advantage is not 0. Budgets are shares of t
 oracle knows G and is what no proxy can beat. Systematic sampling, which training uses, has the same
 q and by negative correlation usually less variance.
 
+Beside that it prints what sizes follow from (cost/draws/sizing.py): the alignment of responses to a
+prompt and the gradient noise scale in groups, +- standard errors over batches.
+
 PODS and D3S undo no probability: given the batch they add bias, not variance. For them the squared
 distance of the batch's gradient from the full one is reported over the same sum: as it is, and
 after the best common factor, which a learning rate could make up for. The variance of the rules

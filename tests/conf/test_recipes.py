@@ -100,13 +100,13 @@ def test_sizes_that_move_are_said_before_the_run():
     config = built("sized")
     text = sizes_text(config)
     assert text.startswith("16 tickets x 8 responses = 128 responses, at most")
-    assert text.endswith("; then 81 to 8 tickets x 2 to 16 responses")
+    assert text.endswith("; then 75 to 9 tickets x 2 to 16 responses")
     assert objective_text(config).startswith("uniform over prompts")
     fixed = built("priced")
     assert sizes_text(fixed).endswith(" tokens")
-    with pytest.raises(UserError, match=r"num_minibatches must not exceed .* = 8, or what sched"):
+    with pytest.raises(UserError, match=r"num_minibatches must not exceed .* = 9, or what sched"):
         build(
-            composed("train", "recipe=sized", "experiment=quickstart", "learner.num_minibatches=9")
+            composed("train", "recipe=sized", "experiment=quickstart", "learner.num_minibatches=10")
         )
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from cost.types import BoolArray, FloatArray, IntArray
+from launch.study.variance.pulls import Pulls, PullSums
 from launch.study.variance.rules import Biased, Responses, biased_rules, second_moment
 
 if TYPE_CHECKING:
@@ -81,6 +82,8 @@ class BatchResult:
     at a response."""
     biased: dict[Key, Bias]
     """How far off each rule is that undoes no probability."""
+    pulls: Pulls
+    """How far responses and prompts pull the same way."""
 
 
 def measure_batch(
@@ -116,6 +119,7 @@ def measure_batch(
     full = {aggregation: policy.zeros() for aggregation in aggregations if biased}
     estimates = {key: policy.zeros() for key in plans}
     score_norms = np.zeros(len(responses.lengths))
+    pulls = PullSums(responses, batch.group_size, policy.zeros())
     for j, (prompt, response) in enumerate(batch.pairs()):
         say(j)
         needed = responses.with_gradient[j] or any(p.coefficients[j] for p in plans.values())
@@ -123,13 +127,13 @@ def measure_batch(
             continue
         gradient = policy.gradient(prompt, response)
         score_norms[j] = float(gradient.double().norm())
+        pulls.add(j, gradient)
         for aggregation, total in full.items():
             factor = responses.advantages[j] * responses.factors(aggregation)[j]
             total.add_(gradient, alpha=float(factor))
         _add(estimates, plans, j, gradient, partial(policy.gradient, prompt, response))
-    return BatchResult(
-        responses, score_norms, _biases(estimates, full, plans, score_norms, responses)
-    )
+    biases = _biases(estimates, full, plans, score_norms, responses)
+    return BatchResult(responses, score_norms, biases, pulls.pulls())
 
 
 def _add(

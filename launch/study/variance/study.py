@@ -80,7 +80,8 @@ def measure(config: VarianceConfig, task_name: str) -> dict[str, Any]:
         "pass_rate": float(np.mean(pass_rates)),
         "temperature": config.temperature,
         "floor": FLOOR,
-    } | summarise(results, config.aggregations, config.budgets)
+        "group_size": config.group_size,
+    } | summarise(results, config.aggregations, config.budgets, config.group_size)
 
 
 def _prompts(config: VarianceConfig, model_path: str, tokenizer: Any) -> list[Prompt]:

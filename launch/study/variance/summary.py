@@ -40,7 +40,10 @@ class Ratio:
 
 
 def summarise(
-    results: Sequence[BatchResult], aggregations: Sequence[str], budgets: Sequence[float]
+    results: Sequence[BatchResult],
+    aggregations: Sequence[str],
+    budgets: Sequence[float],
+    group_size: int,
 ) -> dict[str, Any]:
     """Apply every rule to the batches, and add up into what is printed and written as JSON."""
     fit = fitted_proxy(results)
@@ -50,6 +53,7 @@ def summarise(
         },
         "biased": _biased(results),
         "norm_fit": norm_fit(results),
+        "pulls": pulls_of(results, group_size),
         "fitted_exponents": None
         if fit is None
         else {"surprise": fit.surprise_exponent, "length": fit.length_exponent},
@@ -104,6 +108,20 @@ def _biased(results: Sequence[BatchResult]) -> dict[str, dict[str, dict[str, Any
             "token_share": float(np.mean([bias.token_share for bias in biases])),
         }
     return biased
+
+
+def pulls_of(results: Sequence[BatchResult], group_size: int) -> dict[str, float]:
+    """Return alignment and noise scale, in groups of the measured size; see cost.draws.sizing."""
+    pulls = [result.pulls for result in results]
+    alignment = Ratio.of([p.within for p in pulls], [p.own for p in pulls])
+    noise = [p.within + p.own / (group_size - 1) for p in pulls]
+    scale = Ratio.of(noise, [p.across for p in pulls])
+    return {
+        "alignment": alignment.value,
+        "alignment_standard_error": alignment.standard_error,
+        "noise_scale": scale.value,
+        "noise_scale_standard_error": scale.standard_error,
+    }
 
 
 def norm_fit(results: Sequence[BatchResult]) -> dict[str, dict[str, float]]:

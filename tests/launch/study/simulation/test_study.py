@@ -177,17 +177,21 @@ def test_tokens_are_conserved_and_a_seed_repeats_itself():
     assert run(1).steps[-1].seconds != outcome.steps[-1].seconds
 
 
-def test_group_sizes_that_move_are_those_of_the_batches_simulated():
+def test_sizes_that_move_are_those_of_the_batches_simulated():
     sizing = Sized(alignment=1.0, least_group_size=2, most_group_size=8, most_change=1.5)
     moving = scheduler(
         sizing=sizing, advantage=LeaveOneOut(), group_size=8, tickets_per_step=4, thinning=KeepAll()
     )
-    steps = simulate(profile(), moving, layout(num_steps=8)).steps
+    steps = simulate(profile(), moving, layout(num_steps=5)).steps
     generated = [step.generated_tokens for step in steps]
     own = [after - before for before, after in zip([0.0, *generated], generated, strict=False)]
-    sizes = [(tokens / 4 - PROMPT) / LENGTH for tokens in own]
-    # Towards 1 + sqrt(1 + a little), by a factor of 1.5 at most and rounded.
-    assert sizes == pytest.approx([8, 5, 4, 2, 2, 2, 2, 2])
+    state, expected = sizing.initial_state(moving.first_sizes), []
+    for _ in range(5):
+        sizes = sizing.sizes(state)
+        expected.append(sizes.tickets * (PROMPT + sizes.group_size * LENGTH))
+        # By the price of tokens every response pays its prompt.
+        state = sizing.updated(state, 0.0)
+    assert own == pytest.approx(expected)
 
 
 def test_the_law_of_learning_raises_pass_rates_and_staleness_costs():

@@ -11,6 +11,7 @@ from conf.studies import AGGREGATIONS
 from cost.thinning.thinning import KeepAll, systematic_sample
 from launch.program import UserError
 from launch.study.variance.measurement import BatchResult, Bias
+from launch.study.variance.pulls import Pulls
 from launch.study.variance.rules import (
     ORACLE,
     added_variance,
@@ -23,6 +24,8 @@ from launch.study.variance.study import score_rewards
 from launch.study.variance.summary import Ratio, fitted_proxy, norm_fit, summarise
 from rollout.rewards.function import FunctionReward
 from tests.launch.programs import call
+
+PULLS = Pulls(own=2.0, within=0.1, across=0.01)
 
 
 @pytest.fixture
@@ -133,13 +136,13 @@ def test_ratio_over_batches():
 
 def test_fitted_exponents_are_found_again(responses):
     norms = responses.surprise**0.7 * responses.lengths**-0.2
-    results = [BatchResult(responses, norms, {})]
+    results = [BatchResult(responses, norms, {}, PULLS)]
     proxy = fitted_proxy(results)
     assert proxy.surprise_exponent == pytest.approx(0.7)
     assert proxy.length_exponent == pytest.approx(-0.2)
-    assert fitted_proxy([BatchResult(responses, np.zeros(48), {})]) is None
+    assert fitted_proxy([BatchResult(responses, np.zeros(48), {}, PULLS)]) is None
     assert norm_fit(results)["surprise"]["correlation"] > 0.9
-    report = summarise(results * 2, ["sequence_mean"], [0.5])
+    report = summarise(results * 2, ["sequence_mean"], [0.5], group_size=8)
     rules = report["added_variance"]["sequence_mean"]
     found = rules["surprise, fitted"]["0.5"]["added_variance"]
     assert found == pytest.approx(rules[ORACLE]["0.5"]["added_variance"], rel=1e-6)
@@ -196,6 +199,7 @@ def test_a_measurement_of_the_shipped_model(tmp_path):
             assert 0 < cell["squared_bias_scaled"] <= cell["squared_bias"] * (1 + 1e-6)
             assert rule in printed
     assert report["norm_fit"]["surprise"]["correlation"] > 0.5
+    assert report["pulls"]["alignment"] < 1 and "groups of 4" in printed
     assert max(len(line) for line in printed.splitlines()) <= 80
 
 
