@@ -20,7 +20,14 @@ from cost.draws.allocators.types import (
     Round,
     Snapshot,
 )
-from cost.prices.types import ChargesTurns, FittedPrice, GeneratingPrice, Price, SharesPrompts
+from cost.prices.types import (
+    ChargesTurns,
+    FittedPrice,
+    GeneratingPrice,
+    Price,
+    ScoresOwnTokens,
+    SharesPrompts,
+)
 from cost.prompts import PromptPool, TurnsTaken, Visit
 from cost.scheduler.config import PROTOCOLS, SchedulerConfig
 from cost.state import from_plain, initial_state, keywords, to_plain, updated
@@ -174,9 +181,13 @@ class Plugs:
         turns = TURNS.estimate(self.states["turns"], prompts)
         if turns is None or not isinstance(self.price, ChargesTurns):
             return costs
-        # The two are estimated apart: at least one token is the policy's.
-        own = np.minimum(turns.environment_tokens, np.maximum(lengths - 1.0, 0.0))
-        turns = replace(turns, environment_tokens=own)
+        # They are estimated apart: at least one token is the policy's.
+        room = np.maximum(lengths - 1.0, 0.0)
+        written = np.minimum(turns.environment_tokens, room)
+        inherited = np.minimum(turns.inherited_tokens, room - written)
+        turns = replace(turns, environment_tokens=written, inherited_tokens=inherited)
+        if isinstance(self.price, ScoresOwnTokens):
+            costs = costs - self.price.trained_share * self.price.of_unscored(written)
         return costs + self.price.of_turns(
             prompts.prompt_tokens, lengths, turns, **self._state("price")
         )
@@ -223,9 +234,14 @@ class Plugs:
             fitted.advantage_exponent, fitted.surprise_exponent, fitted.length_exponent
         )
 
-    def training_costs(self, prompt_tokens: IntArray, lengths: IntArray) -> FloatArray:
-        """Return [M] costs of training on responses."""
-        return self.price.of_training(prompt_tokens, lengths, **self._state("price"))
+    def training_costs(
+        self, prompt_tokens: IntArray, lengths: IntArray, environment_tokens: IntArray
+    ) -> FloatArray:
+        """Return [M] costs of training on responses, of whose lengths environments wrote a part."""
+        costs = self.price.of_training(prompt_tokens, lengths, **self._state("price"))
+        if isinstance(self.price, ScoresOwnTokens):
+            costs = costs - self.price.of_unscored(environment_tokens)
+        return costs
 
     def prompt_costs(self, prompt_tokens: IntArray) -> FloatArray | None:
         """Return [M], of training costs, what a group's responses pay together; None for nothing.
