@@ -20,15 +20,9 @@ from cost.draws.allocators.types import (
     Round,
     Snapshot,
 )
-from cost.prices.types import (
-    ChargesTurns,
-    FittedPrice,
-    GeneratingPrice,
-    Price,
-    ScoresOwnTokens,
-    SharesPrompts,
-)
+from cost.prices.types import FittedPrice, Price, ScoresOwnTokens, SharesPrompts
 from cost.prompts import PromptPool, TurnsTaken, Visit
+from cost.scheduler.charges import drawing_turns, generating_cost
 from cost.scheduler.config import PROTOCOLS, SchedulerConfig
 from cost.state import from_plain, initial_state, keywords, to_plain, updated
 from cost.thinning import calibration
@@ -179,18 +173,7 @@ class Plugs:
             prompts.prompt_tokens, lengths, group_size, **self._state("price")
         )
         turns = TURNS.estimate(self.states["turns"], prompts)
-        if turns is None or not isinstance(self.price, ChargesTurns):
-            return costs
-        # They are estimated apart: at least one token is the policy's.
-        room = np.maximum(lengths - 1.0, 0.0)
-        written = np.minimum(turns.environment_tokens, room)
-        inherited = np.minimum(turns.inherited_tokens, room - written)
-        turns = replace(turns, environment_tokens=written, inherited_tokens=inherited)
-        if isinstance(self.price, ScoresOwnTokens):
-            costs = costs - self.price.trained_share * self.price.of_unscored(written)
-        return costs + self.price.of_turns(
-            prompts.prompt_tokens, lengths, turns, **self._state("price")
-        )
+        return costs + drawing_turns(self.price, self._state("price"), prompts, lengths, turns)
 
     def next_round(
         self, so_far: BatchSoFar, snapshot: Snapshot, rng: np.random.Generator
@@ -263,16 +246,7 @@ class Plugs:
             prompt_tokens: [R] of each response.
             turns: What their turns took, [R]; None where each had one.
         """
-        if not isinstance(self.price, GeneratingPrice):
-            return 0.0
-        sizes = np.repeat(groups.sizes, groups.sizes)
-        state = self._state("price")
-        costs = self.price.of_generating(prompt_tokens, groups.lengths, sizes, **state)
-        if turns is not None and isinstance(self.price, ChargesTurns):
-            costs = costs + self.price.of_turns(
-                prompt_tokens, groups.lengths.astype(np.float64), turns, **state
-            )
-        return float(costs.sum())
+        return generating_cost(self.price, self._state("price"), groups, prompt_tokens, turns)
 
     def entered(self) -> "Plugs":
         """Return the plugs at the beginning of a new batch's selection."""

@@ -1,7 +1,6 @@
 """Plugs with their states: what is asked of which, and that nothing changes behind a back."""
 
 from dataclasses import dataclass, replace
-from types import SimpleNamespace
 from typing import ClassVar
 
 import numpy as np
@@ -11,8 +10,6 @@ from cost.advantages.types import group_batch
 from cost.draws.allocators.square_root import SquareRoot
 from cost.prices.compute import generating, scoring
 from cost.prices.flops import FlopsPrice
-from cost.prompts import TurnsTaken
-from cost.scheduler import plugs as module
 from cost.scheduler.plugs import Plugs
 from cost.worth.turns import turns_taken
 from tests.cost.prices.test_prices import SHAPE
@@ -81,17 +78,6 @@ def test_learning_from_several_turns_costs_what_is_counted_of_it(make_config, po
     # A price of tokens knows nothing of logits.
     plain = Plugs.of(make_config(), pool)
     assert plain.training_costs(np.array([50]), np.array([72]), np.array([12])).tolist() == [122]
-
-
-def test_draws_expect_no_logits_of_what_environments_write(make_config, pool, monkeypatch):
-    price = FlopsPrice(**SHAPE, trained_share=0.5)
-    plugs = Plugs.of(make_config(price=price), pool)
-    before = plugs.snapshot(pool, 2, np.random.default_rng(0)).estimates.costs
-    # All that is given is computed once more, and no tool takes time.
-    taken = TurnsTaken(*(np.full(pool.num_prompts, each) for each in (5.0, 4.0, 1.0, 0.0)))
-    monkeypatch.setattr(module, "TURNS", SimpleNamespace(estimate=lambda state, prompts: taken))
-    after = plugs.snapshot(pool, 2, np.random.default_rng(0)).estimates.costs
-    np.testing.assert_allclose(before - after, price.head * (5 + 0.5 * 3 * 4), rtol=1e-6)
 
 
 def test_generating_several_turns_costs_what_is_counted_of_them(make_config, pool):
