@@ -109,7 +109,10 @@ class TurnsTaken:
     Example: one observation of 6 tokens, before which 80 were computed again.
 
         TurnsTaken(
-            prefill_tokens=array([86.0]), environment_tokens=array([6.0]), tool_seconds=array([0.1])
+            prefill_tokens=array([86.0]),
+            environment_tokens=array([6.0]),
+            inherited_tokens=array([0.0]),
+            tool_seconds=array([0.1]),
         )
     """
 
@@ -117,8 +120,15 @@ class TurnsTaken:
     """[N] tokens computed before turns after the first, those of the environment among them."""
     environment_tokens: FloatArray
     """[N] tokens of a response's length that the environment writes."""
+    inherited_tokens: FloatArray
+    """[N] of the others, those that are sampled for another response, and once for both."""
     tool_seconds: FloatArray
     """[N] seconds in which it waits for its environment and holds a slot."""
+
+    @property
+    def given_tokens(self) -> FloatArray:
+        """[N] tokens of a response's length that are not sampled for it."""
+        return self.environment_tokens + self.inherited_tokens
 
 
 def visit_means(

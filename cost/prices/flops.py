@@ -14,8 +14,7 @@ from cost.types import FloatArray, IntArray
 class FlopsPrice(ModelShape):
     """Floating-point operations of a dense decoder, from its shape.
 
-    Every response token's logits are computed, in engine and learner, and no prompt token's; of
-    what an environment wrote the learner computes none, which its price does not know.
+    Logits are computed of all that the policy sampled, in engine and learner, and of nothing else.
     The quadratic part is priced at the expected length, not the expected square, for draws.
     """
 
@@ -61,10 +60,14 @@ class FlopsPrice(ModelShape):
 
         Those tokens stand, on average, in the middle of the response. Tools take no FLOPs.
         """
-        again = turns.prefill_tokens - turns.environment_tokens
+        again = turns.prefill_tokens - turns.given_tokens
         at = np.asarray(prompt_tokens, dtype=np.float64) + lengths / 2
         flops: FloatArray = again * (self.token + self.pair * at)
-        return flops - self.head * turns.environment_tokens
+        return flops - self.head * turns.given_tokens
+
+    def of_unscored(self, environment_tokens: IntArray | FloatArray) -> FloatArray:
+        """Return float64 FLOPs of the head, forward and backward, that training leaves out."""
+        return 3.0 * self.head * np.asarray(environment_tokens, dtype=np.float64)
 
     def of_prompt(self, prompt_tokens: IntArray) -> FloatArray:
         """Return float64 FLOPs of training on a prompt that responses share; 0 where none do."""

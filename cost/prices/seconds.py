@@ -229,9 +229,7 @@ class SecondsPrice:
             return TokenPrice().of_turns(prompt_tokens, lengths, turns)
         _, prefill, decode, tool = per_count
         seconds: FloatArray = (
-            prefill * turns.prefill_tokens
-            + tool * turns.tool_seconds
-            - decode * turns.environment_tokens
+            prefill * turns.prefill_tokens + tool * turns.tool_seconds - decode * turns.given_tokens
         )
         return seconds
 

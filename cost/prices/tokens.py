@@ -53,7 +53,7 @@ class TokenPrice:
 
         They take the first of the three passes that a token's price is for, as in `of_generating`.
         """
-        again = turns.prefill_tokens - turns.environment_tokens
+        again = turns.prefill_tokens - turns.given_tokens
         return again / 3.0 + self.tool_second_tokens * turns.tool_seconds
 
     def of_generating(

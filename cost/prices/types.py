@@ -46,6 +46,18 @@ class ChargesTurns(Price, Protocol):
 
 
 @runtime_checkable
+class ScoresOwnTokens(Price, Protocol):
+    """A price that knows that the learner computes no logits of what an environment wrote."""
+
+    trained_share: float
+    """Mean number of passes of the learner that `of_drawing` expects for a response."""
+
+    def of_unscored(self, environment_tokens: IntArray | FloatArray) -> FloatArray:
+        """Return the part of `of_training` that tokens of an environment do not cost."""
+        ...
+
+
+@runtime_checkable
 class SharesPrompts(Price, Protocol):
     """A price that knows what of training a group's responses pay together."""
 

@@ -20,8 +20,9 @@ from cost.draws.allocators.types import (
     Round,
     Snapshot,
 )
-from cost.prices.types import ChargesTurns, FittedPrice, GeneratingPrice, Price, SharesPrompts
+from cost.prices.types import FittedPrice, Price, ScoresOwnTokens, SharesPrompts
 from cost.prompts import PromptPool, TurnsTaken, Visit
+from cost.scheduler.charges import drawing_turns, generating_cost
 from cost.scheduler.config import PROTOCOLS, SchedulerConfig
 from cost.state import from_plain, initial_state, keywords, to_plain, updated
 from cost.thinning import calibration
@@ -172,14 +173,7 @@ class Plugs:
             prompts.prompt_tokens, lengths, group_size, **self._state("price")
         )
         turns = TURNS.estimate(self.states["turns"], prompts)
-        if turns is None or not isinstance(self.price, ChargesTurns):
-            return costs
-        # The two are estimated apart: at least one token is the policy's.
-        own = np.minimum(turns.environment_tokens, np.maximum(lengths - 1.0, 0.0))
-        turns = replace(turns, environment_tokens=own)
-        return costs + self.price.of_turns(
-            prompts.prompt_tokens, lengths, turns, **self._state("price")
-        )
+        return costs + drawing_turns(self.price, self._state("price"), prompts, lengths, turns)
 
     def next_round(
         self, so_far: BatchSoFar, snapshot: Snapshot, rng: np.random.Generator
@@ -223,9 +217,14 @@ class Plugs:
             fitted.advantage_exponent, fitted.surprise_exponent, fitted.length_exponent
         )
 
-    def training_costs(self, prompt_tokens: IntArray, lengths: IntArray) -> FloatArray:
-        """Return [M] costs of training on responses."""
-        return self.price.of_training(prompt_tokens, lengths, **self._state("price"))
+    def training_costs(
+        self, prompt_tokens: IntArray, lengths: IntArray, environment_tokens: IntArray
+    ) -> FloatArray:
+        """Return [M] costs of training on responses, of whose lengths environments wrote a part."""
+        costs = self.price.of_training(prompt_tokens, lengths, **self._state("price"))
+        if isinstance(self.price, ScoresOwnTokens):
+            costs = costs - self.price.of_unscored(environment_tokens)
+        return costs
 
     def prompt_costs(self, prompt_tokens: IntArray) -> FloatArray | None:
         """Return [M], of training costs, what a group's responses pay together; None for nothing.
@@ -247,16 +246,7 @@ class Plugs:
             prompt_tokens: [R] of each response.
             turns: What their turns took, [R]; None where each had one.
         """
-        if not isinstance(self.price, GeneratingPrice):
-            return 0.0
-        sizes = np.repeat(groups.sizes, groups.sizes)
-        state = self._state("price")
-        costs = self.price.of_generating(prompt_tokens, groups.lengths, sizes, **state)
-        if turns is not None and isinstance(self.price, ChargesTurns):
-            costs = costs + self.price.of_turns(
-                prompt_tokens, groups.lengths.astype(np.float64), turns, **state
-            )
-        return float(costs.sum())
+        return generating_cost(self.price, self._state("price"), groups, prompt_tokens, turns)
 
     def entered(self) -> "Plugs":
         """Return the plugs at the beginning of a new batch's selection."""

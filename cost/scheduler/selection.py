@@ -92,7 +92,11 @@ def _candidates(
     prompt_tokens = np.repeat([report.prompt_tokens for report in reports], sizes)
     return Candidates(
         scores=scores,
-        costs=plugs.training_costs(prompt_tokens, groups.lengths),
+        costs=plugs.training_costs(
+            prompt_tokens,
+            groups.lengths,
+            np.concatenate([report.environment_tokens for report in reports]),
+        ),
         advantages=advantages,
         rewards=groups.rewards,
         usable=groups.usable,

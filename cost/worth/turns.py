@@ -15,7 +15,7 @@ from cost.types import LengthReport
 from cost.worth.predictors import PoolMeanPredictor
 from cost.worth.shrinkage import Readings, ShrunkMean, ShrunkMeanState
 
-COUNTS = ("turn_prefill_tokens", "environment_tokens", "tool_seconds")
+COUNTS = ("turn_prefill_tokens", "environment_tokens", "inherited_tokens", "tool_seconds")
 _MEAN = ShrunkMean(prior=PoolMeanPredictor(), prior_count=0.5, decay=0.7, follow_drift=True)
 
 
@@ -35,7 +35,13 @@ class TurnState:
     """Visits taken in since the first with several turns."""
     prefill: ShrunkMeanState
     environment: ShrunkMeanState
+    inherited: ShrunkMeanState
     tool: ShrunkMeanState
+
+    @property
+    def means(self) -> tuple[ShrunkMeanState, ...]:
+        """Of `COUNTS`."""
+        return self.prefill, self.environment, self.inherited, self.tool
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,9 +62,7 @@ class TurnCounts:
         indices = np.array([visit.report.prompt_index for visit in visits], dtype=np.int64)
         weights = np.array([visit.weight for visit in visits], dtype=np.float64)
         means = []
-        for before, name in zip(
-            (state.prefill, state.environment, state.tool), COUNTS, strict=True
-        ):
+        for before, name in zip(state.means, COUNTS, strict=True):
             every = np.concatenate([getattr(visit.report, name) for visit in visits])
             values = visit_means(visits, every)[1]
             readings = Readings(indices, values, np.ones(len(visits)), weights)
@@ -69,5 +73,4 @@ class TurnCounts:
         """Return what is expected; None while no response had more than one turn."""
         if not state.num_seen:
             return None
-        means = (state.prefill, state.environment, state.tool)
-        return TurnsTaken(*(np.maximum(_MEAN.estimate(m, prompts), 0.0) for m in means))
+        return TurnsTaken(*(np.maximum(_MEAN.estimate(m, prompts), 0.0) for m in state.means))

@@ -34,6 +34,7 @@ from rollout.environments import for_policy, prompt_tokenizer
 from rollout.rewards.by_set import address
 from rollout.rewards.checking import GENEROUS, limited
 from rollout.rewards.types import check_of
+from rollout.sandbox.run import SandboxError
 from rollout.stopping import stopping_of
 from rollout.tasks.features import feature_table
 from rollout.types import Prompt
@@ -291,12 +292,12 @@ def check_environment(config: RunConfig | EvaluateConfig, tokenizer: Any) -> Any
     """Return the tokenizer that prompts are made with: an environment may have to tell of tools.
 
     Raises:
-        UserError: If the policy cannot play the environment, with what to change.
+        UserError: If the policy cannot play the environment, or this machine not run its tools.
     """
     try:
         for_policy(config.environment, tokenizer, stopping_of(config.model.path, tokenizer))
         return prompt_tokenizer(config.environment, tokenizer)
-    except ValueError as error:
+    except (ValueError, SandboxError) as error:
         raise UserError(str(error)) from error
 
 
@@ -320,7 +321,8 @@ def load_prompts(
             that long.
 
     Raises:
-        UserError: With the place of the first prompt or answer that cannot be used.
+        UserError: With the place of the first prompt or answer that cannot be used, or the sandbox
+            that a reward's check needs.
     """
     from jinja2 import TemplateError
 
@@ -337,6 +339,8 @@ def load_prompts(
             f"{key}: the chat template of model.path refuses a conversation; change the messages "
             f"or choose another model, got {str(error)!r}"
         ) from error
+    except SandboxError as error:
+        raise UserError(str(error)) from error
     except (ValueError, OSError) as error:
         # Tasks call themselves "task", wherever the configuration holds them.
         reason = " ".join(str(error).split()).replace("task.", f"{key}.")

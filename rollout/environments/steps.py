@@ -20,6 +20,7 @@ from cost.ranges import SEED
 from rollout.environments.turns import End, Reply
 from rollout.rewards.by_set import SEPARATOR
 from rollout.tasks.prompts import Check, Item, make_prompts, require_num_prompts, require_split
+from rollout.threads import in_thread
 from rollout.types import Prompt
 
 HELD_OUT_SEEDS = 1_000_000_000
@@ -183,7 +184,7 @@ async def _called(method: Callable[..., Any], *arguments: Any, **named: Any) -> 
     """Call what may be slow, in a thread unless it is async."""
     if inspect.iscoroutinefunction(method):
         return await method(*arguments, **named)
-    return await asyncio.to_thread(method, *arguments, **named)
+    return await in_thread(method, *arguments, **named)
 
 
 def _in_thread(function: Callable[[], Any]) -> Any:

@@ -120,7 +120,14 @@ class ToolEnvironment:
         return telling
 
     def for_policy(self, tokenizer: Any, stopping: Stopping) -> TurnPlayer:
-        """Return what plays it with a policy; see `TurnEnvironment.for_policy`."""
+        """Return what plays it with a policy; see `TurnEnvironment.for_policy`.
+
+        Raises:
+            SandboxError: If a tool needs a sandbox that this machine does not have.
+        """
+        for tool in self.tools:
+            if hasattr(tool, "check"):
+                tool.check()
         return TurnEnvironment(
             ToolGame(self.tools, self.max_calls),
             max_turns=self.max_turns,

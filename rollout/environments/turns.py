@@ -27,6 +27,7 @@ from rollout.environments import Generate
 from rollout.environments.bridge import ROLES, Bridge
 from rollout.environments.record import Record
 from rollout.stopping import Stopping
+from rollout.threads import in_thread
 from rollout.types import Prompt, TokenArray, Trajectory
 
 
@@ -223,7 +224,7 @@ class TurnPlayer:
         async with asyncio.timeout(self.settings.step_timeout_seconds):
             if inspect.iscoroutinefunction(method):
                 return await method(*arguments)
-            return await asyncio.to_thread(method, *arguments)
+            return await in_thread(method, *arguments)
 
     def _told(self, name: str, error: Exception) -> str:
         game = type(self.settings.game).__name__

@@ -11,13 +11,13 @@ Args:
 The schema is made of the hints and the docstring, as transformers does it for chat templates.
 """
 
-import asyncio
 import inspect
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, get_type_hints
 
+from rollout.threads import in_thread
 from rollout.tools.tool import Tool, ToolError
 
 
@@ -44,7 +44,7 @@ class FunctionTool:
             if inspect.iscoroutinefunction(self.function):
                 returned = await self.function(**arguments)
             else:
-                returned = await asyncio.to_thread(self.function, **arguments)
+                returned = await in_thread(self.function, **arguments)
         except (ValueError, LookupError, ArithmeticError) as error:
             raise ToolError(f"{type(error).__name__}: {error}") from error
         return returned if isinstance(returned, str) else json.dumps(returned, default=str)

@@ -8,7 +8,7 @@ from functools import cache
 from typing import Any
 
 from rollout.sandbox.config import SandboxConfig
-from rollout.sandbox.run import Outcome, run
+from rollout.sandbox.run import Outcome, run, working_form
 from rollout.tools.calls import CODE_TOOL
 from rollout.tools.tool import ToolError, shortened
 
@@ -31,6 +31,14 @@ class PythonTool:
         about = "Runs a Python program and returns what it prints. Nothing is kept between calls."
         described = {"name": self.name, "description": about, "parameters": parameters}
         return {"type": "function", "function": described}
+
+    def check(self) -> None:
+        """See `rollout.tools.tool.Tool`.
+
+        Raises:
+            SandboxError: If there is no sandbox here.
+        """
+        working_form(self.sandbox.form, self.sandbox.allow_weak)
 
     async def call(self, arguments: Mapping[str, Any]) -> str:
         """Run code; see `rollout.tools.tool.Tool`.

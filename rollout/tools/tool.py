@@ -24,7 +24,8 @@ class Tool(Protocol):
     """Something a policy may call; several plays may call it at the same time.
 
     An exception other than a ToolError is a fault of the tool, not of the call: `observe` lets it
-    through.
+    through. One that needs something of the machine may have a method `check()` as well, which
+    raises where that is missing, before anything starts.
     """
 
     @property

@@ -1,6 +1,6 @@
 """Plugs with their states: what is asked of which, and that nothing changes behind a back."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -8,7 +8,7 @@ import pytest
 
 from cost.advantages.types import group_batch
 from cost.draws.allocators.square_root import SquareRoot
-from cost.prices.compute import generating
+from cost.prices.compute import generating, scoring
 from cost.prices.flops import FlopsPrice
 from cost.scheduler.plugs import Plugs
 from cost.worth.turns import turns_taken
@@ -69,6 +69,17 @@ def test_state_round_trip(make_config, pool, make_visit):
     np.testing.assert_array_equal(other.lengths(pool), plugs.lengths(pool))
 
 
+def test_learning_from_several_turns_costs_what_is_counted_of_it(make_config, pool):
+    price = FlopsPrice(**SHAPE)
+    plugs = Plugs.of(make_config(price=price), pool)
+    found = plugs.training_costs(np.array([50]), np.array([72]), np.array([12]))
+    passes = scoring(price, 50, np.array([72]), np.array([60]))
+    assert found == pytest.approx(3 * passes)
+    # A price of tokens knows nothing of logits.
+    plain = Plugs.of(make_config(), pool)
+    assert plain.training_costs(np.array([50]), np.array([72]), np.array([12])).tolist() == [122]
+
+
 def test_generating_several_turns_costs_what_is_counted_of_them(make_config, pool):
     """But for tokens never fed in: the price charges each turn's last one, the count does not."""
     price = FlopsPrice(**SHAPE)
@@ -85,5 +96,9 @@ def test_generating_several_turns_costs_what_is_counted_of_them(make_config, poo
     assert found == pytest.approx(generating(price, report) + extra, rel=1e-12)
     as_one = plugs.generating_cost(groups, prompts)
     assert as_one - found == pytest.approx(12 * price.head - price.token - 86 * price.pair)
+    # Of a branch, whose first turn another response sampled, nothing is sampled but the last one.
+    branch = replace(report, inherited_tokens=np.array([30]))
+    less = found - plugs.generating_cost(groups, prompts, turns_taken([branch]))
+    assert less == pytest.approx(30 * (price.token + price.head + price.pair * (50 + 36)))
     assert plugs.prompt_costs(prompts) == pytest.approx(price.of_prompt(prompts))
     assert Plugs.of(make_config(), pool).prompt_costs(prompts) is None

@@ -1,5 +1,7 @@
 """What turns are expected to add, and what each price makes of it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -12,8 +14,10 @@ from cost.worth.turns import TurnCounts, turns_taken
 
 POOL = prompt_pool(np.full(3, 10), ["a"] * 3, 100)
 LENGTHS = np.array([40.0, 40.0, 40.0])
-CACHED = TurnsTaken(np.array([0.0, 6, 12]), np.array([0.0, 6, 12]), np.array([0.0, 0.5, 2]))
-UNCACHED = TurnsTaken(np.array([0.0, 40, 90]), CACHED.environment_tokens, CACHED.tool_seconds)
+CACHED = TurnsTaken(
+    np.array([0.0, 6, 12]), np.array([0.0, 6, 12]), np.zeros(3), np.array([0.0, 0.5, 2])
+)
+UNCACHED = replace(CACHED, prefill_tokens=np.array([0.0, 40, 90]))
 
 
 def report_of(prompt=0, prompt_tokens=10, prefill_tokens=10, lengths=(20, 20), **turns):
@@ -58,11 +62,13 @@ def test_a_batch_s_turns_are_those_of_its_reports_end_to_end():
     assert turns_taken([report_of(), report_of(1)]) is None
     played = report_of(
         num_turns=[1, 3], environment_tokens=[0, 8], turn_prefill_tokens=[0, 60],
-        tool_seconds=[0.0, 2.0],
+        tool_seconds=[0.0, 2.0], inherited_tokens=[0, 5],
     )  # fmt: skip
     found = turns_taken([report_of(), played])
     assert found.prefill_tokens.tolist() == [0, 0, 0, 60]
     assert found.environment_tokens.tolist() == [0, 0, 0, 8]
+    assert found.inherited_tokens.tolist() == [0, 0, 0, 5]
+    assert found.given_tokens.tolist() == [0, 0, 0, 13]
     assert found.tool_seconds.tolist() == [0, 0, 0, 2]
 
 

@@ -1,5 +1,6 @@
 import shutil
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 from omegaconf import OmegaConf
@@ -9,13 +10,18 @@ from launch.program import UserError
 from launch.run.inputs import (
     PROJECT,
     check_context,
+    check_environment,
     load_prompts,
     load_tokenizer,
     resolve_model,
     say_whose_code,
 )
+from rollout.environments.tools import ToolEnvironment
 from rollout.rewards.chain import ChainReward
+from rollout.rewards.code import CodeReward
+from rollout.sandbox import run as sandbox
 from rollout.tasks.dataset import DatasetTask
+from rollout.tools.python import PythonTool
 
 CHAIN_MODEL = PROJECT / "rollout/tasks/chain_model"
 
@@ -109,6 +115,21 @@ def test_responses_that_leave_no_room_for_prompts_are_refused(task, tokenizer):
         UserError, match=r"^rollout\.max_tokens .*model\.max_model_len, got -88 tok"
     ):
         load_prompts(one, tokenizer, ChainReward(), -88)
+
+
+def test_a_machine_without_a_sandbox_is_told_before_code_is_run(task, tokenizer, monkeypatch):
+    monkeypatch.setattr(sandbox, "fault_of", lambda form: "not here")
+    tests = '{"asserts": ["assert f() == 1"], "reference": "def f(): return 1"}'
+    one = task(f'{{"prompt": "Write f.", "answer": {tests}}}')
+    told = r"^sandbox\.form=auto works on this machine in no form .*sandbox\.allow_weak=true"
+    with pytest.raises(UserError, match=told):
+        load_prompts(one, tokenizer, CodeReward(), 100)
+    config = SimpleNamespace(
+        environment=ToolEnvironment([PythonTool()], role="user", describe="none"),
+        model=SimpleNamespace(path=str(CHAIN_MODEL)),
+    )
+    with pytest.raises(UserError, match=told):
+        check_environment(config, tokenizer)
 
 
 def test_a_context_longer_than_the_models_is_refused(tmp_path):

@@ -1,6 +1,7 @@
 """Plays of several turns: tokens stay as sampled, and every end is told from the others."""
 
 import asyncio
+import threading
 import time
 from dataclasses import dataclass, field
 
@@ -164,6 +165,35 @@ class Sleeper:
     def step(self, response):
         time.sleep(0.3)
         return End()
+
+
+class Meeting:
+    """Its step is a plain function, and waits for all others."""
+
+    def __init__(self, barrier):
+        self.barrier = barrier
+
+    def __deepcopy__(self, memo):
+        return self
+
+    async def reset(self, prompt):
+        """Begin."""
+
+    def step(self, response):
+        self.barrier.wait()
+        return End(1.0)
+
+
+def test_as_many_plays_wait_at_a_time_as_an_engine_has(tokenizer, prompt):
+    """However few processors there are."""
+    game = Meeting(threading.Barrier(100, timeout=20))
+    player = TurnEnvironment(game).for_policy(tokenizer, Stopping((END,)))
+
+    async def main():
+        plays = (player.play(Policy(tokenizer, "x"), prompt, 99) for _ in range(100))
+        return await asyncio.gather(*plays)
+
+    assert [played.reward for played in asyncio.run(main())] == [1.0] * 100
 
 
 def test_a_game_that_hangs_ends_its_play_in_time(tokenizer, prompt):

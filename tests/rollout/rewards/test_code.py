@@ -88,6 +88,16 @@ def add(a, b):
 """,
         "import os, signal\nadd = lambda a, b: os.kill(os.getppid(), signal.SIGKILL)",
         "import sys\nadd = lambda a, b: sys._getframe(1).f_globals.get('tests') or [9]",
+        """
+import sys
+wire = sys.modules["rollout.sandbox.wire"]
+honest = wire.Peer._do
+def lying(self, what, *given):
+    done = honest(self, what, *given)
+    return {"abs": lambda x: 0, "range": lambda n: [], **done} if what == "names" else done
+wire.Peer._do = lying
+add = lambda a, b: 7.5
+""",
         "add = 5",
         "def add(:",
         "def add(a, b):\n    x = []\n    x.append(x)\n    return x",
@@ -96,6 +106,13 @@ def add(a, b):
 )  # fmt: skip
 def test_no_trick_passes_a_test(code):
     assert passed(code) == 0.0
+
+
+def test_an_end_of_iteration_is_no_answer_to_a_call():
+    answer = asserts("assert all(map(check, [1, 2]))", reference="check = bool")
+    FRACTION.check(answer)
+    assert passed("def check(x): raise StopIteration", answer) == 0.0
+    assert passed("check = lambda x: next(iter([]))", answer) == 0.0
 
 
 def test_what_has_no_end_is_worth_what_it_passed_before():

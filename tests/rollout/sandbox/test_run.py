@@ -21,9 +21,13 @@ SHORT = SandboxConfig(wall_seconds=0.2, output_kib=64)
 LONG = SandboxConfig(wall_seconds=60.0, cpu_seconds=30, output_kib=64)
 
 
-def ran(form, code, config=LONG, mode="program", stdin=""):
+def skip_unless_here(form):
     if fault := fault_of(form):
         pytest.skip(f"{form} does not work here: {fault}")
+
+
+def ran(form, code, config=LONG, mode="program", stdin=""):
+    skip_unless_here(form)
     code = textwrap.dedent(code)
     with started(code, config, mode=mode, stdin=stdin, form=form) as sandbox:
         return finish(sandbox, config)
@@ -41,9 +45,9 @@ def test_a_program_reads_writes_fails_and_ends_as_anywhere(form):
 
 
 def test_a_cell_shows_what_its_last_line_is_worth():
-    assert run("x = 6\nx * 7", LONG, mode="cell").stdout == "42\n"
-    assert run("x = 6\nNone", LONG, mode="cell").stdout == ""
-    assert "SyntaxError" in run("x = (", LONG, mode="cell").stderr
+    assert ran("weak", "x = 6\nx * 7", mode="cell").stdout == "42\n"
+    assert ran("weak", "x = 6\nNone", mode="cell").stdout == ""
+    assert "SyntaxError" in ran("weak", "x = (", mode="cell").stderr
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -100,8 +104,7 @@ def test_a_fork_bomb_has_few_processes_and_leaves_none(form):
         print(error.strerror, made < 8, flush=True)
     while True: print("It is ended for what it says, with all that it began.")
     """
-    if fault := fault_of(form):
-        pytest.skip(f"{form} does not work here: {fault}")
+    skip_unless_here(form)
     with started(textwrap.dedent(code), config, mode="program", form=form) as sandbox:
         outcome = finish(sandbox, config)
     assert outcome.stdout.startswith("Resource temporarily unavailable True\n")
@@ -156,6 +159,7 @@ def test_nothing_of_the_machine_can_be_read_or_written(form, tmp_path, monkeypat
 
 @pytest.mark.parametrize("form", ISOLATED)
 def test_nobody_is_reached(form):
+    skip_unless_here(form)
     with subprocess.Popen(
         [sys.executable, "-c", "import socket, time; s = socket.create_server(('127.0.0.1', 0));"
          "print(s.getsockname()[1], flush=True); time.sleep(100)"],
@@ -219,8 +223,7 @@ def test_where_no_form_works_the_settings_are_named(monkeypatch):
 
 def test_a_sandbox_that_cannot_be_set_up_is_no_fault_of_the_code():
     impossible = SandboxConfig(memory_mib=1, wall_seconds=5)
-    if fault_of("namespaces"):
-        pytest.skip("namespaces do not work here")
+    skip_unless_here("namespaces")
     monkey = SandboxConfig(scratch_mib=1)
     assert run("print(1)", monkey).ok
     assert not run("x = bytearray(2**23)", impossible).ok
