@@ -37,7 +37,8 @@ def group_overhead(
     keep = np.concatenate([chosen.keep for _, chosen in filled])
     whole = price.of_generating(prompts, lengths, np.repeat(sizes, sizes), **state).sum()
     own = price.of_generating(prompts, lengths, np.full(len(lengths), MANY), **state).sum()
-    training = plugs.training_costs(prompts, lengths)
+    written = np.concatenate([report.environment_tokens for report, _ in filled])
+    training = plugs.training_costs(prompts, lengths, written)
     fixed = float(whole - own)
     of_prompt = plugs.prompt_costs(prompts)
     if of_prompt is not None:

@@ -120,7 +120,9 @@ def train(config: RunConfig, folder: Path) -> dict[str, Any]:
             self.ended = time.time()
 
     # Mixed precision, where there is any, keeps the weights themselves in float32.
-    model = AutoModelForCausalLM.from_pretrained(config.model.path, dtype="float32")
+    model = AutoModelForCausalLM.from_pretrained(
+        config.model.path, dtype="float32", use_safetensors=True, trust_remote_code=False
+    )
     generating = timed_generate(model)
     rewards, clock = Rewards(score, prompts), Clock()
     trainer = GRPOTrainer(
