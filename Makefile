@@ -30,7 +30,7 @@ test: $(READY)
 	@# Exit status 5, no test found, is fine: ARGS may name files that hold one kind only.
 	$(PYTEST) -n 2 -m "not system" $(ARGS) || test $$? = 5
 	@# Files side by side: each starts clusters of its own and mostly waits for processes to start.
-	$(PYTEST) -n 2 --dist loadfile -m system $(ARGS) || test $$? = 5
+	$(PYTEST) -n 3 --dist loadfile -m system $(ARGS) || test $$? = 5
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .
