@@ -11,7 +11,7 @@ from functools import cache, partial
 from typing import Any
 
 MOST_AT_A_TIME = 256
-"""Further calls wait for a thread; those there are are used again before another begins."""
+"""Further calls wait for a thread. A free one is used again before another begins."""
 
 
 async def in_thread(function: Callable[..., Any], *arguments: Any, **named: Any) -> Any:

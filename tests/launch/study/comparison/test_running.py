@@ -67,7 +67,9 @@ def fake_runs(monkeypatch):
 
         def prepare(composed):
             (run,) = (run for run in planned if composed.run_dir == str(run.run_dir))
-            return SimpleNamespace(run=run, config=None, prompts=None)
+            return SimpleNamespace(
+                run=run, config=SimpleNamespace(model=SimpleNamespace(path="model")), prompts=None
+            )
 
         monkeypatch.setattr(running, "prepare", prepare)
         monkeypatch.setattr(running, "System", system)
