@@ -1,12 +1,16 @@
 """What the system says of processes: whether they are there, stopped, or at work (Linux's /proc).
 
-Where there is no /proc nothing is known of any process, and nothing is made up.
+Where there is no /proc nothing is known of any process, and nothing is made up. `die_with` asks the
+system for the one thing that no process can do for itself.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
+import signal
+import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,6 +19,7 @@ from pathlib import Path
 PROC = Path("/proc")
 SHARED = Path("/dev/shm")
 _TICKS = os.sysconf("SC_CLK_TCK")
+_PR_SET_PDEATHSIG = 1
 _GONE = "ZXx"
 """States of what has ended and is only still listed."""
 _STATE, _PARENT, _SESSION, _USER, _SYSTEM, _STARTED = 0, 1, 3, 11, 12, 19
@@ -145,3 +150,15 @@ def _stat(path: Path) -> list[str] | None:
     # The name may hold spaces and brackets.
     fields = text.rpartition(")")[2].split()
     return fields if len(fields) > _STARTED else None
+
+
+def die_with(parent: int) -> None:
+    """Have the kernel kill this process, even inside C code, when its parent ends; on Linux only.
+
+    Args:
+        parent: Process id of the parent; one that has ended already ends this process at once.
+    """
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(0)

@@ -11,12 +11,10 @@ that done. Forking the actor itself is no way: threads of Ray run in it.
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import multiprocessing
 import os
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing import forkserver
@@ -26,7 +24,8 @@ from typing import Any
 
 import setproctitle
 
-_PR_SET_PDEATHSIG = 1
+from rollout.processes import die_with
+
 IMPORTED = (
     "rollout.engines.first_import",
     "ray",
@@ -54,8 +53,7 @@ class EngineProcess(ForkServerProcess):
         os.environ.update(self._environment)
         gc.enable()
         # vLLM gives an engine up whose server is gone, and nobody would end its process.
-        if sys.platform == "linux":
-            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        die_with(os.getppid())
         Thread(target=_end_with_parent, daemon=True).start()
         super().run()
 

@@ -27,22 +27,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
+from rollout.processes import die_with
 from rollout.rewards.returned import NoScoreError, as_score
 from rollout.rewards.types import score_with
 
-_PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _SUPERVISED = {signal.SIGCHLD, signal.SIGTERM}
 MAX_TRACEBACK = 4000
 """Characters of a traceback that are kept, its end."""
-
-
-def _die_with(parent: int) -> None:
-    # A reward that hangs inside C code would outlive a parent that was killed.
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            os._exit(0)
 
 
 def _supervise(worker: int) -> NoReturn:
@@ -189,7 +181,7 @@ def _work(connection: socket.socket) -> None:
 
 def main() -> None:
     """Fork, and serve the socket named on the command line."""
-    _die_with(int(sys.argv[2]))
+    die_with(int(sys.argv[2]))
     connection = socket.socket(fileno=int(sys.argv[1]))
     # A caller that ignores the end of its children passes that on.
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -200,7 +192,7 @@ def main() -> None:
         connection.close()
         _supervise(worker)
     signal.pthread_sigmask(signal.SIG_SETMASK, before)
-    _die_with(supervisor)
+    die_with(supervisor)
     try:
         _work(connection)
     except (EOFError, ConnectionError):
