@@ -8,6 +8,7 @@ from rollout.tasks.calculator import CalculatorTeacher
 from rollout.tasks.chain import Teacher
 
 SUBJECTS = ("chain", "calculator")
+ARCHITECTURES = ("llama", "qwen3", "gpt_neox")
 
 
 @dataclass(kw_only=True, slots=True)
@@ -29,6 +30,8 @@ class WarmStartConfig:
     """Folder that receives the checkpoint; must not exist yet."""
     subject: str = "chain"
     """What it is taught: `chain`, or `calculator`, whose products it may call a tool for."""
+    architecture: str = "llama"
+    """What is taught: `llama`, as shipped, or `qwen3` or `gpt_neox` of about as many weights."""
     seed: int = 0
     """Initial weights and examples."""
     steps: int = 1400
@@ -58,6 +61,11 @@ class WarmStartConfig:
         require_path("out", self.out)
         require(
             self.subject in SUBJECTS, f"subject must be one of {', '.join(SUBJECTS)}", self.subject
+        )
+        require(
+            self.architecture in ARCHITECTURES,
+            f"architecture must be one of {', '.join(ARCHITECTURES)}",
+            self.architecture,
         )
         require(
             self.batch_tokens >= 512,

@@ -295,6 +295,13 @@ class RunConfig:
             "where the thinning has that key",
             self.scheduler.thinning,
         )
+        reuse, learner = self.scheduler.reuse, self.learner
+        require(
+            reuse is None or (learner.behaviour == "rollout" and not learner.terms_for_all),
+            "scheduler.reuse must be null with learner.behaviour=recomputed, whose ratio is not to "
+            "the policy that sampled, and with terms that concern responses of advantage 0",
+            reuse,
+        )
         for plug in (self.objective, self.scheduler.advantage):
             require(
                 not getattr(plug, "needs_sequence_mean", False)

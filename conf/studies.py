@@ -151,6 +151,8 @@ class TheoryConfig:
 
 AGGREGATIONS = ("constant_length", "sequence_mean")
 """Members of conf/aggregation under which the variance of thinning is measured."""
+LAYERS = ("all", "lm_head", "both")
+"""By which weights gradients can be taken there."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -192,6 +194,10 @@ class VarianceConfig:
     """Of prompts and samples."""
     unbiased_only: bool = False
     """Leave PODS and D3S out, to save memory."""
+    layer: str = "all"
+    """Gradients by which weights: `all`; `lm_head`, the output head's alone, which takes no
+    backward pass and leaves PODS, D3S, alignment and noise scale out; or `both`, one beside the
+    other."""
     out: str | None = None
     """File for the figures as JSON, in a folder that exists."""
 
@@ -208,6 +214,7 @@ class VarianceConfig:
             "budgets must lie in (0, 1]",
             self.budgets,
         )
+        require(self.layer in LAYERS, f"layer must be one of {', '.join(LAYERS)}", self.layer)
         ranges = {
             "num_batches": count(1e6),
             "num_prompts": count(1e6),

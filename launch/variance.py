@@ -13,6 +13,9 @@ q and by negative correlation usually less variance.
 Beside that it prints what sizes follow from (cost/draws/sizing.py): the alignment of responses to a
 prompt and the gradient noise scale in groups, +- standard errors over batches.
 
+With `layer=lm_head` gradients are by the output head's weights alone, for models whose backward
+pass is dear; `layer=both` holds these norms against those by all weights.
+
 PODS and D3S undo no probability: given the batch they add bias, not variance. For them the squared
 distance of the batch's gradient from the full one is reported over the same sum: as it is, and
 after the best common factor, which a learning rate could make up for. The variance of the rules

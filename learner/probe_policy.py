@@ -14,6 +14,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from learner.batch import MicroBatch
+from learner.gradient_norms import gradient_norms
 from learner.logprobs import PackedPolicy
 from learner.token_masks import top_tokens
 
@@ -167,17 +169,46 @@ class ProbePolicy:
             ]
         )
 
+    def head_norm(self, prompt: npt.ArrayLike, response: Tokens) -> float:
+        """Return the norm of the same gradient by the output head alone, without a backward pass.
+
+        Args:
+            prompt: [T_prompt]
+            response: [T]
+
+        Raises:
+            ValueError: If the model changes its head's logits, such as by a cap.
+        """
+        token_ids, positions, loss_mask = _row(prompt, response)
+        unused = torch.zeros(len(token_ids))
+        row = MicroBatch(
+            token_ids=token_ids,
+            position_ids=positions,
+            segment_ids=torch.zeros_like(token_ids),
+            loss_mask=loss_mask,
+            rollout_logprobs=unused,
+            advantages=unused,
+            loss_weights=unused,
+        )
+        return float(gradient_norms(self._policy, row, "lm_head")[0])
+
     def zeros(self) -> Tensor:
         """Make a gradient of zero, to add others to."""
         return torch.zeros(self.num_parameters)
 
     def _forward(self, prompt: npt.ArrayLike, response: Tokens) -> tuple[Tensor, Tensor]:
         """Return log-probabilities and entropies [T] of a response's tokens."""
-        num_prompt_tokens = len(np.asarray(prompt))
-        token_ids = torch.as_tensor(np.concatenate([np.asarray(prompt), response]).astype(np.int64))
-        positions = torch.arange(len(token_ids))
-        logprobs, entropies = self._policy(token_ids, positions, positions >= num_prompt_tokens)
-        return logprobs[num_prompt_tokens:], entropies[num_prompt_tokens:]
+        token_ids, positions, loss_mask = _row(prompt, response)
+        logprobs, entropies = self._policy(token_ids, positions, loss_mask)
+        return logprobs[loss_mask], entropies[loss_mask]
+
+
+def _row(prompt: npt.ArrayLike, response: Tokens) -> tuple[Tensor, Tensor, Tensor]:
+    """Return token ids, positions and loss mask [T] of a prompt and a response to it."""
+    prompt = np.asarray(prompt)
+    token_ids = torch.as_tensor(np.concatenate([prompt, response]).astype(np.int64))
+    positions = torch.arange(len(token_ids))
+    return token_ids, positions, positions >= len(prompt)
 
 
 def top_token_factors(

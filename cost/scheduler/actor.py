@@ -108,6 +108,10 @@ class SchedulerActor:
             await self._reported(lambda: self._scheduler.unreported(batch, attempts))
             return self._scheduler.select(batch, attempts, epoch, progress, penalties)
 
+    async def reuse(self, batch: int) -> list[list[Selection]]:
+        """Choose what to train on once more beside a batch."""
+        return self._scheduler.reuse(batch)
+
     async def learned(self, batch: int, feedback: Feedback) -> None:
         """Take in what learning from a batch took and showed."""
         self._scheduler.learned(batch, feedback)

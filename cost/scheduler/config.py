@@ -17,6 +17,7 @@ from cost.prices.types import GeneratingPrice, Price
 from cost.ranges import Range, amount, positive, require_ranges
 from cost.thinning.clipping import Clipping
 from cost.thinning.proxies import FittedProxy, Proxy
+from cost.thinning.reuse import Reuse
 from cost.thinning.thinning import ThinningRule
 from cost.worth.lengths import LengthEstimator
 from cost.worth.utilities import Utility
@@ -60,6 +61,8 @@ class SchedulerConfig:
     """Exploring tickets that hold the policy's entropy (cost/draws/entropy_control.py), or None."""
     clipping: Any = None
     """How large a part of a step one response may be (cost/thinning/clipping.py), or None."""
+    reuse: Any = None
+    """Earlier batches that are learned from once more (cost/thinning/reuse.py), or None."""
     sizing: Any = None
     """What moves tickets_per_step and group_size as the run goes on (cost/draws/sizing.py), or
     None, which leaves them as they are."""
@@ -158,6 +161,22 @@ class SchedulerConfig:
             raise ValueError(
                 "scheduler.clipping must be a plug with the method scales and all else of "
                 f"cost.thinning.clipping.Clipping, or null, got {clipping!r}"
+            )
+        self._check_reuse()
+
+    def _check_reuse(self) -> None:
+        if self.reuse is None:
+            return
+        if not isinstance(self.reuse, Reuse):
+            raise ValueError(
+                "scheduler.reuse must be a plug with the method opens and all else of "
+                f"cost.thinning.reuse.Reuse, or null, got {self.reuse!r}"
+            )
+        if not self.thinning.objective_preserving:
+            raise ValueError(
+                "scheduler.thinning must undo its probabilities with scheduler.reuse, or the two "
+                "batches of a step would follow different objectives; take another thinning or "
+                f"reuse=null, got {self.thinning!r}"
             )
 
     def _check_sizing(self) -> None:

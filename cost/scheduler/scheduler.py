@@ -114,16 +114,17 @@ class Scheduler:
         self._ledger = found.entered(self._ledger)
         return found.all
 
+    def reuse(self, batch: int) -> list[list[Selection]]:
+        """Choose once more from batches before the one selected last; see `Selecting.again`."""
+        found, self._ledger = self._selecting.again(batch, self._ledger)
+        return found
+
     def unreported(self, batch: int, attempts: Sequence[int]) -> list[int]:
         """Return the members whose reports a selection needs and has not; errors as in `select`."""
         return self._selecting.awaited(batch, attempts)
 
     def learned(self, batch: int, feedback: Feedback) -> None:
-        """Take in what learning from a batch took and showed; to be told before it is folded.
-
-        Raises:
-            ValueError: If a number cannot be true, or the batch is not complete or was folded.
-        """
+        """Take in what learning a batch took and showed, before it is folded, or ValueError."""
         reports, scored = self._drawing.reports_of(batch), self._selecting.scored(batch)
         spending = self._statistics.learned(batch, reports, scored, feedback)
         self._ledger = self._ledger.with_spending(spending)

@@ -4,7 +4,8 @@
 
 Owns what one selection hands on to later ones: the mean length of earlier batches, which a constant
 divisor uses. It moves only when a new batch is selected, after that batch's factors are fixed, so
-no batch's divisor depends on the batch itself.
+no batch's divisor depends on the batch itself. With `reuse` also the last few batches themselves,
+which a state that is saved leaves out: a run that goes on begins without.
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,7 @@ from cost.scheduler.batches import Batches
 from cost.scheduler.config import SchedulerConfig
 from cost.scheduler.penalties import laid_out
 from cost.scheduler.plugs import Plugs, Scored
-from cost.scheduler.selection import select_batch, select_exploring
+from cost.scheduler.selection import Earlier, select_batch, select_exploring
 from cost.scheduler.ticket_book import TicketBook
 from cost.state import to_plain
 from cost.types import FloatArray, LengthReport, Selection, Ticket
@@ -116,6 +117,8 @@ class Selecting:
         self._earlier_next = (0.0, 0.0)
         self._metrics: dict[str, float] = {}
         self._scored: Scored | None = None
+        # With `reuse`, by number: the present batch and at most max_age before it.
+        self._lately: dict[int, Earlier] = {}
 
     def select(
         self,
@@ -137,7 +140,7 @@ class Selecting:
         if not members.plain:
             return Selected(members, [], [], epoch == 0, draw_saving, 0.0, plugs)
         first = members.plain[0].ticket_id
-        selections, self._metrics, after = select_batch(
+        selections, self._metrics, after, candidates = select_batch(
             plugs,
             members.plain,
             members.plain_reports,
@@ -147,6 +150,10 @@ class Selecting:
             rng=generator_for(self._seed, "thinning", self._book.plain_before(first), epoch),
             penalties=laid_out(members.plain_reports, penalties),
         )
+        if epoch == 0 and self._config.reuse is not None:
+            factors = [selection.factors for selection in selections]
+            earlier = Earlier(members.plain, members.plain_reports, candidates, factors)
+            self._lately = {**self._lately, batch: earlier}
         if epoch == 0 and self._config.calibrate_every:
             self._scored = Scored.of(members.plain_reports, selections)
         exploring = select_exploring(
@@ -160,6 +167,33 @@ class Selecting:
         saving = self._metrics.get("cost/thinning_saving_estimated", 0.0)
         plugs = after if epoch == 0 else plugs
         return Selected(members, selections, exploring, epoch == 0, draw_saving, saving, plugs)
+
+    def again(self, batch: int, ledger: Ledger) -> tuple[list[list[Selection]], Ledger]:
+        """Choose what to train on once more beside a batch (cost/thinning/reuse.py).
+
+        Args:
+            batch: The one selected last.
+            ledger: Where the pass over earlier batches is entered.
+
+        Returns:
+            One list an earlier batch that is held, the oldest first, with a selection for each of
+            its plain members, weights as for a batch of its own; and the new ledger.
+
+        Raises:
+            ValueError: If it is another batch, or nothing is configured to be used again.
+        """
+        reuse = self._config.reuse
+        if reuse is None or batch != self.batch:
+            raise ValueError(
+                f"batch must be {self.batch}, the one selected last, with scheduler.reuse, "
+                f"got {batch!r}"
+            )
+        found = []
+        for earlier in (own for number, own in self._lately.items() if number < batch):
+            rng = generator_for(self._seed, "reuse", batch, earlier.tickets[0].ticket_id)
+            found.append(earlier.select(reuse, rng))
+            ledger = ledger.with_selection(earlier.reports, found[-1], first_pass=False)
+        return found, ledger
 
     def awaited(self, batch: int, attempts: Sequence[int]) -> list[int]:
         """Return the members of a batch of which the named attempt was not reported.
@@ -198,6 +232,9 @@ class Selecting:
     def _enter(self, batch: int, members: Members) -> None:
         """Move on to a batch: what came before it is now earlier, and is no longer needed."""
         self.batch, self._scored = batch, None
+        if self._config.reuse is not None:
+            oldest = batch - self._config.reuse.max_age
+            self._lately = {key: own for key, own in self._lately.items() if key >= oldest}
         if members.plain:
             self._book.release(members.plain[0].ticket_id)
         self._earlier = self._earlier_next
@@ -236,4 +273,5 @@ class Selecting:
         self._earlier = tuple(state["earlier"])
         self._earlier_next = tuple(state["earlier_next"])
         self._metrics = dict(state["metrics"])
+        self._lately = {}
         self._scored = None if state["scored"] is None else Scored(**state["scored"])

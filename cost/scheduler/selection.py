@@ -7,6 +7,7 @@ exploring: reports -> rewards, factors -> keep what has a positive reward, all o
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -17,8 +18,9 @@ from cost.ledger import weight_metrics
 from cost.scheduler.plugs import Plugs
 from cost.scheduler.savings import thinning_saving
 from cost.thinning.clipping import clipped
+from cost.thinning.reuse import Reuse
 from cost.thinning.thinning import Candidates, Thinning
-from cost.types import BoolArray, FloatArray, LengthReport, Selection, Ticket
+from cost.types import BoolArray, FloatArray, IntArray, LengthReport, Selection, Ticket
 from cost.worth.turns import turns_taken
 
 
@@ -31,7 +33,7 @@ def select_batch(
     progress: float,
     rng: np.random.Generator,
     penalties: FloatArray | None = None,
-) -> tuple[list[Selection], dict[str, float], Plugs]:
+) -> tuple[list[Selection], dict[str, float], Plugs, Candidates]:
     """Choose what to train on from P finished tickets.
 
     Args:
@@ -45,7 +47,8 @@ def select_batch(
         penalties: [R] of all responses, in units of advantage; None for none.
 
     Returns:
-        P selections, metrics of the batch, and the plugs as they are to be after the first pass.
+        P selections, metrics of the batch, the plugs as they are to be after the first pass, and
+        the responses as the thinning saw them.
     """
     groups = group_batch(reports, tickets[0].max_tokens, folded)
     factors = plugs.factors(
@@ -57,7 +60,7 @@ def select_batch(
     candidates = _candidates(plugs, reports, groups, penalties, factors, weights, progress)
     thinning = plugs.thin(candidates, rng)
     kept_weights = _weights(candidates, thinning, weights)
-    unclipped = _selections(tickets, groups, candidates, thinning, kept_weights, factors)
+    unclipped = _selections(tickets, groups.sizes, candidates, thinning, kept_weights, factors)
     selections, gradient_metrics = clipped(plugs.clipping, reports, unclipped)
     metrics = thinning.metrics | weight_metrics(selections) | gradient_metrics
     metrics["cost/reward_mean_uniform"] = uniform_reward_mean(tickets, reports)
@@ -65,7 +68,31 @@ def select_batch(
         metrics["cost/thinning_saving_estimated"] = thinning_saving(
             candidates.scores, candidates.costs, thinning.probabilities
         )
-    return selections, metrics, plugs.thinned(candidates, thinning)
+    return selections, metrics, plugs.thinned(candidates, thinning), candidates
+
+
+@dataclass(frozen=True, slots=True)
+class Earlier:
+    """A batch that was selected from, as it is needed to select from it once more."""
+
+    tickets: Sequence[Ticket]
+    """The P plain members, in draw order."""
+    reports: Sequence[LengthReport]
+    """P, of the same."""
+    candidates: Candidates
+    """All their responses."""
+    factors: Sequence[FloatArray]
+    """[n] aggregation factors of each group."""
+
+    def select(self, reuse: Reuse, rng: np.random.Generator) -> list[Selection]:
+        """Choose what to train on once more; P selections, weights as for a batch of its own."""
+        sizes = np.array([report.num_responses for report in self.reports], dtype=np.int64)
+        thinning = reuse.thin(self.candidates, rng)
+        weights = np.repeat([ticket.weight for ticket in self.tickets], sizes)
+        kept_weights = _weights(self.candidates, thinning, weights)
+        return _selections(
+            self.tickets, sizes, self.candidates, thinning, kept_weights, self.factors
+        )
 
 
 def _candidates(
@@ -111,7 +138,7 @@ def _candidates(
 
 def _selections(
     tickets: Sequence[Ticket],
-    groups: GroupBatch,
+    sizes: IntArray,
     candidates: Candidates,
     thinning: Thinning,
     kept_weights: FloatArray,
@@ -119,7 +146,7 @@ def _selections(
 ) -> list[Selection]:
     """Part what was chosen of all responses [R] into the groups of their tickets."""
     advantages = candidates.advantages if thinning.advantages is None else thinning.advantages
-    ends = np.cumsum(groups.sizes)
+    ends = np.cumsum(sizes)
     return [
         Selection(
             ticket_id=ticket.ticket_id,
@@ -130,7 +157,7 @@ def _selections(
             token_share=thinning.token_share,
         )
         for ticket, start, end, group_factors in zip(
-            tickets, ends - groups.sizes, ends, factors, strict=True
+            tickets, ends - sizes, ends, factors, strict=True
         )
     ]
 

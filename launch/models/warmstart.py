@@ -1,6 +1,7 @@
 """The warm start: teach a made Llama of 0.6 M weights the chain task, from nothing.
 
-With `subject=calculator` a smaller one is taught to call a tool, see `rollout.tasks.calculator`.
+With `subject=calculator` a smaller one is taught to call a tool, see `rollout.tasks.calculator`. With
+`architecture` the pupil is of another shape, taught the same.
 
     Teacher -> worked solutions with mistakes -> supervised fine-tuning -> Hugging Face folder
 
@@ -67,30 +68,50 @@ def build_tokenizer(subject: str = "chain") -> Any:
     )
 
 
-def build_model(seed: int, subject: str = "chain") -> Any:
-    """Make the untrained policy: a Llama of 624,128 float32 weights; half as many to calculate."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
+def build_model(seed: int, subject: str = "chain", architecture: str = "llama") -> Any:
+    """Make the untrained policy: for chains 624,128 float32 weights as a Llama, and about as many else.
 
-    torch.manual_seed(seed)
-    make: Any = LlamaForCausalLM
+    Args:
+        seed: Of the initial weights.
+        subject: "chain", or "calculator", whose models have half as many weights.
+        architecture: "llama"; "qwen3", which normalises queries and keys as well (624,320); or "gpt_neox"
+            (612,544): every head has keys of its own, half of its dimensions know positions, attention and
+            MLP are added side by side, with biases and layer norms, and the head is not the embedding.
+    """
+    import torch
+    import transformers
+
     calculates = subject == "calculator"
-    return make(
-        LlamaConfig(
-            vocab_size=len(SPECIAL_TOKENS) + 256 + 3 * calculates,
-            hidden_size=96 if calculates else 128,
-            intermediate_size=256 if calculates else 384,
-            num_hidden_layers=3,
-            num_attention_heads=3 if calculates else 4,
-            num_key_value_heads=1 if calculates else 2,
-            head_dim=32,
-            max_position_embeddings=512,
-            tie_word_embeddings=True,
-            pad_token_id=0,
-            bos_token_id=None,
-            eos_token_id=1,
-        )
-    )
+    config: dict[str, Any] = {
+        "vocab_size": len(SPECIAL_TOKENS) + 256 + 3 * calculates,
+        "hidden_size": 96 if calculates else 128,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 3 if calculates else 4,
+        "max_position_embeddings": 512,
+        "pad_token_id": 0,
+        "bos_token_id": None,
+        "eos_token_id": 1,
+    }
+    if architecture == "gpt_neox":
+        prefix = "GPTNeoX"
+        config |= {
+            "intermediate_size": 304 if calculates else 448,
+            "rope_parameters": {
+                "rope_type": "default", "rope_theta": 10_000.0, "partial_rotary_factor": 0.5
+            },
+            "tie_word_embeddings": False,
+        }  # fmt: skip
+    else:
+        prefix = {"llama": "Llama", "qwen3": "Qwen3"}[architecture]
+        config |= {
+            "intermediate_size": 256 if calculates else 384,
+            "num_key_value_heads": 1 if calculates else 2,
+            "head_dim": 32,
+            "tie_word_embeddings": True,
+        }
+    torch.manual_seed(seed)
+    model: Any = getattr(transformers, f"{prefix}ForCausalLM")
+    return model(getattr(transformers, f"{prefix}Config")(**config))
 
 
 def longest_chain(step: int, schedule_steps: int) -> int:
@@ -196,7 +217,7 @@ def warm_start(config: WarmStartConfig) -> Path:
     torch.set_num_threads(config.threads)
     torch.use_deterministic_algorithms(True)
     tokenizer = build_tokenizer(config.subject)
-    model = build_model(config.seed, config.subject)
+    model = build_model(config.seed, config.subject, config.architecture)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=config.lr, betas=(0.9, 0.98), weight_decay=config.weight_decay
     )

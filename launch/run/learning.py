@@ -17,6 +17,7 @@ from launch.run.compute import Flops, generated
 from launch.run.deadlines import while_heard
 from launch.run.drawing import DrawnBatch
 from launch.run.parts import Metrics, Parts, Plan
+from launch.run.reusing import Reusing
 from rollout.buffer import OrderedBuffer
 from rollout.types import GroupRef
 
@@ -126,6 +127,7 @@ class Passes:
     def __init__(self, plan: Plan, parts: Parts) -> None:
         self._plan = plan
         self._parts = parts
+        self._reusing = Reusing(plan.reuse, parts.scheduler)
 
     async def learn(self, taken: Taken, progress: float) -> Learned:
         """Select from a batch and update the policy, once a pass.
@@ -147,17 +149,26 @@ class Passes:
         updating = Laps()
         penalties, metrics = await self._penalties(plain)
         learner_seconds, trained_tokens, learn_flops = updating.lap(), 0, 0.0
-        norms = None
+        norms, reused_tokens = None, 0
         for epoch in range(self._plan.num_epochs):
             selections = await scheduler.select(batch, attempts, epoch, progress, penalties)
             if epoch == 0 and self._calibrates(batch):
                 layer = self._plan.gradient_norm_layer
                 norms = await learners.gradient_norms(plain, layer=layer)
-            trained_tokens += _trained_tokens(groups, selections)
+            given, chosen = groups, selections
+            if epoch == 0:
+                given, chosen = await self._reusing.join(batch, groups, selections)
+            trained_tokens += _trained_tokens(given, chosen)
             updating = Laps()
-            metrics |= await learners.update(groups, selections, step=batch, epoch=epoch)
+            metrics |= await learners.update(given, chosen, step=batch, epoch=epoch)
             learner_seconds += updating.lap()
             learn_flops += metrics.get("learner/flops", 0.0)
+            if epoch == 0:
+                self._reusing.hold(batch, groups, selections, metrics)
+                again = slice(len(groups), None)
+                reused_tokens = _trained_tokens(given[again], chosen[again])
+        if self._plan.reuse is not None:
+            metrics["learner/reused_tokens"] = float(reused_tokens)
         return Learned(selections, metrics, trained_tokens, learner_seconds, learn_flops, norms)
 
     def spent(self, taken: Taken, learned: Learned, published: Metrics, seconds: float) -> Spent:

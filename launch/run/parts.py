@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from conf.schema import RunConfig
+from cost.thinning.reuse import Reuse
 from cost.types import Draw, Feedback, FloatArray, Selection, Ticket
 from launch.run.compute import compute_of
 from launch.run.rewards import RewardWatch
@@ -31,6 +32,9 @@ class Scheduler(Protocol):
         penalties: Sequence[FloatArray] | None = None,
     ) -> list[Selection]:
         """Choose and weigh the responses to train on, with penalties [n] of each plain group."""
+
+    async def reuse(self, batch: int) -> list[list[Selection]]:
+        """Choose what to train on once more beside the batch selected last, by earlier batch."""
 
     async def learned(self, batch: int, feedback: Feedback) -> None:
         """Take in what learning from a batch took and showed."""
@@ -109,6 +113,8 @@ class Plan:
     """The same for FLOPs, as `launch.run.compute` counts them; `compute` must be there."""
     max_seconds: float | None = None
     """The same for seconds of waiting, learning and publishing."""
+    reuse: Reuse | None = None
+    """When earlier batches are learned from once more; None for never."""
     compute: LearnerCompute | None = None
     """Counts FLOPs; None where nobody knows the model's shape."""
 
@@ -130,5 +136,6 @@ def plan_of(config: RunConfig) -> Plan:
         max_trained_tokens=config.loop.max_trained_tokens,
         max_compute_flops=config.loop.max_compute_flops,
         max_seconds=config.loop.max_seconds,
+        reuse=config.scheduler.reuse,
         compute=compute_of(config),
     )

@@ -114,6 +114,11 @@ class RemoteScheduler:
         )
         return selections
 
+    async def reuse(self, batch: int) -> list[list[Selection]]:
+        """See `cost.scheduler.scheduler.Scheduler.reuse`."""
+        selections: list[list[Selection]] = await self.call("reuse", batch)
+        return selections
+
     async def learned(self, batch: int, feedback: Feedback) -> None:
         """See `cost.scheduler.scheduler.Scheduler.learned`."""
         await self.call("learned", batch, feedback)

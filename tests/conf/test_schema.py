@@ -94,6 +94,16 @@ def test_terms_for_all_responses_need_a_thinning_that_keeps_all(thinning, terms,
         run_config(f"thinning@scheduler.thinning={thinning}", *terms)
 
 
+@pytest.mark.parametrize(
+    "overrides",
+    [["learner.behaviour=recomputed"], [ENTROPY, "thinning@scheduler.thinning=keep_all"]],
+)
+def test_reuse_needs_a_ratio_to_the_samples_and_a_loss_of_advantages_alone(overrides):
+    run_config("reuse@scheduler.reuse=earlier")
+    with pytest.raises(UserError, match=r"scheduler\.reuse must be null with"):
+        run_config("reuse@scheduler.reuse=earlier", *overrides)
+
+
 def test_terms_for_all_responses_go_with_thinnings_that_keep_all():
     run_config(KEEP_ALL, KL, ENTROPY)
     run_config("scheduler.thinning.keep_zero_advantage=true", KL, ENTROPY)

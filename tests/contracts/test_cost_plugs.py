@@ -588,6 +588,17 @@ def test_clipping(plug, norms):
     assert not plug.objective_preserving or (scales == 1).all()
 
 
+@pytest.mark.parametrize("plug", members("reuse"))
+def test_reuse_keeps_with_the_probability_it_states_what_has_a_gradient(plug):
+    assert plug.max_age >= 1 and not plug.opens(0, 1.0)
+    candidates = random_candidates(np.random.default_rng(0), 12, penalised=False)
+    runs = [plug.thin(candidates, np.random.default_rng([1, seed])) for seed in range(3000)]
+    q = runs[0].probabilities
+    assert ((q > 0) == (candidates.usable & (candidates.advantages != 0))).all()
+    share = np.mean([run.keep for run in runs], axis=0)
+    assert (np.abs(share - q) <= 5 * np.sqrt(q * (1 - q) / len(runs)) + 1e-12).all()
+
+
 ADVANTAGE_POOL = prompt_pool(np.ones(4, dtype=int), ["a"] * 4, max_tokens=500)
 
 

@@ -38,6 +38,15 @@ def test_token_weights_split_a_gradient(policy):
     assert (first + rest / 2 - whole).abs().max() < 1e-5 * whole.abs().max()
 
 
+def test_the_norm_by_the_head_is_that_of_its_own_part_of_the_gradient(model_paths):
+    untied = ProbePolicy(str(model_paths[False]), temperature=0.7, stop_token_ids=[2])
+    response = np.array([3, 7, 17, 7])
+    logprobs, _ = untied._forward(PROMPT, response)
+    head = untied._model.get_output_embeddings().weight
+    (gradient,) = torch.autograd.grad(logprobs.sum(), [head])
+    assert untied.head_norm(PROMPT, response) == pytest.approx(float(gradient.norm()), rel=1e-5)
+
+
 def test_scores_are_those_of_one_softmax(policy):
     response = np.array([3, 7, 17])
     scores = policy.token_scores(PROMPT, response)

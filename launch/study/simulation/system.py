@@ -71,6 +71,10 @@ class LocalScheduler:
         """See `cost.scheduler.scheduler.Scheduler.select`."""
         return await self._actor.select(batch, attempts, epoch, progress, penalties)
 
+    async def reuse(self, batch: int) -> list[list[Selection]]:
+        """See `cost.scheduler.scheduler.Scheduler.reuse`."""
+        return await self._actor.reuse(batch)
+
     async def learned(self, batch: int, feedback: Feedback) -> None:
         """See `cost.scheduler.scheduler.Scheduler.learned`."""
         await self._actor.learned(batch, feedback)

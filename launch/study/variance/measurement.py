@@ -78,12 +78,14 @@ class BatchResult:
 
     responses: Responses
     score_norms: FloatArray
-    """[M] norms of the gradients of the responses' summed log-probabilities; 0 where no rule looks
-    at a response."""
+    """[M] norms of the gradients of the responses' summed log-probabilities, by all weights or by
+    the output head's; 0 where no rule looks at a response."""
     biased: dict[Key, Bias]
     """How far off each rule is that undoes no probability."""
-    pulls: Pulls
-    """How far responses and prompts pull the same way."""
+    pulls: Pulls | None
+    """How far responses and prompts pull the same way; None without gradients by all weights."""
+    head_norms: FloatArray | None = None
+    """[M] norms by the output head's weights, beside those by all; None where nobody asked."""
 
 
 def measure_batch(
@@ -134,6 +136,21 @@ def measure_batch(
         _add(estimates, plans, j, gradient, partial(policy.gradient, prompt, response))
     biases = _biases(estimates, full, plans, score_norms, responses)
     return BatchResult(responses, score_norms, biases, pulls.pulls())
+
+
+def measure_heads(
+    policy: ProbePolicy,
+    batch: Batch,
+    responses: Responses,
+    say: Callable[[int], None] = lambda count: None,
+) -> FloatArray:
+    """Return the norms [M] of the responses' gradients by the output head; 0 without advantage."""
+    norms = np.zeros(len(responses.lengths))
+    for j, (prompt, response) in enumerate(batch.pairs()):
+        say(j)
+        if responses.with_gradient[j]:
+            norms[j] = policy.head_norm(prompt, response)
+    return norms
 
 
 def _add(

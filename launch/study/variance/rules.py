@@ -98,6 +98,7 @@ def keep_probabilities(
     budget: float,
     score_norms: FloatArray,
     fitted: SurpriseProxy | None = None,
+    head_norms: FloatArray | None = None,
 ) -> dict[str, FloatArray]:
     """Return every unbiased rule's keep probabilities.
 
@@ -107,6 +108,7 @@ def keep_probabilities(
         budget: Share of the candidates' tokens to spend, in (0, 1].
         score_norms: [M] norms of the gradients of the responses' summed log-probabilities.
         fitted: The surprise proxy with exponents fitted to other batches; None leaves it out.
+        head_norms: [M] the same norms by the output head alone; None leaves it out.
 
     Returns:
         Rule -> [M], 0 for what is not a candidate.
@@ -134,6 +136,8 @@ def keep_probabilities(
     }
     if fitted is not None:
         rules["surprise, fitted"] = cost_aware(fitted.score(*arguments))
+    if head_norms is not None:
+        rules["head's norm"] = cost_aware(np.abs(responses.advantages) * factors * head_norms)
     rules[ORACLE] = cost_aware(np.abs(responses.advantages) * factors * score_norms)
     return rules
 

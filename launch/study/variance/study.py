@@ -6,6 +6,7 @@ import asyncio
 import json
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +18,7 @@ from cost.types import BoolArray, FloatArray
 from launch.program import UserError
 from launch.record.counter import Counter
 from launch.run.inputs import load_prompts, load_tokenizer, resolve_model
-from launch.study.variance.measurement import Batch, BatchResult, measure_batch
+from launch.study.variance.measurement import Batch, BatchResult, measure_batch, measure_heads
 from launch.study.variance.rules import FLOOR, group_responses
 from launch.study.variance.summary import summarise
 from rollout.stopping import stopping_of
@@ -80,6 +81,7 @@ def measure(config: VarianceConfig, task_name: str) -> dict[str, Any]:
         "pass_rate": float(np.mean(pass_rates)),
         "temperature": config.temperature,
         "floor": FLOOR,
+        "layer": config.layer,
         "group_size": config.group_size,
     } | summarise(results, config.aggregations, config.budgets, config.group_size)
 
@@ -122,16 +124,26 @@ def _measure_one(
         for prompt, group in zip(token_ids, sampled, strict=True)
         for response in group
     ]
-    return measure_batch(
+    measured = Batch(token_ids, sampled, scores)
+    responses = group_responses(rewards, usable, config.group_size, scores)
+
+    def say(count: int) -> None:
+        counter.to(batch * len(items) + count)
+
+    heads = None if config.layer == "all" else measure_heads(policy, measured, responses, say)
+    if heads is not None and config.layer == "lm_head":
+        return BatchResult(responses, heads, {}, None)
+    result = measure_batch(
         policy,
-        Batch(token_ids, sampled, scores),
-        group_responses(rewards, usable, config.group_size, scores),
+        measured,
+        responses,
         aggregations=config.aggregations,
         budgets=config.budgets,
         biased=not config.unbiased_only,
         seed=seed,
-        say=lambda count: counter.to(batch * len(items) + count),
+        say=say,
     )
+    return replace(result, head_norms=heads)
 
 
 async def score_rewards(

@@ -53,6 +53,7 @@ def summarise(
         },
         "biased": _biased(results),
         "norm_fit": norm_fit(results),
+        "head_fit": head_fit(results),
         "pulls": pulls_of(results, group_size),
         "fitted_exponents": None
         if fit is None
@@ -76,7 +77,7 @@ def _added(
         above: dict[str, list[float]] = {}
         for result, proxy in zip(results, proxies, strict=True):
             rules = keep_probabilities(
-                result.responses, aggregation, budget, result.score_norms, proxy
+                result.responses, aggregation, budget, result.score_norms, proxy, result.head_norms
             )
             for rule, q in rules.items():
                 above.setdefault(rule, []).append(
@@ -110,9 +111,14 @@ def _biased(results: Sequence[BatchResult]) -> dict[str, dict[str, dict[str, Any
     return biased
 
 
-def pulls_of(results: Sequence[BatchResult], group_size: int) -> dict[str, float]:
-    """Return alignment and noise scale, in groups of the measured size; see cost.draws.sizing."""
-    pulls = [result.pulls for result in results]
+def pulls_of(results: Sequence[BatchResult], group_size: int) -> dict[str, float] | None:
+    """Return alignment and noise scale, in groups of the measured size; see cost.draws.sizing.
+
+    None where they were not measured.
+    """
+    pulls = [result.pulls for result in results if result.pulls is not None]
+    if not pulls:
+        return None
     alignment = Ratio.of([p.within for p in pulls], [p.own for p in pulls])
     noise = [p.within + p.own / (group_size - 1) for p in pulls]
     scale = Ratio.of(noise, [p.across for p in pulls])
@@ -121,6 +127,27 @@ def pulls_of(results: Sequence[BatchResult], group_size: int) -> dict[str, float
         "alignment_standard_error": alignment.standard_error,
         "noise_scale": scale.value,
         "noise_scale_standard_error": scale.standard_error,
+    }
+
+
+def head_fit(results: Sequence[BatchResult]) -> dict[str, float] | None:
+    """Hold norms by the output head against those by all weights, in logarithms and in ranks.
+
+    None where only one of them was measured, or of fewer than three responses.
+    """
+    pairs = [
+        np.stack([result.head_norms, result.score_norms])[:, result.responses.with_gradient]
+        for result in results
+        if result.head_norms is not None
+    ]
+    both = np.concatenate([np.zeros((2, 0)), *pairs], axis=1)
+    both = both[:, (both > 0).all(axis=0)]
+    if both.shape[1] < 3:
+        return None
+    ranks = both.argsort(axis=1).argsort(axis=1)
+    return {
+        "correlation": float(np.corrcoef(np.log(both))[0, 1]),
+        "rank_correlation": float(np.corrcoef(ranks)[0, 1]),
     }
 
 

@@ -43,15 +43,24 @@ def _print_fits(console: Console, report: Mapping[str, Any]) -> None:
             f"|g| of the summed log-probability ~ {name}^{fit['exponent']:.2f}, "
             f"r {fit['correlation']:.2f}, residual deviation {fit['residual_deviation']:.2f}"
         )
-    pulls = report["pulls"]
-    console.print(
-        f"alignment {pulls['alignment']:.3f} +- {pulls['alignment_standard_error']:.3f}, "
-        "of responses to one prompt"
-    )
-    console.print(
-        f"noise scale {pulls['noise_scale']:.0f} +- {pulls['noise_scale_standard_error']:.0f}, "
-        f"in groups of {report['group_size']}"
-    )
+    if report["layer"] == "lm_head":
+        console.print("|g| by the output head's weights alone")
+    if report["head_fit"]:
+        fit = report["head_fit"]
+        console.print(
+            f"|g| by the output head and by all weights: r {fit['correlation']:.2f} of logarithms, "
+            f"{fit['rank_correlation']:.2f} of ranks"
+        )
+    if report["pulls"]:
+        pulls = report["pulls"]
+        console.print(
+            f"alignment {pulls['alignment']:.3f} +- {pulls['alignment_standard_error']:.3f}, "
+            "of responses to one prompt"
+        )
+        console.print(
+            f"noise scale {pulls['noise_scale']:.0f} +- {pulls['noise_scale_standard_error']:.0f}, "
+            f"in groups of {report['group_size']}"
+        )
     if report["fitted_exponents"]:
         exponents = report["fitted_exponents"]
         console.print(

@@ -67,6 +67,27 @@ def test_the_shipped_model_is_what_the_code_builds():
     assert build_tokenizer().get_vocab() == AutoTokenizer.from_pretrained(SHIPPED).get_vocab()
 
 
+@pytest.mark.parametrize(
+    ("architecture", "name", "num_weights", "tied"),
+    [
+        ("qwen3", "Qwen3ForCausalLM", 624_320, True),
+        ("gpt_neox", "GPTNeoXForCausalLM", 612_544, False),
+    ],
+)
+def test_other_shapes_have_about_as_many_weights(architecture, name, num_weights, tied):
+    model = build_model(0, architecture=architecture)
+    assert type(model).__name__ == name
+    assert sum(p.numel() for p in model.parameters()) == num_weights
+    head = model.get_output_embeddings().weight
+    assert (head is model.get_input_embeddings().weight) == tied
+
+
+def test_half_of_a_neox_head_knows_positions(tmp_path):
+    model = AutoModelForCausalLM.from_pretrained(train(tmp_path / "m", architecture="gpt_neox"))
+    assert len(model.gpt_neox.rotary_emb.inv_freq) == 8
+    assert model.config.use_parallel_residual
+
+
 def test_an_existing_folder_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"out must be a folder that does not exist yet, got"):
         train(tmp_path)
@@ -110,6 +131,7 @@ def test_the_learning_rate_rises_and_follows_the_cosine():
         ({"steps": 0}, "steps must be at least 1, got 0"),
         ({"batch_tokens": 100}, "batch_tokens must be at least 512, .* got 100"),
         ({"lr": 0.0}, "lr must be positive, got 0.0"),
+        ({"architecture": "gpt2"}, "architecture must be one of llama, qwen3, gpt_neox, got 'gpt2'"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, message):

@@ -6,6 +6,7 @@ import weakref
 import numpy as np
 import pytest
 
+from cost.thinning.reuse import EarlierBatches
 from cost.types import Draw, LengthReport, Selection, Ticket
 from launch.record.step import StepResult
 from launch.run.loop import train
@@ -306,6 +307,28 @@ def test_every_epoch_selects_anew():
     outcome = run(num_steps=1, num_epochs=3)
     assert [e[2] for e in outcome.of("select")] == [0, 1, 2]
     assert [e[1:] for e in outcome.of("update")] == [(0, 0), (0, 1), (0, 2)]
+
+
+class AgainScheduler(FakeScheduler):
+    """Takes all of the batch before once more."""
+
+    async def reuse(self, batch):
+        one = np.ones(2)
+        again = [Selection(key, one > 0, one, one, one) for key in self.members[batch - 1]]
+        return [again]
+
+
+def test_a_batch_before_is_learned_from_in_the_first_pass_and_let_go():
+    outcome = Outcome()
+    outcome.scheduler = AgainScheduler(outcome.events)
+    run(num_steps=4, num_epochs=2, outcome=outcome, reuse=EarlierBatches(first_batch=2))
+    reused = [step.metrics["learner/reused_tokens"] for step in outcome.steps]
+    assert reused == [0, 0, TRAINED, TRAINED]
+    assert [len(step.groups) for step in outcome.steps] == [P] * 4
+    weights = {step.selections[0].weight[0] for step in outcome.steps}
+    assert weights == {1.0}, "what is recorded is the batch's own"
+    # By the last pass nothing of it is held any longer.
+    assert outcome.learners.alive[3] == set(range(3 * P, 4 * P))
 
 
 @pytest.mark.parametrize("max_staleness", [0, 1, 2])

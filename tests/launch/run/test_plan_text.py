@@ -32,6 +32,11 @@ def test_clipping_is_said_to_change_the_objective(plan_of):
     assert str(plan["objective"]).startswith("reweighted: the draws, thinning, clipping or ")
 
 
+def test_batches_that_are_used_again_are_named(plan_of):
+    plan = plan_of("reuse@scheduler.reuse=earlier", "scheduler.reuse.max_age=3")
+    assert "also learn from up to 3 batches before" in str(plan["objective"])
+
+
 def test_exploring_tickets_are_named_beside_the_others(plan_of):
     plan = plan_of("entropy_control@scheduler.entropy_control=aepo", "scheduler.tickets_per_step=4")
     assert str(plan["one step"]).startswith("(4 tickets + 1 exploring) x 8 responses = 40 resp")

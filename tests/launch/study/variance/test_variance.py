@@ -21,7 +21,7 @@ from launch.study.variance.rules import (
     second_moment,
 )
 from launch.study.variance.study import score_rewards
-from launch.study.variance.summary import Ratio, fitted_proxy, norm_fit, summarise
+from launch.study.variance.summary import Ratio, fitted_proxy, head_fit, norm_fit, summarise
 from rollout.rewards.function import FunctionReward
 from tests.launch.programs import call
 
@@ -155,6 +155,7 @@ def test_fitted_exponents_are_found_again(responses):
         (["budgets=[0.5,1.5]"], "budgets must lie in (0, 1]"),
         (["group_size=1"], "group_size must be at least 2"),
         (["num_batches=0"], "num_batches must be at least 1"),
+        (["layer=embedding"], "layer must be one of all, lm_head, both"),
         (["temperature=0"], "temperature must be positive"),
         (["aggregations=[median]"], "aggregations must be some of"),
         (["task=nothing"], "nothing"),
@@ -183,7 +184,7 @@ def test_a_generated_task_gives_its_reward_the_name_of_the_generator():
 def test_a_measurement_of_the_shipped_model(tmp_path):
     path = tmp_path / "variance.json"
     settings = ["num_batches=2", "num_prompts=6", "group_size=4", "budgets=[0.5]", "max_tokens=160"]
-    done = call("launch.variance", *settings, f"out={path}")
+    done = call("launch.variance", *settings, "layer=both", f"out={path}")
     assert done.status == 0, done.err
     printed = done.out
     report = json.loads(path.read_text())
@@ -194,13 +195,38 @@ def test_a_measurement_of_the_shipped_model(tmp_path):
         added = {rule: cell["0.5"]["added_variance"] for rule, cell in rules.items()}
         assert added["uniform"] == pytest.approx(1.0)
         assert added[ORACLE] < added["surprise"] < added["uniform"]
+        assert added[ORACLE] < added["head's norm"] < added["uniform"]
         for rule in ("PODS", "D3S", "D3S + tokens"):
             cell = report["biased"][aggregation][rule]["0.5"]
             assert 0 < cell["squared_bias_scaled"] <= cell["squared_bias"] * (1 + 1e-6)
             assert rule in printed
     assert report["norm_fit"]["surprise"]["correlation"] > 0.5
+    assert report["head_fit"]["rank_correlation"] > 0.5 and "of ranks" in printed
     assert report["pulls"]["alignment"] < 1 and "groups of 4" in printed
     assert max(len(line) for line in printed.splitlines()) <= 80
+
+
+def test_a_measurement_by_the_output_head_alone(tmp_path):
+    path = tmp_path / "variance.json"
+    settings = ["num_batches=1", "num_prompts=4", "group_size=4", "max_tokens=120"]
+    done = call("launch.variance", *settings, "layer=lm_head", f"out={path}")
+    assert done.status == 0, done.err
+    report = json.loads(path.read_text())
+    assert "by the output head's weights alone" in done.out
+    assert report["biased"] == {} and report["pulls"] is None and report["head_fit"] is None
+    rules = report["added_variance"]["sequence_mean"]
+    assert rules[ORACLE]["0.5"]["added_variance"] < rules["uniform"]["0.5"]["added_variance"]
+
+
+def test_norms_by_the_head_are_held_against_those_by_all_weights(responses, norms):
+    alike = [BatchResult(responses, norms, {}, PULLS, head_norms=0.1 * norms**2)]
+    assert head_fit(alike) == {
+        "correlation": pytest.approx(1),
+        "rank_correlation": pytest.approx(1),
+    }
+    other = norms[np.random.default_rng(4).permutation(len(norms))]
+    assert abs(head_fit([BatchResult(responses, norms, {}, PULLS, other)])["correlation"]) < 0.5
+    assert head_fit([BatchResult(responses, norms, {}, None)]) is None
 
 
 @pytest.mark.parametrize("failing", [2, 3])

@@ -1,0 +1,117 @@
+"""Plug `reuse`: learning once more from what earlier batches generated.
+
+    the A batches before -> a coin a response -> weights -> joined to the batch -> learners
+
+A step that has A earlier batches at hand, at most `max_age`, takes the mean of A + 1 estimates,
+
+    g   = 1 / (A + 1) sum_{d = 0..A} g_d
+    g_d = (1 / P_d) sum_k weight_k (1 / n_k) sum_j (z_kj / q_kj) a_kj advantage_kj (gradient)_kj
+
+g_0 is the batch's own, with the coins of its thinning. g_d is that of the batch d before, with its
+own tickets' weights, advantages of its full groups and fresh coins z of probability q. Whatever the
+coins give, each estimate counts the same: A follows from the number of the batch and from what was
+learned before, never from this batch. So for weights that know nothing of the responses the mean of
+g is the uniform objective's gradient, up to truncation: older responses come from older policies,
+which the objective's ratio to the stored log-probabilities makes up for until it is clipped.
+
+What no ratio undoes: the present weights have learned from these responses once, so that they are
+better on them than on new ones. A second pass over a batch has the same bias. Formulas are ours.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+
+from cost.ranges import Range, amount, count, require_ranges
+from cost.thinning.thinning import Candidates, CostAware, Thinning
+from cost.types import Selection
+
+
+@runtime_checkable
+class Reuse(Protocol):
+    """Decides when earlier batches are learned from once more, and which responses of them."""
+
+    max_age: int
+    """Batches that are held, at least 1."""
+
+    def opens(self, batch: int, effective_share: float) -> bool:
+        """Whether a batch is joined by earlier ones.
+
+        Args:
+            batch: Number of the batch, from 0.
+            effective_share: (sum r)^2 / (n sum r^2) of the ratios r of learner to rollout
+                probability over the n tokens of the step before; NaN where it had none.
+        """
+
+    def thin(self, candidates: Candidates, rng: np.random.Generator) -> Thinning:
+        """Draw the responses of one earlier batch to learn from once more."""
+
+
+@dataclass(frozen=True, slots=True)
+class EarlierBatches:
+    """Spend a share of every earlier batch's cost once more, by worth over cost as `CostAware`."""
+
+    max_age: int = 1
+    """Batches before the present one that are learned from, at least 1; so many are held."""
+    budget: float = 0.25
+    """Share of the cost of a batch's responses of advantage other than 0 to spend, in (0, 1]."""
+    floor: float = 0.02
+    """Least keep probability of a candidate, in (0, 1], as in `CostAware`."""
+    first_batch: int = 10
+    """First batch that is joined by earlier ones: from a cold start a policy moves far in a step,
+    and what it moves away from misleads."""
+    least_effective_share: float = 0.5
+    """A step whose tokens have a smaller effective share is followed by one without earlier
+    batches, in [0, 1]."""
+
+    def __post_init__(self) -> None:
+        """Refuse settings that are out of range."""
+        ranges = {
+            "max_age": count(1000),
+            "first_batch": amount(),
+            "least_effective_share": Range(0, 1),
+        }
+        require_ranges("reuse.", self, ranges)
+        for name in ("budget", "floor"):
+            value = getattr(self, name)
+            if not 0 < value <= 1:
+                raise ValueError(f"reuse.{name} must lie in (0, 1], got {value!r}")
+
+    def opens(self, batch: int, effective_share: float) -> bool:
+        """Whether a batch is joined by earlier ones."""
+        return batch >= self.first_batch and not effective_share < self.least_effective_share
+
+    def thin(self, candidates: Candidates, rng: np.random.Generator) -> Thinning:
+        """Keep by systematic sampling with water-filled probabilities."""
+        return CostAware(budget=self.budget, floor=self.floor).thin(candidates, rng)
+
+
+def joined(
+    own: Sequence[Selection], earlier: Sequence[Sequence[Selection]]
+) -> tuple[list[Selection], list[Selection]]:
+    """Give the estimate of every batch the same share of a step.
+
+    The learner divides the sum over all groups that it is given by the number of plain ones among
+    them; the weights returned make up for that. Exploring groups, a term of their own, keep theirs.
+
+    Args:
+        own: One a member of the batch, exploring ones among them.
+        earlier: One list an earlier batch, one selection for each of its P_d plain groups.
+
+    Returns:
+        `own` with new weights; and with new weights those of `earlier` that keep anything.
+    """
+    num_plain = sum(not selection.exploring for selection in own)
+    again = [(one, len(batch)) for batch in earlier for one in batch if one.keep.any()]
+    num_groups = num_plain + len(again)
+    share = 1 / (1 + len(earlier))
+    return (
+        [_scaled(one, num_groups * (1 if one.exploring else share) / num_plain) for one in own],
+        [_scaled(one, num_groups * share / count) for one, count in again],
+    )
+
+
+def _scaled(selection: Selection, factor: float) -> Selection:
+    return replace(selection, weight=factor * selection.weight)

@@ -1,0 +1,76 @@
+"""Groups of earlier batches, held to be learned from once more (`cost.thinning.reuse`).
+
+hold, after a batch's first pass -> at most max_age batches -> join, beside a later one
+
+Only groups with an advantage are held. A run that goes on begins without any, like its scheduler.
+"""
+
+import math
+from collections.abc import Sequence
+
+from cost.thinning.reuse import Reuse, joined
+from cost.types import Selection
+from launch.run.parts import Metrics, Scheduler
+from rollout.types import GroupRef
+
+
+class Reusing:
+    """Holds what the last few batches were learned from.
+
+    Args:
+        reuse: When to join batches; None for never, and nothing is held.
+        scheduler: Chooses from the batches that are held.
+    """
+
+    def __init__(self, reuse: Reuse | None, scheduler: Scheduler) -> None:
+        self._reuse = reuse
+        self._scheduler = scheduler
+        # By batch, then by ticket id.
+        self._held: dict[int, dict[int, GroupRef]] = {}
+        self._effective_share = math.nan
+
+    async def join(
+        self, batch: int, groups: list[GroupRef], selections: list[Selection]
+    ) -> tuple[list[GroupRef], list[Selection]]:
+        """Put groups of earlier batches behind a batch's own, if it is to be joined by any.
+
+        Args:
+            batch: Its number.
+            groups: Its members.
+            selections: One a member.
+
+        Returns:
+            Groups and selections for the learners, in the same order.
+        """
+        if self._reuse is None or not self._held:
+            return groups, selections
+        if not self._reuse.opens(batch, self._effective_share):
+            return groups, selections
+        own, again = joined(selections, await self._scheduler.reuse(batch))
+        held = {key: group for earlier in self._held.values() for key, group in earlier.items()}
+        return [*groups, *(held[one.ticket_id] for one in again)], [*own, *again]
+
+    def hold(
+        self,
+        batch: int,
+        groups: Sequence[GroupRef],
+        selections: Sequence[Selection],
+        metrics: Metrics,
+    ) -> None:
+        """Hold a batch, and let go of what the next one is too late for.
+
+        Args:
+            batch: Its number.
+            groups: Its members; exploring ones are left out.
+            selections: One a member.
+            metrics: Of the learners, of the pass over it.
+        """
+        if self._reuse is None:
+            return
+        self._effective_share = metrics.get("learner/rollout_effective_share", math.nan)
+        self._held[batch] = {
+            one.ticket_id: group
+            for group, one in zip(groups, selections, strict=True)
+            if not one.exploring and one.advantages.any()
+        }
+        self._held.pop(batch - self._reuse.max_age, None)
