@@ -4,7 +4,10 @@ PYTHON ?= python3
 PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
 PY := $(VENV)/bin/python
 INSTALL := $(PIP) install -q --no-compile
-PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -q
+# Bytecode is kept, wherever it is switched off: system tests start hundreds of processes.
+PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(PY) -m pytest -q
+# The other files need not be collected. Backwards, as the files of tests/system take longest.
+SYSTEM_TESTS = $(shell grep -rl --include=test_*.py "mark\.system" tests | sort -r)
 READY := $(VENV)/.ready
 SHELL := /bin/bash
 ORACLES := .oracles
@@ -30,7 +33,7 @@ test: $(READY)
 	@# Exit status 5, no test found, is fine: ARGS may name files that hold one kind only.
 	$(PYTEST) -n 2 -m "not system" $(ARGS) || test $$? = 5
 	@# Files side by side: each starts clusters of its own and mostly waits for processes to start.
-	$(PYTEST) -n 3 --dist loadfile -m system $(ARGS) || test $$? = 5
+	$(PYTEST) -n 3 --dist loadfile --no-loadscope-reorder -m system $(or $(ARGS),$(SYSTEM_TESTS)) || test $$? = 5
 
 lint: $(READY)
 	$(VENV)/bin/ruff check .

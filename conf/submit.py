@@ -8,6 +8,7 @@ from conf.checks import require, require_path
 from conf.secrets import SECRET_WORDS
 from cost.ranges import amount, count, require_ranges
 
+SUBMIT_PROGRAMS = ("train", "compare")
 SUBMIT_FORMS = ("submit", "ray", "kuberay", "slurm")
 _VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
 _KUBERNETES_NAME = r"[a-z0-9]([a-z0-9-]*[a-z0-9])?"
@@ -106,10 +107,13 @@ class SlurmConfig:
 
 @dataclass(kw_only=True, slots=True)
 class SubmitConfig:
-    """A training run as a job on a cluster; see `launch.submit`."""
+    """A training run or a comparison as a job on a cluster; see `launch.submit`."""
 
     name: str
     """The job's; new on the cluster."""
+    program: str = "train"
+    """What the job runs: "train", or "compare", which goes on after its finished runs where the job
+    is submitted again with the same `run_dir`."""
     form: str = "submit"
     """"submit" sends the job; "ray" prints the `ray job submit` line, "kuberay" a RayJob manifest,
     "slurm" a batch script."""
@@ -132,6 +136,11 @@ class SubmitConfig:
             re.fullmatch(_KUBERNETES_NAME, self.name) is not None and len(self.name) <= 47,
             "name must be at most 47 lower-case letters, digits and '-'",
             self.name,
+        )
+        require(
+            self.program in SUBMIT_PROGRAMS,
+            f"program must be one of {SUBMIT_PROGRAMS}",
+            self.program,
         )
         require(self.form in SUBMIT_FORMS, f"form must be one of {SUBMIT_FORMS}", self.form)
         for key in ("env", "secrets"):

@@ -111,7 +111,7 @@ def plugs_page() -> str:
 
 def _keys_table(keys: Iterable[Key]) -> str:
     rows = (
-        (f"`{key.name}`", _cell(key.kind), f"`{_cell(key.default)}`" if key.default else "",
+        (f"`{key.name}`", _cell(key.kind), f"`{key.default}`" if key.default else "",
          _cell(key.meaning))
         for key in keys
     )  # fmt: skip

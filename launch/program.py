@@ -53,8 +53,8 @@ GROUPS = tuple(
 """Groups of the configuration, see CONTRIBUTING.md."""
 
 
-def compose_run(overrides: Sequence[str]) -> DictConfig:
-    """Compose a training run from overrides of `conf/train.yaml`.
+def compose_run(overrides: Sequence[str], program: str = "train") -> DictConfig:
+    """Compose a training run from overrides of `conf/train.yaml`, or what another program takes.
 
     Folders of `--config-dir` count, those among the overrides and that of this program.
 
@@ -72,7 +72,7 @@ def compose_run(overrides: Sequence[str]) -> DictConfig:
             overrides = with_quotes(with_own_files(overrides, GROUPS))
             check_overrides(overrides, GROUPS)
             search = [f"hydra.searchpath=[{places}]"] if folders else []
-            composed = compose("train", overrides=[*overrides, *search])
+            composed = compose(program, overrides=[*overrides, *search])
             check_emptied(overrides, composed)
             drop_old_settings(composed, overrides)
         except UserError:

@@ -1,7 +1,8 @@
 """Run a training as a job: `python -m launch.submit address=http://head:8265 -- experiment=...`.
 
 Before `--` are settings of the job (conf/submit.yaml), after it the run's overrides, as for
-`python -m launch.train`; both are checked before anything is sent. The project's files go along,
+`python -m launch.train`, or with `program=compare` those of `python -m launch.compare`; both are
+checked before anything is sent. The project's files and those of your own folder go along,
 uncommitted changes included, and are installed wherever an actor of the job runs. The job's output
 is streamed and its status becomes the exit code.
 
@@ -17,16 +18,16 @@ import hydra
 from omegaconf import DictConfig
 
 from conf.programs import register
-from launch.jobs.submission import submit
+from launch.jobs.submission import submit, training
 from launch.program import build, run_program, start
 
-RUN_OVERRIDES: list[str] = []
+PROGRAM_OVERRIDES: list[str] = []
 """What stands after `--` on the command line."""
 register()
 
 
 def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Split at `--` into the job's overrides and the run's."""
+    """Split at `--` into the job's overrides and the program's."""
     if "--" not in arguments:
         return list(arguments), []
     at = list(arguments).index("--")
@@ -36,10 +37,16 @@ def split_arguments(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 @hydra.main(version_base="1.3", config_path="../conf", config_name="submit")
 def main(composed: DictConfig) -> None:
     """Submit as configured."""
-    run_program(lambda: submit(build(composed), RUN_OVERRIDES))
+
+    def program() -> None:
+        from launch.study.comparison.checks import first_run
+
+        submit(build(composed), PROGRAM_OVERRIDES, {"train": training, "compare": first_run})
+
+    run_program(program)
 
 
 if __name__ == "__main__":
-    own, RUN_OVERRIDES = split_arguments(sys.argv[1:])
+    own, PROGRAM_OVERRIDES = split_arguments(sys.argv[1:])
     sys.argv[1:] = own
     start(main)

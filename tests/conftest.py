@@ -5,6 +5,11 @@ import os
 import socket
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# Machines are shared: what takes long is no fault.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 

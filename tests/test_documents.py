@@ -239,6 +239,18 @@ def test_marks_on_pages_become_tables_and_made_pages_are_there():
     settings = hooks.settings_page()
     assert all(f"## launch.{program}\n" in settings for program in programs())
     assert "`loop.max_staleness`" in settings
+    assert "`['all']`" in settings, "code has no signs to be escaped"
+
+
+def test_pictures_can_be_read_on_light_and_dark_pages():
+    """As images they know the system's colours, not those that a page was switched to."""
+    pictures = sorted((PROJECT / "docs/pictures").glob("*.svg"))
+    assert len(pictures) >= 3
+    for picture in pictures:
+        text = picture.read_text(encoding="utf-8")
+        width, height = re.findall(r'viewBox="0 0 (\d+) (\d+)"', text)[0]
+        assert f'<rect class="ground" width="{width}" height="{height}"' in text
+        assert "prefers-color-scheme:" not in text
 
 
 def text_of(page):

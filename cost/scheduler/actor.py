@@ -75,7 +75,7 @@ class SchedulerActor:
                 true.
         """
         async with self._arrived:
-            await self._reported(lambda: self._scheduler.awaited(batch, folded))
+            await self._reported(lambda: self._scheduler.drawing.awaited(batch, folded))
             return self._scheduler.draw(batch, folded, gradient_norms)
 
     async def observe(self, report: LengthReport) -> None:
@@ -105,7 +105,7 @@ class SchedulerActor:
                 true.
         """
         async with self._arrived:
-            await self._reported(lambda: self._scheduler.unreported(batch, attempts))
+            await self._reported(lambda: self._scheduler.selecting.awaited(batch, attempts))
             return self._scheduler.select(batch, attempts, epoch, progress, penalties)
 
     async def reuse(self, batch: int) -> list[list[Selection]]:

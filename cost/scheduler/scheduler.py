@@ -52,11 +52,11 @@ class Scheduler:
         pool = prompt_pool(prompt_tokens, sources, max_tokens, features)
         self._price = config.accelerator_hour_price
         self._own = {"seed": seed, "num_prompts": pool.num_prompts}
-        self._ledger, self._book = Ledger(), (book := TicketBook())
+        self._ledger, self._book = Ledger(), TicketBook()
         self._statistics = Statistics(config, pool, seed)
-        self._drawing = Drawing(config, book, self._statistics, seed, max_staleness)
-        self._selecting = Selecting(config, book, self._drawing.batches, seed, max_tokens)
-        parts: list[HasState] = [book, self._statistics, self._drawing, self._selecting]
+        self.drawing = Drawing(config, self._book, self._statistics, seed, max_staleness)
+        self.selecting = Selecting(config, self._book, self.drawing.batches, seed, max_tokens)
+        parts: list[HasState] = [self._book, self._statistics, self.drawing, self.selecting]
         self._parts = dict(zip(("book", "statistics", "drawing", "selecting"), parts, strict=True))
 
     def draw(
@@ -75,13 +75,9 @@ class Scheduler:
         Raises:
             ValueError: If a report or gradient norm that is needed is not there.
         """
-        drawn = self._drawing.draw(batch, folded, gradient_norms or {}, self._selecting.batch)
+        drawn = self.drawing.draw(batch, folded, gradient_norms or {}, self.selecting.batch)
         self._ledger = self._ledger.with_filtered(drawn.filtered)
         return drawn.draw
-
-    def awaited(self, batch: int, folded: int) -> list[int]:
-        """Return the tickets whose reports a draw needs and has not; errors as in `draw`."""
-        return self._drawing.awaited(batch, folded)
 
     def observe(self, report: LengthReport) -> None:
         """Take in a report, of which a ticket's newest counts; ValueError if it cannot be true."""
@@ -109,47 +105,36 @@ class Scheduler:
             ValueError: If the batch is not there, attempts are not the last, or numbers not valid.
         """
         given = (self._statistics.plugs, batch, attempts, epoch, progress, penalties)
-        found = self._selecting.select(*given)
+        found = self.selecting.select(*given)
         self._statistics.selected(batch, found)
         self._ledger = found.entered(self._ledger)
         return found.all
 
     def reuse(self, batch: int) -> list[list[Selection]]:
         """Choose once more from batches before the one selected last; see `Selecting.again`."""
-        found, self._ledger = self._selecting.again(batch, self._ledger)
+        found, self._ledger = self.selecting.again(batch, self._ledger)
         return found
-
-    def unreported(self, batch: int, attempts: Sequence[int]) -> list[int]:
-        """Return the members whose reports a selection needs and has not; errors as in `select`."""
-        return self._selecting.awaited(batch, attempts)
 
     def learned(self, batch: int, feedback: Feedback) -> None:
         """Take in what learning a batch took and showed, before it is folded, or ValueError."""
-        reports, scored = self._drawing.reports_of(batch), self._selecting.scored(batch)
+        reports, scored = self.drawing.reports_of(batch), self.selecting.scored(batch)
         spending = self._statistics.learned(batch, reports, scored, feedback)
         self._ledger = self._ledger.with_spending(spending)
 
     def resume(self, batch: int, held: Sequence[LengthReport]) -> list[Undone]:
         """Go on from a state in which a batch is the first that was not learned.
 
-        Every ticket drawn for it and later ones is used once: with the group that the caller still
-        holds, or as a new attempt with its own probability, whatever was reported of the old one.
-
-        Args:
-            batch: Its number; it need not be drawn.
-            held: Reports of the groups that the caller holds. Those of tickets that the state does
-                not know are passed over: they are drawn once more.
-
-        Raises:
-            ValueError: If a carried group is not held.
+        Every ticket drawn for it and later ones is used once: with the group whose report is in
+        `held`, or as a new attempt with its own probability. Reports of tickets that the state does
+        not know are passed over. ValueError if a carried group is not held.
         """
         known = [report for report in held if self._book.holds(report.ticket_id)]
         for report in known:
             if self._book.reported_attempt(report.ticket_id) is None:
                 self.observe(report)
-        again, lost = self._drawing.reopen(batch, {r.ticket_id: r.attempt for r in known})
+        again, lost = self.drawing.reopen(batch, {r.ticket_id: r.attempt for r in known})
         self._ledger = self._ledger.without_reports(lost)
-        return self._drawing.undone(batch, again)
+        return self.drawing.undone(batch, again)
 
     def distribution(self) -> DrawDistribution:
         """Return the distribution that the next draw would use, nothing more folded."""
@@ -158,7 +143,7 @@ class Scheduler:
     def metrics(self) -> dict[str, float]:
         """Return the metrics of `cost.ledger.METRICS`."""
         own = self._ledger.metrics(self._price) | self._statistics.metrics()
-        return own | self._selecting.metrics() | self._drawing.metrics()
+        return own | self.selecting.metrics() | self.drawing.metrics()
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything learned so far as dicts of arrays and numbers."""

@@ -113,21 +113,31 @@ def without_config_dirs(arguments: Sequence[str]) -> tuple[list[str], list[str]]
     return folders, others
 
 
+_SETTING = r"""\s*[^\s=,'"\[\]{}()$]+=[^,'"\[\]{}()$]*"""
+_PLAIN_SETTINGS = re.compile(rf"\[{_SETTING}(,{_SETTING})*\]")
+"""A list of settings, such as the arms of a comparison hold, none of which has a list in it."""
+
+
 def with_quotes(arguments: Sequence[str]) -> list[str]:
     """Quote the values that hydra's grammar has no letters for, such as paths with umlauts.
 
-    Example: with_quotes(["run_dir=/home/jörg/a=1"]) is ["run_dir='/home/jörg/a=1'"].
+    Example: with_quotes(["run_dir=/home/jörg/a=1"]) is ["run_dir='/home/jörg/a=1'"], and
+        with_quotes(["base=[seed=1,learner.lr=2]"]) is ["base=['seed=1','learner.lr=2']"].
 
     Args:
-        arguments: The command line without the program's name. Values that are quoted, lists,
-            mappings or interpolations already stay as they are.
+        arguments: The command line without the program's name. Values that are quoted, lists of
+            anything but plain settings, mappings or interpolations already stay as they are.
     """
     return [_with_quotes(argument) for argument in arguments]
 
 
 def _with_quotes(argument: str) -> str:
     key, separator, value = argument.partition("=")
-    if not separator or argument.startswith("-") or re.search(r"['\"\[\]{}(),$]|^$", value):
+    if not separator or argument.startswith("-"):
+        return argument
+    if _PLAIN_SETTINGS.fullmatch(value):
+        return f"{key}=[{','.join(quoted(each.strip()) for each in value[1:-1].split(','))}]"
+    if re.search(r"['\"\[\]{}(),$]|^$", value):
         return argument
     parser = OverridesParser.create()
     try:

@@ -36,14 +36,14 @@ def leaving_seconds(checkpoint: CheckpointConfig) -> int:
     return math.ceil(2 * checkpoint.grace_seconds) + SAVE_SECONDS
 
 
-def run_command(overrides: Sequence[str]) -> list[str]:
+def run_command(program: str, overrides: Sequence[str]) -> list[str]:
     """Return the words of the command that the job runs."""
-    return ["python", "-m", "launch.train", *overrides]
+    return ["python", "-m", f"launch.{program}", *overrides]
 
 
-def checked_command(overrides: Sequence[str]) -> str:
+def checked_command(program: str, overrides: Sequence[str]) -> str:
     """Return the shell line that runs the command once every node has the project installed."""
-    return f"python -m launch.jobs.check && exec {shlex.join(run_command(overrides))}"
+    return f"python -m launch.jobs.check && exec {shlex.join(run_command(program, overrides))}"
 
 
 def ray_line(
@@ -55,7 +55,7 @@ def ray_line(
 
     Args:
         config: The job's settings.
-        overrides: What stands after `--`: the overrides of the run.
+        overrides: What stands after `--`: the overrides of the program.
         address: The URL of the job server.
         variables: Allowed environment variables with their values.
     """
@@ -65,7 +65,11 @@ def ray_line(
         words += ["--runtime-env-json", json.dumps({"env_vars": variables})]
     if not config.follow:
         words += ["--no-wait"]
-    return "RAY_AUTH_MODE=token " + shlex.join([*words, "--", *run_command(overrides)]) + "\n"
+    return (
+        "RAY_AUTH_MODE=token "
+        + shlex.join([*words, "--", *run_command(config.program, overrides)])
+        + "\n"
+    )
 
 
 def kuberay_manifest(
@@ -82,7 +86,7 @@ def kuberay_manifest(
 
     Args:
         config: The job's settings; `kuberay.claim` is set.
-        overrides: What stands after `--`: the overrides of the run.
+        overrides: What stands after `--`: the overrides of the program.
         nodes: The worker pods; the head is one pod more, which holds no engine and no learner.
         variables: Allowed environment variables with their values.
         leaving: From `leaving_seconds`. The operator stops the job before it deletes the pods, all
@@ -92,7 +96,7 @@ def kuberay_manifest(
     head: dict[str, int] = {"cpu": kuberay.head_cpus, "gpu": 0, "gib": kuberay.head_memory_gib}
     worker: dict[str, int] = {"cpu": nodes.cpus, "gpu": nodes.gpus, "gib": nodes.memory_gib}
     spec: dict[str, Any] = {
-        "entrypoint": shlex.join(run_command(overrides)),
+        "entrypoint": shlex.join(run_command(config.program, overrides)),
         # The operator sends the entrypoint as it is; a submitter's pod would quote it again.
         "submissionMode": "HTTPMode",
         # Each retry gets a new cluster, on which the run goes on from its newest checkpoint.
@@ -187,7 +191,7 @@ def slurm_script(config: SubmitConfig, overrides: Sequence[str], nodes: Nodes, l
 
     Args:
         config: The job's settings.
-        overrides: What stands after `--`: the overrides of the run.
+        overrides: What stands after `--`: the overrides of the program.
         nodes: The machines; the first is also the head.
         leaving: From `leaving_seconds`.
     """
@@ -216,7 +220,7 @@ def slurm_script(config: SubmitConfig, overrides: Sequence[str], nodes: Nodes, l
         count=nodes.count,
         cpus=nodes.cpus,
         gpus=nodes.gpus,
-        command=shlex.join(run_command(overrides)),
+        command=shlex.join(run_command(config.program, overrides)),
     )
 
 

@@ -7,12 +7,11 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from launch.jobs.forms import checked_command
 from launch.program import RunError, UserError
 
 if TYPE_CHECKING:
@@ -118,11 +117,11 @@ def _token_refused(address: str, error: Exception) -> UserError:
 def send(
     client: JobSubmissionClient,
     name: str,
-    overrides: Sequence[str],
+    command: str,
     folder: Path,
     variables: Mapping[str, str],
 ) -> None:
-    """Upload the packed folder and start the job.
+    """Upload the packed folder and start the job, which is a shell line.
 
     Raises:
         UserError: If the name is taken; the job that has it is left alone.
@@ -132,7 +131,7 @@ def send(
     os.environ["RAY_RUNTIME_ENV_IGNORE_GITIGNORE"] = "1"
     try:
         client.submit_job(
-            entrypoint=checked_command(overrides),
+            entrypoint=command,
             submission_id=name,
             runtime_env={"working_dir": str(folder), "env_vars": dict(variables)},
         )

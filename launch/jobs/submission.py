@@ -1,6 +1,6 @@
-"""A training run as a job: checked here, then sent and followed, or printed for another program.
+"""A program as a job: checked here, then sent and followed, or printed for another program.
 
-SubmitConfig + the run's overrides -> checked_run -> pack -> send -> follow
+SubmitConfig + the program's overrides -> checked_run -> pack -> send -> follow
 `---> a form for ray, KubeRay or Slurm
 """
 
@@ -10,14 +10,21 @@ import os
 import posixpath
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 from conf.schema import RunConfig
 from conf.secrets import SECRET_TEXT
 from conf.submit import SubmitConfig
 from launch.cli.command_line import quoted
-from launch.jobs.forms import STOP_WAIT, kuberay_manifest, leaving_seconds, ray_line, slurm_script
+from launch.jobs.forms import (
+    STOP_WAIT,
+    checked_command,
+    kuberay_manifest,
+    leaving_seconds,
+    ray_line,
+    slurm_script,
+)
 from launch.jobs.nodes import nodes_for
 from launch.jobs.package import pack
 from launch.jobs.server import connect, follow, send, server_address
@@ -26,21 +33,40 @@ from launch.program import RunError, UserError, build, compose_run
 PROJECT = Path(__file__).resolve().parents[2]
 
 
-def checked_run(config: SubmitConfig, overrides: Sequence[str]) -> RunConfig:
-    """Compose and check the run here, where an error costs nothing.
+Reader = Callable[[Sequence[str]], RunConfig]
+"""Composes and checks a program's overrides, and returns what the cluster must have room for, with
+the folder of all that the program writes as its `run_dir`."""
+
+
+def training(overrides: Sequence[str]) -> RunConfig:
+    """Compose and check the overrides of a training run.
 
     Raises:
-        UserError: If the run does not compose, or its folder would be lost with the job.
+        UserError: If they do not compose, or name a run to go on from.
     """
-    if not overrides:
-        raise UserError("name the run after `--`, such as -- experiment=quickstart run_dir=/shared")
-    composed = compose_run(overrides)
-    run: RunConfig = build(composed)
+    run: RunConfig = build(compose_run(overrides))
     if run.resume not in (None, "auto"):
         raise UserError(
             f"resume must be auto, which jobs have by themselves, got {run.resume!r}; give the run "
             "folder to go on from as run_dir, with the overrides of its run"
         )
+    return run
+
+
+def checked_run(
+    config: SubmitConfig, overrides: Sequence[str], read: Reader = training
+) -> RunConfig:
+    """Compose and check what is to run here, where an error costs nothing.
+
+    Raises:
+        UserError: If it does not compose, or its folder would be lost with the job.
+    """
+    if not overrides:
+        named = {"train": "experiment=quickstart", "compare": "comparison=baselines"}
+        raise UserError(
+            f"name what to run after `--`, such as -- {named[config.program]} run_dir=/shared/first"
+        )
+    run = read(overrides)
     folder = PurePosixPath(posixpath.normpath(run.run_dir))
     if config.form == "kuberay":
         if config.kuberay.claim is None:
@@ -61,16 +87,17 @@ def checked_run(config: SubmitConfig, overrides: Sequence[str]) -> RunConfig:
     return run
 
 
-def going_on(overrides: Sequence[str], run: RunConfig) -> list[str]:
+def going_on(program: str, overrides: Sequence[str], run: RunConfig) -> list[str]:
     """Return the overrides with which the job goes on from what an earlier try of it left.
 
     Args:
+        program: What the job runs; a comparison goes on by itself.
         overrides: What stands after `--`.
         run: What they compose to; its folder counts, in the place of what makes a new name a try.
     """
     others = [each for each in overrides if not each.startswith("run_dir=")]
-    own = [] if any(each.startswith("resume=") for each in others) else ["resume=auto"]
-    return [*others, f"run_dir={quoted(run.run_dir)}", *own]
+    chosen = program == "compare" or any(each.startswith("resume=") for each in others)
+    return [*others, f"run_dir={quoted(run.run_dir)}", *([] if chosen else ["resume=auto"])]
 
 
 def allowed_variables(names: Sequence[str], environ: Mapping[str, str]) -> dict[str, str]:
@@ -88,15 +115,21 @@ def allowed_variables(names: Sequence[str], environ: Mapping[str, str]) -> dict[
     return {name: environ[name] for name in names if name in environ}
 
 
-def submit(config: SubmitConfig, overrides: Sequence[str]) -> None:
+def submit(config: SubmitConfig, overrides: Sequence[str], readers: Mapping[str, Reader]) -> None:
     """Print the job in the form asked for, or send and follow it.
+
+    Args:
+        config: The job's settings.
+        overrides: What stands after `--`.
+        readers: By program what reads its overrides.
 
     Raises:
         UserError: With one sentence on what to change; nothing was started.
         RunError: If the job did not succeed.
     """
-    run = checked_run(config, overrides)
-    overrides, leaving = going_on(overrides, run), leaving_seconds(run.checkpoint)
+    run = checked_run(config, overrides, readers[config.program])
+    overrides = going_on(config.program, overrides, run)
+    leaving = leaving_seconds(run.checkpoint)
     variables = allowed_variables(config.env, os.environ)
     if config.form != "slurm":
         variables[STOP_WAIT] = str(leaving)
@@ -120,7 +153,8 @@ def _send_and_follow(
     client = connect(address)
     with tempfile.TemporaryDirectory() as folder:
         size = pack(PROJECT, Path(folder), Path.cwd())
-        send(client, config.name, overrides, Path(folder), variables)
+        command = checked_command(config.program, overrides)
+        send(client, config.name, command, Path(folder), variables)
     along = f", with {', '.join(variables)}" if variables else ""
     print(f"job {config.name} at {address}: {size / 2**20:.1f} MiB packed{along}")
     # Ray's own programs send the token only when asked to.

@@ -33,7 +33,7 @@ DEFAULTS = {
     "allocator": "square_root", "thinning": "cost_aware", "proxy": "surprise",
     "advantage": "group_standardised", "aggregation": "sequence_mean",
 }  # fmt: skip
-quick = settings(max_examples=25, deadline=None)
+quick = settings(max_examples=25)
 
 
 def names(group: str) -> list[str]:

@@ -31,7 +31,7 @@ STATES = st.dictionaries(
 
 
 @given(state=STATES)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_plain_data_comes_back(tmp_path_factory, state):
     path = tmp_path_factory.mktemp("state") / "state.npz"
     save_state(path, state)
@@ -195,7 +195,7 @@ def test_entries_that_overlap_are_not_read(tmp_path):
 
 
 @given(place=st.floats(0, 1, exclude_max=True), value=st.integers(0, 255))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_a_byte_that_changed_is_at_most_one_kind_of_error(tmp_path_factory, place, value):
     path = tmp_path_factory.mktemp("state") / "state"
     save_state(path, {"a": np.arange(4.0), "b": [1, "two", None]})

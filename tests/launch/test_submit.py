@@ -17,6 +17,7 @@ def test_arguments_split_at_the_first_dashes():
         (lambda: SubmitConfig(name="My run"), "name must be at most 47 lower-case"),
         (lambda: SubmitConfig(name="a" * 48), "name must be at most 47 lower-case"),
         (lambda: SubmitConfig(name="a", form="pbs"), "form must be one of"),
+        (lambda: SubmitConfig(name="a", program="bench"), "program must be one of"),
         (lambda: SubmitConfig(name="a", env=["A B"]), "env must hold names of environment var"),
         (lambda: SubmitConfig(name="a", env=["MY_API_KEY"]), "put the name into secrets"),
         (lambda: SlurmConfig(partition="a\n#SBATCH --x"), "slurm.partition must be letters"),

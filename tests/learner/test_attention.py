@@ -84,7 +84,7 @@ def test_a_window_that_nothing_exceeds_changes_no_bit():
     assert torch.equal(plain, windowed)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.lists(st.tuples(st.integers(1, 4), st.lists(st.integers(1, 4), max_size=3)), min_size=1,
              max_size=4)

@@ -2,13 +2,12 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from learner.batch_plan import MinibatchPlan, join_groups, rank_balance, split_groups
 
 
-@settings(deadline=None)
 @given(st.integers(1, 60), st.integers(1, 8), st.integers(0, 99))
 def test_split_covers_every_group_once_in_even_parts(num_groups, num_minibatches, seed):
     if num_minibatches > num_groups:

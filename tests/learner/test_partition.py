@@ -13,7 +13,7 @@ from learner.partition import Work, plan_rows, work_of_rows
 ATTENTION = Work(token=10.0, loss_token=3.0, pair=0.5)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.lists(st.integers(1, 50), max_size=60), st.integers(1, 5), st.integers(50, 120))
 def test_rows_cover_every_item_once_within_budget_evenly_over_ranks(lengths, num_ranks, row_tokens):
     plan = plan_rows(lengths, num_ranks, row_tokens)
@@ -54,7 +54,7 @@ def works_of(plan, lengths, prompts, work):
     return [work_of_rows(rows, lengths, prompts=prompts, work=work) for rows in plan]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(GROUPS, st.integers(1, 5), st.integers(50, 120), st.sampled_from([Work(), ATTENTION]))
 def test_shared_prompts_lie_side_by_side_and_count_once(groups, num_ranks, row_tokens, work):
     lengths, prompts = items_of(groups)
@@ -75,7 +75,7 @@ def test_shared_prompts_lie_side_by_side_and_count_once(groups, num_ranks, row_t
     assert plan == plan_rows(lengths, num_ranks, row_tokens, prompts=prompts, work=work)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(GROUPS, st.integers(2, 5), st.integers(50, 120))
 def test_no_single_response_that_moves_would_lower_the_most_work(groups, num_ranks, row_tokens):
     lengths, prompts = items_of(groups)

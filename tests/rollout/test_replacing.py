@@ -112,7 +112,7 @@ def is_whole(crew):
     )
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(
     deaths=st.lists(
         st.tuples(st.integers(0, 2), st.floats(0, 3 * (START + SEND)), st.booleans()),
@@ -236,7 +236,7 @@ def test_another_run_can_begin_while_actors_start():
     run(scenario())
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(deaths=st.lists(st.tuples(st.integers(0, 2), st.floats(0, 40), st.booleans()), max_size=5))
 def test_another_run_begins_whoever_dies_meanwhile(deaths):
     async def scenario():

@@ -3,7 +3,7 @@
 CompareConfig, its folder -> check -> the planned runs
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,15 @@ from omegaconf import OmegaConf
 from yaml import YAMLError
 
 from conf.programs import CompareConfig
+from conf.schema import RunConfig
 from conf.secrets import recorded
 from launch.cli.refusals import one_line
-from launch.program import UserError, build
+from launch.program import UserError, build, compose_run
 from launch.record.run_folder import plain_yaml, read_config
 from launch.run.compute import compute_of
 from launch.run.inputs import resolve_model, say_whose_code
 from launch.run.kept_paths import keep_paths
-from launch.study.comparison.plan import PlannedRun, or_move_away, plan_runs
+from launch.study.comparison.plan import PlannedRun, compare_config, or_move_away, plan_runs
 from launch.study.comparison.results import results_of
 
 PLAN = "comparison.yaml"
@@ -40,16 +41,44 @@ def check(config: CompareConfig, folder: Path) -> list[PlannedRun]:
     require_own_folder(config, folder)
     planned = plan_runs(config)
     say_whose_code(*(run.composed for run in planned[: len(config.arms)]))
-    arms = {run.arm: build(run.composed.copy()) for run in planned[: len(config.arms)]}
-    require_reachable(config, arms)
-    for run in arms.values():
-        run.model.path = resolve_model(run.model.path)
-        compute_of(run)
+    arms = built_arms(config, planned)
+    for arm in arms.values():
+        arm.model.path = resolve_model(arm.model.path)
+        compute_of(arm)
     for run in planned:
         if run.summary() is not None:
             require_same_settings(run)
     results_of(planned)
     return planned
+
+
+def built_arms(config: CompareConfig, planned: list[PlannedRun]) -> dict[str, RunConfig]:
+    """Build the first run of every arm.
+
+    Raises:
+        UserError: With what is out of range, or out of every arm's reach.
+    """
+    arms = {run.arm: build(run.composed.copy()) for run in planned[: len(config.arms)]}
+    require_reachable(config, arms)
+    return arms
+
+
+def first_run(overrides: Sequence[str]) -> RunConfig:
+    """Compose a comparison and check it where its model and folder need not be.
+
+    Args:
+        overrides: Of conf/compare.yaml.
+
+    Returns:
+        The first arm's run, whose resources are those of all, with the comparison's folder.
+
+    Raises:
+        UserError: With one sentence on what to change.
+    """
+    config = compare_config(compose_run(overrides, "compare"))
+    first = next(iter(built_arms(config, plan_runs(config)).values()))
+    first.run_dir = config.run_dir
+    return first
 
 
 def require_own_folder(config: CompareConfig, folder: Path) -> None:

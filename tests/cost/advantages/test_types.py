@@ -18,7 +18,7 @@ def moments_of(groups):
 
 
 @given(VALUES)
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_moments_are_numpys(groups):
     found = moments_of(groups)
     for k, group in enumerate(groups):
@@ -30,7 +30,7 @@ def test_moments_are_numpys(groups):
 
 
 @given(VALUES, st.data())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_pooled_moments_are_those_of_the_values_together(groups, data):
     size = len(groups)
     others = data.draw(st.lists(st.lists(st.floats(-100, 100)), min_size=size, max_size=size))
@@ -42,7 +42,7 @@ def test_pooled_moments_are_those_of_the_values_together(groups, data):
 
 
 @given(st.floats(-1e6, 1e6), st.integers(1, 30), st.integers(1, 30))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_equal_values_have_exactly_no_spread(value, first, second):
     """0.1 seven times has a mean that is not 0.1 in floating point."""
     pooled = moments_of([[value] * first]).pooled(moments_of([[value] * second]))

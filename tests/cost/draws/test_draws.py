@@ -4,7 +4,7 @@ from itertools import pairwise, permutations
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from cost.draws.draws import (
@@ -63,7 +63,6 @@ def mean_over_starts(expected: np.ndarray, function) -> np.ndarray:
 
 
 @given(st.lists(st.floats(0, 2.5), min_size=1, max_size=12))
-@settings(deadline=None)
 def test_systematic_counts_have_the_expected_mean(expected):
     expected = np.array(expected)
     np.testing.assert_allclose(mean_over_starts(expected, lambda c: c), expected, atol=1e-12)
@@ -74,14 +73,12 @@ def test_systematic_counts_have_the_expected_mean(expected):
 
 
 @given(st.integers(1, 200), st.integers(1, 64), st.floats(0, 1, exclude_max=True))
-@settings(deadline=None)
 def test_known_total_is_met_whatever_rounding_does(size, total, start):
     p = np.random.default_rng(size).dirichlet(np.ones(size))
     assert systematic_counts(p * total, start, total=total).sum() == total
 
 
 @given(SHARES, st.integers(1, 9), st.integers(0, 99))
-@settings(deadline=None)
 def test_systematic_batch_has_the_expected_counts(p, num_draws, seed):
     """Each layout alone: the mean over starts is m p, and no count is 1 or more away from it."""
     size = len(p)
@@ -120,7 +117,6 @@ def test_weighted_systematic_batch_is_unbiased():
 
 
 @given(SHARES)
-@settings(deadline=None)
 def test_independent_draws_have_the_draw_probability(p):
     """Exactly: the share of [0, 1) that gives each prompt, from where the answer changes."""
     draws = IndependentDraws()

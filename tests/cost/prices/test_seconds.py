@@ -16,7 +16,7 @@ from cost.types import BatchSpending
 ENGINE = np.array([0.02, 1e-4, 3e-3])
 LEARNER = np.array([0.01, 5e-4])
 PROMPTS, LENGTHS = np.array([20, 20, 200]), np.array([10.0, 500.0, 100.0])
-quick = settings(max_examples=60, deadline=None)
+quick = settings(max_examples=60)
 
 
 def batches(count, seed=0, noise=0.0, spread=0.5, slower=1.0, engine=ENGINE, learner=LEARNER):

@@ -24,7 +24,7 @@ def test_missing_reports_are_named_and_nothing_changes(make_scheduler, make_repo
         scheduler.observe(make_report(ticket))
     with pytest.raises(ValueError, match=r"before 2 tickets are reported: \[6, 7\]"):
         scheduler.draw(1, 1)
-    assert scheduler.awaited(1, 1) == [6, 7]
+    assert scheduler.drawing.awaited(1, 1) == [6, 7]
     for ticket in tickets[-2:]:
         scheduler.observe(make_report(ticket))
     for ticket in tickets:
@@ -41,7 +41,7 @@ def test_a_round_waits_for_the_reports_of_the_one_before(make_scheduler, make_re
     for _ in range(2):
         with pytest.raises(ValueError, match=r"batch 0 .* before 2 tickets .*: \[0, 5\]"):
             one.scheduler.draw(0, 0)
-    assert one.scheduler.awaited(0, 0) == [0, 5]
+    assert one.scheduler.drawing.awaited(0, 0) == [0, 5]
     for ticket in (tickets[0], tickets[-1]):
         one.scheduler.observe(make_report(ticket))
     assert other.round().tickets == tickets

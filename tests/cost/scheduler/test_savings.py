@@ -10,7 +10,7 @@ from cost.scheduler.savings import draw_saving, floored_share, thinning_saving
 from cost.thinning.waterfill import waterfill
 from tests.cost.play import select
 
-quick = settings(max_examples=50, deadline=None)
+quick = settings(max_examples=50)
 SEEDS = st.integers(0, 10**6)
 
 

@@ -134,7 +134,7 @@ def test_many_calibrations_reach_the_truth_though_the_scale_drifts():
     assert errors(calibration).max() < 0.02
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 10**6), st.integers(2, 60), st.floats(0.02, 3.0))
 def test_noise_does_not_swing_the_exponents(seed, num, noise):
     state = updated(CalibrationState(), *responses(seed, num, PRIOR_EXPONENTS, noise))

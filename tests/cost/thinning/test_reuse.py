@@ -205,7 +205,7 @@ def test_coins_of_earlier_batches_are_fresh_and_undone(make_scheduler, make_repo
     play_batches(scheduler, make_report, 2)
     [chosen] = scheduler.reuse(1)
     assert any(one.keep.any() for one in chosen) and not all(one.keep.all() for one in chosen)
-    earlier = scheduler._selecting._lately[0]
+    earlier = scheduler.selecting._lately[0]
     runs = [
         earlier.select(EarlierBatches(budget=0.4, floor=0.2), np.random.default_rng(seed))
         for seed in range(2000)

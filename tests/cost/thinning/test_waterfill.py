@@ -39,7 +39,7 @@ def problems(draw):
 
 
 @given(problems())
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_budget_bounds_and_optimality_conditions(problem):
     scores, costs, budget, floor = problem
     p = waterfill(scores, costs, budget, floor)
@@ -63,7 +63,7 @@ def test_budget_bounds_and_optimality_conditions(problem):
 
 
 @given(problems())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_agrees_with_bisection(problem):
     scores, costs, budget, floor = problem
     scores = scores + 1e-3
@@ -79,7 +79,7 @@ def test_agrees_with_bisection(problem):
 
 
 @given(problems(), st.integers(0, 2**32 - 1))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_no_feasible_neighbour_is_better(problem, seed):
     scores, costs, budget, _ = problem
     scores = scores + 1e-3
@@ -91,7 +91,7 @@ def test_no_feasible_neighbour_is_better(problem, seed):
 
 
 @given(problems(), st.floats(1e-6, 1e6), st.floats(1e-6, 1e6))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_scale_of_scores_and_of_costs_does_not_matter(problem, score_scale, cost_scale):
     scores, costs, budget, floor = problem
     p = waterfill(scores, costs, budget, floor)
@@ -100,7 +100,7 @@ def test_scale_of_scores_and_of_costs_does_not_matter(problem, score_scale, cost
 
 
 @given(problems(), st.floats(1.0, 3.0))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_more_budget_lowers_no_probability(problem, factor):
     scores, costs, budget, floor = problem
     more = waterfill(scores, costs, budget * factor, floor)

@@ -51,6 +51,15 @@ def value_of(override):
     return OverridesParser.create().parse_override(override).value()
 
 
+def test_lists_of_settings_need_no_quotes():
+    """Hydra's grammar has no place for `=` within a list."""
+    written = "+arms.mine=[recipe=dapo, reward=mine.py:score,name=a b]"
+    [override] = with_quotes([written])
+    assert value_of(override) == ["recipe=dapo", "reward=mine.py:score", "name=a b"]
+    for stays in ("seeds=[0,1]", "base=['a=1']", "base=[a=[1,2]]", "x=[]"):
+        assert with_quotes([stays]) == [stays]
+
+
 @pytest.mark.parametrize(
     "value", ["/home/jörg/läufe", "/a b/ü", "runs/lr=1", "/数据/x", "a;b", "#1", "~/x y", "é"]
 )

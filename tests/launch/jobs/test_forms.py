@@ -44,6 +44,8 @@ def test_the_ray_line_is_one_shell_command_with_the_same_job():
     words = shlex.split(line)
     assert words[:4] == ["RAY_AUTH_MODE=token", "ray", "job", "submit"]
     assert words[words.index("--") + 1 :] == COMMAND
+    compared = ray_line(job(program="compare"), AWKWARD, "http://h:8265", {})
+    assert "python -m launch.compare experiment=quickstart" in compared
     assert words[words.index("--submission-id") + 1] == "first"
     environment = yaml.safe_load(words[words.index("--runtime-env-json") + 1])
     assert environment == {"env_vars": {"HF_HOME": "/a b"}}

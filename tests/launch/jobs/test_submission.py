@@ -4,10 +4,13 @@ import pytest
 
 from conf.programs import register
 from conf.submit import KubeRayConfig, SubmitConfig
-from launch.jobs.submission import allowed_variables, checked_run, going_on, submit
+from launch.jobs.submission import allowed_variables, checked_run, going_on, submit, training
 from launch.program import UserError, compose_run
+from launch.study.comparison.checks import first_run
 
 register()
+READERS = {"train": training, "compare": first_run}
+COMPARISON = ["comparison=baselines", "budget.amount=4000", "run_dir=/shared/c"]
 
 
 def job(**settings):
@@ -23,7 +26,7 @@ def test_only_allowed_variables_that_are_set_go_along():
 @pytest.mark.parametrize(
     ("settings", "overrides", "sentence"),
     [
-        ({}, [], "name the run after `--`"),
+        ({}, [], "name what to run after `--`, such as -- experiment=quickstart"),
         ({}, ["experiment=quickstart"], "run_dir must be an absolute folder that the head keeps"),
         ({}, ["experiment=none"], "experiment has no member 'none'"),
         ({}, ["experiment=quickstart", "run_dir=/s", "colour=red"], "Key 'colour' not in"),
@@ -48,11 +51,36 @@ def test_only_allowed_variables_that_are_set_go_along():
             ["experiment=quickstart", "run_dir=/shared/../etc"],
             "run_dir must lie under kuberay.mount_path = '/shared'",
         ),
+        ({"program": "compare"}, [], "such as -- comparison=baselines run_dir="),
+        ({"program": "compare"}, COMPARISON[:-1], "run_dir must be an absolute folder that the"),
+        (
+            {"program": "compare", "form": "kuberay"},
+            [*COMPARISON[:-1], "run_dir=/elsewhere"],
+            "run_dir must lie under kuberay.mount_path = '/shared'",
+        ),
+        ({"program": "compare"}, ["comparison=none"], "comparison has no member 'none'"),
+        (
+            {"program": "compare"},
+            [*COMPARISON, "+arms.odd=[learner.lr=-1]"],
+            "learner.lr must be positive",
+        ),
+        ({"program": "compare"}, [*COMPARISON, "+arms.odd=[learner.colour=1]"], "arms.odd: "),
+        (
+            {"program": "compare"},
+            [*COMPARISON, "+arms.odd=[model.max_model_len=100]"],
+            "arms must share model",
+        ),
+        (
+            {"program": "compare"},
+            [*COMPARISON, "max_steps=1", "budget.amount=100_000_000_000"],
+            "budget.amount must be within reach of some arm",
+        ),
     ],
 )
 def test_a_run_that_cannot_work_is_refused_before_it_is_sent(settings, overrides, sentence):
     with pytest.raises(UserError) as refusal:
-        checked_run(job(**settings), overrides)
+        job_of = job(**settings)
+        checked_run(job_of, overrides, READERS[job_of.program])
     assert sentence in str(refusal.value)
     assert "\n" not in str(refusal.value)
 
@@ -60,26 +88,48 @@ def test_a_run_that_cannot_work_is_refused_before_it_is_sent(settings, overrides
 def test_every_try_of_a_job_has_the_same_folder_and_goes_on_in_it():
     overrides = ["experiment=quickstart", """run_dir="/läufe/it's a b/${name}-${now:%f}\""""]
     run = checked_run(job(), overrides)
-    sent = going_on(overrides, run)
+    sent = going_on("train", overrides, run)
     again = compose_run(sent)
     assert again.run_dir == run.run_dir and run.run_dir.startswith("/läufe/it's a b/")
     assert again.resume == "auto" and again.name == run.name
     # Whoever gives one has it.
     chosen = ["experiment=quickstart", "run_dir=/a", "resume=null"]
-    assert compose_run(going_on(chosen, checked_run(job(), chosen))).resume is None
+    assert compose_run(going_on("train", chosen, checked_run(job(), chosen))).resume is None
 
 
 def test_a_slurm_job_without_a_folder_gets_one_that_stays():
     overrides = ["experiment=quickstart"]
     run = checked_run(job(form="slurm"), overrides)
-    assert going_on(overrides, run) == [*overrides, f"run_dir='{run.run_dir}'", "resume=auto"]
+    assert going_on("train", overrides, run) == [
+        *overrides,
+        f"run_dir='{run.run_dir}'",
+        "resume=auto",
+    ]
     assert "${" not in run.run_dir
 
 
 @pytest.mark.parametrize("form", ["ray", "kuberay", "slurm"])
 def test_every_form_gives_the_run_the_time_to_leave_and_lets_it_go_on(form, capsys):
     overrides = ["experiment=quickstart", "run_dir=/shared/a", "checkpoint.grace_seconds=45"]
-    submit(job(form=form), overrides)
+    submit(job(form=form), overrides, READERS)
     text = capsys.readouterr().out
     assert "resume=auto" in text and "150" in text
     assert ("RAY_JOB_STOP_WAIT_TIME_S" in text) == (form != "slurm")
+
+
+@pytest.mark.parametrize("form", ["ray", "kuberay", "slurm"])
+def test_a_comparison_goes_on_by_itself_in_the_same_folder(form, capsys):
+    overrides = ["comparison=baselines", "name=first", "run_dir=/shared/${name}"]
+    submit(job(form=form, program="compare"), overrides, READERS)
+    text = capsys.readouterr().out
+    assert "python -m launch.compare comparison=baselines name=first" in text
+    assert "/shared/first" in text and "resume=" not in text and "launch.train" not in text
+
+
+def test_a_comparison_asks_for_the_machines_of_its_arms(tmp_path, monkeypatch):
+    """Own code of an arm is found in the folder where the program is called."""
+    (tmp_path / "mine.py").write_text("def score(prompt, response, answer):\n    return 1.0\n")
+    monkeypatch.chdir(tmp_path)
+    base = "base=[experiment=quickstart,resources.num_engines=3,reward=mine.py:score]"
+    run = checked_run(job(program="compare"), [*COMPARISON, base], first_run)
+    assert (run.run_dir, run.resources.num_engines) == ("/shared/c", 3)

@@ -67,7 +67,7 @@ def test_unsolved_prompts_and_zero_norms_get_nothing():
 
 
 @given(st.integers(0, 10**6), st.integers(1, 40), st.integers(2, 20), st.integers(0, 2))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_sum_and_bounds(seed, size, mean, least):
     rng = np.random.default_rng(seed)
     rates = rng.integers(0, 9, size) / 8
@@ -81,7 +81,7 @@ def test_sum_and_bounds(seed, size, mean, least):
 
 
 @given(st.integers(0, 10**6), st.integers(1, 20))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_variance_is_at_most_that_of_equal_groups(seed, size):
     """sum G^2 / (p n) at the same cost, alpha = 0, before rounding."""
     rng = np.random.default_rng(seed)

@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from cost.draws.allocators.integers import check_bounds, evenly, filled, proportional, rounded
 
-quick = settings(max_examples=80, deadline=None)
+quick = settings(max_examples=80)
 cases = st.tuples(st.integers(0, 10**6), st.integers(1, 30), st.integers(0, 5), st.booleans())
 
 

@@ -66,7 +66,7 @@ def test_value_is_concave_and_gain_is_its_difference(rate, num_samples):
     st.integers(2, 3),
     st.integers(4, 9),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_greedy_has_the_value_of_the_dynamic_programme(rates, more, low, high):
     total = min(low * len(rates) + more, high * len(rates))
     counts = pack(rates, total, low, high)
@@ -79,7 +79,7 @@ def test_greedy_has_the_value_of_the_dynamic_programme(rates, more, low, high):
     st.lists(st.one_of(st.sampled_from([0.0, 1.0]), rates_strategy), min_size=1, max_size=20),
     st.integers(2, 40),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_sum_and_bounds_with_settled_prompts(rates, mean):
     counts = pack(rates, mean * len(rates), high=40)
     assert counts.sum() == mean * len(rates)
@@ -104,7 +104,7 @@ def test_equal_prompts_get_equal_groups():
 
 
 @given(st.integers(0, 10**6), st.integers(1, 30))
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_costs_bound_the_sum_and_equal_costs_change_nothing(seed, size):
     rng = np.random.default_rng(seed)
     rates, costs = rng.uniform(0.05, 0.95, size), rng.uniform(10, 900, size)

@@ -42,7 +42,7 @@ def test_variance_of_both_estimators_by_simulation():
     st.integers(0, 14),
     st.booleans(),
 )
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_no_other_choice_has_less_variance(rates, more, leave_one_out):
     low, high = 3, 8
     total = min(low * len(rates) + more, high * len(rates))
@@ -57,7 +57,7 @@ def test_no_other_choice_has_less_variance(rates, more, leave_one_out):
 
 
 @given(st.integers(0, 10**6), st.integers(1, 60), st.integers(3, 40), st.booleans(), st.booleans())
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 def test_sum_and_bounds(seed, size, mean, leave_one_out, extreme):
     rng = np.random.default_rng(seed)
     rates = rng.random(size) ** (50 if extreme else 1)

@@ -40,7 +40,7 @@ def test_the_smallest_example():
 
 
 @given(components())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_the_four_products_in_closed_form(problem):
     norms, costs, _ = problem
     roots = np.sqrt(costs)
@@ -54,7 +54,7 @@ def test_the_four_products_in_closed_form(problem):
 
 
 @given(components())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_no_probabilities_beat_cost_aware(problem):
     norms, costs, rng = problem
     best = cost_moment(cost_aware(norms, costs), norms, costs)
@@ -89,7 +89,7 @@ def test_with_equal_costs_the_lower_bound_is_of_order_r2_g2_over_eps2():
 
 
 @given(components())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_the_bounds_meet_up_to_a_constant(problem):
     norms, costs, _ = problem
     radius = 2.0
@@ -101,7 +101,7 @@ def test_the_bounds_meet_up_to_a_constant(problem):
 
 
 @given(components())
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 def test_the_adversary_of_the_lower_bound_does_its_best(problem):
     """sum q Delta^2 >= k costs at least k min(c / Delta^2); sum Delta G = 4 eps / R is given."""
     norms, costs, rng = problem

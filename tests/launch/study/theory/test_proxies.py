@@ -21,7 +21,7 @@ def components(draw):
 
 
 @given(components(), st.floats(1, 100), st.booleans())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_wrong_proxies_cost_at_most_the_factor(problem, spread, of_costs):
     norms, costs, rng = problem
     errors = rng.uniform(1, spread, len(norms))

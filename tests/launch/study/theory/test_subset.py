@@ -25,7 +25,7 @@ def subsets(size):
 
 
 @given(components(), st.sampled_from([0.02, 0.3, 0.9]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_best_share_is_no_worse_than_every_prefix_and_no_better_than_every_set(
     problem, looseness
 ):
