@@ -300,3 +300,11 @@ def test_objective_of_the_page_is_a_policy_gradient_where_nothing_has_moved(own)
     )
     own.SoftClip().token_losses(inputs).token_losses.sum().backward()
     assert logprobs.grad.tolist() == pytest.approx([0.0, -0.7, -0.7])
+
+
+def test_the_readme_defines_its_words_before_it_uses_them():
+    text = re.sub(r"```.*?```", "", text_of("README.md"), flags=re.DOTALL)
+    for word in ("ticket", "thinning", "selectable", "pilot", "surprise", "staleness", "plug"):
+        defined = re.search(rf"\*{word}\*", text, re.IGNORECASE)
+        used = re.search(rf"\b{word}s?\b", text, re.IGNORECASE)
+        assert defined is not None and used.start() == defined.start() + 1, word

@@ -1,5 +1,7 @@
 """Which runs are refused before anything is sent, and what goes along."""
 
+from pathlib import Path
+
 import pytest
 
 from conf.programs import register
@@ -133,3 +135,38 @@ def test_a_comparison_asks_for_the_machines_of_its_arms(tmp_path, monkeypatch):
     base = "base=[experiment=quickstart,resources.num_engines=3,reward=mine.py:score]"
     run = checked_run(job(program="compare"), [*COMPARISON, base], first_run)
     assert (run.run_dir, run.resources.num_engines) == ("/shared/c", 3)
+
+
+class Server:
+    """Takes a job in the place of Ray's server."""
+
+    def submit_job(self, **job):
+        self.job = job
+        self.shipped = sorted(
+            str(path.relative_to(job["runtime_env"]["working_dir"]))
+            for path in Path(job["runtime_env"]["working_dir"]).rglob("*.py")
+        )
+
+
+@pytest.mark.parametrize(
+    ("program", "overrides"),
+    [
+        ("train", ["experiment=quickstart", "reward=mine.py:score", "run_dir=/shared/c"]),
+        ("compare", [*COMPARISON, "base=[experiment=quickstart,reward=mine.py:score]"]),
+    ],
+)
+def test_own_code_goes_along_and_the_way_back_to_the_job_is_said(
+    program, overrides, tmp_path, monkeypatch, capsys
+):
+    (tmp_path / "mine.py").write_text("def score(prompt, response, answer):\n    return 1.0\n")
+    monkeypatch.chdir(tmp_path)
+    server = Server()
+    monkeypatch.setattr("launch.jobs.submission.connect", lambda address: server)
+    address = "http://head:8265"
+    submit(job(program=program, address=address, follow=False), overrides, READERS)
+    assert f"exec python -m launch.{program} " in server.job["entrypoint"]
+    assert "mine.py" in server.shipped and "launch/compare.py" in server.shipped
+    said = capsys.readouterr().out
+    # Ray's own programs send the token only when asked to, and the dashboard asks for it.
+    assert f"RAY_AUTH_MODE=token ray job logs --address {address} --follow first" in said
+    assert f"dashboard: {address}, which asks for the token: `ray get-auth-token` prints" in said

@@ -1,11 +1,14 @@
 """Counters with a hand-moved clock, in a file and on a terminal."""
 
+import ast
+
 import pytest
 
 from launch.record import counter as module
 from launch.record.counter import Counter
 from launch.record.progress import Progress
 from tests.launch.record.consoles import plain, terminal, text_of, without_times
+from tests.places import PROJECT
 
 
 class Clock:
@@ -69,3 +72,22 @@ def test_a_quiet_one_shows_nothing(capsys, monkeypatch):
     with Counter("evaluation", 8, quiet=True) as counter:
         counter.to(2)
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "launch/run/evaluation.py",
+        "launch/run/training.py",
+        "launch/study/simulation/sizes.py",
+        "launch/study/simulation/plan.py",
+        "launch/study/variance/study.py",
+        "launch/study/prediction/collection.py",
+        "launch/theory.py",
+    ],
+)
+def test_what_takes_minutes_counts(path):
+    """Evaluation, arms of a comparison and studies; a step of a run has its own line."""
+    names = {node.func.id for node in ast.walk(ast.parse((PROJECT / path).read_text("utf-8")))
+             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}  # fmt: skip
+    assert "Counter" in names

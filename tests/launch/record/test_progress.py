@@ -155,6 +155,7 @@ def test_result_shows_before_after_and_change():
         "98.8",
         "12.35",
         "1m01s",
+        "goes on beside them",
         "1h02m",
         "runs/x",
     ):

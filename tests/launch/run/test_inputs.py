@@ -90,6 +90,16 @@ def test_prompts_are_numbered_and_tokenised(task, tokenizer):
     ]
 
 
+def test_a_reward_of_ones_own_needs_no_check(task, tokenizer):
+    class Plain:
+        def score(self, prompt_text, response_text, answer):
+            return 1.0
+
+    one = task('{"prompt": "a1 b+2", "answer": "whatever"}')
+    (prompt,) = load_prompts(one, tokenizer, Plain(), 100)
+    assert prompt.answer == "whatever"
+
+
 def test_a_refusal_names_the_key_of_the_task_it_concerns(task, tokenizer, tmp_path):
     bad = task('{"prompt": "a1 b+2", "answer": "3"}', "{")
     with pytest.raises(UserError, match=r"^task: .*questions\.jsonl:2 is not JSON"):

@@ -35,6 +35,8 @@ def test_stages_share_out_what_they_say(config):
     assert found[1]["gradients"] > found[2]["gradients"] == pytest.approx(4 * model / 4)
     assert found[2]["weights"] == 2 * model
     assert found[3]["weights"] == 2 * model / 4
+    # Of a model of 7 billion weights stage 3 has a billion whole at a time.
+    assert found[3]["buffers"] - found[2]["buffers"] == pytest.approx(max(2e9, 4e9))
 
 
 def test_what_is_offloaded_is_the_machines(config):
