@@ -27,6 +27,11 @@ class ResourcesConfig:
     engine_memory_share: float = 0.4
     """Part of a shared GPU's memory that its engine takes, weights included, in place of
     `rollout.engine.gpu_memory_utilization`; its learner may take the rest but for 0.05."""
+    engines_sleep: bool = False
+    """Whether engines and learners that share a GPU have its memory in turn: an engine sleeps while
+    the learners work, and wakes for the next weights. Its learner may then take all but 0.05 of
+    the memory; while the engine generates, what the learner holds lies beside
+    `engine_memory_share`. As many pairs share as there are; CPUs give nothing back."""
     device_memory_gib: float | None = None
     """Memory of one GPU, or of a machine without, for the plan; None asks this machine, and knows
     nothing of a cluster that is joined."""
@@ -63,9 +68,16 @@ class ResourcesConfig:
         }
         require_ranges("resources.", self, ranges)
         require(
-            not self.share_gpus or self.tensor_parallel_size == 1,
-            "resources.tensor_parallel_size must be 1 with resources.share_gpus=true",
+            not self.shares or self.tensor_parallel_size == 1,
+            "resources.tensor_parallel_size must be 1 with "
+            f"resources.{'share_gpus' if self.share_gpus else 'engines_sleep'}=true",
             self.tensor_parallel_size,
+        )
+        require(
+            not self.engines_sleep or self.share_gpus is not False,
+            "resources.share_gpus must be true or null with resources.engines_sleep=true, by which "
+            "engines sleep for the learners that they share a GPU with",
+            self.share_gpus,
         )
         require(
             "@" not in (self.address or ""),
@@ -73,3 +85,8 @@ class ResourcesConfig:
             "cluster's token goes into RAY_AUTH_TOKEN or ~/.ray/auth_token",
             f"{len(self.address or '')} letters with an @",
         )
+
+    @property
+    def shares(self) -> bool | None:
+        """Whether pairs of an engine and a learner share GPUs; None for as many as need be."""
+        return True if self.engines_sleep else self.share_gpus

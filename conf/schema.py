@@ -219,6 +219,7 @@ class RunConfig:
         self._check_precision()
         self._check_steps()
         self._check_estimates()
+        self._check_sleep()
 
     def _check_plugs(self) -> None:
         require_plug("task", self.task, Task)
@@ -310,6 +311,19 @@ class RunConfig:
                 f"for the formula of {type(plug).__name__}",
                 self.scheduler.aggregation,
             )
+
+    def _check_sleep(self) -> None:
+        asleep = "with resources.engines_sleep=true, where engines sleep while learners work"
+        require(
+            not self.resources.engines_sleep or self.loop.max_staleness == 0,
+            f"loop.max_staleness must be 0 {asleep}",
+            self.loop.max_staleness,
+        )
+        require(
+            not self.resources.engines_sleep or not self.evaluation.background,
+            f"evaluation.background must be false {asleep}",
+            self.evaluation.background,
+        )
 
     @property
     def numerics(self) -> Numerics:

@@ -335,6 +335,10 @@ class LearnerTeam:
             "connect_engines",
         )
 
+    async def release(self) -> None:
+        """Have all ranks give GPU memory back that holds nothing."""
+        await self._wait([worker.release.remote() for worker in self.workers], "release")
+
     async def name(self, version: int) -> None:
         """Call the weights as they are a version, which engines that wait for one are then sent.
 

@@ -137,11 +137,15 @@ class LearnerWorker:
         self._hooks = ()
         # The old engine's hooks refer to it in cycles, and its memory is needed.
         gc.collect()
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        self.release()
         torch.manual_seed(seed)
         self._config, self._objective = config, objective
         self._load()
+
+    def release(self) -> None:
+        """Give the GPU memory back that torch keeps for later, so that an engine may have it."""
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
     def _load(self) -> None:
         config = self._config

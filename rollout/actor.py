@@ -336,6 +336,10 @@ class RolloutActor:
         """Take the policy's adapters, as peft's files by name, in place of those before."""
         await self._engine.load_adapter(version, files, self._config.update_mode)
 
+    async def sleep(self) -> None:
+        """Let the engine give its memory back until it is sent weights."""
+        await self._engine.sleep()
+
     async def check(self) -> None:
         """Raise if the engine is dead."""
         await self._engine.check()

@@ -67,6 +67,7 @@ class Actors:
         """By place, since the last finished ticket."""
         self.num_replaced = 0
         self.on_replaced: Callable[[], Awaitable[None]] | None = None
+        self.before_start: Callable[[], Awaitable[object]] | None = None
 
     async def start(self, ready: Callable[[int], None]) -> dict[str, float]:
         """Start every engine, see `RolloutPool.start`."""
@@ -179,6 +180,8 @@ class Actors:
 
     async def _start(self, index: int) -> None:
         """Start the new actor of a place, and the next one if that dies."""
+        if self.before_start is not None:
+            await self.before_start()
         while True:
             try:
                 await asyncio.wait_for(
@@ -253,12 +256,10 @@ class Actors:
             *(asyncio.wait_for(answer, CHECK_SECONDS) for answer in asked.values()),
             return_exceptions=True,
         )
-        silent = False
-        for (index, handle), answer in zip(asked, answers, strict=True):
-            if isinstance(answer, Exception):
-                silent = True
-                self.lose(index, handle, answer)
-        return silent
+        lost = {who: e for who, e in zip(asked, answers, strict=True) if isinstance(e, Exception)}
+        for (index, handle), error in lost.items():
+            self.lose(index, handle, error)
+        return bool(lost)
 
     async def replacements(self) -> None:
         """Wait until the actors that are being replaced are usable."""

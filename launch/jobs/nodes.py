@@ -23,7 +23,8 @@ class Nodes:
 def nodes_for(resources: ResourcesConfig, node: NodeConfig) -> Nodes:
     """Count the machines: engines first, each whole on one, then learners in the room left.
 
-    Only `resources.share_gpus=true` counts on shared GPUs: machines are asked for as if none were.
+    Only `resources.share_gpus=true`, or engines that sleep, count on shared GPUs: machines are
+    asked for as if none were.
 
     Args:
         resources: What the run asks for, as `launch.run.cluster.reserve` will.
@@ -41,7 +42,7 @@ def nodes_for(resources: ResourcesConfig, node: NodeConfig) -> Nodes:
         raise UserError(
             f"resources.tensor_parallel_size must not exceed node.gpus = {gpus}, got {engine[1]}"
         )
-    shared = min(resources.num_engines, resources.num_learners) if resources.share_gpus else 0
+    shared = min(resources.num_engines, resources.num_learners) if resources.shares else 0
     pair = (engine[0] + learner[0], learner[1])
     needs = {"engine_cpus": engine[0], "learner_cpus": learner[0]}
     if shared:

@@ -65,6 +65,7 @@ def make_pool(
             on_gpu=on_gpu,
             weight_backend=layout.weight_backend if receives_weights else None,
             adapter_rank=adapter_rank,
+            sleeps=run.resources.engines_sleep and layout.num_learners > 0,
             seed=seed + index,
         )
         options = placement.engine_options(index, run.resources.engine_cpus)

@@ -30,6 +30,7 @@ from launch.run.model_folder import check_vocabulary, check_weights, read_settin
 from launch.run.resume import about, changes, find_checkpoint
 from launch.run.rewards import try_rewards
 from learner.architecture import check_architecture, check_token_ids
+from rollout.engines.versions import check_vllm
 from rollout.environments import for_policy, prompt_tokenizer
 from rollout.rewards.by_set import address
 from rollout.rewards.checking import GENEROUS, limited
@@ -229,12 +230,13 @@ def check_context(path: str, max_model_len: int) -> None:
 
 
 def check_model(path: str, *, trained: bool) -> None:
-    """Refuse what the learner, or an engine, could not load or would get wrong.
+    """Refuse what learners, or the engines that are installed, could not load or would get wrong.
 
     Raises:
         UserError: With what to change.
     """
     try:
+        check_vllm()
         check_architecture(path, trained=trained)
     except ValueError as error:
         raise UserError(str(error)) from error

@@ -65,7 +65,7 @@ def lay_out(
     learner_gpus = 1 if on_gpu else 0
     most = min(resources.num_engines, num_learners) if engine_gpus == 1 else 0
     wanted = resources.num_engines + num_learners - int(num_gpus)
-    shared = {None: min(max(wanted, 0), most), True: most, False: 0}[resources.share_gpus]
+    shared = {None: min(max(wanted, 0), most), True: most, False: 0}[resources.shares]
     return Layout(resources.num_engines, num_learners, engine_gpus, learner_gpus, shared)
 
 
@@ -79,11 +79,14 @@ def describe(layout: Layout, resources: ResourcesConfig, num_free: float) -> lis
     """
     said = []
     if layout.num_shared:
-        engine = resources.engine_memory_share
+        engine, learner = resources.engine_memory_share, learner_share(resources)
+        split = f"{engine:.0%} for the engine, {learner:.0%} for the learner"
+        if resources.engines_sleep:
+            split += " while the engine sleeps"
         said.append(
             f"{layout.num_shared} GPU(s) shared by an engine and a learner each: of its memory "
-            f"{engine:.0%} for the engine, {learner_share(resources):.0%} for the learner, "
-            f"{SPARE_SHARE:.0%} spare (resources.engine_memory_share); weights travel over gloo"
+            f"{split}, {SPARE_SHARE:.0%} spare (resources.engine_memory_share); weights travel "
+            "over gloo"
         )
     if layout.engine_gpus and (idle := int(num_free) - layout.num_gpus) > 0:
         said.append(
@@ -95,4 +98,4 @@ def describe(layout: Layout, resources: ResourcesConfig, num_free: float) -> lis
 
 def learner_share(resources: ResourcesConfig) -> float:
     """Part of a shared GPU's memory that the learner may take, in (0, 1)."""
-    return 1 - SPARE_SHARE - resources.engine_memory_share
+    return 1 - SPARE_SHARE - (0.0 if resources.engines_sleep else resources.engine_memory_share)

@@ -141,6 +141,7 @@ class Passes:
         """
         if self._parts.watch is not None:
             self._parts.watch.look(f"step {taken.drawn.batch + 1}", taken.reports)
+        await self._parts.sleep()
         batch, groups = taken.drawn.batch, taken.groups
         scheduler, learners = self._parts.scheduler, self._parts.learners
         attempts = [group.report.attempt for group in groups]

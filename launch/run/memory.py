@@ -125,6 +125,11 @@ class Need:
         estimates = ("activations", "process")
         return float(sum(each for name, each in self.parts.items() if name not in estimates))
 
+    @property
+    def held(self) -> float:
+        """Bytes that stay while it does nothing: a learner holds all but activations."""
+        return self.total - self.parts.get("activations", 0.0)
+
     def text(self) -> str:
         """Say it in GiB, part by part."""
         parts = ", ".join(f"{name} {size(part)}" for name, part in self.parts.items() if part)

@@ -25,6 +25,7 @@ from launch.run.memory import (
 )
 
 CGROUP = Path("/sys/fs/cgroup/memory.max")
+_MAY_RUN_OUT = "may run out, if activations take what is estimated here"
 _ASK = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
 
 
@@ -113,12 +114,29 @@ def memory_lines(config: RunConfig, shape: Shape | None, device: Device | None) 
         )
     if device is None:
         return lines
+    if on_gpu and config.resources.engines_sleep:
+        learning, generating = turns(learner, engine)
+        lines["memory of a shared GPU"] = (
+            f"{size(learning)} while learners work and engines sleep, {size(generating)} while "
+            f"engines generate{of}"
+        )
+        if max(learning, generating) > device.bytes:
+            lines["memory"] = _MAY_RUN_OUT
+        return lines
     total = _all(config, learner.total, engine.total)
     if not on_gpu:
         lines["memory of the machine"] = f"{size(total)} of {size(device.bytes)}"
     if (max(learner.total, engine.total) if on_gpu else total) > device.bytes:
-        lines["memory"] = "may run out, if activations take what is estimated here"
+        lines["memory"] = _MAY_RUN_OUT
     return lines
+
+
+def turns(learner: Need, engine: Need) -> tuple[float, float]:
+    """Return the bytes of a GPU while a learner works and its engine sleeps, and the other way.
+
+    An engine that sleeps leaves what its process takes; a learner keeps what it holds.
+    """
+    return learner.total + engine.parts["process"], learner.held + engine.total
 
 
 def needs(
@@ -127,7 +145,8 @@ def needs(
     """Return what one learner and one worker of an engine need."""
     room = 0.0
     if device is not None:
-        room = device.bytes * config.rollout.engine.gpu_memory_utilization
+        sleeps, share = config.resources.engines_sleep, config.resources.engine_memory_share
+        room = device.bytes * (share if sleeps else config.rollout.engine.gpu_memory_utilization)
     return (
         learner_need(config, shape, on_gpu=on_gpu),
         engine_need(config, shape, on_gpu=on_gpu, room=room),
@@ -143,6 +162,8 @@ def shortage(config: RunConfig, shape: Shape, device: Device) -> str | None:
         return None
     if learner.counted > device.bytes:
         return f"a learner needs {learner.text()}"
+    if config.resources.engines_sleep and learner.counted + engine.counted > device.bytes:
+        return f"beside an engine of {engine.text()} a learner holds {size(learner.counted)}"
     if engine.counted > device.bytes or responses_at_once(config, shape, engine) < 1:
         return f"an engine's worker needs {engine.text()}, with room for one whole response"
     return None
@@ -172,6 +193,10 @@ def _changes(config: RunConfig) -> Iterator[tuple[str, RunConfig]]:
     """Yield changes of a run that need less and less, each on top of those before it."""
     changed, told = copy.deepcopy(config), []
     learner, resources, engine = changed.learner, changed.resources, changed.rollout.engine
+    if resources.engines_sleep and resources.engine_memory_share > 0.2:
+        resources.engine_memory_share = 0.2
+        told.append("resources.engine_memory_share=0.2")
+        yield " ".join(told), changed
     if learner.chunk_tokens is None and not learner.gradient_checkpointing:
         learner.gradient_checkpointing = True
         told.append("learner.gradient_checkpointing=true")
@@ -194,7 +219,7 @@ def _changes(config: RunConfig) -> Iterator[tuple[str, RunConfig]]:
         engine.kv_cache_gib = 1.0
         told.append("rollout.engine.kv_cache_gib=1")
         yield " ".join(told), changed
-    for workers in (2, 4, 8):
+    for workers in () if resources.shares else (2, 4, 8):
         if workers > resources.tensor_parallel_size:
             resources.tensor_parallel_size = workers
             told = [one for one in told if "tensor_parallel" not in one]

@@ -65,6 +65,10 @@ class Learners(Protocol):
         """Estimate each response's divergence from the reference policy, one array a group."""
 
 
+async def nothing() -> None:
+    """Do nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Parts:
     """What the loop drives."""
@@ -77,6 +81,8 @@ class Parts:
     publish: Callable[[int, Sequence[GroupRef]], Awaitable[Metrics]]
     """Makes the given version available to the engines; with the groups that it was learned from,
     which show whether engines hold it."""
+    sleep: Callable[[], Awaitable[None]] = nothing
+    """Lets engines sleep until the next version is published, if they are to."""
     watch: RewardWatch | None = None
     """Looks at what became of a batch's rewards before it is learned; None for nobody."""
 

@@ -1,6 +1,7 @@
 """The running parts of one training run: scheduler, engines, learners, weights between them.
 
 start:    placement -> actors side by side -> transfer group -> publish 0 -> parity self-test
+sleep:    engines that share GPUs with learners give their memory back until the next publish
 publish:  learner rank 0 -> every engine -> a parity check, beside what comes next
 """
 
@@ -28,6 +29,7 @@ from launch.run.parity import Difference, Pair
 from launch.run.parity_checks import ParityChecks
 from launch.run.placement import Placement, reserve
 from launch.run.remote import RemoteScheduler, Watch, start_learners, start_scheduler
+from launch.run.sleeping import Turns
 from learner.team import LearnerTeam
 from rollout.pool import RolloutPool
 from rollout.replacing import LostMeanwhileError
@@ -100,6 +102,7 @@ class System:
         """That every engine holds; one that is being replaced gets it."""
         self.startup_seconds: dict[str, float] = {}
         rollouts.actors.on_replaced = self._republish
+        self._turns = Turns(rollouts, config.loop.publish_deadline_seconds)
 
     @classmethod
     async def create(cls, config: RunConfig, prompts: Sequence[Prompt], startup: Startup) -> System:
@@ -194,6 +197,7 @@ class System:
         """
         self.watch.begin(config)
         self._parity.begin_again()
+        self._turns.begin_again()
         ray.kill(self.scheduler.handle)
         self._config = config
         self.scheduler = start_scheduler(config, prompts, self.watch)
@@ -273,6 +277,17 @@ class System:
         """Largest difference of engine and learner in one log-probability so far, nats."""
         return self._parity.largest
 
+    async def sleep(self) -> None:
+        """Let the engines sleep until the next publish, if they are to (`resources.engines_sleep`).
+
+        Raises:
+            ParityError: If engine and learner disagreed at the version that was published last.
+            TimeoutError: If an engine does not fall asleep.
+        """
+        if self._config.resources.engines_sleep:
+            await self.checked()
+            await self._whoever_dies(self._turns.to_learners)
+
     async def publish(self, version: int, groups: Sequence[GroupRef] = ()) -> dict[str, float]:
         """Bring the learner's weights to every engine as `version`, and have it checked meanwhile.
 
@@ -287,6 +302,7 @@ class System:
             ParityError: If engine and learner disagreed at the version before.
         """
         await self.checked()
+        await self._turns.to_engines(self.learners)
         # Engines that were replaced while the learner worked are given it first, so that none of
         # those that receive now is known to be dead.
         await self.learners.name(version)
@@ -312,6 +328,7 @@ class System:
 
         While the learner is at work on them it waits for the next publish.
         """
+        await self._turns.of_engines()
         await self.learners.republish(self.rollouts.actors.started, **self._transfer)
 
     @property

@@ -184,6 +184,7 @@ class TrainingRun:
             rollouts=system.rollouts,
             learners=system.learners,
             publish=system.publish,
+            sleep=system.sleep,
             watch=self._recorder.watch,
         )
         training = asyncio.create_task(loop.train(plan, parts, self._on_step, self._position))

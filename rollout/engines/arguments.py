@@ -31,6 +31,7 @@ def engine_arguments(
     on_gpu: bool,
     weight_backend: str | None = None,
     adapter_rank: int = 0,
+    sleeps: bool = False,
     seed: int,
 ) -> dict[str, Any]:
     """Return the arguments of vLLM's `AsyncEngineArgs` for one engine.
@@ -47,6 +48,7 @@ def engine_arguments(
             and the engine's output means nothing before the first publish. None joins none.
         adapter_rank: Rank of the adapters that it receives instead, at most the last of
             `ADAPTER_RANKS`; 0 for none.
+        sleeps: Whether it gives its memory back at times.
         seed: Seed of requests that carry none.
     """
     arguments: dict[str, Any] = {
@@ -66,7 +68,7 @@ def engine_arguments(
         "disable_log_stats": True,
         "seed": seed,
     }
-    arguments |= _platform_arguments(config, on_gpu=on_gpu)
+    arguments |= _platform_arguments(config, on_gpu=on_gpu, sleeps=sleeps)
     overrides: dict[str, Any] = {}
     if float32_head:
         overrides["head_dtype"] = "float32"
@@ -76,9 +78,7 @@ def engine_arguments(
     if adapter_rank:
         largest = next(rank for rank in ADAPTER_RANKS if rank >= adapter_rank)
         arguments |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": largest}
-    if overrides:
-        arguments["hf_overrides"] = overrides
-    return arguments
+    return arguments | ({"hf_overrides": overrides} if overrides else {})
 
 
 def stop_arguments(stopping: Stopping) -> dict[str, Any]:
@@ -125,13 +125,15 @@ def check_heads(model_path: str) -> None:
         )
 
 
-def _platform_arguments(config: EngineConfig, *, on_gpu: bool) -> dict[str, Any]:
+def _platform_arguments(config: EngineConfig, *, on_gpu: bool, sleeps: bool) -> dict[str, Any]:
     arguments: dict[str, Any] = {}
     kv_cache_gib = config.kv_cache_gib or (None if on_gpu else CPU_KV_CACHE_GIB)
     if kv_cache_gib is not None:
         arguments["kv_cache_memory_bytes"] = int(kv_cache_gib * 2**30)
     if on_gpu:
         arguments["gpu_memory_utilization"] = config.gpu_memory_utilization
+        # vLLM refuses it on CPUs, where the calls do nothing.
+        arguments["enable_sleep_mode"] = sleeps
     else:
         # A partly computed prompt of a request with a seed kills the CPU worker: vLLM then rewinds
         # the request's random generator, which torch cannot do on CPU.

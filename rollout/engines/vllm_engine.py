@@ -19,6 +19,7 @@ import numpy as np
 
 from rollout.engines import fork_server
 from rollout.engines.arguments import stop_arguments
+from rollout.engines.sleeping import Sleep
 from rollout.loading import loading
 from rollout.progress import Watch
 from rollout.stopping import Stopping
@@ -74,13 +75,11 @@ class VLLMEngine:
             from vllm.engine.arg_utils import AsyncEngineArgs
             from vllm.v1.engine.async_llm import AsyncLLM
 
-        arguments = dict(arguments)
-        if "weight_transfer_config" in arguments:
-            arguments["weight_transfer_config"] = WeightTransferConfig(
-                **arguments["weight_transfer_config"]
-            )
+        if (asked := arguments.get("weight_transfer_config")) is not None:
+            arguments = arguments | {"weight_transfer_config": WeightTransferConfig(**asked)}
         with fork_server.used_by_vllm() if forked else nullcontext():
             self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+        self._sleep = Sleep(self._llm, keeps_weights=asked is None)
         self._stops = stop_arguments(stopping)
         self._num_requests = 0
         self._cache_salt: str | None = None
@@ -259,8 +258,15 @@ class VLLMEngine:
         await self._llm.update_weight_version(str(version))
         await self._resume(version, mode)
 
+    async def sleep(self) -> None:
+        """Give memory back until the next weights come; see `rollout.engines.sleeping`."""
+        self._watch.paused = True
+        await self._sleep.begin()
+
     async def _pause(self, mode: str) -> None:
         self._watch.paused = True
+        if await self._sleep.wake_for_weights():
+            return
         await self._llm.pause_generation(
             mode="wait" if mode == "drain" else "keep", clear_cache=mode != "keep_kv"
         )
@@ -269,6 +275,7 @@ class VLLMEngine:
         if mode == "keep_kv":
             # Blocks cached under older weights must not serve new prompts.
             self._cache_salt = str(version)
+        await self._sleep.end()
         await self._llm.resume_generation()
         self._watch.paused = False
 

@@ -72,6 +72,19 @@ def test_a_range_check_names_key_and_value(kind, room, key, value):
             r"^model\.dtype .*resources\.use_gpu.*got 'float16'",
         ),
         (["model.dtype=bfloat16"], r"^learner\.zero_stage .*model\.dtype is bfloat16.*got 0"),
+        (
+            ["resources.engines_sleep=true", "loop.max_staleness=1"],
+            r"^loop\.max_staleness must be 0 with resources\.engines_sleep=true, .*got 1$",
+        ),
+        (
+            [
+                "resources.engines_sleep=true",
+                "loop.max_staleness=0",
+                "evaluation.background=true",
+                "evaluation.every=1",
+            ],
+            r"^evaluation\.background must be false with resources\.engines_sleep=true, .*True$",
+        ),
     ],
 )
 def test_settings_of_several_rooms_must_agree(overrides, message):

@@ -132,7 +132,7 @@ def assert_checkpoint_holds_the_policy(path, start, probe, logprobs):
 def test_two_engines_follow_an_untied_policy_and_the_guard_sees_a_fault(
     prepared, on_cluster, untied_model
 ):
-    """Untied model, ZeRO 3, two engines, drained updates, epoch draws, plain GRPO."""
+    """Untied model, ZeRO 3, two engines that sleep while it learns, drained updates, plain GRPO."""
     from launch.record.startup import Startup
     from launch.run.parity import ParityError, Tolerance
     from launch.run.system import System
@@ -147,6 +147,7 @@ def test_two_engines_follow_an_untied_policy_and_the_guard_sees_a_fault(
         "learner.zero_stage=3",
         "loop.num_steps=2",
         "loop.max_staleness=0",
+        "resources.engines_sleep=true",
         "rollout.update_mode=drain",
         "rollout.temperature=0.8",
         "evaluation.before=false",

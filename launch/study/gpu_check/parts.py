@@ -24,6 +24,7 @@ ON = {
     ),
     "cpu": ("resources.use_gpu=false", "learner.row_tokens=1024"),
 }
+TRAINED = ("experiment=quickstart", "evaluation.before=false", "evaluation.after=false")
 TIMES = ("repetitions=3", "warm_ups=1")
 ROOM = ("rollout.engine.kv_cache_gib=4.0", "rollout.engine.max_num_seqs=256",
         "scheduler.tickets_per_step=32")  # fmt: skip
@@ -32,6 +33,7 @@ SECONDS = {
     "kernels": 60.0,
     "system": 150.0,
     "quickstart": 180.0,
+    "sleep": 100.0,
     "learner": 60.0,
     "model_system": 150.0,
     "model_learner": 60.0,
@@ -91,14 +93,12 @@ def parts_of(config: GpuCheckConfig, folder: Path) -> list[Part]:
     model = Path(config.model).absolute() if config.model is not None else None
     larger = ROOM if config.device == "gpu" else ()
     of_model = ("experiment=smollm2_arithmetic", f"model.path={model}", *larger)
-    run = folder / "quickstart"
     arguments: dict[str, tuple[str, ...]] = {
         "kernels": ("kernels", *(of_model if model else ())),
         "system": ("startup", "rollout", "publish"),
-        "quickstart": (
-            "experiment=quickstart", f"loop.num_steps={config.num_steps}", f"run_dir={run}",
-            "evaluation.before=false", "evaluation.after=false",
-        ),
+        "quickstart": (*TRAINED, f"loop.num_steps={config.num_steps}"),
+        "sleep": (*TRAINED, "loop.num_steps=3", "loop.max_staleness=0",
+                  "resources.engines_sleep=true"),
         "learner": ("layouts",),
         "model_system": ("startup", "rollout", "publish", *of_model),
         "model_learner": ("layouts", *of_model),
@@ -107,8 +107,8 @@ def parts_of(config: GpuCheckConfig, folder: Path) -> list[Part]:
     for name, given in arguments.items():
         if name not in config.parts or (name.startswith("model_") and model is None):
             continue
-        trains = name == "quickstart"
-        program = ("launch.train",) if trains else ("launch.bench",)
+        trains, run = given[: len(TRAINED)] == TRAINED, folder / name
+        program = ("launch.train", f"run_dir={run}") if trains else ("launch.bench",)
         timed = () if trains else TIMES
         command = (sys.executable, "-m", *program, *given, *timed, *shared)
         summary = run / "summary.json" if trains else None

@@ -184,6 +184,9 @@ class LocalSystem:
     async def checked(self):
         pass
 
+    async def sleep(self):
+        pass
+
     async def publish(self, version, groups=()):
         self.scheduler.on_event()
         await asyncio.sleep(0)

@@ -19,6 +19,7 @@ def resources(**changes):
         ({}, 1, 1, 1),
         ({"share_gpus": False}, 1, 0, 2),
         ({"share_gpus": True}, 8, 1, 1),
+        ({"engines_sleep": True, "num_engines": 2}, 8, 1, 2),
         ({"num_engines": 2}, 2, 1, 2),
         ({"num_engines": 2, "num_learners": 2}, 3, 1, 3),
         ({"num_engines": 2, "num_learners": 2}, 2, 2, 2),
@@ -56,6 +57,13 @@ def test_the_split_of_a_shared_gpu_leaves_something_to_all(share):
     assert f"{share:.0%} for the engine, {learner_share(asked):.0%} for the learner" in said
 
 
+def test_a_learner_has_the_memory_of_an_engine_that_sleeps():
+    asked = resources(engines_sleep=True, engine_memory_share=0.6)
+    assert learner_share(asked) == 0.95
+    (said,) = describe(lay_out(asked, 1, on_gpu=True), asked, 1)
+    assert "60% for the engine, 95% for the learner while the engine sleeps, 5% spare" in said
+
+
 def test_idle_gpus_are_named():
     asked = resources()
     (said,) = describe(lay_out(asked, 4, on_gpu=True), asked, 4.0)
@@ -67,3 +75,12 @@ def test_idle_gpus_are_named():
 def test_an_engine_of_several_gpus_cannot_be_asked_to_share():
     with pytest.raises(ValueError, match=r"^resources\.tensor_parallel_size must be 1 .*got 2$"):
         resources(share_gpus=True, tensor_parallel_size=2)
+    with pytest.raises(ValueError, match=r"resources\.engines_sleep=true, got 2$"):
+        resources(engines_sleep=True, tensor_parallel_size=2)
+
+
+def test_engines_sleep_only_for_who_shares_their_gpu():
+    with pytest.raises(
+        ValueError, match=r"^resources\.share_gpus must be true or null .*got False"
+    ):
+        resources(engines_sleep=True, share_gpus=False)

@@ -217,6 +217,10 @@ def run(
         clock["version"] = version
         return {}
 
+    async def sleep():
+        running = set(outcome.rollouts.started) - {e[1] for e in outcome.of("done")}
+        events.append(("sleep", len(running)))
+
     async def on_step(result: StepResult):
         await asyncio.sleep(on_step_seconds)
         # Without the data, so that only the loop keeps it alive.
@@ -239,6 +243,7 @@ def run(
                     rollouts=outcome.rollouts,
                     learners=outcome.learners,
                     publish=publish,
+                    sleep=sleep,
                 ),
                 on_step,
             )
@@ -265,9 +270,12 @@ def test_batches_are_selected_in_draw_order_whatever_finishes_first(max_stalenes
 def test_without_staleness_generation_and_learning_take_turns(num_rounds):
     outcome = run(max_staleness=0, num_rounds=num_rounds)
     calls = num_rounds if num_rounds == 1 else num_rounds + 1
-    order = [e[:2] for e in outcome.of("draw", "update", "publish")]
+    order = [e[:2] for e in outcome.of("draw", "sleep", "update", "publish")]
+    # Engines are told to sleep when nothing is asked of them.
     expected = [
-        e for b in range(4) for e in (*[("draw", b)] * calls, ("update", b), ("publish", b + 1))
+        e
+        for b in range(4)
+        for e in (*[("draw", b)] * calls, ("sleep", 0), ("update", b), ("publish", b + 1))
     ]
     assert order == expected
     assert outcome.scheduler.folded_batches == [0, 1, 2, 3]

@@ -6,7 +6,7 @@ import pytest
 
 from launch.program import UserError, build
 from launch.run.memory import GIB, Shape, engine_need, learner_need, responses_at_once, size
-from launch.run.memory_plan import Device, device_of, memory_lines
+from launch.run.memory_plan import Device, device_of, memory_lines, needs, turns
 from tests.composing import composed
 from tests.places import CHAIN_MODEL
 
@@ -88,6 +88,28 @@ def test_what_fits_is_told_and_what_does_not_is_refused_with_what_would(config):
     assert str(e.value).endswith("would fit")
     with pytest.raises(UserError, match="take a smaller model"):
         memory_lines(config, QWEN_7B, Device(4 * GIB, on_gpu=True))
+
+
+def test_who_has_a_gpu_in_turn_needs_the_larger_of_two_and_not_their_sum(config):
+    config.rollout.engine.kv_cache_gib = None
+    config.resources.engines_sleep, config.resources.engine_memory_share = True, 0.3
+    config.learner.gradient_checkpointing, config.learner.zero_stage = True, 3
+    gpu = Device(96 * GIB, on_gpu=True)
+    learner, engine = needs(config, QWEN_7B, gpu, on_gpu=True)
+    assert engine.total == pytest.approx(0.3 * gpu.bytes)
+    assert learner.held == learner.total - learner.parts["activations"]
+    learning, generating = turns(learner, engine)
+    assert learning < learner.total + engine.total > generating
+    line = memory_lines(config, QWEN_7B, gpu)["memory of a shared GPU"]
+    assert line.startswith(f"{size(learning)} while learners work and engines sleep, ")
+    assert f"{size(generating)} while engines generate of 96.0 GiB" in line
+    # More for the engine than beside what the learner holds there is.
+    config.resources.engine_memory_share = 0.8
+    told = (
+        r"beside an engine of .* a learner holds .*; resources\.engine_memory_share=0\.2 would fit$"
+    )
+    with pytest.raises(UserError, match=told):
+        memory_lines(config, QWEN_7B, gpu)
 
 
 def test_all_processes_share_a_machine(config):

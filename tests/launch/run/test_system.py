@@ -39,19 +39,38 @@ class Method:
         self.remote = lambda *a, **named: asyncio.ensure_future(function(*a, **named))
 
 
+class Gpus:
+    """Those that learners and engines have in turn, or each for itself."""
+
+    def __init__(self, shared=False):
+        self.shared, self.full = shared, False
+        self.num_slept = 0
+
+
 class Engine:
     """Holds weights under a label; a new one holds nothing."""
 
-    def __init__(self):
+    def __init__(self, gpus):
         self.alive, self.weights, self.label = True, None, None
+        self.gpus, self.resident = gpus, False
+        self.sleep = Method(self._sleep)
         self.generate_probe = Method(self._probe)
         self.score = Method(self._score)
         self.start, self.check = Method(self._start), Method(self._check)
 
     async def _start(self):
+        assert not self.gpus.full, "no room for its weights"
+        self.resident = True
         await asyncio.sleep(START)
+        assert not self.gpus.full, "no room for keys and values"
         await self._check()
         return {"total": START}
+
+    async def _sleep(self):
+        await asyncio.sleep(PROBE)
+        await self._check()
+        self.weights, self.resident = None, False
+        self.gpus.num_slept += 1
 
     async def _check(self):
         if not self.alive:
@@ -72,9 +91,11 @@ class Engine:
 class Worker:
     """A learner that answers one call after the other; its weights count the updates."""
 
-    def __init__(self, sent):
+    def __init__(self, sent, gpus):
         self.weights, self.sent, self._group, self._last = 0, sent, [], None
-        for name in ("address", "connect_engines", "update", "publish", "logprobs"):
+        self.gpus, self.pool = gpus, None
+        names = ("address", "connect_engines", "update", "publish", "logprobs", "release")
+        for name in names:
             setattr(self, name, Method(self._in_turn(getattr(self, f"_{name}"))))
 
     def _in_turn(self, method):
@@ -97,7 +118,10 @@ class Worker:
         self._group = list(handles)
 
     async def _update(self, groups, selections, plans, version):
+        self.gpus.full = self.gpus.shared
         await asyncio.sleep(UPDATE)
+        if self.gpus.shared:
+            assert not any(engine.alive and engine.resident for engine in self.pool.handles)
         self.weights += 1
         outcome = StepOutcome(True, 1.0, 1e-6)
         return [StepSums(0.0, 1, 1, len(p.rows), {}, {}, outcome) for p in plans]
@@ -106,10 +130,14 @@ class Worker:
         await asyncio.sleep(SEND)
         if not all(engine.alive for engine in self._group):
             raise ray.exceptions.RayError("an engine died")
+        assert not self.gpus.full, "engines have no room for weights"
         for engine in self._group:
-            engine.weights, engine.label = self.weights, version
+            engine.weights, engine.label, engine.resident = self.weights, version, True
             self.sent.append((self.weights, version))
         return SEND, 8
+
+    async def _release(self):
+        self.gpus.full = False
 
     async def _logprobs(self, sequences, temperature=None):
         return [np.array([self.weights], np.float32) for _ in sequences]
@@ -118,11 +146,11 @@ class Worker:
 class Pool:
     """The real replacement of engines that die, without tickets."""
 
-    def __init__(self, num_engines):
+    def __init__(self, num_engines, gpus):
         self._admission = Admission(num_engines, full=1, queued=0)
         settings = RolloutConfig(max_retries=100)
         self.actors = Actors(
-            lambda index: Engine(), num_engines, settings, self._admission, lambda index: None
+            lambda index: Engine(gpus), num_engines, settings, self._admission, lambda index: None
         )
 
     async def start(self):
@@ -152,16 +180,18 @@ def one_group():
     return [GroupRef(report, 7, "data")], [Selection(0, one > 0, one, one, one)]
 
 
-def make_system(num_engines, deadline_seconds=600.0):
-    sent = []
-    team = LearnerTeam([Worker(sent)], LearnerConfig(num_minibatches=1), seed=0)
-    pool = Pool(num_engines)
+def make_system(num_engines, deadline_seconds=600.0, sleeps=False):
+    sent, gpus = [], Gpus(shared=sleeps)
+    team = LearnerTeam([Worker(sent, gpus)], LearnerConfig(num_minibatches=1), seed=0)
+    pool = team.workers[0].pool = Pool(num_engines, gpus)
     config = SimpleNamespace(
         parity=ParityConfig(num_tokens=1, deadline_seconds=deadline_seconds),
         model=SimpleNamespace(dtype="float32", path="a model without a shape"),
         learner=SimpleNamespace(lora=SimpleNamespace(published_rank=0)),
-        resources=SimpleNamespace(tensor_parallel_size=1, num_engines=1, num_learners=1),
-        loop=SimpleNamespace(publish_deadline_seconds=600.0),
+        resources=SimpleNamespace(
+            tensor_parallel_size=1, num_engines=1, num_learners=1, engines_sleep=sleeps
+        ),
+        loop=SimpleNamespace(publish_deadline_seconds=deadline_seconds),
     )
     prompt = SimpleNamespace(token_ids=np.array([1]))
     placement = Placement(Layout(num_engines, 1, 0, 0), [], None)
@@ -185,6 +215,7 @@ async def train(system, pool, team, deaths, noticed=True, num_engines=1):
         loop.call_at(loop.time() + at, lambda i=index: pool.die(i, noticed=noticed))
     groups, selections = one_group()
     for batch in range(BATCHES):
+        await system.sleep()
         for epoch in range(PASSES):
             await team.update(groups, selections, step=batch, epoch=epoch)
         await system.publish(batch + 1)
@@ -222,6 +253,34 @@ def test_whatever_dies_when_labels_are_of_their_weights(gap, noticed):
             assert_labels_are_of_their_weights(sent)
             assert pool.usable == [True] * num_engines
             assert {engine.label for engine in pool.handles} == {BATCHES}
+
+
+@pytest.mark.parametrize("noticed", [True, False])
+def test_who_shares_a_gpu_has_it_in_turn_whatever_dies_when(noticed):
+    """Engines that sleep hold nothing while learners work; the dead start when there is room."""
+    for num_engines in (1, 2):
+        for at in TIMES[::2]:
+            system, pool, team, sent = make_system(num_engines, sleeps=True)
+            run(train(system, pool, team, [at, at + 0.45], noticed, num_engines))
+            assert_labels_are_of_their_weights(sent)
+            assert pool.usable == [True] * num_engines
+            assert {engine.label for engine in pool.handles} == {BATCHES}
+            assert all(engine.resident for engine in pool.handles)
+            assert pool.handles[0].gpus.num_slept >= BATCHES * num_engines - 2
+
+
+def test_an_engine_that_does_not_fall_asleep_ends_the_run_naming_the_settings():
+    async def scenario():
+        system, pool, team, _ = make_system(1, deadline_seconds=7, sleeps=True)
+        await connect(system)
+        await team.publish(0)
+        await system.sleep()
+        await system.publish(1)
+        pool.handles[0].sleep = Method(hang)
+        await system.sleep()
+
+    with pytest.raises(TimeoutError, match=r"loop\.publish_deadline_seconds = 7 \(resources\."):
+        run(scenario())
 
 
 def test_an_update_does_not_change_weights_that_are_being_sent():

@@ -45,6 +45,12 @@ def test_short_prompts_can_be_cached_on_cpus_too() -> None:
     assert "block_size" not in without
 
 
+def test_vllm_is_asked_for_sleep_where_it_knows_it() -> None:
+    assert arguments(sleeps=True, on_gpu=True)["enable_sleep_mode"] is True
+    assert arguments(on_gpu=True)["enable_sleep_mode"] is False
+    assert "enable_sleep_mode" not in arguments(sleeps=True)
+
+
 @pytest.mark.parametrize(("rank", "room"), [(1, 8), (8, 8), (9, 16), (257, 320), (512, 512)])
 def test_room_for_adapters_is_of_a_size_that_vllm_knows(rank: int, room: int) -> None:
     from vllm.config.lora import MaxLoRARanks

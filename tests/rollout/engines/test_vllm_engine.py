@@ -57,6 +57,16 @@ def test_an_engine_scores_and_tells_tokens_that_arrive_from_tokens_that_do_not()
             await engine._llm.resume_generation()
             assert await generate(2) > 0
             assert engine._num_tokens() == {}
+            # Asleep, what it is asked waits, longer than any silence may be, until it is awake.
+            await engine.sleep()
+            assert await engine._llm.is_sleeping()
+            waiting = asyncio.ensure_future(generate(3))
+            await asyncio.sleep(9.0)
+            await engine._pause("recompute")
+            assert await engine._llm.is_sleeping() and not waiting.done()
+            await engine._resume(5, "recompute")
+            assert not await engine._llm.is_sleeping()
+            assert await waiting == await generate(3)
         finally:
             await engine.close()
 

@@ -43,7 +43,7 @@ def test_every_part_is_a_configuration_of_its_program(device, tmp_path):
 
 def test_without_a_second_model_its_parts_are_left_out(tmp_path):
     names = [part.name for part in parts_of(GpuCheckConfig(), tmp_path)]
-    assert names == ["kernels", "system", "quickstart", "learner"]
+    assert names == ["kernels", "system", "quickstart", "sleep", "learner"]
     few = GpuCheckConfig(parts=["learner", "model_system"], model="m")
     assert [part.name for part in parts_of(few, tmp_path)] == ["learner", "model_system"]
 
