@@ -27,6 +27,7 @@ from learner.deepspeed_settings import check_device, deepspeed_settings
 from learner.deepspeed_state import DeepSpeedState
 from learner.deepspeed_weights import DeepSpeedWeights
 from learner.engine import StepOutcome
+from learner.freed_memory import give_back
 from learner.gradient_norms import gradient_norms
 from learner.logprobs import PackedPolicy
 from learner.numerics import Numerics
@@ -77,6 +78,8 @@ class DeepSpeedEngine:
         if config.zero_stage == 3:
             self._packed.most = self._most
         self._reference = self._load_reference(model_path)
+        # DeepSpeed has copied or moved the weights that were loaded.
+        give_back()
 
     def _policy_of(self, model: "PreTrainedModel") -> PackedPolicy:
         return PackedPolicy(

@@ -5,6 +5,10 @@ from typing import Any
 
 from learner.config import LearnerConfig
 
+BUCKET_VALUES = 20_000_000
+"""Gradients that ranks add up at a time. DeepSpeed holds a buffer of so many, by its own setting of
+500 million, which are 2 GB in float32, however small the model."""
+
 
 def check_device(config: LearnerConfig, dtype: str, *, on_gpu: bool) -> None:
     """Refuse what CPUs cannot do.
@@ -39,7 +43,11 @@ def deepspeed_settings(config: LearnerConfig, dtype: str) -> dict[str, Any]:
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
         "gradient_clipping": config.max_grad_norm,
-        "zero_optimization": {"stage": config.zero_stage, "overlap_comm": False},
+        "zero_optimization": {
+            "stage": config.zero_stage,
+            "overlap_comm": False,
+            "reduce_bucket_size": BUCKET_VALUES,
+        },
         "zero_allow_untested_optimizer": True,
         # Its own CPU optimiser would be compiled at the start, with CUDA's toolkit.
         "zero_force_ds_cpu_optimizer": False,

@@ -231,7 +231,10 @@ class DeepSpeedState:
             for fragment in holding.fragments:
                 part = files.read(what, fragment.name, fragment.first, fragment.length)
                 target.narrow(0, fragment.offset, fragment.length).copy_(part)
-        numbers = {key: made(number, stepped.device) for key, number in kept.numbers.items()}
+        fused = any(group.get("fused") for group in self._optimizer.param_groups)
+        numbers = {
+            key: made(number, stepped.device, fused=fused) for key, number in kept.numbers.items()
+        }
         if tensors or numbers:
             self._optimizer.state[holding.stepped] = tensors | numbers
 

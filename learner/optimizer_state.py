@@ -86,12 +86,18 @@ def dtype_name(tensor: Tensor) -> str:
     return str(tensor.dtype).removeprefix("torch.")
 
 
-def made(number: Number, device: torch.device) -> Any:
-    """Make what the optimiser keeps of a number again."""
+def made(number: Number, device: torch.device, *, fused: bool) -> Any:
+    """Make what the optimiser keeps of a number again.
+
+    Args:
+        number: As it was taken apart, perhaps on another device.
+        device: Of the tensors that the optimiser steps on.
+        fused: Whether it steps in one kernel, which takes nothing of another device.
+    """
     if number.dtype is None:
         return number.value
     return torch.tensor(
         number.value,
         dtype=getattr(torch, number.dtype),
-        device=device if number.on_device else "cpu",
+        device=device if fused or number.on_device else "cpu",
     )

@@ -70,6 +70,9 @@ class AdamW:
             betas=(self.betas[0], self.betas[1]),
             eps=self.eps,
             weight_decay=self.weight_decay,
+            # One pass over the state. Else ZeRO, which joins all weights of a rank in one tensor,
+            # would have two more of its size beside it in every step.
+            fused=True,
         )
 
 

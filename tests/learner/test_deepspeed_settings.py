@@ -3,7 +3,7 @@
 import pytest
 
 from learner.config import LearnerConfig
-from learner.deepspeed_settings import check_device, deepspeed_settings
+from learner.deepspeed_settings import BUCKET_VALUES, check_device, deepspeed_settings
 
 OFFLOAD = {"zero_optimization": {"offload_optimizer": {"device": "cpu", "pin_memory": True}}}
 
@@ -12,7 +12,7 @@ def test_further_settings_are_laid_over_ours():
     more = OFFLOAD | {"wall_clock_breakdown": True, "fp16": {"initial_scale_power": 12}}
     config = LearnerConfig(zero_stage=2, max_grad_norm=0.5, deepspeed=more)
     settings = deepspeed_settings(config, "float16")
-    ours = {"stage": 2, "overlap_comm": False}
+    ours = {"stage": 2, "overlap_comm": False, "reduce_bucket_size": BUCKET_VALUES}
     assert settings["zero_optimization"] == ours | OFFLOAD["zero_optimization"]
     assert settings["wall_clock_breakdown"] is True
     assert settings["gradient_clipping"] == 0.5

@@ -57,7 +57,7 @@ def test_an_optimiser_put_together_again_goes_on(kind):
     other.data.copy_(parameter.data)
     second.param_groups[0].update(changed)
     second.state[other] = {key: tensor.clone() for key, tensor in tensors.items()} | {
-        key: made(Number(**number), other.device) for key, number in numbers.items()
+        key: made(Number(**number), other.device, fused=False) for key, number in numbers.items()
     }
     stepped(first, parameter, gradients()[3:])
     stepped(second, other, gradients()[3:])
@@ -79,3 +79,11 @@ def test_what_cannot_be_saved_is_named():
         changed_settings({"lr": 0.1, "averaged": flat}, {})
     with pytest.raises(ValueError, match=r"settings .* got 'mode' = a str$"):
         changed_settings({"mode": "eval"}, {"mode": "train"})
+
+
+def test_one_kernel_gets_numbers_on_the_device_of_its_tensors():
+    """Of a state that was saved on another one, where they lay beside the tensors or did not."""
+    elsewhere, plain = torch.device("meta"), Number(3.0, "float32")
+    assert made(plain, elsewhere, fused=False).device.type == "cpu"
+    assert made(plain, elsewhere, fused=True).device == elsewhere
+    assert made(Number(3), elsewhere, fused=True) == 3

@@ -34,7 +34,8 @@ def test_the_steps_are_torchs(plug, theirs):
             weight.grad = gradient.clone()
             optimizer.step()
         results.append(weight.detach())
-    assert torch.equal(*results)
+    # One kernel over all state rounds in another order.
+    torch.testing.assert_close(*results, rtol=1e-6, atol=1e-7)
     assert not torch.equal(results[0], start)
 
 

@@ -7,6 +7,7 @@ import pytest
 from launch.program import UserError, build
 from launch.run.memory import GIB, Shape, engine_need, learner_need, responses_at_once, size
 from launch.run.memory_plan import Device, device_of, memory_lines, needs, turns
+from learner.deepspeed_settings import BUCKET_VALUES
 from tests.composing import composed
 from tests.places import CHAIN_MODEL
 
@@ -37,6 +38,31 @@ def test_stages_share_out_what_they_say(config):
     assert found[3]["weights"] == 2 * model / 4
     # Of a model of 7 billion weights stage 3 has a billion whole at a time.
     assert found[3]["buffers"] - found[2]["buffers"] == pytest.approx(max(2e9, 4e9))
+
+
+def test_in_float32_a_step_joins_the_gradients_beside_themselves(config):
+    """DeepSpeed has them flat from the start where weights have 16 bits only."""
+    model = QWEN_7B.num_parameters
+    config.model.dtype = "float32"
+    found = {}
+    for stage in (0, 1, 2, 3):
+        config.learner.zero_stage = stage
+        found[stage] = learner_need(config, QWEN_7B, on_gpu=True).parts
+    gradients = [parts["gradients"] / model for parts in found.values()]
+    assert gradients == pytest.approx([4, 4 + 1, 2, 1])
+    assert found[0]["buffers"] == 0 and found[1]["buffers"] == 4 * BUCKET_VALUES
+    config.learner.deepspeed = {"zero_optimization": {"reduce_bucket_size": 1000}}
+    config.learner.zero_stage = 2
+    assert learner_need(config, QWEN_7B, on_gpu=True).parts["buffers"] == 4000
+
+
+def test_stage_3_begins_with_the_whole_model(config):
+    config.learner.zero_stage, config.resources.num_learners = 3, 1024
+    need = learner_need(config, QWEN_7B, on_gpu=True)
+    assert need.total >= 2 * QWEN_7B.num_parameters + need.parts["process"]
+    assert need.parts["start"] > 0
+    config.resources.num_learners = 2
+    assert learner_need(config, QWEN_7B, on_gpu=True).parts["start"] == 0
 
 
 def test_what_is_offloaded_is_the_machines(config):
