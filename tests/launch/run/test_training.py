@@ -141,7 +141,8 @@ def make_run(tmp_path):
         system = SimpleNamespace(
             guard=guard, checked=checked, state_dict=dict,
             scheduler=FakeScheduler(), rollouts=FakeRollouts(), learners=FakeLearners(diverges_at),
-            publish=publish, version=0, max_logprob_difference=1e-6, startup_seconds={},
+            publish=publish, sleep=checked, version=0, max_logprob_difference=1e-6,
+            startup_seconds={},
         )  # fmt: skip
         return TrainingRun(inputs, system, began=time.time()), system, tmp_path / folder
 
