@@ -30,11 +30,13 @@ def processes_of(driver, title):
             pid = parents[pid]
         return pid == driver
 
-    return [
-        pid
-        for pid in parents
-        if belongs(pid) and Path(f"/proc/{pid}/cmdline").read_bytes().startswith(title.encode())
-    ]
+    def is_called(pid):
+        try:
+            return Path(f"/proc/{pid}/cmdline").read_bytes().startswith(title.encode())
+        except OSError:
+            return False
+
+    return [pid for pid in parents if belongs(pid) and is_called(pid)]
 
 
 def test_whatever_is_killed_the_run_goes_on_and_a_signal_ends_it(tmp_path):
