@@ -15,7 +15,7 @@ from conf.programs import register
 from conf.submit import KubeRayConfig, SubmitConfig
 from launch.jobs.package import pack
 from launch.jobs.server import server_address
-from launch.jobs.submission import allowed_variables, submit
+from launch.jobs.submission import allowed_variables, submit, training
 from launch.program import UserError, compose_run
 from launch.record.open_trackers import open_all
 from launch.record.picture import draw_picture
@@ -74,7 +74,9 @@ def found_in(content):
 
 
 def assert_no_secret_in(folder):
-    files = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".py"]
+    files = [
+        path for path in folder.rglob("*") if path.is_file() and path.suffix not in {".py", ".pyc"}
+    ]
     assert files
     assert [(path, found) for path in files if (found := found_in(path.read_bytes()))] == []
 
@@ -174,7 +176,7 @@ def test_a_job_names_secrets_and_tells_none(form, judged, tmp_path, capsys):
         secrets=[*SECRETS],
         kuberay=KubeRayConfig(claim="shared", mount_path=str(tmp_path)),
     )
-    submit(config, judged)
+    submit(config, judged, {"train": training})
     printed = capsys.readouterr().out
     assert "${oc.env:JUDGE}" in printed
     assert found_in(printed) == []

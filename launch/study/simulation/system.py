@@ -203,6 +203,9 @@ class SimulatedSystem:
     async def checked(self) -> None:
         """Return at once: no parity is checked."""
 
+    async def sleep(self) -> None:
+        """Return at once: engines keep their memory."""
+
     async def publish(self, version: int, groups: Sequence[GroupRef] = ()) -> dict[str, float]:
         """Bring a version to the engines."""
         metrics = await self._publisher.publish(version)
