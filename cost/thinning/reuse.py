@@ -24,7 +24,7 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
-from cost.ranges import Range, amount, count, require_ranges
+from cost.ranges import amount, count, positive, require_ranges
 from cost.thinning.thinning import Candidates, CostAware, Thinning
 from cost.types import Selection
 
@@ -70,14 +70,12 @@ class EarlierBatches:
         """Refuse settings that are out of range."""
         ranges = {
             "max_age": count(1000),
+            "budget": positive(1),
+            "floor": positive(1),
             "first_batch": amount(),
-            "least_effective_share": Range(0, 1),
+            "least_effective_share": amount(1),
         }
         require_ranges("reuse.", self, ranges)
-        for name in ("budget", "floor"):
-            value = getattr(self, name)
-            if not 0 < value <= 1:
-                raise ValueError(f"reuse.{name} must lie in (0, 1], got {value!r}")
 
     def opens(self, batch: int, effective_share: float) -> bool:
         """Whether a batch is joined by earlier ones."""
