@@ -34,6 +34,7 @@ from launch.cli.command_line import (
     without_config_dirs,
 )
 from launch.cli.help import end_quietly, help_of
+from launch.cli.held_out import with_held_out
 from launch.cli.own_code import drop_old_settings, with_own_files
 from launch.cli.refusals import (
     RunError,
@@ -69,7 +70,7 @@ def compose_run(overrides: Sequence[str], program: str = "train") -> DictConfig:
     GlobalHydra.instance().clear()
     with initialize_config_module("conf", version_base="1.3"):
         try:
-            overrides = with_quotes(with_own_files(overrides, GROUPS))
+            overrides = with_quotes(with_own_files(with_held_out(overrides), GROUPS))
             check_overrides(overrides, GROUPS)
             search = [f"hydra.searchpath=[{places}]"] if folders else []
             composed = compose(program, overrides=[*overrides, *search])
@@ -173,7 +174,7 @@ def start(main: Callable[[], None], *, words: str | None = None, resumes: bool =
             print(text)
             sys.exit(0)
         sys.argv[1:] = with_words(sys.argv[1:], words)
-        sys.argv[1:] = with_quotes(with_own_files(sys.argv[1:], GROUPS))
+        sys.argv[1:] = with_quotes(with_own_files(with_held_out(sys.argv[1:]), GROUPS))
         if resumes:
             sys.argv[1:] = with_resumed(sys.argv[1:])
         check_options(sys.argv[1:])

@@ -71,7 +71,8 @@ class Rows:
         if split != "train" and split not in path.stem:
             raise ValueError(
                 f"task.hub_split = {self.hub_split} cannot be chosen from a lone file; name the "
-                "file of that split in task.path and set task.hub_split=null, "
+                "file of that split in task.path and set task.hub_split=null, or hold a part of "
+                "the file out with task@held_out=dataset_held_out and split=train of the task, "
                 f"got {str(path)!r}"
             )
 

@@ -1,0 +1,37 @@
+"""What is held out where a task is chosen."""
+
+import pytest
+
+from conf.programs import register
+from launch.cli.held_out import with_held_out
+from launch.program import compose_run
+
+register()
+
+
+def test_a_chosen_task_brings_its_own_held_out_questions():
+    config = compose_run(
+        ["experiment=jsonl_math", "task=gsm8k", "task.path=a.jsonl", "held_out.path=b.jsonl"]
+    )
+    # All of the test file, not one question in five of it.
+    assert (config.held_out.path, config.held_out.split) == ("b.jsonl", "all")
+    assert config.held_out.extract == config.task.extract == "after:####"
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["task=gsm8k", "task@held_out=math_held_out"],
+        ["task=gsm8k", "held_out._target_=mine.Questions"],
+        ["task=mixed"],
+        ["experiment=quickstart", "task.num_prompts=3"],
+        ["task@evaluation.sets.mine.task=gsm8k"],
+    ],
+)
+def test_others_that_are_chosen_stay(overrides):
+    assert with_held_out(overrides) == overrides
+
+
+def test_the_last_choice_counts():
+    chosen = ["task=gsm8k", "seed=1", "task=math"]
+    assert with_held_out(chosen) == [*chosen, "task@held_out=math_held_out"]
