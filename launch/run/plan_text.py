@@ -52,14 +52,23 @@ def sizes_text(config: RunConfig) -> str:
     )
 
 
+def measured_text(inputs: Inputs) -> str:
+    """Say how many prompts each set has, and how many of them are no measure of anything new."""
+    trained = {prompt.token_ids.tobytes() for prompt in inputs.prompts}
+    sets = []
+    for name, prompts in inputs.sets.items():
+        known = sum(prompt.token_ids.tobytes() in trained for prompt in prompts)
+        sets.append(f"{len(prompts)} {name}" + (f" ({known} of them trained on)" if known else ""))
+    return ", ".join(sets)
+
+
 def derived_plan(inputs: Inputs) -> dict[str, object]:
     """Return what follows from the configuration, a label and a text for each row to show."""
     config = inputs.config
     resources, learner = config.resources, config.learner
-    measured = ", ".join(f"{len(prompts)} {name}" for name, prompts in inputs.sets.items())
     return {
         "objective": objective_text(config),
-        "prompts": f"{len(inputs.prompts)} to train on; measured on {measured}",
+        "prompts": f"{len(inputs.prompts)} to train on; measured on {measured_text(inputs)}",
         "one step": sizes_text(config),
         "learning": f"{learner.num_epochs} pass(es) of {learner.num_minibatches} optimiser "
         f"step(s), at most {config.num_rows_at_most} rows of {learner.row_tokens} tokens a learner",

@@ -11,11 +11,12 @@ from tests.composing import composed
 @pytest.fixture
 def plan_of():
     """Compose a run with two prompts to learn from and one to be measured on."""
-    prompts = [Prompt(i, np.arange(3, dtype=np.int32), "1", "mine", "?") for i in range(3)]
+    tokens = [np.array([i, 2, 3], dtype=np.int32) for i in range(3)]
+    prompts = [Prompt(i, tokens[i], "1", "mine", "?") for i in range(3)]
 
-    def make(*overrides):
+    def make(*overrides, measured=prompts[2:]):
         config = build(composed("train", "experiment=quickstart", *overrides))
-        return derived_plan(Inputs(config, {}, None, prompts[:2], {"held_out": prompts[2:]}, {}))
+        return derived_plan(Inputs(config, {}, None, prompts[:2], {"held_out": measured}, {}))
 
     return make
 
@@ -25,6 +26,13 @@ def test_the_plan_says_what_one_step_comes_to(plan_of):
     assert plan["one step"] == "3 tickets x 4 responses = 12 responses, at most 6,144 tokens"
     assert plan["prompts"] == "2 to train on; measured on 1 held_out"
     assert str(plan["objective"]).startswith("uniform over prompts")
+
+
+def test_prompts_to_measure_on_that_are_trained_on_too_are_counted(plan_of):
+    known = [Prompt(7, np.array([0, 2, 3], dtype=np.int32), "1", "other", "?")]
+    new = [Prompt(8, np.array([0, 2], dtype=np.int32), "1", "other", "?")]
+    said = plan_of(measured=known + new)["prompts"]
+    assert said == "2 to train on; measured on 2 held_out (1 of them trained on)"
 
 
 def test_clipping_is_said_to_change_the_objective(plan_of):
