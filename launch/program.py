@@ -33,8 +33,8 @@ from launch.cli.command_line import (
     with_words,
     without_config_dirs,
 )
-from launch.cli.help import end_quietly, help_of
 from launch.cli.held_out import with_held_out
+from launch.cli.help import end_quietly, help_of
 from launch.cli.own_code import drop_old_settings, with_own_files
 from launch.cli.refusals import (
     RunError,
