@@ -32,6 +32,7 @@ SHELLS = {
     "learner/worker.py": {"ray"},
     "learner/team.py": {"ray"},
     "launch/run/cluster.py": {"ray"},
+    "launch/run/node_checks.py": {"ray"},
     "launch/run/parity_checks.py": {"ray"},
     "launch/run/placement.py": {"ray"},
     "launch/record/dashboard/tracker.py": {"ray"},

@@ -26,6 +26,7 @@ from launch.record.statistics import Estimate
 from launch.record.summary import RunSummary
 from launch.run.engines import ask, make_pool
 from launch.run.inputs import Inputs, Sets
+from launch.run.node_checks import NodeChecks
 from launch.run.placement import reserve
 from launch.run.remote import Watch
 from launch.run.rewards import RewardWatch
@@ -41,6 +42,11 @@ async def evaluate(config: EvaluateConfig, sets: Sets) -> Evaluation:
         PlacementError: If the cluster has too little.
     """
     placement = reserve(config.resources, learners=False)
+    try:
+        await NodeChecks(config).check(placement.nodes())
+    except BaseException:
+        placement.release()
+        raise
     pool = make_pool(
         config=config.rollout,
         run=config,

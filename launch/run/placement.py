@@ -12,7 +12,12 @@ from functools import partial
 from typing import Any
 
 import ray
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.placement_group import (
+    PlacementGroup,
+    placement_group,
+    placement_group_table,
+    remove_placement_group,
+)
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from conf.resources import ResourcesConfig
@@ -80,6 +85,15 @@ class Placement:
             # It waits for the cluster's head, for ever if need be.
             if watch is None or watch.died is None:
                 in_time(RELEASE_SECONDS, partial(remove_placement_group, group))
+
+    def nodes(self) -> dict[str, bool]:
+        """Return the ids of the nodes that hold a part, and whether a learner is among them."""
+        found: dict[str, bool] = {}
+        for group in self.groups:
+            table = placement_group_table(group)
+            for node in table["bundles_to_node_id"].values():
+                found[node] = found.get(node, False) or group is self.learners
+        return found
 
     @property
     def groups(self) -> list[PlacementGroup]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from conf.schema import EvaluateConfig, RunConfig
 from cost.scheduler.actor import SchedulerActor
@@ -134,8 +135,11 @@ class RemoteScheduler:
 
 
 def start_scheduler(config: RunConfig, prompts: Sequence[Prompt], watch: Watch) -> RemoteScheduler:
-    """Create the run's scheduler actor."""
-    actor = ray.remote(SchedulerActor).options(name=f"scheduler-{config.name}", num_cpus=0)
+    """Create the run's scheduler actor, beside the driver, with whose node the run ends anyway."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    actor = ray.remote(SchedulerActor).options(
+        name=f"scheduler-{config.name}", num_cpus=0, scheduling_strategy=here
+    )
     handle = actor.remote(
         config.scheduler,
         np.asarray([len(p.token_ids) for p in prompts], dtype=np.int64),

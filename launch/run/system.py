@@ -25,6 +25,7 @@ from launch.run.clocks import Laps
 from launch.run.compute import probed
 from launch.run.engines import make_pool
 from launch.run.loop import first_error
+from launch.run.node_checks import NodeChecks
 from launch.run.parity import Difference, Pair
 from launch.run.parity_checks import ParityChecks
 from launch.run.placement import Placement, reserve
@@ -131,6 +132,12 @@ class System:
         cls, config: RunConfig, prompts: Sequence[Prompt], startup: Startup, watch: Watch
     ) -> System:
         placement = reserve(config.resources, say=startup.say)
+        checks = NodeChecks(config)
+        try:
+            await checks.check(placement.nodes())
+        except BaseException:
+            placement.release()
+            raise
         scheduler = start_scheduler(config, prompts, watch)
         rollouts = make_pool(
             config=config.rollout,
