@@ -20,7 +20,9 @@ FILES = [
 ]
 HEAVY = {"ray", "vllm", "deepspeed", "wandb", "torch"}
 SHELLS = {
+    "rollout/actor.py": {"ray"},
     "rollout/pool.py": {"ray"},
+    "rollout/places.py": {"ray"},
     "rollout/replacing.py": {"ray"},
     "rollout/gloo_transfer.py": {"torch", "vllm"},
     "rollout/rendezvous.py": {"torch"},

@@ -42,8 +42,9 @@ async def evaluate(config: EvaluateConfig, sets: Sets) -> Evaluation:
         PlacementError: If the cluster has too little.
     """
     placement = reserve(config.resources, learners=False)
+    checks = NodeChecks(config)
     try:
-        await NodeChecks(config).check(placement.nodes())
+        await checks.check(placement.nodes())
     except BaseException:
         placement.release()
         raise
@@ -53,6 +54,7 @@ async def evaluate(config: EvaluateConfig, sets: Sets) -> Evaluation:
         placement=placement,
         scheduler=None,
         receives_weights=False,
+        look_at=checks.look_at,
     )
     watch = Watch(config)
     watch.rollouts(pool)
@@ -62,6 +64,7 @@ async def evaluate(config: EvaluateConfig, sets: Sets) -> Evaluation:
         startup = Startup(last=LastTimes(config.model.path))
         with startup.part("engines", config.resources.num_engines) as ready:
             await pool.start(ready)
+        pool.actors.join()
         return await measure(
             pool,
             sets,

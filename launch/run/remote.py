@@ -24,8 +24,8 @@ from launch.run.layout import learner_share
 from launch.run.placement import Placement
 from launch.run.vitals import Part, Vitals
 from learner.team import VITALS, LearnerTeam
+from rollout.places import ray_logs
 from rollout.pool import RolloutPool
-from rollout.replacing import ray_logs
 from rollout.tasks.features import feature_table
 from rollout.types import Prompt
 
@@ -66,7 +66,7 @@ class Watch:
             "rollout actors",
             lambda: [
                 Part(f"rollout actor {k}", handle, partial(pool.actors.lose, k, handle))
-                for k, handle in enumerate(pool.handles)
+                for k, handle in pool.actors.places.present()
             ],
         )
 

@@ -56,9 +56,9 @@ async def _timed(
         return await start(ready), clock.lap()
 
 
-def _flops_of_check(config: RunConfig, pairs: Sequence[Pair]) -> float:
+def _flops_of_check(config: RunConfig, rollouts: RolloutPool, pairs: Sequence[Pair]) -> float:
     shape = ModelShape.found(config.model.path)
-    scorers = config.resources.num_engines + config.resources.num_learners
+    scorers = len(rollouts.actors.holders) + config.resources.num_learners
     return math.nan if shape is None else probed(shape, pairs, scorers)
 
 
@@ -92,7 +92,7 @@ class System:
             config.model.dtype,
             [p.token_ids for p in probe_prompts],
             rollouts,
-            partial(_flops_of_check, config),
+            partial(_flops_of_check, config, rollouts),
             scoring=not config.learner.lora.published_rank,
         )
         self.scheduler = scheduler
@@ -146,6 +146,7 @@ class System:
             scheduler=scheduler.handle,
             receives_weights=not config.learner.lora.published_rank,
             adapter_rank=config.learner.lora.published_rank,
+            look_at=checks.look_at,
         )
         watch.rollouts(rollouts)
         clock = Laps()
@@ -186,6 +187,7 @@ class System:
         with startup.part("self test"):
             await self._parity.self_test(self.learners, lambda: self.learners.publish(0))
         self.startup_seconds["self_test"] = clock.lap()
+        self.rollouts.actors.join()
 
     async def guard(self, work: Coroutine[Any, Any, Result]) -> Result:
         """Do some work, given up when a part dies; see `launch.run.vitals.Vitals.guard`."""
@@ -223,7 +225,7 @@ class System:
         self._parity.first(baseline)
 
     async def _first_publish(self) -> None:
-        engines = self.rollouts.actors.started()
+        engines = self.rollouts.actors.choose()
         await self.learners.connect_engines(engines, **self._transfer)
         await self.learners.publish(0)
 
@@ -239,10 +241,12 @@ class System:
             Exception: What else keeps it from being done.
         """
         while True:
+            actors = self.rollouts.actors
+            lost = actors.num_lost
             try:
                 return await work()
             except (ray.exceptions.RayError, LostMeanwhileError) as error:
-                await self.rollouts.actors.replace_dead(error)
+                await actors.replace_dead(error, known=actors.num_lost > lost)
 
     async def load(
         self,
@@ -310,10 +314,10 @@ class System:
         """
         await self.checked()
         await self._turns.to_engines(self.learners)
-        # Engines that were replaced while the learner worked are given it first, so that none of
+        # Engines that came or went while the learner worked are given it first, so that none of
         # those that receive now is known to be dead.
         await self.learners.name(version)
-        await self.rollouts.actors.replacements()
+        await self.rollouts.actors.settled()
         metrics, _ = await asyncio.gather(
             self._whoever_dies(lambda: self.learners.publish(version)),
             self._parity.choose(version, groups),
@@ -331,12 +335,12 @@ class System:
         await self._parity.finish()
 
     async def _republish(self) -> None:
-        """Give a replaced engine, in a new transfer group, weights under the label of just these.
+        """Give engines that are up, in a new transfer group, weights under the label of just these.
 
         While the learner is at work on them it waits for the next publish.
         """
         await self._turns.of_engines()
-        await self.learners.republish(self.rollouts.actors.started, **self._transfer)
+        await self.learners.republish(self.rollouts.actors.choose, **self._transfer)
 
     @property
     def _transfer(self) -> _Transfer:

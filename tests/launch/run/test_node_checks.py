@@ -10,6 +10,7 @@ import pytest
 from launch.program import UserError
 from launch.run import node_checks as module
 from launch.run.node_checks import NodeChecks, lacking, needs_of, sentence
+from rollout.joining import UnfitError
 
 
 @pytest.fixture
@@ -97,6 +98,9 @@ def test_nodes_are_asked_once_and_the_drivers_own_never(needs, tmp_path, monkeyp
         for _ in range(2):
             with pytest.raises(UserError, match=r"^node c lacks torch$"):
                 await checks.check({"a": False, "c": False})
+        await checks.look_at("a")
+        with pytest.raises(UnfitError, match=r"^node c lacks torch$"):
+            await checks.look_at("c")
         assert asked[2:] == [("c", False)]
 
     asyncio.run(scenario())
