@@ -15,6 +15,10 @@ class ResourcesConfig:
 
     num_engines: int = 1
     """Rollout actors, each with one vLLM engine."""
+    max_engines: int | None = None
+    """Engines join while the run goes on, up to so many, whenever the cluster has room for one
+    more; one that was lost with its node and finds no other room joins again when there is some.
+    With None nobody joins, and such a one is left out after `placement_deadline_seconds`."""
     tensor_parallel_size: int = 1
     """GPUs that hold one copy of the model; at least 1 also on CPU."""
     num_learners: int = 1
@@ -44,7 +48,8 @@ class ResourcesConfig:
     dashboard: bool = False
     """Serve the dashboard of a cluster started here."""
     placement_deadline_seconds: float = 120.0
-    """Longest wait for the cluster to reserve the resources."""
+    """Longest wait for the cluster to reserve the resources, and for room for an engine whose node
+    was lost."""
     silence_seconds: float = 30.0
     """Longest silence of a part of the run, or of the cluster: a process that is stopped for so
     long, or has nothing to do and does not answer for twice as long, counts as dead. One that is
@@ -56,6 +61,7 @@ class ResourcesConfig:
     def __post_init__(self) -> None:
         ranges = {
             "num_engines": count(10_000),
+            "max_engines": count(10_000),
             "tensor_parallel_size": count(1024),
             "num_learners": count(10_000),
             "engine_memory_share": Range(0.05, 0.9),
@@ -78,6 +84,19 @@ class ResourcesConfig:
             "resources.share_gpus must be true or null with resources.engines_sleep=true, by which "
             "engines sleep for the learners that they share a GPU with",
             self.share_gpus,
+        )
+        require(
+            self.max_engines is None or self.max_engines >= self.num_engines,
+            f"resources.max_engines must be null, or resources.num_engines = {self.num_engines} at "
+            "least",
+            self.max_engines,
+        )
+        require(
+            self.max_engines is None or not self.shares,
+            "resources.max_engines must be null with "
+            f"resources.{'engines_sleep' if self.engines_sleep else 'share_gpus'}=true, by which "
+            "every engine shares the GPU of a learner",
+            self.max_engines,
         )
         require(
             "@" not in (self.address or ""),

@@ -9,6 +9,8 @@ from conf.secrets import SECRET_WORDS
 from cost.ranges import amount, count, require_ranges
 
 SUBMIT_PROGRAMS = ("train", "compare")
+SUBMIT_ACTIONS = {"list": 0, "stop": 1, "resume": 1}
+"""Verb -> names of jobs that it takes."""
 SUBMIT_FORMS = ("submit", "ray", "kuberay", "slurm")
 _VARIABLE = r"[A-Za-z_][A-Za-z0-9_]*"
 _KUBERNETES_NAME = r"[a-z0-9]([a-z0-9-]*[a-z0-9])?"
@@ -114,6 +116,10 @@ class SubmitConfig:
     program: str = "train"
     """What the job runs: "train", or "compare", which goes on after its finished runs where the job
     is submitted again with the same `run_dir`."""
+    action: list[str] = field(default_factory=list)
+    """Bare words: `list` shows the cluster's jobs, `stop NAME` has one end in order, `resume NAME`
+    submits one that has ended again, to go on from its run folder, with what stands behind `--`
+    changed; nothing submits."""
     form: str = "submit"
     """"submit" sends the job; "ray" prints the `ray job submit` line, "kuberay" a RayJob manifest,
     "slurm" a batch script."""
@@ -143,6 +149,16 @@ class SubmitConfig:
             self.program,
         )
         require(self.form in SUBMIT_FORMS, f"form must be one of {SUBMIT_FORMS}", self.form)
+        require(
+            not self.action or SUBMIT_ACTIONS.get(self.action[0]) == len(self.action) - 1,
+            "action, the bare words, must be list, stop NAME or resume NAME",
+            " ".join(self.action),
+        )
+        require(
+            not self.action or self.form == "submit",
+            f"form must be submit with {' '.join(self.action)}, which asks a cluster's job server",
+            self.form,
+        )
         for key in ("env", "secrets"):
             for variable in getattr(self, key):
                 require(

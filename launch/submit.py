@@ -6,6 +6,9 @@ checked before anything is sent. The project's files and those of your own folde
 uncommitted changes included, and are installed wherever an actor of the job runs. The job's output
 is streamed and its status becomes the exit code.
 
+`python -m launch.submit list`, `stop NAME` and `resume NAME`, with the same `address=...`, show the
+jobs of a cluster, have one end in order, and let one go on from its run folder.
+
 `form=ray`, `form=kuberay` and `form=slurm` print the same job for other programs instead.
 """
 
@@ -49,4 +52,4 @@ def main(composed: DictConfig) -> None:
 if __name__ == "__main__":
     own, PROGRAM_OVERRIDES = split_arguments(sys.argv[1:])
     sys.argv[1:] = own
-    start(main)
+    start(main, words="action")

@@ -34,7 +34,7 @@ from learner.state_files import BackgroundWriter
 from learner.token_masks import TopTokens, WithinCurvature
 from learner.update import StepHook, StepSums, Updater, old_logprobs
 from rollout.loading import loading
-from rollout.rendezvous import open_store
+from rollout.rendezvous import interface_of, open_store, own_address
 from rollout.types import Group
 
 if TYPE_CHECKING:
@@ -120,6 +120,10 @@ class LearnerWorker:
             # torch then takes the store that is there in place of one open to all interfaces.
             TORCHELASTIC_USE_AGENT_STORE="True",
         )
+        # Else ranks listen where their machine's own name leads, which may be nowhere for others.
+        towards = interface_of(own_address(master_address)) if self._world_size > 1 else None
+        if towards is not None:
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", towards)
         if self.rank == 0:
             deadline = timedelta(seconds=self._config.start_deadline_seconds)
             where = (master_address, master_port, self._world_size)

@@ -102,6 +102,12 @@ class RolloutActor:
         self._processes = EngineProcesses()
         self._useless = ""
 
+    async def node(self) -> str:
+        """Return the id of the node that it is on; it answers as soon as it has room."""
+        import ray
+
+        return str(ray.get_runtime_context().get_node_id())
+
     async def start(self) -> dict[str, float]:
         """Start engine, tokenizer and reward processes, and warm them up.
 

@@ -68,6 +68,16 @@ class Admission:
         self._add(index, -num_responses)
         self._admit()
 
+    def add(self) -> None:
+        """Take in one engine more, which is closed."""
+        self._load.append(0)
+        self._open.append(False)
+
+    @property
+    def num_open(self) -> int:
+        """How many engines may have responses."""
+        return sum(self._open)
+
     def open(self, index: int) -> None:
         """Let an engine have responses."""
         self._open[index] = True

@@ -9,6 +9,7 @@ GlooTrainerWeightTransferEngine ==== gloo broadcast, one tensor after the other 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
@@ -16,7 +17,7 @@ from datetime import timedelta
 from typing import Any, ClassVar, Self
 
 import torch
-from torch.distributed import ProcessGroupGloo
+from torch.distributed import ProcessGroupGloo, TCPStore  # type: ignore[attr-defined]
 from vllm.distributed.weight_transfer.base import (
     TrainerInitInfo,
     TrainerWeightTransferEngine,
@@ -26,17 +27,37 @@ from vllm.distributed.weight_transfer.base import (
     WeightTransferUpdateInfo,
 )
 
-from rollout.rendezvous import open_store
+from rollout.rendezvous import give_up, meet, open_store, own_address
 
 BACKEND = "gloo"
 TIMEOUT_SECONDS = 120.0
-"""Longest wait for the group to come together, and for one tensor."""
+"""Longest wait until all are there, and for one tensor."""
+CONNECT_SECONDS = 30.0
+"""Longest wait for those that are there to connect with each other."""
 
 
-def _join(master_address: str, master_port: int, rank: int, world_size: int) -> ProcessGroupGloo:
+def _join(store: TCPStore, rank: int, world_size: int, master_address: str) -> ProcessGroupGloo:
+    """Make the group once all are there; a store that is given up ends the wait."""
+    meet(store, rank, world_size, seconds=TIMEOUT_SECONDS)
+    options = ProcessGroupGloo._Options()  # type: ignore[attr-defined]
+    options._devices = _devices(master_address)
+    options._timeout = timedelta(seconds=CONNECT_SECONDS)
+    group = ProcessGroupGloo(store, rank, world_size, options)
+    group._set_default_timeout(timedelta(seconds=TIMEOUT_SECONDS))
+    return group
+
+
+def _devices(master_address: str) -> list[Any]:
+    """What to listen on: GLOO_SOCKET_IFNAME's interfaces, else the one towards the host."""
+    create: Any = ProcessGroupGloo.create_device
+    if names := os.environ.get("GLOO_SOCKET_IFNAME", ""):
+        return [create(interface=name) for name in names.split(",")]
+    return [create(hostname=own_address(master_address))]
+
+
+def _open(master_address: str, master_port: int, world_size: int, *, hosts: bool) -> TCPStore:
     timeout = timedelta(seconds=TIMEOUT_SECONDS)
-    store = open_store(master_address, master_port, world_size, hosts=rank == 0, timeout=timeout)
-    return ProcessGroupGloo(store, rank, world_size, timeout)
+    return open_store(master_address, master_port, world_size, hosts=hosts, timeout=timeout)
 
 
 def _broadcast(group: ProcessGroupGloo, tensor: torch.Tensor) -> None:
@@ -75,12 +96,9 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
         """Join the learner's group at this worker's rank."""
         parallel = self.parallel_config
         rank = parallel.data_parallel_index * parallel.world_size + parallel.rank
-        self._group = _join(
-            init_info.master_address,
-            init_info.master_port,
-            rank + init_info.rank_offset,
-            init_info.world_size,
-        )
+        at, world_size = init_info.master_address, init_info.world_size
+        store = _open(at, init_info.master_port, world_size, hosts=False)
+        self._group = _join(store, rank + init_info.rank_offset, world_size, at)
 
     def start_weight_update(self) -> None:
         """Open a layerwise reload: CPU kernels repack weights, so loading in place fails."""
@@ -167,18 +185,22 @@ class GlooTrainerWeightTransferEngine(TrainerWeightTransferEngine[GlooTrainerIni
             rank_offset=1,
             world_size=init_info.world_size,
         )
+        where = (init_info.master_address, init_info.master_port, init_info.world_size)
+        store = _open(*where, hosts=True)
         side = ThreadPoolExecutor(max_workers=2)
         try:
             joined = side.submit(client.init_weight_transfer_engine, asdict(payload))
-            ours = side.submit(
-                _join, init_info.master_address, init_info.master_port, 0, init_info.world_size
-            )
-            # Whoever cannot join says so at once; the group would wait for it to the end.
+            ours = side.submit(_join, store, 0, init_info.world_size, init_info.master_address)
+            # Whoever cannot join, or dies, is told of at once; the group would wait to the end.
             wait([joined, ours], return_when=FIRST_EXCEPTION)
             for one in (joined, ours):
                 if one.done():
                     one.result()
             engine._group = ours.result()
+        except BaseException:
+            # The others are then free for a group without the one that is missing.
+            give_up(*where)
+            raise
         finally:
             side.shutdown(wait=False)
         return engine

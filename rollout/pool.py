@@ -25,6 +25,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from cost.types import LengthReport, Ticket
 from rollout.admission import Admission
 from rollout.config import RolloutConfig
+from rollout.joining import Room
 from rollout.patience import Patience
 from rollout.progress import Key
 from rollout.replacing import Actors
@@ -59,6 +60,7 @@ class RolloutPool:
         config: Room at an engine, deadlines and retries.
         scheduler: Handle of the SchedulerActor that reports go to; None to evaluate.
         seed: The run's seed; requests derive theirs from it.
+        room: What the cluster offers beyond the first R; nothing where nobody may join.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class RolloutPool:
         config: RolloutConfig,
         scheduler: Any,
         seed: int,
+        room: Room | None = None,
     ) -> None:
         self._config = config
         self._scheduler = scheduler
@@ -81,6 +84,7 @@ class RolloutPool:
             config,
             self._admission,
             self._listen_to,
+            room,
         )
         self._places = count()
         self._placed: dict[Key, _Placed] = {}
@@ -97,6 +101,11 @@ class RolloutPool:
     def handles(self) -> list[Any]:
         """The actors, by place."""
         return self.actors.handles
+
+    @property
+    def num_in_use(self) -> int:
+        """Actors that may have tickets."""
+        return self.actors.num_in_use
 
     @property
     def num_replaced(self) -> int:

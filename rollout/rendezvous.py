@@ -1,16 +1,31 @@
-"""The store at which the processes of a group find each other.
+"""The store at which the processes of a group find each other, and the interface they meet on.
 
 torch's own listens on every interface, whatever address it is given, and hands what it holds to
-whoever asks. Here the host of a group on one machine listens on loopback alone.
+whoever asks. Here the host of a group listens at the address that it gave, where that is its own.
 """
 
 from __future__ import annotations
 
+import array
+import fcntl
 import socket
+import struct
+import time
+from contextlib import suppress
 from datetime import timedelta
 from ipaddress import ip_address
 
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
+
+LOOK_SECONDS = 0.02
+GIVE_UP_SECONDS = 5.0
+_GIVEN_UP = "given up"
+_ADDRESS_OF = 0x8915
+"""SIOCGIFADDR of Linux."""
+
+
+class GivenUpError(RuntimeError):
+    """The host of a group no longer wants it."""
 
 
 def open_store(
@@ -39,12 +54,77 @@ def open_store(
 
 
 def _listening_on(address: str, port: int) -> socket.socket | None:
-    """A socket at this address if it is loopback; another may not be one of this host's own."""
+    """A socket at this address; None for a name, or an address that is not this host's own."""
     try:
-        found = ip_address(address)
-    except ValueError:
+        family = socket.AF_INET if ip_address(address).version == 4 else socket.AF_INET6
+        return socket.create_server((address, port), family=family)
+    except (ValueError, OSError):
         return None
-    if not found.is_loopback:
+
+
+def meet(store: TCPStore, rank: int, world_size: int, *, seconds: float) -> None:
+    """Wait at a store until all ranks of a group are there.
+
+    A group that is made before they are waits for whoever is missing, dead or not, to its end.
+
+    Args:
+        store: From `open_store`.
+        rank: This process's.
+        world_size: Processes of the group.
+        seconds: Longest wait.
+
+    Raises:
+        GivenUpError: As soon as the host has given the group up.
+        TimeoutError: Naming the ranks that did not come.
+    """
+    store.set(f"here {rank}", "yes")
+    deadline = time.monotonic() + seconds
+    missing = list(range(world_size))
+    while not store.check([f"here {each}" for each in missing]):
+        if store.check([_GIVEN_UP]):
+            raise GivenUpError("the host of the group has given it up")
+        if time.monotonic() > deadline:
+            missing = [each for each in missing if not store.check([f"here {each}"])]
+            raise TimeoutError(f"ranks {missing} of the group did not come within {seconds:g} s")
+        time.sleep(LOOK_SECONDS)
+
+
+def give_up(address: str, port: int, world_size: int) -> None:
+    """Let nobody wait any longer at a store that is hosted here; where it is gone, nobody does."""
+    with suppress(RuntimeError):
+        # By a connection of its own: that of the host may be held by who waits.
+        timeout = timedelta(seconds=GIVE_UP_SECONDS)
+        store = open_store(address, port, world_size, hosts=False, timeout=timeout)
+        store.set(_GIVEN_UP, "yes")
+
+
+def own_address(peer: str) -> str:
+    """Return this machine's address on the interface that goes towards a peer.
+
+    What its own name resolves to may be 127.0.1.1, where no other machine finds it.
+
+    Args:
+        peer: Name or address of another machine, or of this one.
+    """
+    family, *_, where = socket.getaddrinfo(peer, 9, type=socket.SOCK_DGRAM)[0]
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        # Nothing is sent.
+        probe.connect(where)
+        return str(probe.getsockname()[0])
+
+
+def interface_of(address: str) -> str | None:
+    """Return the name of the interface with an IPv4 address; None where there is none."""
+    if ip_address(address).version != 4:
         return None
-    family = socket.AF_INET if found.version == 4 else socket.AF_INET6
-    return socket.create_server((address, port), family=family)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        for _, name in socket.if_nameindex():
+            request = array.array("B", struct.pack("256s", name.encode()[:15]))
+            try:
+                fcntl.ioctl(asking.fileno(), _ADDRESS_OF, request)
+            except OSError:
+                # It has no address.
+                continue
+            if socket.inet_ntoa(request[20:24].tobytes()) == address:
+                return name
+    return None

@@ -20,7 +20,9 @@ FILES = [
 ]
 HEAVY = {"ray", "vllm", "deepspeed", "wandb", "torch"}
 SHELLS = {
+    "rollout/actor.py": {"ray"},
     "rollout/pool.py": {"ray"},
+    "rollout/places.py": {"ray"},
     "rollout/replacing.py": {"ray"},
     "rollout/gloo_transfer.py": {"torch", "vllm"},
     "rollout/rendezvous.py": {"torch"},
@@ -32,6 +34,7 @@ SHELLS = {
     "learner/worker.py": {"ray"},
     "learner/team.py": {"ray"},
     "launch/run/cluster.py": {"ray"},
+    "launch/run/node_checks.py": {"ray"},
     "launch/run/parity_checks.py": {"ray"},
     "launch/run/placement.py": {"ray"},
     "launch/record/dashboard/tracker.py": {"ray"},

@@ -17,6 +17,10 @@ from launch.program import UserError
 
 SOURCES = (".py", ".yaml")
 DATA = (".jsonl", ".csv", ".parquet")
+STAYS = ("runs", "models", "outputs", "wandb", "__pycache__", "node_modules")
+"""Folders of such names stay here."""
+STAYS_WITH = ("pyvenv.cfg", "summary.json", "metrics.jsonl", "model.safetensors")
+"""Folders with such a file stay here: virtual environments, runs, models."""
 MAX_BYTES = 100 * 2**20
 """A package may not be larger: Ray keeps it in the head's memory. Models and data belong where all
 nodes can read them."""
@@ -45,7 +49,8 @@ def metadata_files(pyproject: str) -> dict[str, str]:
 def packed_files(project: Path) -> list[str]:
     """List what is packed, relative to the project: files that git tracks, and new sources.
 
-    A new file of another kind, such as `.env`, stays here; so does all that git ignores.
+    A new file of another kind, such as `.env`, stays here; so does all that git ignores, and what
+    is new in run folders, models and caches.
 
     Raises:
         UserError: If the project is no git checkout.
@@ -64,15 +69,18 @@ def packed_files(project: Path) -> list[str]:
             f"packing takes the files that git knows, and {str(project)!r} is no checkout of it "
             f"({reason}); submit from one"
         ) from error
-    paths = [*tracked.split("\0"), *(path for path in new.split("\0") if path.endswith(SOURCES))]
+    sources = [path for path in new.split("\0") if path.endswith(SOURCES)]
+    kept = {parent for path in sources for parent in Path(path).parents if _stays(project / parent)}
+    sources = [path for path in sources if kept.isdisjoint(Path(path).parents)]
+    paths = [*tracked.split("\0"), *sources]
     return sorted({path for path in paths if path and (project / path).is_file()})
 
 
 def own_files(own: Path) -> list[str]:
     """List what of the user's own folder goes along, relative to it: sources and rows of data.
 
-    Hidden folders, virtual environments and run folders stay here; what is larger or of another
-    kind belongs where all nodes can read it.
+    Hidden folders, virtual environments, run folders, models and caches stay here; what is larger
+    or of another kind belongs where all nodes can read it.
     """
     found = []
     for place, folders, files in os.walk(own):
@@ -82,12 +90,12 @@ def own_files(own: Path) -> list[str]:
 
 
 def _stays(folder: Path) -> bool:
-    if folder.name.startswith(".") or folder.name in ("__pycache__", "node_modules", "runs"):
+    if folder.name.startswith(".") or folder.name in STAYS:
         return True
-    return (folder / "pyvenv.cfg").exists() or (folder / "summary.json").exists()
+    return any((folder / name).exists() for name in STAYS_WITH)
 
 
-def pack(project: Path, folder: Path, own: Path | None = None) -> int:
+def pack(project: Path, folder: Path, own: Path | None = None) -> tuple[int, int]:
     """Copy what the job takes along, with uncommitted changes, into an empty folder.
 
     Args:
@@ -97,7 +105,7 @@ def pack(project: Path, folder: Path, own: Path | None = None) -> int:
             in the same place as the project's files, none of which it replaces.
 
     Returns:
-        The number of bytes copied.
+        The number of files, and of bytes, copied.
 
     Raises:
         UserError: If the project is no git checkout, or too large.
@@ -119,4 +127,4 @@ def pack(project: Path, folder: Path, own: Path | None = None) -> int:
     for path, text in metadata_files((project / "pyproject.toml").read_text("utf-8")).items():
         (folder / path).parent.mkdir(exist_ok=True)
         (folder / path).write_text(text, encoding="utf-8")
-    return size
+    return len(taken), size

@@ -120,8 +120,9 @@ def send(
     command: str,
     folder: Path,
     variables: Mapping[str, str],
+    metadata: Mapping[str, str],
 ) -> None:
-    """Upload the packed folder and start the job, which is a shell line.
+    """Upload the packed folder and start the job, which is a shell line, with what it is kept by.
 
     Raises:
         UserError: If the name is taken; the job that has it is left alone.
@@ -134,6 +135,7 @@ def send(
             entrypoint=command,
             submission_id=name,
             runtime_env={"working_dir": str(folder), "env_vars": dict(variables)},
+            metadata=dict(metadata),
         )
     except RuntimeError as error:
         if "already exists" in str(error):

@@ -28,6 +28,7 @@ from launch.jobs.forms import (
 from launch.jobs.nodes import nodes_for
 from launch.jobs.package import pack
 from launch.jobs.server import connect, follow, send, server_address
+from launch.jobs.verbs import again, metadata_of, stop, table_of
 from launch.program import RunError, UserError, build, compose_run
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -116,7 +117,7 @@ def allowed_variables(names: Sequence[str], environ: Mapping[str, str]) -> dict[
 
 
 def submit(config: SubmitConfig, overrides: Sequence[str], readers: Mapping[str, Reader]) -> None:
-    """Print the job in the form asked for, or send and follow it.
+    """Print the job in the form asked for, or send and follow it; or do what `action` says.
 
     Args:
         config: The job's settings.
@@ -127,6 +128,11 @@ def submit(config: SubmitConfig, overrides: Sequence[str], readers: Mapping[str,
         UserError: With one sentence on what to change; nothing was started.
         RunError: If the job did not succeed.
     """
+    if config.action:
+        resumed = _act(config, overrides)
+        if resumed is None:
+            return
+        config, overrides = resumed
     run = checked_run(config, overrides, readers[config.program])
     overrides = going_on(config.program, overrides, run)
     leaving = leaving_seconds(run.checkpoint)
@@ -134,7 +140,7 @@ def submit(config: SubmitConfig, overrides: Sequence[str], readers: Mapping[str,
     if config.form != "slurm":
         variables[STOP_WAIT] = str(leaving)
     if config.form == "submit":
-        _send_and_follow(config, overrides, variables)
+        _send_and_follow(config, overrides, variables, run.run_dir)
     elif config.form == "ray":
         address = server_address(config.address, os.environ)
         print(ray_line(config, overrides, address, variables), end="")
@@ -146,17 +152,39 @@ def submit(config: SubmitConfig, overrides: Sequence[str], readers: Mapping[str,
         print(slurm_script(config, overrides, nodes, leaving), end="")
 
 
+def _act(config: SubmitConfig, overrides: Sequence[str]) -> tuple[SubmitConfig, list[str]] | None:
+    """List or stop jobs, or return what is to be submitted for one to go on."""
+    verb, *names = config.action
+    if overrides and verb != "resume":
+        raise UserError(
+            f"nothing can stand behind `--` with {verb}, which runs nothing, got {overrides[0]!r}"
+        )
+    address = server_address(config.address, os.environ)
+    client = connect(address)
+    if verb == "list":
+        print(table_of(client.list_jobs()) or f"there are no jobs at {address}")
+    elif verb == "stop":
+        stop(client, names[0], print)
+    else:
+        return again(client, names[0], config, overrides)
+    return None
+
+
 def _send_and_follow(
-    config: SubmitConfig, overrides: Sequence[str], variables: dict[str, str]
+    config: SubmitConfig, overrides: Sequence[str], variables: dict[str, str], run_dir: str
 ) -> None:
     address = server_address(config.address, os.environ)
     client = connect(address)
     with tempfile.TemporaryDirectory() as folder:
-        size = pack(PROJECT, Path(folder), Path.cwd())
+        number, size = pack(PROJECT, Path(folder), Path.cwd())
         command = checked_command(config.program, overrides)
-        send(client, config.name, command, Path(folder), variables)
+        kept = metadata_of(config.program, overrides, run_dir)
+        send(client, config.name, command, Path(folder), variables, kept)
     along = f", with {', '.join(variables)}" if variables else ""
-    print(f"job {config.name} at {address}: {size / 2**20:.1f} MiB packed{along}")
+    print(
+        f"job {config.name} at {address}: {size / 2**20:.1f} MiB of {number} files packed, without "
+        f"run folders, models of yours and caches{along}"
+    )
     # Ray's own programs send the token only when asked to.
     later = f"RAY_AUTH_MODE=token ray job logs --address {address} --follow {config.name}"
     print(f"dashboard: {address}, which asks for the token: `ray get-auth-token` prints it")
@@ -172,8 +200,8 @@ def _send_and_follow(
         details = follow(client, config.name, write)
     except KeyboardInterrupt:
         raise RunError(
-            f"no longer following; the job goes on: {later}; end it with: RAY_AUTH_MODE=token ray "
-            f"job stop --address {address} {config.name}"
+            f"no longer following; the job goes on: {later}; end it with: python -m launch.submit "
+            f"stop {config.name} address={address}"
         ) from None
     if details.status.value != "SUCCEEDED":
         # Ray repeats the output, which was just streamed, after these words.

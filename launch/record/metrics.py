@@ -68,6 +68,7 @@ METRICS: dict[str, str] = _COST_METRICS | {
     "rollout/reward_truncated": "Responses left out because they hit the length limit; weight 0.",
     "rollout/retries": "Tries of tickets that failed and were repeated, since the start.",
     "rollout/tickets_in_flight": "Tickets with the engines, or waiting for one, as the step ended.",
+    "rollout/engines": "Engines in use when the step was written down.",
     "rollout/replaced_actors": "Rollout actors replaced after a death, since the start.",
     "rollout/failed_tickets": "Tickets that failed all their retries; their gradient is zero.",
     "cost/step_generated_tokens": "Tokens computed by engines: prompts not cached, and responses.",

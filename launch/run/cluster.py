@@ -20,7 +20,7 @@ from launch.run.auth_token import keep_token_private
 from launch.run.leaving import begin_watch, leave, watch_of_cluster
 from launch.run.machine import raise_open_files, store_options
 from launch.run.parity import ParityError
-from rollout.replacing import EngineError, ray_logs
+from rollout.places import EngineError, ray_logs
 from rollout.rewards.pool import HopelessRewardError
 
 CONNECT_SECONDS = 10.0

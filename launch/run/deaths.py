@@ -70,6 +70,11 @@ def actor_death(error: BaseException) -> ActorDeath | None:
     return found
 
 
+def data_lost(error: BaseException) -> bool:
+    """Say whether an error tells of data that were lost with their node."""
+    return any(isinstance(inner, exceptions.ObjectLostError) for inner in _causes(error))
+
+
 def _causes(error: BaseException) -> Iterator[BaseException]:
     """An error and those it wraps, from the outside in."""
     inner: BaseException | None = error

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
 import ray
 
+from conf.resources import ResourcesConfig
 from conf.schema import EvaluateConfig, RunConfig
 from cost.types import LengthReport, Ticket
 from launch.program import UserError
@@ -16,6 +17,7 @@ from launch.run.placement import Placement
 from rollout.actor import RolloutActor
 from rollout.config import RolloutConfig
 from rollout.engines.arguments import check_heads, engine_arguments
+from rollout.joining import Room
 from rollout.pool import RolloutPool
 from rollout.types import Prompt
 
@@ -28,6 +30,7 @@ def make_pool(
     scheduler: Any,
     receives_weights: bool,
     adapter_rank: int = 0,
+    look_at: Callable[[str], Awaitable[None]] | None = None,
 ) -> RolloutPool:
     """Create the rollout actors of a run or an evaluation.
 
@@ -38,6 +41,7 @@ def make_pool(
         scheduler: The actor that reports go to; None to evaluate only.
         receives_weights: True when a learner will publish its weights to the engines.
         adapter_rank: Rank of the adapters that it will publish instead; 0 for none.
+        look_at: Looks at the node of an actor that comes while others are in use.
 
     Raises:
         UserError: If the model cannot run on the hardware that the run got.
@@ -76,7 +80,21 @@ def make_pool(
         reward = run.evaluation.engine_reward(run.reward)
         return actor.remote(config, arguments, run.environment, reward, scheduler, seed)
 
-    return RolloutPool(make_actor, run.resources.num_engines, config, scheduler, run.seed)
+    room = _room(run.resources, placement, look_at)
+    return RolloutPool(make_actor, run.resources.num_engines, config, scheduler, run.seed, room)
+
+
+def _room(
+    resources: ResourcesConfig,
+    placement: Placement,
+    look_at: Callable[[str], Awaitable[None]] | None,
+) -> Room:
+    return Room(
+        most=resources.max_engines or 0,
+        deadline_seconds=resources.placement_deadline_seconds,
+        look_at=look_at,
+        give_back=placement.give_back,
+    )
 
 
 class Engines(Protocol):

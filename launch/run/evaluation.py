@@ -26,6 +26,7 @@ from launch.record.statistics import Estimate
 from launch.record.summary import RunSummary
 from launch.run.engines import ask, make_pool
 from launch.run.inputs import Inputs, Sets
+from launch.run.node_checks import NodeChecks
 from launch.run.placement import reserve
 from launch.run.remote import Watch
 from launch.run.rewards import RewardWatch
@@ -41,12 +42,19 @@ async def evaluate(config: EvaluateConfig, sets: Sets) -> Evaluation:
         PlacementError: If the cluster has too little.
     """
     placement = reserve(config.resources, learners=False)
+    checks = NodeChecks(config)
+    try:
+        await checks.check(placement.nodes())
+    except BaseException:
+        placement.release()
+        raise
     pool = make_pool(
         config=config.rollout,
         run=config,
         placement=placement,
         scheduler=None,
         receives_weights=False,
+        look_at=checks.look_at,
     )
     watch = Watch(config)
     watch.rollouts(pool)
@@ -56,6 +64,7 @@ async def evaluate(config: EvaluateConfig, sets: Sets) -> Evaluation:
         startup = Startup(last=LastTimes(config.model.path))
         with startup.part("engines", config.resources.num_engines) as ready:
             await pool.start(ready)
+        pool.actors.join()
         return await measure(
             pool,
             sets,

@@ -201,7 +201,9 @@ class Passes:
     def feedback(self, learned: Learned, generation_seconds: float) -> Feedback:
         """Say what a batch took of all machines, and what learning from it showed."""
         return Feedback(
-            engine_seconds=generation_seconds * self._plan.num_engine_accelerators,
+            engine_seconds=generation_seconds
+            * self._plan.num_engine_accelerators
+            * self._parts.engine_share(),
             learner_seconds=learned.learner_seconds * self._plan.num_learners,
             entropy=learned.metrics.get("learner/entropy", math.nan),
             gradient_norms=learned.gradient_norms,

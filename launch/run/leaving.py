@@ -14,8 +14,8 @@ from contextlib import suppress
 import ray
 
 from launch.run.cluster_watch import ANSWER_SECONDS, AnswersOf, ClusterWatch, ProcessesOf
+from rollout.places import ray_logs
 from rollout.processes import Process, belongs, descendants, every, look
-from rollout.replacing import ray_logs
 from rollout.signs import shared_names
 
 SHUTDOWN_SECONDS = 20.0

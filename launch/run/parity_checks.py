@@ -41,7 +41,7 @@ class ParityChecks:
         config: How often, on how much, and what may differ.
         dtype: Of the model.
         prompts: Tokens [T] of each prompt of the fresh probes.
-        rollouts: The engines, whoever they are by then.
+        rollouts: The engines; asked are those that hold weights by then.
         flops_of: Says what a check of such pairs takes engines and learners; NaN if unknown.
         scoring: Whether engines can score what they are given. With adapters of the output head
             vLLM cannot: each check is then a fresh probe, which is waited for.
@@ -86,7 +86,7 @@ class ParityChecks:
                     handle.generate_probe.remote(
                         self._prompts, self._config.num_tokens, self._num_probes
                     )
-                    for handle in self._rollouts.handles
+                    for handle in self._rollouts.actors.holders
                 )
             )
         rows = [row for probe in probes for row in probe]
@@ -237,7 +237,7 @@ class ParityChecks:
         self, version: int, learner: Awaitable[list[npt.NDArray[np.float32]]]
     ) -> Difference | None:
         """Compare what all score; None where no engine is left that holds the version."""
-        pairs, handles = self._pairs, list(self._rollouts.handles)
+        pairs, handles = self._pairs, self._rollouts.actors.holders
         asked = [handle.score.remote(pairs) for handle in handles]
         async with self._in_time(version, "the learners"):
             expected = await learner

@@ -69,6 +69,11 @@ async def nothing() -> None:
     """Do nothing."""
 
 
+def all_of_them() -> float:
+    """Return 1: as many engines are in use as the run began with."""
+    return 1.0
+
+
 @dataclass(frozen=True, slots=True)
 class Parts:
     """What the loop drives."""
@@ -83,6 +88,8 @@ class Parts:
     which show whether engines hold it."""
     sleep: Callable[[], Awaitable[None]] = nothing
     """Lets engines sleep until the next version is published, if they are to."""
+    engine_share: Callable[[], float] = all_of_them
+    """Engines in use, over those that the run began with."""
     watch: RewardWatch | None = None
     """Looks at what became of a batch's rewards before it is learned; None for nobody."""
 
@@ -100,7 +107,7 @@ class Plan:
     batch_deadline_seconds: float
     """Longest silence of all tickets while one round of a batch is awaited."""
     num_engine_accelerators: int = 1
-    """Accelerators of all engines together."""
+    """Accelerators of all engines together that the run begins with."""
     num_learners: int = 1
     """Learners at work during an update."""
     reward_kl_coefficient: float = 0.0

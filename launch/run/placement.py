@@ -12,7 +12,12 @@ from functools import partial
 from typing import Any
 
 import ray
-from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
+from ray.util.placement_group import (
+    PlacementGroup,
+    placement_group,
+    placement_group_table,
+    remove_placement_group,
+)
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from conf.resources import ResourcesConfig
@@ -48,10 +53,16 @@ class Placement:
     learners: PlacementGroup | None
 
     def engine_options(self, index: int, cpus: float) -> dict[str, Any]:
-        """Return the options of `ray.remote` for the engine with this index."""
+        """Return the options of `ray.remote` for the engine with this index.
+
+        One that joins has its group from then on, which waits until the cluster has room for it.
+        """
         shared = self.layout.num_shared
         if index < shared:
             return self._in_bundle(index, cpus, 0.5)
+        if index == shared + len(self.engines):
+            bundle = _bundle(cpus, self.layout.engine_gpus)
+            self.engines.append(placement_group([bundle], strategy="PACK"))
         return {
             "num_cpus": cpus,
             "num_gpus": self.layout.engine_gpus,
@@ -73,18 +84,36 @@ class Placement:
             ),
         }
 
+    def give_back(self, index: int) -> None:
+        """Give up the place of an engine that is left out; one in a learner's bundle stays."""
+        if index >= self.layout.num_shared:
+            _remove(self.engines[index - self.layout.num_shared])
+
     def release(self) -> None:
         """Give everything back to the cluster, if that lives."""
-        watch = watch_of_cluster()
         for group in self.groups:
-            # It waits for the cluster's head, for ever if need be.
-            if watch is None or watch.died is None:
-                in_time(RELEASE_SECONDS, partial(remove_placement_group, group))
+            _remove(group)
+
+    def nodes(self) -> dict[str, bool]:
+        """Return the ids of the nodes that hold a part, and whether a learner is among them."""
+        found: dict[str, bool] = {}
+        for group in self.groups:
+            table = placement_group_table(group)
+            for node in table["bundles_to_node_id"].values():
+                found[node] = found.get(node, False) or group is self.learners
+        return found
 
     @property
     def groups(self) -> list[PlacementGroup]:
         """All placement groups, those of engines first."""
         return [*self.engines, *([self.learners] if self.learners else [])]
+
+
+def _remove(group: PlacementGroup) -> None:
+    watch = watch_of_cluster()
+    # It waits for the cluster's head, for ever if need be.
+    if watch is None or watch.died is None:
+        in_time(RELEASE_SECONDS, partial(remove_placement_group, group))
 
 
 def _free_when_enough(asked: dict[str, float]) -> dict[str, float]:
@@ -118,6 +147,11 @@ def reserve(
     """
     total: float = ray.cluster_resources().get("GPU", 0)  # type: ignore[no-untyped-call]
     layout = lay_out(resources, total, on_gpu=use_gpu(resources), learners=learners)
+    if resources.max_engines is not None and layout.num_shared:
+        raise PlacementError(
+            "resources.max_engines must be null where engines and learners share GPUs, as "
+            f"{layout.num_shared} of each would here, got {resources.max_engines}"
+        )
     asked = {
         "CPU": layout.num_engines * resources.engine_cpus
         + layout.num_learners * resources.learner_cpus,

@@ -86,6 +86,7 @@ class Recorder:
         scheduler, rollouts = self._system.scheduler, self._system.rollouts
         found = await scheduler.call("metrics") | step_metrics(result) | result.metrics
         found |= {
+            "rollout/engines": float(rollouts.num_in_use),
             "rollout/retries": float(rollouts.num_retries),
             "rollout/replaced_actors": float(rollouts.num_replaced),
             "rollout/tickets_in_flight": float(rollouts.num_in_flight),

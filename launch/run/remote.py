@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from conf.schema import EvaluateConfig, RunConfig
 from cost.scheduler.actor import SchedulerActor
@@ -23,8 +24,8 @@ from launch.run.layout import learner_share
 from launch.run.placement import Placement
 from launch.run.vitals import Part, Vitals
 from learner.team import VITALS, LearnerTeam
+from rollout.places import ray_logs
 from rollout.pool import RolloutPool
-from rollout.replacing import ray_logs
 from rollout.tasks.features import feature_table
 from rollout.types import Prompt
 
@@ -65,7 +66,7 @@ class Watch:
             "rollout actors",
             lambda: [
                 Part(f"rollout actor {k}", handle, partial(pool.actors.lose, k, handle))
-                for k, handle in enumerate(pool.handles)
+                for k, handle in pool.actors.places.present()
             ],
         )
 
@@ -134,8 +135,11 @@ class RemoteScheduler:
 
 
 def start_scheduler(config: RunConfig, prompts: Sequence[Prompt], watch: Watch) -> RemoteScheduler:
-    """Create the run's scheduler actor."""
-    actor = ray.remote(SchedulerActor).options(name=f"scheduler-{config.name}", num_cpus=0)
+    """Create the run's scheduler actor, beside the driver, with whose node the run ends anyway."""
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+    actor = ray.remote(SchedulerActor).options(
+        name=f"scheduler-{config.name}", num_cpus=0, scheduling_strategy=here
+    )
     handle = actor.remote(
         config.scheduler,
         np.asarray([len(p.token_ids) for p in prompts], dtype=np.int64),

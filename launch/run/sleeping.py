@@ -28,7 +28,7 @@ class Turns:
         self._deadline_seconds = deadline_seconds
         self._engines = asyncio.Event()
         self._engines.set()
-        rollouts.actors.before_start = self.of_engines
+        rollouts.actors.places.before_start = self.of_engines
 
     async def of_engines(self) -> None:
         """Wait until engines may have memory."""

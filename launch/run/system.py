@@ -25,6 +25,7 @@ from launch.run.clocks import Laps
 from launch.run.compute import probed
 from launch.run.engines import make_pool
 from launch.run.loop import first_error
+from launch.run.node_checks import NodeChecks
 from launch.run.parity import Difference, Pair
 from launch.run.parity_checks import ParityChecks
 from launch.run.placement import Placement, reserve
@@ -55,9 +56,9 @@ async def _timed(
         return await start(ready), clock.lap()
 
 
-def _flops_of_check(config: RunConfig, pairs: Sequence[Pair]) -> float:
+def _flops_of_check(config: RunConfig, rollouts: RolloutPool, pairs: Sequence[Pair]) -> float:
     shape = ModelShape.found(config.model.path)
-    scorers = config.resources.num_engines + config.resources.num_learners
+    scorers = len(rollouts.actors.holders) + config.resources.num_learners
     return math.nan if shape is None else probed(shape, pairs, scorers)
 
 
@@ -91,7 +92,7 @@ class System:
             config.model.dtype,
             [p.token_ids for p in probe_prompts],
             rollouts,
-            partial(_flops_of_check, config),
+            partial(_flops_of_check, config, rollouts),
             scoring=not config.learner.lora.published_rank,
         )
         self.scheduler = scheduler
@@ -131,6 +132,12 @@ class System:
         cls, config: RunConfig, prompts: Sequence[Prompt], startup: Startup, watch: Watch
     ) -> System:
         placement = reserve(config.resources, say=startup.say)
+        checks = NodeChecks(config)
+        try:
+            await checks.check(placement.nodes())
+        except BaseException:
+            placement.release()
+            raise
         scheduler = start_scheduler(config, prompts, watch)
         rollouts = make_pool(
             config=config.rollout,
@@ -139,6 +146,7 @@ class System:
             scheduler=scheduler.handle,
             receives_weights=not config.learner.lora.published_rank,
             adapter_rank=config.learner.lora.published_rank,
+            look_at=checks.look_at,
         )
         watch.rollouts(rollouts)
         clock = Laps()
@@ -179,6 +187,7 @@ class System:
         with startup.part("self test"):
             await self._parity.self_test(self.learners, lambda: self.learners.publish(0))
         self.startup_seconds["self_test"] = clock.lap()
+        self.rollouts.actors.join()
 
     async def guard(self, work: Coroutine[Any, Any, Result]) -> Result:
         """Do some work, given up when a part dies; see `launch.run.vitals.Vitals.guard`."""
@@ -216,7 +225,7 @@ class System:
         self._parity.first(baseline)
 
     async def _first_publish(self) -> None:
-        engines = self.rollouts.actors.started()
+        engines = self.rollouts.actors.choose()
         await self.learners.connect_engines(engines, **self._transfer)
         await self.learners.publish(0)
 
@@ -232,10 +241,12 @@ class System:
             Exception: What else keeps it from being done.
         """
         while True:
+            actors = self.rollouts.actors
+            lost = actors.num_lost
             try:
                 return await work()
             except (ray.exceptions.RayError, LostMeanwhileError) as error:
-                await self.rollouts.actors.replace_dead(error)
+                await actors.replace_dead(error, known=actors.num_lost > lost)
 
     async def load(
         self,
@@ -303,10 +314,10 @@ class System:
         """
         await self.checked()
         await self._turns.to_engines(self.learners)
-        # Engines that were replaced while the learner worked are given it first, so that none of
+        # Engines that came or went while the learner worked are given it first, so that none of
         # those that receive now is known to be dead.
         await self.learners.name(version)
-        await self.rollouts.actors.replacements()
+        await self.rollouts.actors.settled()
         metrics, _ = await asyncio.gather(
             self._whoever_dies(lambda: self.learners.publish(version)),
             self._parity.choose(version, groups),
@@ -324,12 +335,12 @@ class System:
         await self._parity.finish()
 
     async def _republish(self) -> None:
-        """Give a replaced engine, in a new transfer group, weights under the label of just these.
+        """Give engines that are up, in a new transfer group, weights under the label of just these.
 
         While the learner is at work on them it waits for the next publish.
         """
         await self._turns.of_engines()
-        await self.learners.republish(self.rollouts.actors.started, **self._transfer)
+        await self.learners.republish(self.rollouts.actors.choose, **self._transfer)
 
     @property
     def _transfer(self) -> _Transfer:

@@ -185,6 +185,7 @@ class TrainingRun:
             learners=system.learners,
             publish=system.publish,
             sleep=system.sleep,
+            engine_share=self._engine_share,
             watch=self._recorder.watch,
         )
         training = asyncio.create_task(loop.train(plan, parts, self._on_step, self._position))
@@ -201,6 +202,9 @@ class TrainingRun:
                 task.cancel()
             await asyncio.gather(training, stop, return_exceptions=True)
         self._stop()
+
+    def _engine_share(self) -> float:
+        return max(1, self._system.rollouts.num_in_use) / self._config.resources.num_engines
 
     @property
     def _between_steps(self) -> bool:

@@ -19,15 +19,17 @@ from typing import Any, TypeVar
 import ray
 from ray.exceptions import RayError
 
-from launch.run.deaths import ActorDeath, PartDied, actor_death
+from launch.run.deaths import ActorDeath, PartDied, actor_death, data_lost
 from launch.run.leaving import watch_of_cluster
 from launch.run.pulse import Eye, Pulse, Seen
 from launch.run.stacks import STACKS, write_stacks
+from rollout.places import ray_logs
 from rollout.processes import descendants, look, pid_space
-from rollout.replacing import ray_logs
 from rollout.signs import Sign, shared_names, sign_of_life
 
 Result = TypeVar("Result")
+DATA = "data of finished groups"
+"""What is lost with the node of an engine, where it was not learned from yet."""
 LOOKS = 6
 """In the longest silence."""
 ANSWER_SECONDS = 5.0
@@ -158,6 +160,9 @@ class Vitals:
             return task.result()
         except RayError as error:
             died = await self.culprit(error)
+            if died is None and data_lost(error):
+                # Of groups that were finished there: only drawing them again brings them back.
+                died = PartDied(DATA, "were lost with their node", ray_logs())
             if died is None:
                 raise
             raise died from error

@@ -45,6 +45,7 @@ def run_config(*overrides: str) -> RunConfig:
         (EvaluationConfig, "evaluation", "num_samples", 0),
         (EvaluationConfig, "evaluation", "temperature", 0.0),
         (ResourcesConfig, "resources", "num_engines", 0),
+        (ResourcesConfig, "resources", "max_engines", 0),
         (ResourcesConfig, "resources", "tensor_parallel_size", 0),
         (ResourcesConfig, "resources", "num_learners", 0),
         (ResourcesConfig, "resources", "engine_cpus", 0.0),
@@ -56,6 +57,29 @@ def test_a_range_check_names_key_and_value(kind, room, key, value):
     required = {"path": "model"} if kind is ModelConfig else {}
     with pytest.raises(ValueError, match=rf"^{room}\.{key} .*, got {re.escape(repr(value))}$"):
         kind(**required, **{key: value})
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"num_engines": 3, "max_engines": 2},
+            r"^resources\.max_engines .*num_engines = 3 .*got 2$",
+        ),
+        (
+            {"max_engines": 2, "share_gpus": True},
+            r"^resources\.max_engines must be null with resources\.share_gpus=true, .*got 2$",
+        ),
+        (
+            {"max_engines": 2, "engines_sleep": True},
+            r"^resources\.max_engines must be null with resources\.engines_sleep=true, .*got 2$",
+        ),
+    ],
+)
+def test_engines_that_cannot_join_are_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        ResourcesConfig(**settings)
+    assert ResourcesConfig(num_engines=2, max_engines=2).max_engines == 2
 
 
 @pytest.mark.parametrize(

@@ -150,3 +150,19 @@ def test_whoever_enters_gets_the_open_engine_with_the_fewest_responses(num_engin
                 opened[index] = False
 
     asyncio.run(scenario())
+
+
+def test_an_engine_that_is_added_has_nobody_until_it_is_opened_and_then_those_that_wait():
+    async def scenario():
+        admission = opened(1, full=1, queued=0)
+        assert await admission.enter(0, 1) == 0
+        waiting = asyncio.create_task(admission.enter(1, 1))
+        admission.add()
+        await asyncio.sleep(0)
+        assert not waiting.done() and not admission.is_open(1) and admission.num_open == 1
+        admission.open(1)
+        assert await waiting == 1 and admission.num_open == 2
+        admission.close(0)
+        assert admission.num_open == 1
+
+    asyncio.run(scenario())

@@ -9,6 +9,7 @@ import torch
 
 from rollout import gloo_transfer
 from rollout.gloo_transfer import GlooInitInfo, GlooWeightTransferEngine, unpack_experts
+from rollout.rendezvous import GivenUpError
 from rollout.weight_transfer import PolicySource, open_sender
 
 
@@ -129,6 +130,52 @@ def test_an_engine_that_cannot_join_is_told_at_once_and_not_waited_for(free_port
             client=Refusing([]),
             source=make_source()[0],
         )
+
+
+def test_when_one_dies_at_the_join_the_others_are_free_at_once(free_port):
+    """One of two engines joins, and the other dies: the first must not wait for it."""
+    freed = []
+
+    def join(info):
+        with pytest.raises(GivenUpError):
+            FakeReceiver().engine.init_transfer_engine(GlooInitInfo(**info))
+        freed.append(True)
+
+    class Dying(FakeClient):
+        def init_weight_transfer_engine(self, info):
+            self.living = threading.Thread(target=join, args=(info,))
+            self.living.start()
+            self.living.join(0.3)
+            raise RuntimeError("an engine died")
+
+    client = Dying([])
+    with pytest.raises(RuntimeError, match=r"^an engine died"):
+        open_sender(
+            backend="gloo",
+            rank=0,
+            master_address="127.0.0.1",
+            master_port=free_port,
+            num_receivers=2,
+            client=client,
+            source=make_source()[0],
+        )
+    client.living.join(10)
+    assert freed == [True]
+
+
+def test_a_group_listens_towards_its_host_or_where_it_is_told_to(monkeypatch):
+    monkeypatch.setattr(gloo_transfer, "own_address", lambda peer: f"towards {peer}")
+    made = []
+    monkeypatch.setattr(
+        gloo_transfer.ProcessGroupGloo, "create_device", lambda **where: made.append(where)
+    )
+    monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
+    gloo_transfer._devices("10.0.0.1")
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth0,eth1")
+    gloo_transfer._devices("10.0.0.1")
+    assert made == [
+        {"hostname": "towards 10.0.0.1"}, {"interface": "eth0"}, {"interface": "eth1"},
+    ]  # fmt: skip
 
 
 def test_ranks_other_than_0_only_help_to_gather():

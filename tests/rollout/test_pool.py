@@ -12,13 +12,13 @@ from ray.exceptions import RayActorError
 
 from cost.types import RewardStatus, Ticket
 from launch.study.simulation import clock
-from rollout import replacing
+from rollout import places
 from rollout.actor import RolloutActor
 from rollout.config import EngineConfig, RolloutConfig
 from rollout.environments import SingleTurn
+from rollout.places import EngineError
 from rollout.pool import RolloutPool
 from rollout.progress import StalledError, Watch
-from rollout.replacing import EngineError
 from rollout.reporting import empty_report
 from rollout.stopping import Stopping
 from rollout.types import Completion, Prompt, VersionSpan
@@ -46,9 +46,13 @@ class FakeActor:
         self.start = Call(self._start)
         self.close = Call(self._start)
         self.check = Call(self._check)
+        self.node = Call(self._node)
 
     async def _start(self):
         return {"total": float(self.index)}
+
+    async def _node(self):
+        return "node"
 
     async def _check(self):
         if self.behaviour == "die":
@@ -86,7 +90,7 @@ class FakeScheduler:
 def no_cluster(monkeypatch):
     monkeypatch.setattr(ray, "kill", lambda handle: None)
     monkeypatch.setattr(ray, "cancel", lambda reference, force: None)
-    monkeypatch.setattr(replacing, "ray_logs", lambda: "/logs")
+    monkeypatch.setattr(places, "ray_logs", lambda: "/logs")
 
 
 def make_pool(*behaviours, **settings):

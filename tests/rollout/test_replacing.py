@@ -9,81 +9,10 @@ from hypothesis import strategies as st
 from ray.exceptions import ActorDiedError
 
 from launch.study.simulation.clock import run
-from rollout import replacing
-from rollout.admission import Admission
-from rollout.config import RolloutConfig
-from rollout.replacing import Actors, EngineError, LostMeanwhileError
-
-START, SEND = 10.0, 4.0
-
-
-class Method:
-    def __init__(self, function):
-        self.remote = function
-
-
-class Actor:
-    """Starts in a while, then lives until it is killed."""
-
-    def __init__(self, index):
-        self.index, self.alive, self.up, self.weights = index, True, False, 0
-        self._killed = asyncio.Event()
-        self.start, self.check = Method(self._start), Method(self._check)
-        self.close, self.greet = Method(self._check), Method(self._greet)
-
-    def kill(self):
-        self.alive = False
-        self._killed.set()
-
-    async def _start(self):
-        try:
-            await asyncio.wait_for(self._killed.wait(), START)
-        except TimeoutError:
-            self.up = True
-            return {"total": START}
-        raise ActorDiedError()
-
-    async def _greet(self):
-        if not self.alive:
-            raise ActorDiedError()
-
-    async def _check(self):
-        if not self.alive:
-            raise ActorDiedError()
-        assert self.up, "whoever starts is asked nothing"
-
-
-class Crew:
-    """Actors with learners that send weights to all of them or to none."""
-
-    def __init__(self, num_actors, *, max_retries=2):
-        self.made, self.usable = [], []
-        self.admission = Admission(num_actors, full=4, queued=0)
-        self.actors = Actors(
-            self._make, num_actors, RolloutConfig(max_retries=max_retries), self.admission,
-            self.usable.append,
-        )  # fmt: skip
-        self.actors.on_replaced = self._send
-        self.learners_alive = True
-
-    def _make(self, index):
-        self.made.append(Actor(index))
-        return self.made[-1]
-
-    async def _send(self):
-        receivers = list(self.actors.started())
-        await asyncio.sleep(SEND)
-        if not self.learners_alive or not all(actor.alive for actor in receivers):
-            raise ActorDiedError()
-        for actor in receivers:
-            assert actor.up
-            actor.weights += 1
-
-    def die(self, index, *, noticed=True):
-        actor = self.actors.handles[index]
-        actor.kill()
-        if noticed:
-            self.actors.lose(index, actor, ActorDiedError())
+from rollout import places
+from rollout.places import EngineError
+from rollout.replacing import LostMeanwhileError
+from tests.rollout.crew import SEND, START, Crew
 
 
 async def begin_anew(crew):
@@ -101,7 +30,7 @@ async def begin_anew(crew):
 @pytest.fixture(autouse=True)
 def no_cluster(monkeypatch):
     monkeypatch.setattr(ray, "kill", lambda actor: actor.kill())
-    monkeypatch.setattr(replacing, "ray_logs", lambda: "/logs")
+    monkeypatch.setattr(places, "ray_logs", lambda: "/logs")
 
 
 def is_whole(crew):
@@ -132,6 +61,7 @@ def test_whoever_dies_when_all_are_replaced_and_hold_weights(deaths):
         # Those whom nobody noticed are found by the next publish.
         if not all(actor.alive for actor in crew.actors.handles):
             await crew.actors.replace_dead(ActorDiedError())
+            await crew.actors.replacements()
         assert is_whole(crew)
         for place, actor in enumerate(crew.actors.handles):
             replaced = actor is not crew.made[place]
@@ -250,6 +180,7 @@ def test_another_run_begins_whoever_dies_meanwhile(deaths):
         await asyncio.sleep(1000)
         if not all(actor.alive for actor in crew.actors.handles):
             await crew.actors.replace_dead(ActorDiedError())
+            await crew.actors.replacements()
         assert is_whole(crew)
         assert all(actor.weights for actor in crew.actors.handles)
 
@@ -306,5 +237,177 @@ def test_closing_ends_what_is_being_replaced():
         await asyncio.sleep(1)
         await crew.actors.close()
         assert not any(actor.alive for actor in crew.made)
+
+    run(scenario())
+
+
+def test_nobody_who_is_up_waits_for_one_that_starts():
+    """The others get a group without the one that died at once, and one with it later."""
+
+    async def scenario():
+        crew = Crew(3)
+        await crew.actors.start(lambda number: None)
+        crew.die(1)
+        assert crew.in_use == [0, 2]
+        await crew.actors.settled()
+        assert crew.groups == [[0, 2]] and crew.actors.places.is_starting(1)
+        assert [actor.index for actor in crew.actors.holders] == [0, 2]
+        await crew.actors.replacements()
+        assert crew.groups == [[0, 2], [0, 1, 2]] and is_whole(crew)
+
+    run(scenario())
+
+
+def test_an_actor_joins_as_soon_as_there_is_room_and_others_do_not_wait():
+    async def scenario():
+        crew = Crew(1, slots=1, most=3)
+        await crew.actors.start(lambda number: None)
+        crew.actors.join()
+        await asyncio.sleep(1000)
+        assert crew.in_use == [0] and crew.groups == []
+        await crew.cluster.add()
+        await asyncio.sleep(START / 2)
+        # It only starts: whoever publishes now goes on with who is there.
+        await crew.actors.settled()
+        assert crew.in_use == [0] and crew.actors.started() == crew.actors.handles[:1]
+        await asyncio.sleep(START / 2 + SEND + 1)
+        assert crew.groups in ([[0, 1]], [[0, 2]]) and len(crew.in_use) == 2
+        assert crew.actors.num_in_use == 2 and crew.actors.num_replaced == 0
+        await crew.cluster.add(5)
+        await asyncio.sleep(START + SEND + 1)
+        assert crew.in_use == [0, 1, 2] and sorted(crew.groups[-1]) == [0, 1, 2]
+        assert len(crew.made) == 3
+
+    run(scenario())
+
+
+def test_nobody_joins_where_nobody_may():
+    async def scenario():
+        crew = Crew(1)
+        await crew.actors.start(lambda number: None)
+        crew.actors.join()
+        await asyncio.sleep(1000)
+        assert len(crew.made) == 1 and crew.in_use == [0]
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("after", [1.0, START - 1, START + SEND / 2, START + SEND + 1])
+def test_the_first_may_die_with_its_node_while_another_joins(after):
+    """The run goes on with the one that joins as soon as that has weights, and not later."""
+
+    async def scenario():
+        crew = Crew(1, slots=1, most=2, deadline_seconds=120)
+        await crew.actors.start(lambda number: None)
+        crew.actors.join()
+        await crew.cluster.add()
+        await asyncio.sleep(after)
+        crew.die(0, with_node=True)
+        await crew.actors.settled()
+        assert crew.in_use == [1] and crew.actors.holders == [crew.actors.handles[1]]
+        assert crew.groups[-1] == [1]
+        assert asyncio.get_running_loop().time() <= START + max(START, after) + 2 * SEND + 0.1
+        # Its place has no room, and is used again when there is some.
+        await asyncio.sleep(500)
+        assert crew.in_use == [1] and crew.given_back == []
+        await crew.cluster.add()
+        await crew.actors.replacements()
+        await asyncio.sleep(START + SEND + 1)
+        assert crew.in_use == [0, 1] and crew.groups[-1] == [0, 1]
+
+    run(scenario())
+
+
+def test_one_that_dies_while_it_joins_is_started_again_and_the_others_go_on():
+    async def scenario():
+        crew = Crew(1, most=2)
+        await crew.actors.start(lambda number: None)
+        crew.actors.join()
+        await asyncio.sleep(START + SEND / 2)
+        # In the group already, without its weights.
+        crew.die(1)
+        await crew.actors.settled()
+        assert crew.groups[-1] == [0] and crew.in_use == [0]
+        await asyncio.sleep(START + SEND + 1)
+        assert crew.in_use == [0, 1] and len(crew.made) == 3
+
+    run(scenario())
+
+
+def test_a_join_and_a_replacement_go_on_side_by_side():
+    async def scenario():
+        crew = Crew(2, most=3)
+        await crew.actors.start(lambda number: None)
+        crew.actors.join()
+        await asyncio.sleep(START / 2)
+        crew.die(0)
+        await asyncio.sleep(START / 2 + SEND + 1)
+        assert crew.in_use == [1, 2] and crew.groups == [[1], [1, 2]]
+        await crew.actors.replacements()
+        assert crew.in_use == [0, 1, 2] and crew.groups[-1] == [0, 1, 2]
+        assert crew.actors.num_replaced == 1
+
+    run(scenario())
+
+
+def test_another_run_begins_without_those_that_have_no_room():
+    """What waits for room is made anew, so that it knows of the other run."""
+
+    async def scenario():
+        crew = Crew(2, slots=2, most=3, deadline_seconds=50)
+        await crew.actors.start(lambda number: None)
+        crew.actors.join()
+        crew.die(0, with_node=True)
+        await asyncio.sleep(1)
+        waiting = [crew.actors.handles[place] for place in (0, 2)]
+        began = asyncio.get_running_loop().time()
+        await begin_anew(crew)
+        assert asyncio.get_running_loop().time() - began == pytest.approx(SEND)
+        assert crew.in_use == [1]
+        assert not any(actor.alive for actor in waiting)
+        await crew.cluster.add(2)
+        await asyncio.sleep(START + SEND + 1)
+        assert crew.in_use == [0, 1, 2]
+
+    run(scenario())
+
+
+@settings(max_examples=60)
+@given(
+    deaths=st.lists(
+        st.tuples(
+            st.integers(0, 2), st.floats(0, 3 * (START + SEND)), st.booleans(), st.booleans()
+        ),
+        max_size=6,
+    ),
+    nodes=st.lists(st.floats(0, 60), min_size=3, max_size=8),
+)
+def test_whoever_dies_and_joins_when_those_with_room_hold_weights(deaths, nodes):
+    """Nodes come and go, with and without an actor; nobody is in use without the weights."""
+
+    async def scenario():
+        crew = Crew(1, slots=1, max_retries=100, most=3, deadline_seconds=1e6)
+        await crew.actors.start(lambda number: None)
+        crew.actors.join()
+        loop = asyncio.get_running_loop()
+
+        def die(index, noticed, with_node):
+            if crew.actors.places.has_room(index):
+                crew.die(index, noticed=noticed, with_node=with_node)
+
+        for index, at, noticed, with_node in deaths:
+            loop.call_later(at, die, index, noticed, with_node)
+        for at in nodes:
+            loop.call_later(at, lambda: asyncio.ensure_future(crew.cluster.add()))
+        await asyncio.sleep(1000)
+        await crew.cluster.add(3)
+        await asyncio.sleep(1000)
+        if not all(actor.alive for actor in crew.actors.handles):
+            await crew.actors.replace_dead(ActorDiedError())
+            await crew.actors.replacements()
+            await asyncio.sleep(1000)
+        assert is_whole(crew) and crew.in_use == [0, 1, 2]
+        assert all(actor.weights > 0 or actor is crew.made[0] for actor in crew.actors.handles)
+        assert sorted(crew.groups[-1]) == [0, 1, 2]
 
     run(scenario())

@@ -134,17 +134,15 @@ def test_a_wrong_token_is_one_sentence(job_server, tmp_path):
     assert "f" * 32 not in done.stderr
 
 
-def test_submission_returns_at_once_when_asked(job_server, tmp_path):
-    name = "not-followed"
-    started = submit(
-        f"address={job_server}", f"name={name}", "follow=false", *run_of(tmp_path / "run")
-    )
+def test_a_job_that_is_not_followed_is_listed_and_stopped_in_order(job_server, tmp_path):
+    name, at, folder = "not-followed", f"address={job_server}", tmp_path / "run"
+    started = submit(at, f"name={name}", "follow=false", *run_of(folder))
     assert started.returncode == 0
     assert f"--follow {name}" in started.stdout
-    stopped = subprocess.run(
-        [RAY, "job", "stop", "--address", job_server, name],
-        env=environment(RAY_AUTH_TOKEN=TOKEN),
-        capture_output=True,
-        text=True,
-    )
+    listed = submit("list", at)
+    (line,) = [each for each in listed.stdout.splitlines() if each.startswith(name)]
+    assert line.endswith(str(folder)) and line.split()[1] in ("PENDING", "RUNNING")
+    stopped = submit("stop", name, at)
     assert stopped.returncode == 0, stopped.stderr
+    assert stopped.stdout.splitlines()[-1] == f"job {name} ended as STOPPED"
+    assert submit("stop", "nobody", at).returncode == 2

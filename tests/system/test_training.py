@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import launch.run.evaluation
-from rollout.replacing import ray_logs
+from rollout.places import ray_logs
 from tests.processes import command_line, descendants, listening
 
 pytestmark = pytest.mark.system

@@ -60,6 +60,12 @@ def built_arms(config: CompareConfig, planned: list[PlannedRun]) -> dict[str, Ru
     """
     arms = {run.arm: build(run.composed.copy()) for run in planned[: len(config.arms)]}
     require_reachable(config, arms)
+    for name, arm in arms.items():
+        if arm.resources.max_engines is not None:
+            raise UserError(
+                "resources.max_engines must be null in a comparison, whose runs are given the same "
+                f"engines one after the other, got {arm.resources.max_engines} in arms.{name}"
+            )
     return arms
 
 

@@ -16,8 +16,8 @@ from tests.places import PROJECT
 
 def test_the_packed_folder_is_an_installed_project(tmp_path):
     """With the folder on the path, Python finds the entry points that installing would make."""
-    size = pack(PROJECT, tmp_path)
-    assert 0 < size < 100e6
+    number, size = pack(PROJECT, tmp_path)
+    assert number > 500 and 0 < size < 100e6
     (found,) = distributions(path=[str(tmp_path)])
     assert found.name == "cost-aware-rl"
     (packed,) = found.entry_points
@@ -46,19 +46,25 @@ def test_what_git_tracks_and_new_sources_are_packed(tmp_path):
         "ignored.py": "",
         "secret.env": "KEY=1",
         "deleted.py": "",
+        "first/config.yaml": "",
+        "first/metrics.jsonl": "",
+        "mine/new.yaml": "",
     }.items():
+        (project / name).parent.mkdir(exist_ok=True)
         (project / name).write_text(text)
     git = ["git", "-C", str(project)]
     subprocess.run([*git, "init", "-q"], check=True)
     subprocess.run([*git, "add", "pyproject.toml", "known.txt", "deleted.py"], check=True)
     (project / "deleted.py").unlink()
-    assert packed_files(project) == ["known.txt", "new.py", "pyproject.toml"]
+    taken = ["known.txt", "mine/new.yaml", "new.py", "pyproject.toml"]
+    assert packed_files(project) == taken
     packed = tmp_path / "packed"
     packed.mkdir()
     pack(project, packed)
     assert sorted(path.name for path in packed.iterdir()) == [
         "a_b-1.0.dist-info",
         "known.txt",
+        "mine",
         "new.py",
         "pyproject.toml",
     ]
@@ -96,7 +102,8 @@ def test_the_users_folder_goes_along_and_replaces_nothing(tmp_path):
         own: {
             "mine.py": "", "conf/a.yaml": "b", "conf/b.yaml": "", "rows.jsonl": "", "key.pem": "",
             ".env": "", ".git/x.py": "", "runs/r/config.yaml": "", "venv/pyvenv.cfg": "",
-            "venv/lib/y.py": "",
+            "venv/lib/y.py": "", "mine/config.yaml": "", "mine/metrics.jsonl": "",
+            "models/a/config.yaml": "", "b/model.safetensors": "", "b/c.yaml": "",
         },
         target: {},
     }.items():  # fmt: skip

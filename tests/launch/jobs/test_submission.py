@@ -69,6 +69,11 @@ def test_only_allowed_variables_that_are_set_go_along():
         ({"program": "compare"}, [*COMPARISON, "+arms.odd=[learner.colour=1]"], "arms.odd: "),
         (
             {"program": "compare"},
+            [*COMPARISON, "base=[experiment=quickstart,resources.max_engines=4]"],
+            "resources.max_engines must be null in a comparison",
+        ),
+        (
+            {"program": "compare"},
             [*COMPARISON, "+arms.odd=[model.max_model_len=100]"],
             "arms must share model",
         ),

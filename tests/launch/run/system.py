@@ -70,7 +70,7 @@ class LocalScheduler(RemoteScheduler):
 class Rollouts:
     """Makes groups that depend on the weights, the later tickets of a few first."""
 
-    num_retries, num_replaced, num_in_flight = 0, 0, 0
+    num_retries, num_replaced, num_in_flight, num_in_use = 0, 0, 0, 1
 
     def __init__(self, system, seed):
         self.system, self.seed = system, seed

@@ -3,7 +3,7 @@
 import pytest
 from ray import exceptions
 
-from launch.run.deaths import PartDied, actor_death
+from launch.run.deaths import PartDied, actor_death, data_lost
 
 
 def died(actor_id="ab12", text="died"):
@@ -50,6 +50,12 @@ def test_the_one_that_died_is_found_however_many_waited_for_one_another(depth):
 )
 def test_how_it_died_is_taken_from_what_ray_says(text, how):
     assert how in actor_death(died(text=text)).how
+
+
+def test_lost_data_are_told_from_deaths():
+    lost = exceptions.ObjectReconstructionFailedError("ab12")
+    assert data_lost(lost) and data_lost(raised_in_a_task(lost))
+    assert actor_death(lost) is None and not data_lost(died())
 
 
 def test_an_actor_out_of_reach_is_a_death_too():

@@ -10,7 +10,7 @@ from cost.thinning.reuse import EarlierBatches
 from cost.types import Draw, LengthReport, Selection, Ticket
 from launch.record.step import StepResult
 from launch.run.loop import train
-from launch.run.parts import Parts, Plan
+from launch.run.parts import Parts, Plan, all_of_them
 from rollout.types import GroupRef, Prompt
 
 P = 4
@@ -199,6 +199,7 @@ def run(
     on_step_seconds=0.0,
     hanging_ticket=None,
     outcome=None,
+    engine_share=all_of_them,
     **plan,
 ):
     outcome = outcome or Outcome(
@@ -244,6 +245,7 @@ def run(
                     learners=outcome.learners,
                     publish=publish,
                     sleep=sleep,
+                    engine_share=engine_share,
                 ),
                 on_step,
             )
@@ -388,6 +390,13 @@ def test_a_batch_without_members_is_learned_as_an_empty_one():
     assert [len(s.groups) for s in outcome.steps] == [0, P, 0, P]
     assert [e[1] for e in outcome.of("publish")] == [1, 2, 3, 4]
     assert outcome.steps[0].metrics["loop/staleness"] == 0
+
+
+def test_engines_that_joined_are_paid_for():
+    outcome = run(num_engine_accelerators=2, engine_share=lambda: 1.5)
+    paid_seconds = sum(f.engine_seconds for f in outcome.scheduler.feedback.values())
+    total = sum(step.metrics["loop/generate_seconds"] for step in outcome.steps)
+    assert paid_seconds == pytest.approx(3 * total, rel=1e-2, abs=1e-3)
 
 
 @pytest.mark.parametrize("max_staleness", [0, 1])

@@ -82,7 +82,7 @@ def flops_of(pairs):
 
 def make(num_engines=2, dtype="float32", scoring=True, **settings):
     engines = [Engine() for _ in range(num_engines)]
-    pool = SimpleNamespace(handles=engines)
+    pool = SimpleNamespace(actors=SimpleNamespace(holders=engines))
     checks = ParityChecks(
         ParityConfig(**settings), dtype, [PROMPT] * 4, pool, flops_of, scoring=scoring
     )

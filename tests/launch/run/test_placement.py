@@ -4,7 +4,7 @@ import pytest
 
 from conf.resources import ResourcesConfig
 from launch.run import placement as module
-from launch.run.placement import reserve
+from launch.run.placement import PlacementError, reserve
 
 
 class Group:
@@ -69,3 +69,36 @@ def test_what_asks_for_more_than_its_bundle_is_none(cluster_of):
                 }
                 assert taken == room
                 assert sum(gpu for _, gpu in room.values()) == min(gpus, engines + learners)
+
+
+def test_an_engine_that_joins_has_a_group_of_its_own_from_then_on(cluster_of, monkeypatch):
+    cluster_of(4)
+    placed = reserve(ResourcesConfig(num_engines=2, max_engines=3), say=lambda _: None)
+    assert len(placed.engines) == 2
+    (group, _) = placed.engine_options(2, 1)["scheduling_strategy"]
+    assert placed.engines[2] is group and group.bundle_specs == [{"CPU": 1, "GPU": 1}]
+    # Its replacement has the same.
+    assert placed.engine_options(2, 1)["scheduling_strategy"][0] is group
+    assert len(placed.groups) == 4
+    removed = []
+    monkeypatch.setattr(module, "remove_placement_group", removed.append)
+    placed.give_back(2)
+    assert removed == [group]
+
+
+def test_engines_cannot_join_where_gpus_are_shared(cluster_of):
+    cluster_of(1)
+    with pytest.raises(
+        PlacementError, match=r"^resources\.max_engines must be null where .* got 4$"
+    ):
+        reserve(ResourcesConfig(max_engines=4), say=lambda _: None)
+
+
+def test_nodes_with_learners_are_told_from_the_others(cluster_of, monkeypatch):
+    cluster_of(4)
+    placed = reserve(ResourcesConfig(num_engines=2), say=lambda _: None)
+    at = dict(zip(map(id, placed.groups), ["a", "b", "b"], strict=True))
+    monkeypatch.setattr(
+        module, "placement_group_table", lambda group: {"bundles_to_node_id": {0: at[id(group)]}}
+    )
+    assert placed.nodes() == {"a": False, "b": True}

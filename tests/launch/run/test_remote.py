@@ -41,8 +41,12 @@ def names(watch):
 def test_parts_are_those_of_now_and_only_actors_of_the_pool_are_replaced(watch):
     lost = []
     pool = SimpleNamespace(
-        handles=[Handle("a"), Handle("b")],
-        actors=SimpleNamespace(lose=lambda *arguments: lost.append(arguments)),
+        handles=[Handle("a"), Handle("b"), Handle("roomless")],
+        actors=SimpleNamespace(
+            lose=lambda *arguments: lost.append(arguments),
+            # Who has no room yet is not asked.
+            places=SimpleNamespace(present=lambda: list(enumerate(pool.handles[:2]))),
+        ),
     )
     watch.scheduler(Handle("s"))
     watch.learners([Handle("l0"), Handle("l1")])

@@ -19,6 +19,7 @@ from learner.team import LearnerTeam
 from learner.update import StepSums
 from rollout.admission import Admission
 from rollout.config import RolloutConfig
+from rollout.joining import Room
 from rollout.replacing import Actors
 from rollout.types import GroupRef
 
@@ -57,6 +58,7 @@ class Engine:
         self.generate_probe = Method(self._probe)
         self.score = Method(self._score)
         self.start, self.check = Method(self._start), Method(self._check)
+        self.node = Method(self._node)
 
     async def _start(self):
         assert not self.gpus.full, "no room for its weights"
@@ -65,6 +67,9 @@ class Engine:
         assert not self.gpus.full, "no room for keys and values"
         await self._check()
         return {"total": START}
+
+    async def _node(self):
+        return "node"
 
     async def _sleep(self):
         await asyncio.sleep(PROBE)
@@ -146,12 +151,13 @@ class Worker:
 class Pool:
     """The real replacement of engines that die, without tickets."""
 
-    def __init__(self, num_engines, gpus):
+    def __init__(self, num_engines, gpus, most=0):
         self._admission = Admission(num_engines, full=1, queued=0)
         settings = RolloutConfig(max_retries=100)
         self.actors = Actors(
-            lambda index: Engine(gpus), num_engines, settings, self._admission, lambda index: None
-        )
+            lambda index: Engine(gpus), num_engines, settings, self._admission,
+            lambda index: None, Room(most=most),
+        )  # fmt: skip
 
     async def start(self):
         await self.actors.start(lambda count: None)
@@ -180,10 +186,10 @@ def one_group():
     return [GroupRef(report, 7, "data")], [Selection(0, one > 0, one, one, one)]
 
 
-def make_system(num_engines, deadline_seconds=600.0, sleeps=False):
+def make_system(num_engines, deadline_seconds=600.0, sleeps=False, most=0):
     sent, gpus = [], Gpus(shared=sleeps)
     team = LearnerTeam([Worker(sent, gpus)], LearnerConfig(num_minibatches=1), seed=0)
-    pool = team.workers[0].pool = Pool(num_engines, gpus)
+    pool = team.workers[0].pool = Pool(num_engines, gpus, most)
     config = SimpleNamespace(
         parity=ParityConfig(num_tokens=1, deadline_seconds=deadline_seconds),
         model=SimpleNamespace(dtype="float32", path="a model without a shape"),
@@ -267,6 +273,24 @@ def test_who_shares_a_gpu_has_it_in_turn_whatever_dies_when(noticed):
             assert {engine.label for engine in pool.handles} == {BATCHES}
             assert all(engine.resident for engine in pool.handles)
             assert pool.handles[0].gpus.num_slept >= BATCHES * num_engines - 2
+
+
+@pytest.mark.parametrize("gap", [None, 0.05, 0.2])
+def test_an_engine_that_joins_gets_weights_under_their_label_whatever_dies_when(gap):
+    """A second one comes at any moment, and the first may die soon after, with a replacement."""
+    for at in TIMES[::3]:
+        system, pool, team, sent = make_system(1, most=2)
+
+        async def scenario(system=system, pool=pool, team=team, at=at):
+            asyncio.get_running_loop().call_later(START + at, pool.actors.join)
+            await train(system, pool, team, [] if gap is None else [at + gap])
+
+        run(scenario())
+        assert_labels_are_of_their_weights(sent)
+        assert pool.usable == [True, True] and pool.actors.num_in_use == 2
+        assert {(engine.weights, engine.label) for engine in pool.handles} == {
+            (PASSES * BATCHES, BATCHES)
+        }
 
 
 def test_an_engine_that_does_not_fall_asleep_ends_the_run_naming_the_settings():

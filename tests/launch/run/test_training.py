@@ -28,7 +28,7 @@ from launch.run.inputs import prepare
 from launch.run.parity import ParityError
 from launch.run.training import TrainingRun
 from learner.team import DivergedError
-from rollout.replacing import EngineError
+from rollout.places import EngineError
 from rollout.types import GroupRef
 from tests.composing import composed
 
@@ -66,7 +66,7 @@ class FakeScheduler:
 
 
 class FakeRollouts:
-    num_retries, num_replaced, num_in_flight = 2, 1, 3
+    num_retries, num_replaced, num_in_flight, num_in_use = 2, 1, 3, 1
     crashes_from, crashed = None, 1
     """The first ticket for which the reward crashes, and for how many of its two responses."""
 

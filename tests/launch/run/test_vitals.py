@@ -162,6 +162,22 @@ def test_what_is_starting_may_be_silent_for_as_long_as_its_deadline(make):
     assert in_time(main)[0] == []
 
 
+def test_data_that_were_lost_with_their_node_are_a_death_from_which_a_run_goes_on(make):
+    async def main():
+        vitals = make(Handle("learner 0"))
+        vitals.start()
+        lost = exceptions.ObjectReconstructionFailedError("ab12")
+
+        async def work():
+            raise exceptions.RayTaskError("update", "...", lost).as_instanceof_cause()
+
+        with pytest.raises(PartDied, match=r"^data of finished groups were lost with their node;"):
+            await vitals.guard(work())
+        vitals.close()
+
+    in_time(main)
+
+
 def test_a_part_that_is_replaced_ends_no_work(make):
     async def main():
         sick, lost = Handle("rollout actor 0"), []

@@ -1,0 +1,161 @@
+"""A cluster of several nodes on this machine: one comes and one is killed while a run goes on."""
+
+import contextlib
+import os
+import secrets
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import pytest
+
+from rollout.processes import belongs, every
+from tests.places import PROJECT
+from tests.system.program import SMALL, lines_of
+from tests.system.test_submit import RAY, environment, free_ports
+
+pytestmark = pytest.mark.system
+
+STEPS = 16
+PATIENCE_SECONDS = 240
+REWARD = """
+import os, time
+
+def score(prompt, response, answer, gate=""):
+    # Whoever starts scores nothing once.
+    while prompt and os.path.exists(gate):
+        time.sleep(0.05)
+    return float(response.strip().endswith(answer))
+"""
+NOTICED_SOON = {
+    "RAY_health_check_initial_delay_ms": "1000",
+    "RAY_health_check_period_ms": "1000",
+    "RAY_health_check_failure_threshold": "3",
+}
+"""A node that is killed is one that no longer answers."""
+
+
+class Nodes:
+    """Nodes of one cluster, each a raylet of its own; the head's holds nothing but the driver."""
+
+    def __init__(self, folder):
+        self.folder, self.port, self.token = folder, free_ports(1)[0], secrets.token_hex(16)
+        self.environment = environment(RAY_AUTH_TOKEN=self.token, **NOTICED_SOON)
+        self._groups = {}
+
+    def begin(self, name, cpus):
+        """Start a node; its processes are a group."""
+        dashboard, client, agent = free_ports(3)
+        where = ["--address", f"127.0.0.1:{self.port}"]
+        if name == "head":
+            where = ["--head", "--include-dashboard=false", f"--port={self.port}"]
+            where += [f"--temp-dir={self.folder}", f"--dashboard-port={dashboard}"]
+            where += [f"--ray-client-server-port={client}"]
+        with (Path(self.folder) / f"{name}.log").open("w") as log:
+            process = subprocess.Popen(
+                [
+                    *(RAY, "start", "--block", "--disable-usage-stats", *where),
+                    *("--node-ip-address=127.0.0.1", f"--dashboard-agent-listen-port={agent}"),
+                    *(f"--num-cpus={cpus}", "--object-store-memory=100000000"),
+                ],
+                env=self.environment, cwd=self.folder, start_new_session=True,
+                stdout=log, stderr=log,
+            )  # fmt: skip
+        self._groups[name] = (process, cpus)
+
+    def await_start(self, name):
+        """Wait until a node is there; Ray gives up after 30 s, too soon on a busy machine."""
+        log, deadline = Path(self.folder) / f"{name}.log", time.monotonic() + PATIENCE_SECONDS
+        while "Ray runtime started" not in log.read_text():
+            process, cpus = self._groups[name]
+            assert time.monotonic() < deadline, log.read_text()
+            if process.poll() is not None:
+                self.begin(name, cpus)
+            time.sleep(0.1)
+
+    def kill(self, name):
+        """Kill all of a node at once."""
+        process, _ = self._groups.pop(name)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+    def close(self):
+        """Kill what belongs to the cluster, and nothing else."""
+        for name in tuple(self._groups):
+            with contextlib.suppress(ProcessLookupError):
+                self.kill(name)
+        for process in every():
+            if belongs(process.pid, f"RAY_AUTH_TOKEN={self.token}"):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(process.pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def nodes():
+    """A head without CPUs, a node that only fits the learner, and one that only fits an engine."""
+    # Ray's sockets lie below this folder, and their paths must be short.
+    with tempfile.TemporaryDirectory(prefix="r", ignore_cleanup_errors=True) as folder:
+        cluster = Nodes(folder)
+        try:
+            cluster.begin("head", 0)
+            cluster.await_start("head")
+            cluster.begin("learner", 1)
+            cluster.begin("engine", 2)
+            for name in ("learner", "engine"):
+                cluster.await_start(name)
+            yield cluster
+        finally:
+            cluster.close()
+
+
+def test_an_engine_joins_with_a_node_and_the_run_goes_on_without_one_that_is_killed(
+    nodes, tmp_path
+):
+    run_dir, gate, out = tmp_path / "run", tmp_path / "gate", tmp_path / "out"
+    (tmp_path / "gated.py").write_text(REWARD)
+    with out.open("w") as told:
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "launch.train", *SMALL, f"run_dir={run_dir}"),
+                f"resources.address=127.0.0.1:{nodes.port}",
+                *("resources.engine_cpus=2", "resources.learner_cpus=1"),
+                *("resources.max_engines=2", f"loop.num_steps={STEPS}", "parity.self_test=false"),
+                *(f"reward={tmp_path / 'gated.py'}:score", f"reward.settings.gate={gate}"),
+                "rollout.reward_timeout_seconds=300",
+            ],
+            cwd=PROJECT, env=nodes.environment, stdout=told, stderr=told,
+        )  # fmt: skip
+
+    def engines():
+        return [line["rollout/engines"] for line in lines_of(run_dir)]
+
+    def until(is_so):
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not is_so():
+            assert process.poll() is None and time.monotonic() < deadline, out.read_text()
+            time.sleep(0.05)
+
+    try:
+        until(lambda: len(engines()) >= 2)
+        # From here on rewards wait, and so does the next step, but for what others do meanwhile.
+        gate.touch()
+        nodes.begin("further", 2)
+        nodes.await_start("further")
+        until(lambda: "rollout actor 1 joins; 2 are in use" in out.read_text())
+        gate.unlink()
+        until(lambda: 2 in engines())
+        gate.touch()
+        nodes.kill("engine")
+        until(lambda: "rollout actor 0 died" in out.read_text())
+        gate.unlink()
+        assert process.wait(PATIENCE_SECONDS) == 0, out.read_text()
+    finally:
+        process.kill()
+    found = lines_of(run_dir)
+    assert [line["step"] for line in found] == list(range(1, STEPS + 1))
+    assert engines()[:2] == [1, 1] and 2 in engines() and engines()[-1] == 1
+    assert found[-1]["cost/failed_tickets"] == 0
+    assert found[-1]["rollout/replaced_actors"] == 0
