@@ -261,11 +261,12 @@ def _loaded(folder: str) -> tuple[Any, "torch.dtype"]:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    saved = AutoConfig.from_pretrained(folder, local_files_only=True).dtype or torch.float32
+    given: dict[str, Any] = {"local_files_only": True}
+    saved = AutoConfig.from_pretrained(folder, trust_remote_code=False, **given).dtype
     model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=torch.float32, local_files_only=True, trust_remote_code=False
+        folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, **given
     )
-    return model, saved
+    return model, saved or torch.float32
 
 
 def _tell(taught: Sequence[Example]) -> None:
