@@ -1,6 +1,7 @@
 """The typed shape of the configurations of programs that make a policy to start from."""
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from conf.checks import require, require_path
 from cost.ranges import SEED, amount, count, positive, require_ranges
@@ -24,8 +25,18 @@ class SmolLM2Config:
 
 @dataclass(kw_only=True, slots=True)
 class WarmStartConfig:
-    """How the chain model is taught; see `launch.warmstart`."""
+    """How a policy is taught from examples; see `launch.warmstart`."""
 
+    base: str | None = None
+    """Model folder to begin from, which learns conversations in its own tokens; None begins from
+    nothing, with the shipped models' subjects."""
+    task: Any = None
+    """With a base: the questions. Take others than training does."""
+    environment: Any = None
+    """With a base: what is played, as training will."""
+    script: str | None = None
+    """With a base: the function (question, answer) -> list of the policy's turns, as FILE.py:NAME
+    or MODULE:NAME."""
     out: str = "models/${subject}"
     """Folder that receives the checkpoint; must not exist yet."""
     subject: str = "chain"
@@ -59,6 +70,7 @@ class WarmStartConfig:
 
     def __post_init__(self) -> None:
         require_path("out", self.out)
+        self._require_all_or_none()
         require(
             self.subject in SUBJECTS, f"subject must be one of {', '.join(SUBJECTS)}", self.subject
         )
@@ -85,3 +97,14 @@ class WarmStartConfig:
             "log_every": count(),
         }
         require_ranges("", self, ranges)
+
+    def _require_all_or_none(self) -> None:
+        for name in ("task", "environment", "script"):
+            given = getattr(self, name)
+            require(
+                (given is None) == (self.base is None),
+                f"{name} must be given with base, and only with it",
+                given,
+            )
+        if self.base is not None:
+            require_path("base", self.base)

@@ -1,6 +1,7 @@
 """Train the shipped chain model from nothing: `python -m launch.warmstart out=models/chain`.
 
-About four minutes on one core. Every setting of `conf.models.WarmStartConfig` is an override.
+About four minutes on one core. With `base=DIR` a given model learns conversations of a script.
+Every setting of `conf.models.WarmStartConfig` is an override.
 """
 
 import hydra

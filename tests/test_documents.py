@@ -16,6 +16,8 @@ from hydra import compose, initialize_config_module
 from conf.programs import register
 from conf.reference import groups, keys_of, members_of, programs
 from launch.program import build
+from rollout.tools.calls import find_calls
+from rollout.tools.function import as_tool
 from rollout.types import Completion, Prompt, VersionSpan
 from tests.places import CONF, PROJECT
 
@@ -282,6 +284,9 @@ def test_what_the_page_on_own_code_shows_works(own):
         own.EndsWith().check("")
     prompts = own.Sums().prompts(LetterTokenizer(), max_tokens=256, check=own.EndsWith().check)
     assert len(prompts) == 64
+    call, answer = own.turns("so it is", "so")
+    (found,) = find_calls(call)
+    assert asyncio.run(as_tool(own.longest).call(found.arguments)) == answer == "so"
 
 
 def test_objective_of_the_page_is_a_policy_gradient_where_nothing_has_moved(own):

@@ -16,7 +16,7 @@ LAUNCH = {
     "run": SHARED | {"record"},
     "study": SHARED | {"record", "run"},
     "jobs": SHARED,
-    "models": SHARED,
+    "models": SHARED | {"run"},
 }
 """Room of `launch/` -> rooms that it may import, beside itself."""
 COST = (

@@ -61,7 +61,9 @@ def convert(gguf: Path, out: Path) -> None:
         quantization_config=GgufConfig(dequantize=True),
         trust_remote_code=False,
     )
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name, trust_remote_code=False)
+    tokenizer = AutoTokenizer.from_pretrained(
+        gguf.parent, gguf_file=gguf.name, trust_remote_code=False
+    )
     model.bfloat16().save_pretrained(out)
     tokenizer.save_pretrained(out)
 

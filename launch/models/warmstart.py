@@ -1,7 +1,8 @@
 """The warm start: teach a made Llama of 0.6 M weights the chain task, from nothing.
 
-With `subject=calculator` a smaller one is taught to call a tool, see `rollout.tasks.calculator`. With
-`architecture` the pupil is of another shape, taught the same.
+With `subject=calculator` a smaller one is taught to call a tool, see `rollout.tasks.calculator`.
+With `architecture` the pupil is of another shape, taught the same. With `base` it is a given model,
+which learns the conversations of a script, see `launch.models.conversations`.
 
     Teacher -> worked solutions with mistakes -> supervised fine-tuning -> Hugging Face folder
 
@@ -13,11 +14,12 @@ the same bits, because everything counts steps, never seconds, on a fixed number
 
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from conf.models import WarmStartConfig
+from launch.models.conversations import Example, conversations, read_base
 from launch.program import UserError
 from rollout.tasks.calculator import CALL_BEGIN, CALL_END, CalculatorTeacher, draw_products
 from rollout.tasks.chain import HELD_OUT_ONE_IN, NUM_STEPS, Teacher, draw_chain
@@ -33,8 +35,6 @@ CHAT_TEMPLATE = (
 SPECIAL_TOKENS = ("<|pad|>", "<|end|>", "<|user|>", "<|assistant|>", "<|system|>")
 _IGNORED = -100
 _POOL_EXAMPLES = 256
-Example = tuple[list[int], list[bool]]
-"""Token ids of one example, and which of them are learned."""
 
 
 def build_tokenizer(subject: str = "chain") -> Any:
@@ -69,14 +69,15 @@ def build_tokenizer(subject: str = "chain") -> Any:
 
 
 def build_model(seed: int, subject: str = "chain", architecture: str = "llama") -> Any:
-    """Make the untrained policy: for chains 624,128 float32 weights as a Llama, and about as many else.
+    """Make the untrained policy: for chains 624,128 float32 weights as a Llama, about as many else.
 
     Args:
         seed: Of the initial weights.
         subject: "chain", or "calculator", whose models have half as many weights.
-        architecture: "llama"; "qwen3", which normalises queries and keys as well (624,320); or "gpt_neox"
-            (612,544): every head has keys of its own, half of its dimensions know positions, attention and
-            MLP are added side by side, with biases and layer norms, and the head is not the embedding.
+        architecture: "llama"; "qwen3", which normalises queries and keys as well (624,320); or
+            "gpt_neox" (612,544): every head has keys of its own, half of its dimensions know
+            positions, attention and MLP are added side by side, with biases and layer norms, and
+            the head is not the embedding.
     """
     import torch
     import transformers
@@ -124,19 +125,24 @@ def longest_chain(step: int, schedule_steps: int) -> int:
 
 def learning_rate(config: WarmStartConfig, step: int) -> float:
     """Give the learning rate of a step: warm-up, then cosine to 5%."""
-    rate = config.lr * min(1.0, (step + 1) / config.warmup_steps)
+    rate = config.lr * min(1.0, (step + 1) / max(1, config.warmup_steps))
     progress = min(1.0, step / config.schedule_steps)
     rate *= 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * progress))
     return rate
 
 
 def make_batches(
-    config: WarmStartConfig, tokenizer: Any
+    config: WarmStartConfig, tokenizer: Any, taught: Sequence[Example] | None = None
 ) -> Iterator[tuple["torch.Tensor", "torch.Tensor"]]:
     """Yield one batch a step: `token_ids` [B, T] int64 padded with 0, and `labels` [B, T].
 
-    Labels are -100 on the prompt, on what a tool says and on padding; the end token is learned. Examples are fresh all
-    along, and those of one batch have similar lengths.
+    Labels are -100 on the prompt, on what a tool says and on padding; the end token is learned.
+    Examples of one batch have similar lengths.
+
+    Args:
+        config: The warm start's.
+        tokenizer: The pupil's.
+        taught: What is gone over again and again; None for examples that are fresh all along.
     """
     import torch
 
@@ -144,14 +150,7 @@ def make_batches(
     waiting: list[list[Example]] = []
     for step in range(config.steps):
         if not waiting:
-            longest = longest_chain(step, config.schedule_steps)
-            lengths = [k for k in NUM_STEPS if k <= longest]
-            pool = [
-                _conversation(rng, config.calculator, tokenizer)
-                if config.subject == "calculator"
-                else _example(rng, lengths, config.teacher, tokenizer)
-                for _ in range(_POOL_EXAMPLES)
-            ]
+            pool = _fresh(config, tokenizer, rng, step) if taught is None else taught
             waiting = _cut(pool, config.batch_tokens)
             rng.shuffle(waiting)
         batch = waiting.pop()
@@ -166,9 +165,18 @@ def make_batches(
         yield token_ids, labels
 
 
-def _example(
-    rng: random.Random, lengths: list[int], teacher: Teacher, tokenizer: Any
-) -> Example:
+def _fresh(config: WarmStartConfig, tokenizer: Any, rng: random.Random, step: int) -> list[Example]:
+    longest = longest_chain(step, config.schedule_steps)
+    lengths = [k for k in NUM_STEPS if k <= longest]
+    return [
+        _conversation(rng, config.calculator, tokenizer)
+        if config.subject == "calculator"
+        else _example(rng, lengths, config.teacher, tokenizer)
+        for _ in range(_POOL_EXAMPLES)
+    ]
+
+
+def _example(rng: random.Random, lengths: list[int], teacher: Teacher, tokenizer: Any) -> Example:
     chain = draw_chain(rng, lengths)
     while is_held_out(chain.question, HELD_OUT_ONE_IN):
         chain = draw_chain(rng, lengths)
@@ -191,7 +199,7 @@ def _conversation(rng: random.Random, teacher: CalculatorTeacher, tokenizer: Any
     return ids, own
 
 
-def _cut(examples: list[Example], batch_tokens: int) -> list[list[Example]]:
+def _cut(examples: Sequence[Example], batch_tokens: int) -> list[list[Example]]:
     batches: list[list[Example]] = [[]]
     for example in sorted(examples, key=lambda e: len(e[0])):
         if (len(batches[-1]) + 1) * len(example[0]) > batch_tokens:
@@ -207,7 +215,7 @@ def warm_start(config: WarmStartConfig) -> Path:
         The checkpoint folder.
 
     Raises:
-        UserError: If the folder exists already.
+        UserError: If the folder exists already, or the base is none or cannot hold conversations.
     """
     import torch
 
@@ -216,18 +224,26 @@ def warm_start(config: WarmStartConfig) -> Path:
         raise UserError(f"out must be a folder that does not exist yet, got {config.out!r}")
     torch.set_num_threads(config.threads)
     torch.use_deterministic_algorithms(True)
-    tokenizer = build_tokenizer(config.subject)
-    model = build_model(config.seed, config.subject, config.architecture)
+    taught, dtype = None, torch.float32
+    if config.base is None:
+        tokenizer = build_tokenizer(config.subject)
+        model = build_model(config.seed, config.subject, config.architecture)
+    else:
+        folder, tokenizer = read_base(config)
+        taught = conversations(config, folder, tokenizer)
+        model, dtype = _loaded(folder)
+        _tell(taught)
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=config.lr, betas=(0.9, 0.98), weight_decay=config.weight_decay
     )
-    for step, (token_ids, labels) in enumerate(make_batches(config, tokenizer)):
+    for step, (token_ids, labels) in enumerate(make_batches(config, tokenizer, taught)):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config, step)
         # Padding is on the right, where causal attention cannot see it, so that no mask is needed.
-        logits = model(input_ids=token_ids, use_cache=False).logits[:, :-1]
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            logits = model(input_ids=token_ids, use_cache=False).logits[:, :-1]
         loss: Any = torch.nn.functional.cross_entropy(
-            logits.flatten(0, 1), labels[:, 1:].flatten(), ignore_index=_IGNORED
+            logits.float().flatten(0, 1), labels[:, 1:].flatten(), ignore_index=_IGNORED
         )
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
@@ -235,6 +251,25 @@ def warm_start(config: WarmStartConfig) -> Path:
         optimizer.zero_grad(set_to_none=True)
         if (step + 1) % config.log_every == 0 or step + 1 == config.steps:
             print(f"step {step + 1}/{config.steps} loss {loss.item():.4f}", flush=True)
-    model.save_pretrained(out)
+    model.to(dtype).save_pretrained(out)
     tokenizer.save_pretrained(out)
     return out
+
+
+def _loaded(folder: str) -> tuple[Any, "torch.dtype"]:
+    """Load a model in float32, in which small steps move weights; and say what it is saved in."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    given: dict[str, Any] = {"local_files_only": True}
+    saved = AutoConfig.from_pretrained(folder, trust_remote_code=False, **given).dtype
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, **given
+    )
+    return model, saved or torch.float32
+
+
+def _tell(taught: Sequence[Example]) -> None:
+    total = sum(len(ids) for ids, _ in taught)
+    learned = sum(sum(own) for _, own in taught)
+    print(f"{len(taught)} conversations, {total:,} tokens, {learned:,} of them learned", flush=True)

@@ -207,7 +207,12 @@ def is_held_out(text: str, one_in: int) -> bool:
         text: The question.
         one_in: How many questions share one place in the held-out split, at least 1.
     """
-    return zlib.crc32(text.encode()) % one_in == 0
+    return part_of(text, one_in) == 0
+
+
+def part_of(text: str, num_parts: int) -> int:
+    """Return which of equally large parts a question belongs to, by its own text; 0 is held out."""
+    return zlib.crc32(text.encode()) % num_parts
 
 
 def _fault(item: Item, check: Check) -> ValueError | None:

@@ -5,15 +5,15 @@ marks to its own answer without any metadata, and less than 0.99 to wrong words,
 a digit appended and to an unrelated number. Others reward wrong answers or fail on their own.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from rollout.tasks.prompts import (
     Check,
     Item,
-    is_held_out,
     make_prompts,
+    part_of,
     require_num_prompts,
     require_policy,
     require_split,
@@ -51,20 +51,29 @@ DATASETS = frozenset(
     }
 )
 _TRIES_PER_PROMPT = 200
+_IN_SPLIT: Mapping[str, Callable[[int], bool]] = {
+    "train": lambda part: part != 0,
+    "held_out": lambda part: part == 0,
+    "warm_start": lambda part: part == 1,
+    "after_warm_start": lambda part: part > 1,
+}
+"""By split, which of `held_out_one_in` parts of all questions are in it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReasoningGymTask:
     """A fixed set of different questions from one generator.
 
-    Questions whose CRC-32 is a multiple of `held_out_one_in` are the held-out split, so that the
-    two splits never share a question, however few the generator has.
+    Questions whose CRC-32 is a multiple of `held_out_one_in` are the held-out split, and those
+    where it leaves 1 are for a warm start, so that splits never share a question, however few the
+    generator has.
     """
 
     dataset: str
     """Name of the generator."""
     split: str = "train"
-    """"train" or "held_out"."""
+    """"train", which is all that is not held out, or "held_out"; "warm_start", or
+    "after_warm_start" for what neither that nor "held_out" has."""
     num_prompts: int = 256
     """Questions in the set, at least 1."""
     seed: int = 0
@@ -84,7 +93,7 @@ class ReasoningGymTask:
             raise ValueError(
                 f"task.dataset must be one of {', '.join(sorted(DATASETS))}, got {self.dataset!r}"
             )
-        require_split(self.split)
+        require_split(self.split, "warm_start", "after_warm_start")
         require_policy("task.long_prompts", self.long_prompts)
         require_num_prompts(self.num_prompts)
         if self.held_out_one_in < 2:
@@ -107,7 +116,7 @@ class ReasoningGymTask:
     def _items(self) -> Iterator[Item]:
         num_tries = self.num_prompts * _TRIES_PER_PROMPT
         generator = open_dataset(self.dataset, self.seed, self.config, num_tries)
-        held_out = self.split == "held_out"
+        in_split = _IN_SPLIT[self.split]
         seen: set[str] = set()
         for index in range(num_tries):
             if len(seen) == self.num_prompts:
@@ -122,7 +131,7 @@ class ReasoningGymTask:
                     f"got {dict(self.config)!r}"
                 ) from error
             question = entry["question"].strip()
-            if question in seen or is_held_out(question, self.held_out_one_in) != held_out:
+            if question in seen or not in_split(part_of(question, self.held_out_one_in)):
                 continue
             seen.add(question)
             text = f"{question} {self.instruction}".strip()

@@ -131,7 +131,10 @@ def test_the_learning_rate_rises_and_follows_the_cosine():
         ({"steps": 0}, "steps must be at least 1, got 0"),
         ({"batch_tokens": 100}, "batch_tokens must be at least 512, .* got 100"),
         ({"lr": 0.0}, "lr must be positive, got 0.0"),
-        ({"architecture": "gpt2"}, "architecture must be one of llama, qwen3, gpt_neox, got 'gpt2'"),
+        (
+            {"architecture": "gpt2"},
+            "architecture must be one of llama, qwen3, gpt_neox, got 'gpt2'",
+        ),
     ],
 )
 def test_settings_out_of_range_are_refused(settings, message):

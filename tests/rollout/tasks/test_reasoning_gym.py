@@ -31,6 +31,16 @@ def test_splits_of_a_small_generator_share_no_question(tokenizer):
     assert not set(train) & set(held_out)
 
 
+def test_what_is_for_a_warm_start_is_in_no_other_split_of_its_kind(tokenizer):
+    kinds = ("warm_start", "after_warm_start", "held_out", "train")
+    taught, after, held_out, train = (
+        set(texts(tokenizer, num_prompts=10, seed=seed, split=split, held_out_one_in=3))
+        for seed, split in enumerate(kinds)
+    )
+    assert not taught & after and not (taught | after | train) & held_out
+    assert set(texts(tokenizer, num_prompts=120, held_out_one_in=3)) & taught
+
+
 def test_asking_for_more_than_there_is_is_refused(tokenizer):
     with pytest.raises(
         ValueError, match=r"task.num_prompts is more than chain_sum offers.*got 400"
@@ -65,7 +75,10 @@ def test_every_offered_generator_scores_as_promised(dataset):
     ("settings", "message"),
     [
         ({"dataset": "game_of_life_halting"}, "task.dataset must be one of .*game_of_life_halting"),
-        ({"dataset": "gcd", "split": "all"}, "task.split must be one of train, held_out, got"),
+        (
+            {"dataset": "gcd", "split": "all"},
+            "task.split must be one of train, held_out, warm_start, after_warm_start, got",
+        ),
         ({"dataset": "gcd", "num_prompts": 0}, "task.num_prompts must be at least 1, got 0"),
         ({"dataset": "gcd", "held_out_one_in": 1}, "task.held_out_one_in must be at least 2"),
         ({"dataset": "gcd", "long_prompts": "cut"}, "task.long_prompts must be refuse or skip"),
