@@ -70,7 +70,7 @@ def compose_run(overrides: Sequence[str], program: str = "train") -> DictConfig:
     GlobalHydra.instance().clear()
     with initialize_config_module("conf", version_base="1.3"):
         try:
-            overrides = with_quotes(with_own_files(with_held_out(overrides), GROUPS))
+            overrides = _written_out(overrides, program)
             check_overrides(overrides, GROUPS)
             search = [f"hydra.searchpath=[{places}]"] if folders else []
             composed = compose(program, overrides=[*overrides, *search])
@@ -81,6 +81,11 @@ def compose_run(overrides: Sequence[str], program: str = "train") -> DictConfig:
         except Exception as error:
             raise UserError(composition_sentence(error)) from error
     return composed
+
+
+def _written_out(arguments: Sequence[str], program: str) -> list[str]:
+    arguments = with_held_out(arguments, program)
+    return with_quotes(with_own_files(arguments, GROUPS, program))
 
 
 def build(config: DictConfig) -> Any:
@@ -170,11 +175,12 @@ def start(main: Callable[[], None], *, words: str | None = None, resumes: bool =
     # A folder of configurations that is not there would otherwise be passed over.
     warnings.filterwarnings("error", message=r"provider=.* is not available")
     try:
-        if text := help_of(sys.argv[1:], Path(sys.argv[0]).stem, GROUPS):
+        program = Path(sys.argv[0]).stem
+        if text := help_of(sys.argv[1:], program, GROUPS):
             print(text)
             sys.exit(0)
         sys.argv[1:] = with_words(sys.argv[1:], words)
-        sys.argv[1:] = with_quotes(with_own_files(with_held_out(sys.argv[1:]), GROUPS))
+        sys.argv[1:] = _written_out(sys.argv[1:], program)
         if resumes:
             sys.argv[1:] = with_resumed(sys.argv[1:])
         check_options(sys.argv[1:])

@@ -5,26 +5,41 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-_TASKS = Path(__file__).parents[2] / "conf" / "task"
+from omegaconf import DictConfig, OmegaConf
+
+_CONF = Path(__file__).parents[2] / "conf"
 _CHOICE = re.compile(r"task=['\"]?(\w+)['\"]?")
 _OTHERS = ("task@held_out=", "held_out._target_=")
 
 
-def with_held_out(arguments: Sequence[str]) -> list[str]:
+def takes_held_out(program: str) -> bool:
+    """Return whether a program's configuration chooses a task and what is held out of one."""
+    path = _CONF / f"{program}.yaml"
+    if not path.is_file():
+        return False
+    composed: Any = OmegaConf.load(path)
+    entries = composed.get("defaults", [])
+    return any(isinstance(each, DictConfig) and "task@held_out" in each for each in entries)
+
+
+def with_held_out(arguments: Sequence[str], program: str) -> list[str]:
     """Let `task=NAME` choose the task's own held-out questions too, unless others are chosen.
 
     Without it a run would be measured on what the task before held out, or on a part of a test set.
 
-    Example: with_held_out(["task=gsm8k"]) is ["task=gsm8k", "task@held_out=gsm8k_held_out"].
+    Example: with_held_out(["task=gsm8k"], "train") is ["task=gsm8k",
+    "task@held_out=gsm8k_held_out"].
 
     Args:
         arguments: The command line, or overrides alone.
+        program: Whose they are; one that holds nothing out gets them as they are.
     """
     names = [found[1] for each in arguments if (found := _CHOICE.fullmatch(each))]
     if not names or any(each.lstrip("+~").startswith(_OTHERS) for each in arguments):
         return list(arguments)
     own = f"{names[-1]}_held_out"
-    if not (_TASKS / f"{own}.yaml").is_file():
+    if not (_CONF / "task" / f"{own}.yaml").is_file() or not takes_held_out(program):
         return list(arguments)
     return [*arguments, f"task@held_out={own}"]

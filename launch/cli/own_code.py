@@ -15,6 +15,7 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from launch.cli.command_line import parsed, quoted
+from launch.cli.held_out import takes_held_out
 
 CONF = Path(__file__).parents[2] / "conf"
 _FILE = re.compile(r"(\+*)(\w+)(?:@([\w.]+))?=['\"]?([^'\"=]+\.py:[\w.]+)['\"]?")
@@ -22,7 +23,9 @@ _TARGET = re.compile(r"\+*([\w.]+)\._target_=.*", re.DOTALL)
 _MEMBERS = ("function", "function_held_out")
 
 
-def with_own_files(arguments: Sequence[str], groups: Sequence[str]) -> list[str]:
+def with_own_files(
+    arguments: Sequence[str], groups: Sequence[str], program: str = "train"
+) -> list[str]:
     """Write out `GROUP=FILE.py:NAME`, and let settings of such plugs do without a `+`.
 
     A task named so is held out too, by its questions' text, unless another one is.
@@ -33,8 +36,9 @@ def with_own_files(arguments: Sequence[str], groups: Sequence[str]) -> list[str]
     Args:
         arguments: The command line, or overrides alone.
         groups: Groups of the configuration.
+        program: Whose command line it is.
     """
-    written = [part for each in arguments for part in _written(each, groups, arguments)]
+    written = [part for each in arguments for part in _written(each, groups, arguments, program)]
     keys = [found[1] for each in written if (found := _TARGET.fullmatch(each))]
     keys += [key for each in written if (key := _key_of_member(each))]
     return [
@@ -43,7 +47,9 @@ def with_own_files(arguments: Sequence[str], groups: Sequence[str]) -> list[str]
     ]
 
 
-def _written(argument: str, groups: Sequence[str], all_of_them: Sequence[str]) -> list[str]:
+def _written(
+    argument: str, groups: Sequence[str], all_of_them: Sequence[str], program: str
+) -> list[str]:
     found = _FILE.fullmatch(argument)
     if found is None or found[2] not in groups:
         return [argument]
@@ -54,7 +60,8 @@ def _written(argument: str, groups: Sequence[str], all_of_them: Sequence[str]) -
     chosen = f"{plus}{group}@{package}" if package else f"{plus}{group}"
     written = [f"{chosen}=function", f"++{key}.path={quoted(path)}"]
     others = ("task@held_out=", "held_out.path=", "held_out._target_=")
-    if key == "task" and not any(each.lstrip("+").startswith(others) for each in all_of_them):
+    chosen_too = any(each.lstrip("+").startswith(others) for each in all_of_them)
+    if key == "task" and takes_held_out(program) and not chosen_too:
         written += ["++task.split=train", "task@held_out=function_held_out"]
     return written
 

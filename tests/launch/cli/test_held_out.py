@@ -29,9 +29,21 @@ def test_a_chosen_task_brings_its_own_held_out_questions():
     ],
 )
 def test_others_that_are_chosen_stay(overrides):
-    assert with_held_out(overrides) == overrides
+    assert with_held_out(overrides, "train") == overrides
 
 
 def test_the_last_choice_counts():
     chosen = ["task=gsm8k", "seed=1", "task=math"]
-    assert with_held_out(chosen) == [*chosen, "task@held_out=math_held_out"]
+    assert with_held_out(chosen, "train") == [*chosen, "task@held_out=math_held_out"]
+
+
+@pytest.mark.parametrize("program", ["variance", "predict", "warmstart", "bench"])
+def test_a_program_that_holds_nothing_out_takes_the_task_alone(program):
+    assert with_held_out(["task=gsm8k"], program) == ["task=gsm8k"]
+
+
+@pytest.mark.parametrize("task", ["gsm8k", "{folder}/rows.py:rows"])
+def test_a_task_alone_composes(tmp_path, task):
+    (tmp_path / "rows.py").write_text("def rows():\n    yield {'prompt': '1?', 'answer': 1}\n")
+    config = compose_run([f"task={task.format(folder=tmp_path)}"], "variance")
+    assert config.task._target_.startswith("rollout.tasks.")
