@@ -190,6 +190,11 @@ class SimulatedPool:
                 alarm.cancel()
 
     @property
+    def num_in_use(self) -> int:
+        """Engines that are not being replaced."""
+        return int(np.isfinite(self._out).sum())
+
+    @property
     def num_replaced(self) -> int:
         """Engines that died, each of which is replaced."""
         return self.num_failures
