@@ -30,8 +30,9 @@ train: $(READY)
 test: $(READY)
 	@# One core each.
 	@$(MAKE) --no-print-directory -j 2 -O lint docs oracles-or-none
+	@# One more than there are cores, as some wait for a limit to pass or a process to start.
 	@# Exit status 5, no test found, is fine: ARGS may name files that hold one kind only.
-	$(PYTEST) -n 2 -m "not system" $(ARGS) || test $$? = 5
+	$(PYTEST) -n 3 -m "not system" $(ARGS) || test $$? = 5
 	@# Files side by side: each starts clusters of its own and mostly waits for processes to start.
 	$(PYTEST) -n 3 --dist loadfile --no-loadscope-reorder -m system $(or $(ARGS),$(SYSTEM_TESTS)) || test $$? = 5
 
