@@ -182,7 +182,8 @@ class Places:
                 await asyncio.wait({placed}, timeout=limit)
                 if not placed.done():
                     others = self.num_others(index)
-                    waits_on(joins=self.room.most > 0, num_others=others)
+                    if not waits_on(joins=self.room.most > 0, num_others=others):
+                        raise NoRoomError("the cluster has no room for it")
                     said = "rollout actor %d finds no room; %d go on without it until there is some"
                     log.warning(said, index, others)
                     self.joining.add(index)

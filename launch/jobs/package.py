@@ -17,10 +17,12 @@ from launch.program import UserError
 
 SOURCES = (".py", ".yaml")
 DATA = (".jsonl", ".csv", ".parquet")
-STAYS = ("runs", "models", "outputs", "wandb", "__pycache__", "node_modules")
+STAYS = ("runs", "outputs", "wandb", "__pycache__", "node_modules")
 """Folders of such names stay here."""
-STAYS_WITH = ("pyvenv.cfg", "summary.json", "metrics.jsonl", "model.safetensors")
-"""Folders with such a file stay here: virtual environments, runs, models."""
+STAYS_WITH = ("pyvenv.cfg", "summary.json", "metrics.jsonl", "model.safetensors",
+              "model.safetensors.index.json")  # fmt: skip
+"""Folders with such a file stay here: virtual environments, runs, models, which a folder called
+`models` need not hold: it may be code."""
 MAX_BYTES = 100 * 2**20
 """A package may not be larger: Ray keeps it in the head's memory. Models and data belong where all
 nodes can read them."""

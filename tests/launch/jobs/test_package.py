@@ -103,7 +103,8 @@ def test_the_users_folder_goes_along_and_replaces_nothing(tmp_path):
             "mine.py": "", "conf/a.yaml": "b", "conf/b.yaml": "", "rows.jsonl": "", "key.pem": "",
             ".env": "", ".git/x.py": "", "runs/r/config.yaml": "", "venv/pyvenv.cfg": "",
             "venv/lib/y.py": "", "mine/config.yaml": "", "mine/metrics.jsonl": "",
-            "models/a/config.yaml": "", "b/model.safetensors": "", "b/c.yaml": "",
+            "models/a/model.safetensors.index.json": "", "models/a/c.yaml": "",
+            "models/mine.py": "", "b/model.safetensors": "", "b/c.yaml": "",
         },
         target: {},
     }.items():  # fmt: skip
@@ -113,7 +114,8 @@ def test_the_users_folder_goes_along_and_replaces_nothing(tmp_path):
             (folder / name).write_text(text)
     subprocess.run(["git", "init", "-q"], cwd=project, check=True)
     subprocess.run(["git", "add", "."], cwd=project, check=True)
-    assert own_files(own) == ["conf/a.yaml", "conf/b.yaml", "mine.py", "rows.jsonl"]
+    kept = ["conf/a.yaml", "conf/b.yaml", "mine.py", "models/mine.py", "rows.jsonl"]
+    assert own_files(own) == kept
     pack(project, target, own)
     assert (target / "mine.py").exists() and (target / "conf" / "b.yaml").exists()
     assert (target / "conf" / "a.yaml").read_text() == "a"
