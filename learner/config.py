@@ -50,8 +50,8 @@ class LearnerConfig:
     schedule: str = "constant"
     """How it falls afterwards: "constant", "linear" or "cosine" (`learner.schedule`)."""
     schedule_steps: int | None = None
-    """Optimiser steps, warm-up included, until the minimum is reached; it stays there. Must be set
-    where the schedule falls."""
+    """Optimiser steps, warm-up included, until the minimum is reached; it stays there. None to
+    reach it with the end of the run, whichever of `loop.num_steps` and the budgets that is."""
     min_lr_share: float = 0.0
     """Share of `lr` at which a schedule ends, in [0, 1]."""
     max_grad_norm: float = 1.0
@@ -160,14 +160,8 @@ class LearnerConfig:
             raise ValueError(
                 f"learner.schedule must be one of {', '.join(SCHEDULES)}, got {self.schedule!r}"
             )
-        if self.schedule == "constant":
+        if self.schedule == "constant" or self.schedule_steps is None:
             return
-        if self.schedule_steps is None:
-            raise ValueError(
-                f"learner.schedule_steps must be set with learner.schedule={self.schedule}: for "
-                "a whole run to loop.num_steps x learner.num_minibatches x learner.num_epochs, "
-                "got None"
-            )
         if self.schedule_steps <= self.warmup_steps:
             raise ValueError(
                 f"learner.schedule_steps must exceed learner.warmup_steps = {self.warmup_steps}, "

@@ -64,6 +64,8 @@ class DeepSpeedEngine:
         self.numerics = numerics
         self._deepspeed = _joined(config)
         self._applied_steps = 0
+        self.progress = 0.0
+        """Share of the run that is over, in [0, 1], which the learning rate may follow."""
         self.model = load_policy(model_path, config, numerics)
         """The Hugging Face model; under ZeRO-3 its parameters are empty between steps."""
         self.adapted = lora.attach(self.model, config.lora) if config.lora.rank else None
@@ -255,6 +257,7 @@ class DeepSpeedEngine:
         """Return the learning rate of the next optimiser step."""
         return learning_rate(
             self._applied_steps,
+            self.progress,
             lr=self.config.lr,
             schedule=self.config.schedule,
             warmup=self.config.warmup_steps,

@@ -1,49 +1,52 @@
-"""The learning rate over the optimiser steps: warm-up, then a schedule of transformers.
+"""The learning rate over the optimiser steps: a linear warm-up times a fall to the run's end.
 
-    warm-up      lr (k + 1) / warmup_steps
-    afterwards   lr (m + (1 - m) f(k)), f falling from 1 to 0 by `learner.schedule`
+    rate   lr min(1, (k + 1) / warmup_steps) (m + (1 - m) f(p))
+    f      1 for "constant", 1 - p for "linear", (1 + cos(pi p)) / 2 for "cosine"
 
-It depends on the number of applied steps alone, so that a run that goes on needs no more of it than
-its checkpoint has.
+k counts the steps that were applied. p is the share of the run that is over, whichever bound ends
+it, or the share of `schedule_steps` after the warm-up where those are given. Neither is part of a
+run's state: a run that goes on knows both.
 """
 
-from collections.abc import Callable
-from functools import cache
+import math
 
 SCHEDULES = ("constant", "linear", "cosine")
 
 
 def learning_rate(
-    step: int, *, lr: float, schedule: str, warmup: int, num_steps: int | None, minimum: float
+    step: int,
+    progress: float,
+    *,
+    lr: float,
+    schedule: str,
+    warmup: int,
+    num_steps: int | None,
+    minimum: float,
 ) -> float:
     """Return the learning rate of an optimiser step.
 
     Args:
         step: Applied steps before it, from 0.
-        lr: Where warm-up ends, positive.
+        progress: Share of the run that is over, in [0, 1].
+        lr: Where warm-up ends and the fall begins, positive.
         schedule: One of `SCHEDULES`.
         warmup: Steps of the warm-up.
-        num_steps: Steps until the minimum is reached, warm-up included; None for "constant" only.
-            Later steps stay there.
+        num_steps: Steps until the minimum is reached, warm-up included; later steps stay there.
+            None to reach it with the run's end.
         minimum: Share of `lr` at the end, in [0, 1].
     """
-    if step < warmup or schedule == "constant":
-        return lr * min(1.0, (step + 1) / max(warmup, 1))
-    assert num_steps is not None
-    factor = _factors(schedule, warmup, num_steps)(min(step, num_steps) + 1)
-    return lr * (minimum + (1.0 - minimum) * factor)
+    risen = min(1.0, (step + 1) / max(warmup, 1))
+    if num_steps is not None:
+        progress = min(max(step + 1 - warmup, 0) / (num_steps + 1 - warmup), 1.0)
+    return lr * risen * (minimum + (1.0 - minimum) * _left(schedule, progress))
 
 
-@cache
-def _factors(schedule: str, warmup: int, num_steps: int) -> Callable[[int], float]:
-    """What transformers multiplies the learning rate by, as a function of the step from 1."""
-    import torch
-    from transformers import get_scheduler
-
-    # It wants an optimiser to set the rate of; only its function of the step is asked.
-    unused = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
-    made = get_scheduler(
-        schedule, unused, num_warmup_steps=warmup, num_training_steps=num_steps + 1
-    )
-    factor: Callable[[int], float] = made.lr_lambdas[0]
-    return factor
+def _left(schedule: str, progress: float) -> float:
+    """What is left of a fall from 1 to 0."""
+    match schedule:
+        case "linear":
+            return 1.0 - progress
+        case "cosine":
+            return 0.5 * (1.0 + math.cos(math.pi * progress))
+        case _:
+            return 1.0

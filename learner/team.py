@@ -152,6 +152,7 @@ class LearnerTeam:
         *,
         step: int,
         epoch: int = 0,
+        progress: float = 0.0,
     ) -> dict[str, float]:
         """Run one pass over a batch: `num_minibatches` optimiser steps.
 
@@ -162,6 +163,7 @@ class LearnerTeam:
             selections: One per group, in the same order.
             step: Number of the batch in the run.
             epoch: Number of the pass over this batch; each has its own selections.
+            progress: Share of the run that is over before the batch, in [0, 1], for schedules.
 
         Returns:
             Metrics under `learner/`.
@@ -175,7 +177,8 @@ class LearnerTeam:
             started = time.monotonic()
             plans = self._planner().plan(groups, selections, step=step, epoch=epoch)
             busy = [ranks for ranks in plans if ranks[0].rows]
-            sums = await self._update(groups, selections, busy, step) if busy else []
+            given = (groups, selections, busy, step, progress)
+            sums = await self._update(*given) if busy else []
         steps = [list(ranks) for ranks in zip(*sums, strict=True)]
         metrics = merge_sums(steps, row_tokens=self._config.row_tokens)
         metrics["learner/rank_balance"] = rank_balance(busy)
@@ -195,6 +198,7 @@ class LearnerTeam:
         selections: Sequence[Selection],
         plans: Sequence[Sequence[MinibatchPlan]],
         step: int,
+        progress: float,
     ) -> list[list[StepSums]]:
         self.version = None
         calls: list[Awaitable[list[StepSums]]] = []
@@ -202,7 +206,7 @@ class LearnerTeam:
             mine = [ranks[rank] for ranks in plans]
             refs = _needed(groups, [row for plan in mine for row in plan.rows])
             # Version v is the v-th published batch.
-            calls.append(worker.update.remote(refs, list(selections), mine, step))
+            calls.append(worker.update.remote(refs, list(selections), mine, step, progress))
         return await self._wait(calls, "update")
 
     def _planner(self) -> BatchPlanner:

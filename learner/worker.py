@@ -167,6 +167,7 @@ class LearnerWorker:
         selections: Sequence[Selection],
         plans: Sequence[MinibatchPlan],
         version: int,
+        progress: float,
     ) -> list[StepSums]:
         """Run one pass over a batch: one optimiser step per plan.
 
@@ -175,6 +176,7 @@ class LearnerWorker:
             selections: One per group, in the same order.
             plans: This rank's rows for each optimiser step.
             version: The learner's version before the pass.
+            progress: Share of the run that is over before it, in [0, 1].
 
         Returns:
             This rank's sums, one per plan.
@@ -191,6 +193,7 @@ class LearnerWorker:
         share = min(selection.token_share for selection in selections)
         hooks = (TopTokens(self.engine, share), *self._hooks)
         assert self._updater is not None, "connect() comes first"
+        self.engine.progress = progress
         return [self._updater.step(rows, origins, hooks) for rows, origins in steps]
 
     def _recomputed(

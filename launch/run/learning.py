@@ -161,7 +161,9 @@ class Passes:
                 given, chosen = await self._reusing.join(batch, groups, selections)
             trained_tokens += _trained_tokens(given, chosen)
             updating = Laps()
-            metrics |= await learners.update(given, chosen, step=batch, epoch=epoch)
+            metrics |= await learners.update(
+                given, chosen, step=batch, epoch=epoch, progress=progress
+            )
             learner_seconds += updating.lap()
             learn_flops += metrics.get("learner/flops", 0.0)
             if epoch == 0:

@@ -54,7 +54,13 @@ class Learners(Protocol):
     """The learner team as the loop sees it."""
 
     async def update(
-        self, groups: Sequence[GroupRef], selections: Sequence[Selection], *, step: int, epoch: int
+        self,
+        groups: Sequence[GroupRef],
+        selections: Sequence[Selection],
+        *,
+        step: int,
+        epoch: int,
+        progress: float,
     ) -> Metrics:
         """Take one pass over a batch; raises when the loss stays non-finite."""
 

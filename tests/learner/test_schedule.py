@@ -1,4 +1,4 @@
-"""The learning rate rises, falls as its schedule says, and depends on the step alone."""
+"""The learning rate rises and falls as its schedule says, by steps or with the run."""
 
 import math
 from itertools import pairwise
@@ -12,7 +12,13 @@ from learner.schedule import learning_rate
 def rates(schedule, *, warmup=2, num_steps=10, minimum=0.1, steps=12):
     return [
         learning_rate(
-            step, lr=2.0, schedule=schedule, warmup=warmup, num_steps=num_steps, minimum=minimum
+            step,
+            0.5,
+            lr=2.0,
+            schedule=schedule,
+            warmup=warmup,
+            num_steps=num_steps,
+            minimum=minimum,
         )
         for step in range(steps)
     ]
@@ -35,11 +41,25 @@ def test_the_curves_are_those_of_their_names():
     assert rates("constant", num_steps=None) == [1.0] + [2.0] * 11
 
 
+@pytest.mark.parametrize(("schedule", "left"), [("linear", 0.75), ("cosine", 0.853553)])
+def test_without_steps_it_falls_with_the_run(schedule, left):
+    def rate(step, progress):
+        return learning_rate(
+            step, progress, lr=2.0, schedule=schedule, warmup=4, num_steps=None, minimum=0.2
+        )
+
+    assert rate(1, 0.0) == pytest.approx(1.0)
+    assert rate(9, 0.25) == pytest.approx(2 * (0.2 + 0.8 * left), rel=1e-6)
+    # The same share of the run is the same rate, however many steps it took.
+    assert rate(99, 0.25) == rate(9, 0.25)
+    assert rate(2, 0.25) == pytest.approx(0.75 * rate(9, 0.25))
+    assert rate(9, 1.0) == pytest.approx(0.4)
+
+
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
         ({"schedule": "cosin"}, r"learner\.schedule must be one of constant, linear, cosine"),
-        ({"schedule": "cosine"}, r"learner\.schedule_steps must be set .*cosine.*got None"),
         (
             {"schedule": "linear", "schedule_steps": 5, "warmup_steps": 5},
             r"learner\.schedule_steps must exceed learner\.warmup_steps = 5, got 5",

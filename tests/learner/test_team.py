@@ -75,7 +75,7 @@ class FakeWorker:
         self.gradient_norms = FakeCall(self._gradient_norms)
         self._outcome, self._seconds = outcome, seconds
 
-    async def _update(self, groups, selections, plans, version):
+    async def _update(self, groups, selections, plans, version, progress):
         self.calls.append((groups, plans))
         self.versions.append(version)
         await asyncio.sleep(self._seconds)
@@ -441,6 +441,7 @@ def test_two_real_workers_train_like_one_plain_engine(
         correction=Truncated(cap=1.2),
         reference=ReferenceConfig(kl_coefficient=0.3, path=str(model_paths[True])),
         entropy_coefficient=0.1,
+        schedule="linear",
     )
     own_base = ReferenceConfig(kl_coefficient=0.3, kl_in="reward", kl_estimator="k1")
     adapters = replace(config, lora=LoraConfig(rank=4), lr=1e-2, reference=own_base)
@@ -470,7 +471,7 @@ def test_two_real_workers_train_like_one_plain_engine(
         await team.update(refs, selections, step=1)
         await team.written()
         await team.restart(all_terms, ClippedSurrogate(), seed=0)
-        with_terms = await team.update(refs, selections, step=2)
+        with_terms = await team.update(refs, selections, step=2, progress=0.25)
         kl = [await team.reference_kl(refs)]
         await team.restart(config, ClippedSurrogate(), seed=0)
         await team.load_state(state)
@@ -541,6 +542,7 @@ def test_two_real_workers_train_like_one_plain_engine(
     assert with_terms["learner/grad_norm"] == pytest.approx(sums.outcome.grad_norm, rel=1e-5)
     for name, total in sums.token_sums.items():
         assert with_terms[f"learner/{name}"] == pytest.approx(total / 146, abs=1e-5)
+    assert with_terms["learner/lr"] == pytest.approx(0.75 * config.lr)
     assert with_terms["learner/token_staleness"] == 2 and with_terms["learner/stale_share"] == 1
     for found, reference in zip(kl, (engine.reference_logprobs(in_order), starting), strict=True):
         k1 = (in_order.rollout_logprobs - reference).numpy()

@@ -176,7 +176,7 @@ def our_schedule(config: RunConfig, optimizer: Any) -> Any:
         num_steps=learner.schedule_steps,
         minimum=learner.min_lr_share,
     )
-    return LambdaLR(optimizer, rate)
+    return LambdaLR(optimizer, lambda step: rate(step, min(step / config.loop.num_steps, 1.0)))
 
 
 def main() -> None:

@@ -92,9 +92,15 @@ class SimulatedLearners:
         self.busy_seconds = 0.0
 
     async def update(
-        self, groups: Sequence[GroupRef], selections: Sequence[Selection], *, step: int, epoch: int
+        self,
+        groups: Sequence[GroupRef],
+        selections: Sequence[Selection],
+        *,
+        step: int,
+        epoch: int,
+        progress: float,
     ) -> dict[str, float]:
-        """Take one pass over a batch."""
+        """Take one pass over a batch, at no learning rate."""
         reports = [group.report for group in groups]
         sequences, tokens = 0, 0
         for report, selection in zip(reports, selections, strict=True):

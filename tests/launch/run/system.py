@@ -131,7 +131,7 @@ class Learners:
     def __init__(self):
         self.weights, self.saved, self._written = "0" * 64, [], None
 
-    async def update(self, groups, selections, *, step, epoch):
+    async def update(self, groups, selections, *, step, epoch, progress):
         if step == self.dies_at:
             from launch.run.deaths import PartDied
 

@@ -146,13 +146,14 @@ class FakeLearners:
     def __init__(self, events, rollouts, failing_step=None, norms_seconds=0.0):
         self.events, self.rollouts = events, rollouts
         self.failing_step, self.norms_seconds = failing_step, norms_seconds
-        self.alive = {}
+        self.alive, self.progress = {}, []
 
-    async def update(self, groups, selections, *, step, epoch):
+    async def update(self, groups, selections, *, step, epoch, progress):
         if step == self.failing_step:
             raise RuntimeError("learner on fire")
         assert [g.report.ticket_id for g in groups] == [s.ticket_id for s in selections]
         self.events.append(("update", step, epoch))
+        self.progress.append(progress)
         self.alive[step] = set(self.rollouts.payloads)
         await asyncio.sleep(0.01)
         return {"learner/loss": 0.0, "learner/entropy": 1.0 + step}
@@ -543,6 +544,7 @@ def test_the_run_ends_with_the_batch_that_uses_up_the_tokens(
 def test_progress_follows_the_bound_that_ends_the_run_first(bounds, shares):
     outcome = run(num_steps=4, **bounds)
     assert outcome.scheduler.progress == pytest.approx(shares)
+    assert outcome.learners.progress == outcome.scheduler.progress
 
 
 @pytest.mark.parametrize("max_staleness", [0, 1])

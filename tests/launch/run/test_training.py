@@ -98,7 +98,7 @@ class FakeLearners:
     def __init__(self, diverges_at):
         self.saved, self.diverges_at = [], diverges_at
 
-    async def update(self, groups, selections, *, step, epoch):
+    async def update(self, groups, selections, *, step, epoch, progress):
         if step == self.diverges_at:
             raise DivergedError("the loss was not finite in 3 optimiser steps in a row")
         return {"learner/loss": 0.1, "learner/skipped_steps": 0.0}
