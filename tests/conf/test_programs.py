@@ -15,6 +15,7 @@ from conf.programs import BudgetConfig, CompareConfig
         ("budget.amount", 0.0),
         ("budget.amount", 2.5),
         ("budget.amount", float("nan")),
+        ("budget.shares", BudgetConfig(amount=100, shares={"two": 0.5})),
     ],
 )
 def test_a_comparison_refuses(key, value):
@@ -24,9 +25,15 @@ def test_a_comparison_refuses(key, value):
     }  # fmt: skip
     CompareConfig(**settings)
     with pytest.raises(ValueError, match=rf"^{key} must .*, got "):
-        if key.startswith("budget."):
+        if key in ("budget.axis", "budget.amount"):
             BudgetConfig(**({"amount": 100} | {key.removeprefix("budget."): value}))
-        CompareConfig(**(settings | {key: value}))
+        CompareConfig(**(settings | {key.split(".")[0]: value}))
+
+
+@pytest.mark.parametrize("share", [0.0, -0.5, 1.5, float("nan")])
+def test_a_share_of_a_budget_is_a_share(share):
+    with pytest.raises(ValueError, match=r"^budget\.shares\.ours must be in \(0, 1\], got "):
+        BudgetConfig(amount=100, shares={"ours": share})
 
 
 def test_a_budget_of_steps_must_fit_the_steps():

@@ -106,6 +106,7 @@ def require_own_folder(config: CompareConfig, folder: Path) -> None:
     earlier = _read_plan(folder)
     now = plan_content(config)
     pairs = {key: (earlier.get(key), now[key]) for key in ("budget", "max_steps", "base")}
+    pairs["budget"] = (_budget_of(earlier, earlier["arms"]), _budget_of(now, earlier["arms"]))
     pairs |= {
         f"arms.{arm}": (earlier["arms"][arm], overrides)
         for arm, overrides in now["arms"].items()
@@ -117,6 +118,14 @@ def require_own_folder(config: CompareConfig, folder: Path) -> None:
                 f"{str(folder)!r} holds a comparison with another {key} ({there!r} there, "
                 f"{asked!r} asked for); choose another name or run_dir"
             )
+
+
+def _budget_of(plan: dict[str, Any], arms: Mapping[str, Any]) -> Any:
+    """What a plan gives to these arms; whatever is written instead, if it is no budget."""
+    budget = plan.get("budget")
+    if not isinstance(budget, dict) or not isinstance(shares := budget.get("shares", {}), dict):
+        return budget
+    return budget | {"shares": {arm: each for arm, each in shares.items() if arm in arms}}
 
 
 def _read_plan(folder: Path) -> dict[str, Any]:

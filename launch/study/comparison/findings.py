@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from conf.programs import BudgetConfig
 from launch.record.statistics import Estimate, Paired, corrected, sentence
 from launch.study.comparison.curves import AXES, AxisCurves, Curve, compare_along, evaluated
 from launch.study.comparison.notes import notes
@@ -50,8 +51,7 @@ class Comparison:
     """Everything that a reader of a comparison is told."""
 
     name: str
-    axis: str
-    amount: float
+    budget: BudgetConfig
     k: int
     """The k of pass@k."""
     start: Mapping[str, Any] | None
@@ -66,20 +66,13 @@ class Comparison:
 
 
 def find(
-    name: str,
-    axis: str,
-    amount: float,
-    runs: Runs,
-    k: int,
-    *,
-    background: bool = False,
+    name: str, budget: BudgetConfig, runs: Runs, k: int, *, background: bool = False
 ) -> Comparison:
     """Analyse finished runs.
 
     Args:
         name: Of the comparison.
-        axis: What the budget counts, a key of `AXES`.
-        amount: How much of it a run may spend.
+        budget: What a run may spend, its axis a key of `AXES`.
         runs: The finished runs; the first arm is the baseline.
         k: The k of pass@k.
         background: Whether evaluations on the way went on beside training.
@@ -100,15 +93,14 @@ def find(
     )
     return Comparison(
         name=name,
-        axis=axis,
-        amount=amount,
+        budget=budget,
         k=k,
         start=start,
         rows=_rows(runs, k),
         held_out=held_out,
         curves=curves,
         axes=[each for each in along if each is not None],
-        notes=notes(runs, axis, amount, held_out=held_out, background=background),
+        notes=notes(runs, budget, held_out=held_out, background=background),
     )
 
 

@@ -1,5 +1,6 @@
 """What a reader of a comparison must know to judge its numbers."""
 
+from conf.programs import BudgetConfig
 from launch.record.statistics import LEVEL, MIN_TEST_SEEDS, no_test_sentence, smallest_p
 from launch.study.comparison.curves import amount_text
 from launch.study.comparison.runs import Runs, incomparable, reweighted
@@ -8,17 +9,16 @@ OFF_BUDGET = 0.1
 """Share of the budget that spending may be off before it is mentioned."""
 
 
-def notes(runs: Runs, axis: str, amount: float, *, held_out: bool, background: bool) -> list[str]:
+def notes(runs: Runs, budget: BudgetConfig, *, held_out: bool, background: bool) -> list[str]:
     """Return what must be known, a sentence or two each.
 
     Args:
         runs: The finished runs.
-        axis: What the budget counts.
-        amount: How much of it a run may spend.
+        budget: What a run may spend.
         held_out: Whether the curves are of evaluations on the way, else of training rewards.
         background: Whether those went on beside training.
     """
-    said = [*_test_notes(runs), *_missing_notes(runs), *_budget_notes(runs, axis, amount)]
+    said = [*_test_notes(runs), *_missing_notes(runs), *_budget_notes(runs, budget)]
     if background:
         said.append(
             "Evaluations shared the engines with training (evaluation.background): seconds hold "
@@ -66,24 +66,31 @@ def _missing_notes(runs: Runs) -> list[str]:
     ]
 
 
-def _budget_notes(runs: Runs, axis: str, amount: float) -> list[str]:
-    """Who spent something else than the budget."""
+def _budget_notes(runs: Runs, budget: BudgetConfig) -> list[str]:
+    """Who was given a share of the budget, and who spent something else than it was given."""
+    axis = budget.axis
     spent = {
         arm: sum(run.spent(axis) for run in own.values()) / len(own) for arm, own in runs.items()
     }
-    off = {arm: each for arm, each in spent.items() if abs(each - amount) > OFF_BUDGET * amount}
+    used = {arm: each / budget.of(arm) for arm, each in spent.items()}
+    shares = ", ".join(f"{arm} {share:.3g}" for arm, share in budget.shares.items() if arm in runs)
+    said = [f"Not at equal budget, as asked for: shares of it are {shares}."] if shares else []
+    off = [arm for arm, each in used.items() if abs(each - 1) > OFF_BUDGET]
     if not off:
-        return []
-    listed = ", ".join(f"{arm} {amount_text(axis, each)}" for arm, each in off.items())
-    budget = f"{amount_text(axis, amount)} {axis}"
-    if all(each < (1 - OFF_BUDGET) * amount for each in spent.values()):
+        return said
+    listed = ", ".join(f"{arm} {amount_text(axis, spent[arm])}" for arm in off)
+    whole = f"{amount_text(axis, budget.amount)} {axis}"
+    if all(each < 1 - OFF_BUDGET for each in used.values()):
         return [
-            f"No arm reached the budget of {budget} (on average {listed}): the runs "
-            "ended with max_steps, so raise it or lower budget.amount."
+            *said,
+            f"No arm reached the budget of {whole} (on average {listed}): the runs "
+            "ended with max_steps, so raise it or lower budget.amount.",
         ]
+    of = "its own share of " if shares else ""
     return [
-        f"Not at equal budget: of {budget} these arms spent on average {listed}. A run "
-        "ends with a whole batch, or with max_steps."
+        *said,
+        f"Not at equal budget: of {of}{whole} these arms spent on average {listed}. A run "
+        "ends with a whole batch, or with max_steps.",
     ]
 
 

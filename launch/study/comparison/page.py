@@ -28,7 +28,9 @@ from launch.study.comparison.words import (
 def page(found: Comparison) -> str:
     """Return the page as HTML."""
     baseline = escape(found.rows[0].arm)
-    budget = f"{amount_text(found.axis, found.amount)} {AXES[found.axis]}"
+    axis, shares = found.budget.axis, found.budget.shares
+    budget = f"{amount_text(axis, found.budget.amount)} {AXES[axis]}"
+    given = "".join(f", {arm} {share:.3g} of it" for arm, share in shares.items())
     curves = Section("curves", "Quality against what was spent", "", _charts(found))
     results = [row for row in found.rows if row.paired is not None]
     links = (
@@ -43,7 +45,8 @@ def page(found: Comparison) -> str:
         reached = f"<p>{escape(unknown_reach(found))}</p>"
     body = [
         f"<header><h1>{escape(found.name)}</h1>"
-        f"<p>{len(found.rows)} arms at an equal budget of {escape(budget)} a run; the baseline is "
+        f"<p>{len(found.rows)} arms at {'a' if given else 'an equal'} "
+        f"budget of {escape(budget)} a run{escape(given)}; the baseline is "
         f"<b>{baseline}</b>. What decides is held-out pass@1 after the run.</p></header>",
         navigation(links, _chips(found)),
         "<main>",

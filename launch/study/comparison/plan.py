@@ -106,7 +106,7 @@ def plan_runs(config: CompareConfig) -> list[PlannedRun]:
     arms = {}
     for arm, overrides in config.arms.items():
         own = [
-            *budget_overrides(config.budget, config.max_steps),
+            *budget_overrides(config.budget, arm, config.max_steps),
             "loop.save_final=false",
             f"evaluation.before={str(arm == next(iter(config.arms))).lower()}",
             "~tracker.console",
@@ -138,8 +138,8 @@ def _group(composed: DictConfig, name: str, arm: str) -> None:
             tracker.tags = [*tracker.tags, *(tag[:LONGEST_TAG] for tag in tags)]
 
 
-def budget_overrides(budget: BudgetConfig, max_steps: int) -> list[str]:
-    """Return the overrides that end a run with its budget."""
+def budget_overrides(budget: BudgetConfig, arm: str, max_steps: int) -> list[str]:
+    """Return the overrides that end a run of an arm with its budget."""
     bounds: dict[str, float | int | str] = {
         "max_generated_tokens": "null",
         "max_trained_tokens": "null",
@@ -148,10 +148,10 @@ def budget_overrides(budget: BudgetConfig, max_steps: int) -> list[str]:
         "num_steps": max_steps,
     }
     if budget.axis in FRACTIONAL:
-        bounds[f"max_{budget.axis}"] = budget.amount
+        bounds[f"max_{budget.axis}"] = budget.of(arm)
     else:
         key = "num_steps" if budget.axis == "steps" else f"max_{budget.axis}"
-        bounds[key] = int(budget.amount)
+        bounds[key] = int(budget.of(arm))
     return [f"loop.{key}={value}" for key, value in bounds.items()]
 
 

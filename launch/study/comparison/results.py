@@ -62,7 +62,7 @@ def report(config: CompareConfig, planned: list[PlannedRun], folder: Path) -> No
     budget, k = config.budget, int(planned[0].composed.evaluation.num_samples)
     background = bool(planned[0].composed.evaluation.background)
     runs = results_of(planned)
-    found = find(config.name, budget.axis, budget.amount, runs, k, background=background)
+    found = find(config.name, budget, runs, k, background=background)
     # Wide enough for every column, also where the output goes to a file.
     console = Console(width=170)
     console.print(table(found))

@@ -124,7 +124,7 @@ def comparison_json(found: Comparison) -> dict[str, Any]:
     """
     return {
         "name": found.name,
-        "budget": {"axis": found.axis, "amount": found.amount},
+        "budget": asdict(found.budget),
         "start": dict(found.start) if found.start is not None else None,
         "arms": [asdict(row) | {"verdict": verdict(row)} for row in found.rows],
         "curves_of": "held_out" if found.held_out else "training",

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from conf.programs import BudgetConfig
 from launch.study.comparison.curves import AXES, Curve
 from launch.study.comparison.findings import find
 from launch.study.comparison.runs import FinishedRun
@@ -21,9 +22,9 @@ def make_run(pass_rate, tokens=100.0, held_out=False, **summary):
     return FinishedRun(content, Curve(dict.fromkeys(AXES, spent), rising, measured, 0.3))
 
 
-def find_in(budget=100.0, held_out=False, tokens=100.0, **rates):
+def find_in(budget=100.0, held_out=False, tokens=100.0, shares=None, **rates):
     runs = {
         arm: {seed: make_run(rate, tokens, held_out) for seed, rate in enumerate(values)}
         for arm, values in rates.items()
     }
-    return find("test", "generated_tokens", budget, runs, 8)
+    return find("test", BudgetConfig(amount=budget, shares=shares or {}), runs, 8)

@@ -64,6 +64,7 @@ def test_a_plan_that_is_none_is_refused_in_one_sentence_and_left_alone(make_conf
     [
         ({"budget": BudgetConfig(amount=6000)}, "budget"),
         ({"budget": BudgetConfig(axis="steps", amount=5000)}, "budget"),
+        ({"budget": BudgetConfig(amount=5000, shares={"aware": 0.5})}, "budget"),
         ({"base": ["experiment=quickstart", "learner.lr=1e-4"]}, "base"),
         ({"max_steps": 12}, "max_steps"),
         ({"arms": {"plain": PLAIN, "aware": ["learner.lr=1e-4"]}}, "arms.aware"),
@@ -79,7 +80,11 @@ def test_a_name_that_holds_another_comparison_is_refused(make_config, changes, k
 
 def test_arms_and_seeds_may_be_added(make_config):
     folder = new_folder(make_config())
-    more = make_config(seeds=[0, 1, 2], arms={"plain": PLAIN, "aware": [], "other": PLAIN})
+    more = make_config(
+        seeds=[0, 1, 2],
+        arms={"plain": PLAIN, "aware": [], "other": PLAIN},
+        budget=BudgetConfig(amount=5000, shares={"other": 0.5}),
+    )
     finish(plan_runs(make_config())[0])
     planned = check(more, folder)
     assert len(planned) == 9 and sum(run.summary() is not None for run in planned) == 1

@@ -2,6 +2,7 @@
 
 import pytest
 
+from conf.programs import BudgetConfig
 from launch.study.comparison.findings import find
 from launch.study.comparison.page import page
 from launch.study.comparison.words import sentences, verdict
@@ -50,7 +51,7 @@ def test_a_run_that_is_missing_leaves_its_pair_out():
         "other": {0: make_run(0.2), 1: make_run(0.6)},
         "none": {1: make_run(0.5)},
     }
-    found = find("test", "generated_tokens", 100, runs, 8)
+    found = find("test", BudgetConfig(amount=100), runs, 8)
     assert found.rows[1].paired.difference.count == 1 and found.rows[1].pass_rate.count == 2
     assert verdict(found.rows[1]) == verdict(found.rows[2]) == "nothing shown"
     assert found.rows[2].sentence == "nothing shown: no paired seeds"
@@ -72,7 +73,7 @@ def test_training_rewards_of_a_reweighted_arm_are_no_curve():
             arm: {0: make_run(0.5, held_out=held_out, objective=objective)}
             for arm, objective in (("base", "uniform"), ("odd", "reweighted: ..."))
         }
-        found = find("test", "steps", 100, runs, 8)
+        found = find("test", BudgetConfig(axis="steps", amount=100), runs, 8)
         assert all(("odd" in each.bands) is held_out for each in found.axes)
         assert any("left out of the curves" in note for note in found.notes) is not held_out
         assert len(found.rows) == 2

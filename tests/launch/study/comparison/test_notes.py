@@ -2,6 +2,7 @@
 
 import pytest
 
+from conf.programs import BudgetConfig
 from launch.study.comparison.findings import find
 from tests.launch.study.comparison.made_runs import find_in, make_run
 
@@ -21,10 +22,22 @@ def test_spending_that_is_off_the_budget_is_said(budget, expected):
     assert (not said) if expected is None else said[0].startswith(expected)
 
 
+def test_an_arm_with_a_share_is_held_against_its_own():
+    rates = {"base": [0.5, 0.6], "third": [0.5, 0.6]}
+    notes = find_in(**rates, budget=100, shares={"third": 1 / 3}).notes
+    shares, spent = [note for note in notes if "budget" in note]
+    assert shares == "Not at equal budget, as asked for: shares of it are third 0.333."
+    assert "of its own share of 100 generated_tokens these arms spent on average third" in spent
+    notes = find_in(**rates, budget=100, shares={"third": 0.97}).notes
+    assert len([note for note in notes if "budget" in note]) == 1
+
+
 @pytest.mark.parametrize("background", [False, True])
 def test_evaluations_beside_training_make_seconds_no_measure_and_it_is_said(background):
     runs = {arm: {seed: make_run(0.5) for seed in range(2)} for arm in ("plain", "other")}
-    notes = find("test", "steps", 100, runs, 8, background=background).notes
+    notes = find(
+        "test", BudgetConfig(axis="steps", amount=100), runs, 8, background=background
+    ).notes
     assert any("evaluation.background" in note for note in notes) == background
 
 
@@ -33,7 +46,7 @@ def test_a_reweighted_objective_is_said():
         "base": {0: make_run(0.5, objective="uniform over prompts: ...")},
         "odd": {0: make_run(0.5, objective="reweighted: ...")},
     }
-    notes = find("test", "steps", 100, runs, 8).notes
+    notes = find("test", BudgetConfig(axis="steps", amount=100), runs, 8).notes
     assert any(note.startswith("odd: optimises a reweighted objective") for note in notes)
     assert not any(note.startswith("base") for note in notes)
 

@@ -5,6 +5,7 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from conf.programs import BudgetConfig
 from launch.study.comparison.curves import AXES
 from launch.study.comparison.findings import find
 from launch.study.comparison.page import page
@@ -91,5 +92,5 @@ def test_a_page_of_too_few_evaluations_says_so_and_marks_nothing():
 def test_names_cannot_bring_markup_into_the_page():
     evil = "<script>x</script>"
     runs = {evil: {0: make_run(0.5)}, "other": {0: make_run(0.5)}}
-    text = page(find(evil, "steps", 100, runs, 8))
+    text = page(find(evil, BudgetConfig(axis="steps", amount=100), runs, 8))
     assert "&lt;script" in text and text.count("<script") == text.count("</script>") == 3

@@ -44,6 +44,17 @@ def test_a_budget_bounds_its_axis_and_no_other(make_config, axis, amount, expect
 
 
 @pytest.mark.parametrize(
+    ("axis", "amount", "expected"),
+    [("compute_flops", 1e12, 2.5e11), ("steps", 10, 3), ("generated_tokens", 5001, 1251)],
+)
+def test_an_arm_may_spend_a_share_of_the_budget(make_config, axis, amount, expected):
+    budget = BudgetConfig(axis=axis, amount=amount, shares={"aware": 0.25})
+    plain, aware = (run.composed.loop for run in plan_runs(make_config(budget=budget, seeds=[0])))
+    key = "num_steps" if axis == "steps" else f"max_{axis}"
+    assert (plain[key], aware[key]) == (amount, expected)
+
+
+@pytest.mark.parametrize(
     ("overrides", "key"),
     [
         (["task.num_prompts=7"], "task"),

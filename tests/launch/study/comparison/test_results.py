@@ -33,6 +33,6 @@ def test_the_report_is_printed_and_written(make_config, capsys):
     out = capsys.readouterr().out
     assert "aware: " in out and "comparison.html" in out and "5% test is out of reach" in out
     content = json.loads((folder / "comparison.json").read_text())
-    assert content["budget"] == {"axis": "generated_tokens", "amount": 5000}
+    assert content["budget"] == {"axis": "generated_tokens", "amount": 5000, "shares": {}}
     assert [row["arm"] for row in content["arms"]] == ["plain", "aware"]
     assert "by_generated_tokens" in (folder / "comparison.html").read_text()

@@ -7,6 +7,7 @@ import re
 import numpy as np
 from rich.console import Console
 
+from conf.programs import BudgetConfig
 from launch.record.json_file import json_ready
 from launch.study.comparison.curves import AXES
 from launch.study.comparison.findings import find
@@ -64,7 +65,7 @@ def test_table_and_json_hold_every_arm():
     start = {"pass_rate_before": 0.3, "pass_at_8_before": 0.7, "greedy_before": None}
     runs = {"base": {0: make_run(0.5, **start)}, "other": {0: make_run(0.6)}}
     console = Console(width=170, record=True, file=io.StringIO())
-    console.print(table(find("test", "steps", 100, runs, 8)))
+    console.print(table(find("test", BudgetConfig(axis="steps", amount=100), runs, 8)))
     console.print(table(found))
     text = console.export_text()
     assert "+- is half of a 95% interval, Student's t over seeds" in text
