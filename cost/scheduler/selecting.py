@@ -169,15 +169,16 @@ class Selecting:
         return Selected(members, selections, exploring, epoch == 0, draw_saving, saving, plugs)
 
     def again(self, batch: int, ledger: Ledger) -> tuple[list[list[Selection]], Ledger]:
-        """Choose what to train on once more beside a batch (cost/thinning/reuse.py).
+        """Choose what to train on once more with a batch (cost/thinning/reuse.py).
 
         Args:
             batch: The one selected last.
             ledger: Where the pass over earlier batches is entered.
 
         Returns:
-            One list an earlier batch that is held, the oldest first, with a selection for each of
-            its plain members, weights as for a batch of its own; and the new ledger.
+            One list an earlier batch that is held, the oldest first, or one for the batch itself,
+            with a selection for each of its plain members, weights as for a batch of its own; and
+            the new ledger.
 
         Raises:
             ValueError: If it is another batch, or nothing is configured to be used again.
@@ -189,7 +190,9 @@ class Selecting:
                 f"got {batch!r}"
             )
         found = []
-        for earlier in (own for number, own in self._lately.items() if number < batch):
+        # Held are earlier batches and this one, or this one alone.
+        taken = [key for key in self._lately if not reuse.max_age or key < batch]
+        for earlier in (self._lately[key] for key in taken):
             rng = generator_for(self._seed, "reuse", batch, earlier.tickets[0].ticket_id)
             found.append(earlier.select(reuse, rng))
             ledger = ledger.with_selection(earlier.reports, found[-1], first_pass=False)

@@ -1,6 +1,7 @@
-"""Plug `reuse`: learning once more from what earlier batches generated.
+"""Plug `reuse`: learning once more from what was generated, earlier batches or the same one.
 
     the A batches before -> a coin a response -> weights -> joined to the batch -> learners
+    the batch itself     -> a coin a response -> weights -> a step of their own -> learners
 
 A step that has A earlier batches at hand, at most `max_age`, takes the mean of A + 1 estimates,
 
@@ -15,7 +16,8 @@ g is the uniform objective's gradient, up to truncation: older responses come fr
 which the objective's ratio to the stored log-probabilities makes up for until it is clipped.
 
 What no ratio undoes: the present weights have learned from these responses once, so that they are
-better on them than on new ones. A second pass over a batch has the same bias. Formulas are ours.
+better on them than on new ones. A second pass over a batch, a step by g_0 with fresh coins once the
+batch's own step was taken, has the same bias. Formulas are ours.
 """
 
 from collections.abc import Sequence
@@ -31,45 +33,44 @@ from cost.types import Selection
 
 @runtime_checkable
 class Reuse(Protocol):
-    """Decides when earlier batches are learned from once more, and which responses of them."""
+    """Decides when and from which responses, earlier ones or a batch's own, to learn once more."""
 
     max_age: int
-    """Batches that are held, at least 1."""
+    """Earlier batches that are held and join a batch's step; 0 for a second step from the batch's
+    own responses."""
 
     def opens(self, batch: int, effective_share: float) -> bool:
-        """Whether a batch is joined by earlier ones.
+        """Whether anything is learned from once more with a batch.
 
         Args:
             batch: Number of the batch, from 0.
             effective_share: (sum r)^2 / (n sum r^2) of the ratios r of learner to rollout
-                probability over the n tokens of the step before; NaN where it had none.
+                probability over the n tokens of the step before, or of the last second step, if the
+                batch before had one; NaN where there was none.
         """
 
     def thin(self, candidates: Candidates, rng: np.random.Generator) -> Thinning:
-        """Draw the responses of one earlier batch to learn from once more."""
+        """Draw the responses of one batch to learn from once more."""
 
 
 @dataclass(frozen=True, slots=True)
-class EarlierBatches:
-    """Spend a share of every earlier batch's cost once more, by worth over cost as `CostAware`."""
+class Again:
+    """Behind a gate, spends a share of what a batch's responses cost once more."""
 
-    max_age: int = 1
-    """Batches before the present one that are learned from, at least 1; so many are held."""
     budget: float = 0.25
     """Share of the cost of a batch's responses of advantage other than 0 to spend, in (0, 1]."""
     floor: float = 0.02
     """Least keep probability of a candidate, in (0, 1], as in `CostAware`."""
     first_batch: int = 10
-    """First batch that is joined by earlier ones: from a cold start a policy moves far in a step,
-    and what it moves away from misleads."""
+    """First batch from which anything is learned once more: from a cold start a policy moves far in
+    a step, and what it moves away from misleads."""
     least_effective_share: float = 0.5
-    """A step whose tokens have a smaller effective share is followed by one without earlier
-    batches, in [0, 1]."""
+    """A step whose tokens have a smaller effective share closes the gate for the next batch, in
+    [0, 1]."""
 
     def __post_init__(self) -> None:
         """Refuse settings that are out of range."""
         ranges = {
-            "max_age": count(1000),
             "budget": positive(1),
             "floor": positive(1),
             "first_batch": amount(),
@@ -78,12 +79,35 @@ class EarlierBatches:
         require_ranges("reuse.", self, ranges)
 
     def opens(self, batch: int, effective_share: float) -> bool:
-        """Whether a batch is joined by earlier ones."""
+        """Whether anything is learned from once more with a batch."""
         return batch >= self.first_batch and not effective_share < self.least_effective_share
 
     def thin(self, candidates: Candidates, rng: np.random.Generator) -> Thinning:
-        """Keep by systematic sampling with water-filled probabilities."""
+        """Keep by systematic sampling with water-filled probabilities, as `CostAware` does."""
         return CostAware(budget=self.budget, floor=self.floor).thin(candidates, rng)
+
+
+@dataclass(frozen=True, slots=True)
+class SecondPass(Again):
+    """Learn from a batch once more, in a second step of its own."""
+
+    @property
+    def max_age(self) -> int:
+        """Return 0: no earlier batch is held."""
+        return 0
+
+
+@dataclass(frozen=True, slots=True)
+class EarlierBatches(Again):
+    """Learn from earlier batches once more, beside the present one."""
+
+    max_age: int = 1
+    """Batches before the present one that are learned from, at least 1; so many are held."""
+
+    def __post_init__(self) -> None:
+        """Refuse settings that are out of range."""
+        require_ranges("reuse.", self, {"max_age": count(1000)})
+        Again.__post_init__(self)
 
 
 def joined(

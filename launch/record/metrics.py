@@ -121,8 +121,8 @@ METRICS: dict[str, str] = _COST_METRICS | {
     "learner/kl_reference": "KL from learner to reference policy per trained token, nats (k3).",
     "learner/kl_reference_response": "KL from rollout to reference policy per response of the "
     "batch, nats (k1; learner.reference.kl_in: reward).",
-    "learner/reused_tokens": "Tokens, with prompts, of responses of earlier batches that were "
-    "learned from once more (scheduler.reuse).",
+    "learner/reused_tokens": "Tokens, with prompts, of responses that were learned from once more, "
+    "of earlier batches or the batch itself (scheduler.reuse).",
     "learner/tokens": "Trained tokens under the loss mask.",
     "learner/row_tokens": "Tokens put into rows, prompts included.",
     "learner/rows": "Packed rows of all ranks.",

@@ -1,6 +1,7 @@
 """Learning from one batch: its members, and every pass over them.
 
-buffer.take -> members -> (scheduler.select -> learners.update) each pass -> Learned
+buffer.take -> members -> (scheduler.select -> learners.update) each pass
+                       -> (scheduler.reuse -> learners.update) if asked for -> Learned
 """
 
 import math
@@ -16,7 +17,7 @@ from launch.run.clocks import Laps, Phases
 from launch.run.compute import Flops, generated
 from launch.run.deadlines import while_heard
 from launch.run.drawing import DrawnBatch
-from launch.run.parts import Metrics, Parts, Plan
+from launch.run.parts import Learners, Metrics, Parts, Plan
 from launch.run.reusing import Reusing
 from rollout.buffer import OrderedBuffer
 from rollout.types import GroupRef
@@ -116,6 +117,39 @@ class Learned:
         return StepResult(taken.drawn.batch + 1, taken.groups, self.selections, metrics)
 
 
+class Steps:
+    """Updates the policy by one batch, and adds up what that comes to.
+
+    Args:
+        learners: Who learns.
+        batch: Its number.
+        progress: Share of the run that is over before it, in [0, 1].
+        metrics: What is known of it before.
+        seconds: What that took of the learners.
+    """
+
+    def __init__(
+        self, learners: Learners, batch: int, progress: float, metrics: Metrics, seconds: float
+    ) -> None:
+        self._learners, self._batch, self._progress = learners, batch, progress
+        self.metrics, self.seconds = metrics, seconds
+        self.trained_tokens, self.flops = 0, 0.0
+
+    async def take(
+        self, groups: Sequence[GroupRef], selections: Sequence[Selection], epoch: int
+    ) -> int:
+        """Update the policy once; returns the tokens it is trained on, as the ledger counts."""
+        tokens = _trained_tokens(groups, selections)
+        updating = Laps()
+        self.metrics |= await self._learners.update(
+            groups, selections, step=self._batch, epoch=epoch, progress=self._progress
+        )
+        self.seconds += updating.lap()
+        self.flops += self.metrics.get("learner/flops", 0.0)
+        self.trained_tokens += tokens
+        return tokens
+
+
 class Passes:
     """Takes the passes over a batch.
 
@@ -149,7 +183,7 @@ class Passes:
         plain = groups[: taken.num_plain]
         updating = Laps()
         penalties, metrics = await self._penalties(plain)
-        learner_seconds, trained_tokens, learn_flops = updating.lap(), 0, 0.0
+        steps = Steps(learners, batch, progress, metrics, updating.lap())
         norms, reused_tokens = None, 0
         for epoch in range(self._plan.num_epochs):
             selections = await scheduler.select(batch, attempts, epoch, progress, penalties)
@@ -159,20 +193,19 @@ class Passes:
             given, chosen = groups, selections
             if epoch == 0:
                 given, chosen = await self._reusing.join(batch, groups, selections)
-            trained_tokens += _trained_tokens(given, chosen)
-            updating = Laps()
-            metrics |= await learners.update(
-                given, chosen, step=batch, epoch=epoch, progress=progress
-            )
-            learner_seconds += updating.lap()
-            learn_flops += metrics.get("learner/flops", 0.0)
+            await steps.take(given, chosen, epoch)
             if epoch == 0:
-                self._reusing.hold(batch, groups, selections, metrics)
-                again = slice(len(groups), None)
-                reused_tokens = _trained_tokens(given[again], chosen[again])
+                self._reusing.hold(batch, groups, selections, steps.metrics)
+                joined = slice(len(groups), None)
+                reused_tokens = _trained_tokens(given[joined], chosen[joined])
+        if (again := await self._reusing.again(batch)) is not None:
+            reused_tokens = await steps.take(plain, again, self._plan.num_epochs)
+            self._reusing.stepped(steps.metrics)
         if self._plan.reuse is not None:
-            metrics["learner/reused_tokens"] = float(reused_tokens)
-        return Learned(selections, metrics, trained_tokens, learner_seconds, learn_flops, norms)
+            steps.metrics["learner/reused_tokens"] = float(reused_tokens)
+        return Learned(
+            selections, steps.metrics, steps.trained_tokens, steps.seconds, steps.flops, norms
+        )
 
     def spent(self, taken: Taken, learned: Learned, published: Metrics, seconds: float) -> Spent:
         """Say what a batch took of the run's budget, of the seconds of its phases."""

@@ -23,10 +23,9 @@ def objective_text(config: RunConfig) -> str:
     if config.rollout.branching is not None:
         text += "; reweighted by rollout.branching, whose plays begin where the policy was unsure"
     if config.scheduler.reuse is not None:
-        text += (
-            f"; steps also learn from up to {config.scheduler.reuse.max_age} batches before, with "
-            "ratios that the objective cuts"
-        )
+        age = config.scheduler.reuse.max_age
+        whence = f"up to {age} batches before" if age else "their own batch a second time"
+        text += f"; steps also learn from {whence}, with ratios that the objective cuts"
     if config.learner.curvature.masks:
         text += "; biased by learner.curvature, whose mask depends on what was drawn"
     return text

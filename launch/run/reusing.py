@@ -1,8 +1,10 @@
-"""Groups of earlier batches, held to be learned from once more (`cost.thinning.reuse`).
+"""What is learned from once more: groups of earlier batches, or a batch's own.
 
 hold, after a batch's first pass -> at most max_age batches -> join, beside a later one
+again -> selections for a second step -> stepped, with what it showed
 
-Only groups with an advantage are held. A run that goes on begins without any, like its scheduler.
+See `cost.thinning.reuse`. Only groups with an advantage are held. A run that goes on begins without
+any, like its scheduler.
 """
 
 import math
@@ -15,10 +17,10 @@ from rollout.types import GroupRef
 
 
 class Reusing:
-    """Holds what the last few batches were learned from.
+    """Says what is learned from once more, and holds what that takes.
 
     Args:
-        reuse: When to join batches; None for never, and nothing is held.
+        reuse: When that is; None for never, and nothing is held.
         scheduler: Chooses from the batches that are held.
     """
 
@@ -50,6 +52,25 @@ class Reusing:
         held = {key: group for earlier in self._held.values() for key, group in earlier.items()}
         return [*groups, *(held[one.ticket_id] for one in again)], [*own, *again]
 
+    async def again(self, batch: int) -> list[Selection] | None:
+        """Choose what a second step from a batch learns from.
+
+        Returns:
+            One a plain member; None if there is to be no such step.
+        """
+        if self._reuse is None or self._reuse.max_age:
+            return None
+        if not self._reuse.opens(batch, self._effective_share):
+            # Nothing new is known of second steps: the next batch may have one.
+            self._effective_share = math.nan
+            return None
+        [own] = await self._scheduler.reuse(batch)
+        return own
+
+    def stepped(self, metrics: Metrics) -> None:
+        """Take note of the learners' metrics of a second step."""
+        self._effective_share = metrics.get("learner/rollout_effective_share", math.nan)
+
     def hold(
         self,
         batch: int,
@@ -65,7 +86,7 @@ class Reusing:
             selections: One a member.
             metrics: Of the learners, of the pass over it.
         """
-        if self._reuse is None:
+        if self._reuse is None or not self._reuse.max_age:
             return
         self._effective_share = metrics.get("learner/rollout_effective_share", math.nan)
         self._held[batch] = {

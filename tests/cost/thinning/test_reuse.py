@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cost.aggregations import ConstantLength
-from cost.thinning.reuse import EarlierBatches, joined
+from cost.thinning.reuse import EarlierBatches, SecondPass, joined
 from cost.thinning.thinning import CostAware, KeepAll, Pods, Thinning
 from cost.types import Selection
 from learner.batch_plan import split_groups
@@ -127,8 +127,9 @@ def test_a_batch_without_members_leaves_the_earlier_ones():
     np.testing.assert_allclose(again[0].weight / 2, before[0].weight / 2 / 2)
 
 
-def test_the_gate_is_closed_at_first_and_after_a_step_far_from_the_samples():
-    reuse = EarlierBatches(first_batch=3, least_effective_share=0.5)
+@pytest.mark.parametrize("kind", [EarlierBatches, SecondPass])
+def test_the_gate_is_closed_at_first_and_after_a_step_far_from_the_samples(kind):
+    reuse = kind(first_batch=3, least_effective_share=0.5)
     assert not reuse.opens(2, 1.0)
     assert reuse.opens(3, 1.0) and reuse.opens(3, np.nan) and reuse.opens(9, 0.5)
     assert not reuse.opens(9, 0.49)
@@ -217,6 +218,27 @@ def test_coins_of_earlier_batches_are_fresh_and_undone(make_scheduler, make_repo
     bound = 5 * weights * np.sqrt((1 / 0.2 - 1) / len(runs))
     assert (np.abs(total - weights) < bound)[with_advantage].all()
     assert (total[~with_advantage] == 0).all()
+
+
+def test_a_second_pass_is_over_the_batch_itself_with_fresh_coins(make_scheduler, make_report):
+    scheduler = make_scheduler(
+        reuse=SecondPass(budget=0.4, floor=0.2), thinning=CostAware(budget=0.4, floor=0.2)
+    )
+    own, again = play_batches(scheduler, make_report, 3)
+    first, second = ([one.keep.tolist() for batch in found for one in batch] for found in (
+        own, [batch for [batch] in again]
+    ))  # fmt: skip
+    assert [one.ticket_id for one in again[2][0]] == [one.ticket_id for one in own[2]]
+    assert first != second
+    assert list(scheduler.selecting._lately) == [2]
+    # The same probabilities, so the same weights wherever both coins keep a response.
+    both = [
+        (old.weight[j], new.weight[j])
+        for mine, [once_more] in zip(own, again, strict=True)
+        for old, new in zip(mine, once_more, strict=True)
+        for j in np.flatnonzero(old.keep & new.keep)
+    ]
+    assert both and all(old == pytest.approx(new) for old, new in both)
 
 
 def test_a_batch_without_groups_is_a_batch(make_scheduler, make_report, empty_report):

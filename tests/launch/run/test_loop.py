@@ -6,7 +6,7 @@ import weakref
 import numpy as np
 import pytest
 
-from cost.thinning.reuse import EarlierBatches
+from cost.thinning.reuse import EarlierBatches, SecondPass
 from cost.types import Draw, LengthReport, Selection, Ticket
 from launch.record.step import StepResult
 from launch.run.loop import train
@@ -340,6 +340,26 @@ def test_a_batch_before_is_learned_from_in_the_first_pass_and_let_go():
     assert weights == {1.0}, "what is recorded is the batch's own"
     # By the last pass nothing of it is held any longer.
     assert outcome.learners.alive[3] == set(range(3 * P, 4 * P))
+
+
+class SecondScheduler(FakeScheduler):
+    """Takes the first response of every group a second time."""
+
+    async def reuse(self, batch):
+        keep = np.array([True, False])
+        return [[Selection(key, keep, 1.0 * keep, keep, keep) for key in self.members[batch]]]
+
+
+def test_a_second_step_is_paid_for_and_is_not_what_is_recorded():
+    outcome = Outcome()
+    outcome.scheduler = SecondScheduler(outcome.events)
+    reuse = SecondPass(first_batch=1)
+    run(num_steps=3, outcome=outcome, reuse=reuse, max_trained_tokens=3 * TRAINED)
+    assert [e[1:] for e in outcome.of("update")] == [(0, 0), (1, 0), (1, 1), (2, 0), (2, 1)]
+    reused = [step.metrics["learner/reused_tokens"] for step in outcome.steps]
+    assert reused[0] == 0 and 0 < reused[1] == reused[2] < TRAINED
+    assert outcome.scheduler.progress == pytest.approx([0, 1 / 3, (2 + reused[1] / TRAINED) / 3])
+    assert all(one.keep.all() for step in outcome.steps for one in step.selections)
 
 
 @pytest.mark.parametrize("max_staleness", [0, 1, 2])

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from cost.thinning.reuse import EarlierBatches
+from cost.thinning.reuse import EarlierBatches, SecondPass
 from cost.types import Selection
 from launch.run.reusing import Reusing
 from rollout.types import GroupRef
@@ -83,6 +83,33 @@ def test_a_step_far_from_the_samples_is_followed_by_one_of_its_own(scheduler):
         for tickets in run(Reusing(EarlierBatches(first_batch=0), scheduler), 3, share=0.3)
     )
     assert scheduler.asked == []
+
+
+def test_a_second_step_that_went_far_is_followed_by_a_batch_without_one():
+    class Scheduler:
+        async def reuse(self, batch):
+            return [members(batch)[1]]
+
+    async def scenario(shares):
+        reusing, found = Reusing(SecondPass(first_batch=1), Scheduler()), []
+        for batch in range(5):
+            groups, selections = members(batch)
+            assert await reusing.join(batch, groups, selections) == (groups, selections)
+            reusing.hold(batch, groups, selections, {"learner/rollout_effective_share": 0.01})
+            assert not reusing._held
+            again = await reusing.again(batch)
+            found.append(again is not None)
+            if again is not None:
+                assert [one.ticket_id for one in again] == [one.ticket_id for one in selections]
+                reusing.stepped({"learner/rollout_effective_share": next(shares)})
+        return found
+
+    assert asyncio.run(scenario(iter([0.9, 0.3, 0.8]))) == [False, True, True, False, True]
+
+
+def test_earlier_batches_are_joined_and_nothing_else(scheduler):
+    assert asyncio.run(Reusing(EarlierBatches(first_batch=0), scheduler).again(3)) is None
+    assert asyncio.run(Reusing(None, scheduler).again(3)) is None
 
 
 def test_without_reuse_nothing_is_asked_or_held(scheduler):
