@@ -3,9 +3,10 @@
     turns:    128 plays at once: [generate -> the tool sleeps -> its tokens] x 1 to 6
     single:   128 responses at once, each of as many tokens as a play samples
 
-Both go through the environments that runs use. Every turn has its length from the plan: no token
-ends one. There are fewer slots than plays, so that while a play waits for its tool another can be
-in its slot.
+Once with short and once with longer turns: the shorter they are, the more counts what the engine
+reads anew after each. Both contestants go through the environments that runs use. Every turn has
+its length from the plan: no token ends one. There are fewer slots than plays, so that while a play
+waits for its tool another can be in its slot.
 """
 
 from __future__ import annotations
@@ -37,8 +38,9 @@ NUM_PLAYS = 128
 SLOTS_SHARE = 0.5
 """Requests that the engine works on at once, over plays."""
 MOST_TURNS = 6
-TURN_TOKENS = (8, 32)
-"""Fewest and most tokens of a turn, and of a prompt."""
+TURN_TOKENS = {"short": (8, 32), "longer": (16, 64)}
+"""Fewest and most tokens of a turn."""
+PROMPT_TOKENS = (8, 32)
 TOOL_TOKENS = 8
 MOST_WAIT_SECONDS = 0.2
 NO_STOP = Stopping(())
@@ -59,20 +61,21 @@ class Plan:
     """Seconds that the tool sleeps after each turn but the last."""
 
 
-def plans(num_plays: int, vocabulary: int, seed: int) -> list[Plan]:
+def plans(num_plays: int, vocabulary: int, turn_tokens: tuple[int, int], seed: int) -> list[Plan]:
     """Draw plays of 1 to `MOST_TURNS` turns.
 
     Args:
         num_plays: How many.
         vocabulary: Prompts are of tokens in [1, vocabulary).
+        turn_tokens: Fewest and most tokens of a turn.
         seed: The same gives the same plays.
     """
-    stream, (fewest, most) = random.Random(seed), TURN_TOKENS
+    stream = random.Random(seed)
     found = []
     for _ in range(num_plays):
         num_turns = stream.randint(1, MOST_TURNS)
-        prompt = [stream.randrange(1, vocabulary) for _ in range(stream.randint(fewest, most))]
-        tokens = tuple(stream.randint(fewest, most) for _ in range(num_turns))
+        prompt = [stream.randrange(1, vocabulary) for _ in range(stream.randint(*PROMPT_TOKENS))]
+        tokens = tuple(stream.randint(*turn_tokens) for _ in range(num_turns))
         waits = tuple(stream.uniform(0, MOST_WAIT_SECONDS) for _ in range(num_turns - 1))
         found.append(Plan(np.asarray(prompt, dtype=np.int32), tokens, waits))
     return found
@@ -204,7 +207,10 @@ def bench_turns(config: RunConfig, *, repetitions: int, warm_ups: int) -> dict[s
     from rollout.engines.vllm_engine import VLLMEngine
 
     tokenizer = load_tokenizer(config.model.path)
-    plays = plans(NUM_PLAYS, len(tokenizer), config.seed)
+    plays = {
+        name: plans(NUM_PLAYS, len(tokenizer), turn_tokens, config.seed)
+        for name, turn_tokens in TURN_TOKENS.items()
+    }
     num_slots = min(config.rollout.engine.max_num_seqs, int(SLOTS_SHARE * NUM_PLAYS))
     arguments = engine_arguments(
         replace(config.rollout.engine, max_num_seqs=num_slots),
@@ -217,29 +223,38 @@ def bench_turns(config: RunConfig, *, repetitions: int, warm_ups: int) -> dict[s
         seed=config.seed,
     )
 
-    async def measure() -> dict[str, list[dict[str, float]]]:
+    async def measure() -> dict[str, dict[str, list[dict[str, float]]]]:
         engine = VLLMEngine(
             arguments,
             num_threads=config.rollout.engine.num_threads,
             stopping=NO_STOP,
             deadline_seconds=config.rollout.ticket_deadline_seconds,
         )
-        measured: dict[str, list[dict[str, float]]] = {name: [] for name in CONTESTANTS}
+        measured: dict[str, dict[str, list[dict[str, float]]]] = {
+            size: {name: [] for name in CONTESTANTS} for size in plays
+        }
         try:
             await engine.warm_up()
-            for turn in turns(CONTESTANTS, repetitions=repetitions, warm_ups=warm_ups):
-                found = await play_all(turn.contestant, engine, tokenizer, plays, num_slots)
-                if turn.measured:
-                    measured[turn.contestant].append(found)
+            for size, of_size in plays.items():
+                for turn in turns(CONTESTANTS, repetitions=repetitions, warm_ups=warm_ups):
+                    found = await play_all(turn.contestant, engine, tokenizer, of_size, num_slots)
+                    if turn.measured:
+                        measured[size][turn.contestant].append(found)
         finally:
             await engine.close()
         return measured
 
-    return summed_up(asyncio.run(measure())) | {
+    return {
+        size: summed_up(rows)
+        | {
+            "turn_tokens": list(TURN_TOKENS[size]),
+            "mean_turns": statistics.mean(len(plan.tokens) for plan in plays[size]),
+            "mean_wait_seconds": statistics.mean(sum(plan.waits) for plan in plays[size]),
+        }
+        for size, rows in asyncio.run(measure()).items()
+    } | {
         "plays": NUM_PLAYS,
         "slots": num_slots,
-        "mean_turns": statistics.mean(len(plan.tokens) for plan in plays),
-        "mean_wait_seconds": statistics.mean(sum(plan.waits) for plan in plays),
         "prefix_caching": config.rollout.engine.prefix_caching,
     }
 

@@ -67,7 +67,7 @@ class Tokenizer:
 
 def test_both_sample_the_same_tokens_and_only_turns_wait(monkeypatch):
     monkeypatch.setattr("launch.study.bench.turns.MOST_WAIT_SECONDS", 0.01)
-    plays = plans(20, 50, seed=3)
+    plays = plans(20, 50, (8, 32), seed=3)
     assert {len(plan.tokens) for plan in plays} == set(range(1, MOST_TURNS + 1))
     measured = {}
     for name in CONTESTANTS:
@@ -87,7 +87,7 @@ def test_both_sample_the_same_tokens_and_only_turns_wait(monkeypatch):
 
 def test_a_turn_sees_what_came_before_and_the_tool(monkeypatch):
     monkeypatch.setattr("launch.study.bench.turns.MOST_WAIT_SECONDS", 0.0)
-    plan = next(plan for plan in plans(50, 50, seed=0) if len(plan.tokens) == 3)
+    plan = next(plan for plan in plans(50, 50, (8, 32), seed=0) if len(plan.tokens) == 3)
     engine = Engine()
     asyncio.run(play_all("turns", engine, Tokenizer(), [plan], num_slots=1))
     first, second, third = plan.tokens
