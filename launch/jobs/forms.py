@@ -88,6 +88,7 @@ def kuberay_manifest(
         config: The job's settings; `kuberay.claim` is set.
         overrides: What stands after `--`: the overrides of the program.
         nodes: The worker pods; the head is one pod more, which holds no engine and no learner.
+            Ray's autoscaler runs beside it where engines may join.
         variables: Allowed environment variables with their values.
         leaving: From `leaving_seconds`. The operator stops the job before it deletes the pods, all
             of which must stay until the run has left.
@@ -105,6 +106,8 @@ def kuberay_manifest(
         "ttlSecondsAfterFinished": 600,
         "rayClusterSpec": {
             "rayVersion": version("ray"),
+            # Pods come as engines that may join ask for them, and go when nothing is on them.
+            **({"enableInTreeAutoscaling": True} if nodes.most > nodes.count else {}),
             "authOptions": {"mode": "token", "secretName": kuberay.token_secret},
             "headGroupSpec": {
                 "rayStartParams": {"dashboard-host": "0.0.0.0", "num-cpus": "0"},
@@ -115,7 +118,7 @@ def kuberay_manifest(
                     "groupName": "workers",
                     "replicas": nodes.count,
                     "minReplicas": nodes.count,
-                    "maxReplicas": nodes.count,
+                    "maxReplicas": nodes.most,
                     "rayStartParams": {},
                     "template": _pod(config, "ray-worker", worker, leaving),
                 }
@@ -192,7 +195,8 @@ def slurm_script(config: SubmitConfig, overrides: Sequence[str], nodes: Nodes, l
     Args:
         config: The job's settings.
         overrides: What stands after `--`: the overrides of the program.
-        nodes: The machines; the first is also the head.
+        nodes: The machines; the first is also the head. Slurm gives as many as it has between
+            the fewest and the most.
         leaving: From `leaving_seconds`.
     """
     slurm = config.slurm
@@ -203,7 +207,7 @@ def slurm_script(config: SubmitConfig, overrides: Sequence[str], nodes: Nodes, l
         "time": slurm.time,
         "partition": slurm.partition,
         "account": slurm.account,
-        "nodes": nodes.count,
+        "nodes": nodes.count if nodes.most == nodes.count else f"{nodes.count}-{nodes.most}",
         "ntasks-per-node": 1,
         "cpus-per-task": nodes.cpus,
         "gpus-per-node": nodes.gpus or None,

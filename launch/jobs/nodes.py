@@ -14,6 +14,9 @@ class Nodes:
     """The machines to start, all alike."""
 
     count: int
+    """As the run begins."""
+    most: int
+    """With the engines that may join; at least `count`."""
     cpus: int
     gpus: int
     """GPUs of each machine that the run uses; 0 when it runs on CPUs."""
@@ -22,6 +25,8 @@ class Nodes:
 
 def nodes_for(resources: ResourcesConfig, node: NodeConfig) -> Nodes:
     """Count the machines: engines first, each whole on one, then learners in the room left.
+
+    Engines that may join (`resources.max_engines`) come last.
 
     Only `resources.share_gpus=true`, or engines that sleep, count on shared GPUs: machines are
     asked for as if none were.
@@ -53,10 +58,22 @@ def nodes_for(resources: ResourcesConfig, node: NodeConfig) -> Nodes:
                 f"resources.{key} must not exceed node.cpus = {node.cpus}, got {cpus:g}"
             )
     free: list[tuple[float, int]] = []
-    parts = [engine] * (resources.num_engines - shared) + [pair] * shared
-    for cpus, needed in parts + [learner] * (resources.num_learners - shared):
-        at = next((i for i, (c, g) in enumerate(free) if c >= cpus and g >= needed), len(free))
-        if at == len(free):
-            free.append((node.cpus, gpus))
-        free[at] = (free[at][0] - cpus, free[at][1] - needed)
-    return Nodes(count=len(free), cpus=node.cpus, gpus=gpus, memory_gib=node.memory_gib)
+
+    def place(parts: list[tuple[float, int]]) -> int:
+        for cpus, needed in parts:
+            at = next((i for i, (c, g) in enumerate(free) if c >= cpus and g >= needed), len(free))
+            if at == len(free):
+                free.append((node.cpus, gpus))
+            free[at] = (free[at][0] - cpus, free[at][1] - needed)
+        return len(free)
+
+    engines = [engine] * (resources.num_engines - shared) + [pair] * shared
+    count = place(engines + [learner] * (resources.num_learners - shared))
+    joining = (resources.max_engines or resources.num_engines) - resources.num_engines
+    return Nodes(
+        count=count,
+        most=place([engine] * joining),
+        cpus=node.cpus,
+        gpus=gpus,
+        memory_gib=node.memory_gib,
+    )

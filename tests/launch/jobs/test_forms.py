@@ -6,6 +6,7 @@ import stat
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,7 +27,7 @@ from tests.places import PROJECT
 
 AWKWARD = ["experiment=quickstart", 'name="it\'s $HOME (a)"', "run_dir=/shared/a b", "x=${y}"]
 COMMAND = ["python", "-m", "launch.train", *AWKWARD]
-GPU_NODES = Nodes(count=2, cpus=32, gpus=8, memory_gib=256)
+GPU_NODES = Nodes(count=2, most=2, cpus=32, gpus=8, memory_gib=256)
 LEAVING = 120
 
 
@@ -66,6 +67,7 @@ def test_the_rayjob_has_one_head_and_the_workers_that_the_run_needs():
     cluster = spec["rayClusterSpec"]
     (workers,) = cluster["workerGroupSpecs"]
     assert workers["replicas"] == workers["minReplicas"] == workers["maxReplicas"] == 2
+    assert "enableInTreeAutoscaling" not in cluster
     head = cluster["headGroupSpec"]
     # Nothing is placed on the head, which has no GPU.
     assert head["rayStartParams"]["num-cpus"] == "0"
@@ -79,6 +81,17 @@ def test_the_rayjob_has_one_head_and_the_workers_that_the_run_needs():
         assert pod["terminationGracePeriodSeconds"] == LEAVING
         mounts = {mount["name"] for mount in container["volumeMounts"]}
         assert mounts == {volume["name"] for volume in pod["volumes"]}
+
+
+def test_where_engines_may_join_machines_may_come():
+    nodes = replace(GPU_NODES, most=5)
+    manifest = yaml.safe_load(kuberay_manifest(job(), AWKWARD, nodes, {}, LEAVING))
+    cluster = manifest["spec"]["rayClusterSpec"]
+    (workers,) = cluster["workerGroupSpecs"]
+    assert cluster["enableInTreeAutoscaling"] is True
+    assert (workers["replicas"], workers["minReplicas"], workers["maxReplicas"]) == (2, 2, 5)
+    script = slurm_script(job(), AWKWARD, nodes, LEAVING)
+    assert "#SBATCH --nodes=2-5\n" in script and "--min-nodes 2 " in script
 
 
 def test_the_rayjob_refers_to_secrets_and_holds_none(monkeypatch):
@@ -95,7 +108,7 @@ def test_the_rayjob_refers_to_secrets_and_holds_none(monkeypatch):
 
 
 def test_a_rayjob_on_cpus_asks_for_no_gpu():
-    nodes = Nodes(count=1, cpus=4, gpus=0, memory_gib=8)
+    nodes = Nodes(count=1, most=1, cpus=4, gpus=0, memory_gib=8)
     assert "nvidia" not in kuberay_manifest(job(), AWKWARD, nodes, {}, LEAVING)
 
 

@@ -33,6 +33,22 @@ def test_machines_hold_what_the_run_asks_for(asked, node, count):
 
 
 @pytest.mark.parametrize(
+    ("asked", "node", "counts"),
+    [
+        ({}, {}, (1, 1)),
+        # A learner and seven engines fill the first machine.
+        ({"max_engines": 7}, {}, (1, 1)),
+        ({"max_engines": 8}, {}, (1, 2)),
+        ({"num_engines": 8, "max_engines": 16}, {}, (2, 3)),
+        ({"max_engines": 3, "engine_cpus": 2.0}, {"gpus": 0, "cpus": 2}, (2, 4)),
+    ],
+)
+def test_machines_may_come_for_engines_that_join(asked, node, counts):
+    nodes = nodes_for(ResourcesConfig(**asked), NodeConfig(**node))
+    assert (nodes.count, nodes.most) == counts
+
+
+@pytest.mark.parametrize(
     ("asked", "node", "sentence"),
     [
         ({"tensor_parallel_size": 9}, {}, "resources.tensor_parallel_size must not exceed"),
