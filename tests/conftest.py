@@ -13,6 +13,9 @@ settings.load_profile("untimed")
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+# Until all is collected: imports make millions of objects, and none is garbage.
+gc.disable()
+
 
 @pytest.fixture
 def free_port():
@@ -25,6 +28,7 @@ def pytest_collection_finish():
     """What was imported and collected stays to the end: no collection need look at it again."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 def pytest_sessionfinish():
