@@ -7,6 +7,8 @@ import socket
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.quick_hydra import quicken
+
 # Machines are shared: what takes long is no fault.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
@@ -15,6 +17,7 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 # Until all is collected: imports make millions of objects, and none is garbage.
 gc.disable()
+quicken()
 
 
 @pytest.fixture
