@@ -2,8 +2,8 @@
 
     RunConfig node -> {model: ModelConfig, task: ChainTask, ...} -> RunConfig(**these)
 
-Plugs are hydra's to build. Of schemas it makes several objects each, as it puts every finished
-section back into a configuration to read it once more: half a program's time before it starts.
+Plugs are hydra's to build. Of a section it makes several objects, as it puts each that is done back
+into a configuration and reads that once more, which takes as long as all else here.
 """
 
 import copy
@@ -31,12 +31,14 @@ def typed(config: DictConfig) -> Any:
 
 
 def _typed(node: Any) -> Any:
-    if isinstance(node, ListConfig) and not node._is_none():
+    if not isinstance(node, DictConfig | ListConfig):
+        return node
+    if node._is_none():
+        return None
+    if isinstance(node, ListConfig):
         return [_typed(each) for each in node]
-    if not isinstance(node, DictConfig) or node._is_none():
-        return None if isinstance(node, DictConfig | ListConfig) else node
     if "_target_" in node:
         return instantiate(node, _convert_="object")
-    values = {str(name): _typed(value) for name, value in node.items()}
-    made = OmegaConf.get_type(node)
-    return values if made in (None, dict) else made(**values)
+    values: dict[Any, Any] = {name: _typed(value) for name, value in node.items()}
+    schema = OmegaConf.get_type(node)
+    return values if schema in (None, dict) else schema(**values)
