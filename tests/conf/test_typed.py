@@ -20,6 +20,8 @@ RUNS = [
     ("compare", ["run_dir=x"]),
     ("simulate", ["run_dir=x"]),
     ("submit", []),
+    ("variance", []),
+    ("predict", []),
 ]
 
 
