@@ -93,16 +93,16 @@ def plugs(node: DictConfig | ListConfig, key: str) -> Iterator[tuple[str, DictCo
 def _named(group: str, node: DictConfig) -> dict[str, Any] | None:
     try:
         target = str(node.get("_target_"))
+        is_file = FILE.fullmatch(target) is not None
+        if not is_file and not (group in MEMBERS and _is_function(group, target)):
+            return None
         settings: Any = OmegaConf.to_container(node, resolve=True)
     except OmegaConfBaseException:
         # Building it says so with the key.
         return None
-    is_file = FILE.fullmatch(target) is not None
     others = {name: value for name, value in settings.items() if not name.startswith("_")}
     if is_file and group not in MEMBERS:
         return {"_target_": BUILD, "path": target, **others}
-    if not is_file and not (group in MEMBERS and _is_function(group, target)):
-        return None
     module, _, name = target.rpartition(".")
     fields = inspect.signature(get_object(MEMBERS[group])).parameters.keys() - {"path", "settings"}
     return {

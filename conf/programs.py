@@ -6,6 +6,7 @@ policies are made.
 
 import math
 from dataclasses import dataclass, field
+from functools import cache
 
 from hydra.core.config_store import ConfigStore
 
@@ -156,8 +157,9 @@ def _check_pages(runs: list[str], out: str | None) -> None:
         require_path("out", out)
 
 
+@cache
 def register() -> None:
-    """Put the schemas where the YAML's defaults lists find them."""
+    """Put the schemas where the YAML's defaults lists find them, once for all programs."""
     store = ConfigStore.instance()
     store.store(name="train_schema", node=RunConfig)
     store.store(name="evaluate_schema", node=EvaluateConfig)

@@ -12,6 +12,7 @@ binds plugs and states together (`cost.scheduler.plugs`).
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
+from functools import cache
 from typing import Any, Protocol, runtime_checkable
 
 from cost.prompts import PromptPool, Visit
@@ -43,14 +44,20 @@ class HasState(Protocol):
         """Continue from `state_dict`."""
 
 
-def initial_state(plug: object, prompts: PromptPool) -> Any:
+def initial_state(plug: Any, prompts: PromptPool) -> Any:
     """Return the state of a plug before its first observation; None if it does not learn."""
-    return plug.initial_state(prompts) if isinstance(plug, Learns) else None
+    return plug.initial_state(prompts) if _learns(plug.__class__) else None
 
 
-def updated(plug: object, state: Any, prompts: PromptPool, visits: Sequence[Visit]) -> Any:
+def updated(plug: Any, state: Any, prompts: PromptPool, visits: Sequence[Visit]) -> Any:
     """Return the state of a plug after some visits, which are in ticket order."""
-    return plug.update(state, prompts, visits) if isinstance(plug, Learns) else None
+    return plug.update(state, prompts, visits) if _learns(plug.__class__) else None
+
+
+@cache
+def _learns(kind: type) -> bool:
+    # Asked of every plug at every batch, and as slow as some plugs' update.
+    return issubclass(kind, Learns)
 
 
 def keywords(state: Any) -> dict[str, Any]:

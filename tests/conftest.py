@@ -7,11 +7,17 @@ import socket
 import pytest
 from hypothesis import HealthCheck, settings
 
+from tests.quick_hydra import quicken
+
 # Machines are shared: what takes long is no fault.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("untimed")
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+# Until all is collected: imports make millions of objects, and none is garbage.
+gc.disable()
+quicken()
 
 
 @pytest.fixture
@@ -25,6 +31,7 @@ def pytest_collection_finish():
     """What was imported and collected stays to the end: no collection need look at it again."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 def pytest_sessionfinish():

@@ -1,12 +1,9 @@
 """The way through the house: rooms within rooms, doors, and sizes a person can hold in mind."""
 
 import ast
-from functools import cache
-
-import pytest
 
 from tests.places import PROJECT
-from tests.test_layering import FILES, imports_of
+from tests.test_layering import FILES, imports_of, nodes_of
 
 SHARED = {"cli", "program"}
 LAUNCH = {
@@ -41,57 +38,55 @@ LONGEST_FILE = 300
 MOST_LONG_FILES = 20
 
 
-@cache
-def tree_of(path):
-    return ast.parse((PROJECT / path).read_text(encoding="utf-8"))
-
-
 def num_lines(path):
     return len((PROJECT / path).read_text(encoding="utf-8").splitlines())
 
 
 def functions_of(path):
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
-    return [node for node in ast.walk(tree_of(path)) if isinstance(node, kinds)]
+    return [node for node in nodes_of(path) if isinstance(node, kinds)]
 
 
-@pytest.mark.parametrize("path", [p for p in FILES if p.startswith("launch/") and p not in DOORS])
-def test_rooms_of_launch_know_those_below_and_no_door(path):
-    room = room_of(path)
-    if room == "__init__":
-        return
-    allowed = LAUNCH[room] | {room}
-    found = [(line, name) for line, name in imports_of(path) if name.startswith("launch.")]
-    assert [f"{path}:{line} imports {n}" for line, n in found if room_of(n) not in allowed] == []
-
-
-@pytest.mark.parametrize("path", DOORS)
-def test_a_door_opens_rooms_and_no_other_door(path):
-    found = [(line, name) for line, name in imports_of(path) if name.startswith("launch.")]
-    assert [f"{path}:{line} imports {n}" for line, n in found if room_of(n) not in LAUNCH] == []
-
-
-@pytest.mark.parametrize("path", DOORS)
-def test_every_module_in_launch_is_a_program_and_short(path):
-    text = (PROJECT / path).read_text(encoding="utf-8")
-    assert 'if __name__ == "__main__":' in text
-    assert f"python -m launch.{room_of(path)}" in ast.get_docstring(tree_of(path))
-    assert num_lines(path) <= 80
-
-
-@pytest.mark.parametrize("path", [p for p in FILES if p.startswith("cost/")])
-def test_rooms_of_cost_know_those_below(path):
-    floors = {room: floor for floor, rooms in enumerate(COST) for room in rooms}
-    room = room_of(path)
-    if room == "__init__":
-        return
-    found = [(line, name) for line, name in imports_of(path) if name.startswith("cost.")]
-    above = [
+def against(paths, room, allowed):
+    """Where files import what they may not from their own part of the house."""
+    return [
         f"{path}:{line} imports {name}"
-        for line, name in found
-        if room_of(name) != room and floors[room_of(name)] >= floors[room]
+        for path in paths
+        for line, name in imports_of(path)
+        if name.startswith(f"{room}.") and room_of(name) not in allowed(path)
     ]
-    assert above == []
+
+
+def test_rooms_of_launch_know_those_below_and_no_door():
+    paths = [
+        path
+        for path in FILES
+        if path.startswith("launch/") and path not in DOORS and room_of(path) != "__init__"
+    ]
+    assert against(paths, "launch", lambda path: LAUNCH[room_of(path)] | {room_of(path)}) == []
+
+
+def test_a_door_opens_rooms_and_no_other_door():
+    assert against(DOORS, "launch", lambda _: LAUNCH) == []
+
+
+def test_every_module_in_launch_is_a_program_and_short():
+    for path in DOORS:
+        text = (PROJECT / path).read_text(encoding="utf-8")
+        assert 'if __name__ == "__main__":' in text, path
+        assert f"python -m launch.{room_of(path)}" in ast.get_docstring(nodes_of(path)[0]), path
+        assert num_lines(path) <= 80, path
+
+
+def test_rooms_of_cost_know_those_below():
+    floors = {room: floor for floor, rooms in enumerate(COST) for room in rooms}
+    paths = [path for path in FILES if path.startswith("cost/") and room_of(path) != "__init__"]
+
+    def allowed(path):
+        own = room_of(path)
+        return {room for room in floors if floors[room] < floors[own]} | {own}
+
+    assert against(paths, "cost", allowed) == []
 
 
 def test_a_batchs_life_fits_one_page():

@@ -2,6 +2,7 @@
 
 import difflib
 import pickle
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from conf.schema import EvaluateConfig, RunConfig
 from launch.program import build
 from tests.composing import composed, composed_by_hydra
 from tests.places import CONF
+from tests.quick_hydra import as_it_comes
 
 RESOLVED = Path(__file__).parent / "quickstart_resolved.yaml"
 REGENERATE = (
@@ -42,6 +44,10 @@ OWN = {
     "objective": "learner.objectives.cispo:Cispo",
 }
 """What a member `function` may name."""
+NO_PLUGS = ("experiment", "comparison", "recipe", "profile", "evaluation_set")
+"""Folders whose files are no members of a group of plugs."""
+ALONE = ("branching", "clipping", "correction", "entropy_control", "reuse", "sizing")
+"""Groups whose members ask something of others, or refuse them."""
 
 
 def groups(program: str) -> dict[str, str]:
@@ -79,14 +85,27 @@ def overrides_for(group: str, name: str) -> list[str]:
     return [f"{groups('train')[group]}={name}", *needed]
 
 
-def members() -> list[Any]:
-    names = {path.relative_to(CONF).with_suffix("") for path in CONF.glob("*/*.yaml")}
-    return [
-        pytest.param(name.parent.as_posix(), name.name, id=name.as_posix())
-        for name in sorted(names)
-        if name.parent.name
-        not in ("experiment", "comparison", "recipe", "profile", "evaluation_set")
+def runs() -> list[Any]:
+    """Members of each group, as many groups in a run as leave each other alone."""
+    members: dict[str, list[str]] = {}
+    for path in sorted(CONF.glob("*/*.yaml")):
+        if path.parent.name not in NO_PLUGS:
+            members.setdefault(path.parent.name, []).append(path.stem)
+    # A task's run has its held-out half.
+    members["task"] = [name for name in members["task"] if not name.endswith("_held_out")]
+    found = [
+        [(group, name)]
+        for group, names in members.items()
+        for name in names
+        if group in ALONE or (group, name) == ("reward", "reasoning_gym")
     ]
+    together = [
+        [(group, name) for name in names if [(group, name)] not in found]
+        for group, names in members.items()
+        if group not in ALONE
+    ]
+    found += [[each for each in row if each] for row in zip_longest(*together)]
+    return [pytest.param(row, id=" ".join(f"{g}/{n}" for g, n in row)) for row in found]
 
 
 def target_of(group: str, name: str) -> str | None:
@@ -111,15 +130,28 @@ def test_an_experiment_without_training_settings_evaluates(name):
     assert pickle.loads(pickle.dumps(config)) == config
 
 
-@pytest.mark.parametrize(("group", "name"), members())
-def test_every_member_of_every_group_builds_and_travels(group, name):
-    chosen = composed("train", "experiment=quickstart", *overrides_for(group, name))
-    package = "held_out" if name.endswith("_held_out") else groups("train")[group].split("@")[-1]
-    # A choice that misses its place would build the default once more.
-    assert OmegaConf.select(chosen, package).get("_target_") == target_of(group, name)
+@pytest.mark.parametrize("row", runs())
+def test_every_member_of_every_group_builds_and_travels(row):
+    picks = [pick for group, name in row for pick in overrides_for(group, name)]
+    chosen = composed("train", "experiment=quickstart", *picks)
+    places = {group: key.split("@")[-1] for group, key in groups("train").items()}
+    for group, name in row:
+        # A choice that misses its place would build the default once more.
+        found = OmegaConf.select(chosen, places[group]).get("_target_")
+        assert found == target_of(group, name), f"{group}/{name}"
+        held_out = CONF / group / f"{name}_held_out.yaml"
+        if held_out.is_file():
+            assert chosen.held_out._target_ == target_of(group, held_out.stem), held_out.stem
     config = build(chosen)
     assert isinstance(config, RunConfig)
     assert pickle.loads(pickle.dumps(config)) == config
+
+
+def test_every_member_is_in_a_run():
+    built = {f"{group}/{name}" for row in runs() for group, name in row.values[0]}
+    built |= {f"{each}_held_out" for each in built}
+    files = {path.relative_to(CONF).with_suffix("") for path in CONF.glob("*/*.yaml")}
+    assert {str(name) for name in files if name.parent.name not in NO_PLUGS} <= built
 
 
 @pytest.mark.parametrize("program", ["train", "evaluate"])
@@ -143,11 +175,10 @@ def test_every_evaluation_set_builds_and_travels(program, name):
         ["rollout.max_tokens=77", "objective.clip_low=${objective.clip_high}"],
     ],
 )
-def test_what_tests_compose_is_what_the_command_line_does(overrides):
-    ours, theirs = (
-        c("train", "experiment=quickstart", *overrides) for c in (composed, composed_by_hydra)
-    )
-    assert ours == theirs
+def test_what_tests_compose_is_what_the_command_line_does(overrides, monkeypatch):
+    ours = composed("train", "experiment=quickstart", *overrides)
+    as_it_comes(monkeypatch)
+    assert ours == composed_by_hydra("train", "experiment=quickstart", *overrides)
 
 
 def test_every_experiment_names_a_model_or_leaves_it_to_the_user():

@@ -12,7 +12,7 @@ from launch.study.comparison.checks import first_run
 
 register()
 READERS = {"train": training, "compare": first_run}
-COMPARISON = ["comparison=baselines", "budget.amount=4000", "run_dir=/shared/c"]
+COMPARISON = ["comparison=utilities", "budget.amount=4000", "run_dir=/shared/c"]
 
 
 def job(**settings):
@@ -126,10 +126,10 @@ def test_every_form_gives_the_run_the_time_to_leave_and_lets_it_go_on(form, caps
 
 @pytest.mark.parametrize("form", ["ray", "kuberay", "slurm"])
 def test_a_comparison_goes_on_by_itself_in_the_same_folder(form, capsys):
-    overrides = ["comparison=baselines", "name=first", "run_dir=/shared/${name}"]
+    overrides = ["comparison=utilities", "name=first", "run_dir=/shared/${name}"]
     submit(job(form=form, program="compare"), overrides, READERS)
     text = capsys.readouterr().out
-    assert "python -m launch.compare comparison=baselines name=first" in text
+    assert "python -m launch.compare comparison=utilities name=first" in text
     assert "/shared/first" in text and "resume=" not in text and "launch.train" not in text
 
 

@@ -93,70 +93,74 @@ def run_to_end(run):
 
 @pytest.mark.parametrize("staleness", [0, 1])
 @pytest.mark.parametrize("kind", [ONE_ROUND, SEVERAL_ROUNDS], ids=["one_round", "rounds"])
-@pytest.mark.parametrize("step", [1, 3, 7])
-def test_a_run_that_was_killed_goes_on_exactly(begin, tmp_path, kind, staleness, step):
+def test_a_run_that_was_killed_goes_on_exactly(begin, tmp_path, kind, staleness):
     kind = [*kind, f"loop.max_staleness={staleness}", "checkpoint.keep_last=99"]
     run, whole = begin(*kind, folder="whole")
     run_to_end(run)
-    # The folder as a kill after a later step leaves it: its newest checkpoint is of this one.
-    shutil.copytree(tmp_path / "whole", tmp_path / "killed")
-    for path in (tmp_path / "killed" / "checkpoints").iterdir():
-        if int(path.name.removeprefix("step-")) > step:
-            shutil.rmtree(path)
-    run, system = begin(*kind, folder="killed")
-    run_to_end(run)
-    found, expected = (metrics_in(tmp_path / name) for name in ("killed", "whole"))
-    assert [line["step"] for line in found] == list(range(1, 9))
-    assert system.learners.weights == whole.learners.weights
-    if staleness == 0:
-        assert found == expected
-    (restart,) = read_restarts(tmp_path / "killed")
-    assert (restart.step, restart.lost_steps) == (step, 8 - step)
+    for step in (1, 3, 7):
+        # The folder as a kill after a later step leaves it: its newest checkpoint is of this one.
+        killed = tmp_path / f"killed-{step}"
+        shutil.copytree(tmp_path / "whole", killed)
+        for path in (killed / "checkpoints").iterdir():
+            if int(path.name.removeprefix("step-")) > step:
+                shutil.rmtree(path)
+        run, system = begin(*kind, folder=killed.name)
+        run_to_end(run)
+        found, expected = (metrics_in(folder) for folder in (killed, tmp_path / "whole"))
+        assert [line["step"] for line in found] == list(range(1, 9)), step
+        assert system.learners.weights == whole.learners.weights, step
+        if staleness == 0:
+            assert found == expected, step
+        (restart,) = read_restarts(killed)
+        assert (restart.step, restart.lost_steps) == (step, 8 - step)
 
 
 @pytest.mark.parametrize("kind", [ONE_ROUND, SEVERAL_ROUNDS], ids=["one_round", "rounds"])
 @pytest.mark.parametrize("staleness", [0, 1])
-@pytest.mark.parametrize("moment", [7, 20, 45])
-def test_a_signal_at_any_moment_loses_nothing(make_inputs, tmp_path, kind, staleness, moment):
+def test_a_signal_at_any_moment_loses_nothing(make_inputs, tmp_path, kind, staleness):
     kind = [*kind, f"loop.max_staleness={staleness}"]
     run, whole = start(make_inputs(*kind, folder="whole"))
     run_to_end(run)
-    inputs, signals = make_inputs(*kind), 0
+    expected = metrics_in(tmp_path / "whole")[-1]
+    for moment in (7, 20, 45):
+        folder = tmp_path / f"run-{moment}"
+        system = stopped_again_and_again(make_inputs(*kind, folder=folder.name), folder, moment)
+        assert system.version == 8, moment
+        assert [line["step"] for line in metrics_in(folder)] == list(range(1, 9)), moment
+        if staleness == 0:
+            assert system.learners.weights == whole.learners.weights, moment
+        last = metrics_in(folder)[-1]
+        for key in ("cost/tickets", "cost/failed_tickets"):
+            assert last[key] == expected[key], moment
+        useful = [m["cost/generated_tokens"] - m["cost/wasted_tokens"] for m in (last, expected)]
+        assert staleness or useful[0] == useful[1], moment
+
+
+def stopped_again_and_again(inputs, folder, moment):
+    """Go on until the end with a signal every few events, later each time; return the system."""
+    signals = 0
     while True:
-        inputs = replace(inputs, saved=find_checkpoint("auto", tmp_path / "run"))
-        system = None
+        inputs = replace(inputs, saved=find_checkpoint("auto", folder))
+        interruption = Interruption()
+        run, system = start(inputs, interruption)
+        events_left = moment + signals
 
-        async def stopped(events_left=moment + signals, inputs=inputs):
-            nonlocal system
-            interruption = Interruption()
-            run, system = start(inputs, interruption)
+        def count(interruption=interruption):
+            nonlocal events_left
+            events_left -= 1
+            if events_left == 0:
+                interruption.arrive(signal.SIGTERM)
 
-            def count():
-                nonlocal events_left
-                events_left -= 1
-                if events_left == 0:
-                    interruption.arrive(signal.SIGTERM)
-
-            system.scheduler.on_event = count
-            await run.run(Startup(quiet=True))
-
+        system.scheduler.on_event = count
         try:
-            asyncio.run(stopped())
-            break
+            run_to_end(run)
         except StoppedError as error:
             signals += 1
             assert error.status == 143
             assert str(error).startswith("stopped by SIGTERM after step ")
-    assert signals > 0 and system.version == 8
-    assert [line["step"] for line in metrics_in(tmp_path / "run")] == list(range(1, 9))
-    if staleness == 0:
-        assert system.learners.weights == whole.learners.weights
-    last = metrics_in(tmp_path / "run")[-1]
-    expected = metrics_in(tmp_path / "whole")[-1]
-    for key in ("cost/tickets", "cost/failed_tickets"):
-        assert last[key] == expected[key]
-    useful = [m["cost/generated_tokens"] - m["cost/wasted_tokens"] for m in (last, expected)]
-    assert staleness or useful[0] == useful[1]
+        else:
+            assert signals > 0, moment
+            return system
 
 
 @pytest.mark.parametrize("saved", [True, False])

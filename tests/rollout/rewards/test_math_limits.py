@@ -37,27 +37,25 @@ def assert_all_returned(results, names):
     assert late == {}
 
 
-@pytest.mark.parametrize(
-    ("form", "answer"),
-    [
-        (r"so \boxed{%s}", "5"),
-        ("so the answer is %s", "x+1"),
-        ("so $%s$", r"\{1,2\}"),
-        ("%s", "12 cm"),
-    ],
-)
-def test_no_response_takes_for_ever(hostile, form, answer):
-    items = [("", form.replace("%s", text), answer) for text in hostile.HOSTILE.values()]
-    assert_all_returned(scored(MathReward(), items), hostile.HOSTILE)
+def test_no_response_takes_for_ever(hostile):
+    forms = {
+        r"so \boxed{%s}": "5", "so the answer is %s": "x+1", "so $%s$": r"\{1,2\}", "%s": "12 cm",
+    }  # fmt: skip
+    items = {
+        (form, name): ("", form.replace("%s", text), answer)
+        for form, answer in forms.items()
+        for name, text in hostile.HOSTILE.items()
+    }
+    assert_all_returned(scored(MathReward(), list(items.values())), items)
 
 
-@pytest.mark.parametrize("response", [r"\boxed{5}", r"\boxed{x+1, 2}", "same"])
-def test_no_answer_of_a_task_takes_for_ever(hostile, response):
-    items = [
-        ("", rf"\boxed{{{text}}}" if response == "same" else response, text)
-        for text in hostile.HOSTILE.values()
-    ]
-    assert_all_returned(scored(MathReward(), items), hostile.HOSTILE)
+def test_no_answer_of_a_task_takes_for_ever(hostile):
+    items = {
+        (response, name): ("", rf"\boxed{{{text}}}" if response == "same" else response, text)
+        for response in (r"\boxed{5}", r"\boxed{x+1, 2}", "same")
+        for name, text in hostile.HOSTILE.items()
+    }
+    assert_all_returned(scored(MathReward(), list(items.values())), items)
 
 
 def test_no_check_takes_for_ever(hostile):
