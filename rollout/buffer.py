@@ -31,21 +31,25 @@ class OrderedBuffer(Generic[Item]):
             raise ValueError(f"loop.max_staleness must not be negative, got {max_staleness!r}")
         self._max_staleness = max_staleness
         self._version = version
-        self._next_ticket = next_ticket
+        self._next_ticket = self._first_missing = self._wanted = next_ticket
         self._items: dict[int, Item] = {}
-        self._changed = asyncio.Condition()
+        self._advanced = asyncio.Condition()
+        self._whole = asyncio.Event()
+        """All tickets before `_wanted` are there: who takes them is woken once."""
 
     async def admit(self, batch: int) -> None:
         """Wait until batch number `batch` may be drawn."""
-        async with self._changed:
-            await self._changed.wait_for(lambda: self._version >= batch - self._max_staleness)
+        async with self._advanced:
+            await self._advanced.wait_for(lambda: self._version >= batch - self._max_staleness)
 
-    async def put(self, ticket_id: int, item: Item) -> None:
+    def put(self, ticket_id: int, item: Item) -> None:
         """Add the finished item of one ticket; each ticket comes once."""
-        async with self._changed:
-            assert ticket_id >= self._next_ticket and ticket_id not in self._items, ticket_id
-            self._items[ticket_id] = item
-            self._changed.notify_all()
+        assert ticket_id >= self._next_ticket and ticket_id not in self._items, ticket_id
+        self._items[ticket_id] = item
+        while self._first_missing in self._items:
+            self._first_missing += 1
+        if self._first_missing >= self._wanted:
+            self._whole.set()
 
     @property
     def items(self) -> dict[int, Item]:
@@ -59,23 +63,16 @@ class OrderedBuffer(Generic[Item]):
 
     async def take(self, num: int) -> list[Item]:
         """Wait for the next `num` tickets in draw order and remove them."""
-        ids = range(self._next_ticket, self._next_ticket + num)
-        first_missing = self._next_ticket
-
-        def whole() -> bool:
-            # Each ticket is looked up once when it is there, however often others come.
-            nonlocal first_missing
-            while first_missing in self._items:
-                first_missing += 1
-            return first_missing >= ids.stop
-
-        async with self._changed:
-            await self._changed.wait_for(whole)
-            self._next_ticket += num
-            return [self._items.pop(i) for i in ids]
+        self._wanted = self._next_ticket + num
+        if self._first_missing < self._wanted:
+            self._whole.clear()
+            await self._whole.wait()
+        ids = range(self._next_ticket, self._wanted)
+        self._next_ticket = self._wanted
+        return [self._items.pop(i) for i in ids]
 
     async def advance(self) -> None:
         """Count one published version."""
-        async with self._changed:
+        async with self._advanced:
             self._version += 1
-            self._changed.notify_all()
+            self._advanced.notify_all()

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
@@ -56,7 +57,7 @@ class Places:
         self._left_out: set[int] = set()
         self.joining: set[int] = set()
         """Those that wait for as long as it takes, and were not in use since they do."""
-        self._deaths = [0] * number
+        self._deaths: Counter[int] = Counter()
         """By place, since the last finished ticket."""
         self.before_start: Callable[[], Awaitable[object]] | None = None
 
@@ -88,7 +89,6 @@ class Places:
         """Add a place, whose actor joins when there is room."""
         index = len(self.handles)
         self.joining.add(index)
-        self._deaths.append(0)
         self.handles.append(self._make_actor(index))
         self.begin(index)
 
@@ -139,7 +139,7 @@ class Places:
 
     def pardon(self) -> None:
         """Take in that engines are of use."""
-        self._deaths = [0] * len(self.handles)
+        self._deaths.clear()
 
     async def _start(self, index: int) -> None:
         """Start the new actor of a place, and the next one if that dies."""

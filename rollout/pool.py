@@ -14,10 +14,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from itertools import count
-from typing import Any, TypeVar
+from typing import Any
 
 import ray
 from ray.exceptions import RayActorError, RayTaskError
@@ -32,7 +32,6 @@ from rollout.replacing import Actors
 from rollout.reporting import empty_report
 from rollout.types import GroupRef, Prompt
 
-Result = TypeVar("Result")
 log = logging.getLogger(__name__)
 LONGEST_PATIENCE_SECONDS = 10.0
 """An actor says at least this often what it has."""
@@ -131,54 +130,59 @@ class RolloutPool:
     async def run(self, ticket: Ticket, prompt: Prompt) -> GroupRef:
         """Turn one ticket into a group; an empty one after the last failed retry."""
 
-        async def attempt(placed: _Placed) -> GroupRef:
-            report, data = placed.handle.run.options(num_returns=2).remote(placed.ticket, prompt)
-            found: LengthReport = await self._while_alive(placed, report)
-            tokens = found.prompt_tokens * found.num_responses + int(found.lengths.sum())
-            return GroupRef(report=found, num_tokens=tokens, data=data)
+        def ask(handle: Any, ticket: Ticket) -> tuple[Any, Any]:
+            report, data = handle.run.options(num_returns=2).remote(ticket, prompt)
+            return report, data
 
         self.num_in_flight += 1
         try:
-            group: GroupRef | None = await self._retry(ticket, attempt)
+            answer = await self._retry(ticket, ask)
         finally:
             self.num_in_flight -= 1
-        if group is None:
+        if answer is None:
             # The newest attempt counts: whatever the others may still report is lost.
             last = replace(ticket, attempt=ticket.attempt + self._config.max_retries + 1)
             report = empty_report(last, prompt)
             await self._scheduler.observe.remote(report)
-            return GroupRef(report=report, num_tokens=0, data=None)
-        return group
+            return GroupRef(report=report, data=None)
+        return GroupRef(*answer)
 
     async def evaluate(self, ticket: Ticket, prompt: Prompt, temperature: float) -> LengthReport:
         """Score one prompt's responses without anyone learning from them."""
 
-        async def attempt(placed: _Placed) -> LengthReport:
-            reference = placed.handle.evaluate.remote(placed.ticket, prompt, temperature)
-            found: LengthReport = await self._while_alive(placed, reference)
-            return found
+        def ask(handle: Any, ticket: Ticket) -> tuple[Any, None]:
+            return handle.evaluate.remote(ticket, prompt, temperature), None
 
-        report: LengthReport | None = await self._retry(ticket, attempt)
-        return report if report is not None else empty_report(ticket, prompt)
+        answer = await self._retry(ticket, ask)
+        return answer[0] if answer is not None else empty_report(ticket, prompt)
 
     async def _retry(
-        self, ticket: Ticket, attempt: Callable[[_Placed], Awaitable[Result]]
-    ) -> Result | None:
+        self, ticket: Ticket, ask: Callable[[Any, Ticket], tuple[Any, Any]]
+    ) -> tuple[LengthReport, Any] | None:
         """Try on the least loaded usable actor; None when every try failed.
 
         Each try is another attempt at the same ticket: one that was given up may have reported, or
         may do so later. A ticket keeps its place among those that wait.
+
+        Args:
+            ticket: To be tried.
+            ask: Sends it to an actor; returns the reference of the report, and what goes with it.
+
+        Returns:
+            The report, and what goes with it.
         """
         place = next(self._places)
         for number in range(ticket.attempt, ticket.attempt + self._config.max_retries + 1):
             index = await self._admission.enter(place, ticket.num_samples)
             handle = self.handles[index]
-            placed = _Placed(replace(ticket, attempt=number), index, handle, ticket.num_samples)
+            tried = ticket if number == ticket.attempt else replace(ticket, attempt=number)
+            placed = _Placed(tried, index, handle, ticket.num_samples)
             try:
-                result = await attempt(placed)
+                reference, data = ask(handle, tried)
+                report = await self._while_alive(placed, reference)
                 self.actors.finished_ticket()
                 self._num_signs += 1
-                return result
+                return report, data
             except TimeoutError as error:
                 log.warning(
                     "attempt %d at ticket %d stalled on rollout actor %d: %s",
@@ -200,13 +204,14 @@ class RolloutPool:
         log.error("ticket %d failed %d times", ticket.ticket_id, self._config.max_retries + 1)
         return None
 
-    async def _while_alive(self, placed: _Placed, reference: Any) -> Any:
+    async def _while_alive(self, placed: _Placed, reference: Any) -> LengthReport:
         """Wait for an actor's answer as long as the actor says that it works on it."""
         key = (placed.ticket.ticket_id, placed.ticket.attempt)
         self._placed[key] = placed
         try:
             async with Patience(self._deadline) as placed.patience:
-                return await reference
+                report: LengthReport = await reference
+                return report
         except (TimeoutError, asyncio.CancelledError):
             ray.cancel(reference, force=False)
             raise
@@ -233,10 +238,7 @@ class RolloutPool:
             progress = handle.progress.options(enable_task_events=False)
             while True:
                 known, num_done = await progress.remote(known, patience)
-                for key, done in num_done.items():
-                    placed = self._placed.get(key)
-                    if placed is not None and placed.handle is handle:
-                        self._hear(placed, done)
+                self._hear(index, handle, num_done)
         except RayActorError:
             log.debug("rollout actor %d fell silent", index)
         except Exception:
@@ -246,14 +248,21 @@ class RolloutPool:
                 self._deadline,
             )
 
-    def _hear(self, placed: _Placed, num_done: int) -> None:
-        self._num_signs += 1
-        if placed.patience is not None:
-            placed.patience.heard()
-        left = placed.ticket.num_samples - num_done
-        gone, placed.num_left = placed.num_left - left, left
+    def _hear(self, index: int, handle: Any, num_done: Mapping[Key, int]) -> None:
+        """Take in how many responses of attempts on an actor are done, all in one."""
+        gone = 0
+        for key, done in num_done.items():
+            placed = self._placed.get(key)
+            if placed is None or placed.handle is not handle:
+                continue
+            self._num_signs += 1
+            if placed.patience is not None:
+                placed.patience.heard()
+            left = placed.ticket.num_samples - done
+            gone += placed.num_left - left
+            placed.num_left = left
         if gone:
-            self._admission.leave(placed.index, gone)
+            self._admission.leave(index, gone)
 
     async def close(self) -> None:
         """End engines and actors; what is already dead is left alone."""

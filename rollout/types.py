@@ -207,13 +207,10 @@ class Group:
 class GroupRef:
     """A finished group as the driver sees it: its report, and a reference to the data.
 
-    Example: the prompt of 9 tokens counts twice, with responses of 10 and 13.
-
-        GroupRef(report=report, num_tokens=41, data=reference)
+    Example:
+        GroupRef(report=report, data=reference)
     """
 
     report: LengthReport
-    num_tokens: int
-    """Prompt and response tokens of all trajectories, prompt counted once per trajectory."""
     data: Any
     """Ray object reference of the `Group`; None for a ticket that failed all its retries."""

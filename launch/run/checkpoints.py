@@ -198,7 +198,6 @@ def read_groups(checkpoint: Checkpoint, put: Callable[[Any], Any]) -> dict[int, 
     for file in (checkpoint.path / GROUPS).glob("*.report.npz"):
         report = LengthReport(**load_state(file))
         data = file.with_name(f"{report.ticket_id}.npz")
-        tokens = report.prompt_tokens * report.num_responses + int(report.lengths.sum())
         reference = put(load_group(data)) if data.exists() else None
-        held[report.ticket_id] = GroupRef(report, tokens, reference)
+        held[report.ticket_id] = GroupRef(report, reference)
     return held

@@ -4,9 +4,8 @@ That is the monotonic clock, or simulated seconds where `launch.study.simulation
 """
 
 import asyncio
-from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 
 
@@ -54,24 +53,27 @@ class GenerationClock:
 
     def __init__(self, now: Callable[[], float] = loop_time) -> None:
         self._now = now
-        self._open: Counter[int] = Counter()
+        self._open: dict[int, int] = {}
+        self._num_open = 0
         self._seconds: defaultdict[int, float] = defaultdict(float)
         self._total = 0.0
         self._since = now()
 
-    @contextmanager
-    def running(self, batch: int) -> Iterator[None]:
-        """Count a ticket of a batch as open while the block runs."""
+    def begin(self, batch: int, num_tickets: int) -> None:
+        """Count so many tickets of a batch as open, until each of them ends."""
         self._settle()
-        self._open[batch] += 1
-        try:
-            yield
-        finally:
-            self._settle()
-            self._open[batch] -= 1
-            if not self._open[batch]:
-                # Batches with no ticket open must not pile up.
-                del self._open[batch]
+        if num_tickets:
+            self._open[batch] = self._open.get(batch, 0) + num_tickets
+            self._num_open += num_tickets
+
+    def end(self, batch: int) -> None:
+        """Take in that a ticket of a batch is not open any more."""
+        self._settle()
+        self._num_open -= 1
+        self._open[batch] -= 1
+        if not self._open[batch]:
+            # Batches with no ticket open must not pile up.
+            del self._open[batch]
 
     def take(self, batch: int) -> float:
         """Seconds of a batch since the last call for it."""
@@ -87,8 +89,7 @@ class GenerationClock:
     def _settle(self) -> None:
         now = self._now()
         elapsed, self._since = now - self._since, now
-        if elapsed and self._open:
-            num_open = self._open.total()
+        if elapsed and self._num_open:
             self._total += elapsed
             for batch, count in self._open.items():
-                self._seconds[batch] += elapsed * count / num_open
+                self._seconds[batch] += elapsed * count / self._num_open

@@ -85,7 +85,7 @@ class Rounds:
         """
         there = [t for t in undone.draw.tickets if t.ticket_id not in undone.again]
         for ticket in there:
-            await self._buffer.put(ticket.ticket_id, held.pop(ticket.ticket_id))
+            self._buffer.put(ticket.ticket_id, held.pop(ticket.ticket_id))
         again = [t for t in undone.draw.tickets if t.ticket_id in undone.again]
         return await self._finish(undone.batch, there, replace(undone.draw, tickets=again), tasks)
 
@@ -99,6 +99,7 @@ class Rounds:
         """Run a round, and those after it; `tickets` are those of the batch that are done."""
         plan, flops = self._plan, 0.0
         while True:
+            self._generation.begin(batch, len(drawn.tickets))
             running = [tasks.create_task(self._roll(batch, ticket)) for ticket in drawn.tickets]
             tickets += drawn.tickets
             if drawn.members is not None:
@@ -121,12 +122,14 @@ class Rounds:
             drawn = await self._draw(batch, norms)
 
     async def _roll(self, batch: int, ticket: Ticket) -> GroupRef:
-        with self._generation.running(batch):
+        try:
             prompt = self._parts.prompts[ticket.prompt_index]
             group = await self._parts.rollouts.run(ticket, prompt)
+        finally:
+            self._generation.end(batch)
         # Nobody learns from a pilot: once measured, its responses need not be held any longer.
         kept = group if ticket.trainable else replace(group, data=None)
-        await self._buffer.put(ticket.ticket_id, kept)
+        self._buffer.put(ticket.ticket_id, kept)
         return group
 
     async def _norms(self, groups: list[GroupRef]) -> dict[int, FloatArray]:

@@ -46,7 +46,7 @@ def reference_to(group, data):
         engine_seconds=0.0,
         version=0,
     )
-    return GroupRef(report=report, num_tokens=0, data=data if n else None)
+    return GroupRef(report=report, data=data if n else None)
 
 
 def nothing_kept(selection):

@@ -9,13 +9,13 @@ def test_take_waits_for_the_next_in_order():
     async def scenario():
         buffer = OrderedBuffer(0)
         taken = asyncio.create_task(buffer.take(2))
-        await buffer.put(1, "b")
-        await buffer.put(2, "c")
+        buffer.put(1, "b")
+        buffer.put(2, "c")
         await asyncio.sleep(0)
         assert not taken.done()
-        await buffer.put(0, "a")
+        buffer.put(0, "a")
         assert await taken == ["a", "b"]
-        await buffer.put(3, "d")
+        buffer.put(3, "d")
         assert await buffer.take(2) == ["c", "d"]
 
     asyncio.run(scenario())
@@ -37,9 +37,9 @@ def test_admission_follows_the_version():
 def test_a_ticket_is_put_once():
     async def scenario():
         buffer = OrderedBuffer(0)
-        await buffer.put(0, "a")
+        buffer.put(0, "a")
         with pytest.raises(AssertionError):
-            await buffer.put(0, "b")
+            buffer.put(0, "b")
 
     asyncio.run(scenario())
 

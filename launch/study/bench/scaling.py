@@ -1,19 +1,23 @@
 """What the driver takes with many engines: CPU seconds a group, and the groups a second it can do.
 
-    real:       loop, drawing, buffer, pool, admission | scheduler, in this process
-    simulated:  engines that answer tickets after a while, response by response; learners
+    driver's process:   loop, drawing, buffer, pool, admission
+    scheduler's:        its actor
+    engines':           answer tickets after a while, response by response
 
-Time is simulated, so that only work takes time. What Ray takes for each call and answer is not in
-it: there is none. Engines share the event loop with the driver, which has theirs in processes of
-their own: what the loop takes for the same plays without a driver is measured, and taken off.
+Time is simulated, so that only work takes time, and engines are as fast as `GROUPS_PER_SECOND`
+asks: the more responses end at a time, the fewer messages tell of them. The processes are event
+loops in one thread (`launch.study.bench.processes`). What Ray takes for each call and answer is not
+in it: there is none. One garbage collector goes through the objects of all of them; whoever is at
+work when it begins has it counted.
 """
 
 from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -25,26 +29,23 @@ from launch.record.step import StepResult
 from launch.run import loop
 from launch.run.parts import Metrics, Parts, Plan
 from launch.study.bench.cpu_clock import REST, CpuClock
-from launch.study.simulation import clock
-from launch.study.simulation.system import FOREVER_SECONDS, LocalScheduler, simulated_prompts
-from rollout.pool import LONGEST_PATIENCE_SECONDS, RolloutPool
+from launch.study.bench.processes import Process, Processes
+from launch.study.simulation.system import FOREVER_SECONDS, simulated_prompts
+from rollout.pool import RolloutPool
 from rollout.progress import Attempts
 from rollout.types import GroupRef, Prompt
 
-DRIVER, SCHEDULER, SIMULATION = "driver", "scheduler", "simulation"
+PROCESSES = DRIVER, SCHEDULER, ENGINES = "driver", "scheduler", "engines"
 GROUPS_PER_SECOND = 1000
 MOST_OF_A_CORE = 0.2
 """What the driver may take of one core at so many groups a second."""
-MEAN_SECONDS = 20.0
-"""Of a response, which are exponentially distributed."""
+LONGEST = 3.0
+"""Of a response, times the mean of an exponential distribution, which is cut there."""
 PROMPT_TOKENS = (20, 401)
 
 
-Plays = list[tuple[Ticket, Prompt]]
-
-
 class Method:
-    """An actor's method, in this process: it begins when it is called."""
+    """An actor's method, in another process."""
 
     def __init__(self, call: Callable[..., Any]) -> None:
         self.remote = call
@@ -58,69 +59,43 @@ class ScalingEngine:
     """A rollout actor that generates nothing: it answers after a while, and tells how far it is.
 
     Args:
-        cpu: What its work is counted by.
+        process: Where it works.
         observe: Takes reports in, as the scheduler does.
+        mean_seconds: Of a response, were it not for the limit `LONGEST`.
         rng: Of lengths and rewards.
     """
 
     def __init__(
         self,
-        cpu: CpuClock,
-        observe: Callable[[LengthReport], Coroutine[Any, Any, None]],
+        process: Process,
+        observe: Callable[[LengthReport], Any],
+        mean_seconds: float,
         rng: np.random.Generator,
     ) -> None:
-        self._cpu, self._observe, self._rng = cpu, observe, rng
+        self._observe, self._mean_seconds, self._rng = observe, mean_seconds, rng
         self._attempts = Attempts()
-        self.played: Plays = []
-        self.start = Method(self._answer)
-        self.run, self.progress = Method(self._run), Method(self._progress)
+        self.start = Method(partial(process.call, self._start))
+        self.progress = Method(partial(process.call, self._attempts.changed))
+        self.run = Method(lambda *asked: (process.call(self._run, *asked), object()))
 
-    def _answer(self) -> asyncio.Future[dict[str, float]]:
-        answer: asyncio.Future[dict[str, float]] = asyncio.get_running_loop().create_future()
-        answer.set_result({"total": 0.0})
-        return answer
+    async def _start(self) -> dict[str, float]:
+        return {"total": 0.0}
 
-    def _begin(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        return asyncio.ensure_future(self._cpu.of(SIMULATION, work))
-
-    def _run(self, ticket: Ticket, prompt: Prompt) -> tuple[asyncio.Task[Any], object]:
-        return self._begin(self._play(ticket, prompt)), object()
-
-    def _progress(self, known: int, patience: float) -> asyncio.Task[Any]:
-        return self._begin(self._attempts.changed(known, patience))
-
-    async def again(self, played: Plays, at_once: int, patience: float) -> None:
-        """Play without a driver, but for one who listens; so many at a time."""
-        left = iter(played)
-
-        async def one_after_the_other() -> None:
-            for ticket, prompt in left:
-                await self._play(ticket, prompt)
-
-        async def listen() -> None:
-            known = 0
-            while True:
-                known, _ = await self._attempts.changed(known, patience)
-
-        listening = asyncio.create_task(listen())
-        await asyncio.gather(*(one_after_the_other() for _ in range(at_once)))
-        listening.cancel()
-
-    async def _play(self, ticket: Ticket, prompt: Prompt) -> LengthReport:
-        self.played.append((ticket, prompt))
-        seconds = np.sort(self._rng.exponential(MEAN_SECONDS, ticket.num_samples))
+    async def _run(self, ticket: Ticket, prompt: Prompt) -> LengthReport:
+        size = ticket.num_samples
+        drawn = np.sort(self._rng.exponential(size=size))
+        seconds = np.minimum(drawn, LONGEST) * self._mean_seconds
         with self._attempts.attempt((ticket.ticket_id, ticket.attempt)) as done:
             for wait in np.diff(seconds, prepend=0.0):
                 await asyncio.sleep(wait)
                 done()
-        size = ticket.num_samples
-        lengths = np.minimum(1 + (10 * seconds).astype(np.int64), ticket.max_tokens)
+        lengths = 1 + (drawn / LONGEST * (ticket.max_tokens - 1)).astype(np.int64)
         report = LengthReport(
             ticket_id=ticket.ticket_id,
             prompt_index=ticket.prompt_index,
             prompt_tokens=len(prompt.token_ids),
             prefill_tokens=len(prompt.token_ids),
-            lengths=lengths,
+            lengths=np.minimum(lengths, ticket.max_tokens),
             truncated=lengths >= ticket.max_tokens,
             rewards=(self._rng.random(size) < 0.5).astype(np.float64),
             status=np.full(size, int(RewardStatus.OK), dtype=np.int64),
@@ -130,8 +105,19 @@ class ScalingEngine:
             version=0,
             attempt=ticket.attempt,
         )
-        await self._cpu.of(SCHEDULER, self._observe(report))
+        await self._observe(report)
         return report
+
+
+class RemoteScheduler:
+    """The scheduler in its process, with the methods that the loop calls."""
+
+    def __init__(self, process: Process, actor: SchedulerActor) -> None:
+        self._process, self._actor = process, actor
+
+    def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
+        """Return a method whose answer is awaited here."""
+        return partial(self._process.call, getattr(self._actor, name))
 
 
 class IdleLearners:
@@ -154,27 +140,24 @@ def bench_scaling(config: BenchConfig) -> dict[str, Any]:
     """Run the loop with many engines, and say what each group took of a core.
 
     Returns:
-        `milliseconds` of CPU a group by part, the event loop's own without what it takes for
-        the simulated engines; `targets` with the driver's share of a core at
-        `GROUPS_PER_SECOND`, and `most_groups_per_second`, at which the driver takes a whole core;
-        the scheduler's besides, which has a process of its own.
+        `milliseconds` of CPU a group by process; `groups_per_second` of simulated time; `targets`
+        with the driver's share of a core at `GROUPS_PER_SECOND`, and `most_groups_per_second`, at
+        which the driver or the scheduler takes a whole core.
     """
     settings = config.scaling
     tickets = settings.tickets_in_flight // 2
-    sized = replace(config.scheduler, tickets_per_step=tickets)
-    measured, played = clock.run(_measure(config, sized))
-    measured[REST] -= clock.run(_again(played, settings.tickets_in_flight))
     num_groups = tickets * settings.num_steps
-    per_group = {part: seconds / num_groups for part, seconds in measured.items()}
-    # Its timers and callbacks are the driver's.
-    driver = per_group[DRIVER] + per_group.get(REST, 0.0)
-    share = driver * GROUPS_PER_SECOND
+    sized = replace(config.scheduler, tickets_per_step=tickets)
+    measured, simulated_seconds = _measure(config, sized)
+    per_group = {process: measured[process] / num_groups for process in PROCESSES}
+    share = per_group[DRIVER] * GROUPS_PER_SECOND
     return {
         "num_engines": settings.num_engines,
         "tickets_in_flight": 2 * tickets,
         "group_size": sized.group_size,
         "groups": num_groups,
-        "milliseconds": {part: 1000 * seconds for part, seconds in per_group.items()},
+        "groups_per_second": num_groups / simulated_seconds,
+        "milliseconds": {process: 1000 * seconds for process, seconds in per_group.items()},
         "targets": {
             "driver_core_share": {
                 "target": MOST_OF_A_CORE,
@@ -183,93 +166,60 @@ def bench_scaling(config: BenchConfig) -> dict[str, Any]:
             }
         },
         "most_groups_per_second": {
-            DRIVER: 1 / driver,
-            SCHEDULER: 1 / per_group[SCHEDULER],
+            process: 1 / per_group[process] for process in (DRIVER, SCHEDULER)
         },
     }
 
 
-async def _measure(config: BenchConfig, sized: Any) -> tuple[dict[str, float], list[Plays]]:
-    """Return CPU seconds by part, of all steps, and what engines played.
+def _measure(config: BenchConfig, sized: Any) -> tuple[dict[str, float], float]:
+    """Return CPU seconds by process, of all steps, and the simulated seconds that they took.
 
     Of all, because work on a batch begins in the steps before it.
     """
     settings, cpu = config.scaling, CpuClock()
+    processes = Processes(DRIVER, (SCHEDULER, ENGINES), cpu)
     rng = np.random.default_rng(config.seed)
     tokens = rng.integers(*PROMPT_TOKENS, settings.num_prompts)
-    actor = SchedulerActor(
-        sized, tokens, ["simulated"] * len(tokens), config.rollout.max_tokens, config.seed,
-        max_staleness=1,
-    )  # fmt: skip
-    engines: list[ScalingEngine] = []
+    sources, most = ["simulated"] * len(tokens), config.rollout.max_tokens
+    actor = SchedulerActor(sized, tokens, sources, most, config.seed, max_staleness=1)
+    scheduler: Any = RemoteScheduler(processes[SCHEDULER], actor)
+    at_once = config.rollout.engine.max_num_seqs + config.rollout.max_queued_responses
+    mean_seconds = settings.num_engines * at_once / (GROUPS_PER_SECOND * sized.group_size)
 
-    def make_engine(index: int, scheduler: object, seed: int) -> ScalingEngine:
-        engines.append(ScalingEngine(cpu, actor.observe, np.random.default_rng([seed, index])))
-        return engines[-1]
+    def make_engine(index: int, _: object, seed: int) -> ScalingEngine:
+        stream = np.random.default_rng([seed, index])
+        return ScalingEngine(processes[ENGINES], scheduler.observe, mean_seconds, stream)
 
-    pool = RolloutPool(
-        make_engine,
-        settings.num_engines,
-        replace(config.rollout, ticket_deadline_seconds=3600.0),
-        None,
-        config.seed,
-    )
+    async def run() -> None:
+        rollout = replace(config.rollout, ticket_deadline_seconds=3600.0)
+        pool = RolloutPool(make_engine, settings.num_engines, rollout, None, config.seed)
+        parts = Parts(simulated_prompts(tokens), scheduler, pool, IdleLearners(), _publish)
+        plan = Plan(
+            num_steps=settings.num_steps,
+            num_epochs=1,
+            max_staleness=1,
+            batch_deadline_seconds=FOREVER_SECONDS,
+        )
+        # Nothing is closed: it would be Ray's actors. What listens ends with the event loop.
+        await pool.start()
+        # As `launch.run.training.train` does before a run.
+        gc.collect()
+        gc.freeze()
+        cpu.take()
+        cpu.turn(DRIVER)
+        await loop.train(plan, parts, _on_step)
+        cpu.turn(REST)
 
-    async def publish(version: int, groups: Sequence[GroupRef]) -> Metrics:
-        return {}
-
-    async def on_step(result: StepResult) -> None:
-        pass
-
-    parts = Parts(
-        prompts=simulated_prompts(tokens),
-        scheduler=cpu.watch(SCHEDULER, LocalScheduler(actor)),
-        rollouts=pool,
-        learners=cpu.watch(SIMULATION, IdleLearners()),
-        publish=publish,
-    )
-    plan = Plan(
-        num_steps=settings.num_steps,
-        num_epochs=1,
-        max_staleness=1,
-        batch_deadline_seconds=FOREVER_SECONDS,
-    )
-    # As `launch.run.training.train` does before a run.
-    gc.collect()
-    gc.freeze()
-    cpu.follow_tasks()
-    cpu.take()
     try:
-        await cpu.of(DRIVER, _run(pool, plan, parts, on_step))
+        processes.run(run())
     finally:
         gc.unfreeze()
-    return cpu.take(), [engine.played for engine in engines]
+    return cpu.take(), processes.now
 
 
-async def _again(played: Sequence[Plays], in_flight: int) -> float:
-    """Return the loop's own CPU seconds for what engines played, without a driver."""
-    cpu = CpuClock()
-
-    async def observe(report: LengthReport) -> None:
-        pass
-
-    cpu.follow_tasks()
-    cpu.take()
-    await asyncio.gather(
-        *(
-            cpu.of(
-                SIMULATION,
-                ScalingEngine(cpu, observe, np.random.default_rng(index)).again(
-                    plays, -(-in_flight // len(played)), LONGEST_PATIENCE_SECONDS
-                ),
-            )
-            for index, plays in enumerate(played)
-        )
-    )
-    return cpu.take()[REST]
+async def _publish(version: int, groups: Sequence[GroupRef]) -> Metrics:
+    return {}
 
 
-async def _run(pool: RolloutPool, plan: Plan, parts: Parts, on_step: loop.OnStep) -> None:
-    # Nothing is closed: it would be Ray's actors. What still listens ends with the event loop.
-    await pool.start()
-    await loop.train(plan, parts, on_step)
+async def _on_step(result: StepResult) -> None:
+    pass

@@ -130,8 +130,9 @@ class SimulatedLearners:
         """Have written it."""
 
     async def _forward(self, groups: Sequence[GroupRef]) -> None:
-        tokens = sum(group.num_tokens for group in groups)
-        sequences = sum(group.report.num_responses for group in groups)
+        reports = [group.report for group in groups]
+        tokens = sum(int((one.lengths + one.prompt_tokens).sum()) for one in reports)
+        sequences = sum(report.num_responses for report in reports)
         update = self._speed.seconds(tokens, sequences, self._num_learners, 0)
         await self._compute(update * FORWARD_SHARE)
 

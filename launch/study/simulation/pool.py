@@ -117,10 +117,8 @@ class SimulatedPool:
             self.num_in_flight -= 1
         await self._observe(report)
         if not report.num_responses:
-            return GroupRef(report=report, num_tokens=0, data=None)
-        tokens = report.prompt_tokens * report.num_responses + int(report.lengths.sum())
-        data = self._hold(ticket, prompt, report)
-        return GroupRef(report=report, num_tokens=tokens, data=data)
+            return GroupRef(report=report, data=None)
+        return GroupRef(report=report, data=self._hold(ticket, prompt, report))
 
     async def evaluate(self, ticket: Ticket, prompt: Prompt, temperature: float) -> LengthReport:
         """Score one prompt's responses without anyone learning from them."""

@@ -61,7 +61,7 @@ def result():
         selection([True, True, False], [0.0, 0.0, 0.0]),
         selection([], []),
     ]
-    return StepResult(1, [GroupRef(r, 0, None) for r in reports], selections, {})
+    return StepResult(1, [GroupRef(r, None) for r in reports], selections, {})
 
 
 def test_rollout_metrics_by_hand(result):
@@ -93,7 +93,7 @@ def test_exploring_groups_cost_and_fail_like_others_and_are_in_no_other_mean(res
     alone = step_metrics(result)
     assert "rollout/exploring_reward_mean" not in alone
     explored = [report([100, 50, 7], [1.0, 0.0, math.nan], [OK, OK, CRASHED]), report([], [])]
-    groups = [*result.groups, *(GroupRef(r, 0, None) for r in explored)]
+    groups = [*result.groups, *(GroupRef(r, None) for r in explored)]
     chosen = [
         replace(selection([True, False, False], [1.0, 0.0, 0.0]), exploring=True),
         replace(selection([], []), exploring=True),
@@ -117,7 +117,7 @@ def test_exploring_groups_cost_and_fail_like_others_and_are_in_no_other_mean(res
 def test_a_step_without_responses_gives_nan_means_and_zero_counts(reports):
     metrics = step_metrics(
         StepResult(
-            1, [GroupRef(r, 0, None) for r in reports], [selection([], []) for _ in reports], {}
+            1, [GroupRef(r, None) for r in reports], [selection([], []) for _ in reports], {}
         )
     )
     assert math.isnan(metrics["rollout/reward_mean"])
@@ -152,7 +152,7 @@ def test_every_key_is_listed_and_named_by_convention(result):
 def test_responses_left_out_for_their_length_are_counted_by_name():
     scored = report([10, 20, 20], [1.0, math.nan, math.nan], [OK, *[RewardStatus.TRUNCATED] * 2])
     selections = [selection([True, False, False], [0.0, 0.0, 0.0])]
-    metrics = step_metrics(StepResult(1, [GroupRef(scored, 0, None)], selections, {}))
+    metrics = step_metrics(StepResult(1, [GroupRef(scored, None)], selections, {}))
     assert metrics["rollout/reward_truncated"] == 2
     assert metrics["rollout/reward_crashed"] == 0
     assert metrics["rollout/reward_mean"] == 1.0

@@ -111,8 +111,7 @@ class Rollouts:
         self.made.append((ticket.ticket_id, ticket.attempt))
         self.system.scheduler.on_event()
         await self.system.scheduler.actor.observe(report)
-        tokens = len(prompt.token_ids) * n + int(lengths.sum())
-        return GroupRef(report, tokens, Data(group))
+        return GroupRef(report, Data(group))
 
     async def evaluate(self, ticket, prompt, temperature):
         n = ticket.num_samples

@@ -17,26 +17,38 @@ def test_seconds_are_split_by_open_tickets_and_add_up():
     time = Time()
     clock = GenerationClock(time)
     time.now += 5  # nothing is open
-    with clock.running(0):
-        time.now += 2
-        with clock.running(1), clock.running(1):
-            time.now += 3
-        time.now += 1
-    with clock.running(1):
-        time.now += 4
-        # A ticket may still run when its neighbour's seconds are asked for.
-        assert clock.take(0) == pytest.approx(2 + 1 + 1)
-        time.now += 2
+    clock.begin(0, 1)
+    time.now += 2
+    clock.begin(1, 2)
+    time.now += 3
+    clock.end(1)
+    clock.end(1)
+    time.now += 1
+    clock.end(0)
+    clock.begin(1, 1)
+    time.now += 4
+    # A ticket may still run when its neighbour's seconds are asked for.
+    assert clock.take(0) == pytest.approx(2 + 1 + 1)
+    time.now += 2
+    clock.end(1)
     assert clock.take(1) == pytest.approx(2 + 4 + 2)
     assert clock.take_total() == pytest.approx(2 + 3 + 1 + 4 + 2)
     assert clock.take(0) == clock.take(1) == clock.take_total() == 0
 
 
-def test_a_ticket_that_fails_is_not_open_any_more():
+def test_tickets_end_one_by_one_and_a_round_without_any_opens_nothing():
     time = Time()
     clock = GenerationClock(time)
-    with pytest.raises(RuntimeError), clock.running(0):
-        time.now += 1
-        raise RuntimeError
+    clock.begin(0, 2)
+    clock.begin(1, 1)
+    time.now += 3
+    clock.end(0)
+    time.now += 2
+    clock.end(0)
+    clock.begin(0, 0)
+    time.now += 4
+    clock.end(1)
     time.now += 9
-    assert clock.take(0) == clock.take_total() == pytest.approx(1)
+    assert clock.take(0) == pytest.approx(2 + 1)
+    assert clock.take(1) == pytest.approx(1 + 1 + 4)
+    assert clock.take_total() == pytest.approx(9)

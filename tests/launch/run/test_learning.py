@@ -12,7 +12,7 @@ from rollout.types import GroupRef
 
 
 def group(ticket_id, version=0, data="there"):
-    return GroupRef(SimpleNamespace(ticket_id=ticket_id, version=version), 1, data)
+    return GroupRef(SimpleNamespace(ticket_id=ticket_id, version=version), data)
 
 
 def drawn(batch, num_tickets, members, carried=(), num_exploring=0):
@@ -24,7 +24,7 @@ def taken(steps, groups, deadline_seconds=1.0):
         buffer = OrderedBuffer(5)
         hand_over = HandOver(buffer, deadline_seconds)
         for one in groups:
-            await buffer.put(one.report.ticket_id, one)
+            buffer.put(one.report.ticket_id, one)
         return [await hand_over.take(step, lambda: 0) for step in steps], hand_over
 
     return asyncio.run(scenario())

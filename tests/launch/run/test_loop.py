@@ -139,7 +139,7 @@ class FakeRollouts:
             attempt=ticket.ticket_id % 2,
         )
         self.payloads[ticket.ticket_id] = payload = Payload()
-        return GroupRef(report, 13, data=payload)
+        return GroupRef(report, data=payload)
 
 
 class FakeLearners:
@@ -226,7 +226,7 @@ def run(
     async def on_step(result: StepResult):
         await asyncio.sleep(on_step_seconds)
         # Without the data, so that only the loop keeps it alive.
-        groups = [GroupRef(g.report, g.num_tokens, None) for g in result.groups]
+        groups = [GroupRef(g.report, None) for g in result.groups]
         outcome.steps.append(StepResult(result.step, groups, result.selections, result.metrics))
 
     async def whole():

@@ -16,7 +16,7 @@ PLAN = Plan(num_steps=9, num_epochs=1, max_staleness=1, batch_deadline_seconds=6
 def group(ticket_id):
     none = np.zeros(0)
     report = LengthReport(ticket_id, 0, 3, 0, none, none, none, none, none, none, 0.0, 0)
-    return GroupRef(report, 0, f"data of {ticket_id}")
+    return GroupRef(report, f"data of {ticket_id}")
 
 
 def undone(batch, ids, again=()):

@@ -13,7 +13,7 @@ from rollout.types import GroupRef
 
 
 def group(ticket_id):
-    return GroupRef(SimpleNamespace(ticket_id=ticket_id), 1, f"data {ticket_id}")
+    return GroupRef(SimpleNamespace(ticket_id=ticket_id), f"data {ticket_id}")
 
 
 def selection(ticket_id, advantage=1.0, *, kept=True, exploring=False):

@@ -183,7 +183,7 @@ def one_group():
         0, 0, 3, 3, np.array([4]), np.zeros(1, bool), one, np.zeros(1, int), one,
         np.zeros(1, int), 0.1, 0,
     )  # fmt: skip
-    return [GroupRef(report, 7, "data")], [Selection(0, one > 0, one, one, one)]
+    return [GroupRef(report, "data")], [Selection(0, one > 0, one, one, one)]
 
 
 def make_system(num_engines, deadline_seconds=600.0, sleeps=False, most=0):

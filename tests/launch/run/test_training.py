@@ -88,7 +88,7 @@ class FakeRollouts:
         return 0
 
     async def run(self, ticket, prompt):
-        return GroupRef(self.report(ticket), 14, None)
+        return GroupRef(self.report(ticket), None)
 
     async def evaluate(self, ticket, prompt, temperature):
         return self.report(ticket)

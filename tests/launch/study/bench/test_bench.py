@@ -373,7 +373,7 @@ class FakeRollouts:
             version=0,
             attempt=2,
         )
-        return GroupRef(report=report, num_tokens=14, data=None)
+        return GroupRef(report=report, data=None)
 
 
 def test_batches_go_through_the_scheduler_in_order() -> None:

@@ -33,8 +33,9 @@ def test_sleeps_and_timeouts_are_in_simulated_seconds():
 def test_the_loops_clocks_follow():
     async def main():
         generation = GenerationClock()
-        with generation.running(0):
-            await asyncio.sleep(5)
+        generation.begin(0, 1)
+        await asyncio.sleep(5)
+        generation.end(0)
         await asyncio.sleep(2)
         return generation.take_total()
 
