@@ -95,7 +95,6 @@ def kuberay_manifest(
     """
     kuberay = config.kuberay
     head: dict[str, int] = {"cpu": kuberay.head_cpus, "gpu": 0, "gib": kuberay.head_memory_gib}
-    worker: dict[str, int] = {"cpu": nodes.cpus, "gpu": nodes.gpus, "gib": nodes.memory_gib}
     spec: dict[str, Any] = {
         "entrypoint": shlex.join(run_command(config.program, overrides)),
         # The operator sends the entrypoint as it is; a submitter's pod would quote it again.
@@ -113,16 +112,7 @@ def kuberay_manifest(
                 "rayStartParams": {"dashboard-host": "0.0.0.0", "num-cpus": "0"},
                 "template": _pod(config, "ray-head", head, leaving),
             },
-            "workerGroupSpecs": [
-                {
-                    "groupName": "workers",
-                    "replicas": nodes.count,
-                    "minReplicas": nodes.count,
-                    "maxReplicas": nodes.most,
-                    "rayStartParams": {},
-                    "template": _pod(config, "ray-worker", worker, leaving),
-                }
-            ],
+            "workerGroupSpecs": [_workers(config, nodes, leaving)],
         },
     }
     if variables:
@@ -135,6 +125,18 @@ def kuberay_manifest(
     }
     text: str = yaml.safe_dump(manifest, sort_keys=False, width=10_000)
     return text
+
+
+def _workers(config: SubmitConfig, nodes: Nodes, leaving: int) -> dict[str, Any]:
+    size = {"cpu": nodes.cpus, "gpu": nodes.gpus, "gib": nodes.memory_gib}
+    return {
+        "groupName": "workers",
+        "replicas": nodes.count,
+        "minReplicas": nodes.count,
+        "maxReplicas": nodes.most,
+        "rayStartParams": {},
+        "template": _pod(config, "ray-worker", size, leaving),
+    }
 
 
 def _pod(config: SubmitConfig, name: str, size: dict[str, int], leaving: int) -> dict[str, Any]:
