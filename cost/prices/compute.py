@@ -9,6 +9,7 @@ turn, and have no logits. Reports do not say where turns lie: they are taken to 
 with equally many environment tokens between them.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -30,7 +31,7 @@ METRICS = {
 
 @dataclass(frozen=True, slots=True)
 class Turns:
-    """What a group's responses [n] have of turns; the default is one each.
+    """What responses [n] have of turns; the default is one each.
 
     Example: Turns(num_turns=array([3, 1]), environment=array([12, 0]), inherited=array([0, 0]),
         prefill=array([14, 0]))
@@ -46,69 +47,86 @@ class Turns:
     """Tokens computed before turns after the first, by the end of what stands before each."""
 
     @classmethod
-    def of(cls, report: LengthReport) -> Self:
-        """Take them from a report."""
+    def of(cls, reports: Sequence[LengthReport]) -> Self:
+        """Take them from reports, one group's responses after the other's."""
         return cls(
-            report.num_turns,
-            report.environment_tokens,
-            report.inherited_tokens,
-            report.turn_prefill_tokens,
+            _joined([report.num_turns for report in reports]),
+            _joined([report.environment_tokens for report in reports]),
+            _joined([report.inherited_tokens for report in reports]),
+            _joined([report.turn_prefill_tokens for report in reports]),
         )
+
+
+def _joined(parts: Sequence[IntArray]) -> IntArray:
+    """Return arrays one after the other; an empty one where there are none."""
+    return np.concatenate(parts) if parts else np.zeros(0, np.int64)
 
 
 ONE_TURN_EACH = Turns()
 
 
-def generating(shape: ModelShape, report: LengthReport) -> float:
-    """Return FLOPs of the engines for one ticket's group."""
+def generating(shape: ModelShape, reports: Sequence[LengthReport]) -> FloatArray:
+    """Return FLOPs [G] of the engines for the groups of tickets."""
+    turns = Turns.of(reports)
+    counts = np.array([report.num_responses for report in reports], np.int64)
+    prefill = np.array([report.prefill_tokens for report in reports], np.int64)
     return group_flops(
         shape,
-        report.prompt_tokens,
-        report.prefill_tokens - int(report.turn_prefill_tokens.sum()),
-        report.lengths,
-        Turns.of(report),
+        np.array([report.prompt_tokens for report in reports], np.int64),
+        prefill - _sums(turns.prefill, counts).astype(np.int64),
+        counts,
+        _joined([report.lengths for report in reports]),
+        turns,
     )
+
+
+def _sums(values: FloatArray | IntArray | int, counts: IntArray) -> FloatArray:
+    """Return the sum [G] of each group's values, of which so many [G] follow each other."""
+    owners = np.repeat(np.arange(len(counts)), counts)
+    weights = np.broadcast_to(values, owners.shape)
+    return np.bincount(owners, weights, len(counts)).astype(np.float64)
 
 
 def group_flops(
     shape: ModelShape,
-    prompt_tokens: int,
-    prefill_tokens: int,
+    prompt_tokens: IntArray,
+    prefill_tokens: IntArray,
+    counts: IntArray,
     lengths: IntArray,
     turns: Turns = ONE_TURN_EACH,
-) -> float:
-    """Return FLOPs of the engines for responses [n] to one prompt.
+) -> FloatArray:
+    """Return FLOPs [G] of the engines for groups of responses, each to one prompt.
 
     Prompt tokens that were cached are those at the prompt's beginning: of `prefill_tokens`, as many
     whole prompts as fit, and the rest in equal parts at the ends of the others.
 
     Args:
         shape: Of the model.
-        prompt_tokens: Of the prompt.
-        prefill_tokens: Computed before first turns, of all responses.
-        lengths: [n] tokens of each response, its environment's among them.
-        turns: What the responses have of turns.
+        prompt_tokens: [G] of the prompts.
+        prefill_tokens: [G] computed before first turns, of all responses.
+        counts: [G] responses of each group, R in all.
+        lengths: [R] tokens of each response, its environment's among them.
+        turns: What the responses [R] have of turns.
     """
-    count, prompt = len(lengths), float(prompt_tokens)
-    if not count:
-        return 0.0
+    prompt, each = prompt_tokens.astype(np.float64), np.repeat(prompt_tokens, counts)
     own = np.asarray(lengths - turns.environment, dtype=np.float64)
     sampled = own - turns.inherited
     # Of turns that are another response's, in proportion.
     steps = np.maximum(own - turns.num_turns, 0.0) * sampled / np.maximum(own, 1.0)
     # Decoded tokens lie on average in the middle of the response, wherever its equal turns lie.
-    decode_pairs = steps * (prompt + lengths / 2)
-    whole = min(prefill_tokens // prompt_tokens, count)
+    decode_pairs = steps * (each + lengths / 2)
+    whole = np.minimum(prefill_tokens // prompt_tokens, counts)
     rest = prefill_tokens - whole * prompt
-    part = rest / max(count - whole, 1)
+    part = rest / np.maximum(counts - whole, 1)
     pairs = whole * prompt * (prompt + 1) / 2 + rest * (prompt - (part - 1) / 2)
     # Later turns begin on average here, each behind as many tokens that are computed for it.
     gaps = np.maximum(turns.num_turns - 1, 1)
-    begins = prompt + (lengths + turns.environment / gaps) / 2
+    begins = each + (lengths + turns.environment / gaps) / 2
     again_pairs = turns.prefill * (begins - (turns.prefill / gaps - 1) / 2)
-    pairs += float((decode_pairs + again_pairs).sum())
-    tokens = prefill_tokens + float((steps + turns.prefill).sum())
-    return shape.token * tokens + shape.head * float(sampled.sum()) + shape.pair * pairs
+    pairs += _sums(decode_pairs + again_pairs, counts)
+    tokens = prefill_tokens + _sums(steps + turns.prefill, counts)
+    flops = shape.token * tokens + shape.head * _sums(sampled, counts) + shape.pair * pairs
+    return np.where(counts > 0, flops, 0.0)
 
 
 def scoring(

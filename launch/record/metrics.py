@@ -165,11 +165,13 @@ METRICS: dict[str, str] = _COST_METRICS | {
     "restarts.json has them.",
     "loop/staleness": "Largest staleness of a group of the batch when it was learned, versions.",
 }
+PASSED = 1 - 1e-9
+"""The least reward of a success: 1, to rounding."""
 
 
 def successes(report: LengthReport) -> BoolArray:
     """Return [n] True where the reward is usable and 1 (to rounding) or more."""
-    return report.usable & (report.rewards >= 1 - 1e-9)
+    return report.usable & (report.rewards >= PASSED)
 
 
 def step_metrics(result: StepResult) -> dict[str, float]:
@@ -237,12 +239,13 @@ def _failure_metrics(reports: Sequence[LengthReport]) -> dict[str, float]:
 def _rollout_metrics(
     reports: Sequence[LengthReport], selections: Sequence[Selection]
 ) -> dict[str, float]:
-    ok = _join([report.usable for report in reports])
+    ok = _join([report.status for report in reports]) == int(RewardStatus.OK)
     lengths = _join([report.lengths for report in reports])
+    rewards = _join([report.rewards for report in reports])[ok]
     mixed = np.array([bool(np.any(selection.advantages)) for selection in selections])
     return {
-        "rollout/reward_mean": _mean(_join([report.rewards for report in reports])[ok]),
-        "rollout/pass_rate": _mean(_join([successes(report) for report in reports])[ok]),
+        "rollout/reward_mean": _mean(rewards),
+        "rollout/pass_rate": _mean(rewards >= PASSED),
         "rollout/length_mean_tokens": _mean(lengths),
         "rollout/length_p95_tokens": float(np.quantile(lengths, 0.95))
         if len(lengths)
@@ -259,8 +262,10 @@ def _cost_metrics(
     ok = _join([selectable_responses(r, s) for r, s in zip(reports, selections, strict=True)])
     keep = _join([selection.keep for selection in selections])
     lengths = _join([report.lengths for report in reports]).astype(np.float64)
-    prompts = _join([np.full(report.num_responses, report.prompt_tokens) for report in reports])
-    generated = float(_join([report.sampled_lengths for report in reports]).sum())
+    counts = np.array([report.num_responses for report in reports], np.int64)
+    prompts = np.repeat([float(report.prompt_tokens) for report in reports], counts)
+    elsewhere = [t for r in reports for t in (r.environment_tokens, r.inherited_tokens)]
+    generated = float(lengths.sum() - _join(elsewhere).sum())
     selectable = float((lengths + prompts)[ok].sum())
     trained = float((lengths + prompts)[keep].sum())
     return {

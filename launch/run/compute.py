@@ -91,9 +91,9 @@ def generated(
         reports: Of all tickets drawn for it.
         pilots: Ids of those that were pilots.
     """
-    by_ticket = {report.ticket_id: generating(compute.shape, report) for report in reports}
-    of_pilots = sum(flops for ticket_id, flops in by_ticket.items() if ticket_id in pilots)
-    return Flops(generate=sum(by_ticket.values()), pilot=of_pilots)
+    flops = generating(compute.shape, reports).tolist()
+    of_pilots = sum(f for f, r in zip(flops, reports, strict=True) if r.ticket_id in pilots)
+    return Flops(generate=sum(flops), pilot=of_pilots)
 
 
 def probed(shape: ModelShape, responses: Sequence[tuple[Any, Any]], num_scorers: int) -> float:

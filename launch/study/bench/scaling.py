@@ -1,6 +1,6 @@
 """What the driver takes with many engines: CPU seconds a group, and the groups a second it can do.
 
-    driver's process:   loop, drawing, buffer, pool, admission
+    driver's process:   loop, drawing, buffer, pool, admission, FLOPs, watch, metrics of a step
     scheduler's:        its actor
     engines':           answer tickets after a while, response by response
 
@@ -25,9 +25,12 @@ import numpy as np
 from conf.studies import BenchConfig
 from cost.scheduler.actor import SchedulerActor
 from cost.types import LengthReport, RewardStatus, Ticket
+from launch.record.metrics import step_metrics
 from launch.record.step import StepResult
 from launch.run import loop
+from launch.run.compute import compute_of
 from launch.run.parts import Metrics, Parts, Plan
+from launch.run.rewards import RewardWatch
 from launch.study.bench.cpu_clock import REST, CpuClock
 from launch.study.bench.processes import Process, Processes
 from launch.study.simulation.system import FOREVER_SECONDS, simulated_prompts
@@ -193,12 +196,15 @@ def _measure(config: BenchConfig, sized: Any) -> tuple[dict[str, float], float]:
     async def run() -> None:
         rollout = replace(config.rollout, ticket_deadline_seconds=3600.0)
         pool = RolloutPool(make_engine, settings.num_engines, rollout, None, config.seed)
-        parts = Parts(simulated_prompts(tokens), scheduler, pool, IdleLearners(), _publish)
+        watch = RewardWatch(config.rollout)
+        prompts, learners = simulated_prompts(tokens), IdleLearners()
+        parts = Parts(prompts, scheduler, pool, learners, _publish, watch=watch)
         plan = Plan(
             num_steps=settings.num_steps,
             num_epochs=1,
             max_staleness=1,
             batch_deadline_seconds=FOREVER_SECONDS,
+            compute=compute_of(config),
         )
         # Nothing is closed: it would be Ray's actors. What listens ends with the event loop.
         await pool.start()
@@ -222,4 +228,5 @@ async def _publish(version: int, groups: Sequence[GroupRef]) -> Metrics:
 
 
 async def _on_step(result: StepResult) -> None:
-    pass
+    # Of what is recorded, that which grows with the number of groups.
+    step_metrics(result)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cost.prices.compute import Turns, generating, group_flops, scoring
+from cost.prices.compute import ONE_TURN_EACH, Turns, generating, group_flops, scoring
 from cost.prices.shape import ModelShape
 from tests.cost.prices.test_prices import SHAPE
 from tests.cost.worth.test_turns import report_of
@@ -19,6 +19,12 @@ def counted(positions, num_logits):
     return total
 
 
+def flops_of(prompt, prefill, lengths, turns=ONE_TURN_EACH):
+    """FLOPs of one group alone."""
+    of_group = (np.array([number]) for number in (prompt, prefill, len(lengths)))
+    return group_flops(MODEL, *of_group, lengths, turns)[0]
+
+
 def test_the_parts_are_counted_by_hand():
     # Of 3 layers: queries and output [8, 20], keys and values [8, 10], MLP [8, 7] three times.
     assert MODEL.token == 3 * 2 * (2 * 8 * 20 + 2 * 8 * 10 + 3 * 8 * 7)
@@ -30,18 +36,34 @@ def test_the_parts_are_counted_by_hand():
 def test_a_cached_prompt_is_prefilled_once_and_the_last_token_never_fed_in():
     prompt, lengths = 6, np.array([4, 1, 3])
     positions = [*range(1, 7), *range(7, 10), *range(7, 9)]
-    assert group_flops(MODEL, prompt, 6, lengths) == counted(positions, 8)
+    assert flops_of(prompt, 6, lengths) == counted(positions, 8)
     # Without a cache each response has a prompt of its own.
     uncached = counted(positions + 2 * list(range(1, 7)), 8)
-    assert group_flops(MODEL, prompt, 18, lengths) == uncached
+    assert flops_of(prompt, 18, lengths) == uncached
     # Two tokens at the ends of the two other prompts were not cached.
     partly = counted(positions + 2 * [5, 6], 8)
-    assert group_flops(MODEL, prompt, 10, lengths) == partly
+    assert flops_of(prompt, 10, lengths) == partly
 
 
 def test_a_group_may_be_empty_or_have_empty_responses():
-    assert group_flops(MODEL, 5, 0, np.zeros(0, np.int64)) == 0
-    assert group_flops(MODEL, 5, 5, np.zeros(2, np.int64)) == counted(range(1, 6), 0)
+    assert flops_of(5, 0, np.zeros(0, np.int64)) == 0
+    assert flops_of(5, 5, np.zeros(2, np.int64)) == counted(range(1, 6), 0)
+
+
+def test_groups_side_by_side_come_to_what_each_comes_to_alone():
+    rng, reports = np.random.default_rng(0), []
+    for count in (3, 0, 8, 1, 20):
+        lengths = rng.integers(0, 300, count)
+        turns = {"num_turns": rng.integers(1, 4, count), "environment_tokens": lengths // 3}
+        again = np.where(turns["num_turns"] > 1, lengths, 0)
+        reports.append(
+            report_of(prompt_tokens=7, prefill_tokens=14 + int(again.sum()), lengths=lengths,
+                turn_prefill_tokens=again, **turns)
+        )  # fmt: skip
+    alone = [generating(MODEL, [report])[0] for report in reports]
+    assert alone[1] == 0 < min(alone[:1] + alone[2:])
+    assert generating(MODEL, reports).tolist() == alone
+    assert generating(MODEL, []).tolist() == []
 
 
 def played(prompt, own, environment, num_turns, cached):
@@ -71,13 +93,13 @@ def test_every_token_of_several_turns_is_counted_once(num_turns, cached, own, en
         lengths=[own * num_turns + written], num_turns=[num_turns],
         environment_tokens=[written], turn_prefill_tokens=[prefills],
     )  # fmt: skip
-    assert generating(MODEL, report) == pytest.approx(counted(positions, logits), rel=1e-12)
+    assert generating(MODEL, [report])[0] == pytest.approx(counted(positions, logits), rel=1e-12)
 
 
 def test_conversations_computed_anew_each_turn_are_counted_a_little_low_in_attention():
     positions, logits, prefills = played(6, 4, 3, 6, cached=False)
     turns = Turns(np.array([6]), np.array([15]), prefill=np.array([prefills]))
-    found = group_flops(MODEL, 6, 6, np.array([24 + 15]), turns)
+    found = flops_of(6, 6, np.array([24 + 15]), turns)
     true = counted(positions, logits)
     # The mean of squares is above the square of the mean; tokens and logits are exact.
     variance = np.var(np.arange(1, 6) * 7.0)
@@ -110,6 +132,6 @@ def test_a_plain_mlp_has_two_matrices(tmp_path):
 
 @pytest.mark.parametrize("length", [1, 7, 100])
 def test_a_response_alone_costs_the_same_generated_as_scored_but_for_its_last_token(length):
-    generated = group_flops(MODEL, 9, 9, np.array([length]))
+    generated = flops_of(9, 9, np.array([length]))
     scored = float(scoring(MODEL, 9, np.array([length]))[0])
     assert scored - generated == pytest.approx(MODEL.token + (9 + length) * MODEL.pair)

@@ -93,7 +93,7 @@ def test_generating_several_turns_costs_what_is_counted_of_them(make_config, poo
     found = plugs.generating_cost(groups, prompts, turns_taken([report]))
     # Tokens 80, of the first turn, and 122 of the last; prefilled in the middle is as if at 86.
     extra = 2 * price.token + price.pair * (80 + 122) + price.pair * (86 - 80)
-    assert found == pytest.approx(generating(price, report) + extra, rel=1e-12)
+    assert found == pytest.approx(generating(price, [report])[0] + extra, rel=1e-12)
     as_one = plugs.generating_cost(groups, prompts)
     assert as_one - found == pytest.approx(12 * price.head - price.token - 86 * price.pair)
     # Of a branch, whose first turn another response sampled, nothing is sampled but the last one.

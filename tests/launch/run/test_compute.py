@@ -23,8 +23,8 @@ SHAPE = ModelShape(
 def test_pilots_are_a_part_of_what_is_generated():
     reports = [report(4, 10), report(5, 3)]
     found = generated(LearnerCompute(SHAPE, LearnerConfig()), reports, frozenset({5}))
-    assert found.generate == sum(generating(SHAPE, each) for each in reports)
-    assert found.pilot == generating(SHAPE, reports[1]) > 0
+    each = [float(generating(SHAPE, [one])[0]) for one in reports]
+    assert found.generate == sum(each) and found.pilot == each[1] > 0
     assert found.total == found.generate and found.again == found.generate - found.pilot
 
 
