@@ -129,14 +129,9 @@ class RolloutPool:
 
     async def run(self, ticket: Ticket, prompt: Prompt) -> GroupRef:
         """Turn one ticket into a group; an empty one after the last failed retry."""
-
-        def ask(handle: Any, ticket: Ticket) -> tuple[Any, Any]:
-            report, data = handle.run.options(num_returns=2).remote(ticket, prompt)
-            return report, data
-
         self.num_in_flight += 1
         try:
-            answer = await self._retry(ticket, ask)
+            answer = await self._retry(ticket, _ask_group, prompt)
         finally:
             self.num_in_flight -= 1
         if answer is None:
@@ -149,15 +144,11 @@ class RolloutPool:
 
     async def evaluate(self, ticket: Ticket, prompt: Prompt, temperature: float) -> LengthReport:
         """Score one prompt's responses without anyone learning from them."""
-
-        def ask(handle: Any, ticket: Ticket) -> tuple[Any, None]:
-            return handle.evaluate.remote(ticket, prompt, temperature), None
-
-        answer = await self._retry(ticket, ask)
+        answer = await self._retry(ticket, _ask_report, prompt, temperature)
         return answer[0] if answer is not None else empty_report(ticket, prompt)
 
     async def _retry(
-        self, ticket: Ticket, ask: Callable[[Any, Ticket], tuple[Any, Any]]
+        self, ticket: Ticket, ask: Callable[..., tuple[Any, Any]], *asked: Any
     ) -> tuple[LengthReport, Any] | None:
         """Try on the least loaded usable actor; None when every try failed.
 
@@ -167,6 +158,7 @@ class RolloutPool:
         Args:
             ticket: To be tried.
             ask: Sends it to an actor; returns the reference of the report, and what goes with it.
+            asked: What `ask` is given besides.
 
         Returns:
             The report, and what goes with it.
@@ -178,7 +170,7 @@ class RolloutPool:
             tried = ticket if number == ticket.attempt else replace(ticket, attempt=number)
             placed = _Placed(tried, index, handle, ticket.num_samples)
             try:
-                reference, data = ask(handle, tried)
+                reference, data = ask(handle, tried, *asked)
                 report = await self._while_alive(placed, reference)
                 self.actors.finished_ticket()
                 self._num_signs += 1
@@ -271,6 +263,17 @@ class RolloutPool:
             task.cancel()
         await asyncio.gather(*listening, return_exceptions=True)
         await self.actors.close()
+
+
+def _ask_group(handle: Any, ticket: Ticket, prompt: Prompt) -> tuple[Any, Any]:
+    report, data = handle.run.options(num_returns=2).remote(ticket, prompt)
+    return report, data
+
+
+def _ask_report(
+    handle: Any, ticket: Ticket, prompt: Prompt, temperature: float
+) -> tuple[Any, None]:
+    return handle.evaluate.remote(ticket, prompt, temperature), None
 
 
 def _is_engine_death(error: RayTaskError) -> bool:

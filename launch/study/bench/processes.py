@@ -71,11 +71,7 @@ class Process(asyncio.SelectorEventLoop):
         work: Callable[..., Coroutine[Any, Any, Result]],
         arguments: tuple[Any, ...],
     ) -> None:
-        def send(task: asyncio.Task[Result]) -> None:
-            if not task.cancelled():
-                caller.inbox.append(partial(_receive, answer, task))
-
-        self.create_task(work(*arguments)).add_done_callback(send)
+        self.create_task(work(*arguments)).add_done_callback(partial(_send, caller, answer))
 
     def go_on(self) -> None:
         """Work until there is nothing to do; the selector says so by `stop`."""
@@ -87,6 +83,11 @@ class Process(asyncio.SelectorEventLoop):
         for callback in self.inbox:
             self.call_soon(callback)
         self.inbox.clear()
+
+
+def _send(caller: Process, answer: asyncio.Future[Result], task: asyncio.Task[Result]) -> None:
+    if not task.cancelled():
+        caller.inbox.append(partial(_receive, answer, task))
 
 
 def _receive(answer: asyncio.Future[Result], task: asyncio.Task[Result]) -> None:
