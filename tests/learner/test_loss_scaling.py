@@ -55,6 +55,7 @@ def engine_of(monkeypatch):
     def build(norm: float, power: int) -> DeepSpeedEngine:
         engine = object.__new__(DeepSpeedEngine)
         engine._engine, engine._applied_steps = ScalingEngine(norm, power), 0
+        engine.progress = 0.0
         engine.config = LearnerConfig(zero_stage=2, lr=1.0, warmup_steps=4)
         return engine
 

@@ -122,7 +122,7 @@ class Worker:
         await asyncio.sleep(CONNECT)
         self._group = list(handles)
 
-    async def _update(self, groups, selections, plans, version):
+    async def _update(self, groups, selections, plans, version, progress):
         self.gpus.full = self.gpus.shared
         await asyncio.sleep(UPDATE)
         if self.gpus.shared:
