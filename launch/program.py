@@ -16,13 +16,13 @@ from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from conf.checks import check_keys, check_values
 from conf.own_code import with_own_code
 from conf.secrets import check_secrets, recorded
-from conf.typed import typed
 from launch.cli.command_line import (
     check_emptied,
     check_options,
@@ -102,7 +102,7 @@ def build(config: DictConfig) -> Any:
         check_keys(config)
         check_values(config)
         check_secrets(config)
-        return typed(with_own_code(config))
+        return instantiate(with_own_code(config), _convert_="object")
     except InstantiationException as error:
         raise UserError(plug_sentence(error, config)) from error
     except OmegaConfBaseException as error:
