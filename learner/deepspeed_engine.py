@@ -119,7 +119,7 @@ class DeepSpeedEngine:
         if not settings.kl_coefficient or (self.adapted is not None and settings.path is None):
             return None
         model = load_policy(settings.path or model_path, self.config, self.numerics)
-        model.eval().requires_grad_(False)  # type: ignore[no-untyped-call]
+        model.eval().requires_grad_(False)
         return self._policy_of(model).to(self.device)
 
     @property

@@ -32,7 +32,7 @@ class DeepSpeedHead:
     @property
     def _parameter(self) -> torch.nn.Parameter:
         """Return the head's weight; where embeddings are tied, it is that of both."""
-        head: Any = self._engine.model.get_output_embeddings()  # type: ignore[no-untyped-call]
+        head: Any = self._engine.model.get_output_embeddings()
         weight: torch.nn.Parameter = head.weight
         return weight
 

@@ -98,7 +98,7 @@ def targets_of(model: PreTrainedModel, config: LoraConfig) -> list[str]:
     """
     from torch import nn
 
-    head: Any = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    head: Any = model.get_output_embeddings()
     names = [
         name
         for name, module in model.named_modules()

@@ -29,7 +29,7 @@ def load_policy(model_path: str, config: LearnerConfig, numerics: Numerics) -> P
     from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()
     model = AutoModelForCausalLM.from_pretrained(
         model_path,
         dtype=getattr(torch, numerics.dtype),
@@ -44,9 +44,9 @@ def load_policy(model_path: str, config: LearnerConfig, numerics: Numerics) -> P
         if isinstance(module, torch.nn.Dropout):
             module.p = 0.0
         if hasattr(module, "attention_dropout"):
-            module.attention_dropout = 0.0  # type: ignore[assignment]
+            module.attention_dropout = 0.0
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     if numerics.float32_head:
-        widen_head(model.get_output_embeddings())  # type: ignore[no-untyped-call]
+        widen_head(model.get_output_embeddings())
     return model

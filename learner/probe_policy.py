@@ -48,7 +48,7 @@ class ProbePolicy:
         from transformers import AutoModelForCausalLM
         from transformers.utils import logging
 
-        logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+        logging.disable_progress_bar()
         # Any: its stubs let no caller generate.
         self._model: Any = AutoModelForCausalLM.from_pretrained(
             model_path,
@@ -94,7 +94,7 @@ class ProbePolicy:
             attention[index, width - len(row) :] = 1
         torch.manual_seed(seed)
         # Nothing but the temperature: the model's own generation settings may cut the distribution.
-        settings = GenerationConfig(  # type: ignore[no-untyped-call]
+        settings = GenerationConfig(
             do_sample=True,
             temperature=self._temperature,
             top_k=0,

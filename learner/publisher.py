@@ -141,7 +141,7 @@ def tied_head(model: "PreTrainedModel") -> dict[str, str]:
     """
     if model.config.model_type in _HEADLESS:
         return {}
-    head: Any = model.get_output_embeddings()  # type: ignore[no-untyped-call]
+    head: Any = model.get_output_embeddings()
     embedding: Any = model.get_input_embeddings()
     if head is None or head.weight is not embedding.weight:
         return {}

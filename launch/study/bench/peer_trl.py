@@ -108,7 +108,7 @@ def train(config: RunConfig, folder: Path) -> dict[str, Any]:
         given = score_with(config.reward, prompt.text, text, prompt.answer, prompt.columns)
         return as_score(given).reward
 
-    class Clock(TrainerCallback):
+    class Clock(TrainerCallback):  # type: ignore[misc]
         """Takes down when training begins and ends."""
 
         began = ended = 0.0
