@@ -3,40 +3,14 @@
 import os
 import signal
 import time
-from pathlib import Path
 
 import pytest
 
 from launch.record.restarts import read_restarts
+from tests.processes import command_line, descendants
 from tests.system.program import finished, lines_of, train, wait_for_step
 
 pytestmark = pytest.mark.system
-
-
-def processes_of(driver, title):
-    """Ids of the processes that a driver started, directly or not, with such a title."""
-    parents = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                parents[int(entry.name)] = int(
-                    (entry / "stat").read_text().rpartition(")")[2].split()[1]
-                )
-            except OSError:
-                continue
-
-    def belongs(pid):
-        while pid in parents and pid != driver:
-            pid = parents[pid]
-        return pid == driver
-
-    def is_called(pid):
-        try:
-            return Path(f"/proc/{pid}/cmdline").read_bytes().startswith(title.encode())
-        except OSError:
-            return False
-
-    return [pid for pid in parents if belongs(pid) and is_called(pid)]
 
 
 def test_whatever_is_killed_the_run_goes_on_and_a_signal_ends_it(tmp_path):
@@ -48,7 +22,8 @@ def test_whatever_is_killed_the_run_goes_on_and_a_signal_ends_it(tmp_path):
         (14, "ray::LearnerWorker"),
     ):
         wait_for_step(process, run_dir, step)
-        (victim,) = processes_of(process.pid, title)
+        below = descendants(process.pid)
+        (victim,) = (pid for pid in below if command_line(pid).startswith(title))
         os.kill(victim, signal.SIGKILL)
         # What was learned after the newest checkpoint is learned anew.
         time.sleep(5)

@@ -12,6 +12,7 @@ import pytest
 
 import launch.run.evaluation
 from rollout.places import ray_logs
+from rollout.processes import belongs, every, look
 from tests.processes import command_line, descendants, listening
 
 pytestmark = pytest.mark.system
@@ -21,11 +22,12 @@ def load(path):
     return json.loads(Path(path).read_text())
 
 
-def test_a_run_with_two_learners_survives_the_death_of_its_engine(
+def test_a_run_with_two_learners_survives_a_stopped_engine_and_names_a_stopped_scheduler(
     prepared, evaluate_config, on_cluster
 ):
     """Tied model, ZeRO 2 over two ranks, staleness 1, keys and values kept over updates."""
     from launch.record.startup import Startup
+    from launch.run.deaths import PartDied
     from launch.run.system import System
     from launch.run.training import TrainingRun
 
@@ -37,37 +39,47 @@ def test_a_run_with_two_learners_survives_the_death_of_its_engine(
         "loop.num_steps=5",
         "loop.max_staleness=1",
         "rollout.update_mode=keep_kv",
+        "resources.silence_seconds=5",
     )
     run_dir = Path(inputs.config.run_dir)
+    probe = [(prompt.token_ids, prompt.token_ids[:5]) for prompt in inputs.prompts[:3]]
 
     async def main():
         system = await System.create(inputs.config, inputs.prompts, Startup())
         try:
             run = TrainingRun(inputs, system, began=time.time())
-            killed = asyncio.create_task(kill_engine_after(system, step=2))
+            stopping = asyncio.create_task(stop_engine_after(system, step=2))
             await run.run(Startup())
-            await killed
+            core = await stopping
+            assert system.rollouts.num_replaced == 1
             assert_nothing_is_open_to_others(run_dir)
-            probe = [(p.token_ids, p.token_ids[:5]) for p in inputs.prompts[:3]]
-            return system.rollouts.num_replaced, probe, await system.learners.logprobs(probe)
+            logprobs = await system.learners.logprobs(probe)
+            scheduler, began = stopped("ray::Scheduler"), time.monotonic()
+            with pytest.raises(PartDied) as found:
+                await system.guard(asyncio.sleep(600))
+            assert time.monotonic() - began < 60
+            assert_a_stopped_scheduler_is_named(found.value, scheduler)
+            return logprobs, core, scheduler
         finally:
             await system.close()
 
-    async def kill_engine_after(system, step):
+    async def stop_engine_after(system, step):
         while system.version < step:
             await asyncio.sleep(0.05)
-        os.kill(await system.rollouts.handles[0].process_id.remote(), signal.SIGKILL)
+        return stopped("VLLM::EngineCore")
 
     async def main_and_evaluate():
         """vLLM loads what the run saved, from disk and without a learner."""
         found = await main()
-        return *found, await launch.run.evaluation.evaluate(evaluation, inputs.sets)
+        raylet = next(pid for pid in descendants() if "/raylet" in command_line(pid))
+        return *found, raylet, await launch.run.evaluation.evaluate(evaluation, inputs.sets)
 
     evaluation = evaluate_config(f"model.path={run_dir / 'policy'}")
-    num_replaced, probe, logprobs, evaluated = on_cluster(
+    logprobs, core, scheduler, raylet, evaluated = on_cluster(
         inputs.config.resources, main_and_evaluate
     )
-    assert num_replaced == 1
+    assert look(core) is None and look(scheduler) is None
+    assert [p for p in every() if belongs(p.pid, f"RAY_RAYLET_PID={raylet}")] == []
 
     metrics = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     assert [m["step"] for m in metrics] == [1, 2, 3, 4, 5]
@@ -91,6 +103,22 @@ def test_a_run_with_two_learners_survives_the_death_of_its_engine(
     assert_checkpoint_holds_the_policy(
         run_dir / "policy", inputs.config.model.path, probe, logprobs
     )
+
+
+def stopped(title):
+    """Stop the process of this one's cluster that calls itself so."""
+    (pid,) = (pid for pid in descendants() if command_line(pid).startswith(title))
+    os.kill(pid, signal.SIGSTOP)
+    return pid
+
+
+def assert_a_stopped_scheduler_is_named(death, pid):
+    """In one line, with its log and what all others were at."""
+    assert death.part == "scheduler" and death.how.endswith("s: its process is stopped")
+    assert "\n" not in str(death)
+    assert death.log.endswith(f"-{pid}.err") and Path(death.log).exists()
+    names = sorted(path.name.split("-", 2)[2] for path in Path(death.stacks).iterdir())
+    assert names == ["learner-0.txt", "learner-1.txt", "rollout-actor-0.txt", "scheduler.txt"]
 
 
 def assert_nothing_is_open_to_others(run_dir):
