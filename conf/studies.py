@@ -230,6 +230,7 @@ class VarianceConfig:
 
 BENCHES = {
     "rollout": ("rollout",),
+    "overlap": ("overlap",),
     "publish": ("publish",),
     "startup": ("startup",),
     "learner": ("learner", "gradient_norms", "long_context"),

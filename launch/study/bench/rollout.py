@@ -19,6 +19,7 @@ import os
 import statistics
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import ray
@@ -30,7 +31,7 @@ from launch.run.system import System
 from launch.study.bench.timing import ratio_of_medians, turns
 from rollout.engines.arguments import engine_arguments, stop_arguments
 from rollout.stopping import stopping_of
-from rollout.types import Prompt, TokenArray
+from rollout.types import GroupRef, Prompt, TokenArray
 
 CONTESTANTS = ("actor_path", "llm")
 
@@ -59,6 +60,23 @@ class PlainLLM:
         return sum(len(o.token_ids) for output in outputs for o in output.outputs), seconds
 
 
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """A batch whose responses are there."""
+
+    batch: int
+    prompts: list[Prompt]
+    """Those drawn, in the order of the tickets."""
+    groups: list[GroupRef]
+    seconds: float
+    """Of the rollout alone."""
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of all responses."""
+        return sum(int(group.report.lengths.sum()) for group in self.groups)
+
+
 class Batches:
     """Batches of tickets from the system's own scheduler, one after the other."""
 
@@ -66,17 +84,14 @@ class Batches:
         self._system = system
         self._prompts = prompts
         self._num_batches = 0
+        self.num_done = 0
+        """Batches that nothing more is asked of: later draws build on them."""
 
-    async def run(self) -> tuple[list[Prompt], int, float]:
-        """Draw a batch, roll it out and let the scheduler select; only the rollout is timed.
-
-        Returns:
-            The prompts drawn, response tokens and seconds.
-        """
-        scheduler = self._system.scheduler
+    async def generate(self) -> Generated:
+        """Draw a batch and roll it out."""
         batch = self._num_batches
         self._num_batches += 1
-        tickets = (await scheduler.draw(batch, batch)).tickets
+        tickets = (await self._system.scheduler.draw(batch, self.num_done)).tickets
         prompts = [self._prompts[ticket.prompt_index] for ticket in tickets]
         began = time.monotonic()
         groups = await asyncio.gather(
@@ -85,16 +100,20 @@ class Batches:
                 for ticket, prompt in zip(tickets, prompts, strict=True)
             )
         )
-        seconds = time.monotonic() - began
-        reports = [group.report for group in groups]
-        await scheduler.select(batch, [report.attempt for report in reports])
-        return prompts, sum(int(report.lengths.sum()) for report in reports), seconds
+        return Generated(batch, prompts, groups, time.monotonic() - began)
+
+    async def run(self) -> Generated:
+        """Generate a batch and let the scheduler select from it."""
+        found = await self.generate()
+        attempts = [group.report.attempt for group in found.groups]
+        await self._system.scheduler.select(found.batch, attempts)
+        self.num_done = found.batch + 1
+        return found
 
 
 async def bench_rollout(
     config: RunConfig,
-    system: System,
-    prompts: Sequence[Prompt],
+    batches: Batches,
     *,
     repetitions: int,
     warm_ups: int,
@@ -116,14 +135,14 @@ async def bench_rollout(
     alone = _no_gpu_left(config)
     arguments, llm = (None, None) if alone else await _start_llm(config, sampling)
     contestants = CONTESTANTS[:1] if alone else CONTESTANTS
-    batches = Batches(system, prompts)
     measured: dict[str, list[dict[str, float]]] = {name: [] for name in contestants}
     drawn: list[Prompt] = []
     try:
         # The actor path goes first: it draws the batch that both run.
         for turn in turns(contestants, repetitions=repetitions, warm_ups=warm_ups):
             if turn.contestant == "actor_path":
-                drawn, tokens, seconds = await batches.run()
+                found = await batches.run()
+                drawn, tokens, seconds = found.prompts, found.num_tokens, found.seconds
             else:
                 assert llm is not None
                 reference = llm.generate.remote([prompt.token_ids for prompt in drawn])

@@ -36,7 +36,7 @@ def measure(config: BenchConfig) -> dict[str, Any]:
         "model": config.model.path,
         "machine": {"cpus": os.cpu_count(), "load_average_before": load_average()},
     }
-    if {"startup", "rollout", "publish"} & benches:
+    if {"startup", "overlap", "rollout", "publish"} & benches:
         from launch.study.bench.system import measure_on_system
 
         result |= measure_on_system(config, benches, repetitions=repetitions, warm_ups=warm_ups)

@@ -1,4 +1,4 @@
-"""The benches of a started system: startup, rollout, publish."""
+"""The benches of a started system: startup, overlap, rollout, publish."""
 
 from __future__ import annotations
 
@@ -15,8 +15,9 @@ from launch.run.cluster import cluster
 from launch.run.inputs import load_prompts, load_tokenizer
 from launch.run.system import System
 from launch.study.bench import PROCESS_START
+from launch.study.bench.overlap import bench_overlap
 from launch.study.bench.publish import bench_publish
-from launch.study.bench.rollout import bench_rollout
+from launch.study.bench.rollout import Batches, bench_rollout
 from rollout.types import Prompt
 
 
@@ -27,7 +28,7 @@ def measure_on_system(
 
     Args:
         config: The system's.
-        benches: Which of "rollout" and "publish" to run; "startup" is always measured.
+        benches: Which of "overlap", "rollout" and "publish" to run; "startup" is always measured.
         repetitions: Measured turns.
         warm_ups: Turns that do not count.
 
@@ -57,11 +58,15 @@ async def _measure(
     # engine_* and learner run side by side, within side_by_side; all others follow each other.
     seconds |= system.startup_seconds | {"total": time.time() - PROCESS_START}
     found: dict[str, Any] = {"startup": {"seconds": seconds}}
+    batches = Batches(system, prompts)
     try:
         if "rollout" in benches:
-            found["rollout"] = await bench_rollout(config, system, prompts, **counts)
+            found["rollout"] = await bench_rollout(config, batches, **counts)
         if "publish" in benches:
             found["publish"] = await bench_publish(system, **counts)
+        # Last: the cores that it gives to each part are theirs from then on.
+        if "overlap" in benches:
+            found["overlap"] = await bench_overlap(system, batches, **counts)
     finally:
         await system.close()
     return found

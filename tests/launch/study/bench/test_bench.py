@@ -19,7 +19,7 @@ from launch.study.bench.gradient_norms import bench_gradient_norms
 from launch.study.bench.layouts import bench_layouts, packed_step, pad, padded_step
 from launch.study.bench.learner import bench_learner, plan_figures
 from launch.study.bench.publish import bench_publish
-from launch.study.bench.rollout import Batches
+from launch.study.bench.rollout import Batches, Generated
 from launch.study.bench.suite import measure
 from launch.study.bench.timing import ratio_of_medians, time_in_turns, turns
 from launch.study.bench.workload import MOST_WORK, Workload
@@ -382,12 +382,12 @@ def test_batches_go_through_the_scheduler_in_order() -> None:
     system = SimpleNamespace(scheduler=scheduler, rollouts=FakeRollouts())
     batches = Batches(system, prompts)  # type: ignore[arg-type]
 
-    async def twice() -> list[tuple[list[Prompt], int, float]]:
+    async def twice() -> list[Generated]:
         return [await batches.run(), await batches.run()]
 
-    (first, tokens, seconds), (second, _, _) = asyncio.run(twice())
-    assert [prompt.index for prompt in first + second] == [0, 1, 2, 0, 1, 2, 0, 1]
-    assert tokens == 4 * 12 and seconds > 0
+    first, second = asyncio.run(twice())
+    assert [prompt.index for prompt in first.prompts + second.prompts] == [0, 1, 2, 0, 1, 2, 0, 1]
+    assert first.num_tokens == 4 * 12 and first.seconds > 0
     assert scheduler.events == [
         ("draw", 0, 0),
         ("select", 0, [2, 2, 2, 2]),
