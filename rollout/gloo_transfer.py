@@ -3,14 +3,15 @@
 NCCL has no two ranks on one GPU, so an engine and a learner that share one go through the host's
 memory as well.
 
-GlooTrainerWeightTransferEngine ==== gloo broadcast, one tensor after the other ====> load
+GlooTrainerWeightTransferEngine ==== gloo broadcast, one bucket after the other ====> load
 (learner rank 0; others gather)                       GlooWeightTransferEngine (each worker)
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from datetime import timedelta
@@ -19,6 +20,7 @@ from typing import Any, ClassVar, Self
 import torch
 from torch.distributed import ProcessGroupGloo, TCPStore  # type: ignore[attr-defined]
 from vllm.distributed.weight_transfer.base import (
+    ParamMeta,
     TrainerInitInfo,
     TrainerWeightTransferEngine,
     WeightSource,
@@ -27,6 +29,7 @@ from vllm.distributed.weight_transfer.base import (
     WeightTransferUpdateInfo,
 )
 
+from rollout.buckets import Bucket, cut
 from rollout.rendezvous import give_up, meet, open_store, own_address
 
 BACKEND = "gloo"
@@ -84,6 +87,21 @@ class GlooUpdateInfo(WeightTransferUpdateInfo):
     shapes: list[list[int]]
     """Full shapes, unpartitioned."""
 
+    def buckets(self) -> list[Bucket]:
+        """Return what they come in."""
+        dtypes = (getattr(torch, name) for name in self.dtype_names)
+        return cut([(dtype, tuple(s)) for dtype, s in zip(dtypes, self.shapes, strict=True)])
+
+
+def _received(group: ProcessGroupGloo, info: GlooUpdateInfo) -> Iterator[tuple[str, torch.Tensor]]:
+    names = iter(info.names)
+    for bucket in info.buckets():
+        buffer = bucket.buffer()
+        _broadcast(group, buffer)
+        # The names go on where they are: there are as many as pieces in all buckets together.
+        for tensor, name in zip(bucket.unpacked(buffer), names, strict=False):
+            yield name, tensor
+
 
 class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo]):
     """The half of the gloo backend in an engine worker, which receives."""
@@ -115,21 +133,11 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
             torch.accelerator.synchronize()
 
     def receive_weights(self, update_info: GlooUpdateInfo) -> None:
-        """Receive and load one parameter after the other."""
+        """Receive one bucket after the other, as the model loads them."""
         if self._group is None:
             raise RuntimeError("gloo weight transfer: init_transfer_engine has not been called")
-        group = self._group
-
-        def stream() -> Iterator[tuple[str, torch.Tensor]]:
-            for name, dtype_name, shape in zip(
-                update_info.names, update_info.dtype_names, update_info.shapes, strict=True
-            ):
-                tensor = torch.empty(shape, dtype=getattr(torch, dtype_name))
-                _broadcast(group, tensor)
-                yield name, tensor
-
-        for name, tensor in stream():
-            self.model.load_weights([(name, tensor)])  # type: ignore[operator]
+        # All at once, as from disk: a model looks its parameters up anew in every call.
+        self.model.load_weights(_received(self._group, update_info))  # type: ignore[operator]
 
     def finish_weight_update(self) -> None:
         """Close the layerwise reload."""
@@ -152,6 +160,17 @@ def unpack_experts(model: torch.nn.Module) -> None:
         method = getattr(module, "quant_method", None)
         if getattr(method, "moe_kernel", None) is not None:
             method.moe_kernel = None  # type: ignore[union-attr]
+
+
+def _declared(source: WeightSource, metadata: Sequence[ParamMeta]) -> Iterator[torch.Tensor]:
+    """Yield what a source has; ValueError if it is not what was declared."""
+    for (name, tensor), expected in zip(source, metadata, strict=True):
+        found = (name, tensor.dtype, tuple(tensor.shape))
+        if found != (declared := (expected.name, expected.dtype, tuple(expected.shape))):
+            raise ValueError(
+                "weight source: declared {} {} {}, got {} {} {}".format(*declared, *found)
+            )
+        yield tensor.detach()
 
 
 @dataclass
@@ -227,13 +246,11 @@ class GlooTrainerWeightTransferEngine(TrainerWeightTransferEngine[GlooTrainerIni
         side = ThreadPoolExecutor(max_workers=1)
         try:
             received = side.submit(self.client.update_weights, asdict(info))
-            for (name, tensor), expected in zip(self.source, metadata, strict=True):
-                if name != expected.name or tuple(tensor.shape) != expected.shape:
-                    raise ValueError(
-                        f"weight source: declared {expected.name} {expected.shape}, "
-                        f"got {name} {tuple(tensor.shape)}"
-                    )
-                _broadcast(self._group, tensor.detach().cpu().contiguous())
+            tensors = _declared(self.source, metadata)
+            for bucket in info.buckets():
+                _broadcast(self._group, bucket.packed(tensors))
+            # To its end, where what was gathered last is let go of.
+            deque(tensors, maxlen=0)
             received.result()
         finally:
             # After a failed broadcast the receiver never returns; joining it would hang here too.

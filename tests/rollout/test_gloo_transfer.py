@@ -7,14 +7,18 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from rollout import gloo_transfer
+from rollout import buckets, gloo_transfer
 from rollout.gloo_transfer import GlooInitInfo, GlooWeightTransferEngine, unpack_experts
 from rollout.rendezvous import GivenUpError
 from rollout.weight_transfer import PolicySource, open_sender
 
 
 def make_source():
-    weights = {"embed.weight": torch.arange(6.0).reshape(2, 3), "norm.weight": torch.ones(3)}
+    weights = {
+        "embed.weight": torch.arange(6.0).reshape(2, 3),
+        "norm.weight": torch.ones(3),
+        "bias": torch.arange(5, dtype=torch.bfloat16),
+    }
     metadata = [(name, t.dtype, tuple(t.shape)) for name, t in weights.items()]
     aliases = {"lm_head.weight": "embed.weight"}
     return PolicySource(metadata, lambda: iter(weights.items()), aliases), weights
@@ -72,7 +76,7 @@ class FakeClient:
             r.events.append(("finish", self.version))
 
 
-def test_every_receiver_gets_every_weight_bit_for_bit(free_port):
+def test_every_receiver_gets_every_weight_bit_for_bit(free_port, monkeypatch):
     source, weights = make_source()
     receivers = [FakeReceiver(), FakeReceiver()]
     client = FakeClient(receivers)
@@ -88,11 +92,14 @@ def test_every_receiver_gets_every_weight_bit_for_bit(free_port):
     for version in (0, 1):
         weights["norm.weight"] += 0.1
         client.version = version
+        # All in one bucket, then one bucket each.
+        monkeypatch.setattr(buckets, "MOST_BYTES", 2**24 * (1 - version))
         sender.send_weights()
         for receiver in receivers:
             assert receiver.events[-2:] == ["start", ("finish", version)]
             assert torch.equal(receiver.loaded["lm_head.weight"], weights["embed.weight"])
-            assert torch.equal(receiver.loaded["norm.weight"], weights["norm.weight"])
+            assert receiver.loaded.keys() == {*weights, "lm_head.weight"}
+            assert all(torch.equal(receiver.loaded[name], each) for name, each in weights.items())
 
 
 def test_a_source_that_disagrees_with_its_metadata_is_an_error(free_port):
@@ -109,6 +116,35 @@ def test_a_source_that_disagrees_with_its_metadata_is_an_error(free_port):
     )
     weights["embed.weight"] = torch.zeros(5)
     with pytest.raises(ValueError, match=r"declared embed\.weight"):
+        sender.send_weights()
+
+
+def test_a_source_is_run_to_its_end_and_may_have_no_more_than_it_declared(free_port):
+    ended = []
+
+    def parameters():
+        try:
+            yield "w", torch.ones(2)
+        finally:
+            ended.append(True)
+        if more:
+            yield "w", torch.ones(2)
+
+    source = PolicySource([("w", torch.float32, (2,))], parameters, {})
+    sender = open_sender(
+        backend="gloo",
+        rank=0,
+        master_address="127.0.0.1",
+        master_port=free_port,
+        num_receivers=1,
+        client=FakeClient([FakeReceiver()]),
+        source=source,
+    )
+    more = False
+    sender.send_weights()
+    assert ended == [True]
+    more = True
+    with pytest.raises(ValueError, match="argument 2 is shorter"):
         sender.send_weights()
 
 
