@@ -267,9 +267,9 @@ class VLLMEngine:
         self._watch.paused = True
         if await self._sleep.wake_for_weights():
             return
-        await self._llm.pause_generation(
-            mode="wait" if mode == "drain" else "keep", clear_cache=mode != "keep_kv"
-        )
+        how = "wait" if mode == "drain" else "keep"
+        # What AsyncLLM.pause_generation does, which then sleeps for 20 ms that it need not.
+        await self._llm.engine_core.pause_scheduler_async(how, clear_cache=mode != "keep_kv")
 
     async def _resume(self, version: int, mode: str) -> None:
         if mode == "keep_kv":
