@@ -79,10 +79,14 @@ class CompareConfig:
     budget: BudgetConfig
     max_steps: int = 100_000
     """Batches at which a run ends whatever it has spent."""
+    pooled: list[str] = field(default_factory=list)
+    """Files `comparison.json` whose runs of these arms are read together; nothing is run then."""
 
     def __post_init__(self) -> None:
         require_name("name", self.name)
         require_path("run_dir", self.run_dir)
+        for file in self.pooled:
+            require_path("pooled", file)
         require(len(self.arms) >= 1, "arms must name at least one arm", self.arms)
         for arm in self.arms:
             require_name("arms", arm)

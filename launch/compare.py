@@ -7,7 +7,7 @@ One system serves all runs: its engines stay up, the learner reloads the startin
 optimiser, and a new scheduler is made. Arms may differ in everything but task, model, reward and
 engines. Every run keeps the folder of a training run, under RUN_DIR/ARM/seed-SEED; beside them lie
 `comparison.yaml`, which says whose folder it is, and the results in `comparison.json` and
-`comparison.html`.
+`comparison.html`. With `pooled=[FILE,...]` nothing is run: such files are read together.
 """
 
 import asyncio
@@ -20,6 +20,7 @@ from conf.programs import register
 from launch.program import build, run_program, start
 from launch.study.comparison.checks import check, write_plan
 from launch.study.comparison.plan import compare_config
+from launch.study.comparison.pooled import read, said
 from launch.study.comparison.results import report
 
 register()
@@ -31,6 +32,9 @@ def main(composed: DictConfig) -> None:
 
     def program() -> None:
         config = compare_config(composed)
+        if config.pooled:
+            print("\n".join(said(read(config.pooled, list(config.arms)))))
+            return
         folder = Path(config.run_dir).resolve()
         planned = check(config, folder)
         write_plan(config, folder)

@@ -4,6 +4,7 @@
     tensors, in order -> packed -> one buffer a bucket ==> unpacked -> the same tensors
 
 Both sides cut alike, as both know what is to come. A bucket of one tensor is the tensor itself.
+vLLM packs tensors too, on CUDA's streams alone.
 """
 
 from __future__ import annotations
@@ -78,15 +79,14 @@ class Bucket:
 
 
 def cut(
-    tensors: Sequence[tuple[torch.dtype, tuple[int, ...]]], most_bytes: int | None = None
+    tensors: Sequence[tuple[torch.dtype, tuple[int, ...]]], most_bytes: int = MOST_BYTES
 ) -> list[Bucket]:
     """Put tensors that follow each other into buckets.
 
     Args:
         tensors: dtype and shape of each.
-        most_bytes: Of a bucket; a tensor that is larger has one of its own. `MOST_BYTES` if None.
+        most_bytes: Of a bucket; a tensor that is larger has one of its own.
     """
-    most_bytes = MOST_BYTES if most_bytes is None else most_bytes
     buckets: list[Bucket] = []
     pieces: list[Piece] = []
     end = 0

@@ -94,13 +94,13 @@ class GlooUpdateInfo(WeightTransferUpdateInfo):
 
 
 def _received(group: ProcessGroupGloo, info: GlooUpdateInfo) -> Iterator[tuple[str, torch.Tensor]]:
-    names = iter(info.names)
-    for bucket in info.buckets():
-        buffer = bucket.buffer()
-        _broadcast(group, buffer)
-        # The names go on where they are: there are as many as pieces in all buckets together.
-        for tensor, name in zip(bucket.unpacked(buffer), names, strict=False):
-            yield name, tensor
+    def tensors() -> Iterator[torch.Tensor]:
+        for bucket in info.buckets():
+            buffer = bucket.buffer()
+            _broadcast(group, buffer)
+            yield from bucket.unpacked(buffer)
+
+    return zip(info.names, tensors(), strict=True)
 
 
 class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo]):

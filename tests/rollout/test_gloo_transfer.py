@@ -2,12 +2,14 @@
 
 import threading
 from contextlib import suppress
+from functools import partial
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from rollout import buckets, gloo_transfer
+from rollout import gloo_transfer
+from rollout.buckets import cut
 from rollout.gloo_transfer import GlooInitInfo, GlooWeightTransferEngine, unpack_experts
 from rollout.rendezvous import GivenUpError
 from rollout.weight_transfer import PolicySource, open_sender
@@ -76,24 +78,28 @@ class FakeClient:
             r.events.append(("finish", self.version))
 
 
+def sender_of(source, client, port, num_receivers):
+    return open_sender(
+        backend="gloo",
+        rank=0,
+        master_address="127.0.0.1",
+        master_port=port,
+        num_receivers=num_receivers,
+        client=client,
+        source=source,
+    )
+
+
 def test_every_receiver_gets_every_weight_bit_for_bit(free_port, monkeypatch):
     source, weights = make_source()
     receivers = [FakeReceiver(), FakeReceiver()]
     client = FakeClient(receivers)
-    sender = open_sender(
-        backend="gloo",
-        rank=0,
-        master_address="127.0.0.1",
-        master_port=free_port,
-        num_receivers=2,
-        client=client,
-        source=source,
-    )
+    sender = sender_of(source, client, free_port, num_receivers=2)
     for version in (0, 1):
         weights["norm.weight"] += 0.1
         client.version = version
         # All in one bucket, then one bucket each.
-        monkeypatch.setattr(buckets, "MOST_BYTES", 2**24 * (1 - version))
+        monkeypatch.setattr(gloo_transfer, "cut", partial(cut, most_bytes=2**24 * (1 - version)))
         sender.send_weights()
         for receiver in receivers:
             assert receiver.events[-2:] == ["start", ("finish", version)]
@@ -105,15 +111,7 @@ def test_every_receiver_gets_every_weight_bit_for_bit(free_port, monkeypatch):
 def test_a_source_that_disagrees_with_its_metadata_is_an_error(free_port):
     source, weights = make_source()
     receivers = [FakeReceiver()]
-    sender = open_sender(
-        backend="gloo",
-        rank=0,
-        master_address="127.0.0.1",
-        master_port=free_port,
-        num_receivers=1,
-        client=FakeClient(receivers),
-        source=source,
-    )
+    sender = sender_of(source, FakeClient(receivers), free_port, num_receivers=1)
     weights["embed.weight"] = torch.zeros(5)
     with pytest.raises(ValueError, match=r"declared embed\.weight"):
         sender.send_weights()
@@ -131,15 +129,7 @@ def test_a_source_is_run_to_its_end_and_may_have_no_more_than_it_declared(free_p
             yield "w", torch.ones(2)
 
     source = PolicySource([("w", torch.float32, (2,))], parameters, {})
-    sender = open_sender(
-        backend="gloo",
-        rank=0,
-        master_address="127.0.0.1",
-        master_port=free_port,
-        num_receivers=1,
-        client=FakeClient([FakeReceiver()]),
-        source=source,
-    )
+    sender = sender_of(source, FakeClient([FakeReceiver()]), free_port, num_receivers=1)
     more = False
     sender.send_weights()
     assert ended == [True]
@@ -157,15 +147,7 @@ def test_an_engine_that_cannot_join_is_told_at_once_and_not_waited_for(free_port
             raise RuntimeError("its engine cannot take other weights")
 
     with pytest.raises(RuntimeError, match=r"^its engine cannot"):
-        open_sender(
-            backend="gloo",
-            rank=0,
-            master_address="127.0.0.1",
-            master_port=free_port,
-            num_receivers=1,
-            client=Refusing([]),
-            source=make_source()[0],
-        )
+        sender_of(make_source()[0], Refusing([]), free_port, num_receivers=1)
 
 
 def test_when_one_dies_at_the_join_the_others_are_free_at_once(free_port):
@@ -186,15 +168,7 @@ def test_when_one_dies_at_the_join_the_others_are_free_at_once(free_port):
 
     client = Dying([])
     with pytest.raises(RuntimeError, match=r"^an engine died"):
-        open_sender(
-            backend="gloo",
-            rank=0,
-            master_address="127.0.0.1",
-            master_port=free_port,
-            num_receivers=2,
-            client=client,
-            source=make_source()[0],
-        )
+        sender_of(make_source()[0], client, free_port, num_receivers=2)
     client.living.join(10)
     assert freed == [True]
 

@@ -58,7 +58,6 @@ class Steps:
         learns, generates = way != "generation", way != "learning"
         if learns and not self._ahead:
             self._ahead.append(await self._batches.generate())
-        # Engines are not to be asked for the next batch's before this one's are handed over.
         given = self._ahead.pop(0) if learns else None
         began = time.monotonic()
         async with asyncio.TaskGroup() as tasks:

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from launch.study.bench import overlap
@@ -26,16 +27,8 @@ class Batches:
         batch = sum(kind == "draw" for kind, *_ in self.events)
         self.events.append(("draw", batch, self.num_done))
         await asyncio.sleep(3)
-        group = SimpleNamespace(report=SimpleNamespace(attempt=batch, lengths=LENGTHS))
+        group = SimpleNamespace(report=SimpleNamespace(attempt=batch, lengths=np.array([30, 40])))
         return Generated(batch, [], [group], 3.0)
-
-
-class Lengths:
-    def sum(self):
-        return 70
-
-
-LENGTHS = Lengths()
 
 
 class System:
