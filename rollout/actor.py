@@ -157,14 +157,16 @@ class RolloutActor:
         self._seed = seed
 
     async def run(self, ticket: Ticket, prompt: Prompt) -> tuple[LengthReport, Group]:
-        """Make the group of one ticket and report it to the scheduler."""
+        """Make the group of one ticket and report it to the scheduler that asked for it."""
+        # The actor may change over to another run meanwhile, whose tickets have the same numbers.
+        scheduler, seed = self._scheduler, self._seed
         temperature = self._config.temperature * ticket.temperature_factor
         group = await self._sample(ticket, prompt, temperature, self._config.branching)
         group = shape_rewards(group, self._config.overlong)
         if self._config.permute_rewards:
-            group = permute_rewards(group, self._seed)
+            group = permute_rewards(group, seed)
         report = make_report(ticket, prompt, group)
-        await self._scheduler.observe.remote(report)
+        await scheduler.observe.remote(report)
         return report, group
 
     async def evaluate(self, ticket: Ticket, prompt: Prompt, temperature: float) -> LengthReport:

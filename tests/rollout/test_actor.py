@@ -81,6 +81,34 @@ def test_an_exploring_ticket_is_sampled_at_its_temperature_and_others_at_the_run
     assert exploring == [(tokens, 0.7 * 1.2, seed) for tokens, _, seed in plain]
 
 
+def test_a_group_begun_for_one_run_is_never_reported_to_the_next():
+    """A cancelled ticket may come to its end all the same."""
+    told = {"first": [], "second": []}
+
+    def scheduler(name):
+        async def observe(report):
+            told[name].append(report.ticket_id)
+
+        return SimpleNamespace(observe=SimpleNamespace(remote=observe))
+
+    class Slow(FakeEngine):
+        async def generate(self, token_ids, **settings):
+            actor.attach(scheduler("second"), 4)
+            return await super().generate(token_ids, **settings)
+
+    async def score(items):
+        return [ScoredResponse(None, RewardStatus.CRASHED, "") for _ in items]
+
+    actor = RolloutActor(RolloutConfig(), {}, SingleTurn(), None, scheduler("first"), 3)
+    actor._engine, actor._rewards = Slow(), SimpleNamespace(score=score)
+    actor._tokenizer = SimpleNamespace(decode=lambda ids, **_: "yes")
+    actor._stopping = Stopping(())
+    asyncio.run(actor.run(TICKET, PROMPT))
+    assert told == {"first": [TICKET.ticket_id], "second": []}
+    asyncio.run(actor.run(TICKET, PROMPT))
+    assert told == {"first": [TICKET.ticket_id], "second": [TICKET.ticket_id]}
+
+
 def test_groups_branch_in_training_and_never_in_an_evaluation():
     """The actor plays on from nodes, with seeds and reports of each response's own."""
 
