@@ -1,8 +1,9 @@
-"""A job on a cluster with token authentication: sent, followed, refused."""
+"""A job on a cluster with token authentication: sent, followed, resumed, refused."""
 
 import contextlib
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,13 +14,16 @@ from pathlib import Path
 
 import pytest
 
+from launch.record.restarts import read_restarts
 from tests.places import PROJECT
+from tests.system.program import SMALL, lines_of
 
 pytestmark = pytest.mark.system
 
 TOKEN = "0123456789abcdef0123456789abcdef"
 RAY = Path(sys.executable).with_name("ray")
 START_SECONDS = 120
+NUM_STEPS = 6
 
 
 def environment(**changes):
@@ -90,20 +94,17 @@ def submit(*arguments, token=TOKEN, **changes):
     return done
 
 
-def run_of(folder):
-    return [
-        *("--", "experiment=quickstart", f'run_dir="{folder}"', "loop.num_steps=1"),
-        *("task.num_prompts=24", "held_out.num_prompts=8", "rollout.max_tokens=64"),
-        *("model.max_model_len=256", "evaluation.before=false", "evaluation.after=false"),
-        *("scheduler.tickets_per_step=4", "scheduler.group_size=4"),
-    ]
+def run_of(folder, *overrides):
+    return ["--", *SMALL, f'run_dir="{folder}"', "loop.max_staleness=0", *overrides]
 
 
-def test_a_job_trains_on_the_cluster_and_its_status_comes_back(job_server, tmp_path):
+def test_a_job_trains_and_one_that_resumes_it_ends_the_same_to_the_bit(job_server, tmp_path):
     # Survives two shells and hydra, or the run has another folder.
-    folder = tmp_path / "it's $HOME (a)"
+    folder, whole = tmp_path / "it's $HOME (a)", tmp_path / "whole"
     job = (f"address={job_server}", "name=first", "env=[HF_HOME]")
-    done = submit(*job, *run_of(folder), HF_HOME=str(tmp_path), WANDB_API_KEY="very-secret")
+    overrides = (f"loop.num_steps={NUM_STEPS}", "checkpoint.keep_last=9")
+    keys = {"HF_HOME": str(tmp_path), "WANDB_API_KEY": "very-secret"}
+    done = submit(*job, *run_of(folder, *overrides), **keys)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "ended as SUCCEEDED" in done.stdout
     assert "placement" in done.stdout
@@ -111,6 +112,17 @@ def test_a_job_trains_on_the_cluster_and_its_status_comes_back(job_server, tmp_p
     assert str(folder).replace(" ", "") in unfolded
     assert "very-secret" not in done.stdout
     assert (folder / "summary.json").is_file()
+
+    shutil.copytree(folder, whole)
+    step = leave_as_a_kill_would(folder, before_step=4)
+    resumed = submit("resume", "first", f"address={job_server}", "name=first-again")
+    assert resumed.returncode == 0, resumed.stdout + resumed.stderr
+    assert without_seconds(lines_of(folder)) == without_seconds(lines_of(whole))
+    weights = [(path / "policy" / "model.safetensors").read_bytes() for path in (whole, folder)]
+    assert weights[0] == weights[1]
+    assert (whole / "samples.jsonl").read_text() == (folder / "samples.jsonl").read_text()
+    (restart,) = read_restarts(folder)
+    assert (restart.step, restart.lost_steps) == (step, NUM_STEPS - step)
 
     # The job's name and the run's folder are taken: neither is touched.
     (other := tmp_path / "somebody's").mkdir()
@@ -124,6 +136,27 @@ def test_a_job_trains_on_the_cluster_and_its_status_comes_back(job_server, tmp_p
     assert "job second ended as FAILED" in taken.stderr
     assert [each.name for each in other.iterdir()] == ["notes.txt"]
     assert (other / "notes.txt").read_text() == "not a run"
+
+
+def leave_as_a_kill_would(run_dir, before_step):
+    """Take away what came after a kill; returns the step of the newest checkpoint left."""
+    shutil.rmtree(run_dir / "policy")
+    # While one is being written none is taken: there may not be one of every step.
+    steps = {int(path.name[5:]): path for path in (run_dir / "checkpoints").iterdir()}
+    for step in [step for step in steps if step >= before_step]:
+        shutil.rmtree(steps.pop(step))
+    return max(steps)
+
+
+def without_seconds(lines):
+    return [
+        {
+            key: value
+            for key, value in line.items()
+            if "second" not in key and key != "time" and not key.startswith("checkpoint/")
+        }
+        for line in lines
+    ]
 
 
 def test_a_wrong_token_is_one_sentence(job_server, tmp_path):
