@@ -11,7 +11,8 @@ import numpy as np
 from cost.advantages.types import GroupBatch
 from cost.advantages.within_group import GroupStandardised
 from cost.thinning.proxies import AdvantageProxy, SurpriseProxy
-from cost.thinning.thinning import AdvantageOnly, Candidates, CostAware, D3s, Pods, Thinning
+from cost.thinning.subsets import D3s, Pods
+from cost.thinning.thinning import AdvantageOnly, Candidates, CostAware, Thinning
 from cost.types import BoolArray, FloatArray, IntArray
 
 if TYPE_CHECKING:

@@ -17,7 +17,8 @@ from cost.prices.seconds import SecondsPrice
 from cost.scheduler.plugs import Plugs
 from cost.scheduler.selection import select_exploring
 from cost.state_file import load_state, save_state
-from cost.thinning.thinning import CostAware, D3s
+from cost.thinning.subsets import D3s
+from cost.thinning.thinning import CostAware
 from cost.types import Feedback, Ticket
 from tests.cost.play import select
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from cost.advantages.within_group import GroupStandardised
 from cost.ledger import METRICS
 from cost.thinning.clipping import GradientShare, gradient_norms, largest_share
-from cost.thinning.thinning import CostAware, D3s, KeepAll, Pods
+from cost.thinning.subsets import D3s, Pods
+from cost.thinning.thinning import CostAware, KeepAll
 from tests.cost.play import select
 
 NORMS = st.lists(st.one_of(st.just(0.0), st.floats(1e-6, 1e6)), max_size=40).map(np.array)

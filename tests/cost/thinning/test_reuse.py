@@ -8,7 +8,8 @@ import pytest
 
 from cost.aggregations import ConstantLength
 from cost.thinning.reuse import EarlierBatches, SecondPass, joined
-from cost.thinning.thinning import CostAware, KeepAll, Pods, Thinning
+from cost.thinning.subsets import Pods
+from cost.thinning.thinning import CostAware, KeepAll, Thinning
 from cost.types import Selection
 from learner.batch_plan import split_groups
 from tests.cost.play import select
