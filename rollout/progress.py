@@ -183,34 +183,43 @@ Key = tuple[int, int]
 """Ticket id and attempt."""
 
 
+@dataclass(slots=True, eq=False)
+class _Attempt:
+    num_done: int = 0
+    changed_at: int = 0
+    """Number of the news that it changed with."""
+
+
 class Attempts:
     """The attempts that an actor has, for whoever wants to know how far they are."""
 
     def __init__(self) -> None:
-        self._num_done: dict[Key, int] = {}
-        self._changed_at: dict[Key, int] = {}
-        """Number of the news that an attempt changed with."""
+        self._here: dict[Key, _Attempt] = {}
         self._num_news = 0
         self._news = asyncio.Event()
         self._told_all_at = -math.inf
 
     @contextmanager
     def attempt(self, key: Key) -> Iterator[Callable[[], None]]:
-        """Have an attempt here; call what is yielded when one of its responses is done."""
+        """Have an attempt here; call what is yielded when one of its responses is done.
+
+        Where another run begins, one that was cancelled may still be on its way out when that run's
+        ticket of the same number comes, and has no part in it.
+        """
+        mine = self._here[key] = _Attempt()
 
         def done() -> None:
-            if key in self._num_done:
+            if self._here.get(key) is mine:
                 self._num_news += 1
-                self._num_done[key] += 1
-                self._changed_at[key] = self._num_news
+                mine.num_done += 1
+                mine.changed_at = self._num_news
                 self._news.set()
 
-        self._num_done[key] = self._changed_at[key] = 0
         try:
             yield done
         finally:
-            self._num_done.pop(key, None)
-            self._changed_at.pop(key, None)
+            if self._here.get(key) is mine:
+                del self._here[key]
 
     async def changed(self, known: int, patience_seconds: float) -> tuple[int, dict[Key, int]]:
         """Return how far attempts are, as soon as there are news.
@@ -233,7 +242,7 @@ class Attempts:
                 await asyncio.sleep(min(GATHER_SECONDS, patience_seconds))
         now = asyncio.get_running_loop().time()
         if known and now - self._told_all_at < patience_seconds:
-            news = {k: self._num_done[k] for k, at in self._changed_at.items() if at > known}
+            news = {k: mine.num_done for k, mine in self._here.items() if mine.changed_at > known}
             return self._num_news, news
         self._told_all_at = now
-        return self._num_news, dict(self._num_done)
+        return self._num_news, {key: mine.num_done for key, mine in self._here.items()}

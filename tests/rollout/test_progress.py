@@ -188,3 +188,20 @@ def test_what_has_no_news_is_told_only_once_in_a_while_and_to_whoever_asks_for_a
         assert np.diff(list(told_at)).max() < 11.2 and len(told_at) == 3
 
     clock.run(scenario())
+
+
+def test_an_attempt_that_is_late_to_go_has_no_part_in_the_next_run_s_of_the_same_number():
+    async def scenario():
+        attempts = Attempts()
+        with attempts.attempt((7, 0)) as old_done:
+            old_done()
+            new = attempts.attempt((7, 0))
+            new_done = new.__enter__()
+            old_done()
+            assert (await attempts.changed(0, 1.0))[1] == {(7, 0): 0}
+        new_done()
+        assert (await attempts.changed(0, 1.0))[1] == {(7, 0): 1}
+        new.__exit__(None, None, None)
+        assert (await attempts.changed(0, 1.0))[1] == {}
+
+    clock.run(scenario())
