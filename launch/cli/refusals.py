@@ -109,8 +109,10 @@ def with_nearest(sentence: str) -> str:
         )
     if found := re.match(r"Could not override '([\w.]+)'\.; To append .*Key '", sentence):
         key = found[1]
-        schemas = (OmegaConf.get_type(node.node) for node in _stored())
-        keys = {each for schema in schemas if schema is not None for each in keys_of(schema)}
+        schemas = [OmegaConf.get_type(node.node) for node in _stored()]
+        # What is missing at the top is missing in the program's own schema, whatever others have.
+        own = [each for each in schemas if each and f"not in '{each.__name__}'" in sentence]
+        keys = {each for schema in own or schemas if schema for each in keys_of(schema)}
         close = nearest(key, sorted(keys))
         meant = f"; did you mean {close}?" if close else "; --help lists what there is"
         reason = sentence.rpartition("Key ")[2].partition(";")[0]

@@ -4,11 +4,13 @@ import subprocess
 import sys
 
 import pytest
+from hydra.errors import HydraException
 
 from conf.programs import register
 from launch.cli.help import help_of
-from launch.cli.refusals import UserError
+from launch.cli.refusals import UserError, composition_sentence
 from launch.program import GROUPS, build, compose_run
+from tests.composing import composed
 from tests.places import PROJECT
 
 register()
@@ -41,6 +43,18 @@ def test_what_was_meant_is_said_in_one_line(override, told):
     with pytest.raises(UserError, match=told) as refusal:
         build(compose_run(["experiment=quickstart", "run_dir=x", override]))
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [("budget=0.3", "; did you mean budgets?"), ("learner.lr=1", "; --help lists what there is")],
+)
+def test_what_is_meant_is_a_setting_of_that_program(override, told):
+    """Others have a `budget` and a `learner.lr`."""
+    with pytest.raises(HydraException) as refusal:
+        composed("variance", override)
+    key = override.partition("=")[0]
+    assert composition_sentence(refusal.value).startswith(f"{key} is no setting{told} (Key ")
 
 
 def test_a_reader_that_has_seen_enough_is_no_error():
