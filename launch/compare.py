@@ -33,7 +33,8 @@ def main(composed: DictConfig) -> None:
     def program() -> None:
         config = compare_config(composed)
         if config.pooled:
-            print("\n".join(said(read(config.pooled, list(config.arms)))))
+            runs = read(config.pooled, list(config.arms))
+            print("\n".join(said(runs, config.budget.axis)))
             return
         folder = Path(config.run_dir).resolve()
         planned = check(config, folder)

@@ -16,9 +16,11 @@ import numpy as np
 
 from launch.program import UserError
 from launch.record.statistics import Estimate, Paired, corrected, sentence
-from launch.study.comparison.curves import AXES, Curve, compare_along
+from launch.study.comparison.curves import AXES, Curve, amount_text, compare_along, evaluations
 from launch.study.comparison.words import reach_sentence
 
+ON_THE_WAY = (1 / 3, 2 / 3)
+"""Where curves are read, as shares of what the first arm spent."""
 Curves = dict[str, dict[int, Curve]]
 
 
@@ -66,11 +68,12 @@ def _curve(run: dict[str, Any]) -> Curve:
     return Curve(spent, np.full(len(rates), math.nan), rates, start)
 
 
-def said(curves: Curves) -> list[str]:
+def said(curves: Curves, axis: str) -> list[str]:
     """Say of every arm how good it is, and what the others show against the first.
 
     Args:
         curves: By arm and seed.
+        axis: A key of `AXES` along which curves are read on the way.
 
     Raises:
         UserError: If there is no arm.
@@ -94,9 +97,21 @@ def said(curves: Curves) -> list[str]:
         alone = "" if paired.sign_flip_p is None else f" (p = {paired.sign_flip_p:.3g} by itself)"
         lines.append(f"{arm}: {sentence(paired, len(others), baseline, 'held-out pass@1')}{alone}.")
         pair = {each: {s: curves[each][s] for s in shared[arm]} for each in (baseline, arm)}
-        along = [compare_along(axis, pair, held_out=True) for axis in AXES] if shared[arm] else []
+        along = [compare_along(each, pair, held_out=True) for each in AXES] if shared[arm] else []
         lines += [reach_sentence(each, baseline) for each in along if each is not None]
+        lines += [_on_the_way(each.end, pair, axis) for each in along if each and each.axis == axis]
     return lines
+
+
+def _on_the_way(end: float, pair: Curves, axis: str) -> str:
+    points = np.array(ON_THE_WAY) * end
+    means = {
+        arm: np.mean([evaluations(run, axis).at(points) for run in runs.values()], axis=0)
+        for arm, runs in pair.items()
+    }
+    first, second = (amount_text(axis, float(point)) for point in points)
+    found = ", ".join(f"{arm} {mean[0]:.3f} and {mean[1]:.3f}" for arm, mean in means.items())
+    return f"at a third and two thirds of that end ({first} and {second} {AXES[axis]}): {found}."
 
 
 def _last(run: Curve) -> float:

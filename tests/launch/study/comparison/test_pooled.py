@@ -31,28 +31,34 @@ def write(path, seeds, arms=tuple(ENDS)):
 
 
 def test_seeds_and_arms_may_be_spread_over_files(tmp_path):
-    whole = said(read([write(tmp_path / "whole.json", range(4))], list(ENDS)))
+    whole = said(read([write(tmp_path / "whole.json", range(4))], list(ENDS)), "compute_flops")
     parts = [
         write(tmp_path / "a.json", [0, 1]),
         write(tmp_path / "b.json", [2, 3], ["control"]),
         write(tmp_path / "c.json", [2, 3], ["ours"]),
     ]
-    assert said(read(parts, list(ENDS))) == whole
+    assert said(read(parts, list(ENDS)), "compute_flops") == whole
     assert whole[0].startswith(f"control: {Estimate.of(ENDS['control'])} over 4 seeds")
     differences = np.subtract(ENDS["ours"], ENDS["control"])
     assert f"({differences.mean():+.3f}, 95% interval" in whole[2]
     (flops,) = [line for line in whole if line.startswith("FLOPs")]
     assert "where the curve of control ends (at 4e+09): ours " in flops
+    # Straight lines from .2 to .405 and to .4575.
+    assert whole[-1] == (
+        "at a third and two thirds of that end (1.33e+09 and 2.67e+09 FLOPs): "
+        "control 0.268 and 0.337, ours 0.286 and 0.372."
+    )
+    assert len(said(read(parts, list(ENDS)), "generated_tokens")) == len(whole) - 1
 
 
 def test_an_arm_is_held_against_the_first_over_the_seeds_that_both_have(tmp_path):
     files = [write(tmp_path / "a.json", [0, 1, 2, 3], ["control"]),
              write(tmp_path / "b.json", [1, 3], ["ours"])]  # fmt: skip
-    lines = said(read(files, list(ENDS)))
+    lines = said(read(files, list(ENDS)), "compute_flops")
     mean = np.mean([ENDS["ours"][seed] - ENDS["control"][seed] for seed in (1, 3)])
     assert f"({mean:+.3f}, 95% interval" in lines[2] and "2 paired seeds" in lines[2]
     # Arms that nobody asked for are passed over, and the first that was asked for is the baseline.
-    assert said(read(files, ["ours"]))[0].startswith("ours: ")
+    assert said(read(files, ["ours"]), "compute_flops")[0].startswith("ours: ")
 
 
 def test_what_cannot_be_read_together_is_refused(tmp_path):
@@ -62,7 +68,7 @@ def test_what_cannot_be_read_together_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"cannot read .*nowhere.*No such file"):
         read([str(tmp_path / "nowhere")], list(ENDS))
     with pytest.raises(UserError, match="there are none"):
-        said(read([file], ["half"]))
+        said(read([file], ["half"]), "steps")
     for content in (
         "{",
         "[]",
@@ -79,8 +85,8 @@ def test_the_program_prints_and_runs_nothing(tmp_path):
     run_dir = tmp_path / "run"
     done = call(
         "launch.compare", "~arms", "+arms={control:[],ours:[]}", f"pooled=[{file}]",
-        f"run_dir={run_dir}",
+        f"run_dir={run_dir}", "budget.axis=compute_flops",
     )  # fmt: skip
     assert done.status == 0, done.err
-    assert done.out.splitlines() == said(read([file], list(ENDS)))
+    assert done.out.splitlines() == said(read([file], list(ENDS)), "compute_flops")
     assert not run_dir.exists()
