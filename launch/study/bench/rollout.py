@@ -2,12 +2,14 @@
 
     actor path:  RolloutPool.run per ticket -> engine x n -> rewards -> report -> driver
                                                                            +-> scheduler
-    LLM:         LLM.generate(prompts, n=8) in an actor of its own
+    LLM:         LLM.generate(prompts, parameters) in an actor of its own
 
-Both engines are up all the time and only one is busy. They get the same prompts, arguments, threads
-and sampling parameters. What differs is in the LLM's favour: its requests carry no seeds of their
-own, it scores nothing, sends its responses nowhere, and its clock starts inside its process.
-In ours: the actor path takes no text from the engine, LLM does as by default.
+Both engines are up all the time and only one is busy. They get the same requests, arguments and
+threads, seeds included, so that they sample the same responses up to rounding; where
+`rollout.seeded` is off they sample others, whose longest one decides more than the path does.
+What differs is in the LLM's favour: it scores nothing, sends its responses nowhere, and its clock
+starts inside its process. In ours: the actor path takes no text from the engine, LLM does as by
+default.
 
 Where the run takes all GPUs the actor path is measured alone.
 """
@@ -29,6 +31,7 @@ from launch.run.inputs import load_tokenizer
 from launch.run.placement import use_gpu
 from launch.run.system import System
 from launch.study.bench.timing import ratio_of_medians, turns
+from rollout.actor import request_seed
 from rollout.engines.arguments import engine_arguments, stop_arguments
 from rollout.stopping import stopping_of
 from rollout.types import GroupRef, Prompt, TokenArray
@@ -46,16 +49,19 @@ class PlainLLM:
         os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
         os.environ["OMP_NUM_THREADS"] = str(num_threads)
-        from vllm import LLM, SamplingParams
+        from vllm import LLM
 
         self._llm = LLM(**arguments)
-        self._parameters = SamplingParams(**sampling)
+        self._sampling = sampling
 
-    def generate(self, prompts: Sequence[TokenArray]) -> tuple[int, float]:
-        """Sample all responses; returns their tokens and the seconds of the call."""
-        inputs: Any = [{"prompt_token_ids": ids.tolist()} for ids in prompts]
+    def generate(self, requests: Sequence[tuple[TokenArray, int | None]]) -> tuple[int, float]:
+        """Sample a response to each (prompt, seed); returns their tokens and the call's seconds."""
+        from vllm import SamplingParams
+
+        inputs: Any = [{"prompt_token_ids": ids.tolist()} for ids, _ in requests]
+        parameters = [SamplingParams(**self._sampling, seed=seed) for _, seed in requests]
         began = time.monotonic()
-        outputs = self._llm.generate(inputs, self._parameters, use_tqdm=False)
+        outputs = self._llm.generate(inputs, parameters, use_tqdm=False)
         seconds = time.monotonic() - began
         return sum(len(o.token_ids) for output in outputs for o in output.outputs), seconds
 
@@ -126,7 +132,6 @@ async def bench_rollout(
     """
     num_samples = config.scheduler.group_size
     sampling = {
-        "n": num_samples,
         "temperature": config.rollout.temperature,
         "max_tokens": config.rollout.max_tokens,
         "logprobs": 0,
@@ -136,16 +141,20 @@ async def bench_rollout(
     arguments, llm = (None, None) if alone else await _start_llm(config, sampling)
     contestants = CONTESTANTS[:1] if alone else CONTESTANTS
     measured: dict[str, list[dict[str, float]]] = {name: [] for name in contestants}
-    drawn: list[Prompt] = []
+    requests: list[tuple[TokenArray, int | None]] = []
     try:
         # The actor path goes first: it draws the batch that both run.
         for turn in turns(contestants, repetitions=repetitions, warm_ups=warm_ups):
             if turn.contestant == "actor_path":
                 found = await batches.run()
-                drawn, tokens, seconds = found.prompts, found.num_tokens, found.seconds
+                requests, tokens, seconds = (
+                    _requests(config, found),
+                    found.num_tokens,
+                    found.seconds,
+                )
             else:
                 assert llm is not None
-                reference = llm.generate.remote([prompt.token_ids for prompt in drawn])
+                reference = llm.generate.remote(requests)
                 tokens, seconds = await asyncio.wait_for(
                     reference, config.loop.batch_deadline_seconds
                 )
@@ -162,10 +171,24 @@ async def bench_rollout(
         "num_engines": config.resources.num_engines,
         "threads_per_engine": config.rollout.engine.num_threads,
         "reward_processes": config.rollout.reward_processes,
-        "actor_path_requests_seeded": config.rollout.seeded,
-        "llm_sampling": sampling | {"seed": None},
+        "requests_seeded": config.rollout.seeded,
+        "llm_sampling": sampling,
         "llm_engine_arguments": arguments,
     }
+
+
+def _requests(config: RunConfig, found: Generated) -> list[tuple[TokenArray, int | None]]:
+    """Return a batch's prompts as the engine got them, one for each response, with their seeds."""
+    return [
+        (
+            prompt.token_ids,
+            request_seed(config.seed, group.report.ticket_id, position, 0)
+            if config.rollout.seeded
+            else None,
+        )
+        for prompt, group in zip(found.prompts, found.groups, strict=True)
+        for position in range(config.scheduler.group_size)
+    ]
 
 
 def _figures(measured: dict[str, list[dict[str, float]]], alone: str | None) -> dict[str, Any]:
