@@ -11,8 +11,9 @@ from typing import ClassVar
 import numpy as np
 
 from cost.advantages.penalties import excess_penalties
+from cost.ranges import amount, count, positive, require_ranges
 from cost.thinning.max_variance import max_variance_subsets
-from cost.thinning.thinning import Candidates, Thinning, check_share
+from cost.thinning.thinning import Candidates, Thinning
 from cost.types import FloatArray, IntArray
 
 
@@ -38,10 +39,7 @@ class Pods:
 
     def __post_init__(self) -> None:
         """Refuse settings that are out of range."""
-        if self.num_kept < 1:
-            raise ValueError(f"thinning.num_kept must be at least 1, got {self.num_kept!r}")
-        if not self.epsilon >= 0:
-            raise ValueError(f"thinning.epsilon must not be negative, got {self.epsilon!r}")
+        require_ranges("thinning.", self, {"num_kept": count(), "epsilon": amount()})
 
     def thin(self, candidates: Candidates, rng: np.random.Generator) -> Thinning:
         """Select the responses of every group; `rng` breaks ties between equal rewards."""
@@ -99,9 +97,8 @@ class D3s:
 
     def __post_init__(self) -> None:
         """Refuse settings that are out of range."""
-        for key in ("response_share", "token_share"):
-            for end in ("start", "end"):
-                check_share(f"{key}_{end}", getattr(self, f"{key}_{end}"))
+        shares = [f"{of}_share_{end}" for of in ("response", "token") for end in ("start", "end")]
+        require_ranges("thinning.", self, dict.fromkeys(shares, positive(1)))
 
     @property
     def thins_tokens(self) -> bool:

@@ -20,6 +20,7 @@ from typing import Any, ClassVar, Protocol, runtime_checkable
 import numpy as np
 
 from cost.draws.draws import systematic_counts
+from cost.ranges import positive, require_ranges
 from cost.thinning.waterfill import waterfill
 from cost.types import BoolArray, FloatArray, IntArray
 
@@ -146,8 +147,7 @@ class AdvantageOnly:
 
     def __post_init__(self) -> None:
         """Refuse settings that are out of range."""
-        check_share("budget", self.budget)
-        check_share("floor", self.floor)
+        require_ranges("thinning.", self, {"budget": positive(1), "floor": positive(1)})
 
     @property
     def keeps_zero_advantage(self) -> bool:
@@ -192,8 +192,7 @@ class CostAware:
 
     def __post_init__(self) -> None:
         """Refuse settings that are out of range."""
-        check_share("budget", self.budget)
-        check_share("floor", self.floor)
+        require_ranges("thinning.", self, {"budget": positive(1), "floor": positive(1)})
 
     @property
     def keeps_zero_advantage(self) -> bool:
@@ -282,9 +281,3 @@ def sampled(costs: FloatArray, q: FloatArray, floor: float, rng: np.random.Gener
         "cost/thinning_floored_share": float((q[chosen] <= floor).sum()) / count,
     }
     return Thinning(keep, q, metrics)
-
-
-def check_share(key: str, value: float) -> None:
-    """Refuse a share of a thinning that is not in (0, 1]."""
-    if not 0 < value <= 1:
-        raise ValueError(f"thinning.{key} must lie in (0, 1], got {value!r}")

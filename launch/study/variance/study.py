@@ -61,6 +61,7 @@ def measure(config: VarianceConfig, task_name: str) -> dict[str, Any]:
             results.append(_measure_one(config, policy, text_of, prompts, batch, counter))
     every = [result.responses for result in results]
     num_responses = sum(len(each.usable) for each in every)
+    num_tokens = sum(int(each.lengths.sum()) for each in every)
     num_with_advantage = sum(int(each.with_gradient.sum()) for each in every)
     if num_with_advantage == 0:
         raise UserError(
@@ -77,7 +78,9 @@ def measure(config: VarianceConfig, task_name: str) -> dict[str, Any]:
         "responses": num_responses,
         "usable_responses": sum(int(each.usable.sum()) for each in every),
         "responses_with_advantage": num_with_advantage,
-        "mean_length_tokens": sum(int(each.lengths.sum()) for each in every) / num_responses,
+        "advantage_token_share": sum(int(e.lengths[e.with_gradient].sum()) for e in every)
+        / num_tokens,
+        "mean_length_tokens": num_tokens / num_responses,
         "pass_rate": float(np.mean(pass_rates)),
         "temperature": config.temperature,
         "floor": FLOOR,

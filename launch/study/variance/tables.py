@@ -35,7 +35,8 @@ def print_tables(report: Mapping[str, Any]) -> None:
 def _print_fits(console: Console, report: Mapping[str, Any]) -> None:
     console.print(
         f"{report['model']} on {report['task']}: {report['responses']} responses, "
-        f"{report['responses_with_advantage']} with an advantage, mean length "
+        f"{report['responses_with_advantage']} with an advantage, which hold "
+        f"{report['advantage_token_share']:.0%} of the tokens, mean length "
         f"{report['mean_length_tokens']:.0f} tokens, pass rate {report['pass_rate']:.2f}"
     )
     for name, fit in report["norm_fit"].items():

@@ -190,6 +190,7 @@ def test_a_measurement_of_the_shipped_model(tmp_path):
     report = json.loads(path.read_text())
     assert report["responses"] == report["usable_responses"] == 48
     assert 0 < report["responses_with_advantage"] <= 48
+    assert 0 < report["advantage_token_share"] <= 1
     for aggregation in AGGREGATIONS:
         rules = report["added_variance"][aggregation]
         added = {rule: cell["0.5"]["added_variance"] for rule, cell in rules.items()}
