@@ -24,6 +24,8 @@ import numpy as np
 
 from cost.types import LengthReport, RewardStatus, Ticket
 from rollout.config import RolloutConfig
+from rollout.cores import OwnCores
+from rollout.engines.arguments import on_cpu
 from rollout.environments import checked_play, for_policy
 from rollout.environments.branching import play_branching
 from rollout.environments.turns import TurnPlayer
@@ -100,6 +102,7 @@ class RolloutActor:
         self._seed = seed
         self._attempts = Attempts()
         self._processes = EngineProcesses()
+        self._cores = OwnCores(config.engine.num_threads)
         self._useless = ""
 
     async def node(self) -> str:
@@ -127,6 +130,10 @@ class RolloutActor:
         built = time.monotonic()
         await self._engine.warm_up()
         self._processes.complete()
+        if on_cpu(self._engine_arguments):
+            # Not sooner: threads beside the main one would begin there, too.
+            for pid in self._processes.pids[:1]:
+                self._cores.keep(pid)
         done = time.monotonic()
         return {"engine": built - began, "warm_up": done - built, "total": done - began}
 
@@ -356,6 +363,7 @@ class RolloutActor:
 
     def fault(self, silence_seconds: float) -> str:
         """Say why this actor is of no use; see also `rollout.signs.EngineProcesses.fault`."""
+        self._cores.look()
         return self._useless or self._processes.fault(silence_seconds, time.monotonic())
 
     async def close(self) -> None:

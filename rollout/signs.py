@@ -93,6 +93,11 @@ class EngineProcesses:
             for path in shared_names(pid):
                 path.unlink(missing_ok=True)
 
+    @property
+    def pids(self) -> list[int]:
+        """Return their ids, those of processes that are gone included."""
+        return list(self._known)
+
     def fault(self, silence_seconds: float, now: float) -> str:
         """Say which process is gone or has been stopped for too long; "" if none.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from rollout.config import ADAPTER_RANKS, EngineConfig
@@ -96,6 +97,11 @@ def stop_arguments(stopping: Stopping) -> dict[str, Any]:
         "detokenize": bool(stopping.strings),
         "skip_special_tokens": not stopping.strings,
     }
+
+
+def on_cpu(arguments: Mapping[str, Any]) -> bool:
+    """Say whether an engine with these arguments is one process on CPUs."""
+    return arguments.get("distributed_executor_backend") == "uni"
 
 
 def check_heads(model_path: str) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from rollout.engines import fork_server
-from rollout.engines.arguments import stop_arguments
+from rollout.engines.arguments import on_cpu, stop_arguments
 from rollout.engines.sleeping import Sleep
 from rollout.loading import loading
 from rollout.progress import Watch
@@ -48,7 +48,7 @@ def begin_importing(arguments: Mapping[str, Any], num_threads: int) -> bool:
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
     os.environ["OMP_NUM_THREADS"] = str(num_threads)
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", ONEDNN_CAPACITY)
-    if arguments.get("distributed_executor_backend") != "uni":
+    if not on_cpu(arguments):
         return False
     # Or vLLM puts the CPU worker into a process of its own, and binds its threads to cores that it
     # chooses by itself, the same ones for every engine of a machine. It means nothing else to

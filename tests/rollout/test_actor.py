@@ -1,15 +1,21 @@
 """The actor: the permuted control, temperatures, branches and seeds."""
 
 import asyncio
+import os
+import subprocess
+import sys
+import uuid
 from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+import rollout.actor as actor_module
 from cost.types import RewardStatus, Ticket
 from rollout.actor import RolloutActor, permute_rewards, request_seed
 from rollout.config import RolloutConfig
+from rollout.cores import OwnCores
 from rollout.environments import SingleTurn
 from rollout.environments.branching import EntropyBranching
 from rollout.environments.bridge import Bridge
@@ -230,3 +236,24 @@ def test_requests_without_seeds_take_the_engine_s_stream():
     actor._engine = engine
     asyncio.run(actor._play(TICKET, PROMPT, 1.0, 0))
     assert [seed for *_, seed in engine.requests] == [None]
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs two cores")
+def test_an_engine_on_cpus_keeps_to_a_core_of_its_own_and_one_on_gpus_does_not(monkeypatch):
+    async def nothing():
+        pass
+
+    monkeypatch.setattr(actor_module, "RewardPool", lambda *_, **__: SimpleNamespace(start=nothing))
+    anywhere = os.sched_getaffinity(0)
+    for arguments, on_cpu in (({"distributed_executor_backend": "uni"}, True), ({}, False)):
+        actor = RolloutActor(RolloutConfig(), arguments, SingleTurn(), None, None, 0)
+        actor._build = lambda: None
+        actor._engine = SimpleNamespace(warm_up=nothing)
+        actor._cores = OwnCores(1, f"test {uuid.uuid4()}")
+        with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as engine:
+            actor._processes = SimpleNamespace(complete=lambda: None, pids=[engine.pid])
+            asyncio.run(actor.start())
+            kept = os.sched_getaffinity(engine.pid)
+            assert (len(kept) == 1) if on_cpu else (kept == anywhere)
+            engine.kill()
+        actor._cores.free()
