@@ -28,7 +28,9 @@ class EngineConfig:
     prefix_caching: bool = True
     """Compute a prompt shared by several requests once, in whole cache blocks."""
     num_threads: int = 1
-    """CPU threads of the engine worker; GPUs ignore it."""
+    """CPU threads of the engine worker; GPUs ignore it. Its main thread keeps to as many cores that
+    no other engine keeps to, where there are such and until it waits for them; see
+    `rollout.cores`."""
 
     def __post_init__(self) -> None:
         ranges = {

@@ -1,8 +1,9 @@
 """Seconds of a step whose generation and learning go on at once, over the longer of them alone.
 
     generation   the tickets of a batch through the actors; the learners are idle
-    learning     selection, update and publish of the batch before; the engines are idle
-    both         at once, as the loop has them at `max_staleness=1`
+    learning     selection, update and publish of a batch before; the engines are idle
+    both         at once, as the loop has them at `max_staleness=1`: the same tickets once more,
+                 and the next of the batches before
 
 On CPUs engines and learners are given cores of their own, half of them each, or the ratio would
 tell how many cores there are. The scheduler and this process run where there is room. A batch's
@@ -54,22 +55,29 @@ class Steps:
         self._ahead: list[Generated] = []
 
     async def take(self, way: str) -> Step:
-        """Take a turn, one of `WAYS`; what learning needs is generated before the clock starts."""
-        learns, generates = way != "generation", way != "learning"
-        if learns and not self._ahead:
-            self._ahead.append(await self._batches.generate())
-        given = self._ahead.pop(0) if learns else None
+        """Take a turn, one of `WAYS` in their order; what is learned was generated before."""
+        if way == "generation":
+            # For the turns to come, off the clock.
+            while len(self._ahead) < len(WAYS) - 1:
+                self._ahead.append(await self._batches.generate())
+        given = None if way == "generation" else self._ahead.pop(0)
         began = time.monotonic()
         async with asyncio.TaskGroup() as tasks:
-            ahead = tasks.create_task(self._batches.generate()) if generates else None
+            generating = None if way == "learning" else tasks.create_task(self._generate(way))
             if given is not None:
                 tasks.create_task(self._learn(given))
         seconds = time.monotonic() - began
         await self._system.checked()
-        if ahead is None:
+        if generating is None:
             return Step(seconds, 0)
-        self._ahead.append(ahead.result())
-        return Step(seconds, ahead.result().num_tokens)
+        self._ahead.append(generating.result())
+        return Step(seconds, generating.result().num_tokens)
+
+    async def _generate(self, way: str) -> Generated:
+        if way == "generation":
+            return await self._batches.generate()
+        # What it gave the first time is not learned.
+        return await self._batches.again(self._ahead.pop())
 
     async def _learn(self, given: Generated) -> None:
         system, batch, groups = self._system, given.batch, given.groups

@@ -21,12 +21,13 @@ import os
 import statistics
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ray
 
 from conf.schema import RunConfig
+from cost.types import Ticket
 from launch.run.inputs import load_tokenizer
 from launch.run.placement import use_gpu
 from launch.run.system import System
@@ -71,6 +72,7 @@ class Generated:
     """A batch whose responses are there."""
 
     batch: int
+    tickets: list[Ticket]
     prompts: list[Prompt]
     """Those drawn, in the order of the tickets."""
     groups: list[GroupRef]
@@ -99,6 +101,19 @@ class Batches:
         self._num_batches += 1
         tickets = (await self._system.scheduler.draw(batch, self.num_done)).tickets
         prompts = [self._prompts[ticket.prompt_index] for ticket in tickets]
+        return await self._roll_out(batch, list(tickets), prompts)
+
+    async def again(self, found: Generated) -> Generated:
+        """Roll the tickets of a batch out once more: the same requests, seeds included."""
+        tickets = [
+            replace(ticket, attempt=group.report.attempt + 1)
+            for ticket, group in zip(found.tickets, found.groups, strict=True)
+        ]
+        return await self._roll_out(found.batch, tickets, found.prompts)
+
+    async def _roll_out(
+        self, batch: int, tickets: list[Ticket], prompts: list[Prompt]
+    ) -> Generated:
         began = time.monotonic()
         groups = await asyncio.gather(
             *(
@@ -106,7 +121,7 @@ class Batches:
                 for ticket, prompt in zip(tickets, prompts, strict=True)
             )
         )
-        return Generated(batch, prompts, groups, time.monotonic() - began)
+        return Generated(batch, tickets, prompts, groups, time.monotonic() - began)
 
     async def run(self) -> Generated:
         """Generate a batch and let the scheduler select from it."""

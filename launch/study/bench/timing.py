@@ -89,13 +89,14 @@ def ratio_of_medians(over: Sequence[float], under: Sequence[float]) -> dict[str,
         under: Those of the other, of the same repetitions.
 
     Returns:
-        `ratio` of the medians; and the `smallest` and `largest` of the ratios within one
+        `ratio` of the medians; and the `smallest`, `middle` and `largest` of the ratios within one
         repetition, which a drift of the machine's speed moves less.
     """
     paired = [a / b for a, b in zip(over, under, strict=True)]
     return {
         "ratio": statistics.median(over) / statistics.median(under),
         "smallest": min(paired),
+        "middle": statistics.median(paired),
         "largest": max(paired),
     }
 

@@ -76,6 +76,7 @@ def test_ratio_is_that_of_medians_with_the_extremes_within_one_repetition() -> N
     assert ratio_of_medians([2.0, 6.0, 4.0], [2.0, 1.0, 4.0]) == {
         "ratio": 2.0,
         "smallest": 1.0,
+        "middle": 1.0,
         "largest": 6.0,
     }
 
@@ -356,8 +357,12 @@ class FakeRollouts:
     def signs(self) -> int:
         return 0
 
+    def __init__(self) -> None:
+        self.asked: list[tuple[int, int, int]] = []
+
     async def run(self, ticket: Ticket, prompt: Prompt) -> GroupRef:
         assert prompt.index == ticket.prompt_index
+        self.asked.append((ticket.ticket_id, prompt.index, ticket.attempt))
         report = LengthReport(
             ticket_id=ticket.ticket_id,
             prompt_index=prompt.index,
@@ -394,6 +399,26 @@ def test_batches_go_through_the_scheduler_in_order() -> None:
         ("draw", 1, 1),
         ("select", 1, [2, 2, 2, 2]),
     ]
+
+
+def test_a_batch_rolled_out_again_has_the_same_tickets_as_newer_attempts() -> None:
+    prompts = [Prompt(i, np.array([i], np.int32), "", "test", "") for i in range(3)]
+    scheduler, rollouts = FakeScheduler(), FakeRollouts()
+    system = SimpleNamespace(scheduler=scheduler, rollouts=rollouts)
+    batches = Batches(system, prompts)  # type: ignore[arg-type]
+
+    async def twice() -> tuple[Generated, Generated]:
+        first = await batches.generate()
+        return first, await batches.again(first)
+
+    first, second = asyncio.run(twice())
+    assert (second.batch, second.prompts) == (first.batch, first.prompts)
+    # Reported was attempt 2: the pool had tried each twice more.
+    assert rollouts.asked == [
+        *((ticket.ticket_id, ticket.prompt_index, 0) for ticket in first.tickets),
+        *((ticket.ticket_id, ticket.prompt_index, 3) for ticket in first.tickets),
+    ]
+    assert scheduler.events == [("draw", 0, 0)]
 
 
 class FakeSystem:

@@ -28,7 +28,12 @@ class Batches:
         self.events.append(("draw", batch, self.num_done))
         await asyncio.sleep(3)
         group = SimpleNamespace(report=SimpleNamespace(attempt=batch, lengths=np.array([30, 40])))
-        return Generated(batch, [], [group], 3.0)
+        return Generated(batch, [], [], [group], 3.0)
+
+    async def again(self, found):
+        self.events.append(("again", found.batch))
+        await asyncio.sleep(3)
+        return found
 
 
 class System:
@@ -88,6 +93,13 @@ def test_each_batch_is_learned_once_in_order_and_draws_build_on_what_was(simulat
     learned = [batch for kind, batch, *_ in batches.events if kind == "learned"]
     assert learned == list(range(len(learned))) and len(learned) == 6
     assert system.version == 6
+    # Both at once have the batch that was generated alone just before, which nothing learned yet.
+    fresh = [batch for kind, batch, *_ in batches.events if kind == "again"]
+    assert fresh == [2, 4, 6]
+    for batch in fresh:
+        at = batches.events.index(("again", batch))
+        assert ("learned", batch) not in batches.events[:at]
+        assert batches.events.index(("learned", batch - 1)) > at
     for at, (kind, *rest) in enumerate(batches.events):
         if kind == "draw":
             done = sum(event[0] == "learned" for event in batches.events[:at])
