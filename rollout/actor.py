@@ -363,6 +363,7 @@ class RolloutActor:
 
     def fault(self, silence_seconds: float) -> str:
         """Say why this actor is of no use; see also `rollout.signs.EngineProcesses.fault`."""
+        # It is asked time and again, also while the engine works.
         self._cores.look()
         return self._useless or self._processes.fault(silence_seconds, time.monotonic())
 

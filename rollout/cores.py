@@ -55,17 +55,22 @@ class OwnCores:
 
         Returns:
             Which; none where too few are free, where it has no others to be moved to, or where
-            the system does not say how long it waits for them.
+            the system does not say how long it waits for them, or does not let it be moved.
         """
         seen = self._time_of(thread)
         if seen is None:
             return set()
         available = os.sched_getaffinity(thread)
         cores = self._hold(available) if len(available) > self._count else set()
-        if cores:
-            self._thread, self._seen = thread, seen
-            self._cores, self._anywhere = cores, available
+        if not cores:
+            return set()
+        try:
             os.sched_setaffinity(thread, cores)
+        except OSError:
+            self.free()
+            return set()
+        self._thread, self._seen = thread, seen
+        self._cores, self._anywhere = cores, available
         return cores
 
     def look(self) -> bool:

@@ -88,7 +88,9 @@ def test_with_too_few_cores_free_nobody_is_moved_and_none_is_held(process, own):
     assert own(1).keep(process) == set()
     assert os.sched_getaffinity(process) == AVAILABLE
     first.free()
-    assert own(1).keep(process).isdisjoint(held)
+    freed = own(1).keep(process)
+    assert freed
+    assert not freed & held
 
 
 @pytest.mark.parametrize(("waited", "keeps"), [(0.3, True), (0.6, False)])
@@ -138,6 +140,21 @@ def test_the_system_says_of_two_that_compute_on_one_core_that_they_wait(own):
 def test_where_nothing_is_said_of_waiting_nothing_is_held(process, own, tmp_path):
     assert own(1, tmp_path).keep(process) == set()
     assert os.sched_getaffinity(process) == AVAILABLE
+
+
+def test_where_threads_may_not_be_moved_nothing_is_held(process, own, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(1, "Operation not permitted")
+
+    with monkeypatch.context() as context:
+        context.setattr(os, "sched_setaffinity", refuse)
+        refused = own(1)
+        assert refused.keep(process) == set()
+        assert not refused.look()
+    held = [own(1) for _ in AVAILABLE]
+    for each in held:
+        assert each.keep(process)
+        os.sched_setaffinity(process, AVAILABLE)
 
 
 def test_a_thread_that_is_gone_is_left_alone(own, tmp_path):

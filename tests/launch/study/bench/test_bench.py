@@ -354,11 +354,11 @@ class FakeScheduler:
 class FakeRollouts:
     """Answers each ticket with responses of 5 and 7 tokens."""
 
-    def signs(self) -> int:
-        return 0
-
     def __init__(self) -> None:
         self.asked: list[tuple[int, int, int]] = []
+
+    def signs(self) -> int:
+        return 0
 
     async def run(self, ticket: Ticket, prompt: Prompt) -> GroupRef:
         assert prompt.index == ticket.prompt_index
