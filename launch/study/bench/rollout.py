@@ -9,7 +9,7 @@ threads, seeds included, so that they sample the same responses up to rounding; 
 `rollout.seeded` is off they sample others, whose longest one decides more than the path does.
 What differs is in the LLM's favour: it scores nothing, sends its responses nowhere, and its clock
 starts inside its process. In ours: the actor path takes no text from the engine, LLM does as by
-default.
+default. On CPUs both keep to cores: vLLM binds the LLM's worker, `rollout.cores` the engine.
 
 Where the run takes all GPUs the actor path is measured alone.
 """
