@@ -1,12 +1,13 @@
-"""Long runs in simulated time: memory, work on the driver, and the run folder, step by step.
+"""Long runs in simulated time: memory, work of the process, and the run folder, step by step.
 
     profile -> simulated engines and learners <-> loop, scheduler, recording: those that train
-    after each publish: memory, CPU seconds by part, references held -> figures
+    after each publish: memory, CPU seconds, references held -> figures
 
 `long` has many steps, `many_prompts` a large task, `traced` tells which lines of code hold more
 memory with every step, and `cluster` has the actors, of which only engines and learners make things
 up. The run is that of the configuration: plugs, trackers, evaluations. How fast engines and
-learners are, and what responses look like, is stated here.
+learners are, and what responses look like, is stated here. Whose work it is tells
+`launch.study.bench.scaling`.
 """
 
 from __future__ import annotations
@@ -28,7 +29,6 @@ from conf.studies import BenchConfig
 from launch.record.startup import Startup
 from launch.run.inputs import Inputs, load_tokenizer
 from launch.run.training import TrainingRun
-from launch.study.bench.cpu_clock import REST, CpuClock
 from launch.study.bench.growth import Readings, memory_of_tree, resident_bytes
 from launch.study.simulation import clock
 from launch.study.simulation.profile import LearningLaw, Profile
@@ -37,9 +37,8 @@ from launch.study.simulation.system import Layout, SimulatedSystem, simulated_pr
 from launch.study.simulation.task import PromptTable, ResponseLengths, StatedPrompts
 from rollout.types import GroupRef
 
-DRIVER, SCHEDULER, SIMULATION = "driver", "scheduler", "simulation"
-CLOCKS = {"all_threads": time.process_time, "elapsed": time.perf_counter}
-"""Beside those of the parts: CPU seconds of this process with all its threads, and seconds."""
+CLOCKS = {"cpu": time.process_time, "elapsed": time.perf_counter}
+"""CPU seconds of this process with all its threads, the simulation among it, and seconds."""
 NUM_HELD_OUT = 100
 NUM_PLACES = 8
 """Lines of code that a traced run names."""
@@ -72,7 +71,7 @@ def bench_endurance(config: BenchConfig) -> dict[str, Any]:
     """Measure the runs that `config.endurance` asks for.
 
     Returns:
-        By run its figures: memory in bytes, CPU milliseconds of a step by part, references of
+        By run its figures: memory in bytes, milliseconds of a step by clock, references of
         groups that somebody held, bytes of the run folder by file.
     """
     settings = config.endurance
@@ -89,7 +88,7 @@ def bench_endurance(config: BenchConfig) -> dict[str, Any]:
 def _simulated(config: BenchConfig, num_steps: int, num_prompts: int) -> dict[str, Any]:
     with long_run(config, num_steps, num_prompts) as run:
         clock.run(run.simulated())
-        return run.figures((DRIVER, SCHEDULER, SIMULATION, REST))
+        return run.figures()
 
 
 def _traced(config: BenchConfig, num_steps: int, num_prompts: int) -> dict[str, Any]:
@@ -111,7 +110,7 @@ def _on_cluster(config: BenchConfig, num_steps: int, num_prompts: int) -> dict[s
 
     with cluster(config.resources), long_run(config, num_steps, num_prompts, on_ray=True) as run:
         asyncio.run(run.on_cluster())
-        return run.figures((DRIVER, REST))
+        return run.figures()
 
 
 @contextlib.contextmanager
@@ -156,7 +155,6 @@ class LongRun:
         self._traced = traced
         self._table: PromptTable = profile.prompts.table(config.seed)
         self._prompts = simulated_prompts(self._table.tokens)
-        self._cpu = CpuClock()
         self._clocks = dict.fromkeys(CLOCKS, 0.0)
         self.readings = Readings(config.loop.num_steps, Path(config.run_dir))
         self._snapshots: list[tuple[int, tracemalloc.Snapshot]] = []
@@ -165,10 +163,6 @@ class LongRun:
         """Run on engines and learners that only keep time, with the scheduler in this process."""
         layout = layout_of(self._config)
         system = SimulatedSystem(self._profile, self._table, self._config.scheduler, layout)
-        parts = {"scheduler": SCHEDULER, "rollouts": SIMULATION, "learners": SIMULATION}
-        for name, part in parts.items():
-            # Reports go to the scheduler from within the pool, and count for the scheduler.
-            setattr(system, name, self._cpu.watch(part, getattr(system, name)))
         try:
             await self._train(system, lambda: system.groups.num_alive)
         finally:
@@ -188,10 +182,10 @@ class LongRun:
         publish = system.publish
 
         async def published(version: int, groups: Sequence[GroupRef]) -> Any:
-            metrics = await self._cpu.of(SIMULATION, publish(version, groups))
-            before = self._cpu.turn(SIMULATION)
+            metrics = await publish(version, groups)
             self._take(num_references)
-            self._cpu.turn(before)
+            # Not the time that looking took.
+            self._lap()
             return metrics
 
         system.publish = published
@@ -207,16 +201,14 @@ class LongRun:
         # As `launch.run.training.train` does before it runs one.
         gc.collect()
         gc.freeze()
-        self._cpu.follow_tasks()
-        self._cpu.take()
         self._lap()
         try:
-            await self._cpu.of(DRIVER, run.run(Startup(quiet=True)))
+            await run.run(Startup(quiet=True))
         finally:
             gc.unfreeze()
 
     def _take(self, num_references: Callable[[], int]) -> None:
-        figures = {**self._lap(), **self._cpu.take()}
+        figures = self._lap()
         step, num_steps = self.readings.num_taken + 1, self._config.loop.num_steps
         if self._traced:
             if step in (num_steps // 2, num_steps):
@@ -233,10 +225,10 @@ class LongRun:
         last, self._clocks = self._clocks, now
         return {name: now[name] - last[name] for name in now}
 
-    def figures(self, parts: Sequence[str]) -> dict[str, Any]:
-        """Return what the run came to, with the CPU seconds of these parts."""
+    def figures(self) -> dict[str, Any]:
+        """Return what the run came to."""
         readings = self.readings
-        seconds = {part: readings.spread(part) for part in (*parts, *CLOCKS)}
+        seconds = {name: readings.spread(name) for name in CLOCKS}
         memory = [name for name in readings.names if name.startswith("memory/")]
         return {
             "num_steps": readings.num_taken,
@@ -246,8 +238,8 @@ class LongRun:
             "memory": {name.removeprefix("memory/"): readings.growth(name) for name in memory},
             "references": readings.spread("references"),
             "milliseconds": {
-                part: {name: 1000 * value for name, value in spread.items()}
-                for part, spread in seconds.items()
+                name: {key: 1000 * value for key, value in spread.items()}
+                for name, spread in seconds.items()
             },
             "run_folder": readings.files(),
         }
