@@ -78,8 +78,9 @@ def recorded(config: DictConfig) -> dict[str, Any]:
     """Return the configuration as it may be written down: resolved, but for the environment.
 
     Texts that take something from the environment stay as they were written, so that the program
-    that runs from the record takes it from there again. In other texts, what looks like an
-    interpolation is escaped.
+    that runs from the record takes it from there again, and so do references to a section with a
+    type, which a plain copy of it would not have. In other texts, what looks like an interpolation
+    is escaped.
 
     Args:
         config: As composed.
@@ -99,6 +100,9 @@ def _child(node: Any, key: Any) -> Any:
         return "???"
     with _reading() as asked:
         value = node[key]
+    typed = isinstance(value, DictConfig) and OmegaConf.get_type(value) is not dict
+    if typed and OmegaConf.is_interpolation(node, key):
+        return node._get_node(key)._value()
     if isinstance(value, DictConfig | ListConfig):
         return _recorded(value)
     if not isinstance(value, str):

@@ -1,9 +1,9 @@
-"""Measure a policy on named sets of prompts: `python -m launch.evaluate model.path=.../policy`.
+"""Measure a policy on named sets of prompts: `python -m launch.evaluate runs/RUN`.
 
-The set `held_out` comes with the configuration; add others by name:
+The policy, prompts and reward of a run, or of `model.path=DIR` and an experiment. The set
+`held_out` comes with the configuration; add others by name:
 
     +evaluation_set@evaluation.sets.mine=dataset evaluation.sets.mine.task.path=questions.jsonl
-    +evaluation_set@evaluation.sets.gsm8k=hub evaluation.sets.gsm8k.task.dataset=openai/gsm8k
 
 Sampled at temperature 1 (avg@n and pass@k with 95% intervals over prompts) and greedy.
 """
@@ -14,9 +14,11 @@ import asyncio
 from pathlib import Path
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from conf.programs import register
+from launch.cli.measured import evaluation_of
 from launch.program import run_program, start
 from launch.run.inputs import prepare_evaluation, say_whose_code
 
@@ -28,8 +30,9 @@ def main(composed: DictConfig) -> None:
     """Evaluate as configured; prints a table and writes `evaluation.json`."""
 
     def program() -> None:
-        say_whose_code(composed)
-        config, sets = prepare_evaluation(composed)
+        own = evaluation_of(composed, HydraConfig.get().overrides.task)
+        say_whose_code(own)
+        config, sets = prepare_evaluation(own)
         # These load heavy packages, for which no refusal has to wait.
         from launch.record.evaluation import print_evaluation
         from launch.record.json_file import write_json
@@ -53,4 +56,4 @@ def main(composed: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    start(main)
+    start(main, measures=True)

@@ -35,6 +35,7 @@ from launch.cli.command_line import (
 )
 from launch.cli.held_out import with_held_out
 from launch.cli.help import end_quietly, help_of
+from launch.cli.measured import with_measured
 from launch.cli.own_code import drop_old_settings, with_own_files
 from launch.cli.refusals import (
     RunError,
@@ -160,7 +161,13 @@ def prepare_run_dir(path: Path, config: DictConfig, program: str, *, again: bool
     return path
 
 
-def start(main: Callable[[], None], *, words: str | None = None, resumes: bool = False) -> NoReturn:
+def start(
+    main: Callable[[], None],
+    *,
+    words: str | None = None,
+    resumes: bool = False,
+    measures: bool = False,
+) -> NoReturn:
     """Call a program decorated with `hydra.main`, and put hydra's own refusals into one line.
 
     Hydra prints several lines for a key or group it does not know, and hides the traceback of
@@ -170,6 +177,7 @@ def start(main: Callable[[], None], *, words: str | None = None, resumes: bool =
         main: The program.
         words: The list key that the command line's bare words fill, see `with_words`.
         resumes: Whether `resume=RUN` takes the configuration of that run, see `with_resumed`.
+        measures: Whether the bare word RUN takes it, and the run's policy, see `with_measured`.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"
     # A folder of configurations that is not there would otherwise be passed over.
@@ -179,6 +187,8 @@ def start(main: Callable[[], None], *, words: str | None = None, resumes: bool =
         if text := help_of(sys.argv[1:], program, GROUPS):
             print(text)
             sys.exit(0)
+        if measures:
+            sys.argv[1:] = with_measured(sys.argv[1:])
         sys.argv[1:] = with_words(sys.argv[1:], words)
         sys.argv[1:] = _written_out(sys.argv[1:], program)
         if resumes:

@@ -10,6 +10,7 @@ from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig
 
 from conf.programs import register
+from launch.cli.measured import evaluation_of
 from tests.places import CONF
 
 register()
@@ -26,7 +27,7 @@ def composed(program: str, *overrides: str) -> DictConfig:
     picks = [override.input_line for override in parsed if override not in values]
     config = copy.deepcopy(_of_files(program, tuple(picks)))
     ConfigLoaderImpl._apply_overrides_to_config(values, config)
-    return config
+    return evaluation_of(config, overrides) if program == "evaluate" else config
 
 
 def composed_by_hydra(program: str, *overrides: str) -> DictConfig:

@@ -37,7 +37,7 @@ def with_words(arguments: Sequence[str], key: str | None) -> list[str]:
     Raises:
         UserError: If there are words for a program that takes none.
     """
-    places = list(_bare_words(arguments))
+    places = list(bare_words(arguments))
     if not places:
         return list(arguments)
     words = [arguments[place] for place in places]
@@ -78,11 +78,17 @@ def with_resumed(arguments: Sequence[str]) -> list[str]:
     return ["--config-path", str(run_dir), "--config-name", "config", *arguments, place]
 
 
-def _bare_words(arguments: Sequence[str]) -> Iterator[int]:
+def bare_words(arguments: Sequence[str]) -> Iterator[int]:
+    """Give the places of what is no setting, no option and no value of one."""
     for place, argument in enumerate(arguments):
-        is_value = place > 0 and arguments[place - 1] in HYDRA_OPTIONS_WITH_VALUE
-        if "=" not in argument and not argument.startswith(("-", "+", "~")) and not is_value:
+        bare = "=" not in argument and not argument.startswith(("-", "+", "~"))
+        if bare and not _is_value(arguments, place):
             yield place
+
+
+def _is_value(arguments: Sequence[str], place: int) -> bool:
+    """Whether what stands there is the value of an option of hydra's."""
+    return place > 0 and arguments[place - 1] in HYDRA_OPTIONS_WITH_VALUE
 
 
 def quoted(word: str) -> str:
@@ -128,7 +134,10 @@ def with_quotes(arguments: Sequence[str]) -> list[str]:
         arguments: The command line without the program's name. Values that are quoted, lists of
             anything but plain settings, mappings or interpolations already stay as they are.
     """
-    return [_with_quotes(argument) for argument in arguments]
+    return [
+        argument if _is_value(arguments, place) else _with_quotes(argument)
+        for place, argument in enumerate(arguments)
+    ]
 
 
 def _with_quotes(argument: str) -> str:
@@ -236,8 +245,7 @@ def parsed(arguments: Sequence[str]) -> list[Override]:
     settings = [
         argument
         for place, argument in enumerate(arguments)
-        if not argument.startswith("-")
-        and (place == 0 or arguments[place - 1] not in HYDRA_OPTIONS_WITH_VALUE)
+        if not argument.startswith("-") and not _is_value(arguments, place)
     ]
     return [_parse(setting) for setting in settings]
 

@@ -20,8 +20,10 @@ def takes_held_out(program: str) -> bool:
     if not path.is_file():
         return False
     composed: Any = OmegaConf.load(path)
-    entries = composed.get("defaults", [])
-    return any(isinstance(each, DictConfig) and "task@held_out" in each for each in entries)
+    return any(
+        "task@held_out" in each if isinstance(each, DictConfig) else takes_held_out(each)
+        for each in composed.get("defaults", [])
+    )
 
 
 def with_held_out(arguments: Sequence[str], program: str) -> list[str]:

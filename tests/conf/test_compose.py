@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from conf.evaluation import EvaluationSet
 from conf.schema import EvaluateConfig, RunConfig
+from conf.secrets import recorded
 from launch.program import build
 from tests.composing import composed, composed_by_hydra
 from tests.places import CONF
@@ -24,6 +25,7 @@ REGENERATE = (
 )
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 ENGINES = ["quickstart_check", "quickstart_engine", "smollm2_engine"]
+"""Those that only say what is measured, and by which engine."""
 """Experiments that set an engine and no learner."""
 STEPS = [
     "environment=steps",
@@ -123,9 +125,9 @@ def test_every_experiment_trains(name):
     assert pickle.loads(pickle.dumps(config)) == config
 
 
-@pytest.mark.parametrize("name", ENGINES)
-def test_an_experiment_without_training_settings_evaluates(name):
-    config = build(composed("evaluate", f"experiment={name}"))
+@pytest.mark.parametrize("name", sorted(EXPERIMENTS))
+def test_every_experiment_evaluates(name):
+    config = build(composed("evaluate", f"experiment={name}", "model.path=model"))
     assert isinstance(config, EvaluateConfig)
     assert pickle.loads(pickle.dumps(config)) == config
 
@@ -142,9 +144,11 @@ def test_every_member_of_every_group_builds_and_travels(row):
         held_out = CONF / group / f"{name}_held_out.yaml"
         if held_out.is_file():
             assert chosen.held_out._target_ == target_of(group, held_out.stem), held_out.stem
+    record = OmegaConf.merge(OmegaConf.structured(RunConfig), recorded(chosen))
     config = build(chosen)
     assert isinstance(config, RunConfig)
     assert pickle.loads(pickle.dumps(config)) == config
+    assert build(record) == config
 
 
 def test_every_member_is_in_a_run():

@@ -239,7 +239,7 @@ def run_program(module, *arguments, cwd):
         ("launch.train", ["experiment=quickstart", "learner.lr=fast"], ["learner.lr", "'fast'"]),
         ("launch.train", ["experiment=quickstrat"], ["quickstrat", "quickstart_engine"]),
         ("launch.train", ["objective=ppo"], ["objective has no member 'ppo'", "clipped_surrogate"]),
-        ("launch.evaluate", ["experiment=quickstart"], ["experiment/quickstart", "optimizer"]),
+        ("launch.evaluate", ["learner.lr=1", "model.path=x"], ["learner.lr must be left out"]),
     ],
 )
 def test_hydra_refuses_what_it_does_not_know_without_a_traceback(

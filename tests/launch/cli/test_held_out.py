@@ -32,12 +32,13 @@ def test_others_that_are_chosen_stay(overrides):
     assert with_held_out(overrides, "train") == overrides
 
 
-def test_the_last_choice_counts():
+@pytest.mark.parametrize("program", ["train", "evaluate", "bench"])
+def test_the_last_choice_counts(program):
     chosen = ["task=gsm8k", "seed=1", "task=math"]
-    assert with_held_out(chosen, "train") == [*chosen, "task@held_out=math_held_out"]
+    assert with_held_out(chosen, program) == [*chosen, "task@held_out=math_held_out"]
 
 
-@pytest.mark.parametrize("program", ["variance", "predict", "warmstart", "bench"])
+@pytest.mark.parametrize("program", ["variance", "predict", "warmstart"])
 def test_a_program_that_holds_nothing_out_takes_the_task_alone(program):
     assert with_held_out(["task=gsm8k"], program) == ["task=gsm8k"]
 
