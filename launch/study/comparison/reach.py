@@ -119,6 +119,28 @@ def reach(arm: Sequence[Evaluated], baseline: Sequence[Evaluated]) -> Reach:
     )
 
 
+def arrival(run: Evaluated, target: float) -> float:
+    """Return what a run had spent when it got to a target.
+
+    Read off the non-decreasing function that is nearest to its evaluations, by straight lines. The
+    place of the first evaluation that is not below would come earlier the more often a run is
+    evaluated along an axis: more chances of a lucky one, and less to wait for the next.
+
+    Args:
+        run: Up to where it is to be judged.
+        target: A pass rate.
+
+    Returns:
+        Its first evaluation's place where it begins there, infinite where it does not get there.
+    """
+    # As in `cost_ratio`.
+    from scipy.optimize import isotonic_regression
+
+    above = isotonic_regression(run.quality).x - target
+    at = int(np.searchsorted(above, 0.0))
+    return float(run.spent[0]) if at == 0 else _crossing(run.spent, above, at)
+
+
 def cost_ratio(ratios: FloatArray, differences: FloatArray) -> CostRatio:
     """Return the ratio at which paired differences are 0, with the ratios no test refuses.
 
