@@ -177,8 +177,8 @@ class Selecting:
 
         Returns:
             One list an earlier batch that is held, the oldest first, or one for the batch itself,
-            with a selection for each of its plain members, weights as for a batch of its own; and
-            the new ledger.
+            with a selection for each of its plain members, weights as for a batch of its own, and
+            none for a batch without any; and the new ledger.
 
         Raises:
             ValueError: If it is another batch, or nothing is configured to be used again.

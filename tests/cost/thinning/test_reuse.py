@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from cost.aggregations import ConstantLength
+from cost.draws.allocators.dapo import DynamicSampling
 from cost.thinning.reuse import EarlierBatches, SecondPass, joined
 from cost.thinning.subsets import Pods
 from cost.thinning.thinning import CostAware, KeepAll, Thinning
@@ -271,3 +272,11 @@ def test_what_is_trained_again_is_entered_and_a_state_leaves_it_out(make_schedul
     assert going_on.reuse(1) == []
     with pytest.raises(ValueError, match=r"^batch must be 1, the one selected last"):
         scheduler.reuse(0)
+
+
+def test_a_batch_without_members_gives_nothing_to_use_again(make_scheduler, make_report):
+    scheduler = make_scheduler(allocator=DynamicSampling(max_rounds=1), reuse=SecondPass())
+    for ticket in scheduler.draw(0, 0).tickets:
+        scheduler.observe(make_report(ticket, rewards=np.zeros(ticket.num_samples)))
+    assert scheduler.draw(0, 0).members == ()
+    assert select(scheduler, 0, []) == [] and scheduler.reuse(0) == []
