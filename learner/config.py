@@ -74,10 +74,11 @@ class LearnerConfig:
     num_minibatches: int = 1
     """Optimiser steps in one pass over a batch; each takes a random part of the groups."""
     num_epochs: int = 1
-    """Passes over a batch; the responses are thinned anew for each."""
+    """Passes over a batch; the responses are thinned anew for each. More than one need
+    `behaviour: rollout`, whose probabilities stay."""
     behaviour: str = "rollout"
     """Whose probability is the lower one of the objective's ratio. "rollout": the engine's, as
-    sampled. "recomputed": the learner's own before the first optimiser step of a pass, for one
+    sampled. "recomputed": the learner's own before the first optimiser step of a batch, for one
     forward pass more; what then lies between it and the engine is the correction's part."""
     correction: Any = None
     """Plug: factors for tokens that learner and engine see differently (learner/corrections.py);
@@ -172,6 +173,14 @@ class LearnerConfig:
         if self.behaviour not in ("rollout", "recomputed"):
             raise ValueError(
                 f"learner.behaviour must be rollout or recomputed, got {self.behaviour!r}"
+            )
+        if self.behaviour == "recomputed" and self.num_epochs > 1:
+            raise ValueError(
+                "learner.num_epochs must be 1 with learner.behaviour=recomputed, which scores what "
+                "a pass trains on at its start: in a second pass the ratio, and the clip range, "
+                "would begin anew at the policy that the first one left, where PPO keeps the old "
+                "one; set learner.behaviour=rollout, or learner.num_minibatches for more steps a "
+                f"batch, got {self.num_epochs!r}"
             )
         if self.correction is None:
             return

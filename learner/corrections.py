@@ -15,7 +15,7 @@ take no part in w. Terms of their own sampling, as KL and entropy, are not corre
 
 The trainer's log-probabilities are (`learner.behaviour`)
 
-    recomputed    those of the learner before the first optimiser step of the pass ("old"). The
+    recomputed    those of the learner before the first optimiser step of a batch ("old"). The
                   objective's ratio is learner / old, and the correction old / rollout: the
                   decoupled form with three policies.
     rollout       those of the learner as it is. The objective's ratio is learner / rollout, which

@@ -3,7 +3,12 @@
 Contract: `initial_state(num_prompts)`, `prepare(probabilities, rng) -> prepared` once a snapshot,
 and `draw(state, prepared, num_draws, rng) -> (indices, state)`. For every position k of the answer
 P(indices[k] = i) = p_i, given what was known before the draw; this alone makes weights 1 / (N p_i)
-unbiased. `any_probabilities` is False for a member that can only draw uniformly.
+unbiased. `any_probabilities` says whether a member keeps to that for all p.
+
+Passes do not: a draw is of the prompts that the pass has not met yet, a uniform sample of all of
+them, whatever was learned of the others meanwhile. `EpochDraws` can draw uniformly alone, where
+weights of 1 are right all the same. `PassDraws` draws prompt i of the unmet set S with probability
+p_i / sum_S p, so that its weights are mean_S(p) / p_i; it is no member, for it answers with them.
 
 Systematic sampling lays the probabilities end to end in random order on [0, 1) and takes the
 prompts under the points (u + k) / m, k < m, with one u uniform on [0, 1). An interval of length p_i
@@ -175,15 +180,20 @@ class EpochDraws:
 class PassDraws:
     """Passes over the prompts in reshuffled order, each prompt taken or passed over by a coin.
 
-    A prompt that comes up is taken with chance p_i / max p, at most once a pass. With even chances
-    this is `EpochDraws`. A pass adds up to the sum of g_i over all prompts, each with the chance of
-    its coin: E sum_taken g_i / (N p_i) = sum_i g_i / (N max p), whatever the order, so weights
-    1 / (N p_i) are unbiased over a pass. A draw given those before it in the pass is not of
-    probability p_i, as it is not of 1 / N in an epoch: that is what keeps the prompts' own
-    differences out of the noise (ours; Poisson sampling of a finite population, textbook).
+    A prompt that comes up is taken with chance q_i = p_i / max p, at most once a pass. With even
+    chances this is `EpochDraws`, and as there it keeps the prompts' own differences out of the
+    noise. What comes up next is a uniform draw from the set S that the pass has not met, so it adds
+    E (coin / q_i) g_i = mean_S(g), whatever p is by now, and m draws take m / mean_S(q) of them:
+
+        E (1 / m) sum_taken (mean_S(q) / q_i) g_i = mean_S(g)        E mean_S(g) = mean of g
+
+    with S as it was when the batch began, or all prompts once it goes on in a new pass. Weights
+    1 / (N p_i) are those of a p that stays. Where a pass learns that most of what it met is worth
+    little, they make its later steps too small. Exact up to terms of order 1 / N where a pass ends
+    within a batch (ours; Poisson sampling of a finite population, textbook).
     """
 
-    any_probabilities: ClassVar[bool] = True
+    any_probabilities: ClassVar[bool] = False
 
     def initial_state(self, num_prompts: int) -> EpochState:
         """Return the state that starts a pass at the next draw."""
@@ -194,24 +204,40 @@ class PassDraws:
         chances: FloatArray = probabilities / probabilities.max()
         return chances
 
-    def draw(
+    def draw_weighted(
         self, state: EpochState, prepared: FloatArray, num_draws: int, rng: np.random.Generator
-    ) -> tuple[IntArray, EpochState]:
-        """Go on with the pass until enough prompts were taken."""
+    ) -> tuple[IntArray, FloatArray, EpochState]:
+        """Go on with the pass until enough prompts were taken; O(N), for it looks at all unmet.
+
+        Args:
+            state: The state after the last draw.
+            prepared: What `prepare` returned.
+            num_draws: m, the number of prompts to draw.
+            rng: A stream that is used for nothing else.
+
+        Returns:
+            [m] int64 prompt indices in draw order, [m] float64 their weights, and the state.
+        """
         permutation, cursor = state.permutation, state.cursor
+        unmet = prepared[permutation[cursor:]]
+        mean = float(unmet.mean()) if len(unmet) else 1.0
         taken: list[IntArray] = []
+        weights: list[FloatArray] = []
         missing = num_draws
         while missing:
             if cursor >= len(permutation):
                 permutation, cursor = rng.permutation(len(prepared)), 0
+                mean = float(prepared.mean())
             # As many as are likely to do; those after the last one taken come up again.
             part = permutation[cursor : cursor + 2 * missing + 16]
             found = np.flatnonzero(rng.random(len(part)) < prepared[part])[:missing]
             taken.append(part[found])
+            weights.append(mean / prepared[taken[-1]])
             missing -= len(found)
             cursor += len(part) if missing else int(found[-1]) + 1
-        indices = np.concatenate(taken) if taken else np.zeros(0, dtype=np.int64)
-        return indices, EpochState(permutation=permutation, cursor=cursor)
+        indices = np.concatenate([np.zeros(0, dtype=np.int64), *taken])
+        state = EpochState(permutation=permutation, cursor=cursor)
+        return indices, np.concatenate([np.zeros(0), *weights]), state
 
 
 def systematic_counts(expected: FloatArray, start: float, *, total: int | None = None) -> IntArray:

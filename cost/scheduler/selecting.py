@@ -177,8 +177,8 @@ class Selecting:
 
         Returns:
             One list an earlier batch that is held, the oldest first, or one for the batch itself,
-            with a selection for each of its plain members, weights as for a batch of its own; and
-            the new ledger.
+            with a selection for each of its plain members, weights as for a batch of its own, and
+            none for a batch without any; and the new ledger.
 
         Raises:
             ValueError: If it is another batch, or nothing is configured to be used again.
@@ -194,7 +194,7 @@ class Selecting:
         taken = [key for key in self._lately if not reuse.max_age or key < batch]
         for earlier in (self._lately[key] for key in taken):
             rng = generator_for(self._seed, "reuse", batch, earlier.tickets[0].ticket_id)
-            found.append(earlier.select(reuse, rng))
+            found.append(earlier.select(reuse, self._config.clipping, rng))
             ledger = ledger.with_selection(earlier.reports, found[-1], first_pass=False)
         return found, ledger
 

@@ -17,7 +17,7 @@ from cost.draws.entropy_control import Explores
 from cost.ledger import weight_metrics
 from cost.scheduler.plugs import Plugs
 from cost.scheduler.savings import thinning_saving
-from cost.thinning.clipping import clipped
+from cost.thinning.clipping import Clipping, clipped
 from cost.thinning.reuse import Reuse
 from cost.thinning.thinning import Candidates, Thinning
 from cost.types import BoolArray, FloatArray, IntArray, LengthReport, Selection, Ticket
@@ -84,15 +84,18 @@ class Earlier:
     factors: Sequence[FloatArray]
     """[n] aggregation factors of each group."""
 
-    def select(self, reuse: Reuse, rng: np.random.Generator) -> list[Selection]:
+    def select(
+        self, reuse: Reuse, clipping: Clipping | None, rng: np.random.Generator
+    ) -> list[Selection]:
         """Choose what to train on once more; P selections, weights as for a batch of its own."""
         sizes = np.array([report.num_responses for report in self.reports], dtype=np.int64)
         thinning = reuse.thin(self.candidates, rng)
         weights = np.repeat([ticket.weight for ticket in self.tickets], sizes)
         kept_weights = _weights(self.candidates, thinning, weights)
-        return _selections(
+        unclipped = _selections(
             self.tickets, sizes, self.candidates, thinning, kept_weights, self.factors
         )
+        return clipped(clipping, self.reports, unclipped)[0]
 
 
 def _candidates(

@@ -60,12 +60,14 @@ class Reusing:
         """
         if self._reuse is None or self._reuse.max_age:
             return None
-        if not self._reuse.opens(batch, self._effective_share):
+        opens = self._reuse.opens(batch, self._effective_share)
+        # None of a batch without members, as where a filter accepted no group.
+        own = await self._scheduler.reuse(batch) if opens else []
+        if not own:
             # Nothing new is known of second steps: the next batch may have one.
             self._effective_share = math.nan
             return None
-        [own] = await self._scheduler.reuse(batch)
-        return own
+        return own[0]
 
     def stepped(self, metrics: Metrics) -> None:
         """Take note of the learners' metrics of a second step."""

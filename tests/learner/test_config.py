@@ -46,6 +46,14 @@ def test_a_ratio_is_not_counted_twice(weighs):
         LearnerConfig(correction=mask, behaviour="recomputed")
 
 
+def test_old_probabilities_are_those_of_one_pass():
+    """A second pass would score anew, and clip around where the first one ended."""
+    LearnerConfig(num_epochs=2, num_minibatches=3)
+    LearnerConfig(behaviour="recomputed", num_minibatches=3)
+    with pytest.raises(ValueError, match=r"^learner\.num_epochs must be 1 .*recomputed.* got 2$"):
+        LearnerConfig(behaviour="recomputed", num_epochs=2)
+
+
 @pytest.mark.parametrize(
     ("path", "ours"),
     [

@@ -8,29 +8,38 @@ gradients and B the squared norm of their mean. The least (cost) x (variance) of
 
 and some s. Independent draws have B = 0: they lose to epochs where B is most of V, as it is where
 prompts are alike in themselves and differ from each other (launch/study/RESULTS.md). Ours.
+
+What is learned within a pass tells at once in the coins of the prompts that it has not met, of
+which weights take account (`PassDraws`).
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 import numpy as np
 
-from cost.draws.allocators.drawn import Drawn
-from cost.draws.allocators.types import Allocation, Estimates
+from cost.draws.allocators.drawn import Drawn, draw_round
+from cost.draws.allocators.types import Allocation, BatchSoFar, Estimates, Round, Snapshot
 from cost.draws.draws import PassDraws
 from cost.types import FloatArray
 
 
 @dataclass(frozen=True, slots=True)
 class Passes(Drawn):
-    """q = min(1, s r), r = (1 - floor) root + floor mean root, s such that mean q = share."""
+    """p ~ min(1, s r), r = (1 - floor) root + floor mean root, s such that their mean is share.
+
+    Coins are p / max p: min(1, s r) where that reaches 1, and more than that where it does not.
+    """
 
     draws: Any = field(default_factory=PassDraws)
     """`PassDraws`, whose coins have chances p / max p."""
     share: float = 0.65
-    """Part of the prompts that a pass takes on average, in (0, 1]; 1 is plain GRPO's epoch."""
+    """Least part of the prompts that a pass takes on average, in (0, 1]; just that where some are
+    worth so much more than others that a pass is sure to take them, and all where none is. 1 is
+    plain GRPO's epoch."""
     floor: float = 0.2
-    """As in `square_root`; in (0, 1]. Weights are at most 1 / floor."""
+    """As in `square_root`; in (0, 1]. Weights are at most 1 / floor at the beginning of a pass, and
+    later that times the mean p of the unmet prompts over the mean of all."""
 
     objective_preserving: ClassVar[bool] = True
     uniform: ClassVar[bool] = False
@@ -48,7 +57,10 @@ class Passes(Drawn):
             )
 
     def allocate(self, estimates: Estimates, state: Any) -> Allocation:
-        """Return p = q / sum q; uniform where no prompt has any utility."""
+        """Return p and the weights at the beginning of a pass.
+
+        Uniform where no prompt has any utility.
+        """
         root = np.sqrt(estimates.utilities / estimates.costs)
         largest = root.max()
         root = root / largest if largest > 0 else np.ones_like(root)
@@ -57,6 +69,16 @@ class Passes(Drawn):
         chances = capped(root, self.share)
         p = chances / chances.sum()
         return Allocation(probabilities=p, weights=1.0 / (len(p) * p))
+
+    def next_round(
+        self, so_far: BatchSoFar, snapshot: Snapshot, rng: np.random.Generator, state: Any
+    ) -> tuple[Round, Any]:
+        """Draw P prompts, which are the whole batch, with weights of where the pass stands."""
+        indices, weights, state = self.draws.draw_weighted(
+            state, snapshot.prepared, so_far.num_groups, rng
+        )
+        sizes = self.group_sizes(indices, snapshot, so_far.group_size)
+        return replace(draw_round(indices, sizes, snapshot), weights=weights), state
 
 
 def capped(values: FloatArray, mean: float) -> FloatArray:

@@ -25,7 +25,7 @@ from cost.types import FloatArray
 from launch.record.run_folder import at_versions
 from launch.record.statistics import t_quantile
 from launch.record.summary import TURNS
-from launch.study.comparison.reach import Evaluated, Reach, reach
+from launch.study.comparison.reach import Evaluated, Reach, arrival, reach
 
 AXES = {
     "generated_tokens": "generated tokens",
@@ -67,8 +67,9 @@ class Curve:
     start: float
     """Held-out pass rate before the first step; NaN if not evaluated."""
     reached: Mapping[str, float] | None = None
-    """By axis what had been spent at the first evaluation on the way that reached the target; None
-    where none did, or there is no target."""
+    """By axis what had been spent when it got to the target (`reach.arrival`), judged by what was
+    known when an evaluation on the way first reached it; None where none did, or there is no
+    target."""
 
     @property
     def num_evaluations(self) -> int:
@@ -117,16 +118,22 @@ def curve_of(
         "seconds": np.cumsum(seconds),
         "steps": metrics["step"],
     } | _where_known(metrics)
-    reaches = on_the_way >= (math.inf if target is None else target)
-    return Curve(
-        spent=spent,
-        training=metrics[TRAINING],
-        held_out=held_out,
-        start=start,
-        reached={axis: float(each[reaches.argmax()]) for axis, each in spent.items()}
-        if reaches.any()
-        else None,
-    )
+    training = metrics[TRAINING]
+    looked = Curve(spent, training, on_the_way, start)
+    reached = None if target is None else _reached(looked, target)
+    return Curve(spent, training, held_out, start, reached)
+
+
+def _reached(run: Curve, target: float) -> dict[str, float] | None:
+    """Return by axis what a run had spent when it got to a target, None if it did not."""
+    reaches = np.flatnonzero(run.held_out >= target)
+    if not len(reaches):
+        return None
+    # Evaluations after that are of batches that were in flight, in some runs more than in others.
+    end = int(reaches[0]) + 1
+    spent = {axis: each[:end] for axis, each in run.spent.items()}
+    known = Curve(spent, run.training[:end], run.held_out[:end], run.start)
+    return {axis: arrival(evaluations(known, axis), target) for axis in spent}
 
 
 def _where_known(metrics: Mapping[str, FloatArray]) -> dict[str, FloatArray]:

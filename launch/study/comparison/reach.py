@@ -19,7 +19,9 @@ Where both arms spend the same, its upper end is below 1 only where the arm is b
 the paired test. To read the first crossing of noisy curves would find it early (the winner's
 curse). The ratio itself is read off the non-decreasing function that is nearest to d (isotonic
 regression; Barlow et al. 1972, "Statistical Inference under Order Restrictions"), which treats both
-arms alike: of two equal arms each is as likely to look cheaper.
+arms alike: of two equal arms each is as likely to look cheaper. Where both arms are as good as can
+be, d is 0 over a range of ratios. No test refuses any of them, and the ratio is their geometric
+mean, so that exchanging the arms turns it over.
 
 Lines between evaluations lie below a curve that flattens, for both arms: what lies between
 evaluations is drawn towards a ratio of T_a / T_b.
@@ -117,6 +119,28 @@ def reach(arm: Sequence[Evaluated], baseline: Sequence[Evaluated]) -> Reach:
     )
 
 
+def arrival(run: Evaluated, target: float) -> float:
+    """Return what a run had spent when it got to a target.
+
+    Read off the non-decreasing function that is nearest to its evaluations, by straight lines. The
+    place of the first evaluation that is not below would come earlier the more often a run is
+    evaluated along an axis: more chances of a lucky one, and less to wait for the next.
+
+    Args:
+        run: Up to where it is to be judged.
+        target: A pass rate.
+
+    Returns:
+        Its first evaluation's place where it begins there, infinite where it does not get there.
+    """
+    # As in `cost_ratio`.
+    from scipy.optimize import isotonic_regression
+
+    above = isotonic_regression(run.quality).x - target
+    at = int(np.searchsorted(above, 0.0))
+    return float(run.spent[0]) if at == 0 else _crossing(run.spent, above, at)
+
+
 def cost_ratio(ratios: FloatArray, differences: FloatArray) -> CostRatio:
     """Return the ratio at which paired differences are 0, with the ratios no test refuses.
 
@@ -129,24 +153,45 @@ def cost_ratio(ratios: FloatArray, differences: FloatArray) -> CostRatio:
 
     count, mean = len(differences), differences.mean(axis=0)
     nearest = isotonic_regression(mean).x
-    at = int(np.searchsorted(nearest, 0.0))
-    if at in (0, len(ratios)):
-        ratio = 0.0 if at == 0 else math.inf
-    elif math.isinf(ratios[at]):
-        ratio = float(ratios[at - 1])
-    else:
-        part = -nearest[at - 1] / (nearest[at] - nearest[at - 1])
-        ratio = float(ratios[at - 1] + part * (ratios[at] - ratios[at - 1]))
+    ratio = _middle_zero(ratios, nearest)
     if count < 2:
         return CostRatio(ratio, math.nan, math.nan)
     half = t_quantile(count - 1) * differences.std(axis=0, ddof=1) / math.sqrt(count)
-    # Every ratio below `low` and above `high` is refused, to the next candidate outwards.
-    not_too_small = np.flatnonzero(mean + half > 0)
-    not_too_large = np.flatnonzero(mean - half < 0)
+    # Of seeds whose differences are all 0 a test says nothing: such a ratio is not refused.
+    not_too_small = np.flatnonzero(mean + half >= 0)
+    not_too_large = np.flatnonzero(mean - half <= 0)
     first = int(not_too_small[0]) if len(not_too_small) else len(ratios)
     last = int(not_too_large[-1]) if len(not_too_large) else -1
+    # Every ratio below `low` and above `high` is refused, to the next candidate outwards, for where
+    # between two a test begins to speak is not known, unless all seeds cross in the inner one.
+    cross = np.append(~differences.any(axis=0), False)
     return CostRatio(
         ratio,
-        low=float(ratios[first - 1]) if first else 0.0,
-        high=float(ratios[last + 1]) if last + 1 < len(ratios) else math.inf,
+        low=float(ratios[first - (not cross[first])]) if first else 0.0,
+        high=float(ratios[last + (not cross[last])]) if last + 1 < len(ratios) else math.inf,
     )
+
+
+def _middle_zero(ratios: FloatArray, rising: FloatArray) -> float:
+    """Return where a rising function is 0, the geometric mean of the first and the last zero.
+
+    0 and inf where it is above and below 0 throughout; the middle candidate where it is 0 at all.
+
+    Args:
+        ratios: [G] candidates, rising.
+        rising: [G] the function there, with straight lines between them.
+    """
+    first, last = (int(np.searchsorted(rising, 0.0, side)) for side in ("left", "right"))
+    if last - first == len(ratios):
+        return float(ratios[len(ratios) // 2])
+    return math.sqrt(_crossing(ratios, rising, first) * _crossing(ratios, rising, last))
+
+
+def _crossing(ratios: FloatArray, rising: FloatArray, at: int) -> float:
+    """Return the zero between candidate `at` and the one before."""
+    if at in (0, len(ratios)):
+        return 0.0 if at == 0 else math.inf
+    if math.isinf(ratios[at]):
+        return float(ratios[at - 1])
+    part = -rising[at - 1] / (rising[at] - rising[at - 1])
+    return float(ratios[at - 1] + part * (ratios[at] - ratios[at - 1]))

@@ -2,11 +2,16 @@
 
     evaluation.target -> Curve.reached by seed -> Speed of each arm -> sentences, comparison.json
 
-As in MLPerf's training benchmark, what counts is what was spent up to that evaluation, evaluations
-left out, and the median over seeds; a run that does not get there counts as infinite. Seeds pair
-arms: a ratio is of runs of one seed, and the test is the sign-flip permutation test of logarithms
-of ratios, corrected over all arms (Holm), along each axis by itself. It is made where all seeds of
-both arms got there, and from as many seeds on as it can show anything with.
+As in MLPerf's training benchmark, what counts is what was spent to get there, evaluations left out,
+and the median over seeds; a run that does not get there counts as infinite. Evaluations come every
+so many steps, and so more often per token where steps are cheap. That an arm is not ahead for being
+looked at more often, its crossing is read between evaluations (`reach.arrival`). What remains is
+that a lucky evaluation ends a run: its tests hold equal arms, one looked at twice as often, to 3%.
+
+Seeds pair arms: a ratio is of runs of one seed, told as the geometric mean over seeds, and the test
+is the sign-flip permutation test of that mean's logarithm, corrected over all arms (Holm), along
+each axis by itself. It is made where all seeds of both arms got there, and from as many seeds on as
+it can show anything with.
 """
 
 import math
@@ -37,8 +42,8 @@ class Speed:
     median: float
     """What the arm had spent by then, median over seeds; infinite where most did not get there."""
     ratio: float
-    """Median over paired seeds of its spending over the baseline's; NaN for the baseline, and where
-    not all got there."""
+    """Geometric mean over paired seeds of its spending over the baseline's; NaN for the baseline,
+    and where not all got there."""
     p: float | None
     """Two-sided, of ratios of 1, corrected over arms; None where there is no test."""
 
@@ -70,7 +75,7 @@ def _along(axis: str, curves: Curves) -> list[Speed]:
             reached=sum(math.isfinite(value) for value in own.values()),
             count=len(own),
             median=_median(list(own.values())),
-            ratio=math.exp(_median(logs[arm])) if logs.get(arm) else math.nan,
+            ratio=math.exp(np.mean(logs[arm])) if logs.get(arm) else math.nan,
             p=p_values.get(arm),
         )
         for arm, own in spent.items()
@@ -100,7 +105,10 @@ def speed_sentences(found: Sequence[Speed], target: float) -> list[str]:
     lines = []
     for axis in dict.fromkeys(speed.axis for speed in found):
         parts = [_part(speed) for speed in found if speed.axis == axis]
-        lines.append(f"{AXES[axis]} to held-out pass@1 {target:g}, medians: {'; '.join(parts)}.")
+        lines.append(
+            f"{AXES[axis]} to held-out pass@1 {target:g}, medians (geometric means of paired "
+            f"ratios): {'; '.join(parts)}."
+        )
     return lines
 
 

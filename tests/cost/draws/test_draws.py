@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from cost.draws.draws import (
     EpochDraws,
+    EpochState,
     IndependentDraws,
     LaidOut,
     PassDraws,
@@ -192,8 +193,8 @@ def test_a_pass_takes_each_prompt_at_most_once_with_the_chance_of_its_coin():
     chances, state, drawn = draws.prepare(p, rng), draws.initial_state(5), []
     np.testing.assert_allclose(chances, p / 0.4)
     for size in (1, 7, 1, 40) * 400:
-        indices, state = draws.draw(state, chances, size, rng)
-        assert len(indices) == size
+        indices, weights, state = draws.draw_weighted(state, chances, size, rng)
+        assert len(indices) == len(weights) == size
         drawn += indices.tolist()
     counts = np.cumsum(np.eye(5)[drawn], axis=0)
     assert (counts - counts[:, :1]).max() <= 1
@@ -204,13 +205,43 @@ def test_weighted_passes_are_unbiased_for_the_mean():
     p, g = np.array([0.4, 0.3, 0.2, 0.1]), np.array([1.0, -2.0, 5.0, 7.0])
     draws, rng = PassDraws(), np.random.default_rng(2)
     chances, state = draws.prepare(p, rng), draws.initial_state(4)
-    indices, state = draws.draw(state, chances, 40_000, rng)
-    assert (g / (4 * p))[indices].mean() == pytest.approx(g.mean(), abs=0.05)
+    indices, weights, state = draws.draw_weighted(state, chances, 40_000, rng)
+    assert (weights * g[indices]).mean() == pytest.approx(g.mean(), abs=0.05)
+
+
+def test_weights_are_of_the_unmet_prompts_and_in_a_new_pass_of_all():
+    """The three that are unmet are sure to be taken, so that it is known where the pass ends."""
+    rng = np.random.default_rng(4)
+    chances, state = np.linspace(0.2, 0.9, 12), EpochState(rng.permutation(12), cursor=9)
+    unmet = state.permutation[9:]
+    chances[unmet] = 1.0
+    indices, weights, _ = PassDraws().draw_weighted(state, chances, 6, rng)
+    assert indices[:3].tolist() == unmet.tolist() and weights[:3].tolist() == [1.0] * 3
+    np.testing.assert_allclose(weights[3:], chances.mean() / chances[indices[3:]])
+    chances[unmet] = [1.0, 0.5, 0.25]
+    indices, weights, _ = PassDraws().draw_weighted(state, chances, 1, np.random.default_rng(0))
+    np.testing.assert_allclose(weights, chances[unmet].mean() / chances[indices])
+
+
+@pytest.mark.parametrize("size", [24, 96])
+def test_steps_of_a_fixed_size_are_unbiased_over_passes_that_end_within_them(size):
+    """Fixed chances, correlated with what is estimated; the terms left are of order 1 / N."""
+    world = np.random.default_rng(1)
+    g = world.lognormal(0, 0.7, size)
+    p = (0.2 + g / g.max()) / (0.2 + g / g.max()).sum()
+    draws, means = PassDraws(), []
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        chances, state = draws.prepare(p, rng), draws.initial_state(size)
+        for _ in range(20):
+            indices, weights, state = draws.draw_weighted(state, chances, 8, rng)
+            means.append((weights * g[indices]).mean() / g.mean())
+    assert abs(np.mean(means) - 1) < 0.3 / size + 3 * np.std(means) / np.sqrt(len(means))
 
 
 def test_passes_of_even_chances_are_epochs():
     draws, rng = PassDraws(), np.random.default_rng(3)
     chances, state = draws.prepare(np.full(6, 1 / 6), rng), draws.initial_state(6)
     for _ in range(3):
-        indices, state = draws.draw(state, chances, 6, rng)
-        assert sorted(indices.tolist()) == list(range(6))
+        indices, weights, state = draws.draw_weighted(state, chances, 6, rng)
+        assert sorted(indices.tolist()) == list(range(6)) and (weights == 1).all()

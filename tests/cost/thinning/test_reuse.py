@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from cost.aggregations import ConstantLength
+from cost.draws.allocators.dapo import DynamicSampling
+from cost.thinning.clipping import GradientShare, gradient_norms, largest_share
 from cost.thinning.reuse import EarlierBatches, SecondPass, joined
 from cost.thinning.subsets import Pods
 from cost.thinning.thinning import CostAware, KeepAll, Thinning
@@ -209,7 +211,7 @@ def test_coins_of_earlier_batches_are_fresh_and_undone(make_scheduler, make_repo
     assert any(one.keep.any() for one in chosen) and not all(one.keep.all() for one in chosen)
     earlier = scheduler.selecting._lately[0]
     runs = [
-        earlier.select(EarlierBatches(budget=0.4, floor=0.2), np.random.default_rng(seed))
+        earlier.select(EarlierBatches(budget=0.4, floor=0.2), None, np.random.default_rng(seed))
         for seed in range(2000)
     ]
     total = sum(np.concatenate([one.weight for one in run]) for run in runs) / len(runs)
@@ -219,6 +221,19 @@ def test_coins_of_earlier_batches_are_fresh_and_undone(make_scheduler, make_repo
     bound = 5 * weights * np.sqrt((1 / 0.2 - 1) / len(runs))
     assert (np.abs(total - weights) < bound)[with_advantage].all()
     assert (total[~with_advantage] == 0).all()
+
+
+@pytest.mark.parametrize("reuse", [EarlierBatches(budget=0.9), SecondPass(budget=0.9)])
+def test_no_response_that_is_used_again_makes_up_too_much(make_scheduler, make_report, reuse):
+    """Of its batch's part of the step, as of a step of the batch's own."""
+    shares = []
+    for clipping in (None, GradientShare(max_share=0.03)):
+        scheduler = make_scheduler(reuse=reuse, clipping=clipping, tickets_per_step=32)
+        play_batches(scheduler, make_report, 2)
+        [chosen] = scheduler.reuse(1)
+        earlier = scheduler.selecting._lately[1 - reuse.max_age]
+        shares.append(largest_share(gradient_norms(earlier.reports, chosen)))
+    assert shares[0] > 0.033 and shares[1] == pytest.approx(0.03)
 
 
 def test_a_second_pass_is_over_the_batch_itself_with_fresh_coins(make_scheduler, make_report):
@@ -271,3 +286,11 @@ def test_what_is_trained_again_is_entered_and_a_state_leaves_it_out(make_schedul
     assert going_on.reuse(1) == []
     with pytest.raises(ValueError, match=r"^batch must be 1, the one selected last"):
         scheduler.reuse(0)
+
+
+def test_a_batch_without_members_gives_nothing_to_use_again(make_scheduler, make_report):
+    scheduler = make_scheduler(allocator=DynamicSampling(max_rounds=1), reuse=SecondPass())
+    for ticket in scheduler.draw(0, 0).tickets:
+        scheduler.observe(make_report(ticket, rewards=np.zeros(ticket.num_samples)))
+    assert scheduler.draw(0, 0).members == ()
+    assert select(scheduler, 0, []) == [] and scheduler.reuse(0) == []

@@ -107,6 +107,25 @@ def test_a_second_step_that_went_far_is_followed_by_a_batch_without_one():
     assert asyncio.run(scenario(iter([0.9, 0.3, 0.8]))) == [False, True, True, False, True]
 
 
+def test_a_batch_without_members_has_no_second_step():
+    """A filter that accepts no group leaves such a batch; the next one may have a second step."""
+
+    class Scheduler:
+        async def reuse(self, batch):
+            return [] if batch == 1 else [members(batch)[1]]
+
+    async def scenario():
+        reusing, found = Reusing(SecondPass(first_batch=0), Scheduler()), []
+        for batch in range(3):
+            again = await reusing.again(batch)
+            found.append(again is not None)
+            if again is not None:
+                reusing.stepped({"learner/rollout_effective_share": 0.9})
+        return found
+
+    assert asyncio.run(scenario()) == [True, False, True]
+
+
 def test_earlier_batches_are_joined_and_nothing_else(scheduler):
     assert asyncio.run(Reusing(EarlierBatches(first_batch=0), scheduler).again(3)) is None
     assert asyncio.run(Reusing(None, scheduler).again(3)) is None

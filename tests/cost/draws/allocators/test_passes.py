@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from cost.draws.allocators.passes import Passes, capped
-from cost.draws.allocators.types import Estimates
+from cost.draws.allocators.types import BatchSoFar, Estimates, Snapshot
 from cost.draws.draws import EpochDraws
 
 
@@ -45,6 +45,35 @@ def test_share_1_and_no_knowledge_are_epochs():
 def test_floor_bounds_weights(floor):
     allocation = allocate(Passes(floor=floor), [0, 0, 1, 5], [1, 1e6, 1, 1])
     assert allocation.weights.max() <= 1 / floor + 1e-9
+
+
+@pytest.mark.parametrize("worth", [False, True])
+@pytest.mark.parametrize("dead", [0.5, 0.8])
+def test_steps_keep_their_scale_while_a_pass_learns(dead, worth):
+    """What a visit shows changes the chances of the prompts that were met, and not of the others.
+
+    Estimated is a mean of ones, or of the worth itself, which the chances go by.
+    """
+    size, batch, steps, seeds = 512, 16, 60, 60
+    allocator, means, truths = Passes(), np.zeros((seeds, steps)), np.zeros(seeds)
+    for seed in range(seeds):
+        rng = np.random.default_rng(seed)
+        true = (rng.random(size) >= dead).astype(float)
+        values = true if worth else np.ones(size)
+        believed, state = np.full(size, 0.6), allocator.draws.initial_state(size)
+        truths[seed] = values.mean()
+        for step in range(steps):
+            estimates = Estimates(*np.full((2, size), 100.0), np.full(size, 0.5), believed.copy())
+            allocation = allocator.allocate(estimates, state)
+            snapshot = Snapshot(estimates, allocation, allocator.prepare(allocation, rng))
+            so_far = BatchSoFar(batch, 8, [], [], {}, ())
+            drawn, state = allocator.next_round(so_far, snapshot, rng, state)
+            means[seed, step] = (drawn.weights * values[drawn.indices]).mean()
+            believed[drawn.indices] = true[drawn.indices]
+    # Blocks of ten steps; the first pass ends after some thirty.
+    blocks = (means / truths[:, None]).reshape(seeds, -1, 10).mean(axis=2)
+    error = blocks.std(axis=0) / np.sqrt(seeds)
+    assert (error < 0.02).all() and (np.abs(blocks.mean(axis=0) - 1) < 4 * error + 0.005).all()
 
 
 def test_refuses():

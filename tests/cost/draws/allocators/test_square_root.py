@@ -3,7 +3,7 @@ import pytest
 
 from cost.draws.allocators.square_root import SquareRoot
 from cost.draws.allocators.types import Estimates
-from cost.draws.draws import EpochDraws
+from cost.draws.draws import EpochDraws, PassDraws
 
 
 def allocate(allocator, utilities, costs):
@@ -62,3 +62,5 @@ def test_refuses_floor(floor):
 def test_refuses_draws_that_are_uniform_only():
     with pytest.raises(ValueError, match=r"allocator\.draws must be able .* got 'EpochDraws'"):
         SquareRoot(draws=EpochDraws())
+    with pytest.raises(ValueError, match=r"allocator\.draws must be able .* got 'PassDraws'"):
+        SquareRoot(draws=PassDraws())

@@ -48,6 +48,44 @@ def test_exchanging_the_arms_turns_the_ratio_over():
     assert math.isinf(there.high) == (back.low == 0)
 
 
+def saturating(*arrivals, level=1.0):
+    """Straight lines that stay at a level from where they arrive at it, one a seed."""
+    spent = np.linspace(0.0, 100.0, 21)
+    return [Evaluated(spent, np.minimum(START + spent * (level - START) / a, level))
+            for a in arrivals]  # fmt: skip
+
+
+def test_arms_that_are_the_same_and_as_good_as_can_be_save_nothing():
+    """All seeds agree that the difference is 0, over a range of ratios: none of them is refused."""
+    same = saturating(60, 60, 60)
+    found = reach(same, same)
+    assert found.cost.ratio == pytest.approx(1) and not found.saves
+    assert [found.cost.low, found.cost.high] == pytest.approx([0.6, 1 / 0.6], rel=0.01)
+    same = saturating(50, 55, 60)
+    found = reach(same, same)
+    assert found.cost.ratio == pytest.approx(1) and not found.saves
+    assert found.cost.low < 0.6 and found.cost.high > 1 / 0.6
+    nothing = saturating(50, 55, 60, level=START)
+    found = reach(nothing, nothing)
+    assert found.cost.ratio == 1 and (found.cost.low, found.cost.high) == (0.0, math.inf)
+    assert not found.saves
+
+
+def test_exchanging_arms_as_good_as_can_be_turns_the_ratio_over():
+    fast, slow = saturating(40, 45, 50), saturating(70, 75, 80)
+    there, back = reach(fast, slow).cost, reach(slow, fast).cost
+    assert there.ratio * back.ratio == pytest.approx(1)
+    # The arrivals are at 50 and 80: ratios from 0.5 to 1 / 0.8 are all alike.
+    assert there.ratio == pytest.approx((0.5 / 0.8) ** 0.5, rel=0.01)
+    assert there.low <= 0.5 and there.high >= 1 / 0.8
+    assert not reach(fast, slow).saves and not reach(slow, fast).saves
+
+
+def test_what_never_learns_against_what_does_has_no_finite_ratio():
+    flat, base = saturating(50, 55, 60, level=START), saturating(50, 55, 60)
+    assert math.isinf(reach(flat, base).cost.ratio) and reach(base, flat).cost.ratio == 0
+
+
 def test_one_seed_gives_a_ratio_and_no_interval():
     found = reach([rising(1e-3)], [rising(5e-4)])
     assert found.spent == pytest.approx(200) and not found.saves

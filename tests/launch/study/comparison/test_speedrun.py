@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from launch.record.run_folder import metric_columns
-from launch.study.comparison.curves import AXES, Curve, curve_of
+from launch.study.comparison.curves import AXES, HELD_OUT, NEEDED, Curve, curve_of
 from launch.study.comparison.speedrun import speed_sentences, speeds
 
 
@@ -30,8 +30,16 @@ def test_medians_and_paired_ratios_of_what_was_spent():
     # Of 2^8 sign flips two are as far; two arms.
     assert half.p == pytest.approx(2 * 2 / 256) and same.ratio == 1 and same.p == 1
     line = speed_sentences(found, 0.6)[0]
-    assert line.startswith("generated tokens to held-out pass@1 0.6, medians: base 100; half 50 (")
+    assert line.startswith("generated tokens to held-out pass@1 0.6, medians (")
+    assert "ratios): base 100; half 50 (" in line
     assert "(0.50 times, p = 0.0156)" in line
+
+
+def test_the_ratio_is_the_mean_that_is_tested():
+    """Three seeds of eight far ahead: the median says nothing of them, the test does."""
+    base = [1.0] * 8
+    _, arm = speeds(arms(base=base, arm=[0.25] * 3 + [1.0] * 5))[:2]
+    assert arm.ratio == pytest.approx(0.25 ** (3 / 8))
 
 
 def test_who_does_not_get_there_is_infinitely_late_and_not_tested():
@@ -43,7 +51,7 @@ def test_who_does_not_get_there_is_infinitely_late_and_not_tested():
     assert "slow 5, by 2 of 3 seeds" in line and "never not reached, by 0 of 3 seeds" in line
 
 
-def test_the_first_evaluation_on_the_way_that_reaches_the_target_counts():
+def test_a_run_arrives_between_evaluations_before_the_first_that_reaches_the_target():
     rates = {2: 0.4, 3: 0.6, 4: 0.5}
     rows = [
         {
@@ -56,9 +64,35 @@ def test_the_first_evaluation_on_the_way_that_reaches_the_target_counts():
     ]  # fmt: skip
     columns = metric_columns(rows)
     reached = curve_of(columns, {"pass_rate_after": 0.9}, target=0.55).reached
-    assert reached == {
-        "generated_tokens": 300, "trained_tokens": 180, "seconds": 9, "steps": 3
-    }  # fmt: skip
+    assert reached == pytest.approx(
+        {"generated_tokens": 275, "trained_tokens": 165, "seconds": 8.25, "steps": 2.75}
+    )
+    # From the start, where it is known.
+    begun = curve_of(columns, {}, start=0.2, target=0.3).reached
+    assert begun["generated_tokens"] == pytest.approx(100) and begun["steps"] == pytest.approx(1)
     # The evaluation after the run is none on the way.
     assert curve_of(columns, {"pass_rate_after": 0.9}, target=0.7).reached is None
     assert curve_of(columns, {"pass_rate_after": 0.9}).reached is None
+
+
+def noisy_run(rng, num_looks, noise=0.01):
+    """A learning curve that flattens, evaluated at even distances of one budget."""
+    steps = np.arange(1.0, num_looks + 1)
+    tokens = 1.6 * steps / num_looks
+    speed = np.exp(rng.normal(0, 0.05))
+    rates = 0.4 + 0.3 * -np.expm1(-3 * speed * tokens) + rng.normal(0, noise, num_looks)
+    columns = dict.fromkeys(NEEDED, tokens) | {"step": steps, HELD_OUT: rates}
+    return curve_of(columns, {}, start=0.4, target=0.6)
+
+
+def test_who_is_looked_at_more_often_is_not_ahead():
+    """Steps that are half as dear bring two looks for one; the run's own is the same."""
+    rng, logs, rejected, trials = np.random.default_rng(0), [], 0, 200
+    for _ in range(trials):
+        looked = {"base": 16, "often": 32}
+        curves = {a: {s: noisy_run(rng, n) for s in range(8)} for a, n in looked.items()}
+        often = next(s for s in speeds(curves) if (s.arm, s.axis) == ("often", "generated_tokens"))
+        logs.append(math.log(often.ratio))
+        rejected += often.p <= 0.05
+    assert abs(np.mean(logs)) < 0.03
+    assert rejected / trials < 0.1
