@@ -3,12 +3,15 @@
     run(code) -> bubblewrap or namespaces -> rollout.sandbox.inside -> the code -> Outcome
 
 Each run has a session and a process group of its own, a file system with Python and nothing else,
-read-only but for an empty scratch folder, no network, no environment, a user that owns nothing and
-the limits of `SandboxConfig`. When it ends, is late or writes too much, all of it is killed.
+read-only but for an empty scratch folder, no network, no environment, a user that owns nothing, the
+limits of `SandboxConfig`, and not the system calls that `rollout.sandbox.refused` lists. When it
+ends, is late or writes too much, all of it is killed.
 
 Defended: everything that user, kernel and limits keep apart. Not defended: a fault of the kernel
-itself (no system calls are filtered), memory beyond `memory_mib` x `processes` in all, and other
-programs' share of the processors. The weak form keeps the limits and the time alone.
+itself, in calls that are not refused; memory beyond `memory_mib` x `processes` in all, to which
+comes what the kernel holds for open files (of a socket, up to the machine's net.core.wmem_max) and,
+in bubblewrap's form, for empty files in the scratch folder; other programs' share of processors.
+The weak form keeps the limits, the time, and the refused calls where the kernel has such filters.
 """
 
 import contextlib
@@ -243,7 +246,14 @@ def _python(form: str, job_fd: int, ready_fd: int, link: int) -> list[str]:
 def _around(form: str, config: SandboxConfig) -> Sequence[str]:
     if form != "bubblewrap":
         return ()
-    words = ["bwrap", "--die-with-parent", "--new-session", "--clearenv", "--unshare-ipc"]
+    # It is started without this process's environment, and so without its PATH.
+    words = [
+        shutil.which("bwrap") or "bwrap",
+        "--die-with-parent",
+        "--new-session",
+        "--clearenv",
+        "--unshare-ipc",
+    ]
     words += ["--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try"]
     if os.geteuid() == 0:
         # Root needs no namespace of users, but the right to become somebody else.

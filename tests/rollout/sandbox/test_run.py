@@ -86,6 +86,18 @@ def test_resources_are_limited(form):
     assert ran(form, "while True: pass", slow).code in (128 + signal.SIGKILL, 128 + signal.SIGXCPU)
 
 
+def test_files_without_content_are_few():
+    outcome = ran(
+        "namespaces",
+        """
+        import os
+        for number in range(100_000):
+            os.close(os.open(str(number), os.O_CREAT | os.O_WRONLY))
+        """,
+    )
+    assert "No space left on device" in outcome.stderr
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_a_fork_bomb_has_few_processes_and_leaves_none(form):
     if form == "weak" and os.geteuid() != 0:
