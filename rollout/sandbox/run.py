@@ -9,9 +9,10 @@ ends, is late or writes too much, all of it is killed.
 
 Defended: everything that user, kernel and limits keep apart. Not defended: a fault of the kernel
 itself, in calls that are not refused; memory beyond `memory_mib` x `processes` in all, to which
-comes what the kernel holds for open files (of a socket, up to the machine's net.core.wmem_max) and,
+comes what the kernel holds for open files (of a socket, up to twice net.core.wmem_max bytes) and,
 in bubblewrap's form, for empty files in the scratch folder; other programs' share of processors.
-The weak form keeps the limits, the time, and the refused calls where the kernel has such filters.
+The weak form keeps the limits of each process and, where the kernel has filters, the refused calls;
+without these a process that leaves its group, and kills the one that watches it, outlives its time.
 """
 
 import contextlib
@@ -178,8 +179,7 @@ def finish(sandbox: Started, config: SandboxConfig) -> Outcome:
                     if len(written[key.fileobj]) > most:  # type: ignore[index]
                         ended = "output"
     if ended == "exit":
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(max(deadline - time.monotonic(), 0.1))
+        _ends_within(process, max(deadline - time.monotonic(), 0.1))
     _kill(process)
     stdout, stderr = (bytes(each[:most]).decode(errors="replace") for each in written.values())
     if not ready:
@@ -242,14 +242,27 @@ def _in_memory(text: str) -> Iterator[int]:
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    """End a sandbox with all that is in it; harmless when it has ended."""
-    if process.poll() is None:
-        process.send_signal(signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(_END_SECONDS)
+    """End a sandbox with all that is in its group; harmless when it has been ended.
+
+    Its first process may be dead already, killed by what it ran; it is taken away only after the
+    others, for until then no other group has its number.
+    """
+    if process.returncode is None:
+        os.kill(process.pid, signal.SIGTERM)
+        _ends_within(process, _END_SECONDS)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     for file in (process.stdout, process.stderr):
         if file is not None:
             file.close()
+
+
+def _ends_within(process: subprocess.Popen[bytes], seconds: float) -> None:
+    """Wait for a process to end, and leave it to be taken away."""
+    deadline, pause = time.monotonic() + seconds, 0.0005
+    while time.monotonic() < deadline:
+        if os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG):
+            return
+        time.sleep(pause)
+        pause = min(2 * pause, 0.05)
