@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from cost.types import LengthReport, RewardStatus, Ticket
+from rollout.clocks import between_calls
 from rollout.config import RolloutConfig
 from rollout.cores import OwnCores
 from rollout.engines.arguments import on_cpu
@@ -30,7 +31,7 @@ from rollout.environments import checked_play, for_policy
 from rollout.environments.branching import play_branching
 from rollout.environments.turns import TurnPlayer
 from rollout.loading import loading
-from rollout.progress import Attempts, Key, between_calls
+from rollout.progress import Attempts, Key
 from rollout.reporting import make_report
 from rollout.rewards.failures import failure_text
 from rollout.rewards.pool import RewardPool, ScoredResponse

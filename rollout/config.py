@@ -103,8 +103,8 @@ class RolloutConfig:
     reward_max_timed_out_share: float = 0.5
     """The same for responses whose scoring takes longer than `reward_timeout_seconds`."""
     environment_timeout_seconds: float = 600.0
-    """Longest time that an environment may take before, between or after its calls of the engine;
-    beyond it the ticket fails and is retried."""
+    """Longest time that an environment may take before, between or after its calls of the engine,
+    without what it waits for a thread or a sandbox; beyond it the ticket fails and is retried."""
     max_queued_responses: int = 32
     """Responses that may wait in an engine beyond the `rollout.engine.max_num_seqs` that it works
     on, so that it never runs short; further tickets wait for room with the run, in ticket order."""

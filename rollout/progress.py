@@ -12,7 +12,7 @@ import asyncio
 import itertools
 import math
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 
 LOOKS_PER_DEADLINE = 20
@@ -136,47 +136,6 @@ class Watch:
                 clock = self._clocks[name]
                 if seconds >= self._deadline_seconds and not clock.expired():
                     clock.reschedule(loop.time())
-
-
-@asynccontextmanager
-async def between_calls(
-    limit_seconds: float,
-) -> AsyncIterator[Callable[[], AbstractContextManager[None]]]:
-    """Limit what goes on inside, but for calls that are excepted.
-
-    Example:
-        async with between_calls(60.0) as excepted:
-            ...                          # 60 s at most
-            with excepted(): await call  # as long as it takes
-            ...                          # 60 s at most again
-
-    Raises:
-        StalledError: If it takes longer at a stretch.
-    """
-    loop = asyncio.get_running_loop()
-    running = 0
-
-    @contextmanager
-    def excepted() -> Iterator[None]:
-        nonlocal running
-        running += 1
-        clock.reschedule(None)
-        try:
-            yield
-        finally:
-            running -= 1
-            if not running and not clock.expired():
-                clock.reschedule(loop.time() + limit_seconds)
-
-    try:
-        async with asyncio.timeout(limit_seconds) as clock:
-            yield excepted
-    except TimeoutError:
-        if not clock.expired():
-            raise
-        raise StalledError(
-            f"the environment took longer than {limit_seconds:g} s between two calls of the engine"
-        ) from None
 
 
 Key = tuple[int, int]

@@ -82,7 +82,8 @@ class ToolEnvironment:
     """How the policy learns of the tools: by the chat template's own `tools`, by a `system` message
     with their schemas, or `none`, where it knows them already."""
     step_timeout_seconds: float = 60.0
-    """Longest time of a turn's calls; beyond it the play has failed."""
+    """Longest time of a turn's calls, without what they wait for a thread or a sandbox; beyond it
+    the play has failed."""
 
     def __post_init__(self) -> None:
         """Refuse settings that are out of range."""

@@ -9,7 +9,6 @@ one play waits for its game the engine generates for the others.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import copy
 import inspect
@@ -23,6 +22,7 @@ import numpy as np
 
 from cost.ranges import SECONDS, count, require_ranges
 from cost.types import PlayEnd
+from rollout.clocks import limited
 from rollout.environments import Generate
 from rollout.environments.bridge import ROLES, Bridge
 from rollout.environments.record import Record
@@ -96,7 +96,8 @@ class TurnEnvironment:
     role: str = "tool"
     """Whose messages the game's texts are in the chat template: "tool" or "user"."""
     step_timeout_seconds: float = 60.0
-    """Longest time of one `reset` or `step`; beyond it the play has failed."""
+    """Longest time of one `reset` or `step`, without what it waits for a thread or a sandbox;
+    beyond it the play has failed."""
 
     def __post_init__(self) -> None:
         """Refuse settings that are out of range, and games that are none."""
@@ -221,7 +222,7 @@ class TurnPlayer:
         return self.bridge.tokens(reply.texts, own[-1] if own else -1, self.stopping)
 
     async def _call(self, method: Callable[..., Any], *arguments: Any) -> Any:
-        async with asyncio.timeout(self.settings.step_timeout_seconds):
+        async with limited(self.settings.step_timeout_seconds):
             if inspect.iscoroutinefunction(method):
                 return await method(*arguments)
             return await in_thread(method, *arguments)

@@ -15,8 +15,9 @@ class SandboxConfig:
     """"bubblewrap" where it is installed and works, "namespaces" made by this project, or "auto":
     the first of them that works."""
     allow_weak: bool = False
-    """Where neither works: run code with limits alone. It then reaches the network, and reads
-    whatever this user may."""
+    """Where neither works: run code with limits alone. It then reaches the network, reads and
+    writes whatever this user may, files in memory among them, and, unless this user is root, may
+    end this user's processes."""
     wall_seconds: float = 5.0
     """Longest time of one run; all of it is killed then."""
     cpu_seconds: int = 5

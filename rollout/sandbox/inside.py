@@ -20,8 +20,14 @@ import traceback
 import types
 from typing import Any
 
-from rollout.sandbox.isolate import fork_supervised, give_up_rights, leave_the_machine
+from rollout.sandbox.isolate import (
+    fork_supervised,
+    give_up_rights,
+    leave_the_machine,
+    limit_resources,
+)
 from rollout.sandbox.judge import serve, test
+from rollout.sandbox.refused import refuse_calls
 
 FILE = "code.py"
 
@@ -54,6 +60,15 @@ def run_code(code: str, mode: str) -> dict[str, Any] | None:
     return module.__dict__
 
 
+def _refuse_calls(form: str) -> None:
+    try:
+        # Elsewhere all that is in a sandbox ends with its first process.
+        refuse_calls(keep_group=form == "weak")
+    except OSError:
+        if form != "weak":
+            raise
+
+
 def main(form: str, job_fd: int, ready_fd: int, link_fd: int) -> None:
     """Set up, then run the job.
 
@@ -70,7 +85,9 @@ def main(form: str, job_fd: int, ready_fd: int, link_fd: int) -> None:
             leave_the_machine(job["shown"], job["limits"]["scratch_mib"])
         if form != "bubblewrap":
             fork_supervised(own_processes=form == "namespaces")
-        give_up_rights(job["limits"], job["user"])
+        give_up_rights(job["user"])
+        _refuse_calls(form)
+        limit_resources(job["limits"])
     except OSError as error:
         print(error, file=sys.stderr)
         os._exit(1)

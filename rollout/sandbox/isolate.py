@@ -13,8 +13,8 @@ import stat
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
-_NEW_USER = 0x10000000
-_NEW_OTHERS = 0x20000 | 0x2000000 | 0x4000000 | 0x8000000 | 0x20000000 | 0x40000000
+NEW_USER = 0x10000000
+NEW_OTHERS = 0x20000 | 0x2000000 | 0x4000000 | 0x8000000 | 0x20000000 | 0x40000000
 """Namespaces of mounts, cgroups, host names, System V objects, processes and the network."""
 _MS_NOSUID, _MS_NODEV, _MS_BIND, _MS_REC, _MS_PRIVATE = 2, 4, 4096, 16384, 1 << 18
 _MNT_DETACH = 2
@@ -22,37 +22,40 @@ _PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER, _PR_SET_NO_NEW_PRIVS = 1, 36, 38
 _SYS_MOUNT_SETATTR = 442
 _SYS_PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 _SYS_CAPSET = {"x86_64": 126, "aarch64": 91}
-_LIBC = ctypes.CDLL(None, use_errno=True)
+LIBC = ctypes.CDLL(None, use_errno=True)
 SCRATCH = "/scratch"
+FILES_PER_MIB = 256
+"""Of the scratch folder."""
 DEVICES = ("null", "zero", "urandom")
 NOBODY = 1000
 """What a user who is not root is called inside."""
 
 
-def _check(result: int, what: str) -> None:
+def check(result: int, what: str) -> None:
+    """Raise what a call of the C library has failed with, if it has."""
     if result < 0:
         number = ctypes.get_errno()
         raise OSError(number, f"{what}: {os.strerror(number)}")
 
 
 def _mount(source: str, target: str, kind: str | None, flags: int, data: str = "") -> None:
-    result = _LIBC.mount(
+    result = LIBC.mount(
         source.encode(),
         target.encode(),
         kind.encode() if kind else None,
         ctypes.c_ulong(flags),
         data.encode(),
     )
-    _check(result, f"mount {target}")
+    check(result, f"mount {target}")
 
 
 def _read_only(path: str, *, with_children: bool) -> None:
     attributes = (ctypes.c_uint64 * 4)(1 | 2 | 4, 0, 0, 0)
     flags = 0x8000 if with_children else 0
-    result = _LIBC.syscall(
+    result = LIBC.syscall(
         _SYS_MOUNT_SETATTR, -100, path.encode(), flags, ctypes.byref(attributes), 32
     )
-    _check(result, f"mount_setattr {path}")
+    check(result, f"mount_setattr {path}")
 
 
 def leave_the_machine(shown: Sequence[str], scratch_mib: int) -> None:
@@ -70,7 +73,7 @@ def leave_the_machine(shown: Sequence[str], scratch_mib: int) -> None:
     _mount("tmpfs", "/tmp", "tmpfs", _MS_NOSUID | _MS_NODEV, "size=1m,mode=755")
     os.chdir("/tmp")
     os.mkdir("old")
-    _check(_LIBC.syscall(_SYS_PIVOT_ROOT[os.uname().machine], b".", b"old"), "pivot_root")
+    check(LIBC.syscall(_SYS_PIVOT_ROOT[os.uname().machine], b".", b"old"), "pivot_root")
     os.chdir("/")
     for path in shown:
         _show(path)
@@ -80,19 +83,20 @@ def leave_the_machine(shown: Sequence[str], scratch_mib: int) -> None:
             pass
         _mount(f"/old/dev/{name}", f"/dev/{name}", None, _MS_BIND)
     os.mkdir(SCRATCH)
-    _check(_LIBC.umount2(b"/old", _MNT_DETACH), "umount the machine's files")
+    check(LIBC.umount2(b"/old", _MNT_DETACH), "umount the machine's files")
     os.rmdir("/old")
     _read_only("/", with_children=False)
-    size = f"size={scratch_mib}m,mode=1777"
+    # Files take memory of the kernel's that is no part of their size.
+    size = f"size={scratch_mib}m,nr_inodes={FILES_PER_MIB * scratch_mib},mode=1777"
     _mount("tmpfs", SCRATCH, "tmpfs", _MS_NOSUID | _MS_NODEV, size)
     os.chdir(SCRATCH)
 
 
 def _unshare() -> None:
-    if os.geteuid() == 0 and _LIBC.unshare(_NEW_OTHERS) == 0:
+    if os.geteuid() == 0 and LIBC.unshare(NEW_OTHERS) == 0:
         return
     user, group = os.geteuid(), os.getegid()
-    _check(_LIBC.unshare(_NEW_USER | _NEW_OTHERS), "unshare")
+    check(LIBC.unshare(NEW_USER | NEW_OTHERS), "unshare")
     for name, text in (
         ("setgroups", "deny"),
         ("uid_map", f"{NOBODY} {user} 1"),
@@ -154,12 +158,12 @@ def fork_supervised(*, own_processes: bool) -> None:
         own_processes: Whether the child is the first of a namespace of processes. It then stays as
             the one whom nothing inside can kill, and a grandchild returns.
     """
-    _LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    LIBC.prctl(_PR_SET_CHILD_SUBREAPER, 1)
     parent = os.getpid()
     child = os.fork()
     if child:
         supervise(child)
-    _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if not own_processes and os.getppid() != parent:
         os._exit(1)
     if own_processes and (grandchild := os.fork()):
@@ -171,15 +175,13 @@ def fork_supervised(*, own_processes: bool) -> None:
                 os._exit(code if code >= 0 else 128 - code)
 
 
-def give_up_rights(limits: Mapping[str, Any], user: int) -> None:
-    """Become nobody, for good, with limits.
+def give_up_rights(user: int) -> None:
+    """Become nobody, for good.
 
     Args:
-        limits: The fields of `rollout.sandbox.config.SandboxConfig`.
         user: Whom root becomes: a number that no other sandbox has, for processes are counted by
             user.
     """
-    mib = 2**20
     # Root's user is bound by no number of processes.
     if os.geteuid() == 0:
         os.setgroups([])
@@ -188,9 +190,18 @@ def give_up_rights(limits: Mapping[str, Any], user: int) -> None:
     else:
         header, none = (ctypes.c_uint32 * 2)(0x20080522, 0), (ctypes.c_uint32 * 6)()
         number = _SYS_CAPSET[os.uname().machine]
-        result = _LIBC.syscall(number, ctypes.byref(header), ctypes.byref(none))
-        _check(result, "capset")
-    _LIBC.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        result = LIBC.syscall(number, ctypes.byref(header), ctypes.byref(none))
+        check(result, "capset")
+    LIBC.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+
+
+def limit_resources(limits: Mapping[str, Any]) -> None:
+    """Bound what this process may use, for good.
+
+    Args:
+        limits: The fields of `rollout.sandbox.config.SandboxConfig`.
+    """
+    mib = 2**20
     for kind, most in (
         (resource.RLIMIT_CPU, limits["cpu_seconds"]),
         (resource.RLIMIT_AS, limits["memory_mib"] * mib),

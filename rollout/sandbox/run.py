@@ -3,12 +3,16 @@
     run(code) -> bubblewrap or namespaces -> rollout.sandbox.inside -> the code -> Outcome
 
 Each run has a session and a process group of its own, a file system with Python and nothing else,
-read-only but for an empty scratch folder, no network, no environment, a user that owns nothing and
-the limits of `SandboxConfig`. When it ends, is late or writes too much, all of it is killed.
+read-only but for an empty scratch folder, no network, no environment, a user that owns nothing, the
+limits of `SandboxConfig`, and not the system calls that `rollout.sandbox.refused` lists. When it
+ends, is late or writes too much, all of it is killed.
 
 Defended: everything that user, kernel and limits keep apart. Not defended: a fault of the kernel
-itself (no system calls are filtered), memory beyond `memory_mib` x `processes` in all, and other
-programs' share of the processors. The weak form keeps the limits and the time alone.
+itself, in calls that are not refused; memory beyond `memory_mib` x `processes` in all, to which
+comes what the kernel holds for open files (of a socket, up to twice net.core.wmem_max bytes) and,
+in bubblewrap's form, for empty files in the scratch folder; other programs' share of processors.
+The weak form keeps the limits of each process and, where the kernel has filters, the refused calls;
+without these a process that leaves its group, and kills the one that watches it, outlives its time.
 """
 
 import contextlib
@@ -19,20 +23,16 @@ import selectors
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import cache
-from pathlib import Path
 
+from rollout.sandbox.command import ENVIRONMENT, command, shown_paths
 from rollout.sandbox.config import SandboxConfig
-from rollout.sandbox.isolate import DEVICES, SCRATCH
 
-ROOT = Path(__file__).parents[2]
 _FIRST_USER, _NUM_USERS = 2**30, 2**29
-_ENVIRONMENT = {"PATH": "/usr/bin:/bin", "HOME": SCRATCH, "TMPDIR": SCRATCH, "LANG": "C.UTF-8"}
 _START_SECONDS = 30.0
 """On a machine that is busy a start may take seconds; it is no part of the code's time."""
 _END_SECONDS = 5.0
@@ -114,7 +114,13 @@ def started(
     """
     form = form or working_form(config.form, config.allow_weak)
     user = _FIRST_USER + secrets.randbelow(_NUM_USERS)
-    job = {"mode": mode, "code": code, "limits": asdict(config), "user": user, "shown": _shown()}
+    job = {
+        "mode": mode,
+        "code": code,
+        "limits": asdict(config),
+        "user": user,
+        "shown": shown_paths(),
+    }
     ours, theirs = os.pipe()
     with contextlib.ExitStack() as stack:
         stack.callback(os.close, ours)
@@ -128,12 +134,12 @@ def started(
                 if os.geteuid() == 0:
                     os.chown(scratch, user, user)
             process = subprocess.Popen(
-                [*_around(form, config), *_python(form, job_fd, theirs, link)],
+                command(form, config, job_fd, theirs, link),
                 stdin=stdin_fd,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 pass_fds=[job_fd, theirs, *([link] if link >= 0 else [])],
-                env=_ENVIRONMENT | ({"HOME": scratch, "TMPDIR": scratch} if scratch else {}),
+                env=ENVIRONMENT | ({"HOME": scratch, "TMPDIR": scratch} if scratch else {}),
                 cwd=scratch or "/",
                 start_new_session=True,
             )
@@ -173,8 +179,7 @@ def finish(sandbox: Started, config: SandboxConfig) -> Outcome:
                     if len(written[key.fileobj]) > most:  # type: ignore[index]
                         ended = "output"
     if ended == "exit":
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(max(deadline - time.monotonic(), 0.1))
+        _ends_within(process, max(deadline - time.monotonic(), 0.1))
     _kill(process)
     stdout, stderr = (bytes(each[:most]).decode(errors="replace") for each in written.values())
     if not ready:
@@ -223,49 +228,6 @@ def fault_of(form: str) -> str:
     return "" if outcome.stdout == "42\n" else f"a first program wrote {outcome.stderr[-200:]!r}"
 
 
-def _shown() -> list[str]:
-    """Paths that code may read: Python, what it needs, and this package."""
-    fixed = ("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/etc/ld.so.cache")
-    paths = [path for path in fixed if os.path.exists(path)]
-    own = [os.path.realpath(sys.base_prefix), sys.base_prefix, str(Path(__file__).parent)]
-    return paths + [p for p in dict.fromkeys(own) if not p.startswith("/usr/") and p != "/usr"]
-
-
-def _python(form: str, job_fd: int, ready_fd: int, link: int) -> list[str]:
-    start = (
-        f"import sys; sys.path.append({str(ROOT)!r}); from rollout.sandbox.inside import main; "
-        f"sys.path.pop(); main({form!r}, {job_fd}, {ready_fd}, {link})"
-    )
-    python = os.path.join(sys.base_prefix, "bin", f"python3.{sys.version_info.minor}")
-    return [python, "-I", "-S", "-B", "-c", start]
-
-
-def _around(form: str, config: SandboxConfig) -> Sequence[str]:
-    if form != "bubblewrap":
-        return ()
-    words = ["bwrap", "--die-with-parent", "--new-session", "--clearenv", "--unshare-ipc"]
-    words += ["--unshare-pid", "--unshare-net", "--unshare-uts", "--unshare-cgroup-try"]
-    if os.geteuid() == 0:
-        # Root needs no namespace of users, but the right to become somebody else.
-        words += ["--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
-    else:
-        words += ["--unshare-user"]
-    for name, value in _ENVIRONMENT.items():
-        words += ["--setenv", name, value]
-    # What leads to a folder that is shown would be as closed as it is outside, where it is root's.
-    above = {str(folder) for path in _shown() for folder in Path(path).parents} - {"/"}
-    for folder in sorted(above):
-        words += ["--perms", "0755", "--dir", folder]
-    for path in _shown():
-        link = os.path.islink(path)
-        words += ["--symlink", os.readlink(path), path] if link else ["--ro-bind", path, path]
-    size = config.scratch_mib * 2**20
-    for name in DEVICES:
-        words += ["--dev-bind", f"/dev/{name}", f"/dev/{name}"]
-    words += ["--perms", "1777", "--size", str(size), "--tmpfs", SCRATCH]
-    return [*words, "--chdir", SCRATCH, "--remount-ro", "/", "--"]
-
-
 @contextlib.contextmanager
 def _in_memory(text: str) -> Iterator[int]:
     descriptor = os.memfd_create("job")
@@ -280,14 +242,27 @@ def _in_memory(text: str) -> Iterator[int]:
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    """End a sandbox with all that is in it; harmless when it has ended."""
-    if process.poll() is None:
-        process.send_signal(signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(_END_SECONDS)
+    """End a sandbox with all that is in its group; harmless when it has been ended.
+
+    Its first process may be dead already, killed by what it ran; it is taken away only after the
+    others, for until then no other group has its number.
+    """
+    if process.returncode is None:
+        os.kill(process.pid, signal.SIGTERM)
+        _ends_within(process, _END_SECONDS)
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     for file in (process.stdout, process.stderr):
         if file is not None:
             file.close()
+
+
+def _ends_within(process: subprocess.Popen[bytes], seconds: float) -> None:
+    """Wait for a process to end, and leave it to be taken away."""
+    deadline, pause = time.monotonic() + seconds, 0.0005
+    while time.monotonic() < deadline:
+        if os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG):
+            return
+        time.sleep(pause)
+        pause = min(2 * pause, 0.05)

@@ -1,14 +1,13 @@
 """The Python tool: runs what the policy wrote in a sandbox, anew at each call."""
 
-import asyncio
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
 from rollout.sandbox.config import SandboxConfig
 from rollout.sandbox.run import Outcome, run, working_form
+from rollout.threads import Threads
 from rollout.tools.calls import CODE_TOOL
 from rollout.tools.tool import ToolError, shortened
 
@@ -46,17 +45,14 @@ class PythonTool:
         Raises:
             SandboxError: If there is no sandbox, which is no fault of the call.
         """
-        loop = asyncio.get_running_loop()
-        code = arguments["code"]
-        outcome = await loop.run_in_executor(
-            _threads(), lambda: run(code, self.sandbox, mode="cell")
-        )
+        outcome = await _threads().call(run, arguments["code"], self.sandbox, mode="cell")
         return told(outcome, self.sandbox)
 
 
 @cache
-def _threads() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(MOST_AT_A_TIME, thread_name_prefix="python-tool")
+def _threads() -> Threads:
+    # A sandbox ends by itself, and until then the processors are taken.
+    return Threads("python-tool", MOST_AT_A_TIME, may_hang=False)
 
 
 def told(outcome: Outcome, config: SandboxConfig) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from launch.study.simulation import clock
-from rollout.progress import Attempts, Silence, StalledError, Watch, between_calls
+from rollout.progress import Attempts, Silence, StalledError, Watch
 
 
 def test_a_token_speaks_for_its_request_and_those_that_came_later():
@@ -119,37 +119,6 @@ def test_an_error_of_the_engine_s_own_passes_as_it_is():
             assert caught.value is error
 
     clock.run(scenario())
-
-
-def test_time_at_the_engine_is_not_the_environment_s():
-    async def scenario(*stretches):
-        async with between_calls(60.0) as excepted:
-            for own, excepted_seconds in stretches:
-                await asyncio.sleep(own)
-                with excepted():
-                    await asyncio.sleep(excepted_seconds)
-        return asyncio.get_running_loop().time()
-
-    assert clock.run(scenario(*[(50, 1000)] * 5)) == 5250
-    for stretches in ([(61, 0)], [(50, 1000), (61, 0)]):
-        with pytest.raises(StalledError, match="environment took longer than 60 s"):
-            clock.run(scenario(*stretches))
-
-
-def test_calls_that_overlap_are_excepted_until_the_last_one_ends():
-    async def scenario(rest):
-        async with between_calls(60.0) as excepted:
-
-            async def call(seconds):
-                with excepted():
-                    await asyncio.sleep(seconds)
-
-            await asyncio.gather(call(10), call(500))
-            await asyncio.sleep(rest)
-
-    clock.run(scenario(59))
-    with pytest.raises(StalledError):
-        clock.run(scenario(61))
 
 
 def test_news_are_told_together_and_patience_ends():

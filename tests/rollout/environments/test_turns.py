@@ -11,6 +11,7 @@ from transformers import AutoTokenizer
 
 from cost.types import PlayEnd, RewardStatus, Ticket
 from rollout.actor import RolloutActor, scored_by_environment
+from rollout.clocks import queueing
 from rollout.config import RolloutConfig
 from rollout.environments.turns import End, Reply, TurnEnvironment
 from rollout.reporting import make_report
@@ -200,6 +201,17 @@ def test_a_game_that_hangs_ends_its_play_in_time(tokenizer, prompt):
     found = play(tokenizer, prompt, Policy(tokenizer, "x"), Sleeper(), step_timeout_seconds=0.02)
     assert "took longer than environment.step_timeout_seconds = 0.02" in found.failure
     assert found.end == PlayEnd.FAILURE and len(found.turns) == 1
+
+
+def test_what_a_game_queues_for_is_no_part_of_its_time(tokenizer, prompt):
+    class Queues(Script):
+        async def step(self, response):
+            with queueing():
+                await asyncio.sleep(0.3)
+            return End(1.0)
+
+    found = play(tokenizer, prompt, Policy(tokenizer, "x"), Queues([]), step_timeout_seconds=0.1)
+    assert found.reward == 1.0
 
 
 def test_a_game_that_cannot_begin_fails_without_a_token(tokenizer, prompt):

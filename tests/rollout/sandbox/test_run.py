@@ -86,6 +86,18 @@ def test_resources_are_limited(form):
     assert ran(form, "while True: pass", slow).code in (128 + signal.SIGKILL, 128 + signal.SIGXCPU)
 
 
+def test_files_without_content_are_few():
+    outcome = ran(
+        "namespaces",
+        """
+        import os
+        for number in range(100_000):
+            os.close(os.open(str(number), os.O_CREAT | os.O_WRONLY))
+        """,
+    )
+    assert "No space left on device" in outcome.stderr
+
+
 @pytest.mark.parametrize("form", FORMS)
 def test_a_fork_bomb_has_few_processes_and_leaves_none(form):
     if form == "weak" and os.geteuid() != 0:
@@ -115,6 +127,34 @@ def test_a_fork_bomb_has_few_processes_and_leaves_none(form):
     assert not left
     bomb = "import os\nwhile True:\n    try: os.fork()\n    except OSError: pass"
     assert ran(form, bomb, SHORT).ended == "time"
+
+
+def test_what_has_lost_its_first_process_is_ended_all_the_same():
+    code = """
+    import os, time
+    if os.fork() == 0:
+        os.setsid()
+    print(os.getpid(), flush=True)
+    time.sleep(1000)
+    """
+    skip_unless_here("weak")
+    with started(textwrap.dedent(code), SHORT, mode="program", form="weak") as sandbox:
+        left = [int(sandbox.process.stdout.readline()) for _ in range(2)]
+        # As code does where it has the same user.
+        os.kill(sandbox.process.pid, signal.SIGKILL)
+        assert finish(sandbox, SHORT).ended == "time"
+    deadline = time.monotonic() + 20
+    while (alive := [pid for pid in left if is_there(pid)]) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not alive
+
+
+def is_there(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def processes_of(user):

@@ -1,13 +1,16 @@
 """The Python tool says what a program wrote, or why it did not end well."""
 
 import asyncio
+import time
 
 import pytest
 
+from rollout.clocks import limited
 from rollout.sandbox.config import SandboxConfig
 from rollout.sandbox.run import Outcome, SandboxError, working_form
-from rollout.tools.calls import find_calls
-from rollout.tools.python import PythonTool, told
+from rollout.tools import python
+from rollout.tools.calls import Call, find_calls
+from rollout.tools.python import MOST_AT_A_TIME, PythonTool, told
 from rollout.tools.tool import MAX_OBSERVATION, Observation, Tool, ToolError, observe, tools_by_name
 
 try:
@@ -30,6 +33,23 @@ def test_fenced_code_is_run_and_its_output_observed():
     good, bad = asyncio.run(main())
     assert good == Observation("6\n42\n", failed=False)
     assert bad.failed and bad.text.endswith("ZeroDivisionError: division by zero\n")
+
+
+def test_a_call_has_its_time_however_many_wait_for_a_sandbox(monkeypatch):
+    def hangs(code, config, mode):
+        time.sleep(0.2)
+        return Outcome("", "", 137, "time")
+
+    async def one(tools):
+        async with limited(1.0):
+            return await observe(Call("python", {"code": "while True: pass"}), tools)
+
+    async def main():
+        tools = tools_by_name([PythonTool()])
+        return await asyncio.gather(*(one(tools) for _ in range(10 * MOST_AT_A_TIME)))
+
+    monkeypatch.setattr(python, "run", hangs)
+    assert all("longer than 5 s" in each.text for each in asyncio.run(main()))
 
 
 @pytest.mark.parametrize(
