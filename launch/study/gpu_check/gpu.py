@@ -28,7 +28,7 @@ class Gpu:
 def one_gpu() -> Gpu | None:
     """Ask for the first GPU that CUDA_VISIBLE_DEVICES names; None without one."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
-    # Of a part (MIG) it tells nothing; the parts of one GPU are on the first as a rule.
+    # It is not asked by the name of a part (MIG): the first GPU stands for the one that is cut up.
     gpu = "0" if visible.startswith("MIG") else visible
     if not gpu or gpu.startswith("-"):
         return None
