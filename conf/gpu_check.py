@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from conf.checks import require, require_path
 from cost.ranges import Range, count, require_ranges
 
-PARTS = ("kernels", "system", "quickstart", "sleep", "learner", "model_system", "model_learner")
+PARTS = ("kernels", "system", "learner", "quickstart", "sleep", "model_system", "model_learner")
 """In the order in which they are tried; those of `model` only where it is given."""
 DEVICES = ("gpu", "cpu")
 

@@ -1,16 +1,20 @@
 """Try everything on one GPU: `python -m launch.gpu_check [PART...] [model=FOLDER] [out=FILE]`.
 
+    torch         first of all, on a GPU: whether torch finds it; the others need that
     kernels       attention in one call against pieces and the square; log-probabilities in chunks
     system        engine and learner on one GPU: start, rollouts, publishing, parity; CUDA graphs
-    quickstart    20 steps of it
     learner       an optimiser step: tokens per second, utilisation, memory
-    model_*       the same two of the folder `model`
+    quickstart    20 steps of it
+    sleep         3 steps whose engine sleeps while the learner works
+    model_*       `system` and `learner` of the folder `model`
 
 Each part is a process with a deadline; one that fails is recorded with its error and stops no
 other. All of it is in bfloat16 and needs no network. The JSON file has every part's status and
-findings; the exit status is 1 where a part failed. `make gpu-check` installs first.
+findings, and is written after each; the exit status is 1 where a part failed. `make gpu-check`
+installs first.
 """
 
+from functools import partial
 from pathlib import Path
 
 import hydra
@@ -29,7 +33,7 @@ def main(composed: DictConfig) -> None:
 
     def program() -> None:
         from launch.record.json_file import write_json
-        from launch.study.gpu_check.check import run_check
+        from launch.study.gpu_check.check import run_check, stopping
         from launch.study.gpu_check.gpu import one_gpu
 
         config: GpuCheckConfig = build(composed)
@@ -41,8 +45,10 @@ def main(composed: DictConfig) -> None:
                 "device must be cpu where nvidia-smi shows no GPU, got 'gpu'; on CPUs what needs "
                 "one is left out"
             )
-        found = run_check(config, lambda line: print(line, flush=True))
-        write_json(out, found)
+        with stopping(f"before all parts were tried; {out} has what was found"):
+            found = run_check(
+                config, lambda line: print(line, flush=True), partial(write_json, out)
+            )
         print(f"{out}: {found['verdict']}", flush=True)
         if not found["passed"]:
             raise RunError(f"{found['verdict']}; {out} has the errors")

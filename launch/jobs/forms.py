@@ -11,6 +11,7 @@ import json
 import math
 import shlex
 from collections.abc import Sequence
+from fractions import Fraction
 from importlib.metadata import version
 from typing import Any
 
@@ -20,8 +21,9 @@ from conf.checkpoint import CheckpointConfig
 from conf.submit import SubmitConfig
 from launch.jobs.nodes import Nodes
 
-SHM_PER_MEMORY = 4
-"""A quarter of a pod's memory is for /dev/shm: Ray's object store and NCCL live there."""
+SHM_SHARE = Fraction(2, 5)
+"""Of a pod's memory, for /dev/shm: NCCL lives there, and Ray's object store, which takes three
+tenths of the memory and goes to the disk where they do not fit."""
 RAY_USER = 1000
 """The user as whom the image of the Dockerfile runs."""
 SAVE_SECONDS = 60
@@ -167,7 +169,7 @@ def _pod(config: SubmitConfig, name: str, size: dict[str, int], leaving: int) ->
             }
             for variable in config.secrets
         ]
-    shm = max(1, size["gib"] // SHM_PER_MEMORY)
+    shm = math.ceil(size["gib"] * SHM_SHARE)
     return {
         "spec": {
             "securityContext": {
@@ -223,7 +225,6 @@ def slurm_script(config: SubmitConfig, overrides: Sequence[str], nodes: Nodes, l
     return _SLURM.format(
         options="\n".join(lines),
         activate=shlex.quote(slurm.activate),
-        count=nodes.count,
         cpus=nodes.cpus,
         gpus=nodes.gpus,
         command=shlex.join(run_command(config.program, overrides)),
@@ -243,18 +244,23 @@ source {activate}
 export RAY_AUTH_MODE=token
 RAY_AUTH_TOKEN=$(python -c 'import secrets; print(secrets.token_hex(32))')
 export RAY_AUTH_TOKEN
-# Nodes start at different times; Ray's own patience is 30 s.
+# Nodes start at different times; Ray's own patience is 30 s, and so is that of a node's first call.
 export RAY_SYMMETRIC_RUN_CLUSTER_WAIT_TIMEOUT=600
+export RAY_py_gcs_connect_timeout_s=600
 
-mapfile -t hosts < <(scontrol show hostnames "$SLURM_JOB_NODELIST")
-address="${{hosts[0]}}:$((20000 + SLURM_JOB_ID % 10000))"
+# This node is the head. Not by its name, which many machines give to 127.0.1.1 in /etc/hosts: no
+# node would know itself by that.
+head=$(python -c 'import ray; print(ray.util.get_node_ip_address())')
+address="$head:$((20000 + SLURM_JOB_ID % 10000))"
 
 # The run is on this node, and says here who it is.
 driver=$(mktemp)
 stopped=
 trap 'stopped=1; kill -TERM "$(cat "$driver")" || kill -TERM "$job" || true' USR1
-srun --export=ALL --kill-on-bad-exit=1 \\
-    ray symmetric-run --address "$address" --min-nodes {count} \\
+# Ray waits until there are as many nodes as it is told, and goes by no other number: that which
+# Slurm gave. A step does not take over the cores that the job has for a task.
+srun --export=ALL --kill-on-bad-exit=1 --cpus-per-task={cpus} \\
+    ray symmetric-run --address "$address" --min-nodes "$SLURM_JOB_NUM_NODES" \\
     --num-cpus {cpus} --num-gpus {gpus} -- \\
     bash -c 'echo $$ > "$1"; shift; exec "$@"' run "$driver" \\
     env RAY_ADDRESS="$address" {command} &
@@ -265,6 +271,11 @@ if [ "$status" = 138 ]; then
     # The signal ended the wait, not the run.
     status=0
     wait "$job" || status=$?
+fi
+# Where Ray does not start, its program ends as if all were well.
+if [ "$status" = 0 ] && [ ! -s "$driver" ]; then
+    echo "error: Ray did not start, so that the run was not begun; the reason is above" >&2
+    status=1
 fi
 if [ -n "$stopped" ] && [ "$status" != 0 ]; then
     scontrol requeue "$SLURM_JOB_ID"

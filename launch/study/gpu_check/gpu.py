@@ -1,12 +1,13 @@
-"""What `nvidia-smi` says of the first GPU, without a CUDA context in this process."""
+"""What `nvidia-smi` says of the first GPU to be seen, without a CUDA context in this process."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 from dataclasses import dataclass
 
 _ASK = ("nvidia-smi", "--query-gpu=name,driver_version,memory.total,memory.used",
-        "--format=csv,noheader,nounits", "--id=0")  # fmt: skip
+        "--format=csv,noheader,nounits")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,13 +21,21 @@ class Gpu:
     name: str
     driver: str
     total_bytes: int
+    """0 where `nvidia-smi` does not know, as of parts of a GPU."""
     used_bytes: int
 
 
 def one_gpu() -> Gpu | None:
-    """Ask for the first GPU; None without one."""
+    """Ask for the first GPU that CUDA_VISIBLE_DEVICES names; None without one."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
+    # It is not asked by the name of a part (MIG): the first GPU stands for the one that is cut up.
+    gpu = "0" if visible.startswith("MIG") else visible
+    if not gpu or gpu.startswith("-"):
+        return None
     try:
-        asked = subprocess.run(_ASK, capture_output=True, text=True, timeout=20, check=True)
+        asked = subprocess.run(
+            (*_ASK, f"--id={gpu}"), capture_output=True, text=True, timeout=20, check=True
+        )
         return parsed(asked.stdout)
     except (OSError, subprocess.SubprocessError, ValueError):
         return None
@@ -39,4 +48,9 @@ def parsed(line: str) -> Gpu:
         ValueError: If it is something else.
     """
     name, driver, total, used = (part.strip() for part in line.strip().rsplit(",", 3))
-    return Gpu(name, driver, int(total) * 2**20, int(used) * 2**20)
+    return Gpu(name, driver, _bytes(total), _bytes(used))
+
+
+def _bytes(mebibytes: str) -> int:
+    """Read a size; 0 of what is unknown, which is in brackets, such as "[N/A]"."""
+    return 0 if mebibytes.startswith("[") else int(mebibytes) * 2**20

@@ -25,11 +25,18 @@ ON = {
     "cpu": ("resources.use_gpu=false", "learner.row_tokens=1024"),
 }
 TRAINED = ("experiment=quickstart", "evaluation.before=false", "evaluation.after=false")
+PROBE = (
+    "import json, torch; (torch.zeros(1, device='cuda') + 1).item(); "
+    "found = {'device': torch.cuda.get_device_name(), 'cuda': torch.version.cuda}; "
+    "print(json.dumps({'torch': found}))"
+)
+"""Without it a torch that has no CUDA, or finds no GPU, would pass the parts on CPUs."""
 TIMES = ("repetitions=3", "warm_ups=1")
 ROOM = ("rollout.engine.kv_cache_gib=4.0", "rollout.engine.max_num_seqs=256",
         "scheduler.tickets_per_step=32")  # fmt: skip
 """For a second model on a GPU."""
 SECONDS = {
+    "torch": 60.0,
     "kernels": 60.0,
     "system": 150.0,
     "quickstart": 180.0,
@@ -41,6 +48,8 @@ SECONDS = {
 ON_CPUS = 3.0
 """Times as long a part may take there."""
 FIGURES = {
+    "gpu": "torch.device",
+    "cuda": "torch.cuda",
     "device": "kernels.device",
     "attention_seconds": "kernels.attention.median_seconds",
     "attention_differences": "kernels.attention.largest_relative_difference",
@@ -83,7 +92,7 @@ class Part:
 
 
 def parts_of(config: GpuCheckConfig, folder: Path) -> list[Part]:
-    """Make the parts that a check asks for, in their order.
+    """Make the parts that a check asks for, in their order; on a GPU "torch" comes first.
 
     Args:
         config: Of the check.
@@ -96,14 +105,16 @@ def parts_of(config: GpuCheckConfig, folder: Path) -> list[Part]:
     arguments: dict[str, tuple[str, ...]] = {
         "kernels": ("kernels", *(of_model if model else ())),
         "system": ("startup", "rollout", "publish"),
+        "learner": ("layouts",),
         "quickstart": (*TRAINED, f"loop.num_steps={config.num_steps}"),
         "sleep": (*TRAINED, "loop.num_steps=3", "loop.max_staleness=0",
                   "resources.engines_sleep=true"),
-        "learner": ("layouts",),
         "model_system": ("startup", "rollout", "publish", *of_model),
         "model_learner": ("layouts", *of_model),
     }  # fmt: skip
     made = []
+    if config.device == "gpu":
+        made.append(Part("torch", (sys.executable, "-c", PROBE), SECONDS["torch"], None))
     for name, given in arguments.items():
         if name not in config.parts or (name.startswith("model_") and model is None):
             continue

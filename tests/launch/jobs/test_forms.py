@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from ray.util import get_node_ip_address
 
 from conf.checkpoint import CheckpointConfig
 from conf.submit import KubeRayConfig, SlurmConfig, SubmitConfig
@@ -79,6 +80,12 @@ def test_the_rayjob_has_one_head_and_the_workers_that_the_run_needs():
         assert pod["securityContext"]["runAsNonRoot"] is True
         # Engines and learners stay until the run has written its checkpoint.
         assert pod["terminationGracePeriodSeconds"] == LEAVING
+        # Ray's object store, three tenths of the memory, goes to the disk where it does not fit.
+        memory, shm = (int(size.removesuffix("Gi")) for size in (
+            container["resources"]["limits"]["memory"],
+            pod["volumes"][0]["emptyDir"]["sizeLimit"],
+        ))  # fmt: skip
+        assert 0.3 * memory < shm < 0.5 * memory
         mounts = {mount["name"] for mount in container["volumeMounts"]}
         assert mounts == {volume["name"] for volume in pod["volumes"]}
 
@@ -91,7 +98,7 @@ def test_where_engines_may_join_machines_may_come():
     assert cluster["enableInTreeAutoscaling"] is True
     assert (workers["replicas"], workers["minReplicas"], workers["maxReplicas"]) == (2, 2, 5)
     script = slurm_script(job(), AWKWARD, nodes, LEAVING)
-    assert "#SBATCH --nodes=2-5\n" in script and "--min-nodes 2 " in script
+    assert "#SBATCH --nodes=2-5\n" in script
 
 
 def test_the_rayjob_refers_to_secrets_and_holds_none(monkeypatch):
@@ -112,15 +119,21 @@ def test_a_rayjob_on_cpus_asks_for_no_gpu():
     assert "nvidia" not in kuberay_manifest(job(), AWKWARD, nodes, {}, LEAVING)
 
 
-RECORD = 'printf "%s\\n" "$@" > srun.txt; printf "%s" "$RAY_AUTH_TOKEN" > token.txt'
+# Runs what stands behind `--`, with run.sh in the place of the run.
+ON_THE_HEAD = """while [ "$1" != env ]; do words+=("$1"); shift; done
+while [ "${words[0]}" != -- ]; do words=("${words[@]:1}"); done
+exec "${words[@]:1}" bash run.sh"""
+RECORD = f"""printf "%s\\n" "$@" > srun.txt; printf "%s" "$RAY_AUTH_TOKEN" > token.txt
+printf "%s" "$RAY_py_gcs_connect_timeout_s" > patience.txt
+{ON_THE_HEAD}"""
 
 
-def prepare_slurm(script, tmp_path, srun):
-    """Make a folder in which a batch script finds programs in the place of Slurm's."""
+def prepare_slurm(script, tmp_path, srun, run="exit 0"):
+    """Make a folder in which a batch script finds programs in the place of Slurm's and the run."""
     folder = tmp_path / "bin"
     folder.mkdir()
     programs = {
-        "scontrol": "[ $1 = requeue ] && echo $2 > requeued.txt || printf 'node7\\nnode8\\n'",
+        "scontrol": "[ $1 = requeue ] && echo $2 > requeued.txt",
         "srun": srun,
     }
     for name, text in programs.items():
@@ -129,10 +142,11 @@ def prepare_slurm(script, tmp_path, srun):
         path.chmod(path.stat().st_mode | stat.S_IXUSR)
     (tmp_path / "activate").write_text("")
     (tmp_path / "job.sh").write_text(script)
+    (tmp_path / "run.sh").write_text(run)
     return {
         "PATH": f"{folder}:{Path(sys.executable).parent}:/usr/bin:/bin",
         "SLURM_JOB_ID": "12345",
-        "SLURM_JOB_NODELIST": "node[7-8]",
+        "SLURM_JOB_NUM_NODES": "3",
         "HOME": "/home/me",
         "TMPDIR": str(tmp_path),
     }
@@ -152,18 +166,19 @@ def test_the_slurm_script_runs_the_same_command_with_a_token_of_its_own(tmp_path
     at = words.index("env")
     assert words[at + 1] == f"RAY_ADDRESS={address}"
     assert words[at + 2 :] == COMMAND
-    assert address.startswith("node7:")
-    assert words[words.index("--min-nodes") + 1] == "2"
+    # An address that this machine has, whatever its name means here.
+    host, port = address.rsplit(":", 1)
+    assert (host, port) == (get_node_ip_address(), "22345")
+    # As many as Slurm gave, of two or more.
+    assert words[words.index("--min-nodes") + 1] == "3"
     assert words[words.index("--num-gpus") + 1] == "8"
+    assert words.index("--cpus-per-task=32") < words.index("ray")
+    assert (tmp_path / "patience.txt").read_text() == "600"
     assert len(token) == 64
     assert token not in script
     assert not (tmp_path / "requeued.txt").exists()
 
 
-# Runs what stands behind `--`, with a driver that waits for its signal in the place of the run.
-ON_THE_HEAD = """while [ "$1" != env ]; do words+=("$1"); shift; done
-while [ "${words[0]}" != -- ]; do words=("${words[@]:1}"); done
-exec "${words[@]:1}" bash run.sh"""
 RUN = """trap 'touch checkpoint.txt; exit 143' TERM
 touch up.txt
 for _ in $(seq 600); do sleep 0.1; done
@@ -171,8 +186,7 @@ for _ in $(seq 600); do sleep 0.1; done
 
 
 def test_before_its_time_is_over_the_slurm_job_stops_the_run_and_queues_up_again(tmp_path):
-    environ = prepare_slurm(make_slurm_script(), tmp_path, ON_THE_HEAD)
-    (tmp_path / "run.sh").write_text(RUN)
+    environ = prepare_slurm(make_slurm_script(), tmp_path, ON_THE_HEAD, RUN)
     with subprocess.Popen(["bash", "job.sh"], cwd=tmp_path, env=environ) as batch:
         try:
             end = time.monotonic() + 60
@@ -189,8 +203,19 @@ def test_before_its_time_is_over_the_slurm_job_stops_the_run_and_queues_up_again
 
 @pytest.mark.parametrize(("ending", "status"), [("exit 0", 0), ("exit 2", 2)])
 def test_a_slurm_job_whose_run_ends_by_itself_ends_likewise(tmp_path, ending, status):
-    environ = prepare_slurm(make_slurm_script(), tmp_path, ending)
+    environ = prepare_slurm(make_slurm_script(), tmp_path, ON_THE_HEAD, ending)
     assert subprocess.run(["bash", "job.sh"], cwd=tmp_path, env=environ).returncode == status
+    assert not (tmp_path / "requeued.txt").exists()
+
+
+def test_a_slurm_job_whose_ray_does_not_start_fails(tmp_path):
+    # Then symmetric-run ends with 0, and the run was not begun.
+    environ = prepare_slurm(make_slurm_script(), tmp_path, "exit 0")
+    ended = subprocess.run(
+        ["bash", "job.sh"], cwd=tmp_path, env=environ, capture_output=True, text=True
+    )
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("error: Ray did not start")
     assert not (tmp_path / "requeued.txt").exists()
 
 

@@ -8,6 +8,7 @@ import tomllib
 from importlib.metadata import distributions, entry_points
 
 import pytest
+from packaging.requirements import Requirement
 
 from launch.jobs.package import metadata_files, own_files, pack, packed_files
 from launch.program import UserError
@@ -93,6 +94,19 @@ def test_the_images_pins_are_those_of_the_project():
             if "==" in requirement:
                 name, pin = re.sub(r"\[.*\]", "", requirement).split("==")
                 assert pins[name] == pin, f"{file}: {name}"
+
+
+@pytest.mark.parametrize("python", ["3.11", "3.12"])
+def test_the_pins_are_one_version_each_for_every_python(python):
+    for file in ("constraints.txt", "constraints-gpu.txt"):
+        lines = (PROJECT / ".ci" / file).read_text().splitlines()
+        pins = [Requirement(line) for line in lines if not line.startswith("#")]
+        names = [
+            pin.name
+            for pin in pins
+            if pin.marker is None or pin.marker.evaluate({"python_version": python})
+        ]
+        assert len(set(names)) == len(names) == len({pin.name for pin in pins})
 
 
 def test_the_users_folder_goes_along_and_replaces_nothing(tmp_path):

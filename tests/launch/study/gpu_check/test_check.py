@@ -1,7 +1,9 @@
 """Which processes a check starts, and what it makes of their ends; on a GPU the check itself."""
 
 import json
+import signal
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,8 +11,10 @@ import torch
 from conf.gpu_check import PARTS, GpuCheckConfig
 from launch.cli.command_line import with_words
 from launch.program import build
-from launch.study.gpu_check.check import run_check, tried, verdict_of
-from launch.study.gpu_check.gpu import Gpu, parsed
+from launch.run.interruption import SIGNALS, StoppedError
+from launch.study.gpu_check import check
+from launch.study.gpu_check.check import run_check, stopping, tried, verdict_of
+from launch.study.gpu_check.gpu import Gpu, one_gpu, parsed
 from launch.study.gpu_check.parts import Part, fault_of, figures_of, parts_of
 from tests.composing import composed
 from tests.launch.programs import call
@@ -27,8 +31,9 @@ def try_on_cpu(part, folder, left=60.0):
 @pytest.mark.parametrize("device", ["gpu", "cpu"])
 def test_every_part_is_a_configuration_of_its_program(device, tmp_path):
     parts = parts_of(GpuCheckConfig(device=device, model=str(tmp_path)), tmp_path)
-    assert tuple(part.name for part in parts) == PARTS
-    for part in parts:
+    first = ("torch",) if device == "gpu" else ()
+    assert tuple(part.name for part in parts) == (*first, *PARTS)
+    for part in parts[len(first) :]:
         program = part.command[2].removeprefix("launch.")
         arguments = part.command[3:]
         if program == "bench":
@@ -43,9 +48,9 @@ def test_every_part_is_a_configuration_of_its_program(device, tmp_path):
 
 def test_without_a_second_model_its_parts_are_left_out(tmp_path):
     names = [part.name for part in parts_of(GpuCheckConfig(), tmp_path)]
-    assert names == ["kernels", "system", "quickstart", "sleep", "learner"]
+    assert names == ["torch", "kernels", "system", "learner", "quickstart", "sleep"]
     few = GpuCheckConfig(parts=["learner", "model_system"], model="m")
-    assert [part.name for part in parts_of(few, tmp_path)] == ["learner", "model_system"]
+    assert [part.name for part in parts_of(few, tmp_path)] == ["torch", "learner", "model_system"]
 
 
 def test_what_a_part_prints_or_writes_is_found(tmp_path):
@@ -79,16 +84,62 @@ def test_a_part_ends_at_its_deadline_even_if_it_will_not(tmp_path):
 
 def test_a_part_without_time_is_not_begun(tmp_path):
     told = try_on_cpu(python("raise SystemExit(1)"), tmp_path, left=1.0)
-    assert told["status"] == "skipped"
+    assert told["status"] == "not begun"
     assert "seconds" in told["error"]
 
 
+def test_a_check_that_is_stopped_keeps_what_it_found(tmp_path, monkeypatch):
+    stop = "import os, signal, time; os.kill(os.getppid(), signal.SIGTERM); time.sleep(60)"
+    parts = [
+        replace(python(text), name=name)
+        for name, text in {"one": "print({})", "two": stop, "three": "print({})"}.items()
+    ]
+    monkeypatch.setattr(check, "parts_of", lambda config, folder: parts)
+    kept, handlers = [], [signal.getsignal(number) for number in SIGNALS]
+    with (
+        pytest.raises(StoppedError, match=r"^stopped by SIGTERM here$") as stopped,
+        stopping("here"),
+    ):
+        run_check(GpuCheckConfig(device="cpu"), print, lambda found: kept.append(json.dumps(found)))
+    assert stopped.value.status == 128 + signal.SIGTERM
+    assert handlers == [signal.getsignal(number) for number in SIGNALS]
+    found = [json.loads(text) for text in kept]
+    assert [[part["status"] for part in each["parts"].values()] for each in found] == [
+        ["not begun"] * 3,
+        ["passed", "not begun", "not begun"],
+        ["passed", "failed", "not begun"],
+    ]
+    assert found[-1]["parts"]["two"]["error"] == "stopped by SIGTERM here"
+    assert not any(each["passed"] for each in found)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="torch finds a GPU")
+def test_where_torch_finds_no_gpu_no_other_part_is_begun():
+    found = run_check(GpuCheckConfig(parts=["kernels"]), print, lambda found: None)
+    assert found["parts"]["torch"]["status"] == "failed"
+    assert found["parts"]["kernels"]["error"].startswith("torch has no GPU")
+    assert found["verdict"] == "1 failed: torch; 1 not begun: kernels"
+    assert found["passed"] is False
+
+
+@pytest.mark.parametrize(("used", "asked"), [([9, 9, 3], 3), ([9] * 99, None), ([], 1)])
+def test_after_a_part_that_was_killed_its_memory_is_waited_for(monkeypatch, used, asked):
+    left = [Gpu("A", "1", 80 * 2**30, gib * 2**30) for gib in used]
+    num_left = len(left)
+    monkeypatch.setattr(check, "one_gpu", lambda: left.pop(0) if left else None)
+    monkeypatch.setattr(check, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(check, "FREE_SECONDS", 0.1 if asked is None else 60.0)
+    check.wait_until_free(2 * 2**30)
+    # It gives up where the memory stays in use.
+    assert left if asked is None else num_left - len(left) == min(asked, num_left)
+
+
 def test_the_verdict_wants_every_part():
-    ends = {"kernels": "passed", "system": "failed", "learner": "failed", "quickstart": "skipped"}
+    ends = {"kernels": "passed", "system": "failed", "learner": "failed", "quickstart": "not begun"}
     found = verdict_of({name: {"status": status} for name, status in ends.items()})
     assert found == {
         "passed": False,
-        "verdict": "1 passed; 2 failed: system, learner; 1 skipped: quickstart",
+        "verdict": "1 passed; 2 failed: system, learner; 1 not begun: quickstart",
     }
     assert verdict_of({"kernels": {"status": "passed"}})["passed"]
 
@@ -108,6 +159,26 @@ def test_what_nvidia_smi_answers_is_read():
         parsed("No devices were found")
 
 
+@pytest.mark.parametrize(
+    ("visible", "asked"),
+    [(None, "0"), ("2,3", "2"), ("GPU-8a1b", "GPU-8a1b"), ("MIG-8a1b", "0"), ("", None),
+     ("-1", None)],
+)  # fmt: skip
+def test_the_first_gpu_to_be_seen_is_asked(tmp_path, monkeypatch, visible, asked):
+    line = "NVIDIA GB10, 580.95, [N/A], [N/A]"
+    script = f'#!/bin/bash\necho "$@" > {tmp_path}/asked.txt; echo "{line}"\n'
+    (tmp_path / "nvidia-smi").write_text(script)
+    (tmp_path / "nvidia-smi").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    # Memory that it does not know is no reason not to begin.
+    assert one_gpu() == (Gpu("NVIDIA GB10", "580.95", 0, 0) if asked else None)
+    if asked:
+        assert (tmp_path / "asked.txt").read_text().split()[-1] == f"--id={asked}"
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="refused only without a GPU")
 def test_without_a_gpu_nothing_is_started():
     done = call("launch.gpu_check")
@@ -118,7 +189,7 @@ def test_without_a_gpu_nothing_is_started():
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU")
 def test_the_check_passes_on_this_gpu():
-    found = run_check(GpuCheckConfig(num_steps=3), print)
+    found = run_check(GpuCheckConfig(num_steps=3), print, lambda found: None)
     assert found["passed"], json.dumps(found["parts"], indent=1)
     figures = {name: part["figures"] for name, part in found["parts"].items()}
     assert "varlen" in figures["kernels"]["attention_seconds"]
