@@ -247,10 +247,22 @@ class DeepSpeedEngine:
         scale = self._loss_scale()
         self._engine.step()
         applied = bool(self._engine.was_step_applied())
+        if not applied:
+            self._forget_gradient()
         # A skipped step leaves the norm of an earlier one behind, in float16.
         norm = float(self._engine.get_global_grad_norm()) if applied else math.nan
         retry = not applied and self._loss_scale() < scale
         return self._counted(StepOutcome(applied=applied, grad_norm=norm, lr=lr, retry=retry))
+
+    def _forget_gradient(self) -> None:
+        """Drop the gradient of a skipped step.
+
+        ZeRO 1 and 2 keep it where the optimiser is offloaded, and would add the next one to it:
+        what is not finite once would be so for ever.
+        """
+        if self.config.zero_stage < 3:
+            held = getattr(self._engine.optimizer, "averaged_gradients", {})
+            held.update(dict.fromkeys(held))
 
     @property
     def next_lr(self) -> float:
