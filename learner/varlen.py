@@ -77,8 +77,13 @@ def _ends(counts: Sequence[int]) -> Tensor:
     return torch.tensor([0, *counts]).cumsum(0).to(torch.int32)
 
 
-def obstacle(query: Tensor) -> str | None:
-    """Say why the kernel cannot take queries [1, H, T, D], None where it can."""
+def obstacle(query: Tensor, value: Tensor) -> str | None:
+    """Say why the kernel cannot take these, None where it can.
+
+    Args:
+        query: [1, H, T, D]
+        value: [1, H_kv, T_k, D_v]
+    """
     if query.device.type != "cuda" or torch.version.cuda is None:
         return f"it runs on NVIDIA GPUs, not on {query.device.type}"
     if query.dtype not in (torch.bfloat16, torch.float16):
@@ -87,6 +92,8 @@ def obstacle(query: Tensor) -> str | None:
         return "it needs a GPU of compute capability 8.0 or more"
     if query.shape[3] > MOST_DIMENSIONS or query.shape[3] % 8:
         return f"it has heads of at most {MOST_DIMENSIONS} dimensions, a multiple of 8"
+    if query.shape[3] != value.shape[3]:
+        return "it has values as wide as queries"
     return None
 
 

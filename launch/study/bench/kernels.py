@@ -149,7 +149,7 @@ def _attention(config: RunConfig, row: MicroBatch, counts: Mapping[str, int]) ->
         "square": square,
         "pieces": partial(ours, varlen=False, positions=_own(row)),
     }
-    reason = obstacle(tensors[0])
+    reason = obstacle(tensors[0], tensors[2])
     if reason is None:
         ways["varlen"] = partial(ours, varlen=True, positions=_own(row))
     steps = {name: partial(step, way) for name, way in ways.items()}
