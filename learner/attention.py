@@ -24,8 +24,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.attention.bias import causal_lower_right
-from torch.nn.functional import scaled_dot_product_attention
 
+from learner.grouped_heads import attend_grouped
 from learner.varlen import Sequences, attend_sequences, obstacle, sequences_of
 from learner.windows import attend_last
 
@@ -214,20 +214,14 @@ def _attend_pieces(
     out = []
     for piece, (q, k, v) in enumerate(_pieces(layout, query, key, value)):
         if layout.prefixes[piece] is None:
-            out.append(
-                scaled_dot_product_attention(
-                    q, k, v, is_causal=True, scale=scaling, enable_gqa=True
-                )
-            )
+            out.append(attend_grouped(q, k, v, is_causal=True, scaling=scaling))
             continue
         bias: Any = (
             causal_lower_right(q.shape[2], k.shape[2])
             if mask is None
             else mask[: q.shape[2], layout.columns(piece)]
         )
-        out.append(
-            scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scaling, enable_gqa=True)
-        )
+        out.append(attend_grouped(q, k, v, mask=bias, scaling=scaling))
     return out
 
 
