@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -77,6 +78,18 @@ def _ends(counts: Sequence[int]) -> Tensor:
     return torch.tensor([0, *counts]).cumsum(0).to(torch.int32)
 
 
+@lru_cache(maxsize=1)
+def last_of(num_queries: int, num_keys: int, device: torch.device) -> Sequences:
+    """Lay out the last tokens of one sequence, which see all before them. One for all layers."""
+    return Sequences(
+        keys=None,
+        query_ends=_ends([num_queries]).to(device),
+        key_ends=_ends([num_keys]).to(device),
+        longest_queries=num_queries,
+        longest_keys=num_keys,
+    )
+
+
 def obstacle(query: Tensor, value: Tensor) -> str | None:
     """Say why the kernel cannot take these, None where it can.
 
@@ -110,10 +123,11 @@ def attend_sequences(
     """Let every piece attend to its prefix and, causally, to itself.
 
     Args:
-        sequences: From `sequences_of`.
+        sequences: From `sequences_of` or `last_of`.
         query: [1, H, T, D]
-        key: [1, H_kv, T, D]; H is a multiple of H_kv.
-        value: [1, H_kv, T, D]
+        key: [1, H_kv, T_k, D]; H is a multiple of H_kv. There are as many as queries, but for
+            `last_of`.
+        value: [1, H_kv, T_k, D]
         scaling: What the scores are multiplied by; None for D ** -0.5.
         window: Most tokens that one sees, itself included; None for all.
         kernel: What computes it.
