@@ -65,11 +65,20 @@ def test_stage_3_begins_with_the_whole_model(config):
     assert learner_need(config, QWEN_7B, on_gpu=True).parts["start"] == 0
 
 
-def test_what_is_offloaded_is_the_machines(config):
+@pytest.mark.parametrize(
+    ("stage", "dtype", "held"),
+    [(1, "bfloat16", 18), (2, "float16", 18), (2, "float32", 24), (3, "bfloat16", 20)],
+)
+def test_what_is_offloaded_is_the_machines(config, stage, dtype, held):
+    """As the tensors of DeepSpeed's engines on a CPU were counted, in bytes a value."""
+    config.learner.zero_stage, config.model.dtype = stage, dtype
     before = learner_need(config, QWEN_7B, on_gpu=True)
     config.learner.deepspeed = {"zero_optimization": {"offload_optimizer": {"device": "cpu"}}}
     after = learner_need(config, QWEN_7B, on_gpu=True)
-    assert after.host == before.total - after.total == before.parts["optimiser"]
+    assert after.host == pytest.approx(held * QWEN_7B.num_parameters / 4)
+    assert after.parts["optimiser"] == 0
+    assert after.parts["gradients"] == (0 if stage == 3 else before.parts["gradients"])
+    assert after.total <= before.total - before.parts["optimiser"] + after.parts.get("start", 0)
     assert "offloaded" in after.text()
 
 
