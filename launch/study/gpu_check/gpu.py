@@ -1,12 +1,13 @@
-"""What `nvidia-smi` says of the first GPU, without a CUDA context in this process."""
+"""What `nvidia-smi` says of the first visible GPU, without a CUDA context in this process."""
 
 from __future__ import annotations
 
+import os
 import subprocess
 from dataclasses import dataclass
 
 _ASK = ("nvidia-smi", "--query-gpu=name,driver_version,memory.total,memory.used",
-        "--format=csv,noheader,nounits", "--id=0")  # fmt: skip
+        "--format=csv,noheader,nounits")  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,9 +25,17 @@ class Gpu:
 
 
 def one_gpu() -> Gpu | None:
-    """Ask for the first GPU; None without one."""
+    """Ask for the first GPU that is not hidden from programs; None without one."""
+    first = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
+    if first in ("", "-1"):
+        return None
+    if first.startswith("MIG-"):
+        # Parts are not asked for by name; which GPU it is of is not known.
+        first = "0"
     try:
-        asked = subprocess.run(_ASK, capture_output=True, text=True, timeout=20, check=True)
+        asked = subprocess.run(
+            [*_ASK, f"--id={first}"], capture_output=True, text=True, timeout=20, check=True
+        )
         return parsed(asked.stdout)
     except (OSError, subprocess.SubprocessError, ValueError):
         return None

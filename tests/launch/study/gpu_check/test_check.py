@@ -9,8 +9,9 @@ import torch
 from conf.gpu_check import PARTS, GpuCheckConfig
 from launch.cli.command_line import with_words
 from launch.program import build
+from launch.study.gpu_check import gpu
 from launch.study.gpu_check.check import run_check, tried, verdict_of
-from launch.study.gpu_check.gpu import Gpu, parsed
+from launch.study.gpu_check.gpu import Gpu, one_gpu, parsed
 from launch.study.gpu_check.parts import Part, fault_of, figures_of, parts_of
 from tests.composing import composed
 from tests.launch.programs import call
@@ -99,6 +100,20 @@ def test_findings_without_a_verdict_have_no_fault():
     )
     assert fault_of({"kernels": {}}) is None
     assert figures_of({}) == {}
+
+
+@pytest.mark.parametrize(
+    ("visible", "asked"),
+    [(None, "0"), ("3,1", "3"), ("GPU-7f3c1a9e-1111", "GPU-7f3c1a9e-1111"), ("MIG-7f3c", "0"),
+     ("", None), ("-1", None)],
+)  # fmt: skip
+def test_the_first_gpu_is_the_first_that_programs_see(monkeypatch, visible, asked):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr(gpu, "_ASK", ("sh", "-c", 'echo "$0, 580, 2, 1"'))
+    found = one_gpu()
+    assert (found and found.name) == (asked and f"--id={asked}")
 
 
 def test_what_nvidia_smi_answers_is_read():
