@@ -24,8 +24,8 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn.attention.bias import causal_lower_right
-from torch.nn.functional import scaled_dot_product_attention
 
+from learner.grouped_heads import attend_grouped
 from learner.varlen import Sequences, attend_sequences, obstacle, sequences_of
 from learner.windows import attend_last
 
@@ -137,7 +137,7 @@ def attend(
         module: The attention layer.
         query: [1, H, T, D]
         key: [1, H_kv, T, D]; H is a multiple of H_kv.
-        value: [1, H_kv, T, D]
+        value: [1, H_kv, T, D_v]
         attention_mask: It must be None.
         scaling: What the scores are multiplied by; None for D ** -0.5.
         dropout: It must be 0: the rollout engine drops nothing.
@@ -149,14 +149,14 @@ def attend(
         others: They are refused where they change the scores, and else of no concern.
 
     Returns:
-        [1, T, H, D], and None for the attention weights.
+        [1, T, H, D_v], and None for the attention weights.
 
     Raises:
         ValueError: If the model asks for something else than causal attention in packed rows.
     """
     position_ids = _positions(module, query, position_ids, attention_mask, dropout)
     _check_scores(module, is_causal, others)
-    one_call = varlen and softcap is None and obstacle(query) is None
+    one_call = varlen and softcap is None and obstacle(query, value) is None
     layout, mask, sequences = _remembered(position_ids, query, one_call=one_call)
     if sliding_window is not None and layout.longest_context <= sliding_window:
         sliding_window = None
@@ -214,20 +214,14 @@ def _attend_pieces(
     out = []
     for piece, (q, k, v) in enumerate(_pieces(layout, query, key, value)):
         if layout.prefixes[piece] is None:
-            out.append(
-                scaled_dot_product_attention(
-                    q, k, v, is_causal=True, scale=scaling, enable_gqa=True
-                )
-            )
+            out.append(attend_grouped(q, k, v, is_causal=True, scaling=scaling))
             continue
         bias: Any = (
             causal_lower_right(q.shape[2], k.shape[2])
             if mask is None
             else mask[: q.shape[2], layout.columns(piece)]
         )
-        out.append(
-            scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scaling, enable_gqa=True)
-        )
+        out.append(attend_grouped(q, k, v, mask=bias, scaling=scaling))
     return out
 
 

@@ -65,8 +65,8 @@ class LearnerConfig:
     effect with `chunk_tokens`, which repeats."""
     varlen_attention: bool = True
     """On GPUs attend in one call of a kernel for pieces of different lengths (`learner.varlen`),
-    where there is one: NVIDIA's from the A100 on, in 16 bits. False attends piece by piece, as CPUs
-    do."""
+    where there is one: NVIDIA's from the A100 on, in 16 bits, for values as wide as queries. False
+    attends piece by piece, as CPUs do."""
     logits_chunk_tokens: int = 1024
     """Loss tokens whose logits exist at a time; each takes a few times the vocabulary's size in
     memory. In longer rows the head is computed twice, and in ZeRO stage 3 its weight gathered for

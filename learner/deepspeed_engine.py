@@ -11,7 +11,6 @@ says nothing about the policy: its outcome asks to try the same step again.
 """
 
 import math
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
@@ -23,6 +22,7 @@ from learner import lora
 from learner.batch import MicroBatch
 from learner.chunked import ChunkedPolicy
 from learner.config import LearnerConfig
+from learner.deepspeed_joining import join
 from learner.deepspeed_settings import check_device, deepspeed_settings
 from learner.deepspeed_state import DeepSpeedState
 from learner.deepspeed_weights import DeepSpeedWeights
@@ -62,7 +62,7 @@ class DeepSpeedEngine:
         check_device(config, numerics.dtype, on_gpu=torch.cuda.is_available())
         self.config = config
         self.numerics = numerics
-        self._deepspeed = _joined(config)
+        self._deepspeed = join(timedelta(seconds=config.update_deadline_seconds))
         self._applied_steps = 0
         self.progress = 0.0
         """Share of the run that is over, in [0, 1], which the learning rate may follow."""
@@ -247,10 +247,22 @@ class DeepSpeedEngine:
         scale = self._loss_scale()
         self._engine.step()
         applied = bool(self._engine.was_step_applied())
+        if not applied:
+            self._forget_gradient()
         # A skipped step leaves the norm of an earlier one behind, in float16.
         norm = float(self._engine.get_global_grad_norm()) if applied else math.nan
         retry = not applied and self._loss_scale() < scale
         return self._counted(StepOutcome(applied=applied, grad_norm=norm, lr=lr, retry=retry))
+
+    def _forget_gradient(self) -> None:
+        """Drop the gradient of a skipped step.
+
+        ZeRO 1 and 2 keep it where the optimiser is offloaded, and would add the next one to it:
+        what is not finite once would be so for ever.
+        """
+        if self.config.zero_stage < 3:
+            held = getattr(self._engine.optimizer, "averaged_gradients", {})
+            held.update(dict.fromkeys(held))
 
     @property
     def next_lr(self) -> float:
@@ -290,21 +302,3 @@ class DeepSpeedEngine:
             list(parameters)
         )
         return gathered
-
-
-def _joined(config: LearnerConfig) -> Any:
-    """Join the other ranks, and return DeepSpeed's module."""
-    on_gpu = torch.cuda.is_available()
-    os.environ.setdefault("DS_ACCELERATOR", "cuda" if on_gpu else "cpu")
-    import deepspeed
-
-    # DeepSpeed compiles a shared-memory all-reduce at the first start on a machine (about a
-    # minute). It only serves ranks on one host; gloo serves all, so no op is offered.
-    deepspeed.ops.__compatible_ops__ = {}
-    deepspeed.init_distributed(
-        dist_backend="nccl" if on_gpu else "gloo",
-        auto_mpi_discovery=False,
-        verbose=False,
-        timeout=timedelta(seconds=config.update_deadline_seconds),
-    )
-    return deepspeed

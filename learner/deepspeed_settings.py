@@ -55,11 +55,13 @@ def deepspeed_settings(config: LearnerConfig, dtype: str) -> dict[str, Any]:
     }
     if dtype == "bfloat16":
         settings["bf16"] = {"enabled": True}
-        settings["data_types"] = {"grad_accum_dtype": "fp32"}
     if dtype == "float16":
         # Scale 0 is a dynamic one. Without hysteresis each overflow halves it, so that a step is
         # never tried again at the scale that it has just failed at.
         settings["fp16"] = {"enabled": True, "loss_scale": 0, "hysteresis": 1}
+    if dtype != "float32":
+        # In 16 bits many rows' small gradients would be rounded away.
+        settings["data_types"] = {"grad_accum_dtype": "fp32"}
     return _laid_over(settings, config.deepspeed)
 
 

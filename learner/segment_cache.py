@@ -8,17 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention.bias import causal_lower_right
-from torch.nn.functional import scaled_dot_product_attention
 
+from learner.attention import PIECES
+from learner.grouped_heads import attend_grouped
+from learner.varlen import attend_sequences, last_of, obstacle
 from learner.windows import attend_last
 
 NAME = "chunked_segment"
+PLAIN = "chunked_segment_plain"
+"""The same without the kernel of `learner.varlen`, for models that ask for `PIECES`."""
 
 
 class _Joined(torch.autograd.Function):
@@ -132,6 +136,7 @@ def attend(
     dropout: float = 0.0,
     sliding_window: int | None = None,
     softcap: float | None = None,
+    varlen: bool = True,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """Causal attention of a segment's last tokens to all of it, as transformers calls it.
@@ -140,15 +145,16 @@ def attend(
         module: The attention layer.
         query: [1, H, C, D]
         key: [1, H_kv, T, D] with T >= C; H is a multiple of H_kv.
-        value: [1, H_kv, T, D]
+        value: [1, H_kv, T, D_v]
         attention_mask: It must be None.
         scaling: What the scores are multiplied by; None for D ** -0.5.
         dropout: It must be 0.
         sliding_window: Most tokens that a token sees, itself included; None for all.
         softcap: See `learner.windows.attend_last`.
+        varlen: Whether the kernel of `learner.varlen` computes it where it can.
 
     Returns:
-        [1, C, H, D], and None for the attention weights.
+        [1, C, H, D_v], and None for the attention weights.
 
     Raises:
         ValueError: If the model asks for another attention.
@@ -161,14 +167,16 @@ def attend(
             "learner.chunk_tokens must be null for a model whose attention is not causal over "
             f"whole segments, got {type(module).__name__}"
         )
+    if varlen and softcap is None and obstacle(query, value) is None:
+        last = last_of(query.shape[2], num_keys, query.device)
+        out = attend_sequences(last, query, key, value, scaling=scaling, window=sliding_window)
+        return out, None
     if sliding_window is not None or softcap is not None:
         output = attend_last(
             query, key, value, scaling=scaling, window=sliding_window, softcap=softcap
         )
     elif num_keys == query.shape[2]:
-        output = scaled_dot_product_attention(
-            query, key, value, is_causal=True, scale=scaling, enable_gqa=True
-        )
+        output = attend_grouped(query, key, value, is_causal=True, scaling=scaling)
     else:
         # The queries are the last tokens. GPUs have kernels for that, which need no mask in memory.
         mask: Any = (
@@ -176,9 +184,7 @@ def attend(
             if query.device.type == "cpu"
             else causal_lower_right(query.shape[2], num_keys)
         )
-        output = scaled_dot_product_attention(
-            query, key, value, attn_mask=mask, scale=scaling, enable_gqa=True
-        )
+        output = attend_grouped(query, key, value, mask=mask, scaling=scaling)
     return output.transpose(1, 2).contiguous(), None
 
 
@@ -192,10 +198,11 @@ def caching(model: Any, cache: SegmentCache) -> Iterator[None]:
     from transformers import AttentionInterface
 
     AttentionInterface.register(NAME, attend)
+    AttentionInterface.register(PLAIN, partial(attend, varlen=False))
     config, decoder = model.config, model.get_decoder()
     before = config._attn_implementation
     handle = decoder.register_forward_pre_hook(give, with_kwargs=True)
-    config._attn_implementation = NAME
+    config._attn_implementation = PLAIN if before == PIECES else NAME
     try:
         yield
     finally:

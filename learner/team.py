@@ -81,7 +81,7 @@ class LearnerTeam:
         *,
         seed: int,
         actor_options: Sequence[Mapping[str, Any]],
-        memory_share: float = 1.0,
+        memory_shares: Sequence[float] | None = None,
         on_created: Callable[[Sequence[Any]], None] = lambda workers: None,
     ) -> "LearnerTeam":
         """Start the workers and wait until the policy is loaded.
@@ -93,7 +93,7 @@ class LearnerTeam:
             numerics: How the policy computes.
             seed: It decides the random cut into optimiser steps, among others.
             actor_options: Ray options (CPUs, GPUs, placement), one entry per worker to start.
-            memory_share: Part of its GPU's memory that a worker may take, in (0, 1].
+            memory_shares: Part of its GPU's memory each worker may take, in (0, 1]; None for all.
             on_created: Called with the workers, in rank order, when they begin to start.
 
         Raises:
@@ -111,7 +111,7 @@ class LearnerTeam:
                 objective,
                 numerics,
                 seed=seed,
-                memory_share=memory_share,
+                memory_share=1.0 if memory_shares is None else memory_shares[rank],
             )
             for rank, placed in enumerate(actor_options)
         ]

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -77,8 +78,25 @@ def _ends(counts: Sequence[int]) -> Tensor:
     return torch.tensor([0, *counts]).cumsum(0).to(torch.int32)
 
 
-def obstacle(query: Tensor) -> str | None:
-    """Say why the kernel cannot take queries [1, H, T, D], None where it can."""
+@lru_cache(maxsize=1)
+def last_of(num_queries: int, num_keys: int, device: torch.device) -> Sequences:
+    """Lay out the last tokens of one sequence, which see all before them. One for all layers."""
+    return Sequences(
+        keys=None,
+        query_ends=_ends([num_queries]).to(device),
+        key_ends=_ends([num_keys]).to(device),
+        longest_queries=num_queries,
+        longest_keys=num_keys,
+    )
+
+
+def obstacle(query: Tensor, value: Tensor) -> str | None:
+    """Say why the kernel cannot take these, None where it can.
+
+    Args:
+        query: [1, H, T, D]
+        value: [1, H_kv, T_k, D_v]
+    """
     if query.device.type != "cuda" or torch.version.cuda is None:
         return f"it runs on NVIDIA GPUs, not on {query.device.type}"
     if query.dtype not in (torch.bfloat16, torch.float16):
@@ -87,6 +105,8 @@ def obstacle(query: Tensor) -> str | None:
         return "it needs a GPU of compute capability 8.0 or more"
     if query.shape[3] > MOST_DIMENSIONS or query.shape[3] % 8:
         return f"it has heads of at most {MOST_DIMENSIONS} dimensions, a multiple of 8"
+    if query.shape[3] != value.shape[3]:
+        return "it has values as wide as queries"
     return None
 
 
@@ -103,10 +123,11 @@ def attend_sequences(
     """Let every piece attend to its prefix and, causally, to itself.
 
     Args:
-        sequences: From `sequences_of`.
+        sequences: From `sequences_of` or `last_of`.
         query: [1, H, T, D]
-        key: [1, H_kv, T, D]; H is a multiple of H_kv.
-        value: [1, H_kv, T, D]
+        key: [1, H_kv, T_k, D]; H is a multiple of H_kv. There are as many as queries, but for
+            `last_of`.
+        value: [1, H_kv, T_k, D]
         scaling: What the scores are multiplied by; None for D ** -0.5.
         window: Most tokens that one sees, itself included; None for all.
         kernel: What computes it.

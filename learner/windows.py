@@ -11,8 +11,9 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor
-from torch.nn.functional import scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
+
+from learner.grouped_heads import attend_grouped
 
 _BLOCK = 512
 """Queries of a block where no window says how many."""
@@ -32,13 +33,13 @@ def attend_last(
     Args:
         query: [1, H, Q, D]
         key: [1, H_kv, K, D] with K >= Q; H is a multiple of H_kv.
-        value: [1, H_kv, K, D]
+        value: [1, H_kv, K, D_v]
         scaling: What the scores are multiplied by; None for D ** -0.5.
         window: Most tokens that one sees, itself included; None for all.
         softcap: c, where scores s become c tanh(s / c) (Gemma 2, 2408.00118); None for s.
 
     Returns:
-        [1, H, Q, D]
+        [1, H, Q, D_v]
     """
     num_queries, num_keys = query.shape[2], key.shape[2]
     scale = query.shape[3] ** -0.5 if scaling is None else scaling
@@ -52,9 +53,7 @@ def attend_last(
         q, k, v = query[:, :, start:stop], key[:, :, seen], value[:, :, seen]
         bias = _bias(stop - start, k.shape[2], window, query.dtype, query.device)
         if softcap is None:
-            out.append(
-                scaled_dot_product_attention(q, k, v, attn_mask=bias, scale=scale, enable_gqa=True)
-            )
+            out.append(attend_grouped(q, k, v, mask=bias, scaling=scale))
         else:
             # Scores of one block at a time, in the backward pass too.
             out.append(checkpoint(_capped, q, k, v, bias, scale, softcap, use_reentrant=False))

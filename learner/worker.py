@@ -122,8 +122,10 @@ class LearnerWorker:
         )
         # Else ranks listen where their machine's own name leads, which may be nowhere for others.
         towards = interface_of(own_address(master_address)) if self._world_size > 1 else None
-        if towards is not None:
-            os.environ.setdefault("GLOO_SOCKET_IFNAME", towards)
+        if towards is not None and "GLOO_SOCKET_IFNAME" not in os.environ:
+            os.environ["GLOO_SOCKET_IFNAME"] = towards
+            # NCCL would take one that only begins so, but for the sign.
+            os.environ.setdefault("NCCL_SOCKET_IFNAME", f"={towards}")
         if self.rank == 0:
             deadline = timedelta(seconds=self._config.start_deadline_seconds)
             where = (master_address, master_port, self._world_size)

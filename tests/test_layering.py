@@ -28,7 +28,7 @@ SHELLS = {
     "rollout/weight_transfer.py": {"ray", "torch", "vllm"},
     "rollout/engines/fork_server.py": {"vllm"},
     "rollout/engines/vllm_engine.py": {"vllm"},
-    "learner/deepspeed_engine.py": {"deepspeed"},
+    "learner/deepspeed_joining.py": {"deepspeed"},
     "learner/publisher.py": {"ray"},
     "learner/worker.py": {"ray"},
     "learner/team.py": {"ray"},

@@ -96,6 +96,12 @@ def describe(layout: Layout, resources: ResourcesConfig, num_free: float) -> lis
     return said
 
 
+def learner_shares(layout: Layout, resources: ResourcesConfig) -> list[float]:
+    """Part of its GPU's memory that each learner may take, in (0, 1]; all where it shares none."""
+    own = layout.num_learners - layout.num_shared
+    return [learner_share(resources)] * layout.num_shared + [1.0] * own
+
+
 def learner_share(resources: ResourcesConfig) -> float:
     """Part of a shared GPU's memory that the learner may take, in (0, 1)."""
     return 1 - SPARE_SHARE - (0.0 if resources.engines_sleep else resources.engine_memory_share)

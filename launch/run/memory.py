@@ -19,18 +19,18 @@ from typing import Any
 
 from conf.schema import RunConfig
 from cost.prices.shape import UNGATED, ModelShape
-from learner.config import LearnerConfig
-from learner.deepspeed_settings import BUCKET_VALUES
-from learner.optimizers import Adafactor, Sgd
+from launch.run.zero_memory import (
+    buffer_bytes,
+    gradient_bytes,
+    offloaded_bytes,
+    optimizer_bytes,
+)
 
 GIB = 2.0**30
 PROCESS_BYTES = {"learner": int(0.65 * GIB), "engine": int(1.6 * GIB)}
 """Of a process on a CPU before it holds a model: Python, torch, DeepSpeed, vLLM and its workers."""
 CONTEXT_BYTES = int(1.5 * GIB)
 """Of a process on a GPU: CUDA's context, kernels, NCCL's buffers."""
-GATHERED_VALUES = STEPPED_VALUES = 1_000_000_000
-"""Of ZeRO stage 3 by DeepSpeed's own setting: weights that are whole at a time, and weights of a
-rank that the optimiser steps on at a time."""
 LOGIT_BYTES = 16
 """Of a loss token and entry of the vocabulary: logits in float32, their gradient, two between."""
 CPU_KV_CACHE_GIB = 4.0
@@ -162,17 +162,19 @@ def learner_need(config: RunConfig, shape: Shape, *, on_gpu: bool) -> Need:
     # Beside 16-bit weights there are masters in float32; ZeRO keeps flat copies of them anyway.
     masters = 4.0 * trained / ranks if stage else 0.0
     moments = optimizer_bytes(learner) * trained / (ranks if stage else 1)
+    host, gradients = 0.0, gradient_bytes(stage, value, ranks) * trained
+    joined = 4.0 * trained / ranks
     if learner.offloads("offload_optimizer"):
-        host, masters, moments = masters + moments, 0.0, 0.0
-    else:
-        host = 0.0
+        host, masters, moments = offloaded_bytes(learner, value) * trained / ranks, 0.0, 0.0
+        if stage == 3:
+            gradients = joined = 0.0
     if learner.offloads("offload_param"):
         host, weights = host + weights, 0.0
     parts = {
         "weights": weights,
-        "gradients": gradient_bytes(stage, value, ranks) * trained,
+        "gradients": gradients,
         "optimiser": masters + moments,
-        "buffers": buffer_bytes(learner, value, whole, 4.0 * trained / ranks),
+        "buffers": buffer_bytes(learner, value, whole, joined),
         "activations": activation_bytes(config, shape),
         "process": CONTEXT_BYTES if on_gpu else PROCESS_BYTES["learner"],
     }
@@ -183,54 +185,6 @@ def learner_need(config: RunConfig, shape: Shape, *, on_gpu: bool) -> Need:
         start = whole * (1 + 1 / ranks) + parts["process"]
         parts["start"] = max(0.0, start - sum(parts.values()))
     return Need("learner", parts, host)
-
-
-def optimizer_bytes(learner: LearnerConfig) -> float:
-    """Bytes of an optimiser's state for each trained value, in float32."""
-    chosen = learner.chosen_optimizer
-    if isinstance(chosen, Sgd):
-        return 4.0 if chosen.momentum else 0.0
-    return 0.1 if isinstance(chosen, Adafactor) else 8.0
-
-
-def gradient_bytes(stage: int, value: int, ranks: int) -> float:
-    """Bytes of gradients for each trained value: as computed, and as added up in float32.
-
-    In ZeRO stages 1 to 3 a step joins a rank's part in one flat tensor. Stages 1 and 2 have it so
-    already where weights have 16 bits; of stage 3 it is among the buffers.
-    """
-    if stage == 0:
-        return 4.0
-    if stage == 1:
-        return 4.0 + (2.0 if value == 2 else 4.0 / ranks)
-    if stage == 2 and value == 4:
-        return 8.0 / ranks
-    return 4.0 / ranks + (value if stage == 2 and ranks == 1 else 0.0)
-
-
-def buffer_bytes(learner: LearnerConfig, value: int, whole: float, flat: float) -> float:
-    """Bytes that ZeRO copies into for a moment.
-
-    Args:
-        learner: Its settings.
-        value: Bytes of a weight, and of a gradient on its way between ranks.
-        whole: Bytes of all weights. Stage 3 gathers them for a row up to a bound of DeepSpeed's.
-        flat: Bytes of this rank's part of all gradients, joined for a step in stage 3 as far as
-            DeepSpeed steps at once.
-    """
-    if not learner.zero_stage:
-        return 0.0
-    settings = {
-        "reduce_bucket_size": BUCKET_VALUES,
-        "stage3_max_live_parameters": GATHERED_VALUES,
-        "sub_group_size": STEPPED_VALUES,
-    } | dict(learner.deepspeed.get("zero_optimization") or {})
-    bucket = float(value * settings["reduce_bucket_size"])
-    if learner.zero_stage < 3:
-        return min(bucket, whole)
-    gathered = min(whole, value * settings["stage3_max_live_parameters"])
-    # Rows are over when the optimiser steps.
-    return min(bucket, whole) + max(gathered, min(flat, 4.0 * settings["sub_group_size"]))
 
 
 def activation_bytes(config: RunConfig, shape: Shape) -> float:

@@ -6,6 +6,7 @@ memory.learner_need, engine_need <-> Device -> lines of the plan, or a refusal w
 from __future__ import annotations
 
 import copy
+import math
 import os
 import subprocess
 from collections.abc import Iterator
@@ -26,6 +27,10 @@ from launch.run.memory import (
 
 CGROUP = Path("/sys/fs/cgroup/memory.max")
 _MAY_RUN_OUT = "may run out, if activations take what is estimated here"
+_UNTOLD = (
+    "not held against a GPU's, which nvidia-smi does not say here, as of a part of one (MIG); "
+    "resources.device_memory_gib does"
+)
 _ASK = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
 
 
@@ -49,22 +54,36 @@ def device_of(config: RunConfig) -> Device | None:
     """
     resources = config.resources
     given = resources.device_memory_gib
-    elsewhere = bool(resources.address or os.environ.get("RAY_ADDRESS"))
-    found = None if resources.use_gpu is False or elsewhere else _gpu_bytes()
+    found = None if resources.use_gpu is False or _elsewhere(config) else _gpu_bytes()
     if given is not None:
         return Device(given * GIB, resources.use_gpu is True or found is not None)
-    if elsewhere or (resources.use_gpu and found is None):
+    if _elsewhere(config) or (resources.use_gpu and found is None):
+        return None
+    if found is not None and math.isnan(found):
         return None
     return Device(_machine_bytes(), False) if found is None else Device(found, True)
 
 
+def _elsewhere(config: RunConfig) -> bool:
+    """Whether the run joins a cluster, of whose devices nothing is known here."""
+    return bool(config.resources.address or os.environ.get("RAY_ADDRESS"))
+
+
 def _gpu_bytes() -> float | None:
-    """Memory of the smallest GPU here; None without one."""
+    """Memory of the smallest GPU here; None without one, and NaN where it is not told."""
     try:
         asked = subprocess.run(_ASK, capture_output=True, text=True, timeout=20, check=True)
-        return min(float(line) for line in asked.stdout.split()) * 2**20
-    except (OSError, subprocess.SubprocessError, ValueError):
+    except (OSError, subprocess.SubprocessError):
         return None
+    told = asked.stdout.splitlines()
+    if not told:
+        return None
+    try:
+        least = min(float(line) for line in told) * 2**20
+    except ValueError:
+        return math.nan
+    # It tells of whole GPUs only.
+    return math.nan if "MIG-" in os.environ.get("CUDA_VISIBLE_DEVICES", "") else least
 
 
 def _machine_bytes() -> float:
@@ -82,7 +101,11 @@ def plan_memory(config: RunConfig) -> dict[str, str]:
     Raises:
         UserError: If it does not fit, with what would.
     """
-    return memory_lines(config, Shape.of_folder(config.model.path), device_of(config))
+    device = device_of(config)
+    lines = memory_lines(config, Shape.of_folder(config.model.path), device)
+    if lines and device is None and not _elsewhere(config):
+        lines["memory"] = _UNTOLD
+    return lines
 
 
 def memory_lines(config: RunConfig, shape: Shape | None, device: Device | None) -> dict[str, str]:

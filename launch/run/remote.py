@@ -20,7 +20,7 @@ from cost.scheduler.actor import SchedulerActor
 from cost.types import Draw, Feedback, FloatArray, Selection
 from launch.run.deadlines import Ceiling, Deadlines
 from launch.run.deaths import PartDied
-from launch.run.layout import learner_share
+from launch.run.layout import learner_shares
 from launch.run.placement import Placement
 from launch.run.vitals import Part, Vitals
 from learner.team import VITALS, LearnerTeam
@@ -166,7 +166,7 @@ async def start_learners(config: RunConfig, placement: Placement, watch: Watch) 
             | placement.learner_options(rank, config.resources.learner_cpus)
             for rank in range(config.resources.num_learners)
         ],
-        memory_share=learner_share(config.resources) if placement.layout.num_shared else 1.0,
+        memory_shares=learner_shares(placement.layout, config.resources),
         on_created=watch.learners,
     )
     watch.give_time(team, config)

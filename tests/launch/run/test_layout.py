@@ -5,7 +5,7 @@ import itertools
 import pytest
 
 from conf.resources import ResourcesConfig
-from launch.run.layout import describe, lay_out, learner_share
+from launch.run.layout import describe, lay_out, learner_share, learner_shares
 
 
 def resources(**changes):
@@ -62,6 +62,14 @@ def test_a_learner_has_the_memory_of_an_engine_that_sleeps():
     assert learner_share(asked) == 0.95
     (said,) = describe(lay_out(asked, 1, on_gpu=True), asked, 1)
     assert "60% for the engine, 95% for the learner while the engine sleeps, 5% spare" in said
+
+
+def test_only_learners_that_share_a_gpu_leave_memory_to_others():
+    asked = resources(num_engines=2, num_learners=3, engine_memory_share=0.5)
+    for num_gpus, num_shared in ((5, 0), (4, 1), (3, 2)):
+        shares = learner_shares(lay_out(asked, num_gpus, on_gpu=True), asked)
+        assert shares == [learner_share(asked)] * num_shared + [1.0] * (3 - num_shared)
+    assert learner_shares(lay_out(asked, 0, on_gpu=False), asked) == [1.0] * 3
 
 
 def test_idle_gpus_are_named():

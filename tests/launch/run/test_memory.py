@@ -5,8 +5,9 @@ import copy
 import pytest
 
 from launch.program import UserError, build
+from launch.run import memory_plan
 from launch.run.memory import GIB, Shape, engine_need, learner_need, responses_at_once, size
-from launch.run.memory_plan import Device, device_of, memory_lines, needs, turns
+from launch.run.memory_plan import Device, device_of, memory_lines, needs, plan_memory, turns
 from learner.deepspeed_settings import BUCKET_VALUES
 from tests.composing import composed
 from tests.places import CHAIN_MODEL
@@ -65,11 +66,20 @@ def test_stage_3_begins_with_the_whole_model(config):
     assert learner_need(config, QWEN_7B, on_gpu=True).parts["start"] == 0
 
 
-def test_what_is_offloaded_is_the_machines(config):
+@pytest.mark.parametrize(
+    ("stage", "dtype", "held"),
+    [(1, "bfloat16", 18), (2, "float16", 18), (2, "float32", 24), (3, "bfloat16", 20)],
+)
+def test_what_is_offloaded_is_the_machines(config, stage, dtype, held):
+    """As the tensors of DeepSpeed's engines on a CPU were counted, in bytes a value."""
+    config.learner.zero_stage, config.model.dtype = stage, dtype
     before = learner_need(config, QWEN_7B, on_gpu=True)
     config.learner.deepspeed = {"zero_optimization": {"offload_optimizer": {"device": "cpu"}}}
     after = learner_need(config, QWEN_7B, on_gpu=True)
-    assert after.host == before.total - after.total == before.parts["optimiser"]
+    assert after.host == pytest.approx(held * QWEN_7B.num_parameters / 4)
+    assert after.parts["optimiser"] == 0
+    assert after.parts["gradients"] == (0 if stage == 3 else before.parts["gradients"])
+    assert after.total <= before.total - before.parts["optimiser"] + after.parts.get("start", 0)
     assert "offloaded" in after.text()
 
 
@@ -155,6 +165,38 @@ def test_devices_elsewhere_are_known_if_the_configuration_says_so(config, monkey
     assert device_of(config) is None
     config.resources.use_gpu, config.resources.device_memory_gib = True, 80.0
     assert device_of(config) == Device(80 * GIB, on_gpu=True)
+
+
+@pytest.mark.parametrize("use_gpu", [None, True])
+@pytest.mark.parametrize(
+    ("told", "visible", "gib"),
+    [
+        ("81920\n24576\n", "0,1", 24),
+        ("[N/A]\n", "0", None),
+        ("81920\n[Not Supported]\n", "0", None),
+        ("81920\n", "MIG-7f3c1a9e-1111-2222-3333-444455556666", None),
+    ],
+)
+def test_gpus_whose_memory_is_not_told_are_gpus(config, monkeypatch, told, visible, gib, use_gpu):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    monkeypatch.setattr(memory_plan, "_ASK", ["printf", told])
+    config.resources.use_gpu, config.model.path = use_gpu, str(CHAIN_MODEL)
+    assert device_of(config) == (gib and Device(gib * GIB, on_gpu=True))
+    lines = plan_memory(config)
+    assert "memory of the machine" not in lines
+    assert lines["memory of a learner"].endswith("of 24.0 GiB") == bool(gib)
+    assert ("resources.device_memory_gib does" in lines.get("memory", "")) == (gib is None)
+    config.resources.device_memory_gib = 40.0
+    assert device_of(config) == Device(40 * GIB, on_gpu=True)
+
+
+def test_a_machine_without_gpus_is_one(config, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    config.resources.use_gpu = None
+    for asked in (["false"], ["true"], ["/no/such/program"]):
+        monkeypatch.setattr(memory_plan, "_ASK", asked)
+        assert device_of(config).on_gpu is False
 
 
 def test_a_model_of_unknown_names_is_not_judged(config):

@@ -1,5 +1,6 @@
 """The learner's kernels agree with the plain ways, and the bench would see it if they did not."""
 
+import pytest
 import torch
 from torch import nn
 
@@ -13,8 +14,11 @@ from tests.learner.test_attention import ROW, positions_of, seen_by
 COUNTS = {"repetitions": 1, "warm_ups": 0}
 
 
-def test_both_kernels_agree_with_the_plain_ways():
-    config = build(composed("bench", "learner.row_tokens=512", "model.max_model_len=512"))
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_both_kernels_agree_with_the_plain_ways(dtype):
+    """Also to within float16's rounding, which gradients of a mean are too small for."""
+    sizes = "learner.row_tokens=512", "model.max_model_len=512"
+    config = build(composed("bench", *sizes, f"model.dtype={dtype}", "learner.zero_stage=1"))
     found = bench_kernels(config, **COUNTS)
     assert 400 < found["row_tokens"] <= 512
     assert set(found["attention"]["median_seconds"]) == {"square", "pieces"} | (
@@ -22,7 +26,7 @@ def test_both_kernels_agree_with_the_plain_ways():
     )
     for part in ("attention", "logprobs"):
         assert found[part]["agrees"]
-        assert max(found[part]["largest_relative_difference"].values()) > 0
+        assert 0 < max(found[part]["largest_relative_difference"].values()) < 2e-3
 
 
 def test_another_result_does_not_agree():
