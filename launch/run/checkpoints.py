@@ -31,7 +31,7 @@ from launch.record.checkpoint import (
     seal,
 )
 from launch.record.told import why
-from launch.run.deaths import PartDied, actor_death
+from launch.run.deaths import actor_death
 from launch.run.position import Position
 from rollout.group_file import load_group, save_group
 from rollout.types import GroupRef
@@ -158,8 +158,8 @@ class Checkpoints:
 
     def _tell(self, error: Exception) -> None:
         """Say once of each reason that there is no checkpoint."""
-        if isinstance(error, PartDied) or actor_death(error) is not None:
-            # Said by whoever finds out what died.
+        if actor_death(error) is not None:
+            # Said by whoever finds out what died. Of what was only late here nobody else may hear.
             return
         cause = getattr(error, "cause", None) or error
         reason = why(cause)
