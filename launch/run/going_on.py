@@ -47,6 +47,8 @@ class GoingOn:
         self._plan = plan
         self._in_a_row = 0
         self._start: dict[str, Any] = {}
+        self.blank = False
+        """Whether the system holds nothing of the run: a recovery has not come to its end."""
 
     async def begin(self, saved: Checkpoint) -> Position:
         """Go on from a checkpoint with a system that has just started."""
@@ -66,17 +68,23 @@ class GoingOn:
         """Take in that a step was made."""
         self._in_a_row = 0
 
-    async def recover(self, death: PartDied) -> Position:
-        """Start the scheduler or learners that died anew, and go on from the newest checkpoint.
+    def accept(self, death: PartDied) -> None:
+        """Take in that the scheduler or a learner died, before anything is awaited.
 
         Raises:
-            PartDied: The same, if that happened too often without a step in between, or with a
-                clause on why it could not be done.
+            PartDied: The same, if that happened too often without a step in between.
         """
         self._in_a_row += 1
         most = self._inputs.config.checkpoint.max_recoveries
         if self._in_a_row > most or death.part == CLUSTER:
             raise death
+        self._system.give_up(death)
+
+    async def recover(self, death: PartDied) -> Position:
+        """Start what died anew, and go on from the newest checkpoint.
+
+        A part that dies meanwhile ends this, which may then be done again.
+        """
         saved, faults = await asyncio.to_thread(newest_checkpoint, self._run_dir)
         for fault in faults:
             log.warning("a checkpoint is passed over: %s", fault)
@@ -89,11 +97,8 @@ class GoingOn:
         )
         note_restart(self._run_dir, step=step, reason=str(death))
         self._recorder.stop()
-        await self._system.reset(
-            self._inputs.config,
-            self._inputs.prompts,
-            new_learners=death.part.startswith("learner"),
-        )
+        self.blank = True
+        await self._system.reset(self._inputs.config, self._inputs.prompts)
         if saved is not None:
             position = await self._load(saved)
         else:
@@ -101,6 +106,7 @@ class GoingOn:
             self._recorder.load_state_dict(self._start)
             position = Position(self._plan)
         self._recorder.open()
+        self.blank = False
         return position
 
     async def _load(self, saved: Checkpoint) -> Position:

@@ -46,6 +46,15 @@ async def save_somewhere(save: Callable[[Path], Awaitable[object]], path: Path) 
         return elsewhere
 
 
+async def save_by_the_way(save: Callable[[str], Awaitable[Path]], name: str) -> None:
+    """Save the policy under a name while a run goes on; where there is no room, that is told."""
+    try:
+        await save(name)
+    except OSError as error:
+        # The learners still hold it, and the next one may find room.
+        tell(f"{name} could not be saved ({why(error)}); the run goes on")
+
+
 async def rescue(save: Callable[[str], Awaitable[Path]], path: Path) -> str:
     """Save the policy after a failure, and return a clause that says where it is.
 

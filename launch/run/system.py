@@ -23,6 +23,7 @@ from launch.record.checkpoint import LEARNER, SCHEDULER
 from launch.record.startup import Startup
 from launch.run.clocks import Laps
 from launch.run.compute import probed
+from launch.run.deaths import PartDied
 from launch.run.engines import make_pool
 from launch.run.loop import first_error
 from launch.run.node_checks import NodeChecks
@@ -102,6 +103,7 @@ class System:
         self.version = 0
         """That every engine holds; one that is being replaced gets it."""
         self.startup_seconds: dict[str, float] = {}
+        self._learners_lost = False
         rollouts.actors.on_replaced = self._republish
         self._turns = Turns(rollouts, config.loop.publish_deadline_seconds)
 
@@ -193,16 +195,19 @@ class System:
         """Do some work, given up when a part dies; see `launch.run.vitals.Vitals.guard`."""
         return await self.watch.vitals.guard(work)
 
-    async def reset(
-        self, config: RunConfig, prompts: Sequence[Prompt], *, new_learners: bool = False
-    ) -> None:
+    def give_up(self, death: PartDied) -> None:
+        """Take a death in: `reset` starts anew what died, and all that may die of it meanwhile."""
+        self._learners_lost = self.watch.give_up(death) or self._learners_lost
+
+    async def reset(self, config: RunConfig, prompts: Sequence[Prompt]) -> None:
         """Begin another run on the same engines and learners, as if they were new.
+
+        Learners of whom one died are started anew.
 
         Args:
             config: The run; it must share `model`, `rollout`, `environment`, `reward` and
                 `resources` with the one before.
             prompts: Its training prompts.
-            new_learners: Whether to start learners in the place of those that are there.
         """
         self.watch.begin(config)
         self._parity.begin_again()
@@ -211,9 +216,10 @@ class System:
         self._config = config
         self.scheduler = start_scheduler(config, prompts, self.watch)
         await self.rollouts.attach(self.scheduler.handle, config.seed)
-        if new_learners:
+        if self._learners_lost:
             self.learners.close()
             self.learners = await start_learners(config, self._placement, self.watch)
+            self._learners_lost = False
         else:
             self.watch.give_time(self.learners, config)
             await self.learners.restart(config.learner, config.objective, seed=config.seed)

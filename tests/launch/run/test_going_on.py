@@ -14,10 +14,12 @@ from launch.record.checkpoint import MANIFEST, newest_checkpoint
 from launch.record.restarts import read_restarts
 from launch.record.startup import Startup
 from launch.run import going_on, training
+from launch.run.deaths import PartDied
 from launch.run.inputs import prepare
 from launch.run.interruption import Interruption, StoppedError
 from launch.run.resume import find_checkpoint
 from launch.run.training import TrainingRun
+from rollout.places import EngineError
 from tests.composing import composed
 from tests.launch.run.system import Data, Learners, LocalSystem
 
@@ -189,14 +191,59 @@ def test_a_part_that_dies_again_and_again_ends_the_run(begin, monkeypatch):
     run, system = begin("checkpoint.max_recoveries=2")
 
     async def die(*arguments, **named):
-        from launch.run.deaths import PartDied
-
         raise PartDied("learner 0", "was killed", "/logs")
 
     monkeypatch.setattr(Learners, "update", die)
     with pytest.raises(Exception, match=r"learner 0 was killed; logs are in /logs; the policy"):
         run_to_end(run)
     assert system.resets == [True, True]
+
+
+@pytest.mark.parametrize("where", ["reset", "load"])
+def test_a_recovery_that_fails_leaves_the_checkpoints_and_takes_nothing_for_learned(
+    begin, tmp_path, where
+):
+    run, whole = begin("loop.max_staleness=0", folder="whole")
+    run_to_end(run)
+    run, system = begin("loop.max_staleness=0", "checkpoint.keep_last=1")
+    run._checkpoints.due = lambda step: step == 2
+    # Between two steps, so that nothing is half learned.
+    system.scheduler.dies_at = ("draw", 5)
+    work = getattr(system, where)
+
+    async def fail(*arguments):
+        if where == "reset":
+            await work(*arguments)
+        raise EngineError("rollout actor 0 died 3 times")
+
+    setattr(system, where, fail)
+    with pytest.raises(EngineError) as found:
+        run_to_end(run)
+    said = "; ".join([str(found.value), *found.value.__notes__])
+    assert "go on from step 2" in said and "as learned" not in said
+    assert system.learners.saved == []
+    assert newest_checkpoint(tmp_path / "run")[0].step == 2
+    run, system = begin("loop.max_staleness=0")
+    run_to_end(run)
+    assert system.learners.weights == whole.learners.weights
+
+
+def test_what_dies_in_a_recovery_is_recovered_from_too(begin, tmp_path):
+    run, whole = begin("loop.max_staleness=0", folder="whole")
+    run_to_end(run)
+    run, system = begin("loop.max_staleness=0")
+    system.scheduler.dies_at = ("draw", 5)
+    reset = system.reset
+
+    async def die_once(*arguments):
+        system.reset = reset
+        raise PartDied("learner 1", "was lost with its node", "/logs")
+
+    system.reset = die_once
+    run_to_end(run)
+    assert system.resets == [True]
+    assert system.learners.weights == whole.learners.weights
+    assert metrics_in(tmp_path / "run") == metrics_in(tmp_path / "whole")
 
 
 def test_settings_that_may_change_are_noted_and_others_refused(begin, tmp_path):
