@@ -72,6 +72,7 @@ class Position:
             held=held,
         )
         position.budget.load_state_dict(state["spent"])
+        position.budget.reached = state.get("reached", position.budget.reached)
         return position
 
     def held(self) -> dict[int, GroupRef]:
@@ -85,4 +86,5 @@ class Position:
             "batch": self.batch,
             "next_ticket": self.buffer.next_ticket,
             "spent": self.budget.state_dict(),
+            "reached": self.budget.reached,
         }

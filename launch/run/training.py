@@ -237,10 +237,8 @@ class TrainingRun:
     async def _on_step(self, result: StepResult) -> None:
         metrics = await self._evaluate(result.step) | self._checkpoints.metrics()
         assert self._position is not None
-        budget, target = self._position.budget, self._config.evaluation.target
-        if target is not None and metrics.get("evaluation/pass_rate", -math.inf) >= target:
-            budget.end()
-        share = budget.progress(result.step)
+        self._position.budget.evaluated(metrics.get("evaluation/pass_rate", -math.inf))
+        share = self._position.budget.progress(result.step)
         metrics["loop/done_share"] = share
         self._counter.to(share, f"step {result.step}, {share:.0%}")
         await self._recorder.write(result, metrics)

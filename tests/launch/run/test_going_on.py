@@ -257,6 +257,18 @@ def test_settings_that_may_change_are_noted_and_others_refused(begin, tmp_path):
         begin("learner.lr=0.5")
 
 
+@pytest.mark.parametrize(("target", "steps"), [("0.4", 2), ("0.5", 2), ("0.6", 8), ("null", 8)])
+def test_a_run_that_reached_its_target_goes_on_only_towards_a_higher_one(begin, target, steps):
+    """Every evaluation finds 0.5, the first after step 2."""
+    settings = ("loop.max_staleness=0", "evaluation.every=2")
+    run, system = begin(*settings, "evaluation.target=0.4")
+    run_to_end(run)
+    assert system.version == 2
+    run, system = begin(*settings, f"evaluation.target={target}")
+    run_to_end(run)
+    assert system.version == steps
+
+
 def test_another_task_is_refused(begin):
     run, _ = begin()
     run_to_end(run)
