@@ -67,7 +67,8 @@ class Checkpoints:
         self._about = about
         self._clock = clock
         self._last_seconds = clock()
-        self._last_step = -1
+        self.last_step = -1
+        """Step of the newest checkpoint, written or gone on from; -1 without one."""
         self._writing: asyncio.Task[None] | None = None
         self._told: set[str] = set()
         self._metrics: dict[str, float] = {}
@@ -110,7 +111,7 @@ class Checkpoints:
                 taken.set()
                 self._metrics = {"checkpoint/pause_seconds": self._clock() - began}
                 await self._write(partial, step, held, content)
-            self._last_step = step
+            self.last_step = step
             self._metrics["checkpoint/seconds"] = self._clock() - began
         except Exception as error:
             # A part that died is found by whoever needs it next.
@@ -132,11 +133,6 @@ class Checkpoints:
         """Return what the last checkpoint took, once."""
         found, self._metrics = self._metrics, {}
         return found
-
-    @property
-    def last_step(self) -> int:
-        """Step of the newest checkpoint that this run has written; -1 without one."""
-        return self._last_step
 
     async def _write(
         self,

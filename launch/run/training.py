@@ -164,8 +164,11 @@ class TrainingRun:
                 work = partial(self._recovered_loop, death)
         await self._system.checked()
         self._recorder.loop_ended()
-        await self._recorder.evaluations.finish_background()
-        if self._config.checkpoint.at_end:
+        told = await self._recorder.evaluations.finish_background()
+        await self._checkpoints.finish()
+        # Where an evaluation ended since, that of the last step does not know it.
+        new = told or self._checkpoints.last_step != self._recorder.step
+        if self._config.checkpoint.at_end and new:
             await self._checkpoint()
         if self._config.loop.save_final:
             self._kept = await self._save("policy")
@@ -182,6 +185,7 @@ class TrainingRun:
         Raises:
             StoppedError: After a signal; there is a checkpoint, if one could be written.
         """
+        self._checkpoints.last_step = self._going_on.step
         system, plan = self._system, plan_of(self._config)
         self._position = self._position or Position(plan)
         parts = Parts(
@@ -268,8 +272,6 @@ class TrainingRun:
     @property
     def _resume(self) -> str:
         step = self._checkpoints.last_step
-        if step < 0 and self._inputs.saved is not None:
-            step = self._inputs.saved.step
         if step < 0:
             return "there is no checkpoint to go on from"
         return f"go on from step {step} with `python -m launch.train resume={self._run_dir}`"

@@ -9,11 +9,11 @@ from dataclasses import replace
 
 import pytest
 
-from launch.program import UserError
-from launch.record.checkpoint import MANIFEST, newest_checkpoint
+from launch.program import RunError, UserError
+from launch.record.checkpoint import MANIFEST, newest_checkpoint, read_checkpoint
 from launch.record.restarts import read_restarts
 from launch.record.startup import Startup
-from launch.run import going_on, training
+from launch.run import checkpoints, going_on, training
 from launch.run.deaths import PartDied
 from launch.run.inputs import prepare
 from launch.run.interruption import Interruption, StoppedError
@@ -228,6 +228,47 @@ def test_a_recovery_that_fails_leaves_the_checkpoints_and_takes_nothing_for_lear
     assert system.learners.weights == whole.learners.weights
 
 
+def test_a_recovery_begins_nothing_anew_while_there_are_checkpoints(begin, tmp_path, monkeypatch):
+    run, system = begin("loop.max_staleness=0", "checkpoint.keep_last=9")
+    monkeypatch.setattr(Learners, "dies_at", 4)
+    update = system.learners.update
+
+    async def break_all(*arguments, **named):
+        if named["step"] == 4:
+            for path in (tmp_path / "run" / "checkpoints").iterdir():
+                (path / "run.npz").unlink(missing_ok=True)
+        return await update(*arguments, **named)
+
+    system.learners.update = break_all
+    with pytest.raises(RunError, match=r"^learner 0 was killed; .*run\.npz must be readable: "):
+        run_to_end(run)
+    assert system.resets == []
+
+
+def test_what_killed_runs_left_is_removed_when_the_run_goes_on(begin, make_inputs, tmp_path):
+    run, _ = begin()
+    run_to_end(run)
+    folder = tmp_path / "run" / "checkpoints"
+    (folder / ".step-00000007.partial" / "learner").mkdir(parents=True)
+    make_inputs()
+    assert sorted(path.name for path in folder.iterdir()) == ["step-00000007", "step-00000008"]
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_the_checkpoint_of_the_last_step_is_written_once_unless_an_evaluation_ends_later(
+    begin, monkeypatch, background
+):
+    sealed, seal = [], checkpoints.seal
+    monkeypatch.setattr(
+        checkpoints,
+        "seal",
+        lambda partial, step, *rest: sealed.append(step) or seal(partial, step, *rest),
+    )
+    run, _ = begin("evaluation.every=8", f"evaluation.background={background}")
+    run_to_end(run)
+    assert sealed == [*range(1, 9), *([8] if background else [])]
+
+
 def test_what_dies_in_a_recovery_is_recovered_from_too(begin, tmp_path):
     run, whole = begin("loop.max_staleness=0", folder="whole")
     run_to_end(run)
@@ -280,10 +321,16 @@ def test_a_broken_checkpoint_gives_way_to_the_one_before(begin, tmp_path, capsys
     run, _ = begin()
     run_to_end(run)
     newest, _ = newest_checkpoint(tmp_path / "run")
+    whole = (newest.path / "run.npz").read_bytes()
     (newest.path / "run.npz").write_bytes(b"")
     run, _system = begin()
     assert "a checkpoint is passed over" in capsys.readouterr().out
     assert run._inputs.saved.step == 7
+    run_to_end(run)
+    # It may have been a fault of the disk that is over.
+    aside = newest.path.with_name(f"{newest.path.name}.aside")
+    (aside / "run.npz").write_bytes(whole)
+    assert read_checkpoint(aside.rename(tmp_path / newest.path.name)).step == 8
     for path in (tmp_path / "run" / "checkpoints").iterdir():
         (path / MANIFEST).write_text("{}")
     with pytest.raises(UserError, match=r"must have a whole checkpoint to go on from"):
