@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any, TypedDict, TypeVar
@@ -133,14 +134,27 @@ class System:
     async def _start(
         cls, config: RunConfig, prompts: Sequence[Prompt], startup: Startup, watch: Watch
     ) -> System:
+        async with AsyncExitStack() as started:
+            system = await cls._start_parts(config, prompts, startup, watch, started)
+            started.pop_all()
+        return system
+
+    @classmethod
+    async def _start_parts(
+        cls,
+        config: RunConfig,
+        prompts: Sequence[Prompt],
+        startup: Startup,
+        watch: Watch,
+        started: AsyncExitStack,
+    ) -> System:
+        """Start all parts; `started` ends those that were, where others fail."""
         placement = reserve(config.resources, say=startup.say)
+        started.callback(placement.release)
         checks = NodeChecks(config)
-        try:
-            await checks.check(placement.nodes())
-        except BaseException:
-            placement.release()
-            raise
+        await checks.check(placement.nodes())
         scheduler = start_scheduler(config, prompts, watch)
+        started.callback(ray.kill, scheduler.handle)
         rollouts = make_pool(
             config=config.rollout,
             run=config,
@@ -150,7 +164,14 @@ class System:
             adapter_rank=config.learner.lora.published_rank,
             look_at=checks.look_at,
         )
+        started.push_async_callback(rollouts.close)
         watch.rollouts(rollouts)
+
+        async def start(_: Callable[[int], None]) -> LearnerTeam:
+            team = await start_learners(config, placement, watch)
+            started.callback(team.close)
+            return team
+
         clock = Laps()
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -161,14 +182,9 @@ class System:
                     # vLLM takes what others allocate meanwhile for its own, and leaves less room
                     # for keys and values.
                     await engines
-                learning = tasks.create_task(
-                    _timed(lambda _: start_learners(config, placement, watch), startup, "learners")
-                )
-        except BaseException as error:
-            await rollouts.close()
-            if isinstance(error, BaseExceptionGroup):
-                raise first_error(error) from None
-            raise
+                learning = tasks.create_task(_timed(start, startup, "learners"))
+        except BaseExceptionGroup as errors:
+            raise first_error(errors) from None
         (engine_seconds, _), (learners, learner_seconds) = engines.result(), learning.result()
         probes = prompts[: config.parity.num_sequences]
         system = cls(config, placement, scheduler, rollouts, learners, probes, watch)
