@@ -23,6 +23,8 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from launch.record.whole import to_disk
+
 CHECKPOINTS = "checkpoints"
 MANIFEST = "manifest.json"
 SCHEDULER, RUN, GROUPS, LEARNER = "scheduler.npz", "run.npz", "groups", "learner"
@@ -66,7 +68,7 @@ def seal(partial: Path, step: int, about: Mapping[str, Any]) -> Checkpoint:
     """
     files = {}
     for file in _files(partial):
-        _sync(file)
+        to_disk(file)
         files[str(file.relative_to(partial))] = [file.stat().st_size, _checksum(file)]
     manifest = {"format": FORMAT, "step": step, "files": files, "about": dict(about)}
     manifest["checksum"] = _own_checksum(manifest)
@@ -75,7 +77,7 @@ def seal(partial: Path, step: int, about: Mapping[str, Any]) -> Checkpoint:
         out.flush()
         os.fsync(out.fileno())
     for folder in (*(partial / name for name in (GROUPS, LEARNER)), partial):
-        _sync(folder)
+        to_disk(folder)
     path = partial.with_name(f"step-{step:08d}")
     if path.exists():
         # Of the same step, by a run that went on from it: it gives way to the newer one.
@@ -90,7 +92,7 @@ def seal(partial: Path, step: int, about: Mapping[str, Any]) -> Checkpoint:
         shutil.rmtree(old, ignore_errors=True)
     else:
         partial.rename(path)
-    _sync(path.parent)
+    to_disk(path.parent)
     return Checkpoint(path, step, dict(about))
 
 
@@ -247,12 +249,3 @@ def _checksum(file: Path) -> str:
 def _own_checksum(manifest: Mapping[str, Any]) -> str:
     rest = {key: value for key, value in manifest.items() if key != "checksum"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
-
-
-def _sync(path: Path) -> None:
-    """Bring a file or folder to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -13,6 +13,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,9 @@ from launch.record.checkpoint import (
     remove_older,
     seal,
 )
+from launch.record.restarts import LINES
 from launch.record.told import why
+from launch.record.whole import to_disk
 from launch.run.deaths import actor_death
 from launch.run.position import Position
 from rollout.group_file import load_group, save_group
@@ -147,6 +150,7 @@ class Checkpoints:
             _save_groups(partial / GROUPS, held),
         )
         await asyncio.to_thread(save_state, partial / RUN, content)
+        await asyncio.to_thread(_lines_to_disk, self._run_dir)
         sealed = await asyncio.to_thread(seal, partial, step, self._about)
         await asyncio.to_thread(remove_older, self._run_dir, self._config.keep_last)
         files = [file for file in sealed.path.rglob("*") if file.is_file()]
@@ -167,6 +171,14 @@ class Checkpoints:
                 self._run_dir,
                 reason,
             )
+
+
+def _lines_to_disk(run_dir: Path) -> None:
+    """See that a machine that loses power has no checkpoint of steps that are not written down."""
+    for path in (*(run_dir / name for name in LINES), run_dir):
+        # What cannot be written is told by those who write it, and costs no checkpoint.
+        with suppress(OSError):
+            to_disk(path)
 
 
 async def _save_groups(folder: Path, held: Mapping[int, GroupRef]) -> None:

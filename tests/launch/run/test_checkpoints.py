@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -127,3 +128,29 @@ def test_why_a_checkpoint_is_not_written_is_told_unless_a_part_died(make, caplog
         assert "no checkpoint could be written in" in lines[0]
         reason = error.how if isinstance(error, PartDied) else error.strerror
         assert reason in lines[0]
+
+
+def test_what_is_written_down_is_on_the_disk_before_the_checkpoint_has_its_name(
+    make, tmp_path, monkeypatch
+):
+    (tmp_path / "metrics.jsonl").write_text("{}\n")
+    done, fsync, rename = [], os.fsync, Path.rename
+
+    def on_disk(descriptor):
+        done.append(Path(os.readlink(f"/proc/self/fd/{descriptor}")).name)
+        fsync(descriptor)
+
+    def renamed(path, target):
+        done.append(target.name)
+        return rename(path, target)
+
+    monkeypatch.setattr(os, "fsync", on_disk)
+    monkeypatch.setattr(Path, "rename", renamed)
+
+    async def scenario():
+        checkpoints, _ = make()
+        await checkpoints.save(at(1), {})
+        await checkpoints.finish()
+
+    run(scenario())
+    assert done.index("metrics.jsonl") < done.index("step-00000001")
