@@ -151,8 +151,8 @@ class TrainingRun:
         return distribution
 
     async def _train(self) -> None:
-        self._going_on.remember_start()
         self._recorder.open()
+        self._going_on.remember_start()
         self._learning, work = True, self._loop
         while True:
             try:

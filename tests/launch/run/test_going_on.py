@@ -6,6 +6,7 @@ import shutil
 import signal
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
@@ -235,6 +236,7 @@ def test_a_recovery_begins_nothing_anew_while_there_are_checkpoints(begin, tmp_p
 
     async def break_all(*arguments, **named):
         if named["step"] == 4:
+            await run._checkpoints.finish()
             for path in (tmp_path / "run" / "checkpoints").iterdir():
                 (path / "run.npz").unlink(missing_ok=True)
         return await update(*arguments, **named)
@@ -243,6 +245,31 @@ def test_a_recovery_begins_nothing_anew_while_there_are_checkpoints(begin, tmp_p
     with pytest.raises(RunError, match=r"^learner 0 was killed; .*run\.npz must be readable: "):
         run_to_end(run)
     assert system.resets == []
+
+
+class Tracker:
+    """Goes on under the id that it is given, as wandb does."""
+
+    def __init__(self):
+        self.ids = []
+
+    def open(self, run):
+        own = run.state.get("id", f"id-{len(self.ids)}")
+        self.ids.append(own)
+        nothing = dict.fromkeys(("log", "samples", "cells", "close"), lambda *arguments: None)
+        return SimpleNamespace(**nothing, state_dict=lambda: {"id": own})
+
+
+@pytest.mark.parametrize("saved", [True, False])
+def test_trackers_go_on_with_the_same_run_from_a_checkpoint_and_from_the_start(
+    begin, monkeypatch, saved
+):
+    run, system = begin("loop.max_staleness=0")
+    run._config.tracker["mine"] = tracker = Tracker()
+    run._checkpoints.due = lambda step: saved and step == 2
+    system.scheduler.dies_at = ("select", 5)
+    run_to_end(run)
+    assert tracker.ids == ["id-0", "id-0"]
 
 
 def test_what_killed_runs_left_is_removed_when_the_run_goes_on(begin, make_inputs, tmp_path):
