@@ -247,6 +247,24 @@ def test_a_recovery_begins_nothing_anew_while_there_are_checkpoints(begin, tmp_p
     assert system.resets == []
 
 
+@pytest.mark.parametrize("step", [4, 5])
+def test_an_evaluation_that_went_on_at_a_checkpoint_is_in_the_folder_once(begin, tmp_path, step):
+    """It is short, and ends before the next step does."""
+    settings = ("loop.max_staleness=0", "evaluation.every=4", "evaluation.background=true")
+    run, _ = begin(*settings, "checkpoint.keep_last=99", folder="whole")
+    run_to_end(run)
+    killed = tmp_path / "killed"
+    shutil.copytree(tmp_path / "whole", killed)
+    for path in (killed / "checkpoints").iterdir():
+        if int(path.name.removeprefix("step-")) > step:
+            shutil.rmtree(path)
+    run, _ = begin(*settings, folder="killed")
+    run_to_end(run)
+    for folder in (tmp_path / "whole", killed):
+        lines = (folder / "evaluations.jsonl").open()
+        assert [json.loads(line)["version"] for line in lines] == [4, 8], folder.name
+
+
 class Tracker:
     """Goes on under the id that it is given, as wandb does."""
 
