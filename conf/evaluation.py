@@ -47,7 +47,8 @@ class EvaluationConfig:
     with batches in flight meanwhile."""
     target: float | None = None
     """Held-out pass@1 that ends the run: after the first evaluation of `every` that reaches it no
-    batch is drawn any more; those in flight are still learned. None for no such end."""
+    batch is drawn any more; those in flight are still learned. A run that reached it goes on only
+    with a higher one, or without. None for no such end."""
     background: bool = False
     """Let learning go on during the evaluations of `every`. They share the engines with training,
     so that their seconds are part of the run's, and new weights reach responses half done: results

@@ -26,6 +26,7 @@ from learner.gradient_norms import check_layer
 from learner.numerics import Numerics
 from learner.objectives.types import Objective
 from learner.partition import TOKENS, Work
+from learner.queued_calls import QueuedCalls
 from learner.update import StepSums, merge_sums
 from learner.worker import LearnerWorker
 from rollout.types import GroupRef
@@ -62,7 +63,8 @@ class LearnerTeam:
         self._seed = seed
         self._skipped_in_a_row = 0
         self.limit: Callable[[str], AbstractAsyncContextManager[None]] = self._limit
-        """Limits the time that all ranks take for what is named."""
+        """Limits the time that all ranks take for what is named, what they do before left out."""
+        self._calls = QueuedCalls()
         # Held by whoever changes the weights or sends them.
         self._weights = asyncio.Condition()
         # Held by a snapshot, which begins when the one before is written.
@@ -505,8 +507,7 @@ class LearnerTeam:
 
     async def _wait(self, calls: Sequence[Awaitable[Any]], what: str) -> list[Any]:
         """Wait for all ranks; the first error of any ends the wait."""
-        async with self.limit(what):
-            return list(await asyncio.gather(*calls))
+        return await self._calls.wait(calls, self.limit(what))
 
     @asynccontextmanager
     async def _limit(self, what: str) -> AsyncIterator[None]:

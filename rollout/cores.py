@@ -89,7 +89,9 @@ class OwnCores:
             return True
         self._seen = seen
         if waited > MOST_WAITING * (ran + waited):
-            with suppress(ProcessLookupError):
+            # It may have ended, or the system allows it none of those cores any more, which says
+            # already where it runs.
+            with suppress(OSError):
                 # Else somebody gave it other cores since.
                 if os.sched_getaffinity(self._thread) == self._cores:
                     os.sched_setaffinity(self._thread, self._anywhere)

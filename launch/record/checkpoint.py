@@ -17,15 +17,20 @@ import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
+
+from launch.record.whole import to_disk
 
 CHECKPOINTS = "checkpoints"
 MANIFEST = "manifest.json"
 SCHEDULER, RUN, GROUPS, LEARNER = "scheduler.npz", "run.npz", "groups", "learner"
 FORMAT = 1
 NAME = re.compile(r"step-(\d{8,})")
+UNFINISHED = re.compile(r"\.step-\d{8,}\.(partial|old|removed)")
 MOST_BYTES = 2**26
 """Of a manifest."""
 
@@ -59,11 +64,11 @@ def seal(partial: Path, step: int, about: Mapping[str, Any]) -> Checkpoint:
         about: JSON-able, to compare with the run that goes on.
 
     Raises:
-        OSError: If it cannot be written; nothing is there under its name then.
+        OSError: If it cannot be written; what was there under its name stays.
     """
     files = {}
     for file in _files(partial):
-        _sync(file)
+        to_disk(file)
         files[str(file.relative_to(partial))] = [file.stat().st_size, _checksum(file)]
     manifest = {"format": FORMAT, "step": step, "files": files, "about": dict(about)}
     manifest["checksum"] = _own_checksum(manifest)
@@ -72,18 +77,22 @@ def seal(partial: Path, step: int, about: Mapping[str, Any]) -> Checkpoint:
         out.flush()
         os.fsync(out.fileno())
     for folder in (*(partial / name for name in (GROUPS, LEARNER)), partial):
-        _sync(folder)
+        to_disk(folder)
     path = partial.with_name(f"step-{step:08d}")
     if path.exists():
         # Of the same step, by a run that went on from it: it gives way to the newer one.
         old = partial.with_suffix(".old")
         shutil.rmtree(old, ignore_errors=True)
         path.rename(old)
-        partial.rename(path)
+        try:
+            partial.rename(path)
+        except OSError:
+            old.rename(path)
+            raise
         shutil.rmtree(old, ignore_errors=True)
     else:
         partial.rename(path)
-    _sync(path.parent)
+    to_disk(path.parent)
     return Checkpoint(path, step, dict(about))
 
 
@@ -110,8 +119,12 @@ def read_checkpoint(path: Path) -> Checkpoint:
 def newest_checkpoint(run_dir: Path) -> tuple[Checkpoint | None, list[str]]:
     """Return a run's newest whole checkpoint, and what is wrong with newer ones.
 
-    A folder without a manifest is one that was being written, or taken away, and is passed over.
+    A folder without a manifest is passed over. Nobody may write checkpoints meanwhile.
+
+    Raises:
+        OSError: If the folder of checkpoints cannot be read.
     """
+    _put_back(run_dir)
     faults: list[str] = []
     for path in sorted(_checkpoints(run_dir), key=_step, reverse=True):
         try:
@@ -124,17 +137,44 @@ def newest_checkpoint(run_dir: Path) -> tuple[Checkpoint | None, list[str]]:
 def remove_older(run_dir: Path, keep_last: int) -> None:
     """Take away all but the newest checkpoints; what cannot be removed stays."""
     for path in sorted(_checkpoints(run_dir), key=_step)[:-keep_last]:
-        # Without a manifest nobody takes half of it for a whole one.
-        (path / MANIFEST).unlink(missing_ok=True)
-        shutil.rmtree(path, ignore_errors=True)
+        # At once under another name, so that nobody takes half of it for a whole one.
+        removed = path.with_name(f".{path.name}.removed")
+        with suppress(OSError):
+            path.rename(removed)
+            shutil.rmtree(removed, ignore_errors=True)
 
 
-def remove_later(run_dir: Path, step: int) -> None:
-    """Take away checkpoints of later steps, which are of a past that will be learned anew."""
-    for path in _checkpoints(run_dir):
-        if _step(path) > step:
-            (path / MANIFEST).unlink(missing_ok=True)
+def set_aside_later(run_dir: Path, step: int) -> list[Path]:
+    """Rename checkpoints of later steps, and return where they lie then; nothing removes them.
+
+    They are of a past that will be learned anew, and must not be taken for what comes of that. Each
+    was passed over, which may be for a fault of the disk, or of the network, that will be over.
+
+    Raises:
+        OSError: If one cannot be renamed.
+    """
+    aside = []
+    for path in [path for path in _checkpoints(run_dir) if _step(path) > step]:
+        names = (path.with_name(f"{path.name}.aside{k or ''}") for k in count())
+        aside.append(path.rename(next(name for name in names if not name.exists())))
+    return aside
+
+
+def remove_unfinished(run_dir: Path) -> None:
+    """Remove what runs that were killed left of checkpoints; nobody may write any meanwhile."""
+    _put_back(run_dir)
+    for path in _folders(run_dir):
+        half = NAME.fullmatch(path.name) and not _is_sealed(path)
+        if half or UNFINISHED.fullmatch(path.name):
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _put_back(run_dir: Path) -> None:
+    """Give a checkpoint its name back that another one of its step was to get."""
+    for old in _folders(run_dir):
+        path = old.with_name(old.name.removeprefix(".").removesuffix(".old"))
+        if old.name == f".{path.name}.old" and NAME.fullmatch(path.name) and not path.exists():
+            old.rename(path)
 
 
 def _manifest(path: Path) -> dict[str, Any]:
@@ -173,12 +213,23 @@ def _is_inside(name: str) -> bool:
     return not path.is_absolute() and ".." not in path.parts
 
 
-def _checkpoints(run_dir: Path) -> Iterator[Path]:
+def _folders(run_dir: Path) -> list[Path]:
     folder = run_dir / CHECKPOINTS
-    if folder.is_dir():
-        for path in folder.iterdir():
-            if NAME.fullmatch(path.name) and (path / MANIFEST).exists():
-                yield path
+    return sorted(folder.iterdir()) if folder.is_dir() else []
+
+
+def _checkpoints(run_dir: Path) -> Iterator[Path]:
+    for path in _folders(run_dir):
+        if NAME.fullmatch(path.name) and _is_sealed(path):
+            yield path
+
+
+def _is_sealed(path: Path) -> bool:
+    try:
+        return MANIFEST in os.listdir(path)
+    except OSError:
+        # It may be: whoever reads it is told why it cannot be read.
+        return True
 
 
 def _step(path: Path) -> int:
@@ -198,12 +249,3 @@ def _checksum(file: Path) -> str:
 def _own_checksum(manifest: Mapping[str, Any]) -> str:
     rest = {key: value for key, value in manifest.items() if key != "checksum"}
     return hashlib.sha256(json.dumps(rest, sort_keys=True).encode()).hexdigest()
-
-
-def _sync(path: Path) -> None:
-    """Bring a file or folder to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

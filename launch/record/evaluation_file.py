@@ -34,6 +34,26 @@ class EvaluationFile:
         self._unwritten = b""
         self._told = False
 
+    @property
+    def size(self) -> int:
+        """Bytes that are in the file."""
+        return self._path.stat().st_size if self._path.exists() else 0
+
+    def forget_after(self, size: int) -> None:
+        """Take out what was added behind a number of bytes; a line that is none of ours stays.
+
+        An evaluation that was going on at a step may have ended before the next, and is made again.
+        """
+        if self.size <= size:
+            return
+        with self._path.open("rb") as file:
+            file.seek(size)
+            stay = b"".join(line for line in file if not _BEGINNING.match(line))
+        lines = WholeLines(self._path)
+        lines.truncate(size)
+        lines.append(stay)
+        lines.close()
+
     def add(self, when: str, found: Evaluation) -> None:
         """Add one; `when` is "before", "on the way" or "after"."""
         record = json_ready({"when": when} | found.to_json())

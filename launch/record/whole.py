@@ -48,6 +48,15 @@ def remove_leftovers(path: Path) -> None:
             partial.unlink(missing_ok=True)
 
 
+def to_disk(path: Path) -> None:
+    """Have what the system holds of a file or folder on the disk when this returns."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
 class WholeLines:
     """Appends to a file; what was appended is with the system when `append` returns.
 

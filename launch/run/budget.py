@@ -1,5 +1,6 @@
 """What learned batches took, and whether that uses up what the run may take."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -61,7 +62,8 @@ class Budget:
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._ended = False
+        self.reached = -math.inf
+        """The pass rate that reached the target; below any without one."""
         # By number of batches learned; those that nobody will look up again are dropped.
         self._spent = {0: Spent()}
 
@@ -90,9 +92,10 @@ class Budget:
         self._spent.pop(batch - self._plan.max_staleness - 1, None)
         return {} if self._plan.compute is None else self._spent[batch + 1].flops.metrics()
 
-    def end(self) -> None:
-        """Let no further batch be drawn, whatever is left."""
-        self._ended = True
+    def evaluated(self, pass_rate: float) -> None:
+        """Let no further batch be drawn, whatever is left, if an evaluation reaches the target."""
+        if self._plan.target is not None and pass_rate >= self._plan.target:
+            self.reached = max(self.reached, pass_rate)
 
     def used_up(self, batch: int) -> bool:
         """Whether the batches before one that is to be drawn use up what there is.
@@ -101,9 +104,10 @@ class Budget:
         out: a profile comes once. What was learned is looked up as of `max_staleness` batches ago,
         so that the answer does not depend on timing, unless it is seconds that are bounded.
         """
-        if self._ended:
-            return True
         plan = self._plan
+        # A run that goes on with a higher target, or without one, has not ended.
+        if plan.target is not None and self.reached >= plan.target:
+            return True
         num_learned = batch - plan.max_staleness
         if num_learned < 1:
             return False

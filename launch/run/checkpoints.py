@@ -13,6 +13,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,8 +31,10 @@ from launch.record.checkpoint import (
     remove_older,
     seal,
 )
+from launch.record.restarts import LINES
 from launch.record.told import why
-from launch.run.deaths import PartDied, actor_death
+from launch.record.whole import to_disk
+from launch.run.deaths import actor_death
 from launch.run.position import Position
 from rollout.group_file import load_group, save_group
 from rollout.types import GroupRef
@@ -67,7 +70,8 @@ class Checkpoints:
         self._about = about
         self._clock = clock
         self._last_seconds = clock()
-        self._last_step = -1
+        self.last_step = -1
+        """Step of the newest checkpoint, written or gone on from; -1 without one."""
         self._writing: asyncio.Task[None] | None = None
         self._told: set[str] = set()
         self._metrics: dict[str, float] = {}
@@ -110,7 +114,7 @@ class Checkpoints:
                 taken.set()
                 self._metrics = {"checkpoint/pause_seconds": self._clock() - began}
                 await self._write(partial, step, held, content)
-            self._last_step = step
+            self.last_step = step
             self._metrics["checkpoint/seconds"] = self._clock() - began
         except Exception as error:
             # A part that died is found by whoever needs it next.
@@ -133,11 +137,6 @@ class Checkpoints:
         found, self._metrics = self._metrics, {}
         return found
 
-    @property
-    def last_step(self) -> int:
-        """Step of the newest checkpoint that this run has written; -1 without one."""
-        return self._last_step
-
     async def _write(
         self,
         partial: Path,
@@ -151,6 +150,7 @@ class Checkpoints:
             _save_groups(partial / GROUPS, held),
         )
         await asyncio.to_thread(save_state, partial / RUN, content)
+        await asyncio.to_thread(_lines_to_disk, self._run_dir)
         sealed = await asyncio.to_thread(seal, partial, step, self._about)
         await asyncio.to_thread(remove_older, self._run_dir, self._config.keep_last)
         files = [file for file in sealed.path.rglob("*") if file.is_file()]
@@ -158,8 +158,8 @@ class Checkpoints:
 
     def _tell(self, error: Exception) -> None:
         """Say once of each reason that there is no checkpoint."""
-        if isinstance(error, PartDied) or actor_death(error) is not None:
-            # Said by whoever finds out what died.
+        if actor_death(error) is not None:
+            # Said by whoever finds out what died. Of what was only late here nobody else may hear.
             return
         cause = getattr(error, "cause", None) or error
         reason = why(cause)
@@ -171,6 +171,14 @@ class Checkpoints:
                 self._run_dir,
                 reason,
             )
+
+
+def _lines_to_disk(run_dir: Path) -> None:
+    """See that a machine that loses power has no checkpoint of steps that are not written down."""
+    for path in (*(run_dir / name for name in LINES), run_dir):
+        # What cannot be written is told by those who write it, and costs no checkpoint.
+        with suppress(OSError):
+            to_disk(path)
 
 
 async def _save_groups(folder: Path, held: Mapping[int, GroupRef]) -> None:

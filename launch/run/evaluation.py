@@ -263,11 +263,13 @@ class Evaluations:
         The run folder has the figures of those that are finished.
         """
         before = [[list(astuple(one)) for one in outcomes] for outcomes in self._before]
-        return {"going_on": self._background is not None, "before": before}
+        going_on = self._background is not None
+        return {"going_on": going_on, "before": before, "size": self._file.size}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict`; `go_on` begins what was going on."""
         self._again = bool(state["going_on"])
+        self._file.forget_after(state.get("size", self._file.size))
         sampled, greedy = ([PromptOutcome(*one) for one in each] for each in state["before"])
         self._before = sampled, greedy
 

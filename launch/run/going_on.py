@@ -15,7 +15,8 @@ from typing import Any
 
 import ray
 
-from launch.record.checkpoint import Checkpoint, newest_checkpoint, remove_later
+from launch.cli.refusals import RunError
+from launch.record.checkpoint import Checkpoint, newest_checkpoint, set_aside_later
 from launch.record.restarts import cut_back, note_restart
 from launch.run.checkpoints import read_groups, read_run
 from launch.run.cluster_watch import CLUSTER
@@ -47,6 +48,10 @@ class GoingOn:
         self._plan = plan
         self._in_a_row = 0
         self._start: dict[str, Any] = {}
+        self.step = -1
+        """Of the checkpoint that the run went on from last; -1 for its start."""
+        self.blank = False
+        """Whether the system holds nothing of the run: a recovery has not come to its end."""
 
     async def begin(self, saved: Checkpoint) -> Position:
         """Go on from a checkpoint with a system that has just started."""
@@ -66,20 +71,32 @@ class GoingOn:
         """Take in that a step was made."""
         self._in_a_row = 0
 
-    async def recover(self, death: PartDied) -> Position:
-        """Start the scheduler or learners that died anew, and go on from the newest checkpoint.
+    def accept(self, death: PartDied) -> None:
+        """Take in that the scheduler or a learner died, before anything is awaited.
 
         Raises:
-            PartDied: The same, if that happened too often without a step in between, or with a
-                clause on why it could not be done.
+            PartDied: The same, if that happened too often without a step in between.
         """
         self._in_a_row += 1
         most = self._inputs.config.checkpoint.max_recoveries
         if self._in_a_row > most or death.part == CLUSTER:
             raise death
+        self._system.give_up(death)
+
+    async def recover(self, death: PartDied) -> Position:
+        """Start what died anew, and go on from the newest checkpoint.
+
+        A part that dies meanwhile ends this, which may then be done again.
+
+        Raises:
+            RunError: If there were checkpoints, of which none can be read.
+        """
         saved, faults = await asyncio.to_thread(newest_checkpoint, self._run_dir)
         for fault in faults:
             log.warning("a checkpoint is passed over: %s", fault)
+        if saved is None and (faults or self.step >= 0):
+            # To begin anew would be to lose what may be read later.
+            raise RunError(f"{death}; {faults[0] if faults else 'its checkpoints are gone'}")
         step = saved.step if saved is not None else 0
         log.warning(
             "%s; going on from %s, %d steps are learned again",
@@ -89,11 +106,8 @@ class GoingOn:
         )
         note_restart(self._run_dir, step=step, reason=str(death))
         self._recorder.stop()
-        await self._system.reset(
-            self._inputs.config,
-            self._inputs.prompts,
-            new_learners=death.part.startswith("learner"),
-        )
+        self.blank = True
+        await self._system.reset(self._inputs.config, self._inputs.prompts)
         if saved is not None:
             position = await self._load(saved)
         else:
@@ -101,16 +115,19 @@ class GoingOn:
             self._recorder.load_state_dict(self._start)
             position = Position(self._plan)
         self._recorder.open()
+        self.blank = False
         return position
 
     async def _load(self, saved: Checkpoint) -> Position:
         state: Mapping[str, Any] = await asyncio.to_thread(read_run, saved)
         held = await asyncio.to_thread(read_groups, saved, ray.put)
         # What came later is learned anew, and must not be taken for what comes of that.
-        remove_later(self._run_dir, saved.step)
+        for aside in set_aside_later(self._run_dir, saved.step):
+            log.warning("a checkpoint that was passed over lies in %s now", aside)
         cut_back(self._run_dir, saved.step)
         self._recorder.load_state_dict(state["recorder"])
         undone = await self._system.load(
             saved.path, saved.step, [group.report for group in held.values()], state["system"]
         )
+        self.step = saved.step
         return Position.at(self._plan, state["position"], undone, held)

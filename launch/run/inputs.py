@@ -19,7 +19,7 @@ from conf.targets import foreign_code
 from launch.cli.refusals import reading
 from launch.cli.visible import visible
 from launch.program import UserError, build, prepare_run_dir
-from launch.record.checkpoint import Checkpoint
+from launch.record.checkpoint import Checkpoint, remove_unfinished
 from launch.record.hub import require_token
 from launch.record.restarts import cut_back
 from launch.run.compute import compute_of
@@ -150,9 +150,11 @@ def prepare(composed: DictConfig) -> Inputs:
     if saved is not None:
         changed = changes(saved, described)
     prepare_run_dir(run_dir, composed, "train", again=config.resume is not None)
-    if saved is None and config.resume is not None:
-        # What a run left that ended before its first checkpoint.
-        cut_back(run_dir, -1)
+    if config.resume is not None:
+        remove_unfinished(run_dir)
+        if saved is None:
+            # What a run left that ended before its first checkpoint.
+            cut_back(run_dir, -1)
     return Inputs(
         config, resolved, read.tokenizer, read.prompts, read.sets, described, saved, changed
     )

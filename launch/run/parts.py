@@ -132,6 +132,8 @@ class Plan:
     """The same for FLOPs, as `launch.run.compute` counts them; `compute` must be there."""
     max_seconds: float | None = None
     """The same for seconds of waiting, learning and publishing."""
+    target: float | None = None
+    """No batch is drawn after an evaluation with this pass rate; None for no such bound."""
     reuse: Reuse | None = None
     """When earlier batches are learned from once more; None for never."""
     compute: LearnerCompute | None = None
@@ -155,6 +157,7 @@ def plan_of(config: RunConfig) -> Plan:
         max_trained_tokens=config.loop.max_trained_tokens,
         max_compute_flops=config.loop.max_compute_flops,
         max_seconds=config.loop.max_seconds,
+        target=config.evaluation.target,
         reuse=config.scheduler.reuse,
         compute=compute_of(config),
     )

@@ -44,7 +44,11 @@ class Position:
         self.next_batch = batch + len(self.undone)
         """The first batch that is not drawn."""
         carried = {key: group for key, group in (held or {}).items() if key < next_ticket}
-        self.given = {key: group for key, group in (held or {}).items() if key >= next_ticket}
+        # Others may be there too, of tickets that are drawn or run again and get new ones.
+        needed = {t.ticket_id for u in self.undone for t in u.draw.tickets} - {
+            ticket_id for u in self.undone for ticket_id in u.again
+        }
+        self.given = {key: group for key, group in (held or {}).items() if key in needed}
         """Groups that are on their way into the buffer."""
         self.learning = False
         """Whether a batch is being learned or published, and there is no position to go on from."""
@@ -72,6 +76,7 @@ class Position:
             held=held,
         )
         position.budget.load_state_dict(state["spent"])
+        position.budget.reached = state.get("reached", position.budget.reached)
         return position
 
     def held(self) -> dict[int, GroupRef]:
@@ -85,4 +90,5 @@ class Position:
             "batch": self.batch,
             "next_ticket": self.buffer.next_ticket,
             "spent": self.budget.state_dict(),
+            "reached": self.budget.reached,
         }

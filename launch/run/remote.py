@@ -51,6 +51,18 @@ class Watch:
         self.vitals.run_dir = Path(config.run_dir)
         self.vitals.watch("scheduler", list)
 
+    def give_up(self, death: PartDied) -> bool:
+        """Watch no longer what is started anew after a death, for it may die on.
+
+        Returns:
+            Whether learners are, beside the scheduler: one that dies takes the others with it.
+        """
+        self.vitals.watch("scheduler", list)
+        if not (death.part.startswith("learner") or self.vitals.any_dead("learners")):
+            return False
+        self.vitals.watch("learners", list)
+        return True
+
     def scheduler(self, handle: Any) -> None:
         """Watch a scheduler, in place of an earlier one."""
         self.vitals.watch("scheduler", lambda: [Part("scheduler", handle)])

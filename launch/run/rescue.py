@@ -6,6 +6,7 @@ import asyncio
 import sys
 import tempfile
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 
 from launch.cli.visible import visible
@@ -18,7 +19,9 @@ SAVE_SECONDS = 300.0
 
 
 async def save_somewhere(save: Callable[[Path], Awaitable[object]], path: Path) -> Path:
-    """Save the policy, in the folder for temporary files if its own place cannot take it.
+    """Save the policy, in a new folder for temporary files if its own place cannot take it.
+
+    Learners may be on another node: it is there that their first rank finds or makes the folder.
 
     Args:
         save: Saves into the folder that it is given.
@@ -37,13 +40,33 @@ async def save_somewhere(save: Callable[[Path], Awaitable[object]], path: Path) 
         # Learners that hang are not helped by another folder.
         raise
     except OSError as error:
-        elsewhere = Path(tempfile.gettempdir()) / f"{path.parent.name}-{path.name}"
+        try:
+            # Nobody else can have put anything under a name that is new.
+            elsewhere = Path(tempfile.mkdtemp(prefix=f"{path.parent.name}-")) / path.name
+        except OSError:
+            raise error from None
         try:
             await save(elsewhere)
         except Exception:
             raise error from None
-        tell(f"the policy could not be saved in {path} ({why(error)}); it is in {elsewhere}")
+        finally:
+            # Where it stayed empty, here.
+            with suppress(OSError):
+                elsewhere.parent.rmdir()
+        tell(
+            f"the policy could not be saved in {path} ({why(error)}); it is in {elsewhere} on the "
+            "node of learner 0"
+        )
         return elsewhere
+
+
+async def save_by_the_way(save: Callable[[str], Awaitable[Path]], name: str) -> None:
+    """Save the policy under a name while a run goes on; where there is no room, that is told."""
+    try:
+        await save(name)
+    except OSError as error:
+        # The learners still hold it, and the next one may find room.
+        tell(f"{name} could not be saved ({why(error)}); the run goes on")
 
 
 async def rescue(save: Callable[[str], Awaitable[Path]], path: Path) -> str:

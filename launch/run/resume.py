@@ -14,6 +14,7 @@ from typing import Any
 
 from launch.program import UserError
 from launch.record.checkpoint import Checkpoint, newest_checkpoint
+from launch.record.told import why
 from rollout.types import Prompt
 
 AUTO = "auto"
@@ -55,9 +56,15 @@ def find_checkpoint(resume: str, run_dir: Path) -> Checkpoint | None:
         None with `AUTO` where there is none yet: the run begins from its start.
 
     Raises:
-        UserError: If the folder has no whole checkpoint.
+        UserError: If the folder has no whole checkpoint, or cannot be read.
     """
-    found, faults = newest_checkpoint(run_dir)
+    try:
+        found, faults = newest_checkpoint(run_dir)
+    except OSError as error:
+        raise UserError(
+            f"resume needs to read the checkpoints in {run_dir} ({why(error)}); try again when it "
+            "can be read, or begin anew in another run_dir"
+        ) from error
     if found is None and faults:
         raise UserError(
             f"{run_dir} must have a whole checkpoint to go on from; {faults[0]}; begin anew in "

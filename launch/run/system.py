@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any, TypedDict, TypeVar
@@ -23,6 +24,7 @@ from launch.record.checkpoint import LEARNER, SCHEDULER
 from launch.record.startup import Startup
 from launch.run.clocks import Laps
 from launch.run.compute import probed
+from launch.run.deaths import PartDied
 from launch.run.engines import make_pool
 from launch.run.loop import first_error
 from launch.run.node_checks import NodeChecks
@@ -102,6 +104,7 @@ class System:
         self.version = 0
         """That every engine holds; one that is being replaced gets it."""
         self.startup_seconds: dict[str, float] = {}
+        self._learners_lost = False
         rollouts.actors.on_replaced = self._republish
         self._turns = Turns(rollouts, config.loop.publish_deadline_seconds)
 
@@ -131,14 +134,27 @@ class System:
     async def _start(
         cls, config: RunConfig, prompts: Sequence[Prompt], startup: Startup, watch: Watch
     ) -> System:
+        async with AsyncExitStack() as started:
+            system = await cls._start_parts(config, prompts, startup, watch, started)
+            started.pop_all()
+        return system
+
+    @classmethod
+    async def _start_parts(
+        cls,
+        config: RunConfig,
+        prompts: Sequence[Prompt],
+        startup: Startup,
+        watch: Watch,
+        started: AsyncExitStack,
+    ) -> System:
+        """Start all parts; `started` ends those that were, where others fail."""
         placement = reserve(config.resources, say=startup.say)
+        started.callback(placement.release)
         checks = NodeChecks(config)
-        try:
-            await checks.check(placement.nodes())
-        except BaseException:
-            placement.release()
-            raise
+        await checks.check(placement.nodes())
         scheduler = start_scheduler(config, prompts, watch)
+        started.callback(ray.kill, scheduler.handle)
         rollouts = make_pool(
             config=config.rollout,
             run=config,
@@ -148,7 +164,14 @@ class System:
             adapter_rank=config.learner.lora.published_rank,
             look_at=checks.look_at,
         )
+        started.push_async_callback(rollouts.close)
         watch.rollouts(rollouts)
+
+        async def start(_: Callable[[int], None]) -> LearnerTeam:
+            team = await start_learners(config, placement, watch)
+            started.callback(team.close)
+            return team
+
         clock = Laps()
         try:
             async with asyncio.TaskGroup() as tasks:
@@ -159,14 +182,9 @@ class System:
                     # vLLM takes what others allocate meanwhile for its own, and leaves less room
                     # for keys and values.
                     await engines
-                learning = tasks.create_task(
-                    _timed(lambda _: start_learners(config, placement, watch), startup, "learners")
-                )
-        except BaseException as error:
-            await rollouts.close()
-            if isinstance(error, BaseExceptionGroup):
-                raise first_error(error) from None
-            raise
+                learning = tasks.create_task(_timed(start, startup, "learners"))
+        except BaseExceptionGroup as errors:
+            raise first_error(errors) from None
         (engine_seconds, _), (learners, learner_seconds) = engines.result(), learning.result()
         probes = prompts[: config.parity.num_sequences]
         system = cls(config, placement, scheduler, rollouts, learners, probes, watch)
@@ -193,16 +211,19 @@ class System:
         """Do some work, given up when a part dies; see `launch.run.vitals.Vitals.guard`."""
         return await self.watch.vitals.guard(work)
 
-    async def reset(
-        self, config: RunConfig, prompts: Sequence[Prompt], *, new_learners: bool = False
-    ) -> None:
+    def give_up(self, death: PartDied) -> None:
+        """Take a death in: `reset` starts anew what died, and all that may die of it meanwhile."""
+        self._learners_lost = self.watch.give_up(death) or self._learners_lost
+
+    async def reset(self, config: RunConfig, prompts: Sequence[Prompt]) -> None:
         """Begin another run on the same engines and learners, as if they were new.
+
+        Learners of whom one died are started anew.
 
         Args:
             config: The run; it must share `model`, `rollout`, `environment`, `reward` and
                 `resources` with the one before.
             prompts: Its training prompts.
-            new_learners: Whether to start learners in the place of those that are there.
         """
         self.watch.begin(config)
         self._parity.begin_again()
@@ -211,9 +232,10 @@ class System:
         self._config = config
         self.scheduler = start_scheduler(config, prompts, self.watch)
         await self.rollouts.attach(self.scheduler.handle, config.seed)
-        if new_learners:
+        if self._learners_lost:
             self.learners.close()
             self.learners = await start_learners(config, self._placement, self.watch)
+            self._learners_lost = False
         else:
             self.watch.give_time(self.learners, config)
             await self.learners.restart(config.learner, config.objective, seed=config.seed)

@@ -13,6 +13,7 @@ import asyncio
 import gc
 import logging
 import math
+from functools import partial
 from pathlib import Path
 from typing import NoReturn
 
@@ -24,7 +25,7 @@ from launch.record.progress import print_result
 from launch.record.run_folder import PICTURE
 from launch.record.startup import Startup
 from launch.record.step import StepResult
-from launch.record.told import Unwritten, tell, why
+from launch.record.told import Unwritten
 from launch.run import loop
 from launch.run.best import BestPolicy
 from launch.run.checkpoints import Checkpoints
@@ -35,7 +36,7 @@ from launch.run.interruption import Interruption, StoppedError
 from launch.run.parts import Parts, plan_of
 from launch.run.position import Position
 from launch.run.recorder import Recorder
-from launch.run.rescue import rescue, save_somewhere, say_where
+from launch.run.rescue import rescue, save_by_the_way, save_somewhere, say_where
 from launch.run.system import System
 
 log = logging.getLogger(__name__)
@@ -150,25 +151,33 @@ class TrainingRun:
         return distribution
 
     async def _train(self) -> None:
-        self._going_on.remember_start()
         self._recorder.open()
-        self._learning = True
+        self._going_on.remember_start()
+        self._learning, work = True, self._loop
         while True:
             try:
                 with self._counter:
-                    await self._system.guard(self._loop())
+                    await self._system.guard(work())
                 break
             except PartDied as death:
-                await self._checkpoints.finish()
-                self._position = await self._going_on.recover(death)
+                self._going_on.accept(death)
+                work = partial(self._recovered_loop, death)
         await self._system.checked()
         self._recorder.loop_ended()
-        await self._recorder.evaluations.finish_background()
-        if self._config.checkpoint.at_end:
+        told = await self._recorder.evaluations.finish_background()
+        await self._checkpoints.finish()
+        # Where an evaluation ended since, that of the last step does not know it.
+        new = told or self._checkpoints.last_step != self._recorder.step
+        if self._config.checkpoint.at_end and new:
             await self._checkpoint()
         if self._config.loop.save_final:
             self._kept = await self._save("policy")
         await self._checkpoints.finish()
+
+    async def _recovered_loop(self, death: PartDied) -> None:
+        await self._checkpoints.finish()
+        self._position = await self._going_on.recover(death)
+        await self._loop()
 
     async def _loop(self) -> None:
         """Run the loop from where it is, until its end or a signal.
@@ -176,6 +185,7 @@ class TrainingRun:
         Raises:
             StoppedError: After a signal; there is a checkpoint, if one could be written.
         """
+        self._checkpoints.last_step = self._going_on.step
         system, plan = self._system, plan_of(self._config)
         self._position = self._position or Position(plan)
         parts = Parts(
@@ -210,9 +220,9 @@ class TrainingRun:
     def _between_steps(self) -> bool:
         """Whether the learners are at a version that is written down, and nothing is half done."""
         position = self._position
-        return (
-            position is not None and not position.learning and position.batch == self._recorder.step
-        )
+        if position is None or self._going_on.blank:
+            return False
+        return not position.learning and position.batch == self._recorder.step
 
     async def _last_checkpoint(self) -> None:
         """Save what there is when a run ends too early; whatever comes of it, the run ends."""
@@ -231,10 +241,8 @@ class TrainingRun:
     async def _on_step(self, result: StepResult) -> None:
         metrics = await self._evaluate(result.step) | self._checkpoints.metrics()
         assert self._position is not None
-        budget, target = self._position.budget, self._config.evaluation.target
-        if target is not None and metrics.get("evaluation/pass_rate", -math.inf) >= target:
-            budget.end()
-        share = budget.progress(result.step)
+        self._position.budget.evaluated(metrics.get("evaluation/pass_rate", -math.inf))
+        share = self._position.budget.progress(result.step)
         metrics["loop/done_share"] = share
         self._counter.to(share, f"step {result.step}, {share:.0%}")
         await self._recorder.write(result, metrics)
@@ -242,7 +250,7 @@ class TrainingRun:
         self._going_on.progress()
         every = self._config.loop.save_every
         if every and result.step % every == 0:
-            await self._save_by_the_way(f"policy-{result.step}")
+            await save_by_the_way(self._save, f"policy-{result.step}")
         if self._interruption.signal is not None:
             raise StoppedError(self._interruption.signal, "")
         if self._checkpoints.due(result.step):
@@ -264,8 +272,6 @@ class TrainingRun:
     @property
     def _resume(self) -> str:
         step = self._checkpoints.last_step
-        if step < 0 and self._inputs.saved is not None:
-            step = self._inputs.saved.step
         if step < 0:
             return "there is no checkpoint to go on from"
         return f"go on from step {step} with `python -m launch.train resume={self._run_dir}`"
@@ -277,7 +283,8 @@ class TrainingRun:
             error = say_where(error, f"the policy is in {self._kept}")
         elif self._learning:
             await self._last_checkpoint()
-            error = say_where(error, await rescue(self._save, self._run_dir / "policy"))
+            if not self._going_on.blank:
+                error = say_where(error, await rescue(self._save, self._run_dir / "policy"))
             error = say_where(error, self._resume)
         unwritten = Unwritten()
         with unwritten.noted("the run folder"):
@@ -291,10 +298,3 @@ class TrainingRun:
         return await save_somewhere(
             lambda path: learners.save(str(path), tokenizer_path), self._run_dir / name
         )
-
-    async def _save_by_the_way(self, name: str) -> None:
-        try:
-            await self._save(name)
-        except OSError as error:
-            # The learners still hold it, and the next one may find room.
-            tell(f"{name} could not be saved ({why(error)}); the run goes on")

@@ -20,6 +20,7 @@ import ray
 from ray.exceptions import RayError
 
 from launch.run.deaths import ActorDeath, PartDied, actor_death, data_lost
+from launch.run.guards import Guards
 from launch.run.leaving import watch_of_cluster
 from launch.run.pulse import Eye, Pulse, Seen
 from launch.run.stacks import STACKS, write_stacks
@@ -107,8 +108,8 @@ class Vitals:
         self._limit = silence_seconds
         self.run_dir = run_dir
         self._watched: dict[Any, _Watched] = {}
-        self._guards: list[asyncio.Future[None]] = []
-        self._missed: Exception | None = None
+        self._guards = Guards(self._behind, RayError, TimeoutError)
+        self._missed: list[tuple[Part, Exception]] = []
         self._cluster_died: PartDied | None = None
         self._watching: asyncio.Task[None] | None = None
 
@@ -130,7 +131,7 @@ class Vitals:
     def _lost_cluster(self, died: PartDied) -> None:
         self.close()
         self._cluster_died = died
-        self.fail(died)
+        self._guards.end_all(died)
 
     def close(self) -> None:
         """Watch no longer."""
@@ -140,51 +141,41 @@ class Vitals:
     async def guard(self, work: Coroutine[Any, Any, Result]) -> Result:
         """Do some work, and give it up when a part dies that it cannot do without.
 
-        Where one piece of work is within another, the inner one hears of it.
+        Where one piece of work is within another, the inner one hears of it; what else dies while
+        that is given up ends the next work, unless it is watched no longer by then.
 
         Raises:
             PartDied: Naming the part.
             EngineError: If rollout actors keep dying.
             HungError: In place of any TimeoutError.
         """
-        task = asyncio.ensure_future(work)
-        death = asyncio.get_running_loop().create_future()
-        self._guards.append(death)
-        missed, self._missed = self._cluster_died or self._missed, None
-        if missed is not None:
-            death.set_exception(missed)
-        try:
-            await asyncio.wait({task, death}, return_when=asyncio.FIRST_COMPLETED)
-            if death.done():
-                death.result()
-            return task.result()
-        except RayError as error:
-            died = await self.culprit(error)
-            if died is None and data_lost(error):
-                # Of groups that were finished there: only drawing them again brings them back.
-                died = PartDied(DATA, "were lost with their node", ray_logs())
-            if died is None:
-                raise
-            raise died from error
-        except HungError:
-            raise
-        except TimeoutError as error:
+        return await self._guards.hold(work, self._take_missed())
+
+    async def _behind(self, error: Exception) -> Exception:
+        """Return what is behind an error that ended some work: a death, what hung, or itself."""
+        if isinstance(error, HungError):
+            return error
+        if isinstance(error, TimeoutError):
             stacks = await self.take_stacks(str(error))
             text = str(error) or "a deadline passed"
-            raise HungError(f"{text}; what each part was doing is in {stacks}") from error
-        finally:
-            self._guards.remove(death)
-            death.cancel()
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            return HungError(f"{text}; what each part was doing is in {stacks}")
+        died = await self.culprit(error)
+        if died is None and data_lost(error):
+            # Of groups that were finished there: only drawing them again brings them back.
+            died = PartDied(DATA, "were lost with their node", ray_logs())
+        return died or error
 
-    def fail(self, error: Exception) -> None:
-        """End the innermost work that is guarded, or the next that comes, with an error."""
-        for guard in reversed(self._guards):
-            if not guard.done():
-                guard.set_exception(error)
-                return
-        self._missed = self._missed or error
+    def _take_missed(self) -> Exception | None:
+        """Return what no work has heard of yet, once; deaths of what is watched no longer go."""
+        watched = {part.handle for kind in self._parts.values() for part in kind()}
+        missed, self._missed = self._missed, []
+        found = (e for part, e in missed if part.lost is not None or part.handle in watched)
+        return self._cluster_died or next(found, None)
+
+    def any_dead(self, kind: str) -> bool:
+        """Say whether a part of a kind is known to be dead."""
+        handles = {part.handle for part in self._parts.get(kind, list)()}
+        return any(watched.dead for handle, watched in self._watched.items() if handle in handles)
 
     async def culprit(self, error: Exception) -> PartDied | None:
         """Find the part whose death is behind an error of another one; None where all live.
@@ -252,7 +243,8 @@ class Vitals:
                 raise died
             part.lost(died)
         except Exception as error:
-            self.fail(error)
+            if not self._guards.end_innermost(error):
+                self._missed.append((part, error))
 
     def _died(self, watched: _Watched, how: str, stacks: str = "") -> PartDied:
         return PartDied(watched.part.name, how, log_of(watched.sign), stacks)

@@ -93,6 +93,25 @@ def test_with_too_few_cores_free_nobody_is_moved_and_none_is_held(process, own):
     assert not freed & held
 
 
+@pytest.mark.parametrize("error", [OSError(22, "Invalid argument"), PermissionError(1, "no")])
+def test_a_thread_that_may_not_be_moved_back_stays_where_it_is_and_its_core_is_free(
+    process, own, tmp_path, monkeypatch, error
+):
+    kept = own(1, stat_of(tmp_path, process, ran=5, waited=5))
+    cores = kept.keep(process)
+
+    def refuse(*_):
+        raise error
+
+    stat_of(tmp_path, process, ran=5, waited=5 + 2 * LOOK_SECONDS)
+    monkeypatch.setattr(os, "sched_setaffinity", refuse)
+    assert not kept.look()
+    monkeypatch.undo()
+    assert os.sched_getaffinity(process) == cores
+    os.sched_setaffinity(process, AVAILABLE)
+    assert own(1).keep(process) == cores
+
+
 @pytest.mark.parametrize(("waited", "keeps"), [(0.3, True), (0.6, False)])
 def test_a_thread_that_waits_for_its_core_runs_anywhere_again(
     process, own, tmp_path, waited, keeps

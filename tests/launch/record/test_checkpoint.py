@@ -1,7 +1,9 @@
 """A checkpoint is whole, or it is none."""
 
 import json
+import os
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -10,9 +12,10 @@ from launch.record.checkpoint import (
     newest_checkpoint,
     partial_folder,
     read_checkpoint,
-    remove_later,
     remove_older,
+    remove_unfinished,
     seal,
+    set_aside_later,
 )
 
 
@@ -120,8 +123,6 @@ def test_the_newest_are_kept(tmp_path, write):
         write(step)
     remove_older(tmp_path, 2)
     assert steps_in(tmp_path) == ["step-00000010", "step-00000011"]
-    remove_later(tmp_path, 10)
-    assert steps_in(tmp_path) == ["step-00000010"]
 
 
 def test_a_step_that_is_learned_anew_replaces_its_checkpoint(tmp_path, write):
@@ -129,4 +130,89 @@ def test_a_step_that_is_learned_anew_replaces_its_checkpoint(tmp_path, write):
     write(4, "new")
     found, _ = newest_checkpoint(tmp_path)
     assert (found.path / "run.npz").read_text().startswith("new")
+    assert steps_in(tmp_path) == ["step-00000004"]
+
+
+def test_later_ones_are_set_aside_under_names_that_nobody_reads_or_removes(tmp_path, write):
+    for content in ("first", "second"):
+        write(4), write(11, content)
+        set_aside_later(tmp_path, 4)
+        assert newest_checkpoint(tmp_path)[0].step == 4
+    remove_unfinished(tmp_path)
+    remove_older(tmp_path, 1)
+    aside = ["step-00000011.aside", "step-00000011.aside1"]
+    assert steps_in(tmp_path) == ["step-00000004", *aside]
+    read = [(tmp_path / "checkpoints" / name / "run.npz").read_text() for name in aside]
+    assert [text.split()[0] for text in read] == ["first", "second"]
+
+
+def test_a_checkpoint_that_cannot_take_its_name_leaves_the_one_of_that_step(
+    tmp_path, write, monkeypatch
+):
+    write(4, "old")
+    rename = Path.rename
+
+    def fail(path, target):
+        if path.suffix == ".partial":
+            raise OSError(5, "Input/output error")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", fail)
+    with pytest.raises(OSError, match="Input/output"):
+        write(4, "new")
+    found, _ = newest_checkpoint(tmp_path)
+    assert (found.path / "run.npz").read_text().startswith("old")
+
+
+@pytest.mark.parametrize("read", [newest_checkpoint, remove_unfinished])
+def test_one_whose_name_was_taken_when_the_run_was_killed_has_it_back(tmp_path, write, read):
+    path = write(4).path
+    path.rename(path.with_name(".step-00000004.old"))
+    read(tmp_path)
+    assert newest_checkpoint(tmp_path)[0].step == 4 and steps_in(tmp_path) == [path.name]
+
+
+def test_what_killed_runs_left_is_removed_and_nothing_else(tmp_path, write):
+    write(2), write(4)
+    for name in (".step-00000007.partial", ".step-00000004.old", "step-00000001"):
+        (tmp_path / "checkpoints" / name / "learner").mkdir(parents=True)
+    (tmp_path / "checkpoints" / "notes.txt").write_text("mine")
+    remove_unfinished(tmp_path)
+    assert steps_in(tmp_path) == ["notes.txt", "step-00000002", "step-00000004"]
+    remove_unfinished(tmp_path / "elsewhere")
+
+
+def test_a_folder_that_cannot_be_looked_into_is_a_fault_and_stays(tmp_path, write, monkeypatch):
+    write(2), write(4)
+    listdir = os.listdir
+
+    def stale(path):
+        if Path(path).name == "step-00000004":
+            raise OSError(116, "Stale file handle")
+        return listdir(path)
+
+    monkeypatch.setattr(os, "listdir", stale)
+    real_stat = Path.stat
+
+    def stat(path, **named):
+        if path.parent.name == "step-00000004":
+            raise OSError(116, "Stale file handle")
+        return real_stat(path, **named)
+
+    monkeypatch.setattr(Path, "stat", stat)
+    found, (fault,) = newest_checkpoint(tmp_path)
+    assert found.step == 2 and "must be readable: Stale file handle" in fault
+    remove_unfinished(tmp_path)
+    monkeypatch.undo()
+    assert newest_checkpoint(tmp_path)[0].step == 4
+
+
+def test_one_that_is_removed_is_whole_or_gone_at_any_moment(tmp_path, write, monkeypatch):
+    write(2), write(4)
+    # As if the run were killed while files are removed.
+    monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)
+    remove_older(tmp_path, 1)
+    assert steps_in(tmp_path) == [".step-00000002.removed", "step-00000004"]
+    monkeypatch.undo()
+    remove_unfinished(tmp_path)
     assert steps_in(tmp_path) == ["step-00000004"]

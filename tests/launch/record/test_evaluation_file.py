@@ -57,6 +57,23 @@ def test_what_had_been_there_when_a_step_was_over_is_told_from_the_line(tmp_path
     assert was_there(b"a note of mine\n", 0)
 
 
+def test_what_was_added_since_is_forgotten_and_a_note_stays(tmp_path):
+    file = EvaluationFile(tmp_path)
+    file.forget_after(file.size)
+    file.add("before", evaluation(0))
+    size = file.size
+    file.add("on the way", evaluation(4))
+    with (tmp_path / "evaluations.jsonl").open("a") as lines:
+        lines.write("a note of mine\n")
+    file.add("on the way", evaluation(6))
+    for _ in range(2):
+        EvaluationFile(tmp_path).forget_after(size)
+        first, note = lines_of(tmp_path)
+        assert json.loads(first)["when"] == "before" and note == b"a note of mine\n"
+    file.forget_after(10**6)
+    assert len(lines_of(tmp_path)) == 2
+
+
 def test_what_a_full_disk_refused_is_written_with_the_next(tmp_path, full_at, capsys):
     file = EvaluationFile(tmp_path)
     file.add("before", evaluation(0))

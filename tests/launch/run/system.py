@@ -193,8 +193,11 @@ class LocalSystem:
         self.version, self.published = version, (self.learners.weights, version)
         return {"publish/seconds": 0.0}
 
-    async def reset(self, config, prompts, *, new_learners):
-        self.resets.append(new_learners)
+    def give_up(self, death):
+        self.learners_lost = death.part.startswith("learner")
+
+    async def reset(self, config, prompts):
+        self.resets.append(self.learners_lost)
         self.scheduler, self.learners = make_scheduler(config, prompts), Learners()
         await self.publish(0)
 

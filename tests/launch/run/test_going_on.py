@@ -6,18 +6,21 @@ import shutil
 import signal
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
-from launch.program import UserError
-from launch.record.checkpoint import MANIFEST, newest_checkpoint
+from launch.program import RunError, UserError
+from launch.record.checkpoint import MANIFEST, newest_checkpoint, read_checkpoint
 from launch.record.restarts import read_restarts
 from launch.record.startup import Startup
-from launch.run import going_on, training
+from launch.run import checkpoints, going_on, training
+from launch.run.deaths import PartDied
 from launch.run.inputs import prepare
 from launch.run.interruption import Interruption, StoppedError
 from launch.run.resume import find_checkpoint
 from launch.run.training import TrainingRun
+from rollout.places import EngineError
 from tests.composing import composed
 from tests.launch.run.system import Data, Learners, LocalSystem
 
@@ -189,14 +192,144 @@ def test_a_part_that_dies_again_and_again_ends_the_run(begin, monkeypatch):
     run, system = begin("checkpoint.max_recoveries=2")
 
     async def die(*arguments, **named):
-        from launch.run.deaths import PartDied
-
         raise PartDied("learner 0", "was killed", "/logs")
 
     monkeypatch.setattr(Learners, "update", die)
     with pytest.raises(Exception, match=r"learner 0 was killed; logs are in /logs; the policy"):
         run_to_end(run)
     assert system.resets == [True, True]
+
+
+@pytest.mark.parametrize("where", ["reset", "load"])
+def test_a_recovery_that_fails_leaves_the_checkpoints_and_takes_nothing_for_learned(
+    begin, tmp_path, where
+):
+    run, whole = begin("loop.max_staleness=0", folder="whole")
+    run_to_end(run)
+    run, system = begin("loop.max_staleness=0", "checkpoint.keep_last=1")
+    run._checkpoints.due = lambda step: step == 2
+    # Between two steps, so that nothing is half learned.
+    system.scheduler.dies_at = ("draw", 5)
+    work = getattr(system, where)
+
+    async def fail(*arguments):
+        if where == "reset":
+            await work(*arguments)
+        raise EngineError("rollout actor 0 died 3 times")
+
+    setattr(system, where, fail)
+    with pytest.raises(EngineError) as found:
+        run_to_end(run)
+    said = "; ".join([str(found.value), *found.value.__notes__])
+    assert "go on from step 2" in said and "as learned" not in said
+    assert system.learners.saved == []
+    assert newest_checkpoint(tmp_path / "run")[0].step == 2
+    run, system = begin("loop.max_staleness=0")
+    run_to_end(run)
+    assert system.learners.weights == whole.learners.weights
+
+
+def test_a_recovery_begins_nothing_anew_while_there_are_checkpoints(begin, tmp_path, monkeypatch):
+    run, system = begin("loop.max_staleness=0", "checkpoint.keep_last=9")
+    monkeypatch.setattr(Learners, "dies_at", 4)
+    update = system.learners.update
+
+    async def break_all(*arguments, **named):
+        if named["step"] == 4:
+            await run._checkpoints.finish()
+            for path in (tmp_path / "run" / "checkpoints").iterdir():
+                (path / "run.npz").unlink(missing_ok=True)
+        return await update(*arguments, **named)
+
+    system.learners.update = break_all
+    with pytest.raises(RunError, match=r"^learner 0 was killed; .*run\.npz must be readable: "):
+        run_to_end(run)
+    assert system.resets == []
+
+
+@pytest.mark.parametrize("step", [4, 5])
+def test_an_evaluation_that_went_on_at_a_checkpoint_is_in_the_folder_once(begin, tmp_path, step):
+    """It is short, and ends before the next step does."""
+    settings = ("loop.max_staleness=0", "evaluation.every=4", "evaluation.background=true")
+    run, _ = begin(*settings, "checkpoint.keep_last=99", folder="whole")
+    run_to_end(run)
+    killed = tmp_path / "killed"
+    shutil.copytree(tmp_path / "whole", killed)
+    for path in (killed / "checkpoints").iterdir():
+        if int(path.name.removeprefix("step-")) > step:
+            shutil.rmtree(path)
+    run, _ = begin(*settings, folder="killed")
+    run_to_end(run)
+    for folder in (tmp_path / "whole", killed):
+        lines = (folder / "evaluations.jsonl").open()
+        assert [json.loads(line)["version"] for line in lines] == [4, 8], folder.name
+
+
+class Tracker:
+    """Goes on under the id that it is given, as wandb does."""
+
+    def __init__(self):
+        self.ids = []
+
+    def open(self, run):
+        own = run.state.get("id", f"id-{len(self.ids)}")
+        self.ids.append(own)
+        nothing = dict.fromkeys(("log", "samples", "cells", "close"), lambda *arguments: None)
+        return SimpleNamespace(**nothing, state_dict=lambda: {"id": own})
+
+
+@pytest.mark.parametrize("saved", [True, False])
+def test_trackers_go_on_with_the_same_run_from_a_checkpoint_and_from_the_start(
+    begin, monkeypatch, saved
+):
+    run, system = begin("loop.max_staleness=0")
+    run._config.tracker["mine"] = tracker = Tracker()
+    run._checkpoints.due = lambda step: saved and step == 2
+    system.scheduler.dies_at = ("select", 5)
+    run_to_end(run)
+    assert tracker.ids == ["id-0", "id-0"]
+
+
+def test_what_killed_runs_left_is_removed_when_the_run_goes_on(begin, make_inputs, tmp_path):
+    run, _ = begin()
+    run_to_end(run)
+    folder = tmp_path / "run" / "checkpoints"
+    (folder / ".step-00000007.partial" / "learner").mkdir(parents=True)
+    make_inputs()
+    assert sorted(path.name for path in folder.iterdir()) == ["step-00000007", "step-00000008"]
+
+
+@pytest.mark.parametrize("background", [False, True])
+def test_the_checkpoint_of_the_last_step_is_written_once_unless_an_evaluation_ends_later(
+    begin, monkeypatch, background
+):
+    sealed, seal = [], checkpoints.seal
+    monkeypatch.setattr(
+        checkpoints,
+        "seal",
+        lambda partial, step, *rest: sealed.append(step) or seal(partial, step, *rest),
+    )
+    run, _ = begin("evaluation.every=8", f"evaluation.background={background}")
+    run_to_end(run)
+    assert sealed == [*range(1, 9), *([8] if background else [])]
+
+
+def test_what_dies_in_a_recovery_is_recovered_from_too(begin, tmp_path):
+    run, whole = begin("loop.max_staleness=0", folder="whole")
+    run_to_end(run)
+    run, system = begin("loop.max_staleness=0")
+    system.scheduler.dies_at = ("draw", 5)
+    reset = system.reset
+
+    async def die_once(*arguments):
+        system.reset = reset
+        raise PartDied("learner 1", "was lost with its node", "/logs")
+
+    system.reset = die_once
+    run_to_end(run)
+    assert system.resets == [True]
+    assert system.learners.weights == whole.learners.weights
+    assert metrics_in(tmp_path / "run") == metrics_in(tmp_path / "whole")
 
 
 def test_settings_that_may_change_are_noted_and_others_refused(begin, tmp_path):
@@ -210,6 +343,18 @@ def test_settings_that_may_change_are_noted_and_others_refused(begin, tmp_path):
         begin("learner.lr=0.5")
 
 
+@pytest.mark.parametrize(("target", "steps"), [("0.4", 2), ("0.5", 2), ("0.6", 8), ("null", 8)])
+def test_a_run_that_reached_its_target_goes_on_only_towards_a_higher_one(begin, target, steps):
+    """Every evaluation finds 0.5, the first after step 2."""
+    settings = ("loop.max_staleness=0", "evaluation.every=2")
+    run, system = begin(*settings, "evaluation.target=0.4")
+    run_to_end(run)
+    assert system.version == 2
+    run, system = begin(*settings, f"evaluation.target={target}")
+    run_to_end(run)
+    assert system.version == steps
+
+
 def test_another_task_is_refused(begin):
     run, _ = begin()
     run_to_end(run)
@@ -221,10 +366,16 @@ def test_a_broken_checkpoint_gives_way_to_the_one_before(begin, tmp_path, capsys
     run, _ = begin()
     run_to_end(run)
     newest, _ = newest_checkpoint(tmp_path / "run")
+    whole = (newest.path / "run.npz").read_bytes()
     (newest.path / "run.npz").write_bytes(b"")
     run, _system = begin()
     assert "a checkpoint is passed over" in capsys.readouterr().out
     assert run._inputs.saved.step == 7
+    run_to_end(run)
+    # It may have been a fault of the disk that is over.
+    aside = newest.path.with_name(f"{newest.path.name}.aside")
+    (aside / "run.npz").write_bytes(whole)
+    assert read_checkpoint(aside.rename(tmp_path / newest.path.name)).step == 8
     for path in (tmp_path / "run" / "checkpoints").iterdir():
         (path / MANIFEST).write_text("{}")
     with pytest.raises(UserError, match=r"must have a whole checkpoint to go on from"):

@@ -66,6 +66,26 @@ def test_parts_are_those_of_now_and_only_actors_of_the_pool_are_replaced(watch):
     assert str(watch.vitals.run_dir) == "/other"
 
 
+@pytest.mark.parametrize(
+    ("died", "dead", "left"),
+    [
+        ("scheduler", [], ["learner 0", "learner 1"]),
+        ("scheduler", [1], []),
+        ("learner 0", [], []),
+        ("learners", [], []),
+        ("data of finished groups", [], ["learner 0", "learner 1"]),
+    ],
+)
+def test_what_is_started_anew_after_a_death_is_watched_no_longer(watch, died, dead, left):
+    watch.scheduler(Handle("s"))
+    watch.learners([Handle("l0"), Handle("l1")])
+    _, *learners = watch.vitals._living()
+    for rank in dead:
+        learners[rank].dead = True
+    assert watch.give_up(PartDied(died, "died", "/logs")) is (not left)
+    assert names(watch) == left
+
+
 def test_a_scheduler_that_takes_too_long_counts_as_dead(watch, tmp_path):
     async def scenario():
         scheduler = RemoteScheduler(Handle("s", seconds=100.0), watch.deadlines)

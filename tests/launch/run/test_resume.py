@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -135,5 +136,16 @@ def test_a_damaged_checkpoint_is_passed_over_and_the_last_one_refused(saved, tmp
     (saved.path / MANIFEST).write_text("{}")
     with pytest.raises(
         UserError, match=r"must have a whole checkpoint to go on from; .*begin anew"
+    ):
+        find_checkpoint(AUTO, tmp_path / "run")
+
+
+def test_a_folder_that_cannot_be_read_is_no_run_to_begin_anew(saved, tmp_path, monkeypatch):
+    def stale(path):
+        raise OSError(116, "Stale file handle", str(path))
+
+    monkeypatch.setattr(Path, "iterdir", stale)
+    with pytest.raises(
+        UserError, match=r"^resume needs to read the .*Stale file handle.*try again"
     ):
         find_checkpoint(AUTO, tmp_path / "run")

@@ -9,6 +9,7 @@ import ray
 
 from conf.schema import ParityConfig
 from cost.types import LengthReport, Selection
+from launch.record.startup import Startup
 from launch.run.layout import Layout
 from launch.run.placement import Placement
 from launch.run.system import System
@@ -363,3 +364,68 @@ def test_a_probe_that_nobody_answers_ends_the_run_naming_the_setting(who):
     found = rf"^version 1: the {who} did not .* parity\.deadline_seconds = 7$"
     with pytest.raises(TimeoutError, match=found):
         run(scenario())
+
+
+@pytest.mark.parametrize("fails", ["nodes", "pool", "engines", "learners"])
+def test_a_start_that_fails_leaves_nothing_of_what_was_started(monkeypatch, fails):
+    """Engines take their time to fail, so that the learners are there by then."""
+    left, order = set(), []
+
+    class Started:
+        def __init__(self, name):
+            self.handle, self.name = name, name
+            left.add(name)
+            order.append(name)
+
+        def close(self):
+            left.discard(self.name)
+
+    async def finish(name, seconds, result):
+        await asyncio.sleep(seconds)
+        if fails == name:
+            raise RuntimeError(f"{name} failed")
+        return result
+
+    class Pool(Started):
+        handles = (0,)
+
+        def start(self, ready):
+            return finish("engines", 20, {})
+
+        async def close(self):
+            left.discard(self.name)
+
+    def reserved(*_, **__):
+        started = Started("placement")
+        layout = Layout(1, 1, 0, 0)
+        return SimpleNamespace(layout=layout, release=started.close, nodes=list)
+
+    def pool(**_):
+        if fails == "pool":
+            raise RuntimeError("pool failed")
+        return Pool("engines")
+
+    async def learners(*_):
+        # As `LearnerTeam.start` does, it leaves nothing itself if it fails.
+        await finish("learners", 10, None)
+        return Started("learners")
+
+    checks = SimpleNamespace(check=lambda _: finish("nodes", 1, None), look_at=None)
+    for name, stand_in in {
+        "reserve": reserved,
+        "NodeChecks": lambda _: checks,
+        "start_scheduler": lambda *_: Started("scheduler"),
+        "make_pool": pool,
+        "start_learners": learners,
+    }.items():
+        monkeypatch.setattr(f"launch.run.system.{name}", stand_in)
+    monkeypatch.setattr(ray, "kill", left.discard)
+    lora = SimpleNamespace(published_rank=0)
+    config = SimpleNamespace(
+        resources=None, rollout=None, learner=SimpleNamespace(lora=lora), parity=None
+    )
+    watch = SimpleNamespace(rollouts=lambda pool: None)
+    with pytest.raises(RuntimeError, match=rf"^{fails} failed$"):
+        run(System._start(config, [], Startup(quiet=True), watch))
+    assert left == set()
+    assert ("learners" in order) == (fails == "engines")

@@ -387,22 +387,31 @@ def test_a_policy_that_its_folder_cannot_take_is_saved_elsewhere(
     (elsewhere := tmp_path / "elsewhere").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(elsewhere))
     run, system, folder = make_run("loop.save_every=2")
+    # What somebody else put where they thought that it would come.
+    (elsewhere / "run-policy").mkdir()
     tried = []
 
     async def no_space_but_elsewhere(path, tokenizer_path):
         tried.append(Path(path))
-        if tried[-1].parent == folder or tried[-1].name == "run-policy-2":
+        if tried[-1].parent == folder or tried[-1].name == "policy-2":
             raise OSError(28, "No space left on device")
+        assert not tried[-1].exists()
+        tried[-1].mkdir()
 
     system.learners.save = no_space_but_elsewhere
     asyncio.run(run.run(Startup()))
-    assert tried == [
-        *(folder / "policy-2", elsewhere / "run-policy-2"),
-        *(folder / "policy", elsewhere / "run-policy"),
-    ]
+    assert [path.name for path in tried] == ["policy-2", "policy-2", "policy", "policy"]
+    assert [path.parent for path in tried[::2]] == [folder, folder]
+    assert {path.parent.parent for path in tried[1::2]} == {elsewhere}
+    # Of the one that had no room there either nothing is left.
+    assert {path.name for path in elsewhere.iterdir()} == {"run-policy", tried[-1].parent.name}
+    assert tried[-1].parent.name.startswith("run-") and not any(
+        (elsewhere / "run-policy").iterdir()
+    )
     err = capsys.readouterr().err
     assert "policy-2 could not be saved (No space left on device); the run goes on" in err
-    assert f"{folder / 'policy'} (No space left on device); it is in {tried[-1]}" in err
+    where = f"it is in {tried[-1]} on the node of learner 0"
+    assert f"{folder / 'policy'} (No space left on device); {where}" in err
 
 
 def test_an_error_on_the_cluster_is_told_with_the_way_to_the_policy(monkeypatch):

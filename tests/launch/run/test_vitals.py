@@ -244,6 +244,101 @@ def test_a_death_while_nothing_was_guarded_ends_the_next_work(make):
     in_time(main)
 
 
+@pytest.mark.parametrize("at_once", [True, False])
+def test_parts_that_die_with_their_node_are_one_death_where_they_are_started_anew(make, at_once):
+    """As in training: a loop within a run, and a recovery in the place of the loop."""
+
+    async def main():
+        old = [Handle(f"learner {k}") for k in range(4)]
+        vitals = make(*old)
+        vitals.start()
+
+        async def loop():
+            await asyncio.sleep(100)
+            for handle in old[: 4 if at_once else 1]:
+                handle.state = "dead"
+            try:
+                await asyncio.sleep(1e6)
+            finally:
+                # Giving up takes a while, and so does what comes before the new ones.
+                await asyncio.sleep(20)
+
+        async def recovered():
+            old[-1].state = "dead"
+            await asyncio.sleep(200)
+            return "recovered"
+
+        async def whole():
+            with pytest.raises(PartDied, match=r"^learner 0 died"):
+                await vitals.guard(loop())
+            assert vitals.any_dead("learner 0") and vitals.any_dead("learner 3") is at_once
+            for handle in old:
+                vitals.watch(handle.name, list)
+            return await vitals.guard(recovered())
+
+        found = await vitals.guard(whole())
+        vitals.close()
+        return found
+
+    assert in_time(main)[0] == "recovered"
+
+
+def test_what_dies_while_work_is_given_up_ends_the_next_where_it_is_watched_still(make):
+    async def main():
+        scheduler, learner = Handle("scheduler"), Handle("learner 0")
+        vitals = make(scheduler, learner)
+        vitals.start()
+
+        async def loop():
+            scheduler.state = "dead"
+            try:
+                await asyncio.sleep(1e6)
+            finally:
+                learner.state = "dead"
+                await asyncio.sleep(20)
+
+        async def whole():
+            with pytest.raises(PartDied, match=r"^scheduler died"):
+                await vitals.guard(loop())
+            vitals.watch("scheduler", list)
+            with pytest.raises(PartDied, match=r"^learner 0 died"):
+                await vitals.guard(asyncio.sleep(1e6))
+            return "told"
+
+        found = await vitals.guard(whole())
+        vitals.close()
+        return found
+
+    assert in_time(main)[0] == "told"
+
+
+@pytest.mark.parametrize("error", [TimeoutError("batch 3"), "of ray"])
+def test_a_death_that_is_found_while_an_error_is_looked_into_is_what_is_told(
+    make, monkeypatch, error
+):
+    async def main():
+        sick, other = Handle("learner 0"), Handle("learner 1")
+        vitals = make(sick, other)
+        vitals.start()
+
+        async def slowly(*_):
+            await asyncio.sleep(60)
+
+        monkeypatch.setattr(vitals, "take_stacks", slowly)
+        monkeypatch.setattr(vitals, "culprit", slowly)
+
+        async def work():
+            await asyncio.sleep(100)
+            sick.state = "dead"
+            raise error if isinstance(error, Exception) else died(other)
+
+        with pytest.raises(PartDied, match=r"^learner 0 died"):
+            await vitals.guard(work())
+        vitals.close()
+
+    in_time(main)
+
+
 def raised_in_a_task(cause):
     return exceptions.RayTaskError("run", "Traceback ...", cause).as_instanceof_cause()
 
