@@ -78,7 +78,7 @@ class RolloutActor:
 
     Args:
         config: Rollout settings.
-        engine_arguments: From `rollout.engines.vllm_engine.engine_arguments`.
+        engine_arguments: From `rollout.engines.arguments.engine_arguments`.
         environment: Plug that plays one trajectory.
         reward: Plug that scores one response.
         scheduler: Handle of the SchedulerActor, or None when only evaluating.
@@ -138,7 +138,8 @@ class RolloutActor:
         return {"engine": built - began, "warm_up": done - built, "total": done - began}
 
     def _build(self) -> None:
-        from rollout.engines.vllm_engine import VLLMEngine, begin_importing
+        from rollout.engines.importing import begin_importing
+        from rollout.engines.vllm_engine import VLLMEngine
 
         num_threads = self._config.engine.num_threads
         begin_importing(self._engine_arguments, num_threads)
