@@ -16,7 +16,9 @@ untied and `PolicySource` sends the head as an alias of the embedding.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -58,6 +60,7 @@ class PolicySource(WeightSource):
     ) -> None:
         by_name = {name: (dtype, shape) for name, dtype, shape in metadata}
         self._parameters = parameters
+        self._pass: Iterator[tuple[str, torch.Tensor]] | None = None
         self._aliases_of = {
             name: [alias for alias, target in aliases.items() if target == name] for name in by_name
         }
@@ -77,9 +80,22 @@ class PolicySource(WeightSource):
         return self._metadata
 
     def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
-        for name, tensor in self._parameters():
+        for name, tensor in self._parameters() if self._pass is None else self._pass:
             for key in (name, *self._aliases_of[name]):
                 yield key, tensor
+
+    @contextmanager
+    def to_its_end(self) -> Iterator[None]:
+        """Make one pass within, to its end also where whoever iterates breaks off, or never begins.
+
+        Where parameters are partitioned the other ranks wait for this one at each of them.
+        """
+        self._pass = self._parameters()
+        try:
+            yield
+        finally:
+            deque(self._pass, maxlen=0)
+            self._pass = None
 
 
 class EngineClient:
