@@ -4,11 +4,11 @@
       open_sender -> TrainerWeightTransferEngine -- EngineClient: init/start/update/finish -->
                      send_weights  ============ tensors: NCCL or gloo broadcast ============>  load
 
-On GPUs both ends are vLLM's own NCCL classes. vLLM has no backend for CPUs, nor one for engines of
-which some share a GPU with the learner and some do not, so this module registers that of
-`rollout.gloo_transfer` in both of vLLM's factories; engine workers load it through the
-`vllm.general_plugins` entry point in pyproject.toml, which is why the project must be installed
-where engines run.
+On GPUs the sender is vLLM's own NCCL class, the receiver that of `rollout.nccl_transfer`. vLLM has
+no backend for CPUs, nor one for engines of which some share a GPU with the learner and some do not,
+so this module registers that of `rollout.gloo_transfer` in both of vLLM's factories; engine workers
+load ours through the `vllm.general_plugins` entry point in pyproject.toml, which is why the project
+must be installed where engines run.
 
 Tied embeddings: vLLM's layerwise reload leaves a tied head stale without an error, so engines run
 untied and `PolicySource` sends the head as an alias of the embedding.
@@ -27,6 +27,7 @@ from vllm.distributed.weight_transfer.base import (
     TrainerInitInfo,
     TrainerWeightTransferEngine,
     WeightSource,
+    WeightTransferEngine,
 )
 from vllm.distributed.weight_transfer.factory import (
     WeightTransferEngineFactory,
@@ -148,8 +149,14 @@ class EngineClient:
         self._all([handle.finish_weight_update.remote(version) for handle in self._handles])
 
 
+def _nccl_engine() -> type[WeightTransferEngine[Any, Any]]:
+    from rollout.nccl_transfer import NcclWeightTransferEngine
+
+    return NcclWeightTransferEngine
+
+
 def register() -> None:
-    """Add "gloo" to vLLM's factories; vLLM calls this in every process, possibly twice.
+    """Add ours to vLLM's factories; vLLM calls this in every process, possibly twice.
 
     The process's stacks can be taken from then on, too; see `rollout.stacks`.
     """
@@ -158,6 +165,8 @@ def register() -> None:
         WeightTransferEngineFactory.register_engine(BACKEND, GlooWeightTransferEngine)
     if BACKEND not in WeightTransferTrainerFactory._registry:
         WeightTransferTrainerFactory.register_engine(BACKEND, GlooTrainerWeightTransferEngine)
+    # In the place of vLLM's own.
+    WeightTransferEngineFactory._registry["nccl"] = _nccl_engine
 
 
 def open_sender(

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from rollout import weight_transfer as wt
-from rollout.gloo_transfer import BACKEND, GlooInitInfo
+from rollout.gloo_transfer import BACKEND, GlooInitInfo, GlooWeightTransferEngine
+from rollout.nccl_transfer import NcclWeightTransferEngine
 
 
 def make_source(aliases):
@@ -35,7 +36,8 @@ def test_registering_twice_is_harmless():
     wt.register()
     from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 
-    assert BACKEND in WeightTransferEngineFactory._registry
+    found = {name: WeightTransferEngineFactory._registry[name]() for name in (BACKEND, "nccl")}
+    assert found == {BACKEND: GlooWeightTransferEngine, "nccl": NcclWeightTransferEngine}
 
 
 def test_client_gives_every_engine_ranks_of_its_own(monkeypatch):
