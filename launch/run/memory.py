@@ -277,8 +277,8 @@ def engine_need(config: RunConfig, shape: Shape, *, on_gpu: bool, room: float) -
     passing = engine.max_num_batched_tokens * value
     passing *= 4 * shape.hidden_size + 3 * shape.intermediate_size // workers
     weights = value * shape.num_parameters / workers
-    if shape.tied and not on_gpu:
-        # On CPUs engines get an output head of their own.
+    if shape.tied and not config.learner.lora.published_rank:
+        # Engines that are sent whole weights have an output head of their own.
         weights += value * shape.vocab_size * shape.hidden_size / workers
     parts = {
         "weights": weights,

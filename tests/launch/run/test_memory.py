@@ -1,6 +1,7 @@
 """Memory of learners and engines: what must hold of it, and what is refused with which proposal."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 
@@ -38,6 +39,17 @@ def test_stages_share_out_what_they_say(config):
     assert found[3]["weights"] == 2 * model / 4
     # Of a model of 7 billion weights stage 3 has a billion whole at a time.
     assert found[3]["buffers"] - found[2]["buffers"] == pytest.approx(max(2e9, 4e9))
+
+
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_engines_that_are_sent_whole_weights_have_a_head_of_their_own(config, on_gpu):
+    tied = replace(QWEN_7B, tied=True)
+    head = 2 * tied.vocab_size * tied.hidden_size
+    weights = engine_need(config, tied, on_gpu=on_gpu, room=0.0).parts["weights"]
+    assert weights == 2 * tied.num_parameters + head == 2 * QWEN_7B.num_parameters
+    config.learner.lora.rank, config.learner.lora.publish = 8, "adapters"
+    weights = engine_need(config, tied, on_gpu=on_gpu, room=0.0).parts["weights"]
+    assert weights == 2 * tied.num_parameters
 
 
 def test_in_float32_a_step_joins_the_gradients_beside_themselves(config):
