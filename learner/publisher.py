@@ -67,6 +67,8 @@ class WeightPublisher:
         if self._sender is not None:
             self._sender.shutdown()
         self._client = EngineClient(handles, workers_per_engine, deadline_seconds)
+        if self._engine.rank == 0:
+            self._client.leave_weight_transfer()
         self._sender = open_sender(
             backend=backend,
             rank=self._engine.rank,

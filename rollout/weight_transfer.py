@@ -19,12 +19,12 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from vllm.distributed.weight_transfer.base import (
     ParamMeta,
-    TrainerInitInfo,
     TrainerWeightTransferEngine,
     WeightSource,
     WeightTransferEngine,
@@ -113,11 +113,20 @@ class EngineClient:
         self._workers_per_engine = workers_per_engine
         self._timeout_seconds = timeout_seconds
         self.version = 0
+        self.give_up: Callable[[], None] = lambda: None
+        """Called where an engine fails to receive, so that nobody waits any longer to send."""
 
     def _all(self, calls: list[Any]) -> None:
         import ray
 
         ray.get(calls, timeout=self._timeout_seconds)
+
+    def leave_weight_transfer(self) -> None:
+        """Let every engine leave the transfer group that it is in.
+
+        Before a new one is made, so that nobody waits there for an engine that cannot.
+        """
+        self._all([handle.leave_weight_transfer.remote() for handle in self._handles])
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
         """Let every engine join the transfer group."""
@@ -141,7 +150,11 @@ class EngineClient:
 
     def update_weights(self, update_info: Any) -> None:
         """Let every engine receive; it returns when the sender's broadcasts have arrived."""
-        self._all([handle.update_weights.remote(update_info) for handle in self._handles])
+        try:
+            self._all([handle.update_weights.remote(update_info) for handle in self._handles])
+        except Exception:
+            self.give_up()
+            raise
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
         """Finish loading, label what is sampled from now on, and resume."""
@@ -194,11 +207,14 @@ def open_sender(
     """
     register()
     where = (master_address, master_port, num_receivers + 1)
-    info: TrainerInitInfo
     if backend == "nccl":
         from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
 
-        info = NCCLTrainerInitInfo(*where, rank=rank)
-    else:
-        info = GlooTrainerInitInfo(*where, rank=rank)
+        from rollout.nccl_transfer import break_off
+
+        over_nccl = NCCLTrainerInitInfo(*where, rank=rank)
+        sender = WeightTransferTrainerFactory.trainer_init(over_nccl, client=client, source=source)
+        client.give_up = partial(break_off, sender)
+        return sender
+    info = GlooTrainerInitInfo(*where, rank=rank)
     return WeightTransferTrainerFactory.trainer_init(info, client=client, source=source)

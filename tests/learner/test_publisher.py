@@ -71,3 +71,17 @@ def test_what_a_gpu_still_computes_is_waited_for(monkeypatch, device, events):
     publisher._sender = SimpleNamespace(send_weights=lambda: found.append("sent"))
     publisher.publish(1)
     assert found == events
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_engines_leave_the_older_group_before_anybody_waits_in_the_new_one(monkeypatch, rank):
+    """One that cannot leave is found then."""
+    events = []
+    leave = SimpleNamespace(remote=lambda: events.append("left"))
+    monkeypatch.setattr("ray.get", lambda calls, timeout: None)
+    monkeypatch.setattr("learner.publisher.open_sender", lambda **_: events.append("open"))
+    publisher_of(rank, threading.Barrier(1)).connect(
+        [SimpleNamespace(leave_weight_transfer=leave)], backend="nccl", workers_per_engine=1,
+        master_address="", master_port=1, deadline_seconds=1.0,
+    )  # fmt: skip
+    assert events == (["open"] if rank else ["left", "open"])
