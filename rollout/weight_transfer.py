@@ -34,6 +34,7 @@ from vllm.distributed.weight_transfer.factory import (
     WeightTransferTrainerFactory,
 )
 
+from rollout.config import PACKED_BYTES
 from rollout.gloo_transfer import (
     BACKEND,
     GlooTrainerInitInfo,
@@ -212,7 +213,8 @@ def open_sender(
 
         from rollout.nccl_transfer import break_off
 
-        over_nccl = NCCLTrainerInitInfo(*where, rank=rank)
+        # The engines are told.
+        over_nccl = NCCLTrainerInitInfo(*where, rank=rank, packed_buffer_size_bytes=PACKED_BYTES)
         sender = WeightTransferTrainerFactory.trainer_init(over_nccl, client=client, source=source)
         client.give_up = partial(break_off, sender)
         return sender

@@ -19,6 +19,7 @@ from typing import Any
 
 from conf.schema import RunConfig
 from cost.prices.shape import UNGATED, ModelShape
+from launch.run.packing_memory import sent_bytes
 from learner.config import LearnerConfig
 from learner.deepspeed_settings import BUCKET_VALUES
 from learner.optimizers import Adafactor, Sgd
@@ -176,6 +177,7 @@ def learner_need(config: RunConfig, shape: Shape, *, on_gpu: bool) -> Need:
         "activations": activation_bytes(config, shape),
         "process": CONTEXT_BYTES if on_gpu else PROCESS_BYTES["learner"],
     }
+    parts["sending"] = max(0.0, sent_bytes(config, shape, on_gpu=on_gpu) - parts["activations"])
     if learner.reference.kl_coefficient and (not rank or learner.reference.path is not None):
         parts["reference"] = value * model
     if stage == 3:

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from rollout import weight_transfer as wt
+from rollout.config import PACKED_BYTES
 from rollout.gloo_transfer import BACKEND, GlooInitInfo, GlooWeightTransferEngine
 from rollout.nccl_transfer import NcclWeightTransferEngine
 
@@ -123,5 +124,5 @@ def test_on_gpus_vllms_own_nccl_classes_are_used(monkeypatch):
         client=client,
         source=source,
     )
-    info = NCCLTrainerInitInfo("10.0.0.1", 4711, 7, rank=0)
+    info = NCCLTrainerInitInfo("10.0.0.1", 4711, 7, rank=0, packed_buffer_size_bytes=PACKED_BYTES)
     assert made == [(info, client, source)]
