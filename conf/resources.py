@@ -24,7 +24,7 @@ class ResourcesConfig:
     num_learners: int = 1
     """Learner workers."""
     use_gpu: bool | None = None
-    """None takes GPUs when the cluster has any."""
+    """None takes GPUs when the cluster has any. Without them vLLM must be built for CPUs."""
     share_gpus: bool | None = None
     """Whether engine k and learner k share a GPU; None lets as many pairs share as need be where
     the cluster has fewer GPUs than the run has parts. Engines of several GPUs never share."""

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import ray
+import torch
 
 from learner.config import LearnerConfig
 from learner.deepspeed_engine import DeepSpeedEngine
@@ -66,6 +67,8 @@ class WeightPublisher:
         if self._sender is not None:
             self._sender.shutdown()
         self._client = EngineClient(handles, workers_per_engine, deadline_seconds)
+        if self._engine.rank == 0:
+            self._client.leave_weight_transfer()
         self._sender = open_sender(
             backend=backend,
             rank=self._engine.rank,
@@ -90,7 +93,11 @@ class WeightPublisher:
         assert self._client is not None, "connect() comes first"
         began = time.monotonic()
         self._client.version = version
-        self._sender.send_weights()
+        if self._engine.device.type == "cuda":
+            # vLLM reads weights on streams of its own, which wait for no other.
+            torch.cuda.synchronize()
+        with self._source.to_its_end():
+            self._sender.send_weights()
         return time.monotonic() - began, self._source.num_bytes
 
 

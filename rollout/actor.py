@@ -41,6 +41,10 @@ from rollout.signs import EngineProcesses
 from rollout.stopping import stopping_of
 from rollout.types import Completion, Group, LogprobArray, Prompt, TokenArray, Trajectory
 
+LEAVE_SECONDS = 60.0
+"""Longest wait for an engine to leave a transfer group. Over NCCL one that waits for weights of
+whoever is gone waits for ever."""
+
 
 def permute_rewards(group: Group, seed: int) -> Group:
     """Shuffle rewards and their status among the responses of one group, together."""
@@ -79,7 +83,7 @@ class RolloutActor:
 
     Args:
         config: Rollout settings.
-        engine_arguments: From `rollout.engines.vllm_engine.engine_arguments`.
+        engine_arguments: From `rollout.engines.arguments.engine_arguments`.
         environment: Plug that plays one trajectory.
         reward: Plug that scores one response.
         scheduler: Handle of the SchedulerActor, or None when only evaluating.
@@ -139,7 +143,8 @@ class RolloutActor:
         return {"engine": built - began, "warm_up": done - built, "total": done - began}
 
     def _build(self) -> None:
-        from rollout.engines.vllm_engine import VLLMEngine, begin_importing
+        from rollout.engines.importing import begin_importing
+        from rollout.engines.vllm_engine import VLLMEngine
 
         num_threads = self._config.engine.num_threads
         begin_importing(self._engine_arguments, num_threads)
@@ -327,13 +332,22 @@ class RolloutActor:
                 played = await self._environment.play_on(*given, start, nodes)
         return played
 
-    async def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
-        """Let the engine's workers join the transfer group, leaving an older one first."""
+    async def leave_weight_transfer(self) -> None:
+        """Let the engine's workers leave the transfer group that they are in, if any.
+
+        Raises:
+            RuntimeError: If they cannot; this actor is of no use then.
+        """
         try:
-            await self._engine.leave_weight_transfer()
+            async with asyncio.timeout(LEAVE_SECONDS):
+                await self._engine.leave_weight_transfer()
         except Exception as error:
-            self._useless = f"is of no use: its engine cannot take other weights: {error}"
-            raise
+            reason = str(error) or f"after {LEAVE_SECONDS:g} s it still waits for some"
+            self._useless = f"is of no use: its engine cannot take other weights: {reason}"
+            raise RuntimeError(self._useless) from error
+
+    async def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
+        """Let the engine's workers, which are in none, join a transfer group."""
         await self._engine.init_weight_transfer(init_info)
 
     async def start_weight_update(self) -> None:

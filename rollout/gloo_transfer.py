@@ -30,6 +30,7 @@ from vllm.distributed.weight_transfer.base import (
 )
 
 from rollout.buckets import Bucket, cut
+from rollout.reloading import forget_broken_update, unpack_experts
 from rollout.rendezvous import give_up, meet, open_store, own_address
 
 BACKEND = "gloo"
@@ -122,6 +123,7 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
         """Open a layerwise reload: CPU kernels repack weights, so loading in place fails."""
         from vllm.model_executor.model_loader.reload import initialize_layerwise_reload
 
+        forget_broken_update(self.model, self.model_config)
         if self.device.type == "cpu":
             unpack_experts(self.model)
         initialize_layerwise_reload(self.model)
@@ -148,18 +150,6 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
     def shutdown(self) -> None:
         """Leave the group."""
         self._group = None
-
-
-def unpack_experts(model: torch.nn.Module) -> None:
-    """Let the experts of a mixture be packed anew when weights have been loaded.
-
-    vLLM 0.32 packs them for its CPU kernels only where it builds a layer's kernel, which it does
-    once: experts loaded later would be read as if packed. Without its kernel a layer builds one.
-    """
-    for module in model.modules():
-        method = getattr(module, "quant_method", None)
-        if getattr(method, "moe_kernel", None) is not None:
-            method.moe_kernel = None  # type: ignore[union-attr]
 
 
 def _declared(source: WeightSource, metadata: Sequence[ParamMeta]) -> Iterator[torch.Tensor]:

@@ -119,5 +119,9 @@ class EngineProcesses:
 
     def _find(self) -> None:
         for process in descendants(os.getpid()):
-            if process.pid not in self._known and command(process.pid).startswith(_TITLE):
+            title = command(process.pid)
+            if process.pid in self._known or not title.startswith(_TITLE):
+                continue
+            # What an engine's process starts has its title until it is a program of its own.
+            if title != command(process.parent):
                 self._known[process.pid] = process

@@ -4,11 +4,11 @@
       open_sender -> TrainerWeightTransferEngine -- EngineClient: init/start/update/finish -->
                      send_weights  ============ tensors: NCCL or gloo broadcast ============>  load
 
-On GPUs both ends are vLLM's own NCCL classes. vLLM has no backend for CPUs, nor one for engines of
-which some share a GPU with the learner and some do not, so this module registers that of
-`rollout.gloo_transfer` in both of vLLM's factories; engine workers load it through the
-`vllm.general_plugins` entry point in pyproject.toml, which is why the project must be installed
-where engines run.
+On GPUs the sender is vLLM's own NCCL class, the receiver that of `rollout.nccl_transfer`. vLLM has
+no backend for CPUs, nor one for engines of which some share a GPU with the learner and some do not,
+so this module registers that of `rollout.gloo_transfer` in both of vLLM's factories; engine workers
+load ours through the `vllm.general_plugins` entry point in pyproject.toml, which is why the project
+must be installed where engines run.
 
 Tied embeddings: vLLM's layerwise reload leaves a tied head stale without an error, so engines run
 untied and `PolicySource` sends the head as an alias of the embedding.
@@ -16,21 +16,25 @@ untied and `PolicySource` sends the head as an alias of the embedding.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 from vllm.distributed.weight_transfer.base import (
     ParamMeta,
-    TrainerInitInfo,
     TrainerWeightTransferEngine,
     WeightSource,
+    WeightTransferEngine,
 )
 from vllm.distributed.weight_transfer.factory import (
     WeightTransferEngineFactory,
     WeightTransferTrainerFactory,
 )
 
+from rollout.config import PACKED_BYTES
 from rollout.gloo_transfer import (
     BACKEND,
     GlooTrainerInitInfo,
@@ -58,6 +62,7 @@ class PolicySource(WeightSource):
     ) -> None:
         by_name = {name: (dtype, shape) for name, dtype, shape in metadata}
         self._parameters = parameters
+        self._pass: Iterator[tuple[str, torch.Tensor]] | None = None
         self._aliases_of = {
             name: [alias for alias, target in aliases.items() if target == name] for name in by_name
         }
@@ -77,9 +82,22 @@ class PolicySource(WeightSource):
         return self._metadata
 
     def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
-        for name, tensor in self._parameters():
+        for name, tensor in self._parameters() if self._pass is None else self._pass:
             for key in (name, *self._aliases_of[name]):
                 yield key, tensor
+
+    @contextmanager
+    def to_its_end(self) -> Iterator[None]:
+        """Make one pass within, to its end also where whoever iterates breaks off, or never begins.
+
+        Where parameters are partitioned the other ranks wait for this one at each of them.
+        """
+        self._pass = self._parameters()
+        try:
+            yield
+        finally:
+            deque(self._pass, maxlen=0)
+            self._pass = None
 
 
 class EngineClient:
@@ -96,11 +114,20 @@ class EngineClient:
         self._workers_per_engine = workers_per_engine
         self._timeout_seconds = timeout_seconds
         self.version = 0
+        self.give_up: Callable[[], None] = lambda: None
+        """Called where an engine fails to receive, so that nobody waits any longer to send."""
 
     def _all(self, calls: list[Any]) -> None:
         import ray
 
         ray.get(calls, timeout=self._timeout_seconds)
+
+    def leave_weight_transfer(self) -> None:
+        """Let every engine leave the transfer group that it is in.
+
+        Before a new one is made, so that nobody waits there for an engine that cannot.
+        """
+        self._all([handle.leave_weight_transfer.remote() for handle in self._handles])
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
         """Let every engine join the transfer group."""
@@ -124,7 +151,11 @@ class EngineClient:
 
     def update_weights(self, update_info: Any) -> None:
         """Let every engine receive; it returns when the sender's broadcasts have arrived."""
-        self._all([handle.update_weights.remote(update_info) for handle in self._handles])
+        try:
+            self._all([handle.update_weights.remote(update_info) for handle in self._handles])
+        except Exception:
+            self.give_up()
+            raise
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
         """Finish loading, label what is sampled from now on, and resume."""
@@ -132,8 +163,14 @@ class EngineClient:
         self._all([handle.finish_weight_update.remote(version) for handle in self._handles])
 
 
+def _nccl_engine() -> type[WeightTransferEngine[Any, Any]]:
+    from rollout.nccl_transfer import NcclWeightTransferEngine
+
+    return NcclWeightTransferEngine
+
+
 def register() -> None:
-    """Add "gloo" to vLLM's factories; vLLM calls this in every process, possibly twice.
+    """Add ours to vLLM's factories; vLLM calls this in every process, possibly twice.
 
     The process's stacks can be taken from then on, too; see `rollout.stacks`.
     """
@@ -142,6 +179,8 @@ def register() -> None:
         WeightTransferEngineFactory.register_engine(BACKEND, GlooWeightTransferEngine)
     if BACKEND not in WeightTransferTrainerFactory._registry:
         WeightTransferTrainerFactory.register_engine(BACKEND, GlooTrainerWeightTransferEngine)
+    # In the place of vLLM's own.
+    WeightTransferEngineFactory._registry["nccl"] = _nccl_engine
 
 
 def open_sender(
@@ -169,11 +208,15 @@ def open_sender(
     """
     register()
     where = (master_address, master_port, num_receivers + 1)
-    info: TrainerInitInfo
     if backend == "nccl":
         from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
 
-        info = NCCLTrainerInitInfo(*where, rank=rank)
-    else:
-        info = GlooTrainerInitInfo(*where, rank=rank)
+        from rollout.nccl_transfer import break_off
+
+        # The engines are told.
+        over_nccl = NCCLTrainerInitInfo(*where, rank=rank, packed_buffer_size_bytes=PACKED_BYTES)
+        sender = WeightTransferTrainerFactory.trainer_init(over_nccl, client=client, source=source)
+        client.give_up = partial(break_off, sender)
+        return sender
+    info = GlooTrainerInitInfo(*where, rank=rank)
     return WeightTransferTrainerFactory.trainer_init(info, client=client, source=source)

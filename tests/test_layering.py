@@ -24,6 +24,8 @@ SHELLS = {
     "rollout/replacing.py": {"ray"},
     "rollout/buckets.py": {"torch"},
     "rollout/gloo_transfer.py": {"torch", "vllm"},
+    "rollout/nccl_transfer.py": {"torch", "vllm"},
+    "rollout/reloading.py": {"torch", "vllm"},
     "rollout/rendezvous.py": {"torch"},
     "rollout/weight_transfer.py": {"ray", "torch", "vllm"},
     "rollout/engines/fork_server.py": {"vllm"},

@@ -17,6 +17,7 @@ from launch.run.placement import Placement
 from rollout.actor import RolloutActor
 from rollout.config import RolloutConfig
 from rollout.engines.arguments import check_heads, engine_arguments
+from rollout.engines.versions import check_vllm_on_cpus
 from rollout.joining import Room
 from rollout.pool import RolloutPool
 from rollout.types import Prompt
@@ -49,10 +50,7 @@ def make_pool(
     layout = placement.layout
     on_gpu = layout.engine_gpus > 0
     if not on_gpu:
-        try:
-            check_heads(run.model.path)
-        except ValueError as error:
-            raise UserError(str(error)) from error
+        _check_cpus(run.model.path)
 
     def make_actor(index: int, scheduler: Any, seed: int) -> Any:
         engine = config.engine
@@ -82,6 +80,14 @@ def make_pool(
 
     room = _room(run.resources, placement, look_at)
     return RolloutPool(make_actor, run.resources.num_engines, config, scheduler, run.seed, room)
+
+
+def _check_cpus(model_path: str) -> None:
+    try:
+        check_vllm_on_cpus()
+        check_heads(model_path)
+    except ValueError as error:
+        raise UserError(str(error)) from error
 
 
 def _room(

@@ -19,6 +19,7 @@ from typing import Any
 
 from conf.schema import RunConfig
 from cost.prices.shape import UNGATED, ModelShape
+from launch.run.packing_memory import sent_bytes
 from launch.run.zero_memory import (
     buffer_bytes,
     gradient_bytes,
@@ -178,6 +179,7 @@ def learner_need(config: RunConfig, shape: Shape, *, on_gpu: bool) -> Need:
         "activations": activation_bytes(config, shape),
         "process": CONTEXT_BYTES if on_gpu else PROCESS_BYTES["learner"],
     }
+    parts["sending"] = max(0.0, sent_bytes(config, shape, on_gpu=on_gpu) - parts["activations"])
     if learner.reference.kl_coefficient and (not rank or learner.reference.path is not None):
         parts["reference"] = value * model
     if stage == 3:
@@ -231,8 +233,8 @@ def engine_need(config: RunConfig, shape: Shape, *, on_gpu: bool, room: float) -
     passing = engine.max_num_batched_tokens * value
     passing *= 4 * shape.hidden_size + 3 * shape.intermediate_size // workers
     weights = value * shape.num_parameters / workers
-    if shape.tied and not on_gpu:
-        # On CPUs engines get an output head of their own.
+    if shape.tied and not config.learner.lora.published_rank:
+        # Engines that are sent whole weights have an output head of their own.
         weights += value * shape.vocab_size * shape.hidden_size / workers
     parts = {
         "weights": weights,

@@ -24,6 +24,7 @@ from launch.run.memory import (
     responses_at_once,
     size,
 )
+from launch.run.packing_memory import received_bytes
 
 CGROUP = Path("/sys/fs/cgroup/memory.max")
 _MAY_RUN_OUT = "may run out, if activations take what is estimated here"
@@ -149,7 +150,9 @@ def memory_lines(config: RunConfig, shape: Shape | None, device: Device | None) 
     total = _all(config, learner.total, engine.total)
     if not on_gpu:
         lines["memory of the machine"] = f"{size(total)} of {size(device.bytes)}"
-    if (max(learner.total, engine.total) if on_gpu else total) > device.bytes:
+    # Beside what vLLM takes, which has room for a step but not for weights that come.
+    receiving = received_bytes(config, shape, on_gpu=on_gpu) - engine.parts["passing"]
+    if (max(learner.total, engine.total + max(0, receiving)) if on_gpu else total) > device.bytes:
         lines["memory"] = _MAY_RUN_OUT
     return lines
 

@@ -51,6 +51,8 @@ class Placement:
     engines: list[PlacementGroup]
     """Of the engines that share no GPU, in order."""
     learners: PlacementGroup | None
+    hides_gpus: bool = False
+    """Whether there are GPUs that learners must not see."""
 
     def engine_options(self, index: int, cpus: float) -> dict[str, Any]:
         """Return the options of `ray.remote` for the engine with this index.
@@ -72,7 +74,11 @@ class Placement:
     def learner_options(self, rank: int, cpus: float) -> dict[str, Any]:
         """Return the options of `ray.remote` for the learner with this rank."""
         shares = rank < self.layout.num_shared
-        return self._in_bundle(rank, cpus, 0.5 if shares else self.layout.learner_gpus)
+        options = self._in_bundle(rank, cpus, 0.5 if shares else self.layout.learner_gpus)
+        # Ray hides GPUs from those who have some, not from those who have none. Where there are
+        # none it would only cost a process that Ray has begun.
+        hidden = {"runtime_env": {"env_vars": {"CUDA_VISIBLE_DEVICES": ""}}}
+        return options | (hidden if self.hides_gpus else {})
 
     def _in_bundle(self, rank: int, cpus: float, gpus: float) -> dict[str, Any]:
         assert self.learners is not None
@@ -176,6 +182,7 @@ def reserve(
         learners=placement_group(learner_bundles(layout, resources), strategy="PACK")
         if layout.num_learners
         else None,
+        hides_gpus=total >= 1 and not layout.learner_gpus,
     )
     for group in placement.groups:
         if not group.wait(resources.placement_deadline_seconds):

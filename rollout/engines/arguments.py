@@ -69,7 +69,7 @@ def engine_arguments(
         "disable_log_stats": True,
         "seed": seed,
     }
-    arguments |= _platform_arguments(config, on_gpu=on_gpu, sleeps=sleeps)
+    arguments |= _gpu_arguments(arguments, config, sleeps) if on_gpu else _cpu_arguments(config)
     overrides: dict[str, Any] = {}
     if float32_head:
         overrides["head_dtype"] = "float32"
@@ -131,20 +131,30 @@ def check_heads(model_path: str) -> None:
         )
 
 
-def _platform_arguments(config: EngineConfig, *, on_gpu: bool, sleeps: bool) -> dict[str, Any]:
-    arguments: dict[str, Any] = {}
-    kv_cache_gib = config.kv_cache_gib or (None if on_gpu else CPU_KV_CACHE_GIB)
-    if kv_cache_gib is not None:
-        arguments["kv_cache_memory_bytes"] = int(kv_cache_gib * 2**30)
-    if on_gpu:
-        arguments["gpu_memory_utilization"] = config.gpu_memory_utilization
+def _gpu_arguments(
+    arguments: Mapping[str, Any], config: EngineConfig, sleeps: bool
+) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "gpu_memory_utilization": config.gpu_memory_utilization,
         # vLLM refuses it on CPUs, where the calls do nothing.
-        arguments["enable_sleep_mode"] = sleeps
-    else:
+        "enable_sleep_mode": sleeps,
+    }
+    if config.kv_cache_gib is not None:
+        found["kv_cache_memory_bytes"] = int(config.kv_cache_gib * 2**30)
+    if arguments["tensor_parallel_size"] > 1:
+        # In an actor of a placement group vLLM would take Ray, which wants a bundle for every GPU.
+        found["distributed_executor_backend"] = "mp"
+    return found
+
+
+def _cpu_arguments(config: EngineConfig) -> dict[str, Any]:
+    found = {
+        "kv_cache_memory_bytes": int((config.kv_cache_gib or CPU_KV_CACHE_GIB) * 2**30),
         # A partly computed prompt of a request with a seed kills the CPU worker: vLLM then rewinds
         # the request's random generator, which torch cannot do on CPU.
-        arguments["enable_chunked_prefill"] = False
-        arguments["distributed_executor_backend"] = "uni"
-        if config.prefix_caching:
-            arguments["block_size"] = CPU_BLOCK_TOKENS
-    return arguments
+        "enable_chunked_prefill": False,
+        "distributed_executor_backend": "uni",
+    }
+    if config.prefix_caching:
+        found["block_size"] = CPU_BLOCK_TOKENS
+    return found

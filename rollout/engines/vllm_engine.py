@@ -8,54 +8,22 @@ generation config is not applied, so nothing but the temperature shapes that dis
 from __future__ import annotations
 
 import asyncio
-import os
 import tempfile
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from rollout.engines import fork_server
-from rollout.engines.arguments import on_cpu, stop_arguments
+from rollout.engines.arguments import stop_arguments
+from rollout.engines.importing import begin_importing, threads_chosen_by_vllm
 from rollout.engines.sleeping import Sleep
 from rollout.loading import loading
 from rollout.progress import Watch
 from rollout.stopping import Stopping
 from rollout.types import Completion, LogprobArray, TokenArray, VersionSpan
-
-ONEDNN_CAPACITY = "64"
-"""On CPUs oneDNN keeps what it made for every number of tokens that a step has had, up to 1,024 of
-them by itself, and the process grows by a GB; so many are those of a dozen numbers."""
-
-
-def begin_importing(arguments: Mapping[str, Any], num_threads: int) -> bool:
-    """Let the engine's process begin to import vLLM, where it can without its arguments.
-
-    What libraries read from the environment when they are imported is set here; the sooner it is
-    called the better.
-
-    Args:
-        arguments: From `engine_arguments`.
-        num_threads: CPU threads of the engine.
-
-    Returns:
-        Whether vLLM is to fork its process off the server; see `fork_server`.
-    """
-    os.environ.setdefault("HF_HUB_OFFLINE", "1")
-    os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-    os.environ["OMP_NUM_THREADS"] = str(num_threads)
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", ONEDNN_CAPACITY)
-    if not on_cpu(arguments):
-        return False
-    # Or vLLM puts the CPU worker into a process of its own, and binds its threads to cores that it
-    # chooses by itself, the same ones for every engine of a machine. It means nothing else to
-    # `AsyncLLM`.
-    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    fork_server.begin(compiling=not arguments["enforce_eager"])
-    return True
 
 
 class VLLMEngine:
@@ -77,7 +45,7 @@ class VLLMEngine:
 
         if (asked := arguments.get("weight_transfer_config")) is not None:
             arguments = arguments | {"weight_transfer_config": WeightTransferConfig(**asked)}
-        with fork_server.used_by_vllm() if forked else nullcontext():
+        with fork_server.used_by_vllm() if forked else threads_chosen_by_vllm():
             self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
         self._sleep = Sleep(self._llm, keeps_weights=asked is None)
         self._stops = stop_arguments(stopping)

@@ -257,3 +257,21 @@ def test_an_engine_on_cpus_keeps_to_a_core_of_its_own_and_one_on_gpus_does_not(m
             assert (len(kept) == 1) if on_cpu else (kept == anywhere)
             engine.kill()
         actor._cores.free()
+
+
+@pytest.mark.parametrize("stuck", [True, False])
+def test_an_engine_that_does_not_leave_its_transfer_group_is_of_no_use(monkeypatch, stuck):
+    monkeypatch.setattr(actor_module, "LEAVE_SECONDS", 0.05)
+
+    async def leave():
+        if stuck:
+            await asyncio.sleep(60)
+        raise ValueError("no weights")
+
+    actor = RolloutActor(RolloutConfig(), {}, SingleTurn(), None, None, 3)
+    actor._engine = SimpleNamespace(leave_weight_transfer=leave)
+    assert actor.fault(1.0) == ""
+    reason = "after 0.05 s it still waits for some" if stuck else "no weights"
+    with pytest.raises(RuntimeError, match=f"cannot take other weights: {reason}"):
+        asyncio.run(actor.leave_weight_transfer())
+    assert actor.fault(1.0).endswith(reason)

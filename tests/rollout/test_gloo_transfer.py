@@ -10,7 +10,7 @@ import torch
 
 from rollout import gloo_transfer
 from rollout.buckets import cut
-from rollout.gloo_transfer import GlooInitInfo, GlooWeightTransferEngine, unpack_experts
+from rollout.gloo_transfer import GlooInitInfo, GlooWeightTransferEngine
 from rollout.rendezvous import GivenUpError
 from rollout.weight_transfer import PolicySource, open_sender
 
@@ -207,13 +207,3 @@ def test_ranks_other_than_0_only_help_to_gather():
     )
     sender.send_weights()
     assert gathered == [True]
-
-
-def test_experts_are_packed_anew_after_every_load():
-    model = torch.nn.ModuleList([torch.nn.Linear(1, 1), torch.nn.Linear(1, 1)])
-    model[0].quant_method = SimpleNamespace(moe_kernel="packs what it was built with")
-    model[1].quant_method = SimpleNamespace()
-    unpack_experts(model)
-    # Without one, vLLM builds a kernel when it has loaded the layer, and packs its weights.
-    assert model[0].quant_method.moe_kernel is None
-    assert vars(model[1].quant_method) == {}

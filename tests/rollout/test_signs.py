@@ -85,6 +85,34 @@ def test_a_process_that_is_stopped_is_waited_for_and_then_makes_it_useless(engin
     )
 
 
+PARENT = """
+import os, sys, time
+from setproctitle import setproctitle
+setproctitle("VLLM::EngineCore")
+child = os.fork()
+if child:
+    print(child, flush=True)
+    os.waitpid(child, 0)
+time.sleep(100)
+"""
+
+
+def test_what_an_engines_process_is_about_to_start_is_no_part_of_the_engine():
+    with subprocess.Popen(
+        [sys.executable, "-c", PARENT], stdout=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            child = int(process.stdout.readline())
+            watched = EngineProcesses()
+            watched.complete()
+            assert watched.pids == [process.pid]
+            os.kill(child, signal.SIGKILL)
+            wait_for(lambda: look(child) is None)
+            assert watched.fault(30, now=0.0) == ""
+        finally:
+            process.kill()
+
+
 HOLDER = """
 import sys, time
 from multiprocessing.shared_memory import SharedMemory

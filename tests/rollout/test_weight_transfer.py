@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from rollout import weight_transfer as wt
-from rollout.gloo_transfer import BACKEND, GlooInitInfo
+from rollout.config import PACKED_BYTES
+from rollout.gloo_transfer import BACKEND, GlooInitInfo, GlooWeightTransferEngine
+from rollout.nccl_transfer import NcclWeightTransferEngine
 
 
 def make_source(aliases):
@@ -35,7 +37,8 @@ def test_registering_twice_is_harmless():
     wt.register()
     from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 
-    assert BACKEND in WeightTransferEngineFactory._registry
+    found = {name: WeightTransferEngineFactory._registry[name]() for name in (BACKEND, "nccl")}
+    assert found == {BACKEND: GlooWeightTransferEngine, "nccl": NcclWeightTransferEngine}
 
 
 def test_client_gives_every_engine_ranks_of_its_own(monkeypatch):
@@ -79,6 +82,22 @@ def test_no_engine_begins_an_update_unless_all_are_well(monkeypatch):
     assert begun == engines[::2]
 
 
+def test_a_sender_is_told_of_an_engine_that_fails_to_receive(monkeypatch):
+    told = []
+    client = wt.EngineClient([], 1, 1.0)
+    client.give_up = lambda: told.append(True)
+    client.update_weights({})
+    assert told == []
+
+    def fails(self, calls):
+        raise RuntimeError("the actor died")
+
+    monkeypatch.setattr(wt.EngineClient, "_all", fails)
+    with pytest.raises(RuntimeError, match="died"):
+        client.update_weights({})
+    assert told == [True]
+
+
 def test_on_gpus_vllms_own_nccl_classes_are_used(monkeypatch):
     """What can be said without a GPU: the request that reaches vLLM's factory."""
     from vllm.distributed.weight_transfer.nccl_engine import (
@@ -95,14 +114,15 @@ def test_on_gpus_vllms_own_nccl_classes_are_used(monkeypatch):
         ),
     )
     source, _ = make_source({})
+    client = wt.EngineClient([], 1, 1.0)
     wt.open_sender(
         backend="nccl",
         rank=0,
         master_address="10.0.0.1",
         master_port=4711,
         num_receivers=6,
-        client="client",
+        client=client,
         source=source,
     )
-    info = NCCLTrainerInitInfo("10.0.0.1", 4711, 7, rank=0)
-    assert made == [(info, "client", source)]
+    info = NCCLTrainerInitInfo("10.0.0.1", 4711, 7, rank=0, packed_buffer_size_bytes=PACKED_BYTES)
+    assert made == [(info, client, source)]

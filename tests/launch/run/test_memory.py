@@ -1,6 +1,7 @@
 """Memory of learners and engines: what must hold of it, and what is refused with which proposal."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 
@@ -9,6 +10,7 @@ from launch.run import memory_plan
 from launch.run.memory import GIB, Shape, engine_need, learner_need, responses_at_once, size
 from launch.run.memory_plan import Device, device_of, memory_lines, needs, plan_memory, turns
 from learner.deepspeed_settings import BUCKET_VALUES
+from rollout.config import PACKED_BYTES
 from tests.composing import composed
 from tests.places import CHAIN_MODEL
 
@@ -39,6 +41,17 @@ def test_stages_share_out_what_they_say(config):
     assert found[3]["weights"] == 2 * model / 4
     # Of a model of 7 billion weights stage 3 has a billion whole at a time.
     assert found[3]["buffers"] - found[2]["buffers"] == pytest.approx(max(2e9, 4e9))
+
+
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_engines_that_are_sent_whole_weights_have_a_head_of_their_own(config, on_gpu):
+    tied = replace(QWEN_7B, tied=True)
+    head = 2 * tied.vocab_size * tied.hidden_size
+    weights = engine_need(config, tied, on_gpu=on_gpu, room=0.0).parts["weights"]
+    assert weights == 2 * tied.num_parameters + head == 2 * QWEN_7B.num_parameters
+    config.learner.lora.rank, config.learner.lora.publish = 8, "adapters"
+    weights = engine_need(config, tied, on_gpu=on_gpu, room=0.0).parts["weights"]
+    assert weights == 2 * tied.num_parameters
 
 
 def test_in_float32_a_step_joins_the_gradients_beside_themselves(config):
@@ -124,6 +137,31 @@ def test_what_fits_is_told_and_what_does_not_is_refused_with_what_would(config):
     assert str(e.value).endswith("would fit")
     with pytest.raises(UserError, match="take a smaller model"):
         memory_lines(config, QWEN_7B, Device(4 * GIB, on_gpu=True))
+
+
+def test_weights_on_their_way_over_nccl_need_room_at_both_ends(config):
+    config.rollout.engine.kv_cache_gib = None
+    head = 2 * QWEN_7B.vocab_size * QWEN_7B.hidden_size
+    packed = 2 * (PACKED_BYTES + head)
+    # A learner has room for it where activations were, if these are more.
+    config.learner.gradient_checkpointing, config.learner.row_tokens = True, 512
+    config.learner.logits_chunk_tokens = 64
+    parts = learner_need(config, QWEN_7B, on_gpu=True).parts
+    assert parts["sending"] == packed - parts["activations"] > 0
+    config.learner.zero_stage = 3
+    parts = learner_need(config, QWEN_7B, on_gpu=True).parts
+    assert parts["sending"] == 1.5 * packed - parts["activations"]
+    config.learner.row_tokens = 65_536
+    assert learner_need(config, QWEN_7B, on_gpu=True).parts["sending"] == 0
+    # An engine has what vLLM leaves.
+    config.learner.row_tokens = 512
+    gpu = Device(96 * GIB, on_gpu=True)
+    config.rollout.engine.gpu_memory_utilization = 0.9
+    assert "memory" not in memory_lines(config, QWEN_7B, gpu)
+    config.rollout.engine.gpu_memory_utilization = 0.99
+    assert memory_lines(config, QWEN_7B, gpu)["memory"].startswith("may run out")
+    config.resources.share_gpus = True
+    assert learner_need(config, QWEN_7B, on_gpu=True).parts["sending"] == 0
 
 
 def test_who_has_a_gpu_in_turn_needs_the_larger_of_two_and_not_their_sum(config):

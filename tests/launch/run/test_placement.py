@@ -44,6 +44,17 @@ def test_engine_and_learner_share_one_gpu_in_one_bundle(cluster_of):
     assert len(said) == 1 and said[0].startswith("1 GPU(s) shared by an engine and a learner")
 
 
+@pytest.mark.parametrize(
+    ("num_gpus", "use_gpu", "hidden"),
+    [(2, False, True), (0, False, False), (0, None, False), (2, None, False)],
+)
+def test_learners_without_a_gpu_see_none(cluster_of, num_gpus, use_gpu, hidden):
+    cluster_of(num_gpus)
+    options = reserve(ResourcesConfig(use_gpu=use_gpu), say=lambda _: None).learner_options(0, 1)
+    variables = options.get("runtime_env", {}).get("env_vars")
+    assert variables == ({"CUDA_VISIBLE_DEVICES": ""} if hidden else None)
+
+
 def test_what_asks_for_more_than_its_bundle_is_none(cluster_of):
     """Whatever shares, all actors of a bundle fit into it, and every part has a place."""
     for engines in (1, 2, 3):

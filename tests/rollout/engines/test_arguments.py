@@ -6,7 +6,7 @@ from typing import get_args
 import pytest
 
 from rollout.config import EngineConfig
-from rollout.engines.arguments import CPU_HEAD_SIZES, check_heads, engine_arguments
+from rollout.engines.arguments import CPU_HEAD_SIZES, check_heads, engine_arguments, on_cpu
 
 
 def arguments(**changes: object) -> dict[str, object]:
@@ -43,6 +43,19 @@ def test_short_prompts_can_be_cached_on_cpus_too() -> None:
         float32_head=False, max_model_len=64, tensor_parallel_size=1, on_gpu=False, seed=0,
     )  # fmt: skip
     assert "block_size" not in without
+
+
+def test_the_workers_of_an_engine_are_processes_of_its_actor() -> None:
+    from vllm.config import ParallelConfig
+
+    found = arguments(on_gpu=True, tensor_parallel_size=2)
+    names = ("tensor_parallel_size", "distributed_executor_backend")
+    asked = {name: found[name] for name in names if name in found}
+    # As vLLM finds itself in an actor that has a bundle of two GPUs.
+    parallel = ParallelConfig(placement_group=object(), **asked)  # type: ignore[arg-type]
+    assert parallel.distributed_executor_backend == "mp"
+    assert "distributed_executor_backend" not in arguments(on_gpu=True)
+    assert on_cpu(arguments()) and not on_cpu(found)
 
 
 def test_vllm_is_asked_for_sleep_where_it_knows_it() -> None:

