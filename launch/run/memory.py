@@ -22,13 +22,12 @@ from cost.prices.shape import UNGATED, ModelShape
 from launch.run.packing_memory import sent_bytes
 from learner.config import LearnerConfig
 from learner.deepspeed_settings import BUCKET_VALUES
+from learner.gpu_share import CONTEXT_BYTES
 from learner.optimizers import Adafactor, Sgd
 
 GIB = 2.0**30
 PROCESS_BYTES = {"learner": int(0.65 * GIB), "engine": int(1.6 * GIB)}
 """Of a process on a CPU before it holds a model: Python, torch, DeepSpeed, vLLM and its workers."""
-CONTEXT_BYTES = int(1.5 * GIB)
-"""Of a process on a GPU: CUDA's context, kernels, NCCL's buffers."""
 GATHERED_VALUES = STEPPED_VALUES = 1_000_000_000
 """Of ZeRO stage 3 by DeepSpeed's own setting: weights that are whole at a time, and weights of a
 rank that the optimiser steps on at a time."""
