@@ -27,16 +27,26 @@ class QueuedCalls:
             limit: Entered when what was asked before is answered, or given up as too late.
         """
         answers = asyncio.gather(*calls)
-        # Where nobody waits for them any more, nobody need hear of their error.
-        answers.add_done_callback(lambda done: done.cancelled() or done.exception())
         before, self._last = self._last, answers
-        if before is not None and not before.done():
-            await asyncio.wait({before, answers}, return_when=asyncio.FIRST_COMPLETED)
-        try:
-            async with limit:
-                # Whoever is cancelled while it waits leaves the workers at it, and others behind.
-                await asyncio.wait({answers})
-                return answers.result()
-        except Exception:
-            answers.cancel()
-            raise
+        answered = asyncio.ensure_future(_clocked(before, answers, limit))
+        for each in (answers, answered):
+            # Where nobody waits for them any more, nobody need hear of their error.
+            each.add_done_callback(lambda done: done.cancelled() or done.exception())
+        # Whoever is cancelled leaves the workers at it, and others behind, and the clock goes on.
+        return await asyncio.shield(answered)
+
+
+async def _clocked(
+    before: asyncio.Future[list[Any]] | None,
+    answers: asyncio.Future[list[Any]],
+    limit: AbstractAsyncContextManager[None],
+) -> list[Any]:
+    if before is not None and not before.done():
+        await asyncio.wait({before, answers}, return_when=asyncio.FIRST_COMPLETED)
+    try:
+        async with limit:
+            await asyncio.wait({answers})
+            return answers.result()
+    except Exception:
+        answers.cancel()
+        raise

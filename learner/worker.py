@@ -25,6 +25,7 @@ from learner.batch_plan import MinibatchPlan, Row
 from learner.config import LearnerConfig
 from learner.deepspeed_engine import DeepSpeedEngine
 from learner.deepspeed_head import DeepSpeedHead
+from learner.gpu_share import keep_to
 from learner.layout import lay_out
 from learner.loss import Loss, RowOrigin
 from learner.numerics import Numerics
@@ -72,8 +73,7 @@ class LearnerWorker:
         """
         torch.set_num_threads(config.num_threads)
         torch.manual_seed(seed)
-        if memory_share < 1 and torch.cuda.is_available():
-            torch.cuda.set_per_process_memory_fraction(memory_share)
+        keep_to(memory_share)
         self.rank = rank
         self._world_size = world_size
         self._config = config

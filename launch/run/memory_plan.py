@@ -171,8 +171,8 @@ def needs(
     """Return what one learner and one worker of an engine need."""
     room = 0.0
     if device is not None:
-        sleeps, share = config.resources.engines_sleep, config.resources.engine_memory_share
-        room = device.bytes * (share if sleeps else config.rollout.engine.gpu_memory_utilization)
+        shares, share = config.resources.shares, config.resources.engine_memory_share
+        room = device.bytes * (share if shares else config.rollout.engine.gpu_memory_utilization)
     return (
         learner_need(config, shape, on_gpu=on_gpu),
         engine_need(config, shape, on_gpu=on_gpu, room=room),

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from launch.program import build
+from launch.run.layout import learner_share
 from launch.run.memory import GIB, Shape
 from launch.run.memory_plan import Device, needs, responses_at_once, shortage
 from tests.composing import composed
@@ -39,6 +40,9 @@ def test_a_recipe_fits_the_gpus_that_its_name_says(name):
     assert learner.total < 0.9 * device.bytes
     if num_gpus == 1:
         assert parts == 2
+        # What an engine takes that shares its GPU, and what is planned.
+        assert resources.engine_memory_share == config.rollout.engine.gpu_memory_utilization
+        assert learner.total < learner_share(resources) * device.bytes
         assert learner.total + engine.total < 0.95 * device.bytes
     else:
         assert parts == num_gpus

@@ -80,7 +80,21 @@ def test_whoever_is_cancelled_leaves_its_call_before_the_others():
         assert await calls.wait([worker.ask(3)], limited(10, took)) == [503]
         return took
 
-    assert run(scenario()) == [3]
+    assert run(scenario()) == [500, 3]
+
+
+def test_a_call_that_hangs_keeps_its_limit_when_nobody_waits_for_it_any_more():
+    async def scenario():
+        worker, calls = Worker(), QueuedCalls()
+        await worker.lock.acquire()
+        first = asyncio.create_task(calls.wait([worker.ask(1)], limited(100, [])))
+        await asyncio.sleep(1)
+        first.cancel()
+        with pytest.raises(TimeoutError):
+            await calls.wait([worker.ask(1)], limited(10, []))
+        return asyncio.get_running_loop().time()
+
+    assert run(scenario()) == 110
 
 
 def test_an_error_ends_its_own_call_alone():

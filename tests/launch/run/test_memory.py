@@ -160,8 +160,10 @@ def test_weights_on_their_way_over_nccl_need_room_at_both_ends(config):
     assert "memory" not in memory_lines(config, QWEN_7B, gpu)
     config.rollout.engine.gpu_memory_utilization = 0.99
     assert memory_lines(config, QWEN_7B, gpu)["memory"].startswith("may run out")
-    config.resources.share_gpus = True
-    assert learner_need(config, QWEN_7B, on_gpu=True).parts["sending"] == 0
+    config.resources.share_gpus, config.resources.engine_memory_share = True, 0.3
+    learner, engine = needs(config, QWEN_7B, gpu, on_gpu=True)
+    assert learner.parts["sending"] == 0
+    assert engine.total == pytest.approx(0.3 * gpu.bytes)
 
 
 def test_who_has_a_gpu_in_turn_needs_the_larger_of_two_and_not_their_sum(config):
