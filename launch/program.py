@@ -45,6 +45,7 @@ from launch.cli.refusals import (
     plug_sentence,
     reason_of,
 )
+from launch.cli.signals import Interrupted, handled, interrupt, refuse
 from launch.cli.visible import VisibleFilter, visible
 
 __all__ = ["RunError", "UserError", "build", "compose_run", "prepare_run_dir", "run_program",
@@ -182,6 +183,12 @@ def start(
     os.environ["HYDRA_FULL_ERROR"] = "1"
     # A folder of configurations that is not there would otherwise be passed over.
     warnings.filterwarnings("error", message=r"provider=.* is not available")
+    with handled(refuse):
+        _start(main, words, resumes, measures)
+    sys.exit(0)
+
+
+def _start(main: Callable[[], None], words: str | None, resumes: bool, measures: bool) -> None:
     try:
         program = Path(sys.argv[0]).stem
         if text := help_of(sys.argv[1:], program, GROUPS):
@@ -209,7 +216,6 @@ def start(
     finally:
         HydraConfig.instance().cfg = None
         end_quietly()
-    sys.exit(0)
 
 
 def _is_of_the_program(error: Exception) -> bool:
@@ -226,12 +232,16 @@ def _refuse(error: Exception, status: int = 2) -> NoReturn:
 def run_program(main: Callable[[], None]) -> NoReturn:
     """Run a program's main and exit: 2 for what the user can change, 1 for a part that failed.
 
-    The former is one line on stderr. Any other exception is a bug and keeps its traceback.
+    The former is one line on stderr, and so is a signal. Any other exception is a bug and keeps its
+    traceback.
     """
     for handler in logging.getLogger().handlers:
         handler.addFilter(VisibleFilter())
     try:
-        main()
+        with handled(interrupt):
+            main()
+    except Interrupted as stopped:
+        _refuse(RunError(f"stopped by {stopped.signal.name}"), 128 + stopped.signal)
     except UserError as error:
         _refuse(error)
     except OmegaConfBaseException as error:
