@@ -1,7 +1,10 @@
 """Every module here is a program; every folder is a room that programs call."""
 
+import signal
 import sys
 from pathlib import Path
+
+from launch.cli.signals import SIGNALS, refuse
 
 ROOMS = ("conf", "cost", "launch", "learner", "rollout")
 """Packages of this project."""
@@ -24,3 +27,7 @@ def import_rooms_first(root: Path, path: list[str]) -> None:
 
 
 import_rooms_first(Path(__file__).resolve().parents[1], sys.path)
+# So begins `python -m`; what is imported by others has no signals of its own.
+if sys.argv[:1] == ["-m"]:
+    for each in SIGNALS:
+        signal.signal(each, refuse)

@@ -8,8 +8,6 @@ or doubled tickets, hung, or left something behind. The same command goes on whe
 """
 
 import json
-import signal
-import sys
 
 import hydra
 from omegaconf import DictConfig
@@ -36,8 +34,6 @@ def main(composed: DictConfig) -> None:
 
         config: ChaosConfig = build(composed)
         tickets = whole_tickets(config)
-        # Ends in order, so that the trial that runs is ended too.
-        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
         trials = run_trials(config, lambda trial: print(json.dumps(to_json(trial)), flush=True))
         console = Console(width=WIDTH)
         console.print(table_of(trials, config.num_steps, tickets))

@@ -22,6 +22,7 @@ from launch.cli.measured import evaluation_of
 from launch.program import run_program, start
 from launch.run.inputs import prepare_evaluation, say_whose_code
 
+UNMEASURED = "before the policy was measured"
 register()
 
 
@@ -30,9 +31,12 @@ def main(composed: DictConfig) -> None:
     """Evaluate as configured; prints a table and writes `evaluation.json`."""
 
     def program() -> None:
+        from launch.run.interruption import stopped, until_signal
+
         own = evaluation_of(composed, HydraConfig.get().overrides.task)
         say_whose_code(own)
-        config, sets = prepare_evaluation(own)
+        with stopped(UNMEASURED):
+            config, sets = prepare_evaluation(own)
         # These load heavy packages, for which no refusal has to wait.
         from launch.record.evaluation import print_evaluation
         from launch.record.json_file import write_json
@@ -43,7 +47,7 @@ def main(composed: DictConfig) -> None:
         from launch.run.rewards import RewardWatch
 
         with cluster(config.resources):
-            found = asyncio.run(evaluate(config, sets))
+            found = asyncio.run(until_signal(evaluate(config, sets), UNMEASURED))
         run_dir = Path(config.run_dir)
         unwritten = Unwritten()
         with unwritten.noted(EVALUATION):

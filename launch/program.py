@@ -23,6 +23,7 @@ from omegaconf.errors import OmegaConfBaseException
 from conf.checks import check_keys, check_values
 from conf.own_code import with_own_code
 from conf.secrets import check_secrets, recorded
+from launch.cli.claims import claim
 from launch.cli.command_line import (
     check_emptied,
     check_options,
@@ -45,6 +46,7 @@ from launch.cli.refusals import (
     plug_sentence,
     reason_of,
 )
+from launch.cli.signals import Interrupted, handled, interrupt, refuse
 from launch.cli.visible import VisibleFilter, visible
 
 __all__ = ["RunError", "UserError", "build", "compose_run", "prepare_run_dir", "run_program",
@@ -123,6 +125,7 @@ hydra:
   run:
     dir: .
 """
+PARTIAL = ".config.yaml.partial"
 
 
 def prepare_run_dir(path: Path, config: DictConfig, program: str, *, again: bool = False) -> Path:
@@ -138,20 +141,28 @@ def prepare_run_dir(path: Path, config: DictConfig, program: str, *, again: bool
         again: Whether the folder may hold the same run already, which begins anew or goes on.
 
     Raises:
-        UserError: If the folder cannot be written or already holds something.
+        UserError: If the folder cannot be written, already holds something else than the
+            configuration of a start that came to nothing, or another program is at work in it.
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
-        if again and not (path / "config.yaml").exists() and any(path.iterdir()):
+        ours = claim(path)
+        if ours is False:
+            raise UserError(
+                f"run_dir must not be in use by another program, got {str(path)!r}; choose "
+                "another, or wait until that has ended"
+            )
+        used = any(path.iterdir()) and not (ours and _came_to_nothing(path))
+        if again and used and not (path / "config.yaml").exists():
             raise UserError(
                 f"run_dir must be new, empty or hold a run, got {str(path)!r}, which has no "
                 "config.yaml; choose another"
             )
-        if not again and any(path.iterdir()):
+        if not again and used:
             raise UserError(f"run_dir must be new or empty, got {str(path)!r}; choose another")
         header = HEADER.format(program=program, path=shlex.quote(str(path)))
         text = header + OmegaConf.to_yaml(OmegaConf.create(recorded(config)))
-        partial = path / ".config.yaml.partial"
+        partial = path / PARTIAL
         partial.write_text(text, encoding="utf-8")
         partial.replace(path / "config.yaml")
     except OSError as error:
@@ -159,6 +170,20 @@ def prepare_run_dir(path: Path, config: DictConfig, program: str, *, again: bool
             f"run_dir must be writable, got {str(path)!r}: {reason_of(error)}"
         ) from error
     return path
+
+
+def _came_to_nothing(path: Path) -> bool:
+    """Whether a folder holds nothing but what a start wrote that ended before its first result."""
+    names = {each.name for each in path.iterdir()} - {PARTIAL}
+    try:
+        return not names or (
+            names == {"config.yaml"}
+            and (path / "config.yaml")
+            .read_text(encoding="utf-8")
+            .startswith(HEADER.partition("{")[0])
+        )
+    except UnicodeDecodeError:
+        return False
 
 
 def start(
@@ -182,6 +207,12 @@ def start(
     os.environ["HYDRA_FULL_ERROR"] = "1"
     # A folder of configurations that is not there would otherwise be passed over.
     warnings.filterwarnings("error", message=r"provider=.* is not available")
+    with handled(refuse):
+        _start(main, words, resumes, measures)
+    sys.exit(0)
+
+
+def _start(main: Callable[[], None], words: str | None, resumes: bool, measures: bool) -> None:
     try:
         program = Path(sys.argv[0]).stem
         if text := help_of(sys.argv[1:], program, GROUPS):
@@ -209,7 +240,6 @@ def start(
     finally:
         HydraConfig.instance().cfg = None
         end_quietly()
-    sys.exit(0)
 
 
 def _is_of_the_program(error: Exception) -> bool:
@@ -226,12 +256,16 @@ def _refuse(error: Exception, status: int = 2) -> NoReturn:
 def run_program(main: Callable[[], None]) -> NoReturn:
     """Run a program's main and exit: 2 for what the user can change, 1 for a part that failed.
 
-    The former is one line on stderr. Any other exception is a bug and keeps its traceback.
+    The former is one line on stderr, and so is a signal. Any other exception is a bug and keeps its
+    traceback.
     """
     for handler in logging.getLogger().handlers:
         handler.addFilter(VisibleFilter())
     try:
-        main()
+        with handled(interrupt):
+            main()
+    except Interrupted as stopped:
+        _refuse(RunError(f"stopped by {stopped.signal.name}"), 128 + stopped.signal)
     except UserError as error:
         _refuse(error)
     except OmegaConfBaseException as error:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Coroutine
+from functools import partial
 from typing import Any
 
 import hydra
@@ -32,6 +33,7 @@ def main(composed: DictConfig) -> None:
 
     def program() -> None:
         from launch.record.progress import print_plan
+        from launch.run.interruption import stopped
         from launch.run.plan_text import derived_plan
         from launch.run.preview import is_asked, preview
 
@@ -39,7 +41,8 @@ def main(composed: DictConfig) -> None:
         if is_asked(composed):
             print(preview(read_inputs(composed)), flush=True)
             return
-        with loading():
+        starting = partial(stopped, "while the run was starting")
+        with starting(), loading():
             inputs = prepare(composed)
             print_plan(derived_plan(inputs))
         # Heavy packages, for which no refusal has to wait; most of them load while Ray starts.
@@ -47,7 +50,9 @@ def main(composed: DictConfig) -> None:
         from launch.run.cluster import cluster
 
         with cluster(inputs.config.resources):
-            asyncio.run(train.result()(inputs, began=PROCESS_START))
+            with starting():
+                run = train.result()
+            asyncio.run(run(inputs, began=PROCESS_START))
 
     run_program(program)
 

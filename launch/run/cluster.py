@@ -11,12 +11,14 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
-from ray._private import ray_constants, worker
+from ray._private import ray_constants, utils, worker
 from ray.exceptions import RayError
 
 from conf.resources import ResourcesConfig
+from launch.cli.signals import handled, ignore, interrupt
 from launch.program import RunError, UserError
 from launch.run.auth_token import keep_token_private
+from launch.run.interruption import stopped
 from launch.run.leaving import begin_watch, leave, watch_of_cluster
 from launch.run.machine import raise_open_files, store_options
 from launch.run.parity import ParityError
@@ -77,7 +79,7 @@ def connect(resources: ResourcesConfig) -> None:
     if address:
         _require_answer(address)
         try:
-            ray.init(address=address, **common)
+            _init(address=address, **common)
         except (ConnectionError, RuntimeError, ValueError, RayError) as error:
             raise UserError(
                 f"no Ray cluster can be joined at {address!r} (resources.address or RAY_ADDRESS): "
@@ -118,9 +120,18 @@ def _start(**options: Any) -> None:
     """
     clusters, ray_constants.ENABLE_RAY_CLUSTER = ray_constants.ENABLE_RAY_CLUSTER, False
     try:
-        ray.init(address="local", **options)
+        _init(address="local", **options)
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = clusters
+
+
+def _init(**options: Any) -> None:
+    """Call `ray.init`, which would put handlers of its own for SIGTERM in the place of ours."""
+    handle, utils.set_sigterm_handler = utils.set_sigterm_handler, lambda handler: None
+    try:
+        ray.init(**options)
+    finally:
+        utils.set_sigterm_handler = handle
 
 
 def _require_answer(address: str) -> None:
@@ -149,10 +160,12 @@ def cluster(resources: ResourcesConfig) -> Iterator[None]:
     Raises:
         RunError: If an actor, an engine or the parity guard failed, or a deadline passed.
         UserError: If the reward only timed out.
+        StoppedError: If a signal arrives before there is a cluster.
     """
-    connect(resources)
-    begin_watch(resources.silence_seconds)
     try:
+        with stopped("while the cluster was starting"):
+            connect(resources)
+            begin_watch(resources.silence_seconds)
         yield
     except (RayError, EngineError, ParityError, TimeoutError) as error:
         watch = watch_of_cluster()
@@ -168,4 +181,5 @@ def cluster(resources: ResourcesConfig) -> Iterator[None]:
         said = "\n".join([what, *getattr(error, "__notes__", ())])
         raise RunError(f"{said}\nlogs of all actors on this node: {ray_logs()}") from error
     finally:
-        leave()
+        with handled(ignore, instead=interrupt):
+            leave()

@@ -1,18 +1,17 @@
-"""SIGINT and SIGTERM: the first asks a run to stop, the second ends the process at once."""
+"""SIGINT and SIGTERM in a run: the first asks it to stop, the second ends the process at once."""
 
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
 from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from launch.cli.refusals import RunError
+from launch.cli.signals import SIGNALS, Interrupted, end, interrupt
 
 Result = TypeVar("Result")
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class StoppedError(RunError):
@@ -22,6 +21,22 @@ class StoppedError(RunError):
         super().__init__(f"stopped by {number.name} {message}")
         self.status = 128 + number
         """What the process exits with, as shells have it."""
+
+
+@contextmanager
+def stopped(what: str) -> Iterator[None]:
+    """Say where in the program a signal arrived, if one does within a block.
+
+    Args:
+        what: Such as "while the run was starting".
+
+    Raises:
+        StoppedError: In the place of `Interrupted`.
+    """
+    try:
+        yield
+    except Interrupted as error:
+        raise StoppedError(error.signal, what) from error
 
 
 class Interruption:
@@ -34,8 +49,12 @@ class Interruption:
     @classmethod
     @contextmanager
     def listening(cls) -> Iterator[Interruption]:
-        """Listen to both signals within a block in the running event loop."""
+        """Listen to both signals within a block in the running event loop.
+
+        Behind it they are handled as before, and a second one ends the process there too.
+        """
         found, loop = cls(), asyncio.get_running_loop()
+        before = {number: signal.getsignal(number) for number in SIGNALS}
         try:
             for number in SIGNALS:
                 loop.add_signal_handler(number, found.arrive, number)
@@ -46,13 +65,15 @@ class Interruption:
         try:
             yield found
         finally:
-            for number in SIGNALS:
+            for number, handler in before.items():
                 loop.remove_signal_handler(number)
+                come = found.signal is not None and handler is interrupt
+                signal.signal(number, end if come else handler)
 
     def arrive(self, number: signal.Signals) -> None:
         """Take in a signal."""
         if self.signal is not None:
-            os._exit(128 + number)
+            end(number)
         self.signal = number
         self._event.set()
 
@@ -82,3 +103,9 @@ class Interruption:
         finally:
             task.cancel()
             stop.cancel()
+
+
+async def until_signal(work: Coroutine[Any, Any, Result], what: str) -> Result:
+    """Do all that an event loop is for, until a signal gives it up; see `Interruption.ends`."""
+    with Interruption.listening() as interruption:
+        return await interruption.ends(work, what)

@@ -13,7 +13,7 @@ import asyncio
 import gc
 import logging
 import math
-from functools import partial
+from functools import partial, reduce
 from pathlib import Path
 from typing import NoReturn
 
@@ -286,12 +286,12 @@ class TrainingRun:
             if not self._going_on.blank:
                 error = say_where(error, await rescue(self._save, self._run_dir / "policy"))
             error = say_where(error, self._resume)
+        elif self._inputs.saved is None:
+            return error  # There is nothing to tell, and the folder stays as good as new.
         unwritten = Unwritten()
         with unwritten.noted("the run folder"):
             self._recorder.close(unwritten, completed=False)
-        for sentence in unwritten.sentences:
-            error = say_where(error, sentence)
-        return error
+        return reduce(say_where, unwritten.sentences, error)
 
     async def _save(self, name: str) -> Path:
         learners, tokenizer_path = self._system.learners, self._config.model.path

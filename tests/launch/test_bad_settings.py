@@ -132,6 +132,7 @@ def test_a_run_folder_may_be_a_link_and_is_no_less_empty(tmp_path):
     config = with_needed("train")
     prepare_run_dir(link.resolve(), config, "train")
     assert [path.name for path in kept.iterdir()] == ["config.yaml"]
+    (kept / "summary.json").touch()
     for path, message in ((link, "must be new or empty"), (loop, "must be writable")):
         with pytest.raises(UserError, match=rf"^run_dir {message}"):
             prepare_run_dir(path, config, "train")

@@ -1,3 +1,5 @@
+import errno
+import subprocess
 import sys
 
 import pytest
@@ -13,6 +15,7 @@ from launch.program import (
     start,
 )
 from tests.composing import composed
+from tests.places import PROJECT
 
 
 def quickstart(*overrides: str) -> DictConfig:
@@ -86,6 +89,48 @@ def test_a_used_run_folder_is_refused_and_left_alone(tmp_path):
     with pytest.raises(UserError, match=r"run_dir must be new or empty, got '.*'; choose another"):
         prepare_run_dir(tmp_path, OmegaConf.create(), "train")
     assert (tmp_path / "config.yaml").read_text() == "mine"
+
+
+TAKE = """
+import sys, time
+from pathlib import Path
+from omegaconf import OmegaConf
+from launch.program import prepare_run_dir
+prepare_run_dir(Path(sys.argv[1]), OmegaConf.create({"seed": 1}), "train")
+print("there", flush=True)
+time.sleep(100)
+"""
+
+
+def test_a_start_that_came_to_nothing_leaves_its_folder_free_as_soon_as_it_has_ended(tmp_path):
+    first = subprocess.Popen(
+        [sys.executable, "-c", TAKE, str(tmp_path)], cwd=PROJECT, stdout=subprocess.PIPE
+    )
+    with first:
+        assert first.stdout.readline() == b"there\n"
+        for again in (False, True):
+            with pytest.raises(UserError, match="run_dir must not be in use by another program"):
+                prepare_run_dir(tmp_path, OmegaConf.create(), "train", again=again)
+        first.kill()
+    assert OmegaConf.load(tmp_path / "config.yaml").seed == 1
+    prepare_run_dir(tmp_path, OmegaConf.create({"seed": 2}), "train")
+    assert OmegaConf.load(tmp_path / "config.yaml").seed == 2
+    (tmp_path / "metrics.jsonl").touch()
+    with pytest.raises(UserError, match="run_dir must be new or empty"):
+        prepare_run_dir(tmp_path, OmegaConf.create(), "train")
+
+
+def test_where_nobody_knows_whether_a_start_goes_on_its_folder_counts_as_used(
+    tmp_path, monkeypatch
+):
+    def no_locks(descriptor, how):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", no_locks)
+    prepare_run_dir(tmp_path, OmegaConf.create(), "train")
+    with pytest.raises(UserError, match="run_dir must be new or empty"):
+        prepare_run_dir(tmp_path, OmegaConf.create(), "train")
+    prepare_run_dir(tmp_path, OmegaConf.create(), "train", again=True)
 
 
 def test_a_run_folder_that_cannot_be_made_is_refused(tmp_path):

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from conf.gpu_check import GpuCheckConfig
-from launch.run.interruption import SIGNALS, StoppedError
+from launch.cli.signals import SIGNALS
+from launch.run.interruption import StoppedError
 from launch.study.gpu_check.gpu import one_gpu
 from launch.study.gpu_check.parts import Part, fault_of, figures_of, parts_of
 

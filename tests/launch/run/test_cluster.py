@@ -3,15 +3,18 @@
 import inspect
 import mmap
 import os
+import signal
 from pathlib import Path
 
 import pytest
 import ray
-from ray._private import worker
+from ray._private import utils, worker
 
 from conf.resources import ResourcesConfig
+from launch.cli.signals import Interrupted, handled, interrupt
 from launch.run import cluster
 from launch.run.cluster import DEATH, leave_deaths_to_us
+from launch.run.interruption import StoppedError
 
 
 @pytest.fixture
@@ -63,3 +66,37 @@ def test_rays_line_on_a_death_is_still_spelt_so():
     binary = Path(ray.__file__).parent / "core/src/ray/raylet/raylet"
     with binary.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         assert content.find(DEATH.encode()) >= 0
+
+
+@pytest.fixture
+def left(monkeypatch):
+    """Clusters that were left."""
+    found = []
+    monkeypatch.setattr(cluster, "leave", lambda: found.append("left"))
+    monkeypatch.setattr(cluster, "begin_watch", lambda seconds: None)
+    return found
+
+
+def test_signals_are_handled_by_us_whatever_ray_asks_for(monkeypatch, started, left):
+    def init(**_):
+        utils.set_sigterm_handler(lambda number, frame: pytest.fail("Ray's handler"))
+
+    monkeypatch.setattr(cluster.ray, "init", init)
+    with handled(interrupt), cluster.cluster(ResourcesConfig()):
+        assert signal.getsignal(signal.SIGTERM) is interrupt
+    monkeypatch.undo()
+    source = inspect.getsource(utils.set_sigterm_handler)
+    assert "signal.signal(signal.SIGTERM" in source, "Ray handles it in another way"
+
+
+def test_a_signal_while_it_starts_says_so_and_what_was_started_is_ended(monkeypatch, started, left):
+    def init(**_):
+        raise Interrupted(signal.SIGTERM)
+
+    monkeypatch.setattr(cluster.ray, "init", init)
+    with (
+        pytest.raises(StoppedError, match=r"^stopped by SIGTERM while the cluster was starting$"),
+        cluster.cluster(ResourcesConfig()),
+    ):
+        pass
+    assert left == ["left"]

@@ -352,8 +352,8 @@ def test_an_evaluation_that_fails_after_training_leaves_the_policy(make_run, fin
     assert str(folder / "policy") in message
 
 
-def test_a_run_that_fails_before_it_learns_saves_nothing(make_run):
-    run, system, _ = make_run()
+def test_a_run_that_fails_before_it_learns_saves_nothing_and_can_be_asked_for_again(make_run):
+    run, system, folder = make_run()
 
     async def fail(ticket, prompt, temperature):
         raise EngineError("no engine")
@@ -362,6 +362,8 @@ def test_a_run_that_fails_before_it_learns_saves_nothing(make_run):
     found, message = failure_of(run)
     assert isinstance(found, EngineError) and message == "no engine"
     assert system.learners.saved == []
+    assert [path.name for path in folder.iterdir()] == ["config.yaml"]
+    make_run()
 
 
 @pytest.mark.parametrize("error", FAILURES[:-1], ids=lambda error: type(error).__name__)

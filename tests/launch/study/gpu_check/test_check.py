@@ -10,8 +10,9 @@ import torch
 
 from conf.gpu_check import PARTS, GpuCheckConfig
 from launch.cli.command_line import with_words
+from launch.cli.signals import SIGNALS
 from launch.program import build
-from launch.run.interruption import SIGNALS, StoppedError
+from launch.run.interruption import StoppedError
 from launch.study.gpu_check import check
 from launch.study.gpu_check.check import run_check, stopping, tried, verdict_of
 from launch.study.gpu_check.gpu import Gpu, one_gpu, parsed
