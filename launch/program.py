@@ -29,7 +29,6 @@ from launch.cli.command_line import (
     check_overrides,
     quoted,
     with_quotes,
-    with_resumed,
     with_words,
     without_config_dirs,
 )
@@ -37,6 +36,7 @@ from launch.cli.held_out import with_held_out
 from launch.cli.help import end_quietly, help_of
 from launch.cli.measured import with_measured
 from launch.cli.own_code import drop_old_settings, with_own_files
+from launch.cli.recorded import with_resumed
 from launch.cli.refusals import (
     RunError,
     UserError,
@@ -188,11 +188,11 @@ def start(
             print(text)
             sys.exit(0)
         if measures:
-            sys.argv[1:] = with_measured(sys.argv[1:])
+            sys.argv[1:] = with_measured(sys.argv[1:], GROUPS)
         sys.argv[1:] = with_words(sys.argv[1:], words)
         sys.argv[1:] = _written_out(sys.argv[1:], program)
         if resumes:
-            sys.argv[1:] = with_resumed(sys.argv[1:])
+            sys.argv[1:] = with_resumed(sys.argv[1:], GROUPS)
         check_options(sys.argv[1:])
         check_overrides(sys.argv[1:], GROUPS)
         main()

@@ -49,35 +49,6 @@ def with_words(arguments: Sequence[str], key: str | None) -> list[str]:
     return [*arguments[:first], override, *rest]
 
 
-def with_resumed(arguments: Sequence[str]) -> list[str]:
-    """Let `resume=RUN` take the configuration of that run, which other overrides then change.
-
-    Example: with_resumed(["resume=runs/a", "loop.num_steps=80"]) begins with "--config-path",
-    "/here/runs/a", "--config-name", "config", and ends with "run_dir=/here/runs/a".
-
-    Raises:
-        UserError: If RUN is no run folder, or another configuration or run folder is named beside.
-    """
-    key = "resume="
-    given = [argument for argument in arguments if argument.startswith(key)]
-    value = given[-1].removeprefix(key).strip("'\"") if given else ""
-    if value in ("", "auto", "null"):
-        return list(arguments)
-    run_dir = Path(value).resolve()
-    if not (run_dir / "config.yaml").is_file():
-        raise UserError(
-            f"resume must be auto or a run folder, which has a config.yaml, got {value!r}"
-        )
-    for argument in arguments:
-        if argument.startswith(("run_dir=", "--config-path", "--config-name", "-cp", "-cn")):
-            raise UserError(
-                f"resume={value} says which configuration and run folder are meant; leave "
-                f"{argument.split('=')[0]} out"
-            )
-    place = f"run_dir={quoted(str(run_dir))}"
-    return ["--config-path", str(run_dir), "--config-name", "config", *arguments, place]
-
-
 def bare_words(arguments: Sequence[str]) -> Iterator[int]:
     """Give the places of what is no setting, no option and no value of one."""
     for place, argument in enumerate(arguments):
