@@ -27,6 +27,7 @@ from launch.cli.command_line import (
     check_emptied,
     check_options,
     check_overrides,
+    options_last,
     quoted,
     with_quotes,
     with_words,
@@ -193,6 +194,7 @@ def start(
         sys.argv[1:] = _written_out(sys.argv[1:], program)
         if resumes:
             sys.argv[1:] = with_resumed(sys.argv[1:], GROUPS)
+        sys.argv[1:] = options_last(sys.argv[1:])
         check_options(sys.argv[1:])
         check_overrides(sys.argv[1:], GROUPS)
         main()

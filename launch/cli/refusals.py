@@ -76,7 +76,10 @@ def one_line(error: BaseException) -> str:
     chain: list[BaseException] = [error, *([error.__cause__] if error.__cause__ else [])]
     lines = [line.strip() for part in chain for line in str(part).splitlines()]
     noise = ("object_type", "reference_type", "^", "See https://hydra.cc")
-    facts = dict.fromkeys(line for line in lines if line and not line.startswith(noise))
+    # The parser's own cause has no text at times, and is None then.
+    facts = dict.fromkeys(
+        line for line in lines if line not in ("", "None") and not line.startswith(noise)
+    )
     return "; ".join(facts)
 
 

@@ -10,6 +10,7 @@ from launch.cli.command_line import (
     check_emptied,
     check_options,
     check_overrides,
+    options_last,
     with_quotes,
     with_words,
 )
@@ -65,6 +66,16 @@ def test_paths_reach_the_program_letter_for_letter(value):
     assert value_of(override) == value
 
 
+@pytest.mark.parametrize(
+    "value",
+    ["Q: {{prompt}}", "{{prompt}} Think, then say \"yes\" (or 'no').", "It's {{a.b}}[0]: \\boxed{}",
+     "f(x)", "$5, {{prompt}}", "one\n{{prompt}}\n"],
+)  # fmt: skip
+def test_templates_need_no_quotes(value):
+    [override] = with_quotes([f"task.template={value}"])
+    assert value_of(override) == value
+
+
 @given(st.text(alphabet="ab /=\\ü~#;é.-_", min_size=1, max_size=12))
 def test_every_plain_value_parses(value):
     [override] = with_quotes([f"run_dir={value}"])
@@ -74,7 +85,7 @@ def test_every_plain_value_parses(value):
 @pytest.mark.parametrize(
     "argument",
     ["a=1", "a=[1,2]", "a={b:1}", "a='ü'", 'a="ü b"', "a=${b}", "--cfg", "~a", "a=", "+a=x",
-     "a ü=1", "a=b,c", "a=null"],
+     "a ü=1", "a=b,c", "a=null", "a=[1", "a={b", "a='b", "a=x{} ${b}"],
 )  # fmt: skip
 def test_what_means_something_to_hydra_stays(argument):
     assert with_quotes([argument]) == [argument]
@@ -94,6 +105,26 @@ def test_an_unknown_option_is_one_sentence(arguments, part, capsys):
     with pytest.raises(UserError, match=part):
         check_options(arguments)
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "found"),
+    [
+        (["a=1", "--cfg", "job", "b=2"], ["a=1", "b=2", "--cfg", "job"]),
+        (["a=1", "--shell-completion", "install=bash"], ["a=1", "install=bash",
+                                                         "--shell-completion"]),
+        (["-cn", "x", "a=1", "--cfg=job", "~b"], ["a=1", "~b", "-cn", "x", "--cfg=job"]),
+        (["a=1", "--info"], ["a=1", "--info"]),
+    ],
+)  # fmt: skip
+def test_options_may_stand_among_overrides(arguments, found):
+    assert options_last(arguments) == found
+    check_options(found)
+
+
+def test_of_an_option_among_overrides_it_is_the_option_that_is_refused():
+    with pytest.raises(UserError, match=r"got --multirun$"):
+        check_options(options_last(["a=1", "--multirun", "b=1,2"]))
 
 
 def test_known_options_pass():
@@ -117,11 +148,23 @@ def test_what_is_no_group_or_names_a_member_passes():
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("setting", ["=3", "name=[", "name={", "a b=1", "name==[", "'name=1'"])
+@pytest.mark.parametrize("setting", ["=3", "name=[", "name={", "a b=1", "name='", "'name=1'"])
 def test_what_hydra_cannot_parse_is_shown(setting):
     with pytest.raises(UserError, match=r"^settings must be written as KEY=VALUE.*, got ") as found:
         check_overrides(with_quotes([setting]), GROUPS)
-    assert "\n" not in str(found.value)
+    assert "\n" not in str(found.value) and "None" not in str(found.value)
+
+
+@pytest.mark.parametrize(
+    "setting", ["learner.lr=1e-4,1e-5", "recipe=grpo,dapo", "seed=range(1,4)", "name=choice(a,b)"]
+)
+def test_several_values_are_for_a_comparison(setting):
+    key, _, value = setting.partition("=")
+    with pytest.raises(
+        UserError, match=rf"^{key} must be one value; .*launch\.compare.*, got "
+    ) as e:
+        check_overrides([setting], GROUPS)
+    assert str(e.value).endswith(f"got {value!r}") and "--multirun" not in str(e.value)
 
 
 def test_an_empty_mapping_over_a_full_one_is_refused():
