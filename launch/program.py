@@ -28,9 +28,9 @@ from launch.cli.command_line import (
     check_emptied,
     check_options,
     check_overrides,
+    options_last,
     quoted,
     with_quotes,
-    with_resumed,
     with_words,
     without_config_dirs,
 )
@@ -38,6 +38,7 @@ from launch.cli.held_out import with_held_out
 from launch.cli.help import end_quietly, help_of
 from launch.cli.measured import with_measured
 from launch.cli.own_code import drop_old_settings, with_own_files
+from launch.cli.recorded import with_resumed
 from launch.cli.refusals import (
     RunError,
     UserError,
@@ -219,11 +220,12 @@ def _start(main: Callable[[], None], words: str | None, resumes: bool, measures:
             print(text)
             sys.exit(0)
         if measures:
-            sys.argv[1:] = with_measured(sys.argv[1:])
+            sys.argv[1:] = with_measured(sys.argv[1:], GROUPS)
         sys.argv[1:] = with_words(sys.argv[1:], words)
         sys.argv[1:] = _written_out(sys.argv[1:], program)
         if resumes:
-            sys.argv[1:] = with_resumed(sys.argv[1:])
+            sys.argv[1:] = with_resumed(sys.argv[1:], GROUPS)
+        sys.argv[1:] = options_last(sys.argv[1:])
         check_options(sys.argv[1:])
         check_overrides(sys.argv[1:], GROUPS)
         main()

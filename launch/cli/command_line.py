@@ -49,35 +49,6 @@ def with_words(arguments: Sequence[str], key: str | None) -> list[str]:
     return [*arguments[:first], override, *rest]
 
 
-def with_resumed(arguments: Sequence[str]) -> list[str]:
-    """Let `resume=RUN` take the configuration of that run, which other overrides then change.
-
-    Example: with_resumed(["resume=runs/a", "loop.num_steps=80"]) begins with "--config-path",
-    "/here/runs/a", "--config-name", "config", and ends with "run_dir=/here/runs/a".
-
-    Raises:
-        UserError: If RUN is no run folder, or another configuration or run folder is named beside.
-    """
-    key = "resume="
-    given = [argument for argument in arguments if argument.startswith(key)]
-    value = given[-1].removeprefix(key).strip("'\"") if given else ""
-    if value in ("", "auto", "null"):
-        return list(arguments)
-    run_dir = Path(value).resolve()
-    if not (run_dir / "config.yaml").is_file():
-        raise UserError(
-            f"resume must be auto or a run folder, which has a config.yaml, got {value!r}"
-        )
-    for argument in arguments:
-        if argument.startswith(("run_dir=", "--config-path", "--config-name", "-cp", "-cn")):
-            raise UserError(
-                f"resume={value} says which configuration and run folder are meant; leave "
-                f"{argument.split('=')[0]} out"
-            )
-    place = f"run_dir={quoted(str(run_dir))}"
-    return ["--config-path", str(run_dir), "--config-name", "config", *arguments, place]
-
-
 def bare_words(arguments: Sequence[str]) -> Iterator[int]:
     """Give the places of what is no setting, no option and no value of one."""
     for place, argument in enumerate(arguments):
@@ -89,6 +60,23 @@ def bare_words(arguments: Sequence[str]) -> Iterator[int]:
 def _is_value(arguments: Sequence[str], place: int) -> bool:
     """Whether what stands there is the value of an option of hydra's."""
     return place > 0 and arguments[place - 1] in HYDRA_OPTIONS_WITH_VALUE
+
+
+def options_last(arguments: Sequence[str]) -> list[str]:
+    """Put options, with their values, behind all overrides, in whose middle hydra takes none.
+
+    Behind and not before, since `--info` may do without a value, and would take an override for it.
+
+    Example: options_last(["a=1", "--cfg", "job", "b=2"]) is ["a=1", "b=2", "--cfg", "job"].
+    """
+    options = [
+        argument.startswith("-") or _is_value(arguments, place)
+        for place, argument in enumerate(arguments)
+    ]
+    pairs = list(zip(arguments, options, strict=True))
+    return [each for each, is_option in pairs if not is_option] + [
+        each for each, is_option in pairs if is_option
+    ]
 
 
 def quoted(word: str) -> str:
@@ -122,10 +110,12 @@ def without_config_dirs(arguments: Sequence[str]) -> tuple[list[str], list[str]]
 _SETTING = r"""\s*[^\s=,'"\[\]{}()$]+=[^,'"\[\]{}()$]*"""
 _PLAIN_SETTINGS = re.compile(rf"\[{_SETTING}(,{_SETTING})*\]")
 """A list of settings, such as the arms of a comparison hold, none of which has a list in it."""
+_OF_HYDRA = re.compile(r"""\Z|['"\[]|\{(?!\{)|.*\$\{""", re.DOTALL)
+"""Values that begin as a quoted text, a list or a mapping does, or hold an interpolation."""
 
 
 def with_quotes(arguments: Sequence[str]) -> list[str]:
-    """Quote the values that hydra's grammar has no letters for, such as paths with umlauts.
+    """Quote the values that hydra's grammar has no place for: paths with umlauts, templates.
 
     Example: with_quotes(["run_dir=/home/jörg/a=1"]) is ["run_dir='/home/jörg/a=1'"], and
         with_quotes(["base=[seed=1,learner.lr=2]"]) is ["base=['seed=1','learner.lr=2']"].
@@ -146,20 +136,19 @@ def _with_quotes(argument: str) -> str:
         return argument
     if _PLAIN_SETTINGS.fullmatch(value):
         return f"{key}=[{','.join(quoted(each.strip()) for each in value[1:-1].split(','))}]"
-    if re.search(r"['\"\[\]{}(),$]|^$", value):
+    if _OF_HYDRA.match(value) or _parses(argument):
         return argument
-    parser = OverridesParser.create()
+    override = f"{key}={quoted(value)}"
+    # Where that does not help the key is what is wrong.
+    return override if _parses(override) else argument
+
+
+def _parses(override: str) -> bool:
     try:
-        parser.parse_override(argument)
+        OverridesParser.create().parse_override(override)
     except HydraException:
-        override = f"{key}={quoted(value)}"
-        try:
-            parser.parse_override(override)
-        except HydraException:
-            # The key is what is wrong.
-            return argument
-        return override
-    return argument
+        return False
+    return True
 
 
 def check_options(arguments: Sequence[str]) -> None:
@@ -183,9 +172,10 @@ def check_options(arguments: Sequence[str]) -> None:
 
 
 def check_overrides(arguments: Sequence[str], groups: Sequence[str]) -> None:
-    """Refuse overrides of a group by anything but the name of one of its members.
+    """Refuse several values in turn, and for a group anything but the name of one of its members.
 
-    Hydra takes lists, which lay several members over each other, and fails on other values.
+    For a group hydra takes lists, which lay several members over each other, and fails on other
+    values.
 
     Args:
         arguments: The command line, or overrides alone.
@@ -200,6 +190,8 @@ def check_overrides(arguments: Sequence[str], groups: Sequence[str]) -> None:
             raise UserError(f"settings must be written as KEY=VALUE, got {line!r}")
         group = override.key_or_group.removeprefix("/")
         key = f"{group}@{override.package}" if override.package else group
+        if override.is_sweep_override():
+            raise UserError(_several_values(key, str(override.input_line).partition("=")[2]))
         value: Any = None if override.is_delete() else override.value()
         if override.is_delete() or group not in groups or isinstance(value, str | dict):
             continue
@@ -208,6 +200,14 @@ def check_overrides(arguments: Sequence[str], groups: Sequence[str]) -> None:
                 f"{key} must be the name of one member of its group, which --help lists; "
                 f"~{key} takes none, got {value!r}"
             )
+
+
+def _several_values(key: str, value: str) -> str:
+    return (
+        f"{key} must be one value; give several to launch.compare, each as an arm "
+        f'"+arms.NAME=[{key}=VALUE]", put a list in brackets ({key}=[A,B]), and in quotes a text '
+        f"that has commas, got {value!r}"
+    )
 
 
 SEVERAL_AT_ONCE = ("tracker",)

@@ -10,17 +10,13 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-from hydra.core.config_store import ConfigStore
 from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
 
-from conf.keys import keys_of, nearest
-
-CONF = Path(__file__).parents[2] / "conf"
+from launch.cli.rewording import reworded
 
 
 class UserError(Exception):
@@ -76,14 +72,17 @@ def one_line(error: BaseException) -> str:
     chain: list[BaseException] = [error, *([error.__cause__] if error.__cause__ else [])]
     lines = [line.strip() for part in chain for line in str(part).splitlines()]
     noise = ("object_type", "reference_type", "^", "See https://hydra.cc")
-    facts = dict.fromkeys(line for line in lines if line and not line.startswith(noise))
+    # The parser's own cause has no text at times, and is None then.
+    facts = dict.fromkeys(
+        line for line in lines if line not in ("", "None") and not line.startswith(noise)
+    )
     return "; ".join(facts)
 
 
 def composition_sentence(error: Exception) -> str:
     """Say what is wrong with a command line or a configuration file that does not compose."""
     if isinstance(error, HydraException | OmegaConfBaseException):
-        return with_nearest(one_line(error))
+        return reworded(one_line(error))
     if isinstance(error, OSError):
         return (
             "the configuration's files and folders must be usable; look at hydra.run.dir, "
@@ -93,48 +92,6 @@ def composition_sentence(error: Exception) -> str:
         "the command line and the configuration's files must compose; look at the override or file "
         f"that this speaks of ({reason_of(error)})"
     )
-
-
-def with_nearest(sentence: str) -> str:
-    """Put what was probably meant in the place of hydra's advice, which would not be followed.
-
-    Hydra says to append a key that it does not know; of a setting that there is not, none can be.
-    """
-    if found := re.search(
-        r"Value 'auto'.*full_key: scheduler\.(group_size|tickets_per_step)", sentence
-    ):
-        return (
-            f"scheduler.{found[1]} must be a whole number, that of the first batch; for one that "
-            "then follows prices add sizing@scheduler.sizing=priced, got 'auto'"
-        )
-    if found := re.match(r"Could not override '([\w.]+)'\.; To append .*Key '", sentence):
-        key = found[1]
-        schemas = [OmegaConf.get_type(node.node) for node in _stored()]
-        # What is missing at the top is missing in the program's own schema, whatever others have.
-        own = [each for each in schemas if each and f"not in '{each.__name__}'" in sentence]
-        keys = {each for schema in own or schemas if schema for each in keys_of(schema)}
-        close = nearest(key, sorted(keys))
-        meant = f"; did you mean {close}?" if close else "; --help lists what there is"
-        reason = sentence.rpartition("Key ")[2].partition(";")[0]
-        return f"{key} is no setting{meant} (Key {reason})"
-    if found := re.match(
-        r".*Could not find '(\w+)/(\w+)'; Available options in '.*?':; ", sentence
-    ):
-        group, member = found.groups()
-        rest = sentence[found.end() :].partition("; Config search path")[0]
-        close = nearest(member, rest.split("; "))
-        meant = f"did you mean {close}? " if close else ""
-        return f"{group} has no member {member!r}; {meant}There are {rest.replace('; ', ', ')}"
-    if found := re.match(r"Override (\S+) .*config group '(\w+)' does not exist", sentence):
-        close = nearest(found[2], [path.name for path in CONF.iterdir() if path.is_dir()])
-        meant = f"; did you mean {close}?" if close else "; --help lists the groups"
-        return f"{found[2]} is no group{meant}, got {found[1]!r}"
-    return sentence
-
-
-def _stored() -> list[Any]:
-    repo = ConfigStore.instance().repo
-    return [node for name, node in repo.items() if name.endswith("_schema.yaml")]
 
 
 def plug_sentence(error: InstantiationException, config: DictConfig) -> str:

@@ -144,7 +144,7 @@ def _load(connection: socket.socket) -> Any:
         return None
     # No response is charged for what the reward imports.
     with contextlib.suppress(BaseException):
-        reward.score("", "", "0")
+        score_with(reward, "", "", "0")
     return reward
 
 

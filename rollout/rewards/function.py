@@ -15,7 +15,7 @@ A function gets the parameters that it declares, by name:
 
 A function with a parameter `completions` is one written for TRL: it gets lists of one
 (`completions`, `prompts`, and the task's answer under the names above) and returns a list of one.
-Responses are plain text, not conversations.
+Responses are plain text, not conversations. Functions may be asynchronous, and so may `score`.
 """
 
 import inspect
@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from rollout.own_code import OwnCode
+from rollout.rewards.awaited import finished
 from rollout.rewards.returned import NoScoreError, as_score, first_line
 from rollout.rewards.types import NO_COLUMNS, Columns, Score, check_of, score_with
 
@@ -137,7 +138,7 @@ def adapted(function: Callable[..., Any], settings: Mapping[str, Any]) -> Scorer
         arguments |= further
         if batched:
             arguments = {name: [value] for name, value in arguments.items()}
-        returned = function(**arguments, **settings)
+        returned = finished(function(**arguments, **settings))
         return _only(returned, function) if batched else returned
 
     # Where a complaint about what was returned points to.

@@ -8,6 +8,8 @@ from functools import cache
 from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
+from rollout.rewards.awaited import finished
+
 Columns = Mapping[str, Any]
 """The further columns of a task's row, by name: plain values, as in JSON."""
 NO_COLUMNS: Columns = MappingProxyType({})
@@ -41,7 +43,8 @@ class Reward(Protocol):
     It runs in the main thread of a process of its own (`rollout.rewards.pool`), which is killed
     when it takes too long. An exception marks the response as crashed, which is not the same as
     wrong: a response without an answer in it is to get a number too. Each process scores an empty
-    response first, to load what the reward imports.
+    response first, to load what the reward imports. `score` may be asynchronous: the process waits
+    for it, one response at a time.
 
     It may have a method `check(answer)` as well, which raises a ValueError for an answer of the
     task that no response could ever be compared with, before anything is generated; and `score` may
@@ -73,9 +76,8 @@ def score_with(
 ) -> object:
     """Let a reward score a response, with the row's further columns if it takes them."""
     kind: type = type(reward)
-    if takes_columns(kind):
-        return reward.score(prompt_text, response_text, answer, columns=columns)
-    return reward.score(prompt_text, response_text, answer)
+    further = {"columns": columns} if takes_columns(kind) else {}
+    return finished(reward.score(prompt_text, response_text, answer, **further))
 
 
 @cache

@@ -1,23 +1,21 @@
 import pytest
-from hydra import compose, initialize_config_dir
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hypothesis import given
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from conf.programs import register
 from launch.cli.command_line import (
     HYDRA_OPTIONS_WITH_VALUE,
     check_emptied,
     check_options,
     check_overrides,
+    options_last,
     with_quotes,
-    with_resumed,
     with_words,
 )
 from launch.cli.refusals import UserError
-from launch.program import GROUPS, compose_run, prepare_run_dir
+from launch.program import GROUPS
 
 
 @given(st.lists(st.text(alphabet="ab =\\'\"$?{}[](),:%*~+-ü\n", max_size=8), min_size=1))
@@ -68,6 +66,16 @@ def test_paths_reach_the_program_letter_for_letter(value):
     assert value_of(override) == value
 
 
+@pytest.mark.parametrize(
+    "value",
+    ["Q: {{prompt}}", "{{prompt}} Think, then say \"yes\" (or 'no').", "It's {{a.b}}[0]: \\boxed{}",
+     "f(x)", "$5, {{prompt}}", "one\n{{prompt}}\n"],
+)  # fmt: skip
+def test_templates_need_no_quotes(value):
+    [override] = with_quotes([f"task.template={value}"])
+    assert value_of(override) == value
+
+
 @given(st.text(alphabet="ab /=\\ü~#;é.-_", min_size=1, max_size=12))
 def test_every_plain_value_parses(value):
     [override] = with_quotes([f"run_dir={value}"])
@@ -77,7 +85,7 @@ def test_every_plain_value_parses(value):
 @pytest.mark.parametrize(
     "argument",
     ["a=1", "a=[1,2]", "a={b:1}", "a='ü'", 'a="ü b"', "a=${b}", "--cfg", "~a", "a=", "+a=x",
-     "a ü=1", "a=b,c", "a=null"],
+     "a ü=1", "a=b,c", "a=null", "a=[1", "a={b", "a='b", "a=x{} ${b}"],
 )  # fmt: skip
 def test_what_means_something_to_hydra_stays(argument):
     assert with_quotes([argument]) == [argument]
@@ -97,6 +105,26 @@ def test_an_unknown_option_is_one_sentence(arguments, part, capsys):
     with pytest.raises(UserError, match=part):
         check_options(arguments)
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "found"),
+    [
+        (["a=1", "--cfg", "job", "b=2"], ["a=1", "b=2", "--cfg", "job"]),
+        (["a=1", "--shell-completion", "install=bash"], ["a=1", "install=bash",
+                                                         "--shell-completion"]),
+        (["-cn", "x", "a=1", "--cfg=job", "~b"], ["a=1", "~b", "-cn", "x", "--cfg=job"]),
+        (["a=1", "--info"], ["a=1", "--info"]),
+    ],
+)  # fmt: skip
+def test_options_may_stand_among_overrides(arguments, found):
+    assert options_last(arguments) == found
+    check_options(found)
+
+
+def test_of_an_option_among_overrides_it_is_the_option_that_is_refused():
+    with pytest.raises(UserError, match=r"got --multirun$"):
+        check_options(options_last(["a=1", "--multirun", "b=1,2"]))
 
 
 def test_known_options_pass():
@@ -120,11 +148,23 @@ def test_what_is_no_group_or_names_a_member_passes():
     )  # fmt: skip
 
 
-@pytest.mark.parametrize("setting", ["=3", "name=[", "name={", "a b=1", "name==[", "'name=1'"])
+@pytest.mark.parametrize("setting", ["=3", "name=[", "name={", "a b=1", "name='", "'name=1'"])
 def test_what_hydra_cannot_parse_is_shown(setting):
     with pytest.raises(UserError, match=r"^settings must be written as KEY=VALUE.*, got ") as found:
         check_overrides(with_quotes([setting]), GROUPS)
-    assert "\n" not in str(found.value)
+    assert "\n" not in str(found.value) and "None" not in str(found.value)
+
+
+@pytest.mark.parametrize(
+    "setting", ["learner.lr=1e-4,1e-5", "recipe=grpo,dapo", "seed=range(1,4)", "name=choice(a,b)"]
+)
+def test_several_values_are_for_a_comparison(setting):
+    key, _, value = setting.partition("=")
+    with pytest.raises(
+        UserError, match=rf"^{key} must be one value; .*launch\.compare.*, got "
+    ) as e:
+        check_overrides([setting], GROUPS)
+    assert str(e.value).endswith(f"got {value!r}") and "--multirun" not in str(e.value)
 
 
 def test_an_empty_mapping_over_a_full_one_is_refused():
@@ -133,76 +173,3 @@ def test_an_empty_mapping_over_a_full_one_is_refused():
         with pytest.raises(UserError, match=r"must be given what is to change.*got \{\}$"):
             check_emptied([setting], config)
     check_emptied(["extra={}", "task={a:2}", "~task", "task.a=3", "nowhere={}"], config)
-
-
-@pytest.fixture
-def make_run_folder(tmp_path):
-    def make(name):
-        folder = tmp_path / name
-        folder.mkdir(parents=True)
-        (folder / "config.yaml").write_text("seed: 3\n")
-        return folder
-
-    return make
-
-
-@pytest.mark.parametrize("name", ["a", "zwei läufe/ä b", "it's", "x=1", "${y}"])
-@pytest.mark.parametrize("quote", ["{}", "'{}'", '"{}"'])
-def test_resume_takes_the_configuration_of_that_run(make_run_folder, name, quote):
-    folder = make_run_folder(name)
-    given = f"resume={quote.format(folder)}"
-    found = with_resumed([given, "loop.num_steps=80"])
-    assert found[:6] == [
-        "--config-path", str(folder), "--config-name", "config", given, "loop.num_steps=80",
-    ]  # fmt: skip
-    place = OverridesParser.create().parse_override(found[6])
-    assert len(found) == 7 and place.key_or_group == "run_dir"
-    assert OmegaConf.to_container(OmegaConf.create({"run_dir": place.value()}), resolve=True) == {
-        "run_dir": str(folder)
-    }
-
-
-def test_resume_takes_a_folder_relative_to_here(make_run_folder, monkeypatch):
-    folder = make_run_folder("runs/a")
-    monkeypatch.chdir(folder.parents[1])
-    assert with_resumed(["resume=runs/a"])[1] == str(folder)
-
-
-@pytest.mark.parametrize(
-    "arguments",
-    [[], ["run_dir=a", "resume=auto"], ["resume=null"], ["resume="], ["loop.num_steps=3"]],
-)
-def test_what_names_no_run_stays(arguments):
-    assert with_resumed(arguments) == arguments
-
-
-@pytest.mark.parametrize(
-    "beside", ["run_dir=x", "--config-path=x", "--config-name=x", "-cp", "-cn"]
-)
-def test_resume_stands_for_folder_and_configuration_alone(make_run_folder, beside):
-    folder = make_run_folder("a")
-    key = beside.split("=")[0]
-    with pytest.raises(UserError, match=f"which configuration and run folder .* leave {key} out$"):
-        with_resumed([f"resume={folder}", beside])
-
-
-def test_resume_must_be_a_run_folder(tmp_path):
-    with pytest.raises(UserError, match=r"^resume must be auto or a run folder, .*got '.*none'$"):
-        with_resumed([f"resume={tmp_path / 'none'}"])
-
-
-def test_a_run_whose_folder_was_moved_goes_on_there_with_what_the_command_line_changes(tmp_path):
-    register()
-    first, moved = tmp_path / "first", tmp_path / "zweiter läuf"
-    composed = compose_run(["experiment=quickstart", "learner.lr=3e-5", f"run_dir={first}"])
-    prepare_run_dir(first, composed, "train")
-    first.rename(moved)
-    arguments = with_resumed(with_quotes([f"resume={moved}", "loop.num_steps=80"]))
-    assert arguments[::2][:2] == ["--config-path", "--config-name"]
-    with initialize_config_dir(arguments[1], version_base="1.3"):
-        again = compose(arguments[3], arguments[4:])
-    assert (again.run_dir, again.resume, again.loop.num_steps) == (str(moved), str(moved), 80)
-    same = {"run_dir": str(first), "resume": None, "loop": {"num_steps": 40}}
-    assert OmegaConf.merge(again, same) == OmegaConf.create(
-        OmegaConf.to_container(composed, resolve=True)
-    )

@@ -1,0 +1,82 @@
+"""The configuration that a run folder records, in the place of a program's own.
+
+resume=RUN KEY=VALUE   -> --config-path RUN --config-name config resume=RUN KEY=VALUE run_dir=RUN
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from launch.cli.command_line import parsed, quoted, with_quotes
+from launch.cli.refusals import UserError
+
+ADDED = "evaluation.sets."
+"""Below this key further sets are added by name; what is recorded has no settings there before."""
+
+
+def with_resumed(arguments: Sequence[str], groups: Sequence[str]) -> list[str]:
+    """Let `resume=RUN` take the configuration of that run, which other overrides then change.
+
+    Example: with_resumed(["resume=runs/a", "loop.num_steps=80"], ()) begins with "--config-path",
+    "/here/runs/a", "--config-name", "config", and ends with "run_dir=/here/runs/a".
+
+    Args:
+        arguments: The command line without the program's name.
+        groups: Groups of the configuration.
+
+    Raises:
+        UserError: If RUN is no run folder, or a member of a group, another configuration or run
+            folder is named beside.
+    """
+    key = "resume="
+    given = [argument for argument in arguments if argument.startswith(key)]
+    value = given[-1].removeprefix(key).strip("'\"") if given else ""
+    if value in ("", "auto", "null"):
+        return list(arguments)
+    run_dir = Path(value).resolve()
+    if not (run_dir / "config.yaml").is_file():
+        raise UserError(
+            f"resume must be auto or a run folder, which has a config.yaml, got {value!r}"
+        )
+    for argument in arguments:
+        if argument.startswith(("run_dir=", "--config-path", "--config-name", "-cp", "-cn")):
+            raise UserError(
+                f"resume={value} says which configuration and run folder are meant; leave "
+                f"{argument.split('=')[0]} out"
+            )
+    others = [argument for argument in arguments if argument not in given]
+    place = f"run_dir={quoted(str(run_dir))}"
+    return [*of_record(run_dir, others, groups, f"resume={value}"), *arguments, place]
+
+
+def of_record(
+    run_dir: Path, arguments: Sequence[str], groups: Sequence[str], named: str
+) -> list[str]:
+    """Return what makes hydra compose a run's configuration in place of the program's.
+
+    Args:
+        run_dir: The run folder, absolute.
+        arguments: What else the command line says.
+        groups: Groups of the configuration.
+        named: What names the run on the command line.
+
+    Raises:
+        UserError: If a member of a group is chosen. What is recorded are the settings of the
+            members there were, and hydra would lay a name over them.
+    """
+    added = False
+    for override in parsed(with_quotes(arguments)):
+        group = str(override.key_or_group).removeprefix("/")
+        if group not in groups:
+            continue
+        if override.is_add() and str(override.package).startswith(ADDED):
+            added = True
+        elif override.is_delete() or not isinstance(override.value(), dict):
+            key = str(override.input_line).partition("=")[0]
+            raise UserError(
+                f"{named} takes that run's configuration, groups and all; leave {key} out"
+            )
+    # The folder of a run has no members of any group.
+    places = ["hydra.searchpath=[pkg://conf]"] if added else []
+    return ["--config-path", str(run_dir), "--config-name", "config", *places]

@@ -1,0 +1,115 @@
+"""What hydra and OmegaConf say of a command line, in this project's words.
+
+Error merging override seed=a; Value 'a' of type ... -> seed must be a whole number, got 'a'
+Could not override 'learner.lrr'.; To append to ...  -> learner.lrr is no setting; did you mean ...
+In 'train': Could not find 'reward/r.py'; Avail...   -> reward must name what it takes of r.py ...
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf
+
+from conf.keys import keys_of, nearest
+
+CONF = Path(__file__).parents[2] / "conf"
+_KINDS = (
+    ("could not be converted to Integer", "a whole number"),
+    ("could not be converted to Float", "a number"),
+    ("is not a valid bool", "true or false"),
+    ("' to string: ", "a text"),
+    ("is not Optional", "set"),
+    ("is not a ListConfig, list or tuple", "a list, such as [A,B]"),
+    ("Invalid type assigned", "changed by its settings, one by one"),
+    ("Cannot assign ", "a mapping, such as {NAME:VALUE}"),
+)
+"""What OmegaConf says of a value that does not fit, and what it must be."""
+_OF_SETTINGS = ("comparison", "experiment", "recipe")
+"""Groups whose members are settings of others, and whose place no code can take."""
+
+
+def reworded(sentence: str) -> str:
+    """Say what is wrong and what was probably meant, in place of hydra's advice.
+
+    Args:
+        sentence: What hydra says, its lines joined by "; "; what is not known here stays.
+    """
+    for reword in (_no_number_yet, _wrong_type, _no_setting, _no_member, _no_group):
+        if found := reword(sentence):
+            return found
+    return sentence
+
+
+def _no_number_yet(sentence: str) -> str:
+    found = re.search(r"Value 'auto'.*full_key: scheduler\.(group_size|tickets_per_step)", sentence)
+    if not found:
+        return ""
+    return (
+        f"scheduler.{found[1]} must be a whole number, that of the first batch; for one that "
+        "then follows prices add sizing@scheduler.sizing=priced, got 'auto'"
+    )
+
+
+def _wrong_type(sentence: str) -> str:
+    key = re.search(r"full_key: (\S+)$", sentence)
+    wanted = next((must for said, must in _KINDS if said in sentence), "")
+    if key is None or not wanted:
+        return ""
+    place = re.match(r"In '([^']+)': ", sentence)
+    override = re.match(r"Error merging override [^=]+=(.*?); ", sentence)
+    value = re.search(r"Value '(.*)' (?:of type|is not a valid)", sentence)
+    if value is None and override is None:
+        return ""
+    got = value[1] if value else override[1] if override else ""
+    shown = repr(got) if re.search(r"type '?str\b", sentence) else got
+    return f"{key[1]} must be {wanted}{f' in {place[1]}' if place else ''}, got {shown}"
+
+
+def _no_setting(sentence: str) -> str:
+    """Hydra says to append a key that it does not know; of a setting there is not, none can be."""
+    found = re.match(r"Could not override '([\w.]+)'\.; To append .*Key '", sentence)
+    if not found:
+        return ""
+    key = found[1]
+    schemas = [OmegaConf.get_type(node.node) for node in _stored()]
+    # What is missing at the top is missing in the program's own schema, whatever others have.
+    own = [each for each in schemas if each and f"not in '{each.__name__}'" in sentence]
+    keys = {each for schema in own or schemas if schema for each in keys_of(schema)}
+    close = nearest(key, sorted(keys))
+    meant = f"; did you mean {close}?" if close else "; --help lists what there is"
+    reason = sentence.rpartition("Key ")[2].partition(";")[0]
+    return f"{key} is no setting{meant} (Key {reason})"
+
+
+def _no_member(sentence: str) -> str:
+    found = re.match(r".*Could not find '(\w+)/([^']+)'; Available options in '.*?':; ", sentence)
+    if not found:
+        return ""
+    group, member = found.groups()
+    if member.endswith(".py") and group not in _OF_SETTINGS:
+        return (
+            f"{group} must name what it takes of a file of yours, a function or class of it: "
+            f"{member}:NAME, got {member!r}"
+        )
+    rest = sentence[found.end() :].partition("; Config search path")[0]
+    close = nearest(member, rest.split("; "))
+    meant = f"did you mean {close}? " if close else ""
+    return f"{group} has no member {member!r}; {meant}There are {rest.replace('; ', ', ')}"
+
+
+def _no_group(sentence: str) -> str:
+    found = re.match(r"Override (\S+) .*config group '(\w+)' does not exist", sentence)
+    if not found:
+        return ""
+    close = nearest(found[2], [path.name for path in CONF.iterdir() if path.is_dir()])
+    meant = f"; did you mean {close}?" if close else "; --help lists the groups"
+    return f"{found[2]} is no group{meant}, got {found[1]!r}"
+
+
+def _stored() -> list[Any]:
+    repo = ConfigStore.instance().repo
+    return [node for name, node in repo.items() if name.endswith("_schema.yaml")]

@@ -1,0 +1,72 @@
+"""Hydra's and OmegaConf's sentences, as they come of command lines, say what to change."""
+
+import pytest
+
+from conf.programs import register
+from launch.cli.refusals import UserError
+from launch.cli.rewording import reworded
+from launch.program import compose_run
+
+register()
+
+
+def refusal_of(*overrides, program="train"):
+    with pytest.raises(UserError) as refused:
+        compose_run(overrides, program)
+    return str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("override", "sentence"),
+    [
+        ("learner.lr=abc", "learner.lr must be a number, got 'abc'"),
+        ("++learner.lr=a=b", "learner.lr must be a number, got 'a=b'"),
+        ("learner.lr={a:1}", "learner.lr must be a number, got {'a': 1}"),
+        ("learner.lr=null", "learner.lr must be set, got null"),
+        ("seed=abc", "seed must be a whole number, got 'abc'"),
+        ("loop.num_steps=1.5", "loop.num_steps must be a whole number, got 1.5"),
+        ("resources.use_gpu=maybe", "resources.use_gpu must be true or false, got 'maybe'"),
+        ("name=[a]", "name must be a text, got [a]"),
+        ("learner=3", "learner must be changed by its settings, one by one, got 3"),
+        ("evaluation.sets=3", "evaluation.sets must be a mapping, such as {NAME:VALUE}, got 3"),
+        ("rewrd@reward=math", "rewrd is no group; did you mean reward?, got 'rewrd@reward=math'"),
+    ],
+)
+def test_a_value_of_another_type_is_refused_in_one_form(override, sentence):
+    assert refusal_of(override) == sentence
+
+
+def test_a_list_and_what_is_in_it_too():
+    assert refusal_of("seeds=3", program="compare") == "seeds must be a list, such as [A,B], got 3"
+    found = refusal_of("seeds=[1,a]", program="compare")
+    assert found == "seeds[1] must be a whole number, got 'a'"
+
+
+def test_a_value_in_a_file_is_named_with_the_file(tmp_path):
+    file = tmp_path / "experiment" / "bad.yaml"
+    file.parent.mkdir()
+    file.write_text("# @package _global_\ndefaults: [quickstart]\nlearner: {lr: abc}\n")
+    found = refusal_of(f"--config-dir={tmp_path}", "experiment=bad")
+    assert found == "learner.lr must be a number in experiment/bad, got 'abc'"
+
+
+@pytest.mark.parametrize("file", ["r.py", "some/where/r.py", "/some/where/r.py"])
+@pytest.mark.parametrize("chosen", ["reward", "allocator@scheduler.allocator"])
+def test_a_file_without_a_name_in_it_is_told_how_to_name_one(chosen, file):
+    group = chosen.partition("@")[0]
+    assert refusal_of(f"{chosen}={file}") == (
+        f"{group} must name what it takes of a file of yours, a function or class of it: "
+        f"{file}:NAME, got {file!r}"
+    )
+
+
+@pytest.mark.parametrize("chosen", ["experiment=r.py", "reward=maht", "recipe=da.po"])
+def test_a_member_that_is_not_there_is_answered_with_those_that_are(chosen):
+    group, _, member = chosen.partition("=")
+    found = refusal_of(chosen)
+    assert found.startswith(f"{group} has no member {member!r}; ")
+    assert "There are " in found and "provider" not in found and ":NAME" not in found
+
+
+def test_what_is_not_known_stays():
+    assert reworded("something else; full_key: a.b") == "something else; full_key: a.b"
