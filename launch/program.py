@@ -40,6 +40,7 @@ from launch.cli.measured import with_measured
 from launch.cli.own_code import drop_old_settings, with_own_files
 from launch.cli.recorded import with_resumed
 from launch.cli.refusals import (
+    NothingToDoError,
     RunError,
     UserError,
     composition_sentence,
@@ -272,6 +273,8 @@ def run_program(main: Callable[[], None]) -> NoReturn:
         _refuse(error)
     except OmegaConfBaseException as error:
         _refuse(UserError(key_sentence(error)))
+    except NothingToDoError as done:
+        print(visible(str(done)))
     except RunError as error:
         print(f"error: {visible(str(error))}", file=sys.stderr)
         sys.exit(error.status)

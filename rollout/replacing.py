@@ -85,8 +85,8 @@ class Actors:
             times.append(await handle.start.remote())
             ready(len(times))
 
-        starts = asyncio.gather(*(begin(handle) for handle in self.handles))
-        await asyncio.wait_for(starts, self._config.start_deadline_seconds)
+        async with asyncio.timeout(self._config.start_deadline_seconds):
+            await asyncio.gather(*(begin(handle) for handle in self.handles))
         self._up = True
         for index in range(len(self.handles)):
             self._use(index)

@@ -23,6 +23,10 @@ class UserError(Exception):
     """Something asked for cannot be done; the message is one sentence on what to change."""
 
 
+class NothingToDoError(Exception):
+    """What was asked for is there already; the message says so, and the program ends with 0."""
+
+
 class RunError(Exception):
     """A running part failed; the message has the first failure and where its logs are."""
 

@@ -14,7 +14,13 @@ def tell(sentence: str) -> None:
 
 
 def why(error: BaseException) -> str:
-    """Return what an error says in one line, with the file that it is about."""
+    """Return what an error says in one line, with the file that it is about.
+
+    Of one that a remote call raised, as Ray hands it on, it is what was raised there: Ray's own
+    text is a traceback in colours.
+    """
+    cause = getattr(error, "cause", None)
+    error = cause if isinstance(cause, BaseException) else error
     if isinstance(error, UserError | RunError):
         return str(error)
     about = error.filename if isinstance(error, OSError) else None

@@ -27,7 +27,7 @@ from launch.run.hub_model import fetched, is_hub_id
 from launch.run.kept_paths import keep_paths
 from launch.run.memory_plan import plan_memory
 from launch.run.model_folder import check_vocabulary, check_weights, read_settings
-from launch.run.resume import about, changes, find_checkpoint
+from launch.run.resume import about, changes, check_goes_on, check_stays, find_checkpoint
 from launch.run.rewards import try_rewards
 from learner.architecture import check_architecture, check_token_ids
 from rollout.engines.versions import check_vllm
@@ -139,7 +139,9 @@ def prepare(composed: DictConfig) -> Inputs:
 
     Raises:
         UserError: With one sentence on what to change.
+        NothingToDoError: If it goes on, and is at its end.
     """
+    check_stays(composed)
     read = read_inputs(composed)
     config = read.config
     resolved = recorded(composed)
@@ -149,6 +151,7 @@ def prepare(composed: DictConfig) -> Inputs:
         saved = find_checkpoint(config.resume, run_dir)
     if saved is not None:
         changed = changes(saved, described)
+        check_goes_on(config, saved, changed)
     prepare_run_dir(run_dir, composed, "train", again=config.resume is not None)
     if config.resume is not None:
         remove_unfinished(run_dir)

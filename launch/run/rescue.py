@@ -82,8 +82,8 @@ async def rescue(save: Callable[[str], Awaitable[Path]], path: Path) -> str:
         async with asyncio.timeout(SAVE_SECONDS):
             path = await save(path.name)
     except Exception as error:
-        lines = str(error).split("\n")
-        reason = lines[0] or f"it took longer than {SAVE_SECONDS:g} s"
+        late = isinstance(error, TimeoutError) and not str(error)
+        reason = f"it took longer than {SAVE_SECONDS:g} s" if late else why(error)
         return f"the policy could not be saved in {path}: {reason}"
     return f"the policy as learned until then is in {path}"
 

@@ -12,9 +12,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from omegaconf import DictConfig, OmegaConf
+
+from conf.schema import RunConfig
+from cost.state_file import load_state
+from launch.cli.refusals import NothingToDoError
 from launch.program import UserError
-from launch.record.checkpoint import Checkpoint, newest_checkpoint
+from launch.record.checkpoint import RUN, Checkpoint, newest_checkpoint
+from launch.record.run_folder import PICTURE, read_summary
 from launch.record.told import why
+from launch.run.budget import Budget
+from launch.run.parts import plan_of
 from rollout.types import Prompt
 
 AUTO = "auto"
@@ -28,6 +36,11 @@ MAY_CHANGE = re.compile(
 )
 """Settings that a run may go on with other values of: how long, what it is measured by, where."""
 ABSENT = "(not set)"
+LEAVES_RESULTS = re.compile(
+    r"name|run_dir|resume|loop\.(num_steps|max_(generated_tokens|trained_tokens|compute_flops|seconds))"
+    r"|resources\..*"
+)
+"""Of these, those with which a run at its end would come to the results that it has."""
 
 
 def about(settings: Mapping[str, Any], prompts: Sequence[Prompt]) -> dict[str, Any]:
@@ -43,6 +56,19 @@ def about(settings: Mapping[str, Any], prompts: Sequence[Prompt]) -> dict[str, A
         digest.update(prompt.token_ids.astype("<i8").tobytes())
         digest.update(prompt.answer.encode())
     return {"settings": dict(_leaves(settings)), "prompts": digest.hexdigest()}
+
+
+def check_stays(composed: DictConfig) -> None:
+    """Refuse to look for a run to go on with in a folder whose name has the time in it.
+
+    Raises:
+        UserError: If `resume` is "auto" there.
+    """
+    written: Any = OmegaConf.to_container(composed, resolve=False)
+    if composed.resume == AUTO and "${now:" in str(written["run_dir"]):
+        raise UserError(
+            f"resume=auto needs a run_dir that stays the same; name one, got {written['run_dir']!r}"
+        )
 
 
 def find_checkpoint(resume: str, run_dir: Path) -> Checkpoint | None:
@@ -108,6 +134,42 @@ def changes(saved: Checkpoint, now: Mapping[str, Any]) -> dict[str, tuple[Any, A
             f"its files are others now than at the checkpoint {saved.path}"
         )
     return changed
+
+
+def check_goes_on(
+    config: RunConfig, saved: Checkpoint, changed: Mapping[str, tuple[Any, Any]]
+) -> None:
+    """Find out whether there is anything to do for a run that is to go on.
+
+    Args:
+        config: The run as asked for now.
+        saved: Its newest checkpoint.
+        changed: From `changes`.
+
+    Raises:
+        NothingToDoError: If it is at its end, and would only make the results that it has.
+    """
+    run_dir = Path(config.run_dir)
+    if config.loop.push_to_hub or not all(map(LEAVES_RESULTS.fullmatch, changed)):
+        return
+    try:
+        summary = read_summary(run_dir, ("completed", "num_steps"))
+        position = load_state(saved.path / RUN)["position"]
+    except (UserError, OSError, ValueError, KeyError):
+        # Whoever goes on from it has the sentence.
+        return
+    kept = run_dir / "policy"
+    written = (run_dir / PICTURE).exists() and (kept.exists() or not config.loop.save_final)
+    if not (summary["completed"] and summary["num_steps"] == saved.step and written):
+        return
+    budget = Budget(plan_of(config))
+    budget.load_state_dict(position["spent"])
+    budget.reached = position.get("reached", budget.reached)
+    if saved.step >= config.loop.num_steps or budget.used_up(saved.step):
+        raise NothingToDoError(
+            f"the run in {run_dir} is at its end, step {saved.step}; set loop.num_steps, or what "
+            "else ended it, for a longer one"
+        )
 
 
 def _leaves(settings: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:

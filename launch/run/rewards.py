@@ -9,6 +9,7 @@ import logging
 import pickle
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 
 import numpy as np
 
@@ -23,6 +24,7 @@ from rollout.types import Prompt
 
 RESPONSE = "I do not know."
 """What every policy may answer: no answer at all, which is worth a number like any other."""
+ONCE = "what takes longer once belongs at the top of its file or in a method load()"
 log = logging.getLogger(__name__)
 
 
@@ -47,10 +49,13 @@ def try_rewards(
     found = score_responses(config, [(prompt, RESPONSE) for prompt in tried.values()])
     for (key, prompt), one in zip(tried.items(), found, strict=True):
         if one.status != RewardStatus.OK:
+            late = one.status == RewardStatus.TIMED_OUT
+            hint = f" ({ONCE})" if late else ""
             raise UserError(
                 f"{key} must give every response a number, 0.0 where it finds no answer, within "
-                f"rollout.reward_timeout_seconds = {timeout:g}; for the response {RESPONSE!r} to "
-                f"the prompt {prompt.text[:80]!r} got {' '.join(one.summary.split())}"
+                f"rollout.reward_timeout_seconds = {timeout:g}{hint}; for the response "
+                f"{RESPONSE!r} to the prompt {prompt.text[:80]!r} got "
+                f"{' '.join(one.summary.split())}"
             )
 
 
@@ -65,6 +70,7 @@ def score_responses(
 
     Raises:
         UserError: If the reward cannot be sent to a process, or does not load there.
+        KeyboardInterrupt: If one came meanwhile; the process is ended.
     """
     reward = config.evaluation.engine_reward(config.reward)
     timeout = config.rollout.reward_timeout_seconds
@@ -75,6 +81,7 @@ def score_responses(
             f"reward must be picklable, to reach its processes ({error}), got {config.reward!r}"
         ) from error
     items = [(prompt.text, text, prompt.answer, prompt.columns) for prompt, text in responses]
+    loop = asyncio.new_event_loop()
 
     async def score() -> list[ScoredResponse]:
         pool = RewardPool(reward, timeout_seconds=timeout)
@@ -83,14 +90,29 @@ def score_responses(
         finally:
             pool.close()
 
+    def run() -> list[ScoredResponse]:
+        with asyncio.Runner(loop_factory=lambda: loop) as runner:
+            return runner.run(score())
+
     # A thread of its own: comparisons come here from within their event loop.
     with ThreadPoolExecutor(1) as thread:
+        scoring = thread.submit(run)
         try:
-            return thread.submit(asyncio.run, score()).result()
+            return scoring.result()
+        except KeyboardInterrupt:
+            # Or the thread, which is waited for, would wait for the reward.
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(_cancel_all, loop)
+            raise
         except RuntimeError as error:
             lines = str(error).strip().splitlines()
             reason = lines[0] if len(lines) == 1 else f"{lines[0]} {lines[-1]}"
             raise UserError(f"reward must load in a process of its own, got: {reason}") from error
+
+
+def _cancel_all(loop: asyncio.AbstractEventLoop) -> None:
+    for task in asyncio.all_tasks(loop):
+        task.cancel()
 
 
 class RewardWatch:

@@ -115,7 +115,7 @@ class TrainingRun:
         Raises:
             UserError: If the loss stayed non-finite; the last good weights are saved.
             StoppedError: If a signal ended the run.
-            RunError: If the run was whole but its results or picture could not be written.
+            RunError: If the run was whole but not all that it leaves could be written in place.
             BaseException: What else ended the run; where the policy is saved is said with it.
         """
         try:
@@ -126,6 +126,8 @@ class TrainingRun:
                 raise
             raise said from error
         unwritten = Unwritten()
+        if self._kept is not None and self._kept.parent != self._run_dir:
+            unwritten.sentences.append(f"the policy could not be saved in {self._run_dir}")
         finished = self._recorder.close(unwritten, completed=True)
         with unwritten.noted(PICTURE):
             draw_picture(self._run_dir, distribution, summary=finished, title=self._config.name)
@@ -248,8 +250,7 @@ class TrainingRun:
         await self._recorder.write(result, metrics)
         await self._best.look(result.step, metrics)
         self._going_on.progress()
-        every = self._config.loop.save_every
-        if every and result.step % every == 0:
+        if (every := self._config.loop.save_every) and result.step % every == 0:
             await save_by_the_way(self._save, f"policy-{result.step}")
         if self._interruption.signal is not None:
             raise StoppedError(self._interruption.signal, "")
@@ -294,7 +295,5 @@ class TrainingRun:
         return reduce(say_where, unwritten.sentences, error)
 
     async def _save(self, name: str) -> Path:
-        learners, tokenizer_path = self._system.learners, self._config.model.path
-        return await save_somewhere(
-            lambda path: learners.save(str(path), tokenizer_path), self._run_dir / name
-        )
+        save, model = self._system.learners.save, self._config.model.path
+        return await save_somewhere(lambda path: save(str(path), model), self._run_dir / name)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from rollout.rewards.returned import as_score
-from rollout.rewards.types import NO_COLUMNS, Columns, Reward, Score, check_of, score_with
+from rollout.rewards.types import NO_COLUMNS, Columns, Reward, Score, check_of, load, score_with
 from rollout.types import Prompt
 
 SEPARATOR = "\x1f"
@@ -28,16 +28,17 @@ class RewardBySet:
         self, prompt_text: str, response_text: str, answer: str, columns: Columns = NO_COLUMNS
     ) -> Score:
         """Score a response with the reward that its answer is addressed to."""
-        if not prompt_text and not response_text:
-            # The first response of a reward process is empty, to load what rewards import.
-            for reward in self.of_set.values():
-                score_with(reward, prompt_text, response_text, answer, columns)
         name, separator, own_answer = answer.partition(SEPARATOR)
         chosen = self.default
         if separator and name in self.of_set:
             chosen, answer = self.of_set[name], own_answer
         returned = score_with(chosen, prompt_text, response_text, answer, columns)
         return as_score(returned, chosen.score)
+
+    def load(self) -> None:
+        """Let all of them load what they need."""
+        for reward in (self.default, *self.of_set.values()):
+            load(reward)
 
     def check(self, answer: str) -> None:
         """Accept what the run's reward accepts; sets are checked with their own rewards."""

@@ -29,7 +29,7 @@ from typing import Any, NoReturn
 
 from rollout.processes import die_with
 from rollout.rewards.returned import NoScoreError, as_score
-from rollout.rewards.types import score_with
+from rollout.rewards.types import load, score_with
 
 _PR_SET_CHILD_SUBREAPER = 36
 _SUPERVISED = {signal.SIGCHLD, signal.SIGTERM}
@@ -135,16 +135,16 @@ def failure(error: BaseException) -> dict[str, str]:
 
 
 def _load(connection: socket.socket) -> Any:
-    """Receive the reward and load what it imports on first use; None if it cannot be loaded."""
+    """Receive the reward and let it load what it needs; None if it cannot be received."""
     body = _receive(connection)
     try:
         reward = pickle.loads(body)
     except BaseException as error:
         _send(connection, failure(error))
         return None
-    # No response is charged for what the reward imports.
+    # What fails here fails again for every response, where its traceback is told.
     with contextlib.suppress(BaseException):
-        score_with(reward, "", "", "0")
+        load(reward)
     return reward
 
 

@@ -26,7 +26,7 @@ from typing import Any, ClassVar
 from rollout.own_code import OwnCode
 from rollout.rewards.awaited import finished
 from rollout.rewards.returned import NoScoreError, as_score, first_line
-from rollout.rewards.types import NO_COLUMNS, Columns, Score, check_of, score_with
+from rollout.rewards.types import NO_COLUMNS, Columns, Score, check_of, load, score_with
 
 Scorer = Callable[[str, str, str, Columns], object]
 _PROMPT, _RESPONSE, _ANSWER = range(3)
@@ -73,6 +73,10 @@ class FunctionReward(OwnCode):
             returned = score_with(made, prompt_text, response_text, answer, columns)
             return as_score(returned, made.score)
         return as_score(made(prompt_text, response_text, answer, columns), made)
+
+    def load(self) -> None:
+        """Import what the path names; a class may have a `load` of its own."""
+        load(self.made())
 
     def check(self, answer: str) -> None:
         """Accept what a class with `check` accepts, and every answer otherwise."""

@@ -50,6 +50,10 @@ class MathReward:
             extracted=found[:MAX_CHARS],
         )
 
+    def load(self) -> None:
+        """Import what reads formulas."""
+        math_values.load()
+
     def check(self, answer: str) -> None:
         """Accept a number, formula, set, equation, choice or words, of bounded size."""
         for one in accepted(answer):

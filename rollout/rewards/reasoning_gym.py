@@ -49,6 +49,10 @@ class ReasoningGymReward:
         correct = float(marks >= FULL_MARKS)
         return Score(correct, {"correct": correct, "format": float(bool(found))}, extracted)
 
+    def load(self) -> None:
+        """Import the generators."""
+        _scorer(self.dataset)
+
     def check(self, answer: str) -> None:
         """Accept answers to which the scorer itself gives full marks."""
         if self.extract == "last_number" and not _NUMBER.fullmatch(answer):

@@ -42,13 +42,14 @@ class Reward(Protocol):
 
     It runs in the main thread of a process of its own (`rollout.rewards.pool`), which is killed
     when it takes too long. An exception marks the response as crashed, which is not the same as
-    wrong: a response without an answer in it is to get a number too. Each process scores an empty
-    response first, to load what the reward imports. `score` may be asynchronous: the process waits
-    for it, one response at a time.
+    wrong: a response without an answer in it is to get a number too. `score` may be asynchronous:
+    the process waits for it, one response at a time.
 
     It may have a method `check(answer)` as well, which raises a ValueError for an answer of the
-    task that no response could ever be compared with, before anything is generated; and `score` may
-    have a parameter `columns` more, for the further columns of the task's row, see `Columns`.
+    task that no response could ever be compared with, before anything is generated; a method
+    `load()`, called once in each process for what takes longer than a response may, such as reading
+    a model; and `score` may have a parameter `columns` more, for the further columns of the task's
+    row, see `Columns`.
     """
 
     def score(self, prompt_text: str, response_text: str, answer: str) -> object:
@@ -69,6 +70,13 @@ def check_of(reward: object) -> Callable[[str], None] | None:
     """Return a reward's check of an answer; None if it has none and accepts every answer."""
     check: Callable[[str], None] | None = getattr(reward, "check", None)
     return check
+
+
+def load(reward: object) -> None:
+    """Let a reward load what it needs, if it has anything to load."""
+    own = getattr(reward, "load", None)
+    if own is not None:
+        own()
 
 
 def score_with(

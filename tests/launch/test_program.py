@@ -6,6 +6,7 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from conf.schema import RunConfig
+from launch.cli.refusals import NothingToDoError
 from launch.program import (
     RunError,
     UserError,
@@ -150,6 +151,10 @@ def unreachable_engine() -> None:
     raise RunError("engine 0 died")
 
 
+def at_its_end() -> None:
+    raise NothingToDoError("the run is at its end")
+
+
 def wrong_lr() -> None:
     raise UserError("learner.lr must be positive, got -1.0")
 
@@ -161,6 +166,7 @@ def wrong_lr() -> None:
         (missing_value, 2, "error: model.path must be set, got ???\n"),
         (unreachable_engine, 1, "error: engine 0 died\n"),
         (lambda: None, 0, ""),
+        (at_its_end, 0, ""),
     ],
 )
 def test_a_program_ends_in_one_line_and_a_status(program, status, line, capsys):

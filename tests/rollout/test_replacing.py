@@ -1,6 +1,7 @@
 """Actors that die at any moment of their replacement, in simulated time."""
 
 import asyncio
+import gc
 
 import pytest
 import ray
@@ -411,3 +412,20 @@ def test_whoever_dies_and_joins_when_those_with_room_hold_weights(deaths, nodes)
         assert sorted(crew.groups[-1]) == [0, 1, 2]
 
     run(scenario())
+
+
+def test_a_start_that_is_given_up_leaves_no_failure_that_nobody_takes():
+    told = []
+
+    async def scenario():
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: told.append(context))
+        crew = Crew(2)
+        starting = asyncio.create_task(crew.actors.start(lambda number: None))
+        await asyncio.sleep(START / 2)
+        starting.cancel()
+        await asyncio.wait({starting})
+        assert starting.cancelled()
+
+    run(scenario())
+    gc.collect()
+    assert told == []

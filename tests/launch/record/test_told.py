@@ -3,9 +3,10 @@
 import sys
 
 import pytest
+from ray.exceptions import RayTaskError
 
 from launch.program import RunError, UserError
-from launch.record.told import Unwritten, tell
+from launch.record.told import Unwritten, tell, why
 
 
 def test_a_sentence_is_a_line(capsys):
@@ -23,6 +24,15 @@ class Full:
 def test_a_stderr_that_takes_nothing_ends_nothing(monkeypatch):
     monkeypatch.setattr(sys, "stderr", Full())
     tell("lost")
+
+
+def test_of_a_remote_call_it_is_told_what_was_raised_there():
+    raised = OSError(28, "No space left on device", "/a/model.safetensors")
+    error = RayTaskError(
+        "save", "\x1b[36mray::save()\x1b[39m\nOSError: ...", raised
+    ).as_instanceof_cause()
+    assert isinstance(error, OSError) and "\n" in str(error)
+    assert why(error) == "No space left on device: /a/model.safetensors"
 
 
 def test_all_that_failed_is_said_with_the_remark():

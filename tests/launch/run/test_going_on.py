@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from launch.cli.refusals import NothingToDoError
 from launch.program import RunError, UserError
 from launch.record.checkpoint import MANIFEST, newest_checkpoint, read_checkpoint
 from launch.record.restarts import read_restarts
@@ -18,7 +19,7 @@ from launch.run import checkpoints, going_on, training
 from launch.run.deaths import PartDied
 from launch.run.inputs import prepare
 from launch.run.interruption import Interruption, StoppedError
-from launch.run.resume import find_checkpoint
+from launch.run.resume import check_goes_on, find_checkpoint
 from launch.run.training import TrainingRun
 from rollout.places import EngineError
 from tests.composing import composed
@@ -380,3 +381,26 @@ def test_a_broken_checkpoint_gives_way_to_the_one_before(begin, tmp_path, capsys
         (path / MANIFEST).write_text("{}")
     with pytest.raises(UserError, match=r"must have a whole checkpoint to go on from"):
         begin()
+
+
+def test_a_run_at_its_end_is_not_begun_for_the_results_that_it_has(begin, make_inputs, tmp_path):
+    bound = "loop.max_generated_tokens={}"
+    for folder, ended_by, more in (
+        ("steps", [], {"num_steps": 9}),
+        ("tokens", [bound.format(300)], {"max_generated_tokens": 10**6}),
+    ):
+        run_to_end(begin(*ended_by, folder=folder)[0])
+        found = tmp_path / folder
+        (found / "policy").mkdir(exist_ok=True)
+        # Without its picture there is something to do.
+        inputs = make_inputs(*ended_by, folder=folder)
+        assert inputs.saved is not None
+        (found / "run.png").touch()
+        before = {path.name: path.read_bytes() for path in found.glob("*.*")}
+        with pytest.raises(NothingToDoError, match=r"at its end, step \d; set loop\.num_steps, or"):
+            make_inputs(*ended_by, folder=folder)
+        assert before == {path.name: path.read_bytes() for path in found.glob("*.*")}
+        longer = replace(inputs.config, loop=replace(inputs.config.loop, **more))
+        check_goes_on(longer, inputs.saved, inputs.changed)
+        # It is measured anew.
+        assert make_inputs(*ended_by, "evaluation.num_samples=3", folder=folder).saved is not None

@@ -10,7 +10,8 @@ import pytest
 
 from launch.program import UserError
 from launch.record.checkpoint import MANIFEST, RUN, SCHEDULER, partial_folder, seal
-from launch.run.resume import ABSENT, AUTO, about, changes, find_checkpoint
+from launch.run.resume import ABSENT, AUTO, about, changes, check_stays, find_checkpoint
+from tests.composing import composed
 
 SETTINGS = {
     "name": "a",
@@ -149,3 +150,10 @@ def test_a_folder_that_cannot_be_read_is_no_run_to_begin_anew(saved, tmp_path, m
         UserError, match=r"^resume needs to read the .*Stale file handle.*try again"
     ):
         find_checkpoint(AUTO, tmp_path / "run")
+
+
+def test_a_folder_named_by_the_time_is_none_to_go_on_in():
+    with pytest.raises(UserError, match=r"^resume=auto needs a run_dir that stays the same; name"):
+        check_stays(composed("train", "experiment=quickstart", "resume=auto"))
+    check_stays(composed("train", "experiment=quickstart", "resume=auto", "run_dir=runs/mine"))
+    check_stays(composed("train", "experiment=quickstart"))

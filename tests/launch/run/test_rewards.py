@@ -3,6 +3,9 @@
 import asyncio
 import logging
 import os
+import signal
+import threading
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,6 +13,7 @@ import pytest
 
 from conf.evaluation import EvaluationConfig, EvaluationSet
 from cost.types import LengthReport, RewardStatus
+from launch.cli.signals import SIGNALS, Interrupted, handled, interrupt
 from launch.program import UserError
 from launch.run.rewards import RESPONSE, RewardWatch, try_rewards
 from rollout.config import RolloutConfig
@@ -33,20 +37,24 @@ def nothing(response_text):
     print("nothing")
 
 def late(response_text):
-    if response_text:
-        time.sleep(3600)
+    time.sleep(3600)
 
 def kills(response_text):
-    if response_text:
-        os.kill(os.getpid(), signal.SIGKILL)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 def kills_its_parent(response_text):
-    if response_text:
-        os.kill(os.getppid(), signal.SIGKILL)
-        time.sleep(3600)
+    os.kill(os.getppid(), signal.SIGKILL)
+    time.sleep(3600)
 
-def kills_at_once(response_text):
+def leaves(response_text):
     os._exit(7)
+
+class Leaves:
+    def load(self):
+        os._exit(7)
+
+    def score(self, prompt_text, response_text, answer):
+        return 1
 
 def exits(response_text):
     sys.exit("enough")
@@ -64,12 +72,12 @@ def prompt(answer="5"):
     return Prompt(0, np.arange(2, dtype=np.int32), answer, "mine", "what is 2+3?")
 
 
-def tried(reward, own=None):
+def tried(reward, own=None, seconds=0.5):
     sets = {} if own is None else {"mine": EvaluationSet(task=ChainTask(), reward=own)}
     config = SimpleNamespace(
         reward=reward,
         evaluation=EvaluationConfig(sets=sets),
-        rollout=RolloutConfig(reward_timeout_seconds=0.5),
+        rollout=RolloutConfig(reward_timeout_seconds=seconds),
     )
     try_rewards(config, prompt(), {"held_out": [prompt()], "mine": [address(prompt(), "mine")]})
 
@@ -84,7 +92,11 @@ def test_a_reward_that_gives_a_number_passes_and_prints_nothing_on_stdout(reward
     [
         ("fails", rf"failing_rewards\.py:9: KeyError: '{RESPONSE}'$"),
         ("nothing", r"failing_rewards\.py:11: a reward must return a number.*got None; is there a"),
-        ("late", r"got scoring took longer than 0\.5 seconds$"),
+        (
+            "late",
+            r"0\.5 \(what takes longer once belongs .* got scoring took longer than 0\.5 seconds$",
+        ),
+        ("leaves", r"got the reward process ended with exit code 7$"),
         ("kills", r"got the reward process was ended by SIGKILL"),
         ("kills_its_parent", r"got the reward process was ended by SIGKILL"),
         ("exits", r"failing_rewards\.py:\d+: SystemExit: enough$"),
@@ -103,10 +115,24 @@ def test_one_that_fails_is_refused_in_one_line_with_file_line_and_exception(rewa
 
 def test_one_that_does_not_load_is_refused(rewards):
     with pytest.raises(UserError, match=r"^reward must load .* ended with exit code 7 while"):
-        tried(rewards("kills_at_once"))
+        tried(rewards("Leaves"))
     unpicklable = SimpleNamespace(score=lambda *texts: 1.0)
     with pytest.raises(UserError, match=r"^reward must be picklable, to reach its processes"):
         tried(unpicklable)
+
+
+def test_a_signal_does_not_wait_for_one_that_hangs(rewards):
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    main = threading.main_thread().ident
+    threading.Timer(2.0, signal.pthread_kill, [main, signal.SIGINT]).start()
+    began = time.monotonic()
+    try:
+        with handled(interrupt), pytest.raises(Interrupted):
+            tried(rewards("late"), seconds=300.0)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert time.monotonic() - began < 60
 
 
 def test_it_is_tried_from_within_an_event_loop_too(rewards):

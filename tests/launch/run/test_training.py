@@ -401,7 +401,12 @@ def test_a_policy_that_its_folder_cannot_take_is_saved_elsewhere(
         tried[-1].mkdir()
 
     system.learners.save = no_space_but_elsewhere
-    asyncio.run(run.run(Startup()))
+    with pytest.raises(RunError) as failure:
+        asyncio.run(run.run(Startup()))
+    assert str(failure.value) == (
+        f"the policy could not be saved in {folder}; the policy is in {tried[-1]}"
+    )
+    assert failure.value.status == 1
     assert [path.name for path in tried] == ["policy-2", "policy-2", "policy", "policy"]
     assert [path.parent for path in tried[::2]] == [folder, folder]
     assert {path.parent.parent for path in tried[1::2]} == {elsewhere}

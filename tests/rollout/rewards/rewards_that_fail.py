@@ -92,6 +92,23 @@ def daemon(own_session=False):
     return pid
 
 
+SEEN = []
+"""What `Loading` was asked for in this process."""
+
+
+@dataclass(frozen=True)
+class Loading:
+    """Takes longer to load than a response may."""
+
+    def load(self):
+        time.sleep(1.0)
+        SEEN.append("load")
+
+    def score(self, prompt_text, response_text, answer):
+        SEEN.append(response_text)
+        return Score(1.0, extracted=" ".join(SEEN))
+
+
 @dataclass(frozen=True)
 class Unloadable:
     def check(self, answer):

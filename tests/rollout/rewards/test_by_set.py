@@ -57,6 +57,17 @@ def test_rewards_of_sets_may_return_plain_numbers_and_accept_every_answer():
     assert both.score("q", "5", "6") == Score(0.0)
 
 
+def test_all_load_that_have_something_to_load():
+    class Loads(ChainReward):
+        def load(self):
+            loaded.append(self)
+
+    loaded = []
+    first, second = Loads(), Loads()
+    RewardBySet(first, {"sums": second, "plain": ChainReward()}).load()
+    assert loaded == [first, second]
+
+
 def test_it_scores_in_the_reward_processes():
     async def score():
         pool = RewardPool(BOTH)

@@ -294,6 +294,11 @@ def test_a_cancelled_call_leaves_the_pool_usable(rewards):
     assert run(rewards.Obedient(), use)[0].score.extracted == "fine"
 
 
+def test_a_reward_loads_once_in_its_own_time_and_is_asked_for_nothing_else(rewards):
+    scored = run(rewards.Loading(), lambda pool: pool.score(items("a", "b")), timeout_seconds=0.5)
+    assert [each.score.extracted for each in scored] == ["load a", "load a b"]
+
+
 def test_a_reward_that_cannot_be_loaded_is_an_error_with_its_traceback(rewards):
     for use in (lambda pool: pool.start(), lambda pool: pool.score(items("any"))):
         with pytest.raises(RuntimeError, match=r"(?s)cannot load the reward.*invalid literal"):
