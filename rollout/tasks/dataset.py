@@ -86,8 +86,6 @@ class DatasetTask:
     """What to do about repeated prompts: "refuse" or "skip"."""
     bad_rows: str = "refuse"
     """What to do about rows without a usable question or answer: "refuse" or "skip"."""
-    preview: bool = False
-    """Print three prompts as the model will see them and one scored answer, and end."""
 
     def __post_init__(self) -> None:
         """Refuse settings that name no rows."""
