@@ -38,6 +38,7 @@ from launch.cli.held_out import with_held_out
 from launch.cli.help import end_quietly, help_of
 from launch.cli.measured import with_measured
 from launch.cli.own_code import drop_old_settings, with_own_files
+from launch.cli.previewed import drop_preview, with_preview
 from launch.cli.recorded import with_resumed
 from launch.cli.refusals import (
     NothingToDoError,
@@ -89,7 +90,7 @@ def compose_run(overrides: Sequence[str], program: str = "train") -> DictConfig:
 
 
 def _written_out(arguments: Sequence[str], program: str) -> list[str]:
-    arguments = with_held_out(arguments, program)
+    arguments = with_preview(with_held_out(arguments, program), program)
     return with_quotes(with_own_files(arguments, GROUPS, program))
 
 
@@ -104,6 +105,7 @@ def build(config: DictConfig) -> Any:
             overrides = HydraConfig.get().overrides.task
             check_emptied(overrides, config)
             drop_old_settings(config, overrides)
+        drop_preview(config)
         check_keys(config)
         check_values(config)
         check_secrets(config)

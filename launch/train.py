@@ -19,6 +19,7 @@ import hydra
 from omegaconf import DictConfig
 
 from conf.programs import register
+from launch.cli.previewed import is_asked
 from launch.program import run_program, start
 from launch.run.inputs import prepare, read_inputs, say_whose_code
 from rollout.loading import begin_loading, loading
@@ -35,7 +36,7 @@ def main(composed: DictConfig) -> None:
         from launch.record.progress import print_plan
         from launch.run.interruption import stopped
         from launch.run.plan_text import derived_plan
-        from launch.run.preview import is_asked, preview
+        from launch.run.preview import preview
 
         say_whose_code(composed)
         if is_asked(composed):

@@ -15,6 +15,7 @@ from hydra import compose, initialize_config_module
 
 from conf.programs import register
 from conf.reference import groups, keys_of, members_of, programs
+from launch.cli.previewed import KEY as PREVIEW
 from launch.program import build
 from rollout.tools.calls import find_calls
 from rollout.tools.function import as_tool
@@ -162,6 +163,8 @@ def every_key():
 
 def is_key(name):
     """Whether a dotted name is a key, stands above keys, or lies below one that holds anything."""
+    if name == PREVIEW:
+        return True
     for key in every_key():
         pattern = re.escape(key).replace(r"\*", r"[\w-]+")
         if re.fullmatch(pattern, name) or key.startswith(f"{name}."):

@@ -38,6 +38,7 @@ from rollout.rewards.types import check_of
 from rollout.sandbox.run import SandboxError
 from rollout.stopping import stopping_of
 from rollout.tasks.features import feature_table
+from rollout.tasks.prompts import EmptySplitError
 from rollout.types import Prompt
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -212,9 +213,13 @@ def resolve_model(path: str) -> str:
             return str(folder.resolve())
     if is_hub_id(path) and not Path(path).exists():
         return resolve_model(fetched(path))
+    policy = Path(path, "policy")
+    remedy = "make one with `python -m launch.warmstart` or `python -m launch.smollm2`"
+    if (policy / "config.json").is_file():
+        remedy = f"did you mean {policy}?"
     raise UserError(
         "model.path must be a Hugging Face folder with a config.json, or OWNER/NAME on the hub, "
-        f"got {path!r}; make one with `python -m launch.warmstart` or `python -m launch.smollm2`"
+        f"got {path!r}; {remedy}"
     )
 
 
@@ -348,6 +353,8 @@ def load_prompts(
         ) from error
     except SandboxError as error:
         raise UserError(str(error)) from error
+    except EmptySplitError as error:
+        raise UserError(f"{key}: {error}") from error
     except (ValueError, OSError) as error:
         # Tasks call themselves "task", wherever the configuration holds them.
         reason = " ".join(str(error).split()).replace("task.", f"{key}.")

@@ -5,8 +5,6 @@ task.preview=true -> three prompts, one scored answer -> end, before anything is
 
 from __future__ import annotations
 
-from omegaconf import DictConfig, OmegaConf
-
 from conf.schema import RunConfig
 from cost.types import RewardStatus
 from launch.cli.visible import visible
@@ -18,11 +16,6 @@ from rollout.types import Prompt
 NUM_PROMPTS = 3
 WRITINGS = ("The answer is \\boxed{{{}}}.", "#### {}", "<answer>{}</answer>", "{}")
 """Ways in which responses give an answer; the best of them is shown."""
-
-
-def is_asked(composed: DictConfig) -> bool:
-    """Whether a configuration asks for a preview in place of a run."""
-    return bool(OmegaConf.select(composed, "task.preview", default=False))
 
 
 def preview(read: Prepared) -> str:

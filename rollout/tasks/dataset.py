@@ -21,6 +21,7 @@ from rollout.tasks.columns import Columns
 from rollout.tasks.left_out import LeftOut
 from rollout.tasks.prompts import (
     Check,
+    EmptySplitError,
     Item,
     is_held_out,
     make_prompts,
@@ -29,6 +30,8 @@ from rollout.tasks.prompts import (
 )
 from rollout.tasks.rows import Rows
 from rollout.types import Prompt
+
+_OF_ITS_OWN = "hold out a file of its own (task.split=all held_out.split=all held_out.path=FILE)"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,8 +86,6 @@ class DatasetTask:
     """What to do about repeated prompts: "refuse" or "skip"."""
     bad_rows: str = "refuse"
     """What to do about rows without a usable question or answer: "refuse" or "skip"."""
-    preview: bool = False
-    """Print three prompts as the model will see them and one scored answer, and end."""
 
     def __post_init__(self) -> None:
         """Refuse settings that name no rows."""
@@ -144,7 +145,7 @@ class DatasetTask:
 
     def _items(self, left_out: LeftOut) -> Iterator[Item]:
         rows = Rows(self.path, self.subset, self.hub_split, self.revision)
-        columns, empty = self._columns(), True
+        columns, empty, num_whole, num_used = self._columns(), True, 0, 0
         for place, row in rows.read():
             empty = False
             item = self._item(columns, row, place, rows.name, left_out)
@@ -156,10 +157,16 @@ class DatasetTask:
                     f"template; write a prompt instead or set task.chat=true, got {self.chat!r}"
                 )
             held_out = is_held_out(item.text, self.held_out_one_in)
+            num_whole += 1
             if self.split == "all" or held_out == (self.split == "held_out"):
+                num_used += 1
                 yield item
         if empty:
             raise ValueError(f"task.path has no rows; add some, got {self.path!r}")
+        if num_whole and not num_used:
+            others = f" (left out: {left_out.text()})" if left_out.counts else ""
+            origin = f"{self.path!r}{others}"
+            raise EmptySplitError(self.split, num_whole, origin, self.held_out_one_in, _OF_ITS_OWN)
 
     def _item(
         self, columns: Columns, row: Mapping[str, Any], place: str, source: str, left_out: LeftOut

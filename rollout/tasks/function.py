@@ -21,6 +21,7 @@ from rollout.own_code import OwnCode, accepted
 from rollout.tasks.columns import item_of
 from rollout.tasks.prompts import (
     Check,
+    EmptySplitError,
     Item,
     is_held_out,
     make_prompts,
@@ -28,6 +29,8 @@ from rollout.tasks.prompts import (
     require_split,
 )
 from rollout.types import Prompt
+
+_OF_ITS_OWN = "give the function a parameter split, by which it divides them itself"
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +103,11 @@ class FunctionTask(OwnCode):
             if self.split == "all" or own_split or held_out == (self.split == "held_out"):
                 num_used += 1
                 yield item
+        if not number:
+            raise ValueError(f"task.path must name a function that yields rows, got {self.path!r}")
         if not num_used:
-            raise ValueError(
-                f"task.held_out_one_in must leave questions for split {self.split}, of {number} by "
-                f"their text; lower it or yield more rows, got {self.held_out_one_in}"
+            raise EmptySplitError(
+                self.split, number, repr(self.path), self.held_out_one_in, _OF_ITS_OWN
             )
 
     def _rows(self, function: Callable[..., Any], split: dict[str, Any]) -> Iterable[Any]:

@@ -29,8 +29,6 @@ class MixedTask:
     prompts of all sets."""
     seed: int = 0
     """Which prompts of a set are left out."""
-    preview: bool = False
-    """Print three prompts as the model will see them and one scored answer, and end."""
 
     def __post_init__(self) -> None:
         """Refuse weights of sets that there are not."""

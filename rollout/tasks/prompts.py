@@ -198,6 +198,30 @@ def require_split(value: str, *others: str) -> None:
         raise ValueError(f"task.split must be one of {', '.join(names)}, got {value!r}")
 
 
+class EmptySplitError(ValueError):
+    """By their text all questions of a task belong to the other split.
+
+    Its sentence speaks of the task of training and of what is held out of it by their keys.
+
+    Args:
+        split: The one without a question, "train" or "held_out".
+        number: Questions that could be used.
+        origin: Where they come from, and what was left out there.
+        one_in: One question in this many is held out.
+        instead: What else can be done where none is held out, such as "hold out another file".
+    """
+
+    def __init__(self, split: str, number: int, origin: str, one_in: int, instead: str) -> None:
+        other, remedy = "the held-out part", "raise task.held_out_one_in or add questions"
+        if split == "held_out":
+            other = "training"
+            remedy = f"lower task.held_out_one_in, add questions or {instead}"
+        super().__init__(
+            f"all of the {number} questions of {origin} fall into {other}, by their text; "
+            f"{remedy}, got task.held_out_one_in={one_in}"
+        )
+
+
 def is_held_out(text: str, one_in: int) -> bool:
     """Whether a question belongs to the held-out split, by its own text.
 

@@ -131,7 +131,7 @@ def test_a_generator_makes_no_absurd_number(prepared, tmp_path, number):
 
 def test_a_held_out_split_without_a_question_is_refused(prepared, questions, tmp_path):
     overrides = [*questions(GOOD), "held_out.split=held_out"]
-    parts = ("the task has no prompts", "choose another split or add prompts")
+    parts = ("held_out: all of the 1 questions of", "lower task.held_out_one_in", "held_out.path=")
     assert_refused(prepared, overrides, *parts, tmp_path=tmp_path)
 
 

@@ -61,6 +61,12 @@ def test_a_missing_model_is_refused_with_the_way_to_make_one(tmp_path):
         resolve_model(str(tmp_path / "nothing"))
 
 
+def test_in_place_of_a_run_its_policy_is_meant(tmp_path):
+    shutil.copytree(CHAIN_MODEL, tmp_path / "run" / "policy")
+    with pytest.raises(UserError, match=r" got '.*/run'; did you mean .*/run/policy\?$"):
+        resolve_model(str(tmp_path / "run"))
+
+
 def test_a_model_without_weights_is_refused(model):
     (model / "model.safetensors").unlink()
     with pytest.raises(UserError, match=r"^model\.path must hold weights .* got '.*model'$"):

@@ -6,6 +6,7 @@ import pytest
 from launch.models.warmstart import build_tokenizer
 from rollout.rewards.chain import ChainReward
 from rollout.tasks.dataset import DatasetTask
+from rollout.tasks.prompts import is_held_out
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +108,24 @@ def test_long_and_repeated_prompts_can_be_skipped(write, tokenizer):
     path = write(GOOD, {"prompt": "x" * 99, "answer": "1"}, GOOD, {"prompt": "b", "answer": "1"})
     task = DatasetTask(path=path, long_prompts="skip", duplicates="skip")
     assert [p.text for p in task.prompts(tokenizer, max_tokens=50)] == ["2+2?", "b"]
+
+
+def test_a_split_without_a_question_is_told_where_they_all_went(write, tokenizer):
+    rows = [{"prompt": f"{n}+2?", "answer": "4", "n": n} for n in (2, 3, 4)]
+    path = write(*rows)
+    few = {"path": path, "where": {"n": [2, 3]}, "split": "held_out", "held_out_one_in": 10**9}
+    with pytest.raises(ValueError, match=r"^all of the 2 questions of '.*mine.jsonl' ") as error:
+        DatasetTask(**few).prompts(tokenizer)
+    parts = (
+        "(left out: 1 outside task.where (first: ",
+        ") fall into training, by their text; lower task.held_out_one_in, add questions or hold ",
+        "(task.split=all held_out.split=all held_out.path=FILE), got task.held_out_one_in=1000000",
+    )
+    assert all(part in str(error.value) for part in parts)
+    one_in = next(n for n in range(2, 10**6) if is_held_out("2+2?", n))
+    alone = {"path": path, "where": {"n": 2}, "held_out_one_in": one_in}
+    with pytest.raises(ValueError, match=r"held-out part, by their text; raise task\.held_out"):
+        DatasetTask(**alone, split="train").prompts(tokenizer)
 
 
 def test_one_file_divides_into_two_splits(write, tokenizer):

@@ -84,7 +84,12 @@ def test_a_class_gets_its_split_and_settings(task):
         ("odd", {}, r"^row 1 of .* must hold plain values"),
         ("none", {}, "must name a function that yields rows, got 3"),
         ("rows", {"settings": {"nubmer": 3}}, "cannot be called .*nubmer"),
-        ("rows", {"split": "held_out", "settings": {"number": 1}}, "held_out_one_in must leave"),
+        (
+            "rows",
+            {"split": "held_out", "settings": {"number": 1}},
+            r"^all of the 1 questions of .* training.* give the function a parameter split",
+        ),
+        ("rows", {"settings": {"number": 0}}, r"^task\.path must name a function that yields rows"),
     ],
 )
 def test_what_cannot_be_used_is_said_with_its_place(task, name, given, told):
