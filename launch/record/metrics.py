@@ -3,7 +3,8 @@
     rollout/, cost/step_*  from `step_metrics`: this step alone
     cost/..._flops         from `launch.run.budget`: counters run since the start
     cost/ (others)         from the scheduler's ledger: counters run since the start
-    learner/               from the learner team
+    learner/               from the learner team, of the last pass over the batch that had something
+                           to learn from; optimiser steps are counted over all passes
     evaluation/            from `launch.train`, on steps that `evaluation.every` picks; also with
                            the name of a set, and of a source, in between
     publish/, parity/      from the weight transfer and the parity guard
@@ -128,9 +129,10 @@ METRICS: dict[str, str] = _COST_METRICS | {
     "learner/rows": "Packed rows of all ranks.",
     "learner/row_fill": "Tokens in rows over the room in them.",
     "learner/rank_balance": "Mean over largest work of a rank (linear and attention), 1 at best.",
-    "learner/skipped_steps": "Optimiser steps left out because the gradient was not finite.",
-    "learner/empty_steps": "Optimiser steps without a response to train on.",
-    "learner/optimizer_steps": "Optimiser steps that were applied.",
+    "learner/skipped_steps": "Optimiser steps left out because the gradient was not finite, all "
+    "passes over the batch.",
+    "learner/empty_steps": "Optimiser steps without a response to train on, all passes.",
+    "learner/optimizer_steps": "Optimiser steps that were applied, all passes.",
     "learner/flops": "FLOPs of one pass over the batch, all ranks, from the model's shape.",
     "learner/update_seconds": "Seconds of one pass over the batch, all ranks.",
     "learner/lr": "Learning rate of the last optimiser step.",
