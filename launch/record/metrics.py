@@ -186,7 +186,7 @@ def step_metrics(result: StepResult) -> dict[str, float]:
     return (
         _rollout_metrics(reports[:num_plain], selections[:num_plain])
         | _exploring_metrics(reports[num_plain:])
-        | _turn_metrics(reports)
+        | _turn_metrics(reports[:num_plain])
         | _failure_metrics(reports)
         | _cost_metrics(reports, selections)
     )
