@@ -91,7 +91,8 @@ class Recorder:
             "rollout/engines": float(rollouts.num_in_use),
             "rollout/tickets_in_flight": float(rollouts.num_in_flight),
         }
-        found |= self._counts() | metrics
+        found |= self._counts()
+        found |= metrics
         cells = await scheduler.call("draw_cells")
         rows = await self._read_samples(result) if result.step % SAMPLES_EVERY == 1 else None
         # From here on nothing waits: a step is written down as a whole.
