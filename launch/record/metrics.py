@@ -72,7 +72,8 @@ METRICS: dict[str, str] = _COST_METRICS | {
     "rollout/engines": "Engines in use when the step was written down.",
     "rollout/replaced_actors": "Rollout actors replaced after a death, since the start.",
     "rollout/failed_tickets": "Tickets that failed all their retries; their gradient is zero.",
-    "cost/step_generated_tokens": "Tokens computed by engines: prompts not cached, and responses.",
+    "cost/step_generated_tokens": "Tokens computed by engines for the groups learned from: prompts "
+    "not cached, and responses.",
     "cost/step_selectable_tokens": "Tokens of all usable responses, each with its prompt; of "
     "exploring tickets those that are trained on.",
     "cost/step_trained_tokens": "Tokens of the kept responses with their prompts, last pass.",
@@ -163,6 +164,8 @@ METRICS: dict[str, str] = _COST_METRICS | {
     "loop/publish_seconds": "Seconds of publishing, and of what was left of the last parity check.",
     "loop/done_share": "Share of the run that is over, by whichever bound ends it first.",
     "loop/generate_seconds": "Seconds since the last step with at least one ticket in generation.",
+    "loop/generated_tokens": "Tokens computed by engines for all tickets drawn for the batch, also "
+    "pilots and filtered ones, which cost/step_generated_tokens leaves out.",
     "loop/restarts": "Times that the run went on after a stop; handed to Ray only, since "
     "restarts.json has them.",
     "loop/staleness": "Largest staleness of a group of the batch when it was learned, versions.",

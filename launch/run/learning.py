@@ -114,6 +114,7 @@ class Learned:
             "loop/update_seconds": phases.update,
             "loop/publish_seconds": phases.publish,
             "loop/generate_seconds": generate_seconds,
+            "loop/generated_tokens": float(sum(r.generated_tokens for r in taken.reports)),
             "loop/staleness": taken.staleness,
         }
         metrics = self.metrics | published | loop

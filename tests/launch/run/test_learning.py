@@ -6,8 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
+from launch.run.clocks import Phases
 from launch.run.drawing import DrawnBatch
-from launch.run.learning import HandOver, Steps
+from launch.run.learning import HandOver, Learned, Steps
 from rollout.buffer import OrderedBuffer
 from rollout.types import GroupRef
 
@@ -51,6 +52,17 @@ def test_staleness_is_that_of_the_oldest_group_with_data():
 def test_a_batch_that_is_not_whole_misses_its_deadline():
     with pytest.raises(TimeoutError):
         taken([drawn(0, 2, (0, 1))], [group(0)], deadline_seconds=0.01)
+
+
+def test_generated_tokens_of_a_step_are_of_all_tickets_drawn_for_it():
+    def generated(ticket_id, tokens):
+        about = SimpleNamespace(ticket_id=ticket_id, version=0, generated_tokens=tokens)
+        return GroupRef(about, "there")
+
+    # Of three tickets the first is a pilot and the second was filtered.
+    [found], _ = taken([drawn(0, 3, (2,))], [generated(key, 10**key) for key in range(3)])
+    step = Learned([], {}, 0, 0.0, 0.0, None).step(found, {}, Phases(0, 0, 0), 0.5)
+    assert step.metrics["loop/generated_tokens"] == 111 and len(step.groups) == 1
 
 
 class Learners:
