@@ -18,8 +18,15 @@ SHAPE_KEYS = {
     "vocab_size": "vocab_size",
 }
 """The key of a model's config.json that must give each setting."""
-EXPERT_KEYS = ("num_experts", "num_local_experts", "n_routed_experts", "num_experts_per_tok")
-UNGATED = ("gpt_neox", "nemotron", "persimmon", "phi", "starcoder2")
+EXPERT_KEYS = (
+    "num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts",
+    "num_experts_per_tok",
+)  # fmt: skip
+"""Keys of a config.json that say of experts."""
+UNGATED = (
+    "apertus", "arcee", "biogpt", "fuyu", "gpt_neox", "jais2", "nanochat", "nemotron", "persimmon",
+    "phi", "starcoder2",
+)  # fmt: skip
 """Kinds of model (`model_type`) whose MLP has two matrices; that of all others has three."""
 
 

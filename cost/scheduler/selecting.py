@@ -168,17 +168,16 @@ class Selecting:
         plugs = after if epoch == 0 else plugs
         return Selected(members, selections, exploring, epoch == 0, draw_saving, saving, plugs)
 
-    def again(self, batch: int, ledger: Ledger) -> tuple[list[list[Selection]], Ledger]:
+    def again(self, batch: int) -> list[tuple[Sequence[LengthReport], list[Selection]]]:
         """Choose what to train on once more with a batch (cost/thinning/reuse.py).
 
         Args:
             batch: The one selected last.
-            ledger: Where the pass over earlier batches is entered.
 
         Returns:
-            One list an earlier batch that is held, the oldest first, or one for the batch itself,
-            with a selection for each of its plain members, weights as for a batch of its own, and
-            none for a batch without any; and the new ledger.
+            One pair an earlier batch that is held, the oldest first, or one for the batch itself:
+            the reports of its plain members with a selection for each of them, weights as for a
+            batch of its own. None for a batch without any.
 
         Raises:
             ValueError: If it is another batch, or nothing is configured to be used again.
@@ -194,9 +193,9 @@ class Selecting:
         taken = [key for key in self._lately if not reuse.max_age or key < batch]
         for earlier in (self._lately[key] for key in taken):
             rng = generator_for(self._seed, "reuse", batch, earlier.tickets[0].ticket_id)
-            found.append(earlier.select(reuse, self._config.clipping, rng))
-            ledger = ledger.with_selection(earlier.reports, found[-1], first_pass=False)
-        return found, ledger
+            selections = earlier.select(reuse, self._config.clipping, rng)
+            found.append((earlier.reports, selections))
+        return found
 
     def awaited(self, batch: int, attempts: Sequence[int]) -> list[int]:
         """Return the members of a batch of which the named attempt was not reported.

@@ -3,7 +3,8 @@
     rollout/, cost/step_*  from `step_metrics`: this step alone
     cost/..._flops         from `launch.run.budget`: counters run since the start
     cost/ (others)         from the scheduler's ledger: counters run since the start
-    learner/               from the learner team
+    learner/               from the learner team, of the last pass over the batch that had something
+                           to learn from; optimiser steps are counted over all passes
     evaluation/            from `launch.train`, on steps that `evaluation.every` picks; also with
                            the name of a set, and of a source, in between
     publish/, parity/      from the weight transfer and the parity guard
@@ -71,7 +72,8 @@ METRICS: dict[str, str] = _COST_METRICS | {
     "rollout/engines": "Engines in use when the step was written down.",
     "rollout/replaced_actors": "Rollout actors replaced after a death, since the start.",
     "rollout/failed_tickets": "Tickets that failed all their retries; their gradient is zero.",
-    "cost/step_generated_tokens": "Tokens computed by engines: prompts not cached, and responses.",
+    "cost/step_generated_tokens": "Tokens computed by engines for the groups learned from: prompts "
+    "not cached, and responses.",
     "cost/step_selectable_tokens": "Tokens of all usable responses, each with its prompt; of "
     "exploring tickets those that are trained on.",
     "cost/step_trained_tokens": "Tokens of the kept responses with their prompts, last pass.",
@@ -128,9 +130,10 @@ METRICS: dict[str, str] = _COST_METRICS | {
     "learner/rows": "Packed rows of all ranks.",
     "learner/row_fill": "Tokens in rows over the room in them.",
     "learner/rank_balance": "Mean over largest work of a rank (linear and attention), 1 at best.",
-    "learner/skipped_steps": "Optimiser steps left out because the gradient was not finite.",
-    "learner/empty_steps": "Optimiser steps without a response to train on.",
-    "learner/optimizer_steps": "Optimiser steps that were applied.",
+    "learner/skipped_steps": "Optimiser steps left out because the gradient was not finite, all "
+    "passes over the batch.",
+    "learner/empty_steps": "Optimiser steps without a response to train on, all passes.",
+    "learner/optimizer_steps": "Optimiser steps that were applied, all passes.",
     "learner/flops": "FLOPs of one pass over the batch, all ranks, from the model's shape.",
     "learner/update_seconds": "Seconds of one pass over the batch, all ranks.",
     "learner/lr": "Learning rate of the last optimiser step.",
@@ -161,6 +164,8 @@ METRICS: dict[str, str] = _COST_METRICS | {
     "loop/publish_seconds": "Seconds of publishing, and of what was left of the last parity check.",
     "loop/done_share": "Share of the run that is over, by whichever bound ends it first.",
     "loop/generate_seconds": "Seconds since the last step with at least one ticket in generation.",
+    "loop/generated_tokens": "Tokens computed by engines for all tickets drawn for the batch, also "
+    "pilots and filtered ones, which cost/step_generated_tokens leaves out.",
     "loop/restarts": "Times that the run went on after a stop; handed to Ray only, since "
     "restarts.json has them.",
     "loop/staleness": "Largest staleness of a group of the batch when it was learned, versions.",
@@ -184,7 +189,7 @@ def step_metrics(result: StepResult) -> dict[str, float]:
     return (
         _rollout_metrics(reports[:num_plain], selections[:num_plain])
         | _exploring_metrics(reports[num_plain:])
-        | _turn_metrics(reports)
+        | _turn_metrics(reports[:num_plain])
         | _failure_metrics(reports)
         | _cost_metrics(reports, selections)
     )

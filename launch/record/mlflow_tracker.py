@@ -2,6 +2,8 @@
 
 import math
 import os
+import posixpath
+import re
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -9,11 +11,16 @@ from typing import Any
 
 from cost.draws.distribution import DrawCells
 from launch.record.json_file import json_ready
+from launch.record.sending import Sending
 from launch.record.tracking import OpenTracker, RunInfo, Sample
 
 URI = "MLFLOW_TRACKING_URI"
 MOST_METRICS = 500
 """Metrics sent in one call; the server takes 1,000 at most."""
+LONGEST_NAME = 250
+"""Most characters of a metric's name that the server takes."""
+PATIENCE = {"MLFLOW_HTTP_REQUEST_TIMEOUT": "10", "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1"}
+"""Seconds of a request, and how often it is repeated; MLflow's own are 120 and 7."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +30,8 @@ class MlflowTracker:
     The account is MLflow's own business: MLFLOW_TRACKING_TOKEN, or MLFLOW_TRACKING_USERNAME and
     MLFLOW_TRACKING_PASSWORD. A run that goes on after a stop goes on under the same id; MLflow
     keeps what it was sent, so that lost steps are there twice, and the tag `went_on_from` says
-    since when.
+    since when. Metrics and samples are sent beside the run, which never waits for the server but
+    where it begins and, for half a minute at most, where it ends.
     """
 
     experiment: str = "cost-aware-rl"
@@ -53,6 +61,8 @@ class MlflowTracker:
             )
         # MLflow would report on its use to its makers.
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+        for key, value in PATIENCE.items():
+            os.environ.setdefault(key, value)
         try:
             from mlflow.tracking import MlflowClient
         except ImportError as error:
@@ -76,22 +86,28 @@ class _OpenMlflow:
     def __init__(self, client: Any, run_id: str) -> None:
         self._client = client
         self._run_id = run_id
+        self._sending = Sending()
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         from mlflow.entities import Metric
 
         now = int(1000 * time.time())
         sent = [
-            Metric(key, float(value), now, step)
+            Metric(metric_name(key), float(value), now, step)
             for key, value in metrics.items()
             if math.isfinite(value)
         ]
-        for first in range(0, len(sent), MOST_METRICS):
-            self._client.log_batch(self._run_id, metrics=sent[first : first + MOST_METRICS])
+
+        def send() -> None:
+            for first in range(0, len(sent), MOST_METRICS):
+                self._client.log_batch(self._run_id, metrics=sent[first : first + MOST_METRICS])
+
+        self._sending.put(send)
 
     def samples(self, step: int, rows: Sequence[Sample]) -> None:
-        content = json_ready([asdict(row) for row in rows])
-        self._client.log_dict(self._run_id, {"samples": content}, f"samples/{step:08d}.json")
+        content = {"samples": json_ready([asdict(row) for row in rows])}
+        name = f"samples/{step:08d}.json"
+        self._sending.put(lambda: self._client.log_dict(self._run_id, content, name))
 
     def cells(self, step: int, cells: DrawCells) -> None:
         """The metrics say how far from uniform the draws are; the files have the rest."""
@@ -100,7 +116,26 @@ class _OpenMlflow:
         return {"run_id": self._run_id}
 
     def close(self, summary: Mapping[str, object]) -> None:
-        if summary:
-            self._client.log_dict(self._run_id, json_ready(summary), "summary.json")
         status = "FINISHED" if summary.get("completed") is True else "FAILED"
-        self._client.set_terminated(self._run_id, status=status)
+
+        def end() -> None:
+            try:
+                if summary:
+                    self._client.log_dict(self._run_id, json_ready(summary), "summary.json")
+            finally:
+                self._client.set_terminated(self._run_id, status=status)
+
+        try:
+            self._sending.put(end)
+        finally:
+            self._sending.close()
+
+
+def metric_name(key: str) -> str:
+    """Return a metric's name as MLflow takes it; sources of a data column may be anything.
+
+    Example: "evaluation/math/R&D (hard)/pass_rate" -> "evaluation/math/R_D _hard_/pass_rate"
+    """
+    # One name that the server does not take would have it refuse the whole batch.
+    letters = re.sub(r"[^\w.\- /]", "_", key)
+    return posixpath.normpath(letters)[:LONGEST_NAME].rstrip("/")

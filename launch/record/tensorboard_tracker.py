@@ -51,7 +51,8 @@ class _OpenTensorboard:
         self._event, self._summary = event_pb2.Event, summary_pb2.Summary
         self._metadata = summary_pb2.SummaryMetadata
         self._last = run.first_step
-        if run.first_step:
+        # A run that goes on from its start has lost steps too.
+        if run.first_step or run.restarts:
             start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
             first = run.first_step + 1
             writer.add_event(self._event(wall_time=time.time(), step=first, session_log=start))

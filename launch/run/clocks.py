@@ -5,8 +5,9 @@ That is the monotonic clock, or simulated seconds where `launch.study.simulation
 
 import asyncio
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 def loop_time() -> float:
@@ -85,6 +86,17 @@ class GenerationClock:
         self._settle()
         total, self._total = self._total, 0.0
         return total
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the seconds that were not taken yet; tickets that are open begin anew."""
+        self._settle()
+        seconds = {str(batch): own for batch, own in self._seconds.items()}
+        return {"seconds": seconds, "total": self._total}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state_dict`, before any ticket begins."""
+        self._seconds.update({int(batch): own for batch, own in state["seconds"].items()})
+        self._total = state["total"]
 
     def _settle(self) -> None:
         now = self._now()

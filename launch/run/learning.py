@@ -22,6 +22,9 @@ from launch.run.reusing import Reusing
 from rollout.buffer import OrderedBuffer
 from rollout.types import GroupRef
 
+STEPS = ("learner/optimizer_steps", "learner/skipped_steps", "learner/empty_steps")
+"""What is counted over all passes; other metrics are of the last pass."""
+
 
 @dataclass(frozen=True, slots=True)
 class Taken:
@@ -111,6 +114,7 @@ class Learned:
             "loop/update_seconds": phases.update,
             "loop/publish_seconds": phases.publish,
             "loop/generate_seconds": generate_seconds,
+            "loop/generated_tokens": float(sum(r.generated_tokens for r in taken.reports)),
             "loop/staleness": taken.staleness,
         }
         metrics = self.metrics | published | loop
@@ -141,11 +145,12 @@ class Steps:
         """Update the policy once; returns the tokens it is trained on, as the ledger counts."""
         tokens = _trained_tokens(groups, selections)
         updating = Laps()
-        self.metrics |= await self._learners.update(
+        found = await self._learners.update(
             groups, selections, step=self._batch, epoch=epoch, progress=self._progress
         )
         self.seconds += updating.lap()
-        self.flops += self.metrics.get("learner/flops", 0.0)
+        self.flops += found.get("learner/flops", 0.0)
+        self.metrics = _with_pass(self.metrics, found)
         self.trained_tokens += tokens
         return tokens
 
@@ -258,6 +263,14 @@ class Passes:
         found = await self._parts.learners.reference_kl(groups)
         mean = float(np.mean(np.concatenate(found))) if any(map(len, found)) else math.nan
         return [coefficient * kl for kl in found], {"learner/kl_reference_response": mean}
+
+
+def _with_pass(before: Metrics, found: Metrics) -> Metrics:
+    """Return a batch's metrics with those of one more pass, whose steps are added up."""
+    steps = {key: before.get(key, 0.0) + found[key] for key in STEPS if key in found}
+    # A pass that had nothing to learn from must not blot out one that had, or half of it.
+    empty = found.get("learner/rows") == 0
+    return (found | before if empty else before | found) | steps
 
 
 def _trained_tokens(groups: Sequence[GroupRef], selections: Sequence[Selection]) -> int:

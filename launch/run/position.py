@@ -77,6 +77,9 @@ class Position:
         )
         position.budget.load_state_dict(state["spent"])
         position.budget.reached = state.get("reached", position.budget.reached)
+        # What engines took for groups that are there, and for the rest of their batches.
+        if "generation" in state:
+            position.generation.load_state_dict(state["generation"])
         return position
 
     def held(self) -> dict[int, GroupRef]:
@@ -91,4 +94,5 @@ class Position:
             "next_ticket": self.buffer.next_ticket,
             "spent": self.budget.state_dict(),
             "reached": self.budget.reached,
+            "generation": self.generation.state_dict(),
         }

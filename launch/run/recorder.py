@@ -55,13 +55,15 @@ class Recorder:
         self._summary, self.evaluations = self._nothing_yet()
         self._startup = (time.time() - began, system.startup_seconds)
         self._summary.startup(*self._startup)
-        self._stopped = False
+        self._stopped: float | None = None
         self._tracker: OpenTrackers | None = None
         self._tracked: Mapping[str, Any] = {}
         self.step = 0
         """The last step that was written down."""
         self._loop_began = math.nan
         self._loop_seconds = math.nan
+        # Of the starts before this one, as of the step that the run went on from.
+        self._earlier_counts: Mapping[str, float] = {}
 
     def _nothing_yet(self) -> tuple[RunSummary, Evaluations]:
         summary = RunSummary(k=self._config.evaluation.num_samples)
@@ -87,10 +89,9 @@ class Recorder:
         found = await scheduler.call("metrics") | step_metrics(result) | result.metrics
         found |= {
             "rollout/engines": float(rollouts.num_in_use),
-            "rollout/retries": float(rollouts.num_retries),
-            "rollout/replaced_actors": float(rollouts.num_replaced),
             "rollout/tickets_in_flight": float(rollouts.num_in_flight),
         }
+        found |= self._counts()
         found |= metrics
         cells = await scheduler.call("draw_cells")
         rows = await self._read_samples(result) if result.step % SAMPLES_EVERY == 1 else None
@@ -102,6 +103,15 @@ class Recorder:
         if rows is not None:
             self._tracker.samples(result.step, rows)
         self.step = result.step
+
+    def _counts(self) -> dict[str, float]:
+        """What the engines count from their own start, since that of the run."""
+        rollouts = self._system.rollouts
+        counts = {
+            "rollout/retries": rollouts.num_retries,
+            "rollout/replaced_actors": rollouts.num_replaced,
+        }
+        return {key: self._earlier_counts.get(key, 0.0) + own for key, own in counts.items()}
 
     async def _read_samples(self, result: StepResult) -> list[Sample]:
         """Read the first group of a step that has responses to learn from."""
@@ -121,18 +131,22 @@ class Recorder:
             self._tracker.close({})
             self._tracker = None
         self.evaluations.cancel()
-        # What was gathered is that of a checkpoint, and of what comes from now on.
-        self._stopped, self._began = True, time.time()
+        self._stopped = time.time()
 
     def loop_ended(self) -> None:
         """Stop the clock of the loop."""
-        self._loop_seconds = time.monotonic() - self._loop_began
+        self._loop_seconds = self._seconds_of_loop()
+
+    def _seconds_of_loop(self) -> float:
+        """Seconds of the loop in this start until it ended or now; NaN before it begins."""
+        ended = not math.isnan(self._loop_seconds)
+        return self._loop_seconds if ended else time.monotonic() - self._loop_began
 
     def close(self, unwritten: Unwritten, *, completed: bool) -> dict[str, object]:
         """Write what the run came to, tell the trackers, and return it."""
         restarts = read_restarts(self._run_dir)
         finished = self._summary.finish(
-            **self._told(self._loop_seconds),
+            **self._told(),
             versions_published=self._system.version + 1,
             completed=completed,
             objective=objective_text(self._config),
@@ -148,19 +162,19 @@ class Recorder:
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything as plain data."""
-        now = self._told(time.monotonic() - self._loop_began)
         return {
             "step": self.step,
-            "summary": self._summary.state_dict(**now),
+            "summary": self._summary.state_dict(**self._told()),
+            "counts": self._counts(),
             "evaluations": self.evaluations.state_dict(),
             "trackers": {} if self._tracker is None else self._tracker.state_dict(),
         }
 
-    def _told(self, loop_seconds: float) -> dict[str, Any]:
+    def _told(self) -> dict[str, Any]:
         """What the summary does not gather by itself, of this start."""
         return {
             "total_seconds": time.time() - self._began,
-            "loop_seconds": loop_seconds,
+            "loop_seconds": self._seconds_of_loop(),
             "parity_max_logprob_difference": self._system.max_logprob_difference,
             "first_reward_failure": self.watch.first or None,
         }
@@ -170,8 +184,13 @@ class Recorder:
         self.step = state["step"]
         # With the evaluations that are left in the run folder.
         self._summary, self.evaluations = self._nothing_yet()
-        if not self._stopped:
+        if self._stopped is None:
             self._summary.startup(*self._startup)
+        else:
+            # What was gathered is that of a checkpoint, and of what came since the stop. A loop
+            # that does not begin again has no seconds since.
+            self._began, self._loop_began = self._stopped, math.nan
+        self._earlier_counts = state.get("counts", {})
         self._summary.load_state_dict(state["summary"])
         self.evaluations.load_state_dict(state["evaluations"])
         self._tracked = state["trackers"]

@@ -72,11 +72,11 @@ PANELS = (
         "Throughput, tokens per second",
         "none",
         (
-            Query("engines, at work", "<cost/step_generated_tokens> / <loop/generate_seconds>"),
+            Query("engines, at work", "<loop/generated_tokens> / <loop/generate_seconds>"),
             Query("learners, at work", "<cost/step_trained_tokens> / <loop/update_seconds>"),
             Query(
                 "generated, of the whole loop",
-                "<cost/step_generated_tokens> / "
+                "<loop/generated_tokens> / "
                 "(<loop/wait_seconds> + <loop/update_seconds> + <loop/publish_seconds>)",
             ),
         ),

@@ -86,8 +86,8 @@ def row(
         steps_to_target=steps_to_target,
         hours_to_target=hours,
         accelerator_hours_to_target=hours * layout.num_accelerators,
-        failures=outcome.num_failures,
-        retries=outcome.num_retries,
+        failures=last.num_failures - first.num_failures,
+        retries=last.num_retries - first.num_retries,
     )
 
 

@@ -56,6 +56,10 @@ class Step:
     pass_rate: float = 0.0
     """Mean over prompts, of the version published by the step."""
     gained_logits: float = 0.0
+    num_failures: int = 0
+    """Of engines."""
+    num_retries: int = 0
+    """Of tickets."""
     metrics: dict[str, float] = field(default_factory=dict)
     """As a real run logs them; see `launch.record.metrics`."""
 
@@ -76,8 +80,6 @@ class Outcome:
     """Response tokens that died with engines."""
     decode_steps: float
     """Of all engines together."""
-    num_failures: int
-    num_retries: int
     failed_tickets: int
 
 
@@ -174,6 +176,8 @@ def _step(
         batch_pass_rate=float(np.mean(np.concatenate(rewards))) if rewards else math.nan,
         pass_rate=policy.pass_rate(version),
         gained_logits=policy.gained(version),
+        num_failures=system.rollouts.num_failures,
+        num_retries=system.rollouts.num_retries,
         metrics=ledger | step_metrics(result) | metrics,
     )
 
@@ -190,7 +194,5 @@ def _outcome(
         prefill_tokens=sum(engine.prefill_tokens for engine in pool.engines),
         lost_tokens=sum(engine.lost_tokens for engine in pool.engines),
         decode_steps=sum(engine.steps for engine in pool.engines),
-        num_failures=pool.num_failures,
-        num_retries=pool.num_retries,
         failed_tickets=failed_tickets,
     )

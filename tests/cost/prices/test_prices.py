@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from cost.prices.flops import FlopsPrice
+from cost.prices.shape import UNGATED, ModelShape
 from cost.prices.tokens import TokenPrice
 from tests.places import CHAIN_MODEL
 
@@ -129,12 +130,30 @@ def test_heads_that_the_model_does_not_name_follow_from_the_others(tmp_path):
     assert (price.num_kv_heads, price.head_dim) == (3, 4)
 
 
+@pytest.mark.parametrize("kind", [*UNGATED, "llama", "qwen3"])
+def test_matrices_of_an_mlp_are_those_of_the_model_that_is_built(tmp_path, kind):
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    width = 37
+    sizes = MODEL | {"hidden_size": 16, "intermediate_size": width}
+    sizes |= {"num_attention_heads": 2, "num_key_value_heads": 2}
+    # Fuyu's text model is a Persimmon, in a config.json with the sizes of that.
+    built = "persimmon" if kind == "fuyu" else kind
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(built, **sizes))
+    matrices = [p for p in model.parameters() if p.ndim == 2 and width in p.shape]
+    shape = ModelShape.of_model(model_folder(tmp_path, sizes | {"model_type": kind}))
+    assert len(matrices) == shape.num_layers * shape.mlp_matrices
+
+
 @pytest.mark.parametrize(
     ("settings", "sentence"),
     [
         ({"n_embd": 8}, "has hidden_size, num_hidden_layers, .* got"),
         ({k: v for k, v in MODEL.items() if k != "vocab_size"}, "config.json has vocab_size, or"),
         (MODEL | {"num_experts_per_tok": 2}, "without experts, .* got"),
+        (MODEL | {"moe_num_experts": 8, "moe_topk": 2}, "without experts, .* got"),
         ([], "config.json has hidden_size"),
     ],
 )

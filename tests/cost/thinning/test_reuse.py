@@ -8,11 +8,12 @@ import pytest
 
 from cost.aggregations import ConstantLength
 from cost.draws.allocators.dapo import DynamicSampling
+from cost.prices.seconds import SecondsPrice
 from cost.thinning.clipping import GradientShare, gradient_norms, largest_share
 from cost.thinning.reuse import EarlierBatches, SecondPass, joined
 from cost.thinning.subsets import Pods
 from cost.thinning.thinning import CostAware, KeepAll, Thinning
-from cost.types import Selection
+from cost.types import Feedback, Selection
 from learner.batch_plan import split_groups
 from tests.cost.play import select
 
@@ -286,6 +287,21 @@ def test_what_is_trained_again_is_entered_and_a_state_leaves_it_out(make_schedul
     assert going_on.reuse(1) == []
     with pytest.raises(ValueError, match=r"^batch must be 1, the one selected last"):
         scheduler.reuse(0)
+
+
+def test_a_price_in_seconds_learns_of_what_is_trained_again(make_scheduler, make_report):
+    scheduler = make_scheduler(reuse=EveryResponse(), price=SecondsPrice(skip_batches=0))
+    counts = []
+    for batch in range(3):
+        reports = [make_report(ticket) for ticket in scheduler.draw(batch, batch).tickets]
+        own, again = select(scheduler, batch, reports), scheduler.reuse(batch)
+        counts.append(sum(one.keep.sum() for each in [own, *again] for one in each))
+        scheduler.learned(batch, Feedback(1.0, 1.0))
+    scheduler.draw(3, 3)
+    plugs = scheduler.state_dict()["statistics"]["plugs"]
+    decay = SecondsPrice().decay
+    learned = plugs["price"]["learner"]["counts"][0]
+    assert learned == pytest.approx(sum(n * decay ** (2 - b) for b, n in enumerate(counts)))
 
 
 def test_a_batch_without_members_gives_nothing_to_use_again(make_scheduler, make_report):

@@ -89,6 +89,23 @@ def test_token_metrics_by_hand(result):
     assert metrics["cost/step_saved_share"] == pytest.approx(1 - 54 / 72)
 
 
+def test_turns_of_exploring_groups_are_in_no_mean():
+    def turns(*counts):
+        one = report([9] * len(counts), [1.0] * len(counts))
+        return replace(one, num_turns=np.array(counts), calls=np.array(counts))
+
+    chosen = selection([True, True], [1.0, -1.0])
+    exploring = replace(chosen, exploring=True)
+    groups = [GroupRef(each, None) for each in (turns(1, 2), turns(7, 8))]
+    metrics = step_metrics(StepResult(1, groups, [chosen, exploring], {}))
+    alone = step_metrics(StepResult(1, groups[:1], [chosen], {}))
+    keys = [key for key in alone if "turn" in key or "tool" in key or "end_" in key]
+    assert alone["rollout/turns_mean"] == alone["rollout/tool_calls_mean"] == 1.5
+    np.testing.assert_equal([metrics[key] for key in keys], [alone[key] for key in keys])
+    only = step_metrics(StepResult(1, groups[1:], [exploring], {}))
+    assert "rollout/turns_mean" not in only
+
+
 def test_exploring_groups_cost_and_fail_like_others_and_are_in_no_other_mean(result):
     alone = step_metrics(result)
     assert "rollout/exploring_reward_mean" not in alone

@@ -1,7 +1,9 @@
 """What MLflow is sent; its client is a hand-written one with the methods that are called."""
 
 import math
+import os
 import sys
+import threading
 from dataclasses import replace
 from types import ModuleType, SimpleNamespace
 
@@ -85,10 +87,44 @@ def test_a_run_that_goes_on_goes_on_under_its_id(run):
     first.close({})
     assert FakeClient.last.status == {"r1": "FAILED"}
     again = MlflowTracker(uri="http://server").open(replace(run, first_step=7, state=state))
-    again.log(8, {"learner/loss": 0.1})
     client = FakeClient.last
     assert client.tags == {("r1", "went_on_from"): "7"} and client.status == {"r1": "RUNNING"}
+    again.log(8, {"learner/loss": 0.1})
+    again.close({"completed": True})
     assert client.sent == [("r1", "learner/loss", 0.1, 8)] and again.state_dict() == state
+
+
+def test_a_server_that_never_answers_holds_nothing_up(run, monkeypatch):
+    monkeypatch.delenv("MLFLOW_HTTP_REQUEST_TIMEOUT", raising=False)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "3")
+    answer = threading.Event()
+    monkeypatch.setattr(FakeClient, "log_batch", lambda *_, **__: answer.wait())
+    monkeypatch.setattr(FakeClient, "log_dict", lambda *_: answer.wait())
+    # Where calls were made at once this would hang here.
+    tracker = MlflowTracker(uri="http://server").open(replace(run, state={"run_id": "r1"}))
+    tracker.log(1, {"learner/loss": 0.5})
+    tracker.samples(1, [SAMPLE])
+    assert os.environ["MLFLOW_HTTP_REQUEST_TIMEOUT"] == "10"
+    assert os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] == "3"
+    answer.set()
+    tracker.close({"completed": True})
+    assert FakeClient.last.status == {"r1": "FINISHED"}
+
+
+@pytest.mark.parametrize(
+    ("key", "name"),
+    [
+        ("learner/loss", "learner/loss"),
+        ("evaluation/x/R&D (hard), 7%: a/pass_rate", "evaluation/x/R_D _hard__ 7__ a/pass_rate"),
+        ("evaluation/x//./y/pass_rate", "evaluation/x/y/pass_rate"),
+        ("x" * 300, "x" * 250),
+    ],
+)
+def test_names_are_such_as_the_server_takes(run, key, name):
+    tracker = MlflowTracker(uri="http://server").open(run)
+    tracker.log(1, {key: 1.0})
+    tracker.close({})
+    assert FakeClient.last.sent == [("r1", name, 1.0, 1)]
 
 
 def test_a_server_is_named_and_no_password_with_it(run, monkeypatch):

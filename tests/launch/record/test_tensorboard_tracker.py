@@ -5,6 +5,7 @@ from dataclasses import replace
 
 import pytest
 
+from launch.record.restarts import Restart
 from launch.record.tensorboard_tracker import FOLDER, TensorboardTracker
 from launch.record.tracking import RunInfo, Sample
 
@@ -55,6 +56,24 @@ def test_steps_that_are_lost_are_passed_over(run):
     # Both starts may have begun in the same second, so that their files are read in any order.
     assert (2, 20.0) in scalars(found, "learner/loss")
     assert "samples" not in found.Tags()["tensors"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "starts"),
+    [
+        ({}, []),
+        ({"first_step": 1, "restarts": (Restart(1, 2, 0.0, "died"),)}, [2]),
+        ({"restarts": (Restart(0, 3, 0.0, "died"),)}, [1]),
+    ],
+)
+def test_a_run_that_goes_on_says_which_steps_are_lost(run, changes, starts):
+    loaders = pytest.importorskip("tensorboard.backend.event_processing.event_file_loader")
+    tracker = TensorboardTracker().open(replace(run, **changes))
+    tracker.log(run.first_step + 1, {"learner/loss": 1.0})
+    tracker.close({})
+    (path,) = (run.run_dir / FOLDER).iterdir()
+    events = loaders.EventFileLoader(str(path)).Load()
+    assert [each.step for each in events if each.HasField("session_log")] == starts
 
 
 def test_a_missing_package_is_named_with_what_installs_it(run, monkeypatch):

@@ -1,12 +1,14 @@
 """A batch is handed over when it is whole, and nothing is held that nobody learns from."""
 
 import asyncio
+import math
 from types import SimpleNamespace
 
 import pytest
 
+from launch.run.clocks import Phases
 from launch.run.drawing import DrawnBatch
-from launch.run.learning import HandOver
+from launch.run.learning import HandOver, Learned, Steps
 from rollout.buffer import OrderedBuffer
 from rollout.types import GroupRef
 
@@ -50,3 +52,59 @@ def test_staleness_is_that_of_the_oldest_group_with_data():
 def test_a_batch_that_is_not_whole_misses_its_deadline():
     with pytest.raises(TimeoutError):
         taken([drawn(0, 2, (0, 1))], [group(0)], deadline_seconds=0.01)
+
+
+def test_generated_tokens_of_a_step_are_of_all_tickets_drawn_for_it():
+    def generated(ticket_id, tokens):
+        about = SimpleNamespace(ticket_id=ticket_id, version=0, generated_tokens=tokens)
+        return GroupRef(about, "there")
+
+    # Of three tickets the first is a pilot and the second was filtered.
+    [found], _ = taken([drawn(0, 3, (2,))], [generated(key, 10**key) for key in range(3)])
+    step = Learned([], {}, 0, 0.0, 0.0, None).step(found, {}, Phases(0, 0, 0), 0.5)
+    assert step.metrics["loop/generated_tokens"] == 111 and len(step.groups) == 1
+
+
+class Learners:
+    """Answers each pass with the next of some metrics."""
+
+    def __init__(self, *answers):
+        self._answers = list(answers)
+
+    async def update(self, groups, selections, **_):
+        return self._answers.pop(0)
+
+
+def pass_of(loss, rows, optimizer_steps, skipped_steps, empty_steps, **others):
+    named = {"loss": loss, "rows": rows, "optimizer_steps": optimizer_steps, **others}
+    named |= {"skipped_steps": skipped_steps, "empty_steps": empty_steps}
+    return {f"learner/{key}": float(value) for key, value in named.items()}
+
+
+def after(*answers):
+    async def scenario():
+        steps = Steps(Learners(*answers), 3, 0.5, {"learner/kl_reference_response": 0.1}, 0.0)
+        for epoch in range(len(answers)):
+            await steps.take([], [], epoch)
+        return steps
+
+    return asyncio.run(scenario())
+
+
+def test_optimiser_steps_add_up_over_passes_and_the_rest_is_of_the_last():
+    found = after(pass_of(0.5, 4, 1, 2, 1, flops=8), pass_of(0.25, 5, 3, 1, 0, flops=10))
+    expected = pass_of(0.25, 5, 4, 3, 1, flops=10, kl_reference_response=0.1)
+    assert found.metrics == expected and found.flops == 18
+
+
+def test_a_pass_without_anything_to_learn_from_leaves_the_metrics_of_the_one_before():
+    full = pass_of(0.5, 4, 2, 0, 0, flops=8, entropy=1.5)
+    empty = pass_of(math.nan, 0, 0, 0, 2, flops=0)
+    found = after(full, empty)
+    assert found.metrics == full | {
+        "learner/empty_steps": 2.0,
+        "learner/kl_reference_response": 0.1,
+    }
+    assert found.flops == 8
+    assert after(empty, full).metrics == found.metrics
+    assert math.isnan(after(empty).metrics["learner/loss"])

@@ -58,3 +58,18 @@ def test_groups_leave_a_position_with_the_batches_that_they_are_for():
         return [[one.report.ticket_id for one in groups] for groups in taken]
 
     assert asyncio.run(main()) == [[6, 7], [8, 9]]
+
+
+def test_seconds_of_engines_before_a_stop_stay_with_the_groups_that_they_were_for():
+    async def main():
+        position = Position(PLAN, batch=3)
+        position.generation.begin(3, 1)
+        await asyncio.sleep(0.02)
+        state = position.state_dict()
+        again = Position.at(PLAN, state, [], {})
+        # A checkpoint of a version without these seconds.
+        older = Position.at(PLAN, {k: v for k, v in state.items() if k != "generation"}, [], {})
+        return state, again.generation.take(3), older.generation.take(3)
+
+    state, seconds, unknown = asyncio.run(main())
+    assert seconds == state["generation"]["seconds"]["3"] >= 0.02 and unknown == 0

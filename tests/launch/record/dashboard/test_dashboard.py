@@ -51,7 +51,7 @@ def test_an_expression_selects_the_run_in_every_metric():
 def test_the_panels_show_what_an_operator_asks_for():
     shown = {key for panel in PANELS for query in panel.queries for key in query.keys}
     assert shown >= {
-        "cost/step_generated_tokens",
+        "loop/generated_tokens",
         "rollout/tickets_in_flight",
         "loop/staleness",
         "rollout/length_mean_tokens",

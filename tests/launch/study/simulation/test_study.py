@@ -168,13 +168,29 @@ def test_tokens_are_conserved_and_a_seed_repeats_itself():
         )
 
     outcome = run(0)
-    assert outcome.num_failures > 0
+    assert outcome.steps[-1].num_failures > 0
     generated = outcome.response_tokens + outcome.prefill_tokens
     assert generated == outcome.steps[-1].generated_tokens
     assert 1 <= max(step.staleness_max for step in outcome.steps) <= 2
     # Not by ==, for which two NaN differ.
     assert repr(run(0)) == repr(outcome)
     assert run(1).steps[-1].seconds != outcome.steps[-1].seconds
+
+
+def test_failures_of_a_row_are_those_of_the_steps_that_count():
+    warm_up, counted = 3, 6
+    machine = {"num_engines": 3, "max_staleness": 2, "max_retries": 20}
+    # Failing most of the time, so that there are failures before, between and after.
+    failing = replace(
+        random_profile(), engine=replace(random_profile().engine, failures_per_hour=2000.0)
+    )
+    outcome = simulate(failing, scheduler(), layout(num_steps=counted, **machine), warm_up=warm_up)
+    found = row(failing, scheduler(), outcome, None)
+    whole = simulate(failing, scheduler(), layout(num_steps=counted + 2 * warm_up, **machine)).steps
+    first, last = whole[warm_up - 1], whole[warm_up + counted - 1]
+    assert 0 < first.num_failures < last.num_failures < whole[-1].num_failures
+    assert found.failures == last.num_failures - first.num_failures
+    assert found.retries == last.num_retries - first.num_retries
 
 
 def test_sizes_that_move_are_those_of_the_batches_simulated():
