@@ -177,11 +177,12 @@ def too_large(text: str) -> str:
 def answer_text(response: str) -> str | None:
     """The answer that a response states, not cleaned; None if it states none.
 
-    The last complete box counts, with the boxes that only commas, "and" or "or" part from it. A
-    box that never closes was cut off and does not count. Without a box: what follows the last
-    ####, the last "answer" (as a key of JSON too), or else the last formula or number.
+    Only what follows the last </think> is looked at, if there is one: before it a model tries
+    answers out. The last complete box counts, with the boxes that only commas, "and" or "or" part
+    from it. A box that never closes was cut off and does not count. Without a box: what follows the
+    last ####, the last "answer" (as a key of JSON too), or else the last formula or number.
     """
-    response = response[-_SEEN_CHARS:]
+    response = response.rpartition("</think>")[2][-_SEEN_CHARS:]
     boxes, cut_at = _boxes(response)
     if boxes:
         return ", ".join(boxes)

@@ -284,6 +284,18 @@ PAIRS: dict[str, list[tuple[str, str, bool]]] = {
         (r"\boxed{\boxed{5}}", "6", False),
         (r"\boxed{\frac{\boxed{1}}{2}}", "1", False),
     ],
+    # What stands before the end of a thought is not the answer, even if nothing follows.
+    "thoughts": [
+        (r"<think>Say \boxed{5}.</think>So it is \boxed{4}.", "4", True),
+        (r"<think>Say \boxed{5}.</think>The answer is 4.", "4", True),
+        (r"<think>5?</think>\boxed{3}<think>or</think>#### 4", "4", True),
+        (r"Thinking is \boxed{4}.", "4", True),
+        (r"<think>Perhaps \boxed{4}", "4", True),
+        (r"<think>Say \boxed{5}.</think>So it is \boxed{4}.", "5", False),
+        (r"<think>Say \boxed{5}.</think>The answer is 4.", "5", False),
+        (r"<think>Say \boxed{5}.</think>", "5", False),
+        (r"<think>Say \boxed{5}.</think>", "4", False),
+    ],
     # A box that never closes was cut off: its number may have gone on.
     "no box": [
         ("The answer is 12.", "12", True),
