@@ -238,6 +238,31 @@ _NUMBER = re.compile(
     r"(?:\s?\\?%| percent\b)?"
 )
 _LETTER = re.compile(r"\(?([A-J])\)(?=[\s.,:;]|$)|([A-J])(?=[.,:;]|\s+because|\s*$)")
+_OPTION = re.compile(r"(?:the\s+)?(?:correct\s+)?(?:option|choice)\s+", re.IGNORECASE)
+_ANOTHER_LETTER = re.compile(
+    r" ?(?:(?:[,;/&]|and\b|or\b) ?)+"
+    r"(?:\([A-J]\)|[A-J] ?(?:[).:,;/&]|and\b|or\b|because\b|$))"
+)
+_ANOTHER_LABEL = re.compile(
+    r"(?:[,;/& ]|\band|\bor)(?:\([A-J]\)|[A-J] ?\))|[,;/&] ?[A-J] ?[.:](?= ?\S)"
+)
+_ABOUT_OTHERS = re.compile(r"\W*(?:both|either|neither|all|none|only)\b", re.IGNORECASE)
+
+
+def without_option(text: str) -> str:
+    """Take the words "option" and "choice" from before the letter of a multiple choice."""
+    return text[found.end() :] if (found := _OPTION.match(text)) else text
+
+
+def names_another(text: str) -> bool:
+    """Whether what follows the letter of a multiple choice names a further one as the answer.
+
+    Examples: ", B or C" and " 12, (B) 13", but neither ") both (A) and (B)" nor ") points A and B".
+    """
+    text = re.sub(r"\s+", " ", text)
+    if _ABOUT_OTHERS.match(text):
+        return False
+    return bool(_ANOTHER_LETTER.match(text) or _ANOTHER_LABEL.search(text))
 
 
 def _stated(text: str) -> str | None:
@@ -246,7 +271,9 @@ def _stated(text: str) -> str | None:
             return next(filter(None, (found[-1],) if isinstance(found[-1], str) else found[-1]), "")
     if found := _ANSWER.findall(text):
         sentence = re.split(r"(?<=[^\d\s])\.\s|(?<=\d)\.\s|\.$", found[-1].strip("* "))[0].strip()
-        if letter := _LETTER.match(sentence):
+        if letter := _LETTER.match(option := without_option(sentence)):
+            if names_another(option[letter.end() :]):
+                return option
             return letter.group(1) or letter.group(2)
         if several := _joined(sentence):
             return several
