@@ -182,13 +182,30 @@ def answer_text(response: str) -> str | None:
     from it. A box that never closes was cut off and does not count. Without a box: what follows the
     last ####, the last "answer" (as a key of JSON too), or else the last formula or number.
     """
-    response = response.rpartition("</think>")[2][-_SEEN_CHARS:]
+    response = _said(response)[-_SEEN_CHARS:]
     boxes, cut_at = _boxes(response)
     if boxes:
         return ", ".join(boxes)
     return _stated(_ascii(response[:cut_at][-_PROSE_CHARS:]))
 
 
+def boxed(text: str) -> str:
+    """What the boxes hold that state a text's answer, as in `answer_text`; "" without one."""
+    contents = []
+    for content in _boxes(_said(text))[0]:
+        content = _BOX_COMMAND.sub("", content).strip()
+        while content.startswith("{") and closing(content, 0) == len(content) - 1:
+            content = content[1:-1].strip()
+        contents.append(content)
+    return ", ".join(contents)
+
+
+def _said(text: str) -> str:
+    """What follows a thought, or all of a text without one."""
+    return text.rpartition("</think>")[2]
+
+
+_BOX_COMMAND = re.compile(r"\\(?:boxed|fbox)\s*(?=\{)")
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
 _BETWEEN_BOXES = re.compile(
     r"(?:\s|[$,;&]|\\[()\[\]]|\\text\s*\{|\}|\band\b|\bor\b|\\q?quad|[a-z]\s*=|\\)*"
