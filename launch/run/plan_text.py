@@ -1,8 +1,12 @@
 """What a run says of itself before it starts."""
 
+import unicodedata
+from collections.abc import Sequence
+
 from conf.schema import RunConfig
 from launch.run.inputs import Inputs
 from launch.run.memory_plan import plan_memory
+from rollout.types import Prompt
 
 
 def objective_text(config: RunConfig) -> str:
@@ -54,11 +58,38 @@ def sizes_text(config: RunConfig) -> str:
 def measured_text(inputs: Inputs) -> str:
     """Say how many prompts each set has, and how many of them are no measure of anything new."""
     trained = {prompt.token_ids.tobytes() for prompt in inputs.prompts}
+    others = {
+        name: [prompt for prompt in prompts if prompt.token_ids.tobytes() not in trained]
+        for name, prompts in inputs.sets.items()
+    }
+    spelled = _spelled_otherwise(inputs, [p for prompts in others.values() for p in prompts])
     sets = []
     for name, prompts in inputs.sets.items():
-        known = sum(prompt.token_ids.tobytes() in trained for prompt in prompts)
+        known = len(prompts) - len(others[name])
+        known += sum(prompt.token_ids.tobytes() in spelled for prompt in others[name])
         sets.append(f"{len(prompts)} {name}" + (f" ({known} of them trained on)" if known else ""))
     return ", ".join(sets)
+
+
+def _spelled_otherwise(inputs: Inputs, prompts: Sequence[Prompt]) -> set[bytes]:
+    """Token ids of the prompts that are trained on but for case, white space and Unicode's forms.
+
+    Whole conversations are compared. Their last messages, which need no decoding, say which.
+    """
+    texts = {_plain(prompt.text) for prompt in prompts}
+    trained = [prompt for prompt in inputs.prompts if _plain(prompt.text) in texts]
+    last = {_plain(prompt.text) for prompt in trained}
+    whole = {_plain(inputs.tokenizer.decode(prompt.token_ids)) for prompt in trained}
+    return {
+        prompt.token_ids.tobytes()
+        for prompt in prompts
+        if _plain(prompt.text) in last
+        and _plain(inputs.tokenizer.decode(prompt.token_ids)) in whole
+    }
+
+
+def _plain(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
 
 
 def derived_plan(inputs: Inputs) -> dict[str, object]:

@@ -27,8 +27,8 @@ from rollout.rewards.types import Score
 from rollout.sandbox.config import SandboxConfig
 from rollout.sandbox.run import finish, run, started
 
-_FENCE = re.compile(r"^[ \t]*```[ \t]*([\w+-]*)[ \t]*\n(.*?)^[ \t]*```[ \t]*$", re.M | re.S)
-_LANGUAGES = ("", "python", "py", "python3")
+_FENCE = re.compile(r"[ \t]*```[ \t]*([\w+-]*)[ \t]*")
+_PYTHON = ("python", "py", "python3")
 _KEYS = {"cases", "asserts", "setup", "reference"}
 CREDITS = ("fraction", "all_or_nothing")
 
@@ -133,13 +133,32 @@ def num_passed(code: str, tests: Tests, config: SandboxConfig) -> int:
 
 
 def code_of(response_text: str) -> str | None:
-    """Return the last fenced block of Python in a response; None if there is none."""
-    found = [code for name, code in _FENCE.findall(response_text) if name.lower() in _LANGUAGES]
-    return found[-1] if found else None
+    """Return the program of a response: its last fenced block of Python; None if there is none.
+
+    A block without a language counts only where none is labelled as Python: beside a program it is
+    what the program prints. What stands before the last </think> is no answer.
+    """
+    labelled = unlabelled = None
+    name: str | None = None
+    code: list[str] = []
+    for line in response_text.rpartition("</think>")[2].replace("\r\n", "\n").split("\n"):
+        fence = _FENCE.fullmatch(line)
+        if name is None:
+            if fence is not None:
+                name, code = fence.group(1).lower(), []
+        elif fence is None or fence.group(1):
+            code.append(f"{line}\n")
+        else:
+            if name in _PYTHON:
+                labelled = "".join(code)
+            elif not name:
+                unlabelled = "".join(code)
+            name = None
+    return unlabelled if labelled is None else labelled
 
 
 def _lines(text: str) -> list[str]:
-    return [line.rstrip() for line in text.rstrip().splitlines()]
+    return [line.rstrip() for line in text.rstrip().split("\n")]
 
 
 @cache

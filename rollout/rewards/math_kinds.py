@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 from rollout.rewards.math_numbers import DEGREE, PERCENT, alike, number, quantity
-from rollout.rewards.math_text import closing, too_large
+from rollout.rewards.math_text import closing, names_another, too_large, without_option
 from rollout.rewards.math_values import letters, proportional, readable, same_set, same_value
 
 _MAX_ITEMS = 24
@@ -148,12 +148,16 @@ def _words(text: str) -> tuple[str, ...] | None:
 
 
 def _choice(text: str) -> str | None:
-    """The letter of a multiple choice, capital, as in "B", "(b)", "B. 12" or "(B) 12"."""
+    """The letter of a multiple choice, capital, as in "B", "(b)", "B. 12" or "option B".
+
+    None of several, which are a list.
+    """
     plain = _TEXT.sub(r"\1", text).replace("{", "").replace("}", "").strip()
-    found = re.match(
-        r"\(\s*([A-Ja-j])\s*\)\s*(?![-+*/^=<>\\(])|([A-J])\s*(?:[).:]\s*(?![-+*/^=(])|$)", plain
-    )
-    return (found.group(1) or found.group(2)).upper() if found else None
+    plain = without_option(plain)
+    found = _LETTER.match(plain)
+    if found is None or names_another(plain[found.end() :]):
+        return None
+    return (found.group(1) or found.group(2)).upper()
 
 
 # --- equations and inequalities ---

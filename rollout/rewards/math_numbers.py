@@ -15,7 +15,7 @@ _FRACTION = re.compile(
     r"|([\d.,]+)\s*/\s*([\d.,]+))"
 )
 _MIXED = re.compile(
-    r"([-+]?)\s*(\d+)(?:\s*\\frac\s*\{\s*(\d+)\s*\}\s*\{\s*(\d+)\s*\}|(?:\s+|-)(\d+)\s*/\s*(\d+))"
+    r"([-+]?)\s*(\d+)(?:\s*\\frac\s*\{\s*(\d+)\s*\}\s*\{\s*(\d+)\s*\}|\s+(\d+)\s*/\s*(\d+))"
 )
 _REPEATING = re.compile(
     r"([-+]?)\s*(\d*)\.(\d*?)(?:\\(?:overline|bar|dot)\s*(?:\{(\d+)\}|(\d))|\((\d+)\)|(\d)\7\7+\.\.\.)"
@@ -237,7 +237,11 @@ def _is_bare_unit(written: str, space: str) -> bool:
     known = [_SAME.get(word, word) in _KNOWN or _singular(word) in _KNOWN for word in words]
     if any(word in _FUNCTIONS or word in _JOINS for word in words):
         return False
-    fits = (k or word in _NO_UNIT or len(word) > 2 for word, k in zip(words, known, strict=True))
+    fits = (
+        # Directly behind a number, letters that are no unit are factors: 6xyz.
+        k or word in _NO_UNIT or (len(word) > 2 and (place > 0 or bool(space)))
+        for place, (word, k) in enumerate(zip(words, known, strict=True))
+    )
     return all(fits) and (bool(space) or len(words[0]) > 1)
 
 

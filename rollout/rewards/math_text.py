@@ -177,17 +177,35 @@ def too_large(text: str) -> str:
 def answer_text(response: str) -> str | None:
     """The answer that a response states, not cleaned; None if it states none.
 
-    The last complete box counts, with the boxes that only commas, "and" or "or" part from it. A
-    box that never closes was cut off and does not count. Without a box: what follows the last
-    ####, the last "answer" (as a key of JSON too), or else the last formula or number.
+    Only what follows the last </think> is looked at, if there is one: before it a model tries
+    answers out. The last complete box counts, with the boxes that only commas, "and" or "or" part
+    from it. A box that never closes was cut off and does not count. Without a box: what follows the
+    last ####, the last "answer" (as a key of JSON too), or else the last formula or number.
     """
-    response = response[-_SEEN_CHARS:]
+    response = _said(response)[-_SEEN_CHARS:]
     boxes, cut_at = _boxes(response)
     if boxes:
         return ", ".join(boxes)
     return _stated(_ascii(response[:cut_at][-_PROSE_CHARS:]))
 
 
+def boxed(text: str) -> str:
+    """What the boxes hold that state a text's answer, as in `answer_text`; "" without one."""
+    contents = []
+    for content in _boxes(_said(text))[0]:
+        content = _BOX_COMMAND.sub("", content).strip()
+        while content.startswith("{") and closing(content, 0) == len(content) - 1:
+            content = content[1:-1].strip()
+        contents.append(content)
+    return ", ".join(contents)
+
+
+def _said(text: str) -> str:
+    """What follows a thought, or all of a text without one."""
+    return text.rpartition("</think>")[2]
+
+
+_BOX_COMMAND = re.compile(r"\\(?:boxed|fbox)\s*(?=\{)")
 _BOX = re.compile(r"\\(?:boxed|fbox)\s*\{|\\.|[{}]", re.DOTALL)
 _BETWEEN_BOXES = re.compile(
     r"(?:\s|[$,;&]|\\[()\[\]]|\\text\s*\{|\}|\band\b|\bor\b|\\q?quad|[a-z]\s*=|\\)*"
@@ -237,6 +255,31 @@ _NUMBER = re.compile(
     r"(?:\s?\\?%| percent\b)?"
 )
 _LETTER = re.compile(r"\(?([A-J])\)(?=[\s.,:;]|$)|([A-J])(?=[.,:;]|\s+because|\s*$)")
+_OPTION = re.compile(r"(?:the\s+)?(?:correct\s+)?(?:option|choice)\s+", re.IGNORECASE)
+_ANOTHER_LETTER = re.compile(
+    r" ?(?:(?:[,;/&]|and\b|or\b) ?)+"
+    r"(?:\([A-J]\)|[A-J] ?(?:[).:,;/&]|and\b|or\b|because\b|$))"
+)
+_ANOTHER_LABEL = re.compile(
+    r"(?:[,;/& ]|\band|\bor)(?:\([A-J]\)|[A-J] ?\))|[,;/&] ?[A-J] ?[.:](?= ?\S)"
+)
+_ABOUT_OTHERS = re.compile(r"\W*(?:both|either|neither|all|none|only)\b", re.IGNORECASE)
+
+
+def without_option(text: str) -> str:
+    """Take the words "option" and "choice" from before the letter of a multiple choice."""
+    return text[found.end() :] if (found := _OPTION.match(text)) else text
+
+
+def names_another(text: str) -> bool:
+    """Whether what follows the letter of a multiple choice names a further one as the answer.
+
+    Examples: ", B or C" and " 12, (B) 13", but neither ") both (A) and (B)" nor ") points A and B".
+    """
+    text = re.sub(r"\s+", " ", text)
+    if _ABOUT_OTHERS.match(text):
+        return False
+    return bool(_ANOTHER_LETTER.match(text) or _ANOTHER_LABEL.search(text))
 
 
 def _stated(text: str) -> str | None:
@@ -245,7 +288,9 @@ def _stated(text: str) -> str | None:
             return next(filter(None, (found[-1],) if isinstance(found[-1], str) else found[-1]), "")
     if found := _ANSWER.findall(text):
         sentence = re.split(r"(?<=[^\d\s])\.\s|(?<=\d)\.\s|\.$", found[-1].strip("* "))[0].strip()
-        if letter := _LETTER.match(sentence):
+        if letter := _LETTER.match(option := without_option(sentence)):
+            if names_another(option[letter.end() :]):
+                return option
             return letter.group(1) or letter.group(2)
         if several := _joined(sentence):
             return several

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rollout.rewards.accepted import joined
+from rollout.rewards.math_text import boxed
 from rollout.tasks.prompts import Item
 
 PROMPTS = ("prompt", "messages", "problem", "question")
@@ -20,7 +21,6 @@ PROMPTS = ("prompt", "messages", "problem", "question")
 ANSWERS = ("answer", "ground_truth", "solution", "target", "reward_model.ground_truth")
 """Where an answer is looked for, when no column is named; the first that a row has counts."""
 _PLACEHOLDER = re.compile(r"\{\{\s*([\w.-]+)\s*\}\}")
-_BOX = re.compile(r"\\(?:boxed|fbox)\s*\{")
 _ABSENT = object()
 
 Message = dict[str, str]
@@ -44,7 +44,8 @@ class Columns:
     """Of further columns that rewards may ask for; None keeps all."""
     extract: str = "plain"
     r"""How the answer is found in its column: "plain" takes all of it, "boxed" what the last \boxed
-    holds, "json" the value that the text is as JSON, "after:TEXT" what follows the last TEXT."""
+    holds and those that only commas, "and" or "or" part from it, "json" the value that the text is
+    as JSON, "after:TEXT" what follows the last TEXT."""
     system: str = ""
     """System message for conversations without one of their own; "" for none."""
     template: str = ""
@@ -167,7 +168,7 @@ class Columns:
                 raise ValueError(f"{place} needs JSON in {column}, got {text!r:.80}") from error
             return joined([_plain(one, column, place) for one in _several(value)])
         if self.extract == "boxed":
-            found = _last_box(text)
+            found = boxed(text)
         elif self.extract.startswith("after:"):
             mark = self.extract.removeprefix("after:").strip()
             found = text.rpartition(mark)[2] if mark in text else ""
@@ -231,19 +232,6 @@ def _plain(value: Any, column: str, place: str) -> str:
 def _several(value: Any) -> list[Any]:
     """The answers that a value allows: those of a list, or itself."""
     return value if isinstance(value, list) and value else [value]
-
-
-def _last_box(text: str) -> str:
-    """What the last complete box holds, "" without one."""
-    for box in reversed(list(_BOX.finditer(text))):
-        depth, index = 1, box.end()
-        while index < len(text) and depth:
-            step = 2 if text[index] == "\\" else 1
-            depth += {"{": 1, "}": -1}.get(text[index], 0)
-            index += step
-        if not depth:
-            return text[box.end() : index - 1]
-    return ""
 
 
 def _conversation(value: Any, column: str, place: str) -> list[Message]:

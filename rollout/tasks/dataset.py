@@ -65,7 +65,8 @@ class DatasetTask:
     """Further columns that rewards may ask for; null keeps all that are plain values."""
     extract: str = "plain"
     r"""How the answer is found in its column: "plain", "after:####" or another text, "boxed" for
-    the last \boxed, "json" for a value or list of accepted ones written as JSON."""
+    the last \boxed and those that belong to it, "json" for a value or list of accepted ones written
+    as JSON."""
     system: str = ""
     """System message before conversations that have none; "" for none."""
     template: str = ""

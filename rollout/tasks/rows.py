@@ -196,9 +196,12 @@ def _json(path: Path) -> Iterator[Placed]:
 def _csv(path: Path) -> Iterator[Placed]:
     csv.field_size_limit(_LONGEST_CELL)
     delimiter = "\t" if path.suffix.lower() == ".tsv" else ","
+    through = 0
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, delimiter=delimiter)
+            # Without strict, a quote that nothing closes would take all rows after it for its text.
+            reader = csv.DictReader(file, delimiter=delimiter, strict=True)
+            through = reader.line_num if reader.fieldnames else 0
             for row in reader:
                 place = f"{path}:{reader.line_num}"
                 if None in row or None in row.values():
@@ -207,12 +210,16 @@ def _csv(path: Path) -> Iterator[Placed]:
                         f"{delimiter!r} or a line break in them, got {list(row.values())!r:.80}"
                     )
                 yield place, dict(row)
+                through = reader.line_num
     except UnicodeDecodeError as error:
         raise ValueError(
             f"{path} is not UTF-8; convert the file, got {error.object[:80]!r}"
         ) from error
     except csv.Error as error:
-        raise ValueError(f"{path} is not CSV ({error}); write it again with quotes") from error
+        raise ValueError(
+            f"{path}:{through + 1} is not CSV ({error}); close the quotes of its fields, and write "
+            'a quote in one of them as ""'
+        ) from error
 
 
 def _parquet(path: Path) -> Iterator[Placed]:

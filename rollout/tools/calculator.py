@@ -16,6 +16,8 @@ LONGEST = 500
 """Characters of an expression."""
 MOST_BITS = 2000
 """Of a whole number, on the way too."""
+MOST_DIGITS = 1000
+"""Before or after the point, that a number is rounded to."""
 _BINARY: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
@@ -100,7 +102,10 @@ def _value(node: ast.expr) -> Any:
                 _check_power(first, second)
             return _small(_BINARY[type(sign)](first, second))
         case ast.Call(func=ast.Name(id=name), args=given, keywords=[]) if name in _FUNCTIONS:
-            return _small(_FUNCTIONS[name](*map(_value, given)))
+            values = [_value(each) for each in given]
+            if name == "round":
+                _check_digits(*values[1:])
+            return _small(_FUNCTIONS[name](*values))
     raise ToolError(f"{ast.unparse(node)[:80]!r} is nothing that it computes")
 
 
@@ -109,6 +114,12 @@ def _check_power(base: Any, exponent: Any) -> None:
     whole = isinstance(base, int) and isinstance(exponent, int)
     if whole and base.bit_length() * abs(exponent) > MOST_BITS:
         raise ToolError("the power is too large")
+
+
+def _check_digits(digits: Any = 0, *_: Any) -> None:
+    """Refuse digits that `round` would take long for: it makes a power of ten out of them."""
+    if not -MOST_DIGITS <= digits <= MOST_DIGITS:
+        raise ToolError(f"round takes {-MOST_DIGITS} to {MOST_DIGITS} digits")
 
 
 def _small(value: Any) -> Any:

@@ -8,15 +8,28 @@ from rollout.types import Prompt
 from tests.composing import composed
 
 
+class Letters:
+    """A tokenizer with a token for every character."""
+
+    def decode(self, token_ids):
+        return "".join(map(chr, token_ids))
+
+
+def prompt_of(conversation):
+    """A prompt whose last message is the part behind the last bar."""
+    tokens = np.array([ord(letter) for letter in conversation], dtype=np.int32)
+    return Prompt(0, tokens, "1", "mine", conversation.rpartition("|")[2])
+
+
 @pytest.fixture
 def plan_of():
     """Compose a run with two prompts to learn from and one to be measured on."""
     tokens = [np.array([i, 2, 3], dtype=np.int32) for i in range(3)]
     prompts = [Prompt(i, tokens[i], "1", "mine", "?") for i in range(3)]
 
-    def make(*overrides, measured=prompts[2:]):
+    def make(*overrides, trained=prompts[:2], measured=prompts[2:]):
         config = build(composed("train", "experiment=quickstart", *overrides))
-        return derived_plan(Inputs(config, {}, None, prompts[:2], {"held_out": measured}, {}))
+        return derived_plan(Inputs(config, {}, Letters(), trained, {"held_out": measured}, {}))
 
     return make
 
@@ -33,6 +46,15 @@ def test_prompts_to_measure_on_that_are_trained_on_too_are_counted(plan_of):
     new = [Prompt(8, np.array([0, 2], dtype=np.int32), "1", "other", "?")]
     said = plan_of(measured=known + new)["prompts"]
     assert said == "2 to train on; measured on 2 held_out (1 of them trained on)"
+
+
+def test_questions_that_are_only_spelled_otherwise_are_counted_as_trained_on(plan_of):
+    trained = [prompt_of(each) for each in ("user|What is 2+2?", "be brief|Go on", "user|x\u00b2?")]
+    again = ["user|what  is 2+2?\n", "user|\uff37hat is 2+2?", "user|X2?"]
+    new = ["user|What is 2+3?", "be long|go on"]
+    measured = [prompt_of(each) for each in again + new]
+    said = plan_of(trained=trained, measured=measured)["prompts"]
+    assert said == "3 to train on; measured on 5 held_out (3 of them trained on)"
 
 
 def test_clipping_is_said_to_change_the_objective(plan_of):

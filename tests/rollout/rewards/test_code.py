@@ -3,6 +3,7 @@
 import asyncio
 import json
 import pickle
+import time
 
 import pytest
 
@@ -171,6 +172,38 @@ def test_the_last_block_of_python_counts():
     assert code_of(text) == "2\n"
     assert code_of("```\n3\n```") == "3\n"
     assert code_of("print(1)") is None
+    assert code_of("```python\nprint(1)") is None
+
+
+def test_example_output_behind_a_program_is_not_the_program():
+    text = "```python\nprint(5)\n```\nIt prints:\n```\n5\n```"
+    assert code_of(text) == "print(5)\n"
+    assert code_of("```\n1\n```\nor\n```\n2\n```") == "2\n"
+    assert code_of("```\n1\n```\n```bash\nls\n```") == "1\n"
+
+
+def test_a_draft_in_a_thought_is_not_the_program():
+    assert code_of("<think>```py\n1\n```</think>\n```\n2\n```") == "2\n"
+    assert code_of("<think>\n```py\n1\n```\n</think>\nDone.") is None
+
+
+def test_lines_that_end_as_on_windows_are_lines():
+    assert code_of("So:\r\n```python\r\nx = 1\r\ny = 2\r\n```\r\n") == "x = 1\ny = 2\n"
+
+
+@pytest.mark.parametrize("line", ["```py\n", "```\n", "```py\n1\n", " " * 9 + "```py \n"])
+def test_fences_without_an_end_take_linear_time(line):
+    begin = time.monotonic()
+    code_of(line * 50_000)
+    # A quadratic reading takes minutes, a linear one a tenth of a second.
+    assert time.monotonic() - begin < 10
+
+
+def test_other_separators_than_line_breaks_are_part_of_what_is_printed():
+    answer = json.dumps({"cases": [{"stdin": "", "stdout": "a\nb"}], "reference": "print('a\\nb')"})
+    FRACTION.check(answer)
+    assert passed("print('a\\x0bb')", answer) == 0.0
+    assert passed("print('a\\x1db')", answer) == 0.0
 
 
 @pytest.mark.parametrize(

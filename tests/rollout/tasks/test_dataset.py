@@ -5,6 +5,7 @@ import pytest
 
 from launch.models.warmstart import build_tokenizer
 from rollout.rewards.chain import ChainReward
+from rollout.rewards.math_answer import MathReward
 from rollout.tasks.dataset import DatasetTask
 from rollout.tasks.prompts import is_held_out
 
@@ -195,6 +196,9 @@ def test_columns_may_be_nested_and_the_rest_goes_along(write, tokenizer):
         ("after:####", "one #### two\n#### 1,234 ", "1,234"),
         ("boxed", r"so \boxed{2}, no: \boxed{\frac{1}{2}} it is", r"\frac{1}{2}"),
         ("boxed", r"\boxed{\{1, 2\}} and \boxed{cut", r"\{1, 2\}"),
+        ("boxed", r"$x=\boxed{2}$ or $x=\boxed{3}$", "2, 3"),
+        ("boxed", r"<think>\boxed{9}</think>so \boxed{\boxed{5}}", "5"),
+        ("boxed", r"\boxed{\frac{\boxed{1}}{2}}", r"\frac{{1}}{2}"),
         ("json", '"42"', "42"),
         ("json", '["1/2", "0.5"]', '["1/2", "0.5"]'),
         ("json", "[7]", "7"),
@@ -205,6 +209,21 @@ def test_columns_may_be_nested_and_the_rest_goes_along(write, tokenizer):
 def test_answers_are_extracted(write, tokenizer, extract, value, answer):
     task = DatasetTask(path=write({"prompt": "?", "answer": value}), extract=extract)
     assert [prompt.answer for prompt in task.prompts(tokenizer)] == [answer]
+
+
+@pytest.mark.parametrize(
+    "solution",
+    [
+        r"$x=\boxed{2}$ or $x=\boxed{3}$",
+        r"first \boxed{1}, no: \boxed{2} and \boxed{3}",
+        r"\boxed{\frac{\boxed{1}}{2}}",
+        r"\boxed{x = \boxed{5}}",
+    ],
+)
+def test_a_solution_with_several_boxes_is_right_as_a_response(write, tokenizer, solution):
+    path = write({"prompt": "?", "answer": solution})
+    (found,) = DatasetTask(path=path, extract="boxed").prompts(tokenizer)
+    assert MathReward().score("?", solution, found.answer).reward == 1.0
 
 
 @pytest.mark.parametrize("extract", ["after:####", "boxed", "json"])

@@ -104,6 +104,29 @@ def test_without_the_package_the_sentence_says_what_to_install(monkeypatch, toke
         DatasetTask(path="owner/name").prompts(tokenizer)
 
 
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ('prompt,answer\nq1,"4\nq2,5\nq3,6\n', 2),
+        ('prompt,answer\nq1,4\n"q2,5\nq3,6\n', 3),
+        ('prompt,answer\nq1,4\n"q2" or so,5\nq3,6\n', 3),
+        ('prompt,"answer\nq1,4\n', 1),
+    ],
+)
+def test_a_quote_that_nothing_closes_is_named_and_takes_no_rows(tmp_path, tokenizer, text, line):
+    path = tmp_path / "mine.csv"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=rf"mine\.csv:{line} is not CSV .*; close the quotes"):
+        DatasetTask(path=str(path)).prompts(tokenizer)
+
+
+def test_quotes_of_csv_hold_line_breaks_commas_and_quotes(tmp_path, tokenizer):
+    path = tmp_path / "mine.csv"
+    path.write_text('prompt,answer\n"a, ""b""\nc",4\n6" pipe,5\n')
+    found = DatasetTask(path=str(path)).prompts(tokenizer)
+    assert [(p.text, p.answer) for p in found] == [('a, "b"\nc', "4"), ('6" pipe', "5")]
+
+
 real = pytest.mark.skipif(
     importlib.util.find_spec("datasets") is None, reason="datasets is not installed (extra hub)"
 )

@@ -18,6 +18,7 @@ from rollout.tools.tool import Tool, ToolError, observe, tools_by_name
         ("7 // 2 + 7 % 2 + 1 / 4", "4.25"),
         ("sqrt(16) + max(1, 2, 3)", "7.0"),
         ("round(pi, 2)", "3.14"),
+        ("round(1234, -2) + round(5, -1000) + round(7, 1000)", "1207"),
         ("3 ** 200", str(3**200)),
     ],
 )
@@ -38,6 +39,9 @@ def test_it_computes(expression, value):
         ("open(1)", "nothing that it computes"),
         ("round(2.5, ndigits=1)", "nothing that it computes"),
         ("9 ** 9 ** 9", "too large"),
+        ("round(5, -10 ** 9)", "round takes -1000 to 1000 digits"),
+        ("round(5, -2 ** 1000)", "round takes -1000 to 1000 digits"),
+        ("round(5, 1, -10 ** 9)", "has no value"),
         ("2 ** 1000 * 2 ** 1000 * 2 ** 1000", "too large"),
         ("(-8) ** 0.5", "not real"),
         ("1 / 0", "has no value: division by zero"),
