@@ -14,6 +14,7 @@ from contextlib import suppress
 import ray
 
 from launch.run.cluster_watch import ANSWER_SECONDS, AnswersOf, ClusterWatch, ProcessesOf
+from rollout.engines.files import remove_left
 from rollout.places import ray_logs
 from rollout.processes import Process, belongs, descendants, every, look
 from rollout.signs import shared_names
@@ -104,6 +105,7 @@ def kill_cluster(raylet: int, started: Sequence[Process] = ()) -> None:
             os.kill(pid, signal.SIGKILL)
     for path in names:
         path.unlink(missing_ok=True)
+    remove_left(raylet)
     deadline = time.monotonic() + KILL_SECONDS
     while time.monotonic() < deadline and any(look(pid) for pid in left):
         time.sleep(0.05)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from rollout.engines import fork_server
+from rollout.engines import files, fork_server
 from rollout.engines.arguments import on_cpu
 
 ONEDNN_CAPACITY = "64"
@@ -37,13 +37,15 @@ def begin_importing(arguments: Mapping[str, Any], num_threads: int) -> bool:
         os.environ.setdefault("TRITON_F32_DEFAULT", "ieee")
     os.environ["OMP_NUM_THREADS"] = str(num_threads)
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", ONEDNN_CAPACITY)
+    os.environ["VLLM_RPC_BASE_PATH"] = files.folder()
     if not on_cpu(arguments):
         return False
     # Or vLLM puts the CPU worker into a process of its own, and binds its threads to cores that it
     # chooses by itself, the same ones for every engine of a machine. It means nothing else to
     # `AsyncLLM`.
     os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    fork_server.begin(compiling=not arguments["enforce_eager"])
+    with files.in_folder():
+        fork_server.begin(compiling=not arguments["enforce_eager"])
     return True
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from rollout.engines import fork_server
+from rollout.engines import files, fork_server
 from rollout.engines.arguments import stop_arguments
 from rollout.engines.importing import begin_importing, threads_chosen_by_vllm
 from rollout.engines.sleeping import Sleep
@@ -45,7 +45,8 @@ class VLLMEngine:
 
         if (asked := arguments.get("weight_transfer_config")) is not None:
             arguments = arguments | {"weight_transfer_config": WeightTransferConfig(**asked)}
-        with fork_server.used_by_vllm() if forked else threads_chosen_by_vllm():
+        begun = fork_server.used_by_vllm() if forked else threads_chosen_by_vllm()
+        with files.in_folder(), begun:
             self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
         self._sleep = Sleep(self._llm, keeps_weights=asked is None)
         self._stops = stop_arguments(stopping)
@@ -255,6 +256,7 @@ class VLLMEngine:
         """End the engine's processes."""
         # Killed at once: in order it would look for garbage for seconds.
         self._llm.shutdown(timeout=0.0)
+        files.remove()
         if self._adapter_folder is not None:
             self._adapter_folder.cleanup()
 

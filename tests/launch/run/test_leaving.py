@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -47,9 +48,13 @@ def test_what_a_raylet_started_is_ended_with_it_and_nothing_else(start):
     engine.send_signal(signal.SIGSTOP)
     left = Path(f"/dev/shm/sem.loky-{actor.pid}-test")
     left.touch()
+    engines = [Path(tempfile.mkdtemp(prefix=f"engine-{pid}-")) for pid in (raylet.pid, actor.pid)]
+    (engines[0] / "socket").touch()
     agent = start()
     kill_cluster(raylet.pid, [look(raylet.pid), replace(look(agent.pid), started=0)])
     assert not left.exists()
+    assert [folder.exists() for folder in engines] == [False, True]
+    engines[1].rmdir()
     for process in (raylet, actor, engine):
         assert process.wait(30) == -signal.SIGKILL
     # Another process may have the number of one that was seen.

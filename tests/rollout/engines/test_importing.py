@@ -5,7 +5,7 @@ import os
 import pytest
 
 from rollout.config import EngineConfig
-from rollout.engines import fork_server, importing
+from rollout.engines import files, fork_server, importing
 from rollout.engines.arguments import engine_arguments
 
 
@@ -14,6 +14,7 @@ def environment(monkeypatch):
     """As Ray leaves it to an actor."""
     monkeypatch.setattr(os, "environ", {"OMP_NUM_THREADS": "2"})
     monkeypatch.setattr(fork_server, "begin", lambda *, compiling: None)
+    monkeypatch.setattr(files, "folder", lambda: "/its/own")
     return os.environ
 
 
@@ -55,3 +56,4 @@ def test_on_cpus_an_engine_is_one_process_with_its_threads(environment):
     assert importing.begin_importing(arguments(on_gpu=False), 3) is True
     assert environment["OMP_NUM_THREADS"] == "3"
     assert environment["VLLM_ENABLE_V1_MULTIPROCESSING"] == "0"
+    assert environment["VLLM_RPC_BASE_PATH"] == "/its/own"

@@ -1,0 +1,65 @@
+"""Where an engine keeps its sockets and temporary files: in one folder, which goes with it.
+
+vLLM and the standard library's multiprocessing give them names among everybody's temporary files,
+and leave them there when their process is killed.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+
+LONGEST = 107 - len("/engine-4194304-abcdefgh" + "/01234567-89ab-cdef-0123-456789abcdef")
+"""Characters of a folder within which the name of a socket still has room."""
+
+
+def _place() -> Path:
+    own = tempfile.gettempdir()
+    return Path(own if len(os.fsencode(own)) <= LONGEST else "/tmp")
+
+
+@cache
+def folder() -> str:
+    """Return the folder of this process's engine; made when it is first asked for."""
+    raylet = os.environ.get("RAY_RAYLET_PID", "0")
+    return tempfile.mkdtemp(prefix=f"engine-{raylet}-", dir=_place())
+
+
+@contextmanager
+def in_folder() -> Iterator[None]:
+    """Have what is made meanwhile, and by processes that begin meanwhile, in that folder."""
+    place, before = folder(), os.environ.get("TMPDIR")
+    # What is compiled serves the next engine, too.
+    cached = f"{tempfile.gettempdir()}/torchinductor_{getpass.getuser()}"
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", cached)
+    own, tempfile.tempdir = tempfile.tempdir, place
+    os.environ["TMPDIR"] = place
+    try:
+        yield
+    finally:
+        tempfile.tempdir = own
+        if before is None:
+            del os.environ["TMPDIR"]
+        else:
+            os.environ["TMPDIR"] = before
+
+
+def remove() -> None:
+    """Remove the folder of this process's engine."""
+    shutil.rmtree(folder(), ignore_errors=True)
+
+
+def remove_left(raylet: int) -> None:
+    """Remove the folders of engines that were killed, in a cluster that has ended.
+
+    Args:
+        raylet: Process id of its raylet, whose actors they were.
+    """
+    for path in _place().glob(f"engine-{raylet}-*"):
+        shutil.rmtree(path, ignore_errors=True)
