@@ -71,10 +71,17 @@ def _wrong_type(sentence: str) -> str:
 
 def _no_setting(sentence: str) -> str:
     """Hydra says to append a key that it does not know; of a setting there is not, none can be."""
-    found = re.match(r"Could not override '([\w.]+)'\.; To append .*Key '", sentence)
+    found = re.search(
+        r"Could not override '([\w.]+)'\.(?:; To append .*Key '| No match in the defaults)",
+        sentence,
+    )
     if not found:
         return ""
     key = found[1]
+    if key in _groups():
+        return f"{key} is a group, of which this configuration takes no member; leave {key} out"
+    if "; Key '" not in sentence:
+        return ""
     schemas = [OmegaConf.get_type(node.node) for node in _stored()]
     # What is missing at the top is missing in the program's own schema, whatever others have.
     own = [each for each in schemas if each and f"not in '{each.__name__}'" in sentence]
@@ -105,9 +112,13 @@ def _no_group(sentence: str) -> str:
     found = re.match(r"Override (\S+) .*config group '(\w+)' does not exist", sentence)
     if not found:
         return ""
-    close = nearest(found[2], [path.name for path in CONF.iterdir() if path.is_dir()])
+    close = nearest(found[2], _groups())
     meant = f"; did you mean {close}?" if close else "; --help lists the groups"
     return f"{found[2]} is no group{meant}, got {found[1]!r}"
+
+
+def _groups() -> list[str]:
+    return [path.name for path in CONF.iterdir() if path.is_dir()]
 
 
 def _stored() -> list[Any]:

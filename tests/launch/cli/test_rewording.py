@@ -68,5 +68,22 @@ def test_a_member_that_is_not_there_is_answered_with_those_that_are(chosen):
     assert "There are " in found and "provider" not in found and ":NAME" not in found
 
 
-def test_what_is_not_known_stays():
-    assert reworded("something else; full_key: a.b") == "something else; full_key: a.b"
+def test_a_group_is_not_called_no_setting():
+    told = "recipe is a group, of which this configuration takes no member; leave recipe out"
+    assert refusal_of("recipe=dapo", program="simulate") == told
+    # As of a run folder's configuration, which has no groups at all.
+    unknown = (
+        "Could not override 'recipe'.; To append to your config use +recipe=dapo; Key 'recipe'"
+    )
+    assert reworded(f"{unknown} not in 'RunConfig'") == told
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "something else; full_key: a.b",
+        "Could not override 'of_mine'. No match in the defaults list.; To append use +of_mine=a",
+    ],
+)
+def test_what_is_not_known_stays(said):
+    assert reworded(said) == said
