@@ -112,12 +112,8 @@ class Scheduler:
 
     def reuse(self, batch: int) -> list[list[Selection]]:
         """Choose once more from batches before the one selected last; see `Selecting.again`."""
-        found = self.selecting.again(batch)
-        for reports, selections in found:
-            self._ledger = self._ledger.with_selection(reports, selections, first_pass=False)
-            # The seconds that are told with the batch are of these, too.
-            self._statistics.spendings.trained(batch, reports, selections)
-        return [selections for _, selections in found]
+        found, self._ledger = self.selecting.again(batch, self._ledger, self._statistics.spendings)
+        return found
 
     def learned(self, batch: int, feedback: Feedback) -> None:
         """Take in what learning a batch took and showed, before it is folded, or ValueError."""

@@ -21,6 +21,7 @@ from cost.scheduler.config import SchedulerConfig
 from cost.scheduler.penalties import laid_out
 from cost.scheduler.plugs import Plugs, Scored
 from cost.scheduler.selection import Earlier, select_batch, select_exploring
+from cost.scheduler.spending import Spendings
 from cost.scheduler.ticket_book import TicketBook
 from cost.state import to_plain
 from cost.types import FloatArray, LengthReport, Selection, Ticket
@@ -168,16 +169,20 @@ class Selecting:
         plugs = after if epoch == 0 else plugs
         return Selected(members, selections, exploring, epoch == 0, draw_saving, saving, plugs)
 
-    def again(self, batch: int) -> list[tuple[Sequence[LengthReport], list[Selection]]]:
+    def again(
+        self, batch: int, ledger: Ledger, spendings: Spendings
+    ) -> tuple[list[list[Selection]], Ledger]:
         """Choose what to train on once more with a batch (cost/thinning/reuse.py).
 
         Args:
             batch: The one selected last.
+            ledger: Where the pass over earlier batches is entered.
+            spendings: Where it is counted as trained with the batch, whose seconds are of both.
 
         Returns:
-            One pair an earlier batch that is held, the oldest first, or one for the batch itself:
-            the reports of its plain members with a selection for each of them, weights as for a
-            batch of its own. None for a batch without any.
+            One list an earlier batch that is held, the oldest first, or one for the batch itself,
+            with a selection for each of its plain members, weights as for a batch of its own, and
+            none for a batch without any; and the new ledger.
 
         Raises:
             ValueError: If it is another batch, or nothing is configured to be used again.
@@ -193,9 +198,10 @@ class Selecting:
         taken = [key for key in self._lately if not reuse.max_age or key < batch]
         for earlier in (self._lately[key] for key in taken):
             rng = generator_for(self._seed, "reuse", batch, earlier.tickets[0].ticket_id)
-            selections = earlier.select(reuse, self._config.clipping, rng)
-            found.append((earlier.reports, selections))
-        return found
+            found.append(earlier.select(reuse, self._config.clipping, rng))
+            ledger = ledger.with_selection(earlier.reports, found[-1], first_pass=False)
+            spendings.trained(batch, earlier.reports, found[-1])
+        return found, ledger
 
     def awaited(self, batch: int, attempts: Sequence[int]) -> list[int]:
         """Return the members of a batch of which the named attempt was not reported.
