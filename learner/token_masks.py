@@ -1,9 +1,9 @@
 """Which loss tokens of an optimiser step are trained on: token-level thinning and CAPO's mask.
 
 Token-level thinning (D3S, 2509.22115) trains on the top K percent of the step's loss tokens by
-|advantage| x entropy. A first pass without gradient finds the entropies, the ranks exchange them,
-and one threshold holds for the whole step, so neither rows nor ranks decide what is kept. With w_t
-the loss weights, l_t the token losses and T the kept tokens
+|advantage| x entropy, of those whose weight is not 0. A first pass without gradient finds the
+entropies, the ranks exchange them, and one threshold holds for the whole step, so neither rows nor
+ranks decide what is kept. With w_t the loss weights, l_t the token losses and T the kept tokens
 
     loss = (sum_t w_t / sum_{t in T} w_t) * sum_{t in T} w_t l_t
 
@@ -79,7 +79,8 @@ class TopTokens:
 
     engine: Engine
     share: float
-    """Share of the step's loss tokens to train on, in (0, 1], the same on all ranks; at 1 there is
+    """Share to train on of the step's loss tokens whose weight is not 0, in (0, 1], the same on all
+    ranks; at 1 there is
     no pass to find entropies."""
 
     def __post_init__(self) -> None:
@@ -99,7 +100,12 @@ class TopTokens:
             with torch.no_grad():
                 _, entropies = engine.logprobs(row.to(engine.device))
             row_scores.append(row.advantages.abs() * entropies.to(row.advantages.device))
-        masks = [row.loss_mask & (row.segment_ids != PADDING_SEGMENT) for row in rows]
+        # Neither padding nor what was thinned away is ranked: it would take the place of tokens
+        # that count, and where nothing else is kept there is no weight to divide by.
+        masks = [
+            row.loss_mask & (row.segment_ids != PADDING_SEGMENT) & (row.loss_weights != 0)
+            for row in rows
+        ]
         everyone = [
             engine.gather(_masked(values, masks).to(engine.device))
             for values in (row_scores, [row.loss_weights for row in rows])

@@ -151,6 +151,9 @@ class TellingTokenizer:
 
     def __getattr__(self, name: str) -> Any:
         """Return what the policy's tokenizer has."""
+        if name.startswith("_"):
+            # Copies and pickles ask before there is a tokenizer to ask.
+            raise AttributeError(name)
         return getattr(self._tokenizer, name)
 
     def apply_chat_template(self, messages: Sequence[dict[str, Any]], **settings: Any) -> Any:

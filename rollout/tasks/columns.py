@@ -87,6 +87,8 @@ class Columns:
             source = _plain(value_at(row, named, place, "source"), named, place)
         messages = self._messages(row, prompt, place)
         answer = self._answer(row, place)
+        for text in (*(message["content"] for message in messages), answer, source):
+            _require_characters(text, place)
         kept = row if self.keep is None else {name: row[name] for name in self.keep if name in row}
         columns = {
             name: value
@@ -227,6 +229,17 @@ def _plain(value: Any, column: str, place: str) -> str:
             f"got {value!r:.80}"
         )
     return value
+
+
+def _require_characters(text: str, place: str) -> None:
+    """Refuse half of a surrogate pair, which JSON can spell and no tokenizer takes."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"{place} must hold characters, and half of a surrogate pair is none, got "
+            f"{text[error.start : error.start + 20]!a}"
+        ) from error
 
 
 def _several(value: Any) -> list[Any]:

@@ -185,12 +185,18 @@ def _json(path: Path) -> Iterator[Placed]:
         yield from _lines(path)
         return
     if isinstance(found, dict):
-        lists = [value for value in found.values() if isinstance(value, list)]
+        lists = [value for value in found.values() if _are_rows(value)]
         found = lists[0] if len(lists) == 1 else [found]
     if not isinstance(found, list):
         raise ValueError(f"{path} must hold a list of objects, got {found!r:.80}")
     for number, row in enumerate(found):
         yield f"{path}[{number}]", _object(row, f"{path}[{number}]")
+
+
+def _are_rows(value: Any) -> bool:
+    """Whether a value is a list of rows, and not one of answers or messages of a single row."""
+    rows = isinstance(value, list) and all(isinstance(row, dict) for row in value)
+    return rows and not (value and all({"role", "content"} <= set(row) for row in value))
 
 
 def _csv(path: Path) -> Iterator[Placed]:

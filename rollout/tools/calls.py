@@ -8,8 +8,9 @@
 | a fenced block ```` ```python ```` | code to run: a call of the tool `python` with `code` |
 
 A bare object is a call when its first key is one of those above and it has a name with arguments
-or parameters. What stands before `</think>` is thought, not said. Text is parsed as JSON, never
-run.
+or parameters. What stands between `<think>` and `</think>` is thought, not said, and so is what
+follows a thought that never ends, and all before a `</think>` whose thought the prompt began.
+Inside a call both are text. Text is parsed as JSON, never run.
 """
 
 import json
@@ -22,6 +23,7 @@ CODE_TOOL = "python"
 _FORM = '{"name": ..., "arguments": {...}}'
 _OPENER = re.compile(
     r"(?P<tag><tool_call>)"
+    r"|(?P<thought></?think>)"
     r"|^[ \t]*```(?P<fence>[\w+-]*)[ \t]*\n"
     r'|(?P<bare>\{\s*"(?:name|arguments|parameters|function|type|id)"\s*:)',
     re.MULTILINE,
@@ -30,6 +32,7 @@ _MEANT = re.compile(r'\{\s*"name"\s*:\s*"[\w.-]*"\s*,\s*"(?:arguments|parameters
 _SPACE = re.compile(r"\s*")
 _FENCE_END = re.compile(r"^[ \t]*```[ \t]*$", re.MULTILINE)
 _TAG_END = "</tool_call>"
+_THOUGHT_END = "</think>"
 _CODE = {"python", "py", "python3"}
 _DECODER = json.JSONDecoder()
 
@@ -67,14 +70,25 @@ def find_calls(text: str, *, code_tool: str | None = CODE_TOOL) -> tuple[Call | 
         code_tool: Which tool fenced Python code is a call of; None takes such code for text.
     """
     found: list[Call | BadCall] = []
-    position = text.rfind("</think>") + 1
+    position = 0
     while (opener := _OPENER.search(text, position)) is not None:
+        if opener["thought"]:
+            begins = opener["thought"] != _THOUGHT_END
+            end = text.find(_THOUGHT_END, opener.start())
+            if end < 0:
+                break
+            found, position = found if begins else [], end + len(_THOUGHT_END)
+            continue
         if opener["tag"]:
             calls, position = _tagged(text, opener.end())
         elif opener["bare"]:
             calls, position = _bare(text, opener.start())
         else:
             calls, position = _fenced(text, opener, code_tool)
+        if any(isinstance(call, BadCall) for call in calls):
+            # What is no call does not hide the end of the thought that it stands in.
+            end = text.find(_THOUGHT_END, opener.end(), position)
+            position = end if end >= 0 else position
         found += calls
     return tuple(found)
 

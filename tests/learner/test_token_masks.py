@@ -121,6 +121,27 @@ def test_the_top_tokens_by_advantage_times_entropy_and_no_others(plain_engine, b
     assert sums.num_tokens == len(tokens)
 
 
+def test_tokens_without_weight_take_nobodys_place(plain_engine, batch):
+    groups, selections = batch
+    first, *others = (
+        segment_of(group, selection, j, num_groups=5)
+        for group, selection in zip(groups, selections, strict=True)
+        for j in range(len(group.trajectories))
+    )
+    weightless = collate([replace(first, advantage=1e3, loss_weight=0.0)])
+    rows = [collate([segment]) for segment in others]
+    [engine] = Ranks(plain_engine, 1).engines
+    for share in (0.01, 0.5):
+        found, _ = TopTokens(engine, share).before_step([weightless, *rows])
+        expected, _ = TopTokens(engine, share).before_step(rows)
+        assert found[0].loss_weights.count_nonzero() == 0
+        for row, alone in zip(found[1:], expected, strict=True):
+            assert torch.equal(row.loss_weights, alone.loss_weights)
+            assert row.loss_weights.isfinite().all()
+    [alone], _ = TopTokens(engine, 0.5).before_step([weightless])
+    assert alone.loss_weights.count_nonzero() == 0
+
+
 @pytest.mark.parametrize("num_ranks", [2, 3])
 def test_ranks_and_rows_do_not_decide_which_tokens_are_kept(plain_engine, pack, batch, num_ranks):
     groups, selections = batch

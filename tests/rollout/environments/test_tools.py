@@ -1,6 +1,8 @@
 """The environment of tools: calls are made, bad ones answered, and prompts tell of the tools."""
 
 import asyncio
+import copy
+import pickle
 from typing import ClassVar
 
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from cost.types import PlayEnd
-from rollout.environments.tools import ToolEnvironment
+from rollout.environments.tools import TellingTokenizer, ToolEnvironment
 from rollout.stopping import Stopping
 from rollout.tasks.calculator import CalculatorTask
 from rollout.tools.tool import ToolError
@@ -101,6 +103,15 @@ def test_calls_beyond_the_limit_are_told_of(tokenizer, prompt):
 def test_a_tool_that_breaks_ends_the_play_as_a_failure(tokenizer, prompt):
     found, _ = play(tokenizer, prompt, call("13*2"))
     assert found.end == PlayEnd.FAILURE and "RuntimeError: out of order" in found.failure
+
+
+def test_a_tokenizer_that_tells_of_tools_can_be_copied_and_sent(tokenizer):
+    telling = TellingTokenizer(tokenizer, [Times().schema], "system")
+    for other in (copy.copy(telling), copy.deepcopy(telling), pickle.loads(pickle.dumps(telling))):
+        messages = [{"role": "user", "content": "a1"}]
+        said = other.apply_chat_template(messages, tokenize=False)
+        assert said == telling.apply_chat_template(messages, tokenize=False)
+        assert other.eos_token_id == tokenizer.eos_token_id
 
 
 SHOWS = "{% if tools %}TOOLS {{ tools | tojson }}{% endif %}"

@@ -105,6 +105,26 @@ def test_a_missing_and_an_empty_file_are_named(write, tmp_path, tokenizer):
         DatasetTask(path=write("", "")).prompts(tokenizer)
 
 
+TALK = (("system", "\ud800"), ("user", "2+3?"))
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        GOOD | {"prompt": "a\ud800 b"},
+        GOOD | {"answer": "\udc00"},
+        GOOD | {"prompt": "b", "source": "\ud83d"},
+        {"messages": [{"role": r, "content": c} for r, c in TALK], "answer": "4"},
+    ],
+)
+def test_half_a_character_is_refused_or_left_out(write, tokenizer, row):
+    path = write(GOOD, row)
+    with pytest.raises(ValueError, match=r"mine\.jsonl:2 must hold characters, .*got '\\ud"):
+        DatasetTask(path=path).prompts(tokenizer)
+    found = DatasetTask(path=path, bad_rows="skip", duplicates="skip").prompts(tokenizer)
+    assert [prompt.text for prompt in found] == ["2+2?"]
+
+
 def test_long_and_repeated_prompts_can_be_skipped(write, tokenizer):
     path = write(GOOD, {"prompt": "x" * 99, "answer": "1"}, GOOD, {"prompt": "b", "answer": "1"})
     task = DatasetTask(path=path, long_prompts="skip", duplicates="skip")

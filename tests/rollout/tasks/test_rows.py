@@ -105,6 +105,22 @@ def test_without_the_package_the_sentence_says_what_to_install(monkeypatch, toke
 
 
 @pytest.mark.parametrize(
+    "content",
+    [
+        {"question": "a1 b+2", "answer": ["3", "3.0"]},
+        {"messages": [{"role": "user", "content": "a1 b+2"}], "answer": ["3", "3.0"]},
+        [{"question": "a1 b+2", "answer": ["3", "3.0"]}],
+        {"version": "1", "tags": ["x"], "rows": [{"question": "a1 b+2", "answer": ["3", "3.0"]}]},
+    ],
+)
+def test_a_json_file_holds_one_object_or_a_list_of_them(tmp_path, tokenizer, content):
+    path = tmp_path / "mine.json"
+    path.write_text(json.dumps(content, indent=1))
+    (found,) = DatasetTask(path=str(path)).prompts(tokenizer)
+    assert (found.text, found.answer) == ("a1 b+2", '["3", "3.0"]')
+
+
+@pytest.mark.parametrize(
     ("text", "line"),
     [
         ('prompt,answer\nq1,"4\nq2,5\nq3,6\n', 2),

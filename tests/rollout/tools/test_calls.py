@@ -36,6 +36,38 @@ def test_a_call_is_found_in_every_form(text):
     assert find_calls(text) == (PRODUCT,)
 
 
+@pytest.mark.parametrize("said", ["</think>", "<think>", "a <think>b</think> c"])
+def test_a_call_may_speak_of_thoughts(said):
+    arguments = json.dumps({"text": said})
+    call = f'{{"name": "f", "arguments": {arguments}}}'
+    expected = (Call("f", {"text": said}),)
+    assert find_calls(f"<tool_call>{call}</tool_call>") == expected
+    assert find_calls(f"<think>hm</think>\n{call}") == expected
+    assert find_calls(f"hm, {AS_JSON}</think>\n{call}") == expected
+    code = f"print({said!r})\n"
+    assert find_calls(f"```python\n{code}```") == (Call("python", {"code": code}),)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"<think>{AS_JSON}",
+        f"<think>\n```python\n1\n```\n<tool_call>{AS_JSON}</tool_call>",
+        f"<think>{AS_JSON}</think>It is 42.",
+        f"{AS_JSON}</think>It is 42.",
+        f"<think>{AS_JSON}</think>So: <think>{AS_JSON}",
+    ],
+)
+def test_what_is_thought_is_not_called(text):
+    assert find_calls(text) == ()
+
+
+@pytest.mark.parametrize("thought", ['<tool_call>{"name": ', "```python\n1", '{"name": "f", "arg'])
+def test_what_is_broken_in_a_thought_hides_no_call_behind_it(thought):
+    for opener in ("", "<think>\n"):
+        assert find_calls(f"{opener}{thought}</think>\n{AS_JSON}") == (PRODUCT,)
+
+
 def test_fenced_code_is_a_call_of_the_python_tool_and_is_kept_to_the_letter():
     code = 'x = {"name": "f", "arguments": {}}\nprint("<tool_call>")\n'
     text = f"So:\n```python\n{code}```\nthen {AS_JSON}"
@@ -92,7 +124,17 @@ def test_a_bad_call_says_what_was_wrong(text, told):
 
 @pytest.mark.parametrize(
     "part",
-    ['{"name":', '{"name": "f", "arguments": ', "<tool_call>", "```python\n", '{"type":"', "["],
+    [
+        '{"name":',
+        '{"name": "f", "arguments": ',
+        "<tool_call>",
+        "```python\n",
+        '{"type":"',
+        "[",
+        "<think>",
+        "</think>",
+        "<tool_call></think>",
+    ],
 )
 def test_hostile_text_raises_nothing_and_calls_nothing(part):
     found = find_calls(part * 5_000)
