@@ -192,6 +192,7 @@ def test_a_run_folder_that_cannot_be_written_is_refused(prepared, tmp_path):
 
 def test_a_used_run_folder_is_refused_and_left_as_it_is(prepared, tmp_path):
     prepared()
+    (tmp_path / "run" / "metrics.jsonl").touch()
     before = (tmp_path / "run" / "config.yaml").read_bytes()
     with pytest.raises(UserError, match=r"run_dir must be new or empty, got '.*'; choose another$"):
         prepared("seed=1")
