@@ -1,11 +1,16 @@
-"""What vLLM 0.32 needs around loading weights into a model that has some, layer by layer."""
+"""What vLLM 0.32 needs around loading weights into a model that has some, layer by layer.
+
+Learners, which only send, import this module too: vLLM's loaders, a second's work, wait for a call.
+"""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
-from vllm.config import ModelConfig
-from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
-from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
+
+if TYPE_CHECKING:
+    from vllm.config import ModelConfig
 
 
 def unpack_experts(model: torch.nn.Module) -> None:
@@ -25,6 +30,9 @@ def forget_broken_update(model: torch.nn.Module, model_config: ModelConfig) -> N
 
     vLLM leaves it open, and the next update would add to what such layers wait to be loaded with.
     """
+    from vllm.model_executor.model_loader.reload import finalize_layerwise_reload
+    from vllm.model_executor.model_loader.reload.layerwise import get_layerwise_info
+
     infos = [get_layerwise_info(module) for module in model.modules()]
     if not any(info.can_load() for info in infos):
         return

@@ -26,9 +26,12 @@ from launch.run.parts import plan_of
 from rollout.types import Prompt
 
 AUTO = "auto"
-MAY_CHANGE = re.compile(
-    r"(name|run_dir|resume)"
+_PLACE_AND_LENGTH = (
+    r"name|run_dir|resume"
     r"|loop\.(num_steps|max_(generated_tokens|trained_tokens|compute_flops|seconds))"
+)
+MAY_CHANGE = re.compile(
+    rf"{_PLACE_AND_LENGTH}"
     r"|loop\.(save_every|save_final|push_\w+)"
     r"|(evaluation|held_out|resources|tracker|checkpoint|parity)(\..*)?"
     r"|rollout\.(engine\..*|max_retries|max_queued_responses)"
@@ -36,10 +39,7 @@ MAY_CHANGE = re.compile(
 )
 """Settings that a run may go on with other values of: how long, what it is measured by, where."""
 ABSENT = "(not set)"
-LEAVES_RESULTS = re.compile(
-    r"name|run_dir|resume|loop\.(num_steps|max_(generated_tokens|trained_tokens|compute_flops|seconds))"
-    r"|resources\..*"
-)
+LEAVES_RESULTS = re.compile(rf"{_PLACE_AND_LENGTH}|resources\..*")
 """Of these, those with which a run at its end would come to the results that it has."""
 
 

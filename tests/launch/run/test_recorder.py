@@ -79,8 +79,8 @@ def test_a_loop_that_ended_gets_no_more_seconds(inputs, clock):
     assert seconds(again) == (10, 15)
 
 
-@pytest.mark.parametrize("loaded", [False, True])
-def test_a_recovery_that_fails_counts_nothing_twice_and_nothing_never(inputs, clock, loaded):
+def stopped(inputs, clock):
+    """Return a run of 10 s to a checkpoint, 4 s more and 2 s of recovery, and what was kept."""
     found, _ = start(inputs, clock)
     found.open()
     clock.now += 10
@@ -88,6 +88,12 @@ def test_a_recovery_that_fails_counts_nothing_twice_and_nothing_never(inputs, cl
     clock.now += 4
     found.stop()
     clock.now += 2
+    return found, state
+
+
+@pytest.mark.parametrize("loaded", [False, True])
+def test_a_recovery_that_fails_counts_nothing_twice_and_nothing_never(inputs, clock, loaded):
+    found, state = stopped(inputs, clock)
     if loaded:
         found.load_state_dict(state)
     # Without the checkpoint all is there that the run did; with it what it goes on from.
@@ -95,13 +101,7 @@ def test_a_recovery_that_fails_counts_nothing_twice_and_nothing_never(inputs, cl
 
 
 def test_a_recovery_counts_what_was_before_the_checkpoint_and_after(inputs, clock):
-    found, _ = start(inputs, clock)
-    found.open()
-    clock.now += 10
-    state = kept(found)
-    clock.now += 4
-    found.stop()
-    clock.now += 2
+    found, state = stopped(inputs, clock)
     found.load_state_dict(state)
     found.open()
     clock.now += 3
