@@ -36,6 +36,10 @@ class ResourcesConfig:
     the learners work, and wakes for the next weights. Its learner may then take all but 0.05 of
     the memory; while the engine generates, what the learner holds lies beside
     `engine_memory_share`. As many pairs share as there are; CPUs give nothing back."""
+    cuda_ipc: bool = True
+    """Whether weights go through CUDA IPC where the run is one engine and one learner on one GPU.
+    False sends them through the host's memory, as between other parts that share GPUs, for systems
+    that keep processes from mapping each other's GPU memory."""
     device_memory_gib: float | None = None
     """Memory of one GPU, or of a machine without, for the plan; None asks this machine, and knows
     nothing of a cluster that is joined."""

@@ -1,7 +1,7 @@
 """vLLM's weight transfer over gloo, for CPUs, where vLLM has no backend, and for shared GPUs.
 
-NCCL has no two ranks on one GPU, so an engine and a learner that share one go through the host's
-memory as well.
+NCCL has no two ranks on one GPU, so where some engines share one with a learner, and there are
+others, weights go through the host's memory as well.
 
 GlooTrainerWeightTransferEngine ==== gloo broadcast, one bucket after the other ====> load
 (learner rank 0; others gather)                       GlooWeightTransferEngine (each worker)
@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from datetime import timedelta
 from typing import Any, ClassVar, Self
@@ -31,7 +31,7 @@ from vllm.distributed.weight_transfer.base import (
 
 from rollout.buckets import Bucket, cut
 from rollout.reloading import forget_broken_update, unpack_experts
-from rollout.rendezvous import give_up, meet, open_store, own_address
+from rollout.rendezvous import host_group, meet, open_store, own_address
 
 BACKEND = "gloo"
 TIMEOUT_SECONDS = 120.0
@@ -57,11 +57,6 @@ def _devices(master_address: str) -> list[Any]:
     if names := os.environ.get("GLOO_SOCKET_IFNAME", ""):
         return [create(interface=name) for name in names.split(",")]
     return [create(hostname=own_address(master_address))]
-
-
-def _open(master_address: str, master_port: int, world_size: int, *, hosts: bool) -> TCPStore:
-    timeout = timedelta(seconds=TIMEOUT_SECONDS)
-    return open_store(master_address, master_port, world_size, hosts=hosts, timeout=timeout)
 
 
 def _broadcast(group: ProcessGroupGloo, tensor: torch.Tensor) -> None:
@@ -116,7 +111,8 @@ class GlooWeightTransferEngine(WeightTransferEngine[GlooInitInfo, GlooUpdateInfo
         parallel = self.parallel_config
         rank = parallel.data_parallel_index * parallel.world_size + parallel.rank
         at, world_size = init_info.master_address, init_info.world_size
-        store = _open(at, init_info.master_port, world_size, hosts=False)
+        timeout = timedelta(seconds=TIMEOUT_SECONDS)
+        store = open_store(at, init_info.master_port, world_size, hosts=False, timeout=timeout)
         self._group = _join(store, rank + init_info.rank_offset, world_size, at)
 
     def start_weight_update(self) -> None:
@@ -194,24 +190,15 @@ class GlooTrainerWeightTransferEngine(TrainerWeightTransferEngine[GlooTrainerIni
             rank_offset=1,
             world_size=init_info.world_size,
         )
-        where = (init_info.master_address, init_info.master_port, init_info.world_size)
-        store = _open(*where, hosts=True)
-        side = ThreadPoolExecutor(max_workers=2)
-        try:
-            joined = side.submit(client.init_weight_transfer_engine, asdict(payload))
-            ours = side.submit(_join, store, 0, init_info.world_size, init_info.master_address)
-            # Whoever cannot join, or dies, is told of at once; the group would wait to the end.
-            wait([joined, ours], return_when=FIRST_EXCEPTION)
-            for one in (joined, ours):
-                if one.done():
-                    one.result()
-            engine._group = ours.result()
-        except BaseException:
-            # The others are then free for a group without the one that is missing.
-            give_up(*where)
-            raise
-        finally:
-            side.shutdown(wait=False)
+        at, world_size = init_info.master_address, init_info.world_size
+        engine._group = host_group(
+            at,
+            init_info.master_port,
+            world_size,
+            timeout=timedelta(seconds=TIMEOUT_SECONDS),
+            ask=lambda: client.init_weight_transfer_engine(asdict(payload)),
+            enter=lambda store: _join(store, 0, world_size, at),
+        )
         return engine
 
     def send_weights(self) -> None:

@@ -1,4 +1,4 @@
-"""The store at which the processes of a group find each other, and the interface they meet on.
+"""Where the processes of a group find each other: the store that they meet at, and the interface.
 
 torch's own listens on every interface, whatever address it is given, and hands what it holds to
 whoever asks. Here the host of a group listens at the address that it gave, where that is its own.
@@ -11,15 +11,19 @@ import fcntl
 import socket
 import struct
 import time
+from collections.abc import Callable
+from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from datetime import timedelta
 from ipaddress import ip_address
+from typing import Any, TypeVar
 
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 LOOK_SECONDS = 0.02
 GIVE_UP_SECONDS = 5.0
 _GIVEN_UP = "given up"
+Group = TypeVar("Group")
 _ADDRESS_OF = 0x8915
 """SIOCGIFADDR of Linux."""
 
@@ -87,6 +91,46 @@ def meet(store: TCPStore, rank: int, world_size: int, *, seconds: float) -> None
             missing = [each for each in missing if not store.check([f"here {each}"])]
             raise TimeoutError(f"ranks {missing} of the group did not come within {seconds:g} s")
         time.sleep(LOOK_SECONDS)
+
+
+def host_group(
+    address: str,
+    port: int,
+    world_size: int,
+    *,
+    timeout: timedelta,
+    ask: Callable[[], object],
+    enter: Callable[[TCPStore], Group],
+) -> Group:
+    """Host a store, ask the other ranks to come, and enter the group with them.
+
+    Args:
+        address: Of this host, which all reach it by.
+        port: A free port here.
+        world_size: Processes of the group.
+        timeout: Longest wait for whatever the store is asked for.
+        ask: Returns when all others are in the group; raises if one cannot join, or dies.
+        enter: Given the store, meets the others there and makes this rank's end of the group.
+
+    Raises:
+        Exception: That of `ask` or `enter`, as soon as there is one: the group would wait to the
+            end. The others are then free for a group without the one that is missing.
+    """
+    store = open_store(address, port, world_size, hosts=True, timeout=timeout)
+    side = ThreadPoolExecutor(max_workers=2)
+    try:
+        joined, ours = side.submit(ask), side.submit(enter, store)
+        both: list[Future[Any]] = [joined, ours]
+        wait(both, return_when=FIRST_EXCEPTION)
+        for one in both:
+            if one.done():
+                one.result()
+        return ours.result()
+    except BaseException:
+        give_up(address, port, world_size)
+        raise
+    finally:
+        side.shutdown(wait=False)
 
 
 def give_up(address: str, port: int, world_size: int) -> None:

@@ -2,13 +2,14 @@
 
     LearnerWorker rank 0                        RolloutActor x R (each with its engine workers)
       open_sender -> TrainerWeightTransferEngine -- EngineClient: init/start/update/finish -->
-                     send_weights  ============ tensors: NCCL or gloo broadcast ============>  load
+                     send_weights  ======= tensors: NCCL or gloo broadcast, CUDA IPC ======>  load
 
-On GPUs the sender is vLLM's own NCCL class, the receiver that of `rollout.nccl_transfer`. vLLM has
-no backend for CPUs, nor one for engines of which some share a GPU with the learner and some do not,
-so this module registers that of `rollout.gloo_transfer` in both of vLLM's factories; engine workers
-load ours through the `vllm.general_plugins` entry point in pyproject.toml, which is why the project
-must be installed where engines run.
+On GPUs vLLM's NCCL backend is used, with what `rollout.nccl_transfer` adds to it, and its CUDA IPC
+with `rollout.ipc_transfer` where an engine and a learner have one GPU. vLLM has no backend for
+CPUs, nor one for engines of which some share a GPU with the learner and some do not: that of
+`rollout.gloo_transfer`. This module registers them in both of vLLM's factories; engine workers load
+them through the `vllm.general_plugins` entry point in pyproject.toml, which is why the project must
+be installed where engines run.
 
 Tied embeddings: vLLM's layerwise reload leaves a tied head stale without an error, so engines run
 untied and `PolicySource` sends the head as an alias of the embedding.
@@ -25,6 +26,7 @@ from typing import Any
 import torch
 from vllm.distributed.weight_transfer.base import (
     ParamMeta,
+    TrainerInitInfo,
     TrainerWeightTransferEngine,
     WeightSource,
     WeightTransferEngine,
@@ -36,12 +38,13 @@ from vllm.distributed.weight_transfer.factory import (
 
 from rollout.config import PACKED_BYTES
 from rollout.gloo_transfer import (
-    BACKEND,
     GlooTrainerInitInfo,
     GlooTrainerWeightTransferEngine,
     GlooWeightTransferEngine,
 )
 from rollout.stacks import offer
+
+BACKENDS = ("nccl", "ipc", "gloo")
 
 
 class PolicySource(WeightSource):
@@ -130,16 +133,13 @@ class EngineClient:
         self._all([handle.leave_weight_transfer.remote() for handle in self._handles])
 
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
-        """Let every engine join the transfer group."""
-        first = init_info["rank_offset"]
-        self._all(
-            [
-                handle.init_weight_transfer_engine.remote(
-                    init_info | {"rank_offset": first + i * self._workers_per_engine}
-                )
-                for i, handle in enumerate(self._handles)
-            ]
-        )
+        """Let every engine join the transfer group; over CUDA IPC there are no ranks to give."""
+        infos = [dict(init_info) for _ in self._handles]
+        if (first := init_info.get("rank_offset")) is not None:
+            for i, info in enumerate(infos):
+                info["rank_offset"] = first + i * self._workers_per_engine
+        pairs = zip(self._handles, infos, strict=True)
+        self._all([handle.init_weight_transfer_engine.remote(info) for handle, info in pairs])
 
     def start_weight_update(self) -> None:
         """Stop scheduling in every engine, as the update mode asks, and prepare to load.
@@ -150,7 +150,7 @@ class EngineClient:
         self._all([handle.start_weight_update.remote() for handle in self._handles])
 
     def update_weights(self, update_info: Any) -> None:
-        """Let every engine receive; it returns when the sender's broadcasts have arrived."""
+        """Let every engine receive; it returns when what is broadcast, or lies ready, is there."""
         try:
             self._all([handle.update_weights.remote(update_info) for handle in self._handles])
         except Exception:
@@ -163,24 +163,46 @@ class EngineClient:
         self._all([handle.finish_weight_update.remote(version) for handle in self._handles])
 
 
-def _nccl_engine() -> type[WeightTransferEngine[Any, Any]]:
-    from rollout.nccl_transfer import NcclWeightTransferEngine
+Kind = type[WeightTransferEngine[Any, Any]]
+SenderKind = type[TrainerWeightTransferEngine[Any]]
 
-    return NcclWeightTransferEngine
+
+def _engine(backend: str) -> Kind:
+    """Import an engine's half of a backend; those for GPUs load CUDA's libraries."""
+    if backend == "nccl":
+        from rollout.nccl_transfer import NcclWeightTransferEngine
+
+        return NcclWeightTransferEngine
+    if backend == "ipc":
+        from rollout.ipc_transfer import IpcWeightTransferEngine
+
+        return IpcWeightTransferEngine
+    return GlooWeightTransferEngine
+
+
+def _sender(backend: str) -> SenderKind:
+    """Import a learner's half of a backend."""
+    if backend == "nccl":
+        from rollout.nccl_transfer import NcclTrainerWeightTransferEngine
+
+        return NcclTrainerWeightTransferEngine
+    if backend == "ipc":
+        from rollout.ipc_transfer import IpcTrainerWeightTransferEngine
+
+        return IpcTrainerWeightTransferEngine
+    return GlooTrainerWeightTransferEngine
 
 
 def register() -> None:
-    """Add ours to vLLM's factories; vLLM calls this in every process, possibly twice.
+    """Put ours into vLLM's factories; vLLM calls this in every process, possibly twice.
 
     The process's stacks can be taken from then on, too; see `rollout.stacks`.
     """
     offer()
-    if BACKEND not in WeightTransferEngineFactory._registry:
-        WeightTransferEngineFactory.register_engine(BACKEND, GlooWeightTransferEngine)
-    if BACKEND not in WeightTransferTrainerFactory._registry:
-        WeightTransferTrainerFactory.register_engine(BACKEND, GlooTrainerWeightTransferEngine)
-    # In the place of vLLM's own.
-    WeightTransferEngineFactory._registry["nccl"] = _nccl_engine
+    for backend in BACKENDS:
+        # In the place of vLLM's own.
+        WeightTransferEngineFactory._registry[backend] = partial(_engine, backend)
+        WeightTransferTrainerFactory._registry[backend] = partial(_sender, backend)
 
 
 def open_sender(
@@ -198,7 +220,7 @@ def open_sender(
     Called on every learner rank; only rank 0 opens a connection.
 
     Args:
-        backend: What carries the tensors, "nccl" or "gloo"; the engines have the same.
+        backend: What carries the tensors, one of `BACKENDS`; the engines have the same.
         rank: This learner's rank.
         master_address: Host of learner rank 0, reachable from the engines.
         master_port: A free port there.
@@ -207,16 +229,28 @@ def open_sender(
         source: The parameters to send.
     """
     register()
-    where = (master_address, master_port, num_receivers + 1)
+    info = _info(backend, rank, (master_address, master_port, num_receivers + 1), source)
+    sender = WeightTransferTrainerFactory.trainer_init(info, client=client, source=source)
+    if backend == "nccl":
+        from rollout.nccl_transfer import break_off
+
+        client.give_up = partial(break_off, sender)
+    return sender
+
+
+def _info(
+    backend: str, rank: int, where: tuple[str, int, int], source: PolicySource
+) -> TrainerInitInfo:
     if backend == "nccl":
         from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
 
-        from rollout.nccl_transfer import break_off
-
         # The engines are told.
-        over_nccl = NCCLTrainerInitInfo(*where, rank=rank, packed_buffer_size_bytes=PACKED_BYTES)
-        sender = WeightTransferTrainerFactory.trainer_init(over_nccl, client=client, source=source)
-        client.give_up = partial(break_off, sender)
-        return sender
-    info = GlooTrainerInitInfo(*where, rank=rank)
-    return WeightTransferTrainerFactory.trainer_init(info, client=client, source=source)
+        return NCCLTrainerInitInfo(*where, rank=rank, packed_buffer_size_bytes=PACKED_BYTES)
+    if backend == "ipc":
+        from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
+
+        from rollout.ipc_transfer import lot_bytes
+
+        room = lot_bytes(source.metadata(), PACKED_BYTES)
+        return IPCTrainerInitInfo(rank=rank, packed=True, packed_buffer_size_bytes=room)
+    return GlooTrainerInitInfo(*where, rank=rank)

@@ -24,6 +24,7 @@ SHELLS = {
     "rollout/replacing.py": {"ray"},
     "rollout/buckets.py": {"torch"},
     "rollout/gloo_transfer.py": {"torch", "vllm"},
+    "rollout/ipc_transfer.py": {"torch", "vllm"},
     "rollout/nccl_transfer.py": {"torch", "vllm"},
     "rollout/reloading.py": {"torch", "vllm"},
     "rollout/rendezvous.py": {"torch"},

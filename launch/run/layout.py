@@ -4,7 +4,8 @@
     fewer than parts  engine 0 + learner 0 | engine 1
 
 Only an engine and a learner share, never two learners: NCCL has no two ranks on one GPU. For the
-same reason weights then travel over gloo.
+same reason weights then travel over CUDA IPC where one engine and one learner are all there is, and
+over gloo otherwise.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ class Layout:
     """Of a learner that shares none; 0 on CPUs."""
     num_shared: int = 0
     """Engine k and learner k share a GPU, for each k below it."""
+    cuda_ipc: bool = True
+    """Whether weights may go over CUDA IPC."""
 
     @property
     def num_gpus(self) -> int:
@@ -39,8 +42,11 @@ class Layout:
 
     @property
     def weight_backend(self) -> str:
-        """What carries weights from learner to engines, "nccl" or "gloo"."""
-        return "nccl" if self.engine_gpus and not self.num_shared else "gloo"
+        """What carries weights from learner to engines, "nccl", "ipc" or "gloo"."""
+        if self.engine_gpus and not self.num_shared:
+            return "nccl"
+        alone = self.num_engines == self.num_learners == self.num_shared
+        return "ipc" if alone and self.num_shared == 1 and self.cuda_ipc else "gloo"
 
     @property
     def parts(self) -> str:
@@ -66,7 +72,9 @@ def lay_out(
     most = min(resources.num_engines, num_learners) if engine_gpus == 1 else 0
     wanted = resources.num_engines + num_learners - int(num_gpus)
     shared = {None: min(max(wanted, 0), most), True: most, False: 0}[resources.shares]
-    return Layout(resources.num_engines, num_learners, engine_gpus, learner_gpus, shared)
+    return Layout(
+        resources.num_engines, num_learners, engine_gpus, learner_gpus, shared, resources.cuda_ipc
+    )
 
 
 def describe(layout: Layout, resources: ResourcesConfig, num_free: float) -> list[str]:
@@ -86,7 +94,7 @@ def describe(layout: Layout, resources: ResourcesConfig, num_free: float) -> lis
         said.append(
             f"{layout.num_shared} GPU(s) shared by an engine and a learner each: of its memory "
             f"{split}, {SPARE_SHARE:.0%} spare (resources.engine_memory_share); weights travel "
-            "over gloo"
+            f"over {'CUDA IPC' if layout.weight_backend == 'ipc' else 'gloo'}"
         )
     if layout.engine_gpus and (idle := int(num_free) - layout.num_gpus) > 0:
         said.append(

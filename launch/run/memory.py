@@ -178,7 +178,10 @@ def learner_need(config: RunConfig, shape: Shape, *, on_gpu: bool) -> Need:
         "activations": activation_bytes(config, shape),
         "process": CONTEXT_BYTES if on_gpu else PROCESS_BYTES["learner"],
     }
-    parts["sending"] = max(0.0, sent_bytes(config, shape, on_gpu=on_gpu) - parts["activations"])
+    sent = sent_bytes(config, shape, on_gpu=on_gpu)
+    # A row's room serves for it, too, but has been given back where an engine wakes meanwhile.
+    row = 0.0 if config.resources.engines_sleep else parts["activations"]
+    parts["sending"] = max(0.0, sent - row)
     if learner.reference.kl_coefficient and (not rank or learner.reference.path is not None):
         parts["reference"] = value * model
     if stage == 3:

@@ -8,8 +8,7 @@ import torch
 
 from rollout import weight_transfer as wt
 from rollout.config import PACKED_BYTES
-from rollout.gloo_transfer import BACKEND, GlooInitInfo, GlooWeightTransferEngine
-from rollout.nccl_transfer import NcclWeightTransferEngine
+from rollout.gloo_transfer import GlooInitInfo
 
 
 def make_source(aliases):
@@ -32,13 +31,18 @@ def test_source_of_an_untied_model_adds_nothing_and_iterates_anew():
     assert [name for name, _ in source] == [name for name, _ in source] == list(weights)
 
 
-def test_registering_twice_is_harmless():
+def test_each_backend_is_ours_however_often_it_is_registered():
     wt.register()
     wt.register()
-    from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
+    from vllm.distributed.weight_transfer.factory import (
+        WeightTransferEngineFactory,
+        WeightTransferTrainerFactory,
+    )
 
-    found = {name: WeightTransferEngineFactory._registry[name]() for name in (BACKEND, "nccl")}
-    assert found == {BACKEND: GlooWeightTransferEngine, "nccl": NcclWeightTransferEngine}
+    for factory in (WeightTransferEngineFactory, WeightTransferTrainerFactory):
+        for backend in wt.BACKENDS:
+            module = factory._registry[backend]().__module__
+            assert module == f"rollout.{backend}_transfer"
 
 
 def test_client_gives_every_engine_ranks_of_its_own(monkeypatch):
@@ -49,7 +53,7 @@ def test_client_gives_every_engine_ranks_of_its_own(monkeypatch):
             self.engine = engine
 
         def remote(self, info):
-            calls.append((self.engine, info["rank_offset"]))
+            calls.append((self.engine, info.get("rank_offset")))
 
     handles = [SimpleNamespace(init_weight_transfer_engine=Method(i)) for i in range(3)]
     client = wt.EngineClient(handles, workers_per_engine=2, timeout_seconds=1)
@@ -57,6 +61,10 @@ def test_client_gives_every_engine_ranks_of_its_own(monkeypatch):
     info = GlooInitInfo(master_address="a", master_port=1, rank_offset=1, world_size=7)
     client.init_weight_transfer_engine(asdict(info))
     assert calls == [(0, 1), (1, 3), (2, 5)]
+    # Where a backend has ranks at all.
+    calls.clear()
+    client.init_weight_transfer_engine({"packed": True})
+    assert calls == [(0, None), (1, None), (2, None)]
 
 
 def test_no_engine_begins_an_update_unless_all_are_well(monkeypatch):
@@ -98,21 +106,18 @@ def test_a_sender_is_told_of_an_engine_that_fails_to_receive(monkeypatch):
     assert told == [True]
 
 
-def test_on_gpus_vllms_own_nccl_classes_are_used(monkeypatch):
-    """What can be said without a GPU: the request that reaches vLLM's factory."""
-    from vllm.distributed.weight_transfer.nccl_engine import (
-        NCCLTrainerInitInfo,
-        NCCLTrainerWeightTransferEngine,
-    )
+def test_over_nccl_a_sender_is_told_where_to_meet_and_has_a_way_out(monkeypatch):
+    from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
+
+    from rollout.nccl_transfer import NcclTrainerWeightTransferEngine
 
     made = []
-    monkeypatch.setattr(
-        NCCLTrainerWeightTransferEngine,
-        "trainer_init",
-        classmethod(
-            lambda cls, init_info, client, source: made.append((init_info, client, source))
-        ),
-    )
+
+    def trainer_init(cls, init_info, client, source):
+        made.append((init_info, client, source))
+        return SimpleNamespace(model_update_group=None)
+
+    monkeypatch.setattr(NcclTrainerWeightTransferEngine, "trainer_init", classmethod(trainer_init))
     source, _ = make_source({})
     client = wt.EngineClient([], 1, 1.0)
     wt.open_sender(
@@ -126,3 +131,4 @@ def test_on_gpus_vllms_own_nccl_classes_are_used(monkeypatch):
     )
     info = NCCLTrainerInitInfo("10.0.0.1", 4711, 7, rank=0, packed_buffer_size_bytes=PACKED_BYTES)
     assert made == [(info, client, source)]
+    assert client.give_up.func.__name__ == "break_off"

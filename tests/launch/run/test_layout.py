@@ -40,7 +40,18 @@ def test_weights_go_over_nccl_only_where_every_process_has_a_gpu_of_its_own():
         asked = resources(num_engines=engines, num_learners=learners)
         layout = lay_out(asked, gpus, on_gpu=True)
         assert (layout.weight_backend == "nccl") == (gpus >= engines + learners)
+        # Over CUDA IPC where all there is shares one.
+        assert (layout.weight_backend == "ipc") == (engines == learners == gpus == 1)
         assert lay_out(asked, gpus, on_gpu=False).weight_backend == "gloo"
+
+
+def test_a_system_without_cuda_ipc_sends_weights_through_the_host():
+    for cuda_ipc, backend, said in ((True, "ipc", "CUDA IPC"), (False, "gloo", "gloo")):
+        asked = resources(cuda_ipc=cuda_ipc)
+        layout = lay_out(asked, 1, on_gpu=True)
+        assert layout.weight_backend == backend
+        assert describe(layout, asked, 1)[0].endswith(f"; weights travel over {said}")
+        assert lay_out(asked, 2, on_gpu=True).weight_backend == "nccl"
 
 
 def test_without_gpus_or_learners_nothing_is_shared():

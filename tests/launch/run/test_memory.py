@@ -166,6 +166,23 @@ def test_weights_on_their_way_over_nccl_need_room_at_both_ends(config):
     assert engine.total == pytest.approx(0.3 * gpu.bytes)
 
 
+def test_weights_on_their_way_over_cuda_ipc_lie_in_one_buffer(config):
+    head = 2 * QWEN_7B.vocab_size * QWEN_7B.hidden_size
+    assert head > PACKED_BYTES
+    config.learner.gradient_checkpointing, config.learner.row_tokens = True, 512
+    config.learner.logits_chunk_tokens = 64
+    config.resources.share_gpus, config.resources.num_learners = True, 1
+    parts = learner_need(config, QWEN_7B, on_gpu=True).parts
+    assert parts["sending"] == head - parts["activations"] > 0
+    # Where an engine wakes for it, what activations took has been given back.
+    config.resources.engines_sleep = True
+    learner = learner_need(config, QWEN_7B, on_gpu=True)
+    assert learner.parts["sending"] == head
+    assert learner.held == learner.total - learner.parts["activations"]
+    config.resources.cuda_ipc = False
+    assert learner_need(config, QWEN_7B, on_gpu=True).parts["sending"] == 0
+
+
 def test_who_has_a_gpu_in_turn_needs_the_larger_of_two_and_not_their_sum(config):
     config.rollout.engine.kv_cache_gib = None
     config.resources.engines_sleep, config.resources.engine_memory_share = True, 0.3
