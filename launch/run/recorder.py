@@ -104,6 +104,11 @@ class Recorder:
             self._tracker.samples(result.step, rows)
         self.step = result.step
 
+    def write_afterwards(self, metrics: Mapping[str, float]) -> None:
+        """Write down what an evaluation in the background found after the last step was."""
+        if metrics and self._tracker is not None:
+            self._tracker.log(self.step, metrics)
+
     def _counts(self) -> dict[str, float]:
         """What the engines count from their own start, since that of the run."""
         rollouts = self._system.rollouts

@@ -22,6 +22,7 @@ from cost.types import Draw, LengthReport, RewardStatus, Selection, Ticket
 from launch.program import RunError, UserError
 from launch.record.checkpoint import newest_checkpoint
 from launch.record.report.runs import read_runs
+from launch.record.run_folder import at_versions, metric_columns, read_steps
 from launch.record.startup import Startup
 from launch.run import cluster
 from launch.run.inputs import prepare
@@ -527,6 +528,15 @@ def test_in_the_background_learning_goes_on_and_results_name_their_versions(make
     logged = [json.loads(line) for line in (folder / "metrics.jsonl").open()]
     assert "evaluation/pass_rate" not in logged[0]
     assert [logged[1][f"evaluation/{key}"] for key in ("version", "last_version")] == [1, 2]
+    # The last one ends after the last step, whose line has that of the version before.
+    assert [line["step"] for line in logged] == [1, 2, 3, 3]
+    assert [line["evaluation/version"] for line in logged[2:]] == [2, 3]
+    assert logged[3].keys() - {"step", "time"} == {
+        key for key in logged[2] if key.startswith("evaluation/")
+    }
+    columns = metric_columns(read_steps(folder))
+    rates = at_versions(columns, "evaluation/pass_rate")
+    assert columns["step"].tolist() == [1, 2, 3] and np.isfinite(rates).all()
     on_the_way = [e for e in evaluations_in(folder) if e["when"] == "on the way"]
     assert [e["version"] for e in on_the_way] == [1, 2, 3]
     # Only what the loop stood still for is taken off the run's seconds.
