@@ -158,6 +158,7 @@ class Recorder:
             restarts=len(restarts),
             lost_steps=sum(restart.lost_steps for restart in restarts),
         )
+        finished["shared_gpus"] = self._system.shared_gpus
         with unwritten.noted(SUMMARY):
             write_json(self._run_dir / SUMMARY, finished)
         if self._tracker is not None:

@@ -143,7 +143,7 @@ def make_run(tmp_path):
             guard=guard, checked=checked, state_dict=dict,
             scheduler=FakeScheduler(), rollouts=FakeRollouts(), learners=FakeLearners(diverges_at),
             publish=publish, sleep=checked, version=0, max_logprob_difference=1e-6,
-            startup_seconds={},
+            startup_seconds={}, shared_gpus=1,
         )  # fmt: skip
         return TrainingRun(inputs, system, began=time.time()), system, tmp_path / folder
 
@@ -156,6 +156,7 @@ def test_a_run_leaves_a_complete_folder(make_run):
     assert system.learners.saved == [str(folder / "policy-2"), str(folder / "policy")]
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["num_steps"] == 3 and summary["versions_published"] == 4
+    assert summary["shared_gpus"] == 1
     assert summary["pass_rate_before"] == summary["pass_rate_after"] == 0.5
     logged = [json.loads(line) for line in (folder / "metrics.jsonl").open()]
     assert [metrics["step"] for metrics in logged] == [1, 2, 3]
