@@ -317,6 +317,9 @@ class Feedback:
     """Norms [n] of the scores of each member's responses before the first pass, exploring ones left
     out; None where they were not measured. A score is the gradient of a response's summed
     log-probability."""
+    score_seconds: float = 0.0
+    """Seconds of gradient norms, those that draws ask for among them, and of the reference where it
+    is in the reward, times the number of learners."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -355,3 +358,5 @@ class BatchSpending:
     """Seconds of updating, times the number of learners."""
     tool_seconds: float = 0.0
     """Seconds in which responses waited for their environments, added up: each held a slot."""
+    score_seconds: float = 0.0
+    """Seconds in which learners scored responses, times their number."""

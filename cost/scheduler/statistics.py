@@ -164,7 +164,11 @@ class Statistics:
             ValueError: If a number cannot be true.
         """
         spending = self.spendings.enter(
-            batch, reports, feedback.engine_seconds, feedback.learner_seconds
+            batch,
+            reports,
+            feedback.engine_seconds,
+            feedback.learner_seconds,
+            feedback.score_seconds,
         )
         if math.isfinite(feedback.entropy):
             self._entropies[batch] = float(feedback.entropy)

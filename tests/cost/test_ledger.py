@@ -86,6 +86,10 @@ def test_seconds_add_up():
     spending = BatchSpending(1, 2, 3, 4.5, 5, 6, 7, 8.5)
     ledger = Ledger().with_spending(spending).with_spending(spending)
     assert ledger == Ledger(engine_seconds=9.0, learner_seconds=17.0)
+    scored = Ledger().with_spending(replace(spending, score_seconds=2.5))
+    assert scored == Ledger(engine_seconds=4.5, learner_seconds=11.0, score_seconds=2.5)
+    assert scored.metrics()["cost/score_seconds"] == 2.5
+    assert scored.metrics(3600.0)["cost/spent_currency"] == pytest.approx(4.5 + 8.5 + 2.5)
 
 
 def test_round_trip(report):

@@ -27,6 +27,7 @@ from tests.launch.run.system import Data, Learners, LocalSystem
 
 ONE_ROUND = ["allocator@scheduler.allocator=square_root"]
 SEVERAL_ROUNDS = ["recipe=dapo"]
+SCORED_ROUNDS = ["recipe=gvm_grpo"]
 
 
 @pytest.fixture(autouse=True)
@@ -96,7 +97,9 @@ def run_to_end(run):
 
 
 @pytest.mark.parametrize("staleness", [0, 1])
-@pytest.mark.parametrize("kind", [ONE_ROUND, SEVERAL_ROUNDS], ids=["one_round", "rounds"])
+@pytest.mark.parametrize(
+    "kind", [ONE_ROUND, SEVERAL_ROUNDS, SCORED_ROUNDS], ids=["one_round", "rounds", "scored"]
+)
 def test_a_run_that_was_killed_goes_on_exactly(begin, tmp_path, kind, staleness):
     kind = [*kind, f"loop.max_staleness={staleness}", "checkpoint.keep_last=99"]
     run, whole = begin(*kind, folder="whole")
@@ -115,6 +118,9 @@ def test_a_run_that_was_killed_goes_on_exactly(begin, tmp_path, kind, staleness)
         assert system.learners.weights == whole.learners.weights, step
         if staleness == 0:
             assert found == expected, step
+        # What was measured for a batch that was drawn and not learned is not lost.
+        scored = [lines[-1]["cost/score_flops"] for lines in (found, expected)]
+        assert scored[0] == scored[1] and (scored[0] > 0) == (kind[0] == SCORED_ROUNDS[0]), step
         (restart,) = read_restarts(killed)
         assert (restart.step, restart.lost_steps) == (step, 8 - step)
 
