@@ -268,7 +268,7 @@ def _counts(report: LengthReport, ticket: Ticket) -> dict[str, float]:
         "truncated_responses": int(report.truncated.sum()),
         "timed_out_rewards": statuses[RewardStatus.TIMED_OUT],
         "crashed_rewards": statuses[RewardStatus.CRASHED],
-        "truncated_rewards": statuses[RewardStatus.TRUNCATED],
+        "truncated_rewards": statuses[RewardStatus.TRUNCATED] + statuses[RewardStatus.MASKED],
         "generated_tokens": tokens,
         "generated_response_tokens": int(report.sampled_lengths.sum()),
         "turns": int(report.num_turns.sum()),
@@ -284,7 +284,7 @@ def _counts(report: LengthReport, ticket: Ticket) -> dict[str, float]:
 
 def selectable_responses(report: LengthReport, selection: Selection) -> BoolArray:
     """Return [n] True for responses that a thinning could have kept, or that none may leave out."""
-    return selection.keep if selection.exploring else report.usable
+    return selection.keep if selection.exploring else report.trainable
 
 
 def weight_metrics(selections: Sequence[Selection]) -> dict[str, float]:

@@ -43,7 +43,7 @@ def test_counts_with_and_without_the_prompt(report, empty_report):
 
 
 def test_rewards_left_out_are_counted_by_reason(make_report):
-    report = make_report(TICKET, status=np.array([3, 3, 1, 2]), rewards=np.full(4, np.nan))
+    report = make_report(TICKET, status=np.array([3, 4, 1, 2]), rewards=np.full(4, np.nan))
     ledger = Ledger().with_report(report, TICKET)
     counts = (ledger.truncated_rewards, ledger.timed_out_rewards, ledger.crashed_rewards)
     assert counts == (2, 1, 1)
