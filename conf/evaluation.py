@@ -52,7 +52,8 @@ class EvaluationConfig:
     background: bool = False
     """Let learning go on during the evaluations of `every`. They share the engines with training,
     so that their seconds are part of the run's, and new weights reach responses half done: results
-    name the first and the last version, and come with the step that finds them ready."""
+    name the first and the last version, and come with the step that finds them ready, or after
+    the last one by themselves."""
 
     def __post_init__(self) -> None:
         ranges = {

@@ -58,7 +58,9 @@ METRICS = {
     "cost/trained_tokens": "their tokens, the prompt repeated with each response",
     "cost/trained_response_tokens": "their response tokens",
     "cost/engine_seconds": "seconds with a ticket in generation, times the engines' accelerators",
-    "cost/learner_seconds": "seconds of updating, times the number of learners",
+    "cost/learner_seconds": "seconds of updating and scoring, times the number of learners",
+    "cost/score_seconds": "of these, seconds of gradient norms, and of the reference where it is "
+    "in the reward",
     "cost/uniform_generated_tokens_estimated": "tokens that uniform draws would have generated for "
     "the learned batches at the same variance: theirs over 1 - draw_saving_estimated",
     "cost/uniform_trained_tokens_estimated": "tokens that uniform thinning would have trained on "
@@ -148,6 +150,7 @@ class Ledger:
     trained_response_tokens: int = 0
     engine_seconds: float = 0.0
     learner_seconds: float = 0.0
+    score_seconds: float = 0.0
     uniform_generated_tokens_estimated: float = 0.0
     uniform_trained_tokens_estimated: float = 0.0
 
@@ -192,7 +195,10 @@ class Ledger:
         return replace(
             self,
             engine_seconds=self.engine_seconds + spending.engine_seconds,
-            learner_seconds=self.learner_seconds + spending.learner_seconds,
+            learner_seconds=self.learner_seconds
+            + spending.learner_seconds
+            + spending.score_seconds,
+            score_seconds=self.score_seconds + spending.score_seconds,
         )
 
     def with_selection(
@@ -262,7 +268,7 @@ def _counts(report: LengthReport, ticket: Ticket) -> dict[str, float]:
         "truncated_responses": int(report.truncated.sum()),
         "timed_out_rewards": statuses[RewardStatus.TIMED_OUT],
         "crashed_rewards": statuses[RewardStatus.CRASHED],
-        "truncated_rewards": statuses[RewardStatus.TRUNCATED],
+        "truncated_rewards": statuses[RewardStatus.TRUNCATED] + statuses[RewardStatus.MASKED],
         "generated_tokens": tokens,
         "generated_response_tokens": int(report.sampled_lengths.sum()),
         "turns": int(report.num_turns.sum()),
@@ -278,7 +284,7 @@ def _counts(report: LengthReport, ticket: Ticket) -> dict[str, float]:
 
 def selectable_responses(report: LengthReport, selection: Selection) -> BoolArray:
     """Return [n] True for responses that a thinning could have kept, or that none may leave out."""
-    return selection.keep if selection.exploring else report.usable
+    return selection.keep if selection.exploring else report.trainable
 
 
 def weight_metrics(selections: Sequence[Selection]) -> dict[str, float]:

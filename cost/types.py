@@ -26,13 +26,16 @@ BoolArray = npt.NDArray[np.bool_]
 
 
 class RewardStatus(IntEnum):
-    """What became of the reward of one response; only `OK` carries a usable one."""
+    """What became of the reward of one response; only `OK` and `MASKED` carry a usable one."""
 
     OK = 0
     TIMED_OUT = 1
     CRASHED = 2
     TRUNCATED = 3
-    """Scored, but left out because the response hit the length limit (overlong filtering)."""
+    """Scored, but left out because the response hit the length limit."""
+    MASKED = 4
+    """Scored, and compared with others, but not trained on, for it hit the length limit (DAPO's
+    overlong filtering)."""
 
 
 class PlayEnd(IntEnum):
@@ -48,8 +51,8 @@ class PlayEnd(IntEnum):
     """A tool or environment that failed; such a response has no usable reward."""
 
 
-_OK = int(RewardStatus.OK)
-"""A plain number: numpy compares with a member of an enum ten times slower."""
+_OK, _MASKED = int(RewardStatus.OK), int(RewardStatus.MASKED)
+"""Plain numbers: numpy compares with a member of an enum ten times slower."""
 
 
 ONE_TURN: npt.NDArray[Any] = np.zeros(0)
@@ -185,7 +188,7 @@ class LengthReport:
     truncated: BoolArray
     """[n] True where the response hit the length limit, so that its length is censored."""
     rewards: FloatArray
-    """[n] reward; NaN where `status` is not OK."""
+    """[n] reward; NaN where `status` is neither OK nor MASKED."""
     status: IntArray
     """[n] `RewardStatus` of each reward."""
     surprise: FloatArray
@@ -250,6 +253,11 @@ class LengthReport:
     @property
     def usable(self) -> BoolArray:
         """[n] True where the reward can be used."""
+        return np.asarray((self.status == _OK) | (self.status == _MASKED), dtype=np.bool_)
+
+    @property
+    def trainable(self) -> BoolArray:
+        """[n] True for usable responses that may be trained on, too."""
         return np.asarray(self.status == _OK, dtype=np.bool_)
 
     @property
@@ -317,6 +325,9 @@ class Feedback:
     """Norms [n] of the scores of each member's responses before the first pass, exploring ones left
     out; None where they were not measured. A score is the gradient of a response's summed
     log-probability."""
+    score_seconds: float = 0.0
+    """Seconds of gradient norms, those that draws ask for among them, and of the reference where it
+    is in the reward, times the number of learners."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -355,3 +366,5 @@ class BatchSpending:
     """Seconds of updating, times the number of learners."""
     tool_seconds: float = 0.0
     """Seconds in which responses waited for their environments, added up: each held a slot."""
+    score_seconds: float = 0.0
+    """Seconds in which learners scored responses, times their number."""

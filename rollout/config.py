@@ -62,6 +62,9 @@ class OverlongConfig:
     filter_truncated: bool = False
     """Give truncated responses no reward at all, as if their scoring had failed: they are left out
     of their group's mean and deviation, and have weight 0."""
+    mask_truncated: bool = False
+    """Leave truncated responses out of the loss alone: their rewards count in their group's mean
+    and deviation (DAPO's overlong filtering)."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.buffer_share <= 1:
@@ -71,6 +74,11 @@ class OverlongConfig:
         if not 0 < self.penalty < math.inf:
             raise ValueError(
                 f"rollout.overlong.penalty must be finite and positive, got {self.penalty!r}"
+            )
+        if self.filter_truncated and self.mask_truncated:
+            raise ValueError(
+                "rollout.overlong.mask_truncated must be false with filter_truncated=true, which "
+                "leaves truncated responses out of more, got True"
             )
 
 

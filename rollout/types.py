@@ -191,7 +191,7 @@ class Group:
     prompt: Prompt
     trajectories: tuple[Trajectory, ...]
     rewards: npt.NDArray[np.float64]
-    """[n] NaN where `reward_status` is not OK."""
+    """[n] NaN where `reward_status` is neither OK nor MASKED."""
     reward_components: dict[str, npt.NDArray[np.float64]]
     """Named parts of the reward, each [n]."""
     reward_status: npt.NDArray[np.int64]

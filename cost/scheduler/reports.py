@@ -17,7 +17,7 @@ from cost.types import (
 )
 
 # Plain numbers: numpy compares with a member of an enum ten times slower. Statuses count from 0.
-_OK = int(RewardStatus.OK)
+_USABLE = (int(RewardStatus.OK), int(RewardStatus.MASKED))
 _NUM_STATUSES = len(RewardStatus)
 PER_RESPONSE = (
     "lengths", "truncated", "rewards", "status", "surprise", "answer_codes", "num_turns",
@@ -117,12 +117,14 @@ def _checked_answers(report: LengthReport, count: int) -> tuple[IntArray, IntArr
             "report.answer_codes must name the first response with the same answer, "
             f"got {codes.tolist()!r}"
         )
-    ok = status == _OK
+    ok = (status == _USABLE[0]) | (status == _USABLE[1])
     rewards = np.where(ok, report.rewards, np.nan).astype(np.float64, copy=False)
     missing = ok & ~np.isfinite(rewards)
     if missing.any():
         first = rewards[missing][0].item()
-        raise ValueError(f"report.rewards must be finite where the status is OK, got {first!r}")
+        raise ValueError(
+            f"report.rewards must be finite where the status is OK or MASKED, got {first!r}"
+        )
     return status, codes, rewards
 
 

@@ -53,7 +53,7 @@ def select_batch(
     groups = group_batch(reports, tickets[0].max_tokens, folded)
     factors = plugs.factors(
         [report.own_lengths for report in reports],
-        [report.usable for report in reports],
+        [report.trainable for report in reports],
         earlier_tokens,
     )
     weights = np.repeat([ticket.weight for ticket in tickets], groups.sizes)
@@ -129,7 +129,7 @@ def _candidates(
         ),
         advantages=advantages,
         rewards=groups.rewards,
-        usable=groups.usable,
+        usable=np.concatenate([report.trainable for report in reports]),
         groups=groups.groups,
         progress=progress,
         penalties=penalties,
@@ -193,11 +193,11 @@ def select_exploring(
     if not tickets:
         return []
     assert control is not None, "exploring tickets come from an entropy control"
-    usables = [report.usable for report in reports]
-    factors = plugs.factors([report.own_lengths for report in reports], usables, earlier_tokens)
+    trainable = [report.trainable for report in reports]
+    factors = plugs.factors([report.own_lengths for report in reports], trainable, earlier_tokens)
     scale = control.coefficient * num_groups / len(tickets)
     selections = []
-    for ticket, report, ok, own_factors in zip(tickets, reports, usables, factors, strict=True):
+    for ticket, report, ok, own_factors in zip(tickets, reports, trainable, factors, strict=True):
         advantages = np.where(ok & (report.rewards > 0), report.rewards, 0.0)
         keep = advantages > 0
         selections.append(

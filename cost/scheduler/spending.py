@@ -42,13 +42,15 @@ class Spendings:
         reports: Sequence[LengthReport],
         engine_seconds: float,
         learner_seconds: float,
+        score_seconds: float = 0.0,
     ) -> BatchSpending:
         """Enter the seconds of a batch whose tickets gave `reports`.
 
         Raises:
             ValueError: If seconds are negative or not finite.
         """
-        for name, seconds in (("engine", engine_seconds), ("learner", learner_seconds)):
+        given = {"engine": engine_seconds, "learner": learner_seconds, "score": score_seconds}
+        for name, seconds in given.items():
             if not (np.isfinite(seconds) and seconds >= 0):
                 raise ValueError(f"{name}_seconds must be finite and not negative, got {seconds!r}")
         responses, prompts, tokens = self._trained.pop(batch, [0, 0, 0])
@@ -62,6 +64,7 @@ class Spendings:
             trained_prompt_tokens=prompts,
             trained_response_tokens=tokens,
             learner_seconds=learner_seconds,
+            score_seconds=score_seconds,
         )
         return self._entered[batch]
 

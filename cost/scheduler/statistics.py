@@ -100,18 +100,18 @@ class Statistics:
         if not finished:
             return []
         reports = [report for _, report in finished]
-        usables = [report.usable for report in reports]
+        trainable = [report.trainable for report in reports]
         groups = group_batch(reports, self.prompts.max_tokens)
-        advantages = self.plugs.advantages(groups)
+        # What is not trained on has no gradient, whatever its advantage.
+        advantages = np.where(np.concatenate(trainable), self.plugs.advantages(groups), 0.0)
         # A divisor that stays: only ratios between prompts and visits matter.
         factors = self.plugs.factors(
-            [report.own_lengths for report in reports], usables, earlier_tokens=1.0
+            [report.own_lengths for report in reports], trainable, earlier_tokens=1.0
         )
         return [
-            Visit(report, ticket.weight, ok, own_advantages, own_factors)
-            for (ticket, report), ok, own_advantages, own_factors in zip(
+            Visit(report, ticket.weight, report.usable, own_advantages, own_factors)
+            for (ticket, report), own_advantages, own_factors in zip(
                 finished,
-                usables,
                 np.split(advantages, np.cumsum(groups.sizes)[:-1]),
                 factors,
                 strict=True,
@@ -164,7 +164,11 @@ class Statistics:
             ValueError: If a number cannot be true.
         """
         spending = self.spendings.enter(
-            batch, reports, feedback.engine_seconds, feedback.learner_seconds
+            batch,
+            reports,
+            feedback.engine_seconds,
+            feedback.learner_seconds,
+            feedback.score_seconds,
         )
         if math.isfinite(feedback.entropy):
             self._entropies[batch] = float(feedback.entropy)

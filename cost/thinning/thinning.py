@@ -38,7 +38,7 @@ class Candidates:
     rewards: FloatArray
     """[M] rewards; NaN where not usable."""
     usable: BoolArray
-    """[M] True where the reward can be used."""
+    """[M] True for what may be trained on."""
     groups: IntArray
     """[M] position of the response's group in the batch."""
     progress: float = 0.0

@@ -30,7 +30,9 @@ MANIFEST = "manifest.json"
 SCHEDULER, RUN, GROUPS, LEARNER = "scheduler.npz", "run.npz", "groups", "learner"
 FORMAT = 1
 NAME = re.compile(r"step-(\d{8,})")
-UNFINISHED = re.compile(r"\.step-\d{8,}\.(partial|old|removed)")
+ASIDE = re.compile(r"step-(\d{8,})\.aside\d*")
+"""See `set_aside_later`."""
+UNFINISHED = re.compile(r"\.step-\d{8,}(\.aside\d*)?\.(partial|old|removed)")
 MOST_BYTES = 2**26
 """Of a manifest."""
 
@@ -135,8 +137,14 @@ def newest_checkpoint(run_dir: Path) -> tuple[Checkpoint | None, list[str]]:
 
 
 def remove_older(run_dir: Path, keep_last: int) -> None:
-    """Take away all but the newest checkpoints; what cannot be removed stays."""
-    for path in sorted(_checkpoints(run_dir), key=_step)[:-keep_last]:
+    """Take away all but the newest checkpoints; what cannot be removed stays.
+
+    So does what `set_aside_later` renamed, until there is a checkpoint of its step or a later one.
+    """
+    found = sorted(_checkpoints(run_dir), key=_step)
+    learned = max(map(_step, found), default=-1)
+    aside = [path for path in _folders(run_dir) if 0 <= _step(path, ASIDE) <= learned]
+    for path in (*found[:-keep_last], *aside):
         # At once under another name, so that nobody takes half of it for a whole one.
         removed = path.with_name(f".{path.name}.removed")
         with suppress(OSError):
@@ -145,10 +153,12 @@ def remove_older(run_dir: Path, keep_last: int) -> None:
 
 
 def set_aside_later(run_dir: Path, step: int) -> list[Path]:
-    """Rename checkpoints of later steps, and return where they lie then; nothing removes them.
+    """Rename checkpoints of later steps, and return where they lie then.
 
     They are of a past that will be learned anew, and must not be taken for what comes of that. Each
-    was passed over, which may be for a fault of the disk, or of the network, that will be over.
+    was passed over, which may be for a fault of the disk, or of the network, that will be over:
+    until their steps are learned anew, and `remove_older` is called, they can be given their names
+    back.
 
     Raises:
         OSError: If one cannot be renamed.
@@ -232,8 +242,8 @@ def _is_sealed(path: Path) -> bool:
         return True
 
 
-def _step(path: Path) -> int:
-    match = NAME.fullmatch(path.name)
+def _step(path: Path, name: re.Pattern[str] = NAME) -> int:
+    match = name.fullmatch(path.name)
     return int(match[1]) if match else -1
 
 

@@ -236,7 +236,9 @@ def _failure_metrics(reports: Sequence[LengthReport]) -> dict[str, float]:
     return {
         "rollout/reward_timed_out": float((status == RewardStatus.TIMED_OUT).sum()),
         "rollout/reward_crashed": float((status == RewardStatus.CRASHED).sum()),
-        "rollout/reward_truncated": float((status == RewardStatus.TRUNCATED).sum()),
+        "rollout/reward_truncated": float(
+            np.isin(status, (RewardStatus.TRUNCATED, RewardStatus.MASKED)).sum()
+        ),
         "rollout/failed_tickets": float(sum(report.num_responses == 0 for report in reports)),
     }
 
@@ -244,7 +246,7 @@ def _failure_metrics(reports: Sequence[LengthReport]) -> dict[str, float]:
 def _rollout_metrics(
     reports: Sequence[LengthReport], selections: Sequence[Selection]
 ) -> dict[str, float]:
-    ok = _join([report.status for report in reports]) == int(RewardStatus.OK)
+    ok = _join([report.usable for report in reports])
     lengths = _join([report.lengths for report in reports])
     rewards = _join([report.rewards for report in reports])[ok]
     mixed = np.array([bool(np.any(selection.advantages)) for selection in selections])

@@ -65,7 +65,10 @@ class Progress:
             self._live.start()
 
     def update(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Show one more step."""
+        """Show one more step; what is told of the same one afterwards is no new one."""
+        if self._metrics and step == self._step:
+            self._metrics = {**self._metrics, **metrics}
+            return
         self._step, self._metrics = step, metrics
         self._pace.tick(self._clock(), [metrics.get(f"loop/{phase}_seconds") for phase in TURNS])
         for key, value in metrics.items():

@@ -38,6 +38,8 @@ PICTURE = "run.png"
 RESTARTS = "restarts.json"
 EVALUATED = "evaluation/version"
 """Metric that says which version an evaluation is of."""
+AFTERWARDS = "afterwards/"
+"""Before a metric of an evaluation that ended in the background after the last step."""
 MOST_BYTES = {".yaml": 2**20, ".json": 2**26, ".jsonl": 2**32}
 """Of files that are read, by their kind."""
 CELL_COLUMNS = ("length_cells", "pass_rate_cells", "num_prompts", "probabilities")
@@ -156,6 +158,9 @@ def read_steps(
 ) -> list[dict[str, Any]]:
     """Return the metrics of every step, in step order.
 
+    Those of an evaluation that ended after the last step, which have a line of their own, are with
+    that step's, under keys with `AFTERWARDS` before them.
+
     Args:
         folder: Of the run.
         in_every: Metrics that every line must have as a finite number.
@@ -174,28 +179,39 @@ def read_steps(
     for key in in_some:
         if key not in present:
             raise _other_version(folder, f"no line of {METRICS} has {key}")
+    by_step: dict[int, dict[str, Any]] = {}
     for number, line in enumerate(lines, start=1):
         for key, value in line.items():
             is_number = isinstance(value, int | float) and not isinstance(value, bool)
             if value is not None and not is_number:
                 raise refused(folder, f"{key} in line {number} of {METRICS} is not a number")
+        step = line["step"]
+        if step in by_step and is_afterwards(line):
+            later = {key: line[key] for key in line if key not in ("step", "time")}
+            # Who asks for the metric finds a column of it, too.
+            by_step[step] = dict.fromkeys(later) | by_step[step]
+            by_step[step] |= {f"{AFTERWARDS}{key}": value for key, value in later.items()}
+            continue
         for key in in_every:
             if line.get(key) is None or not math.isfinite(line[key]):
                 raise _other_version(folder, f"line {number} of {METRICS} has no {key}")
-    by_step: dict[int, dict[str, Any]] = {}
-    for number, line in enumerate(lines, start=1):
-        if line["step"] in by_step:
+        if step in by_step:
             raise refused(
                 folder,
-                f"line {number} of {METRICS} repeats step {line['step']}; two runs wrote into one "
-                "folder",
+                f"line {number} of {METRICS} repeats step {step}; two runs wrote into one folder",
             )
-        by_step[line["step"]] = line
+        by_step[step] = line
     if len(by_step) < at_least:
         raise refused(
             folder, f"{METRICS} has {len(by_step)} steps, and at least {at_least} steps are needed"
         )
     return [by_step[step] for step in sorted(by_step)]
+
+
+def is_afterwards(line: Mapping[str, Any]) -> bool:
+    """Whether a line of the metrics is of an evaluation alone, which ended after its step."""
+    rest = line.keys() - {"step", "time"}
+    return EVALUATED in rest and all(key.startswith("evaluation/") for key in rest)
 
 
 def metric_columns(steps: Sequence[Mapping[str, Any]]) -> dict[str, FloatArray]:
@@ -220,13 +236,15 @@ def at_versions(metrics: Mapping[str, FloatArray], key: str) -> FloatArray:
     """
     steps = metrics["step"]
     missing = np.full(len(steps), math.nan)
-    values, versions = metrics.get(key, missing), metrics.get(EVALUATED, missing)
-    of = np.where(np.isfinite(versions), versions, steps)
-    places = np.searchsorted(steps, of)
-    known = np.isfinite(values) & (places < len(steps))
-    known[known] = steps[places[known]] == of[known]
     found = missing.copy()
-    found[places[known]] = values[known]
+    for before in ("", AFTERWARDS):
+        values = metrics.get(f"{before}{key}", missing)
+        versions = metrics.get(f"{before}{EVALUATED}", missing)
+        of = np.where(np.isfinite(versions), versions, steps)
+        places = np.searchsorted(steps, of)
+        known = np.isfinite(values) & (places < len(steps))
+        known[known] = steps[places[known]] == of[known]
+        found[places[known]] = values[known]
     return found
 
 

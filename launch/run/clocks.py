@@ -4,10 +4,13 @@ That is the monotonic clock, or simulated seconds where `launch.study.simulation
 """
 
 import asyncio
+import math
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
+
+Answer = TypeVar("Answer")
 
 
 def loop_time() -> float:
@@ -26,6 +29,27 @@ class Laps:
         now = loop_time()
         elapsed, self._last = now - self._last, now
         return elapsed
+
+
+class LearnerClock:
+    """Seconds that the learners take for each call: they answer one after the other.
+
+    Of a call that waits behind another one only what comes after that one's answer counts, so that
+    seconds of calls that overlap add up to those in which learners were at work.
+    """
+
+    def __init__(self, now: Callable[[], float] = loop_time) -> None:
+        self._now = now
+        self._answered = -math.inf
+
+    async def of(self, call: Awaitable[Answer]) -> tuple[Answer, float]:
+        """Wait for a call, and return its answer and its seconds."""
+        asked = self._now()
+        answer = await call
+        answered = self._now()
+        seconds = answered - max(asked, self._answered)
+        self._answered = answered
+        return answer, seconds
 
 
 @dataclass(frozen=True, slots=True)

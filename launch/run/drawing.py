@@ -13,6 +13,7 @@ from cost.types import Draw, FloatArray, Ticket, Undone
 from launch.run.clocks import GenerationClock
 from launch.run.deadlines import while_heard
 from launch.run.parts import Parts, Plan
+from launch.run.scoring import Scoring
 from rollout.buffer import OrderedBuffer
 from rollout.types import GroupRef
 
@@ -32,8 +33,6 @@ class DrawnBatch:
     """Exploring ones among the members, which are the last."""
     carried: tuple[int, ...]
     """Ids of tickets whose groups a later batch may learn from."""
-    score_flops: float = 0.0
-    """FLOPs of the gradient norms that its rounds asked for."""
 
 
 class Rounds:
@@ -44,6 +43,7 @@ class Rounds:
         parts: What the loop drives.
         buffer: Where finished groups go.
         generation: Told when tickets are in generation.
+        scoring: Measures gradient norms.
     """
 
     def __init__(
@@ -52,11 +52,13 @@ class Rounds:
         parts: Parts,
         buffer: OrderedBuffer[GroupRef],
         generation: GenerationClock,
+        scoring: Scoring,
     ) -> None:
         self._plan = plan
         self._parts = parts
         self._buffer = buffer
         self._generation = generation
+        self._scoring = scoring
 
     async def draw(self, batch: int, tasks: asyncio.TaskGroup) -> DrawnBatch:
         """Draw all rounds of a batch; the tickets of the last may still be in generation.
@@ -97,7 +99,6 @@ class Rounds:
         self, batch: int, tickets: list[Ticket], drawn: Draw, tasks: asyncio.TaskGroup
     ) -> DrawnBatch:
         """Run a round, and those after it; `tickets` are those of the batch that are done."""
-        plan, flops = self._plan, 0.0
         while True:
             self._generation.begin(batch, len(drawn.tickets))
             running = [tasks.create_task(self._roll(batch, ticket)) for ticket in drawn.tickets]
@@ -110,15 +111,11 @@ class Rounds:
                     members=drawn.members,
                     num_exploring=sum(ticket.exploring for ticket in tickets),
                     carried=drawn.carried,
-                    score_flops=flops,
                 )
-            seconds, signs = plan.batch_deadline_seconds, self._parts.rollouts.signs
+            seconds, signs = self._plan.batch_deadline_seconds, self._parts.rollouts.signs
             async with while_heard(batch, seconds, signs):
                 groups = await asyncio.gather(*running)
-                norms = await self._norms(groups) if drawn.gradient_norms else {}
-            if drawn.gradient_norms and plan.compute is not None:
-                reports = [group.report for group in groups]
-                flops += plan.compute.gradient_norms(reports, plan.gradient_norm_layer)
+                norms = await self._norms(batch, groups) if drawn.gradient_norms else {}
             drawn = await self._draw(batch, norms)
 
     async def _roll(self, batch: int, ticket: Ticket) -> GroupRef:
@@ -132,7 +129,6 @@ class Rounds:
         self._buffer.put(ticket.ticket_id, kept)
         return group
 
-    async def _norms(self, groups: list[GroupRef]) -> dict[int, FloatArray]:
-        layer = self._plan.gradient_norm_layer
-        norms = await self._parts.learners.gradient_norms(groups, layer=layer)
+    async def _norms(self, batch: int, groups: list[GroupRef]) -> dict[int, FloatArray]:
+        norms = await self._scoring.gradient_norms(batch, groups)
         return {group.report.ticket_id: own for group, own in zip(groups, norms, strict=True)}

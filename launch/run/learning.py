@@ -13,12 +13,13 @@ import numpy as np
 from cost.types import Feedback, FloatArray, LengthReport, Selection
 from launch.record.step import StepResult
 from launch.run.budget import Spent
-from launch.run.clocks import Laps, Phases
+from launch.run.clocks import LearnerClock, Phases
 from launch.run.compute import Flops, generated
 from launch.run.deadlines import while_heard
 from launch.run.drawing import DrawnBatch
 from launch.run.parts import Learners, Metrics, Parts, Plan
 from launch.run.reusing import Reusing
+from launch.run.scoring import Scored, Scoring
 from rollout.buffer import OrderedBuffer
 from rollout.types import GroupRef
 
@@ -99,11 +100,13 @@ class Learned:
     trained_tokens: int
     """Of the kept responses, the prompt repeated with each, every pass counted."""
     learner_seconds: float
-    """At work, of one learner."""
+    """In all passes, of one learner."""
     learn_flops: float
     """Of the learners in all passes; 0 where nobody counts them."""
     gradient_norms: list[FloatArray] | None
     """[n] of every plain member, if this batch's were measured."""
+    scored: Scored
+    """What that took, and what else the batch's responses were scored for."""
 
     def step(
         self, taken: Taken, published: Metrics, phases: Phases, generate_seconds: float
@@ -129,26 +132,31 @@ class Steps:
         batch: Its number.
         progress: Share of the run that is over before it, in [0, 1].
         metrics: What is known of it before.
-        seconds: What that took of the learners.
+        clock: Of the learners.
     """
 
     def __init__(
-        self, learners: Learners, batch: int, progress: float, metrics: Metrics, seconds: float
+        self,
+        learners: Learners,
+        batch: int,
+        progress: float,
+        metrics: Metrics,
+        clock: LearnerClock,
     ) -> None:
         self._learners, self._batch, self._progress = learners, batch, progress
-        self.metrics, self.seconds = metrics, seconds
-        self.trained_tokens, self.flops = 0, 0.0
+        self.metrics, self._clock = metrics, clock
+        self.seconds, self.trained_tokens, self.flops = 0.0, 0, 0.0
 
     async def take(
         self, groups: Sequence[GroupRef], selections: Sequence[Selection], epoch: int
     ) -> int:
         """Update the policy once; returns the tokens it is trained on, as the ledger counts."""
         tokens = _trained_tokens(groups, selections)
-        updating = Laps()
-        found = await self._learners.update(
+        update = self._learners.update(
             groups, selections, step=self._batch, epoch=epoch, progress=self._progress
         )
-        self.seconds += updating.lap()
+        found, seconds = await self._clock.of(update)
+        self.seconds += seconds
         self.flops += found.get("learner/flops", 0.0)
         self.metrics = _with_pass(self.metrics, found)
         self.trained_tokens += tokens
@@ -161,11 +169,13 @@ class Passes:
     Args:
         plan: The loop's numbers.
         parts: What the loop drives.
+        scoring: Scores responses.
     """
 
-    def __init__(self, plan: Plan, parts: Parts) -> None:
+    def __init__(self, plan: Plan, parts: Parts, scoring: Scoring) -> None:
         self._plan = plan
         self._parts = parts
+        self._scoring = scoring
         self._reusing = Reusing(plan.reuse, parts.scheduler)
 
     async def learn(self, taken: Taken, progress: float) -> Learned:
@@ -186,15 +196,13 @@ class Passes:
         attempts = [group.report.attempt for group in groups]
         # Penalties and calibrations compare the policy's own responses.
         plain = groups[: taken.num_plain]
-        updating = Laps()
-        penalties, metrics = await self._penalties(plain)
-        steps = Steps(learners, batch, progress, metrics, updating.lap())
+        penalties, metrics = await self._penalties(batch, plain)
+        steps = Steps(learners, batch, progress, metrics, self._scoring.clock)
         norms, reused_tokens = None, 0
         for epoch in range(self._plan.num_epochs):
             selections = await scheduler.select(batch, attempts, epoch, progress, penalties)
             if epoch == 0 and self._calibrates(batch):
-                layer = self._plan.gradient_norm_layer
-                norms = await learners.gradient_norms(plain, layer=layer)
+                norms = await self._scoring.gradient_norms(batch, plain)
             given, chosen = groups, selections
             if epoch == 0:
                 given, chosen = await self._reusing.join(batch, groups, selections)
@@ -209,7 +217,13 @@ class Passes:
         if self._plan.reuse is not None:
             steps.metrics["learner/reused_tokens"] = float(reused_tokens)
         return Learned(
-            selections, steps.metrics, steps.trained_tokens, steps.seconds, steps.flops, norms
+            selections,
+            steps.metrics,
+            steps.trained_tokens,
+            steps.seconds,
+            steps.flops,
+            norms,
+            self._scoring.batches.take(batch),
         )
 
     def spent(self, taken: Taken, learned: Learned, published: Metrics, seconds: float) -> Spent:
@@ -227,14 +241,10 @@ class Passes:
         compute = self._plan.compute
         if compute is None:
             return Flops()
-        plain = [group.report for group in taken.groups[: taken.num_plain]]
-        scored = taken.drawn.score_flops
-        if learned.gradient_norms is not None:
-            scored += compute.gradient_norms(plain, self._plan.gradient_norm_layer)
-        if self._plan.reward_kl_coefficient:
-            scored += compute.scores(plain)
         learning = Flops(
-            learn=learned.learn_flops, score=scored, probe=published.get("parity/flops", 0.0)
+            learn=learned.learn_flops,
+            score=learned.scored.flops,
+            probe=published.get("parity/flops", 0.0),
         )
         return generated(compute, taken.reports, taken.drawn.pilots) + learning
 
@@ -245,6 +255,7 @@ class Passes:
             * self._plan.num_engine_accelerators
             * self._parts.engine_share(),
             learner_seconds=learned.learner_seconds * self._plan.num_learners,
+            score_seconds=learned.scored.seconds * self._plan.num_learners,
             entropy=learned.metrics.get("learner/entropy", math.nan),
             gradient_norms=learned.gradient_norms,
         )
@@ -254,13 +265,13 @@ class Passes:
         return bool(every) and batch % every == 0
 
     async def _penalties(
-        self, groups: Sequence[GroupRef]
+        self, batch: int, groups: Sequence[GroupRef]
     ) -> tuple[list[FloatArray] | None, Metrics]:
         """What a batch's responses lose of their rewards, once for all passes over it."""
         coefficient = self._plan.reward_kl_coefficient
         if not coefficient:
             return None, {}
-        found = await self._parts.learners.reference_kl(groups)
+        found = await self._scoring.reference_kl(batch, groups)
         mean = float(np.mean(np.concatenate(found))) if any(map(len, found)) else math.nan
         return [coefficient * kl for kl in found], {"learner/kl_reference_response": mean}
 

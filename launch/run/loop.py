@@ -30,6 +30,7 @@ from launch.run.drawing import DrawnBatch, Rounds
 from launch.run.learning import Passes
 from launch.run.parts import Parts, Plan
 from launch.run.position import Position
+from launch.run.scoring import Scoring
 
 OnStep = Callable[[StepResult], Awaitable[None]]
 
@@ -51,7 +52,8 @@ async def train(
     position = position or Position(plan)
     batches: asyncio.Queue[DrawnBatch | None] = asyncio.Queue()
     buffer, budget, generation = position.buffer, position.budget, position.generation
-    rounds, passes = Rounds(plan, parts, buffer, generation), Passes(plan, parts)
+    scoring = Scoring(plan, parts.learners, position.scored)
+    rounds, passes = Rounds(plan, parts, buffer, generation, scoring), Passes(plan, parts, scoring)
 
     # consumes    nothing but the right to go on, which a published version gives
     # produces    batches, and their groups in the buffer
@@ -76,8 +78,7 @@ async def train(
         while (drawn := await batches.get()) is not None:
             batch, taken = drawn.batch, await position.hand_over.take(drawn, parts.rollouts.signs)
             position.learning, wait = True, clock.lap()
-            learned = await passes.learn(taken, budget.progress(batch))
-            update = clock.lap()
+            learned, update = await passes.learn(taken, budget.progress(batch)), clock.lap()
             await parts.scheduler.learned(batch, passes.feedback(learned, generation.take(batch)))
             published = await parts.publish(batch + 1, taken.groups)
             phases = Phases(wait, update, publish=clock.lap())

@@ -8,6 +8,9 @@ from launch.run.inputs import Inputs
 from launch.run.memory_plan import plan_memory
 from rollout.types import Prompt
 
+MOST_DECODED = 20_000
+"""Training prompts that are decoded to be compared with measured ones: a second or two."""
+
 
 def objective_text(config: RunConfig) -> str:
     """Say in words what the run optimises."""
@@ -57,35 +60,46 @@ def sizes_text(config: RunConfig) -> str:
 
 def measured_text(inputs: Inputs) -> str:
     """Say how many prompts each set has, and how many of them are no measure of anything new."""
-    trained = {prompt.token_ids.tobytes() for prompt in inputs.prompts}
-    others = {
-        name: [prompt for prompt in prompts if prompt.token_ids.tobytes() not in trained]
-        for name, prompts in inputs.sets.items()
-    }
-    spelled = _spelled_otherwise(inputs, [p for prompts in others.values() for p in prompts])
+    measured = [prompt for prompts in inputs.sets.values() for prompt in prompts]
+    asked = {prompt.token_ids.tobytes() for prompt in measured}
+    known = {ids for prompt in inputs.prompts if (ids := prompt.token_ids.tobytes()) in asked}
+    others = [prompt for prompt in measured if prompt.token_ids.tobytes() not in known]
+    spelled, num_alike = _spelled_otherwise(inputs, others)
+    known |= spelled
     sets = []
     for name, prompts in inputs.sets.items():
-        known = len(prompts) - len(others[name])
-        known += sum(prompt.token_ids.tobytes() in spelled for prompt in others[name])
-        sets.append(f"{len(prompts)} {name}" + (f" ({known} of them trained on)" if known else ""))
-    return ", ".join(sets)
+        count = sum(prompt.token_ids.tobytes() in known for prompt in prompts)
+        sets.append(f"{len(prompts)} {name}" + (f" ({count} of them trained on)" if count else ""))
+    text = ", ".join(sets)
+    if num_alike > MOST_DECODED:
+        text += (
+            f"; {MOST_DECODED:,} of the {num_alike:,} training prompts that end like a measured "
+            "one were compared in whole"
+        )
+    return text
 
 
-def _spelled_otherwise(inputs: Inputs, prompts: Sequence[Prompt]) -> set[bytes]:
-    """Token ids of the prompts that are trained on but for case, white space and Unicode's forms.
+def _spelled_otherwise(inputs: Inputs, prompts: Sequence[Prompt]) -> tuple[set[bytes], int]:
+    """Find prompts that are trained on but for case, white space and Unicode's forms.
 
     Whole conversations are compared. Their last messages, which need no decoding, say which.
+
+    Returns:
+        The token ids of those found, and the number of training prompts with the last message of
+        one of `prompts`, of which the first `MOST_DECODED` are compared.
     """
     texts = {_plain(prompt.text) for prompt in prompts}
-    trained = [prompt for prompt in inputs.prompts if _plain(prompt.text) in texts]
-    last = {_plain(prompt.text) for prompt in trained}
-    whole = {_plain(inputs.tokenizer.decode(prompt.token_ids)) for prompt in trained}
-    return {
+    alike = [prompt for prompt in inputs.prompts if _plain(prompt.text) in texts] if texts else []
+    compared = alike[:MOST_DECODED]
+    last = {_plain(prompt.text) for prompt in compared}
+    whole = {_plain(inputs.tokenizer.decode(prompt.token_ids)) for prompt in compared}
+    found = {
         prompt.token_ids.tobytes()
         for prompt in prompts
         if _plain(prompt.text) in last
         and _plain(inputs.tokenizer.decode(prompt.token_ids)) in whole
     }
+    return found, len(alike)
 
 
 def _plain(text: str) -> str:

@@ -15,6 +15,7 @@ from launch.run.budget import Budget
 from launch.run.clocks import GenerationClock
 from launch.run.learning import HandOver
 from launch.run.parts import Plan
+from launch.run.scoring import ScoredBatches
 from rollout.buffer import OrderedBuffer
 from rollout.types import GroupRef
 
@@ -56,6 +57,7 @@ class Position:
             plan.max_staleness, version=batch, next_ticket=next_ticket
         )
         self.budget, self.generation = Budget(plan), GenerationClock()
+        self.scored = ScoredBatches()
         self.hand_over = HandOver(self.buffer, plan.batch_deadline_seconds)
         self.hand_over.hold(carried)
 
@@ -80,6 +82,7 @@ class Position:
         # What engines took for groups that are there, and for the rest of their batches.
         if "generation" in state:
             position.generation.load_state_dict(state["generation"])
+        position.scored.load_state_dict(state.get("scored", {}))
         return position
 
     def held(self) -> dict[int, GroupRef]:
@@ -95,4 +98,5 @@ class Position:
             "spent": self.budget.state_dict(),
             "reached": self.budget.reached,
             "generation": self.generation.state_dict(),
+            "scored": self.scored.state_dict(),
         }

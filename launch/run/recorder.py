@@ -104,6 +104,11 @@ class Recorder:
             self._tracker.samples(result.step, rows)
         self.step = result.step
 
+    def write_afterwards(self, metrics: Mapping[str, float]) -> None:
+        """Write down what an evaluation in the background found after the last step was."""
+        if metrics and self._tracker is not None:
+            self._tracker.log(self.step, metrics)
+
     def _counts(self) -> dict[str, float]:
         """What the engines count from their own start, since that of the run."""
         rollouts = self._system.rollouts
@@ -153,6 +158,7 @@ class Recorder:
             restarts=len(restarts),
             lost_steps=sum(restart.lost_steps for restart in restarts),
         )
+        finished["shared_gpus"] = self._system.shared_gpus
         with unwritten.noted(SUMMARY):
             write_json(self._run_dir / SUMMARY, finished)
         if self._tracker is not None:

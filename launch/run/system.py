@@ -306,6 +306,11 @@ class System:
         return self._parity.state_dict()
 
     @property
+    def shared_gpus(self) -> int:
+        """GPUs that an engine and a learner share."""
+        return self._placement.layout.num_shared
+
+    @property
     def max_logprob_difference(self) -> float:
         """Largest difference of engine and learner in one log-probability so far, nats."""
         return self._parity.largest

@@ -167,6 +167,7 @@ class TrainingRun:
         await self._system.checked()
         self._recorder.loop_ended()
         told = await self._recorder.evaluations.finish_background()
+        self._recorder.write_afterwards(told)
         await self._checkpoints.finish()
         # Where an evaluation ended since, that of the last step does not know it.
         new = told or self._checkpoints.last_step != self._recorder.step

@@ -8,7 +8,8 @@ Each kind is decided here by what a mathematician would say; only formulas go on
 - A unit or currency left out on one side is no error; two that measure different things are.
   Centimetres and metres are converted, `90^\circ` is pi/2.
 - `1=2=3=4` is false, hence wrong whatever the gold answer. A true chain gives its last member.
-- A name on the left (`x=5`, `f(x)=x^2`) is dropped unless both sides name a different letter.
+- A name on the left (`x=5`, `f(x)=x^2`) is dropped unless both sides name a different letter. So is
+  what a number was asked of (`a+b=5`, `x^2=9`), but `2x=8` says that x is 4, and is no 8.
 - A bare list has no order and neither have sets; tuples have. A list answers a tuple in order.
 - `1,234` is one number outside brackets and two inside.
 - A formula rounded to at least `precision` digits is right, see `math_numbers.near`.
@@ -21,7 +22,14 @@ from itertools import pairwise
 
 from rollout.rewards.math_numbers import DEGREE, PERCENT, alike, number, quantity
 from rollout.rewards.math_text import closing, names_another, too_large, without_option
-from rollout.rewards.math_values import letters, proportional, readable, same_set, same_value
+from rollout.rewards.math_values import (
+    is_linear,
+    letters,
+    proportional,
+    readable,
+    same_set,
+    same_value,
+)
 
 _MAX_ITEMS = 24
 _MAX_NESTED = 6
@@ -260,7 +268,7 @@ def _same_claims(
     if a.sides is None and b.sides is None:
         return not _other_name(a.name, b.name) and same(a.value, b.value, precision, nested + 1)
     if claims[0] is None and b.sides is not None and b.relation == "=":
-        return same(gold, b.sides[1], precision, nested + 1)
+        return not is_linear(b.sides[0]) and same(gold, b.sides[1], precision, nested + 1)
     sides = _sides(a), _sides(b)
     if sides[0] is None or sides[1] is None or a.relation != b.relation:
         return False

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Mapping
 from fractions import Fraction
 from functools import lru_cache
+from itertools import pairwise
 from typing import Any
 
 from rollout.rewards.math_numbers import Number, near, number
@@ -49,6 +50,27 @@ def letters(text: str) -> frozenset[str]:
     if tree is None or not hasattr(tree, "free_symbols"):
         return frozenset()
     return frozenset(symbol.name for symbol in tree.free_symbols)
+
+
+def is_linear(text: str) -> bool:
+    """Whether a cleaned formula has one letter and is of first degree in it."""
+    import mpmath
+
+    tree, names = _tree(text), letters(text) - {"i"}
+    if len(names) != 1:
+        return False
+    [name] = names
+    with mpmath.workdps(_DIGITS[0]):
+        try:
+            places = [mpmath.mpf(point[0]) for point in _POINTS]
+            values = [_value(tree, {name: Fraction(point[0])}, [_MAX_NODES]) for point in _POINTS]
+        except (NotComputedError, ArithmeticError, AttributeError, TypeError, ValueError):
+            return False
+        slopes = [
+            (b - a) / (y - x) for (x, a), (y, b) in pairwise(zip(places, values, strict=True))
+        ]
+        least = abs(slopes[0]) * mpmath.mpf(10) ** (10 - _DIGITS[0])
+        return bool(slopes[0] and all(abs(slope - slopes[0]) <= least for slope in slopes))
 
 
 def same_value(gold: str, found: str, precision: int, scale: Fraction = Fraction(1)) -> bool:

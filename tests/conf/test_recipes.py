@@ -122,6 +122,7 @@ def test_a_recipe_sets_no_reward_shaping_but_its_own():
         config = composed("train", f"recipe={name}", "experiment=quickstart")
         assert config.rollout.overlong.buffer_share == 0
         assert not config.rollout.overlong.filter_truncated
+        assert not config.rollout.overlong.mask_truncated
 
 
 def test_branching_is_told_of_and_no_other_recipe_s():

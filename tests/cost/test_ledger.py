@@ -43,7 +43,7 @@ def test_counts_with_and_without_the_prompt(report, empty_report):
 
 
 def test_rewards_left_out_are_counted_by_reason(make_report):
-    report = make_report(TICKET, status=np.array([3, 3, 1, 2]), rewards=np.full(4, np.nan))
+    report = make_report(TICKET, status=np.array([3, 4, 1, 2]), rewards=np.full(4, np.nan))
     ledger = Ledger().with_report(report, TICKET)
     counts = (ledger.truncated_rewards, ledger.timed_out_rewards, ledger.crashed_rewards)
     assert counts == (2, 1, 1)
@@ -86,6 +86,10 @@ def test_seconds_add_up():
     spending = BatchSpending(1, 2, 3, 4.5, 5, 6, 7, 8.5)
     ledger = Ledger().with_spending(spending).with_spending(spending)
     assert ledger == Ledger(engine_seconds=9.0, learner_seconds=17.0)
+    scored = Ledger().with_spending(replace(spending, score_seconds=2.5))
+    assert scored == Ledger(engine_seconds=4.5, learner_seconds=11.0, score_seconds=2.5)
+    assert scored.metrics()["cost/score_seconds"] == 2.5
+    assert scored.metrics(3600.0)["cost/spent_currency"] == pytest.approx(4.5 + 8.5 + 2.5)
 
 
 def test_round_trip(report):

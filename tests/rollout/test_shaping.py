@@ -16,6 +16,7 @@ from rollout.shaping import overlong_shares, shape_rewards
 from rollout.types import Group, Prompt, Trajectory, VersionSpan
 
 OK, CRASHED, TRUNCATED = RewardStatus.OK, RewardStatus.CRASHED, RewardStatus.TRUNCATED
+MASKED = RewardStatus.MASKED
 
 
 def make_group(lengths, rewards, status=None, max_tokens=20):
@@ -75,6 +76,21 @@ def test_filtering_leaves_truncated_responses_without_a_usable_reward():
     report = checked(make_report(group.ticket, group.prompt, shaped), group.ticket)
     assert report.usable.tolist() == [True, False, False]
     assert report.truncated.tolist() == [False, True, True]
+
+
+def test_masking_leaves_truncated_responses_their_reward_and_out_of_the_loss():
+    group = make_group([4, 20, 20, 20], [1.0, 0.0, np.nan, 1.0], [OK, OK, CRASHED, OK])
+    shaped = shape_rewards(group, OverlongConfig(buffer_share=0.5, mask_truncated=True))
+    assert shaped.reward_status.tolist() == [OK, MASKED, CRASHED, MASKED]
+    report = checked(make_report(group.ticket, group.prompt, shaped), group.ticket)
+    np.testing.assert_array_equal(report.rewards, [1.0, -1.0, np.nan, 0.0])
+    assert report.usable.tolist() == [True, True, False, True]
+    assert report.trainable.tolist() == [True, False, False, False]
+
+
+def test_truncated_responses_are_left_out_in_one_way():
+    with pytest.raises(ValueError, match=r"^rollout\.overlong\.mask_truncated must be false with"):
+        OverlongConfig(filter_truncated=True, mask_truncated=True)
 
 
 def test_failed_scorings_keep_their_status_and_have_no_reward():

@@ -47,6 +47,7 @@ VALUES: dict[str, Any] = {
     "rollout.branching": None,
     "rollout.overlong.buffer_share": 0,
     "rollout.overlong.filter_truncated": False,
+    "rollout.overlong.mask_truncated": False,
     "rollout.permute_rewards": False,
     "scheduler.entropy_control": None,
     "scheduler.clipping": None,

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from launch.record.restarts import read_restarts
-from launch.record.run_folder import METRICS
+from launch.record.run_folder import METRICS, is_afterwards
 from launch.study.chaos.strikes import DRIVER, Strike
 
 NAMES = {
@@ -83,7 +83,8 @@ def read_trained(run_dir: Path) -> Trained:
     """Return what a run folder says; of one that has not begun, nothing."""
     path = run_dir / METRICS
     lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-    metrics = [json.loads(line) for line in lines if line.endswith("}")]
+    whole = [json.loads(line) for line in lines if line.endswith("}")]
+    metrics = [line for line in whole if not is_afterwards(line)]
     restarts = read_restarts(run_dir) if run_dir.is_dir() else []
     return trained_of(metrics, [restart.lost_steps for restart in restarts])
 

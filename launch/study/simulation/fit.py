@@ -86,6 +86,7 @@ def fit(run: MeasuredRun, prompt_tokens: IntArray) -> Profile:
             seconds=float(still.mean()),
             probe_seconds=float(np.maximum(run["loop/publish_seconds"] - still, 0).mean()),
         ),
+        colocated=layout.colocated,
     )
     profile = with_engine(with_learner(profile, run), run)
     # Counted where pass rates stay what they are: once nearly all pass, hardly any carry gradient.

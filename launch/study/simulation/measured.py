@@ -109,12 +109,13 @@ class MeasuredRun:
 
     def _layout(self) -> Layout:
         resources, loop, learner = (self.config[key] for key in ("resources", "loop", "learner"))
-        engines = resources["num_engines"]
+        engines, learners = resources["num_engines"], resources["num_learners"]
+        shared = int(self.summary.get("shared_gpus") or 0)
         return Layout(
             num_engines=engines,
-            num_learners=resources["num_learners"],
-            num_accelerators=engines * resources["tensor_parallel_size"]
-            + resources["num_learners"],
+            num_learners=learners,
+            num_accelerators=engines * resources["tensor_parallel_size"] + learners - shared,
+            colocated=shared == engines == learners,
             num_steps=self.num_steps,
             max_staleness=loop["max_staleness"],
             num_epochs=learner["num_epochs"],

@@ -89,6 +89,8 @@ class Profile:
     share cores or memory."""
     learner_slowdown: float = 1.0
     """The same for the learners' seconds while an engine computes."""
+    colocated: bool = False
+    """Whether the two factors are of engines and learners on the same accelerators."""
 
     def __post_init__(self) -> None:
         """Check ranges."""

@@ -48,6 +48,16 @@ class Layout:
     seed: int = 0
 
 
+def slowdowns(profile: Profile, layout: Layout) -> tuple[float, float]:
+    """Return what engines and learners take longer while both compute, as factors."""
+    own = (profile.engine_slowdown, profile.learner_slowdown)
+    if layout.colocated == profile.colocated:
+        return own
+    if layout.colocated:
+        return max(own[0], COLOCATED_SLOWDOWN), max(own[1], COLOCATED_SLOWDOWN)
+    return 1.0, 1.0
+
+
 class LocalScheduler:
     """A scheduler in this process, with the methods of `launch.run.system.RemoteScheduler`."""
 
@@ -167,10 +177,7 @@ class SimulatedSystem:
             max_staleness=layout.max_staleness,
             report_timeout_seconds=FOREVER_SECONDS,
         )
-        slowdown = COLOCATED_SLOWDOWN if layout.colocated else 1.0
-        cores = SharedCores(
-            max(profile.engine_slowdown, slowdown), max(profile.learner_slowdown, slowdown)
-        )
+        cores = SharedCores(*slowdowns(profile, layout))
         self.scheduler = LocalScheduler(actor)
         self.groups = HeldGroups()
         self.policy = SimulatedPolicy(profile, table, layout.seed)
@@ -193,6 +200,7 @@ class SimulatedSystem:
         self._publisher = SimulatedPublisher(profile.publish, self.rollouts)
         self.version = 0
         """That the engines hold."""
+        self.shared_gpus = 0
         self.max_logprob_difference = 0.0
         self.startup_seconds: dict[str, float] = {}
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from cost.scheduler.reports import checked, checked_norms
-from cost.types import Ticket
+from cost.types import RewardStatus, Ticket
 
 TICKET = Ticket(
     ticket_id=3, prompt_index=2, num_samples=4, probability=0.5, weight=1.0, max_tokens=128
@@ -39,7 +39,19 @@ def test_unusable_rewards_become_nan(make_report):
     status, rewards = np.array([0, 1, 2, 0]), np.array([1.0, 5.0, np.nan, 0.0])
     report = checked(make_report(TICKET, status=status, rewards=rewards), TICKET)
     np.testing.assert_array_equal(report.rewards, [1, np.nan, np.nan, 0])
-    assert report.usable.tolist() == [True, False, False, True]
+    assert report.usable.tolist() == report.trainable.tolist() == [True, False, False, True]
+
+
+def test_a_masked_reward_can_be_used_and_is_not_trained_on(make_report):
+    masked = int(RewardStatus.MASKED)
+    given = {"status": np.array([0, masked, 2, masked]), "rewards": np.array([1.0, 0.0, 3.0, 1.0])}
+    report = checked(make_report(TICKET, **given), TICKET)
+    np.testing.assert_array_equal(report.rewards, [1, 0, np.nan, 1])
+    assert report.usable.tolist() == [True, True, False, True]
+    assert report.trainable.tolist() == [True, False, False, False]
+    given["rewards"][1] = np.nan
+    with pytest.raises(ValueError, match=r"must be finite where the status is OK or MASKED, got"):
+        checked(make_report(TICKET, **given), TICKET)
 
 
 def test_gradient_norms_become_float64():

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 
 from cost.advantages.within_group import GroupStandardised
-from cost.aggregations import ConstantLength
+from cost.aggregations import BatchTokenMean, ConstantLength
 from cost.draws.allocators.uniform import Uniform
 from cost.draws.draws import EpochDraws
-from cost.thinning.thinning import CostAware, KeepAll, Thinning
+from cost.thinning.priced import Priced
+from cost.thinning.thinning import AdvantageOnly, CostAware, KeepAll, NonZero, Thinning
 from cost.types import Feedback, Ticket
 from tests.cost.play import select
 from tests.cost.scheduler.playing import ALLOCATORS, Filter, Pilots, Player, assert_same, play
@@ -79,6 +80,41 @@ def test_rewards_that_crashed_are_never_trained_on(make_scheduler, make_report, 
         assert selection.keep.tolist() == [True, False, False, True]
         assert selection.weight[1] == selection.weight[2] == 0
         assert selection.advantages[1] == 0
+
+
+@pytest.mark.parametrize(
+    "thinning",
+    [KeepAll(), NonZero(), CostAware(budget=1.0), AdvantageOnly(budget=1.0), Priced()],
+    ids=repr,
+)
+def test_masked_responses_are_compared_with_and_not_trained_on(
+    make_scheduler, make_report, thinning
+):
+    """DAPO's overlong filtering: the loss alone leaves them out."""
+    scheduler = make_scheduler(
+        thinning=thinning, aggregation=BatchTokenMean(), tickets_per_step=2, max_staleness=1
+    )
+    given = {
+        "rewards": np.array([1.0, 0.0, 1.0, 0.0]),
+        "lengths": np.array([10, 128, 20, 128]),
+        "status": np.array([0, 4, 0, 4]),
+    }
+    tickets = scheduler.draw(0, 0).tickets
+    reports = [make_report(ticket, **given) for ticket in tickets]
+    for selection in select(scheduler, 0, reports):
+        # Of the trained ones alone the deviation would be 0, and so would the advantages.
+        np.testing.assert_allclose(selection.advantages, [1, -1, 1, -1], atol=1e-5)
+        assert selection.keep.tolist() == [True, False, True, False]
+        assert selection.weight[[1, 3]].tolist() == [0.0, 0.0]
+        # The mean is over the tokens of the loss: 2 groups of 4 and 2 x 30 tokens.
+        assert selection.factors.tolist() == [2 * 4 / 60] * 4
+    metrics = scheduler.metrics()
+    assert metrics["cost/selectable_response_tokens"] == 60
+    assert metrics["cost/truncated_rewards"] == 4
+    # So it is where worth is learned: of these no gradient will come.
+    for visit in scheduler._statistics._visits(list(zip(tickets, reports, strict=True))):
+        np.testing.assert_allclose(visit.advantages, [1, 0, 1, 0], atol=1e-5)
+        assert visit.usable.all()
 
 
 def test_epochs_thin_anew_and_repeat_exactly(make_scheduler, make_report):

@@ -60,7 +60,7 @@ def test_a_batch_whose_seconds_were_never_told_is_forgotten(reports):
 
 
 @pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf")])
-@pytest.mark.parametrize("name", ["engine_seconds", "learner_seconds"])
+@pytest.mark.parametrize("name", ["engine_seconds", "learner_seconds", "score_seconds"])
 def test_refuses_seconds_that_cannot_be_true(name, value):
     seconds = {"engine_seconds": 1.0, "learner_seconds": 1.0} | {name: value}
     spendings = Spendings()
@@ -72,7 +72,8 @@ def test_refuses_seconds_that_cannot_be_true(name, value):
 def test_round_trip(reports):
     spendings, other = Spendings(), Spendings()
     spendings.trained(2, reports[:1], [selection([1, 1, 0])])
-    entered = spendings.enter(1, reports, 2.0, 3.0)
+    entered = spendings.enter(1, reports, 2.0, 3.0, 0.5)
+    assert entered.score_seconds == 0.5
     other.load_state_dict(json.loads(json.dumps(spendings.state_dict())))
     assert other.take(1) == entered
     assert other.enter(2, reports, 1.0, 1.0) == spendings.enter(2, reports, 1.0, 1.0)

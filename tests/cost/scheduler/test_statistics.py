@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from cost.draws.allocators.uniform import Uniform
+from cost.prices.seconds import SecondsPrice
 from cost.thinning.thinning import CostAware
 from cost.types import BatchSpending, Feedback
 from tests.cost.play import select
@@ -109,6 +110,21 @@ def test_spent_seconds_reach_the_ledger(make_scheduler, make_report):
     play(scheduler, make_report, 3)
     metrics = scheduler.metrics()
     assert metrics["cost/engine_seconds"] == 2 + 3 + 4 and metrics["cost/learner_seconds"] == 3
+
+
+def test_what_scoring_takes_is_paid_for_and_teaches_no_price(make_scheduler, make_report):
+    one, other = (make_scheduler(price=SecondsPrice(skip_batches=0)) for _ in range(2))
+    for scheduler, scored in ((one, 0.0), (other, 100.0)):
+        for batch in range(2):
+            reports = [make_report(ticket) for ticket in scheduler.draw(batch, batch).tickets]
+            select(scheduler, batch, reports)
+            scheduler.learned(batch, Feedback(3.0, 2.0, score_seconds=scored))
+        scheduler.draw(2, 2)
+    paid = [scheduler.metrics() for scheduler in (one, other)]
+    assert [found["cost/learner_seconds"] for found in paid] == [4.0, 204.0]
+    assert [found["cost/score_seconds"] for found in paid] == [0.0, 200.0]
+    fitted = [{k: v for k, v in found.items() if "cost/price_" in k} for found in paid]
+    assert fitted[0] == fitted[1] and "cost/price_update_seconds_per_token" in fitted[0]
 
 
 def kept_after_calibration(scheduler, make_report, num_batches, batch=0):

@@ -133,17 +133,34 @@ def test_a_step_that_is_learned_anew_replaces_its_checkpoint(tmp_path, write):
     assert steps_in(tmp_path) == ["step-00000004"]
 
 
-def test_later_ones_are_set_aside_under_names_that_nobody_reads_or_removes(tmp_path, write):
+def test_later_ones_are_set_aside_under_names_that_nobody_reads(tmp_path, write):
     for content in ("first", "second"):
         write(4), write(11, content)
         set_aside_later(tmp_path, 4)
         assert newest_checkpoint(tmp_path)[0].step == 4
-    remove_unfinished(tmp_path)
-    remove_older(tmp_path, 1)
     aside = ["step-00000011.aside", "step-00000011.aside1"]
     assert steps_in(tmp_path) == ["step-00000004", *aside]
     read = [(tmp_path / "checkpoints" / name / "run.npz").read_text() for name in aside]
     assert [text.split()[0] for text in read] == ["first", "second"]
+
+
+@pytest.mark.parametrize("again", [11, 12])
+def test_what_is_set_aside_goes_when_its_steps_are_learned_and_saved_anew(tmp_path, write, again):
+    for _ in range(2):
+        write(4), write(11)
+        set_aside_later(tmp_path, 4)
+    aside = ["step-00000011.aside", "step-00000011.aside1"]
+    (tmp_path / "checkpoints" / "step-00000003.aside-mine").mkdir()
+    for step in (8, 10):
+        write(step)
+        remove_unfinished(tmp_path)
+        remove_older(tmp_path, 1)
+        assert steps_in(tmp_path) == ["step-00000003.aside-mine", f"step-{step:08d}", *aside]
+    write(again)
+    # A run that is killed here removes them after its next checkpoint.
+    assert {*aside} < {*steps_in(tmp_path)}
+    remove_older(tmp_path, 1)
+    assert steps_in(tmp_path) == ["step-00000003.aside-mine", f"step-{again:08d}"]
 
 
 def test_a_checkpoint_that_cannot_take_its_name_leaves_the_one_of_that_step(
@@ -207,12 +224,18 @@ def test_a_folder_that_cannot_be_looked_into_is_a_fault_and_stays(tmp_path, writ
     assert newest_checkpoint(tmp_path)[0].step == 4
 
 
-def test_one_that_is_removed_is_whole_or_gone_at_any_moment(tmp_path, write, monkeypatch):
-    write(2), write(4)
+@pytest.mark.parametrize("aside", [False, True])
+def test_one_that_is_removed_is_whole_or_gone_at_any_moment(tmp_path, write, monkeypatch, aside):
+    write(2)
+    name = "step-00000002"
+    if aside:
+        [path] = set_aside_later(tmp_path, 1)
+        name = path.name
+    write(4)
     # As if the run were killed while files are removed.
     monkeypatch.setattr(shutil, "rmtree", lambda *_, **__: None)
     remove_older(tmp_path, 1)
-    assert steps_in(tmp_path) == [".step-00000002.removed", "step-00000004"]
+    assert steps_in(tmp_path) == [f".{name}.removed", "step-00000004"]
     monkeypatch.undo()
     remove_unfinished(tmp_path)
     assert steps_in(tmp_path) == ["step-00000004"]

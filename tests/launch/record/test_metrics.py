@@ -173,3 +173,9 @@ def test_responses_left_out_for_their_length_are_counted_by_name():
     assert metrics["rollout/reward_truncated"] == 2
     assert metrics["rollout/reward_crashed"] == 0
     assert metrics["rollout/reward_mean"] == 1.0
+    masked = report([10, 20, 20], [1.0, 0.0, 0.0], [OK, *[RewardStatus.MASKED] * 2])
+    metrics = step_metrics(StepResult(1, [GroupRef(masked, None)], selections, {}))
+    assert metrics["rollout/reward_truncated"] == 2
+    # Their rewards count, and nothing but the first can be trained on.
+    assert metrics["rollout/reward_mean"] == pytest.approx(1 / 3)
+    assert metrics["cost/step_selectable_response_tokens"] == 10

@@ -51,6 +51,15 @@ def test_a_file_gets_one_whole_line_a_step():
     assert second.startswith("step  2/20  reward -  uniform -  pass rate 38.1%")
 
 
+def test_what_is_told_of_a_step_afterwards_is_no_new_one():
+    console = plain()
+    progress = Progress("run", 20, console=console)
+    progress.update(2, METRICS)
+    progress.update(2, {"evaluation/pass_rate": 0.5})
+    progress.close()
+    assert len(text_of(console).splitlines()) == 1
+
+
 def test_a_step_without_metrics_still_prints():
     console = plain()
     Progress("run", 2, console=console).update(1, {})

@@ -113,6 +113,35 @@ def test_a_run_before_its_first_step_has_no_steps_where_that_will_do(tmp_path):
     assert list(metric_columns([])) == ["step"]
 
 
+def late(step, version, rate):
+    return {"step": step, "time": 9.0, "evaluation/version": version, "evaluation/pass_rate": rate}
+
+
+@pytest.mark.parametrize(
+    "of_last_step", [{}, {"evaluation/version": 1, "evaluation/pass_rate": 0.3}]
+)
+def test_an_evaluation_that_ended_after_the_last_step_belongs_to_its_version(folder, of_last_step):
+    lines = [{"step": 3, "a": 1.0, **of_last_step}, late(3, 3, 0.5), late(3, 3, 0.6)]
+    kept = (folder / METRICS).read_text().splitlines(keepends=True)[:2]
+    (folder / METRICS).write_text("".join(kept) + "".join(json.dumps(one) + "\n" for one in lines))
+    steps = read_steps(folder, in_every=["step"])
+    assert [one["step"] for one in steps] == [1, 2, 3] and "time" not in metric_columns(steps)
+    found = at_versions(metric_columns(steps), "evaluation/pass_rate")
+    first = of_last_step.get("evaluation/pass_rate", NAN)
+    assert found == pytest.approx([first, NAN, 0.6], nan_ok=True)
+    # A run that goes on appends to it.
+    with (folder / METRICS).open("a") as file:
+        file.write('{"step": 4, "a": 2.0}\n')
+    assert len(read_steps(folder)) == 4
+
+
+def test_another_line_of_a_step_is_none_of_an_evaluation(folder):
+    with (folder / METRICS).open("a") as file:
+        file.write(json.dumps(late(3, 3, 0.5) | {"a": 1.0}) + "\n")
+    with pytest.raises(UserError, match=r"line 4 of metrics\.jsonl repeats step 3"):
+        read_steps(folder)
+
+
 NAN = math.nan
 
 

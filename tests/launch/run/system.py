@@ -172,6 +172,7 @@ class LocalSystem:
 
     def __init__(self, config, prompts: list[Prompt]):
         self.startup_seconds: dict[str, float] = {}
+        self.shared_gpus = 0
         self.scheduler = make_scheduler(config, prompts)
         self.learners, self.rollouts = Learners(), Rollouts(self, config.seed)
         self.version, self.published = 0, (self.learners.weights, 0)

@@ -1,10 +1,12 @@
 """Seconds by batch, on a clock that the tests set."""
 
+import asyncio
 import json
 
 import pytest
 
-from launch.run.clocks import GenerationClock
+from launch.run.clocks import GenerationClock, LearnerClock
+from launch.study.simulation.clock import run
 
 
 class Time:
@@ -54,6 +56,26 @@ def test_tickets_end_one_by_one_and_a_round_without_any_opens_nothing():
     assert clock.take(0) == pytest.approx(2 + 1)
     assert clock.take(1) == pytest.approx(1 + 1 + 4)
     assert clock.take_total() == pytest.approx(9)
+
+
+def test_calls_that_learners_answer_one_after_the_other_add_up_to_their_work():
+    async def answer(seconds, value):
+        await asyncio.sleep(seconds)
+        return value
+
+    async def main():
+        clock = LearnerClock()
+        # Asked at 0, 1 and 2; the second waits until 5 for the first, and the third for both.
+        first = asyncio.create_task(clock.of(answer(5, "norms")))
+        await asyncio.sleep(1)
+        second = asyncio.create_task(clock.of(answer(6, "update")))
+        await asyncio.sleep(1)
+        third = asyncio.create_task(clock.of(answer(9, "norms")))
+        found = [await first, await second, await third]
+        await asyncio.sleep(20)
+        return [*found, await clock.of(answer(3, "update"))]
+
+    assert run(main()) == [("norms", 5), ("update", 2), ("norms", 4), ("update", 3)]
 
 
 def test_seconds_that_were_not_taken_go_on_after_a_stop():

@@ -27,6 +27,7 @@ from tests.launch.run.system import Data, Learners, LocalSystem
 
 ONE_ROUND = ["allocator@scheduler.allocator=square_root"]
 SEVERAL_ROUNDS = ["recipe=dapo"]
+SCORED_ROUNDS = ["recipe=gvm_grpo"]
 
 
 @pytest.fixture(autouse=True)
@@ -96,7 +97,9 @@ def run_to_end(run):
 
 
 @pytest.mark.parametrize("staleness", [0, 1])
-@pytest.mark.parametrize("kind", [ONE_ROUND, SEVERAL_ROUNDS], ids=["one_round", "rounds"])
+@pytest.mark.parametrize(
+    "kind", [ONE_ROUND, SEVERAL_ROUNDS, SCORED_ROUNDS], ids=["one_round", "rounds", "scored"]
+)
 def test_a_run_that_was_killed_goes_on_exactly(begin, tmp_path, kind, staleness):
     kind = [*kind, f"loop.max_staleness={staleness}", "checkpoint.keep_last=99"]
     run, whole = begin(*kind, folder="whole")
@@ -115,6 +118,9 @@ def test_a_run_that_was_killed_goes_on_exactly(begin, tmp_path, kind, staleness)
         assert system.learners.weights == whole.learners.weights, step
         if staleness == 0:
             assert found == expected, step
+        # What was measured for a batch that was drawn and not learned is not lost.
+        scored = [lines[-1]["cost/score_flops"] for lines in (found, expected)]
+        assert scored[0] == scored[1] and (scored[0] > 0) == (kind[0] == SCORED_ROUNDS[0]), step
         (restart,) = read_restarts(killed)
         assert (restart.step, restart.lost_steps) == (step, 8 - step)
 
@@ -369,14 +375,19 @@ def test_a_broken_checkpoint_gives_way_to_the_one_before(begin, tmp_path, capsys
     newest, _ = newest_checkpoint(tmp_path / "run")
     whole = (newest.path / "run.npz").read_bytes()
     (newest.path / "run.npz").write_bytes(b"")
-    run, _system = begin()
+    run, _system = begin("checkpoint.at_end=false")
+    run._checkpoints.due = lambda step: False
     assert "a checkpoint is passed over" in capsys.readouterr().out
     assert run._inputs.saved.step == 7
     run_to_end(run)
-    # It may have been a fault of the disk that is over.
+    # It may have been a fault of the disk that is over: what is in no other checkpoint stays.
     aside = newest.path.with_name(f"{newest.path.name}.aside")
     (aside / "run.npz").write_bytes(whole)
-    assert read_checkpoint(aside.rename(tmp_path / newest.path.name)).step == 8
+    assert read_checkpoint(shutil.copytree(aside, tmp_path / newest.path.name)).step == 8
+    run, _system = begin()
+    assert run._inputs.saved.step == 7
+    run_to_end(run)
+    assert newest_checkpoint(tmp_path / "run")[0].step == 8 and not aside.exists()
     for path in (tmp_path / "run" / "checkpoints").iterdir():
         (path / MANIFEST).write_text("{}")
     with pytest.raises(UserError, match=r"must have a whole checkpoint to go on from"):

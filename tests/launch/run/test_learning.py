@@ -6,9 +6,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from launch.run.clocks import Phases
+from launch.run.clocks import LearnerClock, Phases
 from launch.run.drawing import DrawnBatch
 from launch.run.learning import HandOver, Learned, Steps
+from launch.run.scoring import Scored
 from rollout.buffer import OrderedBuffer
 from rollout.types import GroupRef
 
@@ -61,7 +62,7 @@ def test_generated_tokens_of_a_step_are_of_all_tickets_drawn_for_it():
 
     # Of three tickets the first is a pilot and the second was filtered.
     [found], _ = taken([drawn(0, 3, (2,))], [generated(key, 10**key) for key in range(3)])
-    step = Learned([], {}, 0, 0.0, 0.0, None).step(found, {}, Phases(0, 0, 0), 0.5)
+    step = Learned([], {}, 0, 0.0, 0.0, None, Scored()).step(found, {}, Phases(0, 0, 0), 0.5)
     assert step.metrics["loop/generated_tokens"] == 111 and len(step.groups) == 1
 
 
@@ -83,7 +84,8 @@ def pass_of(loss, rows, optimizer_steps, skipped_steps, empty_steps, **others):
 
 def after(*answers):
     async def scenario():
-        steps = Steps(Learners(*answers), 3, 0.5, {"learner/kl_reference_response": 0.1}, 0.0)
+        known = {"learner/kl_reference_response": 0.1}
+        steps = Steps(Learners(*answers), 3, 0.5, known, LearnerClock())
         for epoch in range(len(answers)):
             await steps.take([], [], epoch)
         return steps

@@ -11,6 +11,7 @@ from cost.types import Draw, LengthReport, Selection, Ticket
 from launch.record.step import StepResult
 from launch.run.loop import train
 from launch.run.parts import Parts, Plan, all_of_them
+from launch.study.simulation import clock as simulated
 from rollout.types import GroupRef, Prompt
 
 P = 4
@@ -143,10 +144,14 @@ class FakeRollouts:
 
 
 class FakeLearners:
+    kl_seconds = 0.002
+
     def __init__(self, events, rollouts, failing_step=None, norms_seconds=0.0):
         self.events, self.rollouts = events, rollouts
         self.failing_step, self.norms_seconds = failing_step, norms_seconds
         self.alive, self.progress = {}, []
+        # Like actors they answer one call after the other.
+        self.turn = asyncio.Lock()
 
     async def update(self, groups, selections, *, step, epoch, progress):
         if step == self.failing_step:
@@ -155,19 +160,23 @@ class FakeLearners:
         self.events.append(("update", step, epoch))
         self.progress.append(progress)
         self.alive[step] = set(self.rollouts.payloads)
-        await asyncio.sleep(0.01)
+        async with self.turn:
+            await asyncio.sleep(0.01)
         return {"learner/loss": 0.0, "learner/entropy": 1.0 + step}
 
     async def gradient_norms(self, groups, *, layer):
         assert all(group.data is not None for group in groups)
         ids = [group.report.ticket_id for group in groups]
         self.events.append(("gradient_norms", ids, layer))
-        await asyncio.sleep(self.norms_seconds)
+        async with self.turn:
+            await asyncio.sleep(self.norms_seconds)
         return [np.full(2, float(key)) for key in ids]
 
     async def reference_kl(self, groups):
         ids = [group.report.ticket_id for group in groups]
         self.events.append(("reference_kl", ids))
+        async with self.turn:
+            await asyncio.sleep(self.kl_seconds)
         return [np.array([float(key), 1.0]) for key in ids]
 
 
@@ -201,6 +210,7 @@ def run(
     hanging_ticket=None,
     outcome=None,
     engine_share=all_of_them,
+    clock_of=asyncio.run,
     **plan,
 ):
     outcome = outcome or Outcome(
@@ -253,7 +263,7 @@ def run(
         finally:
             outcome.still_running = len(asyncio.all_tasks()) - 1
 
-    asyncio.run(whole())
+    clock_of(whole())
     return outcome
 
 
@@ -446,6 +456,22 @@ def test_a_batch_is_paid_for_once_before_the_next_may_fold_it(max_staleness):
     paid_seconds = sum(f.engine_seconds for f in outcome.scheduler.feedback.values())
     total = sum(step.metrics["loop/generate_seconds"] for step in outcome.steps)
     assert paid_seconds == pytest.approx(2 * total, rel=1e-2, abs=1e-3)
+
+
+@pytest.mark.parametrize("max_staleness", [0, 1, 2])
+def test_learners_are_paid_for_what_they_score_too(max_staleness):
+    outcome = run(
+        norms=True, norms_seconds=0.03, calibrate_every=2, num_epochs=2, num_learners=3,
+        max_staleness=max_staleness, reward_kl_coefficient=0.5, clock_of=simulated.run,
+    )  # fmt: skip
+    kl = FakeLearners.kl_seconds
+    for batch, feedback in outcome.scheduler.feedback.items():
+        # Whatever waits for what: norms for the draw, and those of a calibration.
+        norms = 0.03 * (2 if batch % 2 == 0 else 1)
+        assert feedback.score_seconds == pytest.approx(3 * (norms + kl)), batch
+        assert feedback.learner_seconds == pytest.approx(3 * 2 * 0.01), batch
+    plain = run(num_learners=3, max_staleness=max_staleness, clock_of=simulated.run)
+    assert [f.score_seconds for f in plain.scheduler.feedback.values()] == [0.0] * 4
 
 
 def test_the_divergence_is_measured_once_a_batch_and_lowers_the_rewards():

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from launch.program import build
+from launch.run import plan_text
 from launch.run.inputs import Inputs
 from launch.run.plan_text import derived_plan
 from rollout.types import Prompt
@@ -55,6 +56,27 @@ def test_questions_that_are_only_spelled_otherwise_are_counted_as_trained_on(pla
     measured = [prompt_of(each) for each in again + new]
     said = plan_of(trained=trained, measured=measured)["prompts"]
     assert said == "3 to train on; measured on 5 held_out (3 of them trained on)"
+
+
+def test_no_more_training_prompts_are_spelled_out_than_is_said(plan_of, monkeypatch):
+    monkeypatch.setattr(plan_text, "MOST_DECODED", 3)
+    decoded, decode = [], Letters.decode
+    monkeypatch.setattr(
+        Letters, "decode", lambda self, ids: decoded.append(ids) or decode(self, ids)
+    )
+    # Prompts that differ before their last message alone: which are the same only decoding tells.
+    trained = [prompt_of(f"be {number}|go on") for number in range(40)]
+    others = [prompt_of(f"be brief|{number}?") for number in range(40)]
+    measured = [prompt_of("BE 2|go on"), prompt_of("BE 39|go on"), prompt_of("be 7|go on")]
+    said = plan_of(trained=trained + others, measured=measured)["prompts"]
+    assert said == (
+        "80 to train on; measured on 3 held_out (2 of them trained on); 3 of the 40 training "
+        "prompts that end like a measured one were compared in whole"
+    )
+    assert len(decoded) == 3 + 2
+    decoded.clear()
+    assert "compared" not in plan_of(trained=others, measured=measured)["prompts"]
+    assert not decoded
 
 
 def test_clipping_is_said_to_change_the_objective(plan_of):

@@ -1,6 +1,7 @@
 """Where a run goes on, whatever is learned meanwhile, and that it holds no group for longer."""
 
 import asyncio
+import json
 
 import numpy as np
 
@@ -8,6 +9,7 @@ from cost.types import Draw, LengthReport, Ticket, Undone
 from launch.run.drawing import Rounds
 from launch.run.parts import Parts, Plan
 from launch.run.position import Position
+from launch.run.scoring import Scored
 from rollout.types import GroupRef
 
 PLAN = Plan(num_steps=9, num_epochs=1, max_staleness=1, batch_deadline_seconds=60.0)
@@ -49,7 +51,7 @@ def test_groups_leave_a_position_with_the_batches_that_they_are_for():
 
         rollouts = type("Rollouts", (), {"run": staticmethod(run)})
         parts = Parts([None], None, rollouts, None, None)
-        rounds = Rounds(PLAN, parts, position.buffer, position.generation)
+        rounds = Rounds(PLAN, parts, position.buffer, position.generation, None)
         async with asyncio.TaskGroup() as tasks:
             for batch in batches:
                 await rounds.go_on(batch, position.given, tasks)
@@ -58,6 +60,21 @@ def test_groups_leave_a_position_with_the_batches_that_they_are_for():
         return [[one.report.ticket_id for one in groups] for groups in taken]
 
     assert asyncio.run(main()) == [[6, 7], [8, 9]]
+
+
+def test_what_was_scored_before_a_stop_stays_with_its_batch():
+    async def main():
+        position = Position(PLAN, batch=3)
+        position.scored.add(3, 2e9, 0.25)
+        position.scored.add(3, 1e9, 0.5)
+        position.scored.add(4, 5e9, 1.0)
+        state = json.loads(json.dumps(position.state_dict()))
+        again = Position.at(PLAN, state, [], {})
+        older = Position.at(PLAN, {k: v for k, v in state.items() if k != "scored"}, [], {})
+        return [[one.scored.take(batch) for batch in (3, 4, 3)] for one in (again, older)]
+
+    again, older = asyncio.run(main())
+    assert again == [Scored(3e9, 0.75), Scored(5e9, 1.0), Scored()] and older == [Scored()] * 3
 
 
 def test_seconds_of_engines_before_a_stop_stay_with_the_groups_that_they_were_for():

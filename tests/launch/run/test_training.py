@@ -22,6 +22,7 @@ from cost.types import Draw, LengthReport, RewardStatus, Selection, Ticket
 from launch.program import RunError, UserError
 from launch.record.checkpoint import newest_checkpoint
 from launch.record.report.runs import read_runs
+from launch.record.run_folder import at_versions, metric_columns, read_steps
 from launch.record.startup import Startup
 from launch.run import cluster
 from launch.run.inputs import prepare
@@ -142,7 +143,7 @@ def make_run(tmp_path):
             guard=guard, checked=checked, state_dict=dict,
             scheduler=FakeScheduler(), rollouts=FakeRollouts(), learners=FakeLearners(diverges_at),
             publish=publish, sleep=checked, version=0, max_logprob_difference=1e-6,
-            startup_seconds={},
+            startup_seconds={}, shared_gpus=1,
         )  # fmt: skip
         return TrainingRun(inputs, system, began=time.time()), system, tmp_path / folder
 
@@ -155,6 +156,7 @@ def test_a_run_leaves_a_complete_folder(make_run):
     assert system.learners.saved == [str(folder / "policy-2"), str(folder / "policy")]
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["num_steps"] == 3 and summary["versions_published"] == 4
+    assert summary["shared_gpus"] == 1
     assert summary["pass_rate_before"] == summary["pass_rate_after"] == 0.5
     logged = [json.loads(line) for line in (folder / "metrics.jsonl").open()]
     assert [metrics["step"] for metrics in logged] == [1, 2, 3]
@@ -527,6 +529,15 @@ def test_in_the_background_learning_goes_on_and_results_name_their_versions(make
     logged = [json.loads(line) for line in (folder / "metrics.jsonl").open()]
     assert "evaluation/pass_rate" not in logged[0]
     assert [logged[1][f"evaluation/{key}"] for key in ("version", "last_version")] == [1, 2]
+    # The last one ends after the last step, whose line has that of the version before.
+    assert [line["step"] for line in logged] == [1, 2, 3, 3]
+    assert [line["evaluation/version"] for line in logged[2:]] == [2, 3]
+    assert logged[3].keys() - {"step", "time"} == {
+        key for key in logged[2] if key.startswith("evaluation/")
+    }
+    columns = metric_columns(read_steps(folder))
+    rates = at_versions(columns, "evaluation/pass_rate")
+    assert columns["step"].tolist() == [1, 2, 3] and np.isfinite(rates).all()
     on_the_way = [e for e in evaluations_in(folder) if e["when"] == "on the way"]
     assert [e["version"] for e in on_the_way] == [1, 2, 3]
     # Only what the loop stood still for is taken off the run's seconds.

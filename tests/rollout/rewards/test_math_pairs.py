@@ -27,6 +27,7 @@ WRONG_ALONE = {
     **{"sets and tuples": 3, "text answers": 7, "choices": 17, "plus-minus": 1, "several boxes": 2},
     **{"nested boxes": 2, "answers in JSON": 5, "full-width and Unicode": 9, "chains": 4},
     **{
+        "equations with a left side": 6,
         "near zero": 6,
         "repeating decimals": 7,
         "infinity": 1,

@@ -51,6 +51,12 @@ def test_a_run_folder_says_what_was_trained(tmp_path):
     )
 
 
+def test_an_evaluation_after_the_last_step_is_no_step(tmp_path):
+    late = json.dumps({"step": 1, "time": 1.0, "evaluation/version": 1})
+    (tmp_path / "metrics.jsonl").write_text(f"{line(1)}\n{late}\n")
+    assert read_trained(tmp_path).steps == (1,)
+
+
 def test_a_line_that_is_cut_short_counts_for_nothing(tmp_path):
     (tmp_path / "metrics.jsonl").write_text(line(1) + line(2)[:30])
     assert read_trained(tmp_path).steps == (1,)

@@ -148,6 +148,32 @@ def test_engines_and_learners_are_slowed_down_by_different_factors(tmp_path):
     assert passes(compare(found, write_run(tmp_path / "other", true=true, max_staleness=0)))
 
 
+@pytest.mark.parametrize(
+    ("engines", "learners", "shared", "accelerators", "colocated"),
+    [(1, 1, 0, 2, False), (1, 1, 1, 1, True), (4, 4, 4, 4, True), (4, 2, 2, 4, False)],
+)
+def test_a_gpu_that_engine_and_learner_share_counts_once(
+    fitted, engines, learners, shared, accelerators, colocated
+):
+    _, run = fitted
+    resources = {"num_engines": engines, "num_learners": learners, "tensor_parallel_size": 1}
+    found = replace(
+        run, config=run.config | {"resources": resources}, summary={"shared_gpus": shared}
+    ).layout
+    assert (found.num_accelerators, found.colocated) == (accelerators, colocated)
+
+
+def test_a_check_knows_of_a_shared_gpu_what_its_profile_does_not(fitted):
+    found, run = fitted
+    shared = replace(run, summary=run.summary | {"shared_gpus": 1})
+    alone, together = (compare(found, each)[0].predicted for each in (run, shared))
+    assert together > 1.05 * alone
+    # A profile that was fitted on one has measured how much the two slow each other down.
+    measured = fit(shared, TOKENS)
+    assert measured.colocated and not found.colocated
+    assert passes(compare(measured, shared))
+
+
 def test_without_timed_evaluations_both_are_taken_to_slow_down_alike(fitted):
     found, _ = fitted
     assert found.engine_slowdown == found.learner_slowdown == pytest.approx(1.3, abs=0.15)

@@ -14,7 +14,7 @@ from launch.study.simulation.profile import LearningLaw, Profile
 from launch.study.simulation.sizes import row, split
 from launch.study.simulation.speeds import EngineSpeed, LearnerSpeed, PublishSpeed
 from launch.study.simulation.study import simulate
-from launch.study.simulation.system import Layout
+from launch.study.simulation.system import Layout, slowdowns
 from launch.study.simulation.task import MeasuredPrompts, ResponseLengths
 from tests.places import CONF
 
@@ -119,6 +119,20 @@ def test_shared_cores_slow_both_down_while_both_compute():
     assert row(shared, scheduler(), outcome, None).step_seconds == pytest.approx(expected)
     alone = simulate(shared, scheduler(), layout())
     assert alone.steps[-1].seconds == pytest.approx(6 * (GENERATE + UPDATE))
+
+
+@pytest.mark.parametrize(
+    ("measured", "simulated", "expected"),
+    [
+        (False, False, (1.5, 3.0)),
+        (True, True, (1.5, 3.0)),
+        (False, True, (2.0, 3.0)),
+        (True, False, (1.0, 1.0)),
+    ],
+)
+def test_slowdowns_are_those_of_machines_that_are_shared_as_these(measured, simulated, expected):
+    found = profile(engine_slowdown=1.5, learner_slowdown=3.0, colocated=measured)
+    assert slowdowns(found, layout(colocated=simulated)) == expected
 
 
 @pytest.mark.parametrize("slowed", ["engine", "learner"])
