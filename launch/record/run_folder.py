@@ -230,17 +230,20 @@ def at_versions(metrics: Mapping[str, FloatArray], key: str) -> FloatArray:
     return found
 
 
-def read_samples(folder: Path, needed: Sequence[str]) -> list[dict[str, Any]]:
+def read_samples(
+    folder: Path, needed: Sequence[str], *, goes_on: bool = False
+) -> list[dict[str, Any]]:
     """Return the responses that were kept for people to read, in the order of their steps.
 
     Args:
         folder: Of the run.
         needed: Keys that each must have.
+        goes_on: As in `read_steps`.
 
     Raises:
         UserError: If `samples.jsonl` is missing, damaged or lacks one of them.
     """
-    return _read_lines(folder, SAMPLES, needed)
+    return _read_lines(folder, SAMPLES, needed, goes_on=goes_on)
 
 
 def read_cells(folder: Path) -> list[StepCells]:

@@ -322,6 +322,22 @@ def test_the_optimiser_has_its_charts(folder):
         assert shown == pytest.approx([record[key] for record in logged])
 
 
+def test_a_long_run_shows_every_evaluation_of_a_set(tmp_path):
+    """Lines show 1,500 steps of it: few of those that were evaluated would be among them."""
+    folder = write_run(tmp_path / "run", num_steps=2000)
+    rates = {f"evaluation/{name}/pass_rate": 0.4 for name in ("held_out", "mine")}
+    change_lines(
+        folder / "metrics.jsonl",
+        lambda record: record | (rates if record["step"] % 50 == 0 else {}),
+    )
+    write_page([folder])
+    drawn = figures((folder / "report.html").read_text(encoding="utf-8"))["sets"]["data"]
+    for trace in drawn:
+        assert np.isfinite(decoded(trace["y"])).all() and len(decoded(trace["y"])) == 40
+        assert trace["meta"]["x"]["step"] == list(range(50, 2001, 50))
+        assert trace["meta"]["x"]["tokens"][0] == 50 * 14_000
+
+
 def test_every_evaluation_set_has_its_curve(folder):
     rates = {f"evaluation/{name}/pass_rate": 0.4 for name in ("held_out", "mine")}
     source = {"evaluation/mine/easy/pass_rate": 0.9}
