@@ -189,7 +189,8 @@ def _strong_line(
     run: Run, values: FloatArray, line: Mapping[str, str], index: int, *, smooth: bool
 ) -> go.Scatter:
     """Values in front, smoothed or not; of a single step, a mark."""
-    shown, x = shown_steps(len(values)), "step"
+    shown = shown_steps(len(values))
+    x: str | dict[str, list[float]] = "step"
     known = np.flatnonzero(np.isfinite(values))
     # What few steps have would be missed between those that lines show.
     if not smooth and len(shown) < len(values) and len(known) <= MOST_POINTS:

@@ -254,6 +254,11 @@ def set_in(name, **values):
         (drop("cells.jsonl", "probabilities"), "line 1 of cells.jsonl has no probabilities"),
         (set_in("cells.jsonl", num_prompts=[1]), "cells.jsonl holds columns of different lengths"),
         (set_in("cells.jsonl", num_prompts="x"), "cells.jsonl holds something else"),
+        (set_in("cells.jsonl", num_prompts=[]), "line 1 of cells.jsonl holds something else"),
+        (set_in("cells.jsonl", length_cells=[None]), "line 1 of cells.jsonl holds something else"),
+        (set_in("samples.jsonl", turns=None), "line 1 of samples.jsonl has other turns"),
+        (set_in("samples.jsonl", turns=[{"text": "a"}]), "line 1 of samples.jsonl has other turns"),
+        (set_in("summary.json", seconds=4), "seconds in summary.json must be by phase, got 4"),
         (write("summary.json", "{"), "summary.json is not JSON"),
         (write("summary.json", "{}"), "summary.json has no completed; it is of another version"),
         (write("config.yaml", "a: [b"), "config.yaml is not YAML"),
@@ -270,6 +275,28 @@ def test_a_folder_that_is_incomplete_or_of_another_version_is_named_in_a_sentenc
     assert message.startswith(f"a run must be a folder of launch.train, got '{folder}': ")
     assert said in message and "\n" not in message
     assert not (folder / "report.html").exists()
+
+
+@pytest.mark.parametrize("odd", ["NaN", "-Infinity", "1e400", "9" * 400, "1e300"])
+def test_a_number_that_is_no_figure_counts_as_not_measured(folder, odd):
+    """As the run writes it; whoever reads JSON more kindly gets infinity, or no end of digits."""
+    for name, keys in (
+        ("metrics.jsonl", ("learner/loss", "parity/max_logprob_difference")),
+        ("samples.jsonl", ("reward", "length_tokens")),
+        ("summary.json", ("num_steps", "pass_rate_before", "saved_share")),
+    ):
+        set_in(name, **dict.fromkeys(keys, "ODD"))(folder)
+        path = folder / name
+        path.write_text(path.read_text().replace('"ODD"', odd))
+    path = folder / "metrics.jsonl"
+    path.write_text(
+        path.read_text().replace('"loop/staleness": 1.0', f'"loop/staleness": {odd}', 1)
+    )
+    write_page([folder])
+    drawn = figures((folder / "report.html").read_text(encoding="utf-8"))
+    assert "reward" in drawn and "loss" not in drawn
+    shown = decoded(drawn["staleness"]["data"][-1]["y"])
+    assert np.isnan(shown[1]) and shown[2] == 1
 
 
 @pytest.mark.parametrize("exists", [False, True])
