@@ -11,7 +11,7 @@ oracle knows G and is what no proxy can beat. Systematic sampling, which trainin
 q and by negative correlation usually less variance.
 
 Beside that it prints what sizes follow from (cost/draws/sizing.py): the alignment of responses to a
-prompt and the gradient noise scale in groups, +- standard errors over batches.
+prompt and the gradient noise scale in groups, +- half of a 95% interval, Student's t over batches.
 
 With `layer=lm_head` gradients are by the output head's weights alone, for models whose backward
 pass is dear; `layer=both` holds these norms against those by all weights.

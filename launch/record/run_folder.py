@@ -42,6 +42,8 @@ AFTERWARDS = "afterwards/"
 """Before a metric of an evaluation that ended in the background after the last step."""
 MOST_BYTES = {".yaml": 2**20, ".json": 2**26, ".jsonl": 2**32}
 """Of files that are read, by their kind."""
+LARGEST, MOST_DIGITS = 1e30, 31
+"""Beyond any figure of a run; numbers of JSON have no end."""
 CELL_COLUMNS = ("length_cells", "pass_rate_cells", "num_prompts", "probabilities")
 
 
@@ -142,7 +144,7 @@ def read_json(folder: Path, name: str, remark: str = "") -> object:
         UserError: If it is missing or damaged.
     """
     try:
-        content: object = json.loads(_read_text(folder, name, remark))
+        content: object = _parsed(_read_text(folder, name, remark))
     except (ValueError, RecursionError) as error:
         raise refused(folder, f"{name} is not JSON") from error
     return content
@@ -248,17 +250,34 @@ def at_versions(metrics: Mapping[str, FloatArray], key: str) -> FloatArray:
     return found
 
 
-def read_samples(folder: Path, needed: Sequence[str]) -> list[dict[str, Any]]:
+def read_samples(
+    folder: Path, needed: Sequence[str], *, goes_on: bool = False
+) -> list[dict[str, Any]]:
     """Return the responses that were kept for people to read, in the order of their steps.
 
     Args:
         folder: Of the run.
         needed: Keys that each must have.
+        goes_on: As in `read_steps`.
 
     Raises:
         UserError: If `samples.jsonl` is missing, damaged or lacks one of them.
     """
-    return _read_lines(folder, SAMPLES, needed)
+    samples = _read_lines(folder, SAMPLES, needed, goes_on=goes_on)
+    for number, sample in enumerate(samples, start=1):
+        turns = sample.get("turns", [])
+        if not isinstance(turns, list) or not all(map(_is_turn, turns)):
+            raise _other_version(folder, f"line {number} of {SAMPLES} has other turns")
+    return samples
+
+
+def _is_turn(value: object) -> bool:
+    numbers = ("num_tokens", "calls", "failed_calls", "seconds")
+    return (
+        isinstance(value, dict)
+        and {"trained", "text"} <= value.keys()
+        and all(isinstance(value.get(key), int | float) for key in numbers)
+    )
 
 
 def read_cells(folder: Path) -> list[StepCells]:
@@ -276,6 +295,10 @@ def read_cells(folder: Path) -> list[StepCells]:
         except (TypeError, ValueError) as error:
             reason = f"line {number} of {CELLS} holds something else"
             raise _other_version(folder, reason) from error
+        if not all(np.isfinite(column).all() for column in columns.values()) or not (
+            columns["num_prompts"].size and (columns["num_prompts"] > 0).all()
+        ):
+            raise _other_version(folder, f"line {number} of {CELLS} holds something else")
         if len({column.shape for column in columns.values()}) != 1:
             reason = f"line {number} of {CELLS} holds columns of different lengths"
             raise _other_version(folder, reason)
@@ -312,7 +335,7 @@ def _read_lines(
     lines = content.removesuffix("\n").split("\n") if content else []
     for number, text in enumerate(lines, start=1):
         try:
-            record = json.loads(text)
+            record = _parsed(text)
         except (ValueError, RecursionError) as error:
             if goes_on and number == len(lines) and not content.endswith("\n"):
                 break
@@ -325,6 +348,20 @@ def _read_lines(
             raise refused(folder, f"step in line {number} of {name} is not a whole number")
         records.append(record)
     return records
+
+
+def _parsed(text: str) -> Any:
+    """What JSON says, with null for numbers that are no figure of a run, as it writes them."""
+    return json.loads(
+        text,
+        parse_int=lambda digits: _figure(int(digits) if len(digits) <= MOST_DIGITS else math.inf),
+        parse_float=lambda digits: _figure(float(digits)),
+        parse_constant=lambda name: None,
+    )
+
+
+def _figure(value: float) -> float | None:
+    return value if abs(value) <= LARGEST else None
 
 
 def _read_text(folder: Path, name: str, remark: str = "") -> str:

@@ -193,7 +193,7 @@ def write_trace(run_dir: Path, step: int | None = None, out: Path | None = None)
     out = out or run_dir / ("trace.json" if step is None else f"trace-{step}.json")
     records = read_records(run_dir)
     told = (run_dir / SAMPLES).exists()
-    samples = read_samples(run_dir, SAMPLES_NEED) if told else []
+    samples = read_samples(run_dir, SAMPLES_NEED, goes_on=True) if told else []
     slices = step_slices(records, read_restarts(run_dir), samples)
     if step is not None:
         slices = [found for found in slices if found.step == step]

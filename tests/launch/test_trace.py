@@ -31,6 +31,13 @@ def test_the_file_is_a_chrome_trace_in_microseconds(folder):
     assert {event["args"]["step"] for event in events} == {1, 2, 3, 4, 5}
 
 
+@pytest.mark.parametrize("name", ["metrics.jsonl", "samples.jsonl"])
+def test_a_run_that_goes_on_may_be_writing_a_line(folder, name):
+    with (folder / name).open("a") as file:
+        file.write('{"step": 6, "ti')
+    assert traced(folder)["traceEvents"]
+
+
 def test_one_step_alone(folder):
     content = traced(folder, 3)
     steps = {e["args"]["step"] for e in content["traceEvents"] if e["ph"] == "X"}

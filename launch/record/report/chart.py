@@ -161,7 +161,7 @@ def lines(
         if smooth and len(runs) <= MOST_RAW:
             pale = _pale_line(values, line, index)
             figure.add_trace(pale.update(opacity=0.18 if several else 0.3))
-        strong = _strong_line(values, line, index, smooth=smooth)
+        strong = _strong_line(runs[index], values, line, index, smooth=smooth)
         name = trace_name(runs[index], each.label, several, len(series))
         figure.add_trace(strong.update(name=name, showlegend=not several and len(series) > 1))
     figure.update_layout(meta=marks(runs))
@@ -186,10 +186,15 @@ def _pale_line(values: FloatArray, line: Mapping[str, str], index: int) -> go.Sc
 
 
 def _strong_line(
-    values: FloatArray, line: Mapping[str, str], index: int, *, smooth: bool
+    run: Run, values: FloatArray, line: Mapping[str, str], index: int, *, smooth: bool
 ) -> go.Scatter:
     """Values in front, smoothed or not; of a single step, a mark."""
     shown = shown_steps(len(values))
+    x: str | dict[str, list[float]] = "step"
+    known = np.flatnonzero(np.isfinite(values))
+    # What few steps have would be missed between those that lines show.
+    if not smooth and len(shown) < len(values) and len(known) <= MOST_POINTS:
+        shown, x = known, {key: rounded(axis[known]) for key, axis in axes_of(run).items()}
     suffix = " (this step %{customdata:.4~g})" if smooth else ""
     return go.Scatter(
         y=(smoothed(values) if smooth else values)[shown],
@@ -198,7 +203,7 @@ def _strong_line(
         line={**line, "width": 2.2},
         marker={"color": line["color"]},
         hovertemplate=f"%{{y:.4~g}}{suffix}",
-        meta={"run": index, "x": "step"},
+        meta={"run": index, "x": x},
     )
 
 

@@ -17,6 +17,7 @@ from launch.program import UserError
 from launch.record.held_out import HeldOut
 from launch.record.restarts import Restart, first_steps_after, read_restarts
 from launch.record.run_folder import (
+    SUMMARY,
     StepCells,
     metric_columns,
     read_cells,
@@ -24,6 +25,7 @@ from launch.record.run_folder import (
     read_samples,
     read_steps,
     read_summary,
+    refused,
 )
 from launch.record.summary import TURNS
 
@@ -142,11 +144,14 @@ def _one_line(name: str) -> str:
 
 
 def _read_run(folder: Path, name: str, config: Mapping[str, Any]) -> Run:
+    # The summary comes last in a run, so its absence says most.
+    summary = read_summary(folder, NEEDED_FACTS)
+    if not isinstance(summary["seconds"], dict):
+        raise refused(folder, f"seconds in {SUMMARY} must be by phase, got {summary['seconds']!r}")
     return Run(
         name=name,
         config=config,
-        # The summary comes last in a run, so its absence says most.
-        summary=read_summary(folder, NEEDED_FACTS),
+        summary=summary,
         metrics=metric_columns(read_steps(folder, in_some=NEEDED_METRICS)),
         samples=read_samples(folder, NEEDED_OF_SAMPLES),
         cells=read_cells(folder),

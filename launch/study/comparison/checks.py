@@ -14,9 +14,10 @@ from yaml import YAMLError
 from conf.programs import CompareConfig
 from conf.schema import RunConfig
 from conf.secrets import recorded
-from launch.cli.refusals import one_line
+from launch.cli.refusals import one_line, reason_of
 from launch.program import UserError, build, compose_run
 from launch.record.run_folder import plain_yaml, read_config
+from launch.record.whole import write_whole
 from launch.run.compute import compute_of
 from launch.run.inputs import resolve_model, say_whose_code
 from launch.run.kept_paths import keep_paths
@@ -95,7 +96,11 @@ def require_own_folder(config: CompareConfig, folder: Path) -> None:
     Raises:
         UserError: With what is there and what to change.
     """
-    if not folder.exists() or not any(folder.iterdir()):
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise UserError(f"run_dir must be a folder, got the file {str(folder)!r}; choose another")
+    if not any(folder.iterdir()):
         return
     if not (folder / PLAN).exists():
         raise UserError(
@@ -149,9 +154,19 @@ def plan_content(config: CompareConfig) -> dict[str, Any]:
 
 
 def write_plan(config: CompareConfig, folder: Path) -> None:
-    """Write `comparison.yaml`, which says whose folder it is."""
-    folder.mkdir(parents=True, exist_ok=True)
-    OmegaConf.save(OmegaConf.create(plan_content(config)), folder / PLAN)
+    """Write `comparison.yaml`, which says whose folder it is.
+
+    Raises:
+        UserError: If it cannot be written; what was there stays.
+    """
+    text = OmegaConf.to_yaml(OmegaConf.create(plan_content(config)))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_whole(folder / PLAN, [text.encode()])
+    except OSError as error:
+        raise UserError(
+            f"run_dir must be writable, got {str(folder)!r}: {reason_of(error)}"
+        ) from error
 
 
 def require_reachable(config: CompareConfig, arms: Mapping[str, Any]) -> None:

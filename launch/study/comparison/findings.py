@@ -3,7 +3,8 @@
     runs by arm and seed -> find -> Comparison -> words, notes, page
 
 A difference is paired by seed: runs of one seed start alike and draw the same held-out responses.
-The quality that decides is the held-out pass@1 after the run, chosen before any run.
+The quality that decides is the held-out pass@1 after the run, chosen before any run. Runs that end
+with a target are alike in that; there what it took to get to the target decides.
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,6 +16,7 @@ from launch.record.statistics import Estimate, Paired, corrected, sentence
 from launch.study.comparison.curves import AXES, AxisCurves, Curve, compare_along, evaluated
 from launch.study.comparison.notes import notes
 from launch.study.comparison.runs import Runs, incomparable
+from launch.study.comparison.speedrun import Speed, speeds
 
 PASS_RATE = "pass_rate_after"
 
@@ -63,10 +65,21 @@ class Comparison:
     """All runs, by arm and seed."""
     axes: Sequence[AxisCurves]
     notes: Sequence[str]
+    target: float | None = None
+    """Held-out pass@1 with whose first evaluation runs ended; None where it ended none."""
+    speeds: Sequence[Speed] = ()
+    """What it took to get there; empty without a target."""
 
 
 def find(
-    name: str, budget: BudgetConfig, runs: Runs, k: int, *, background: bool = False
+    name: str,
+    budget: BudgetConfig,
+    runs: Runs,
+    k: int,
+    *,
+    background: bool = False,
+    in_flight: bool = False,
+    target: float | None = None,
 ) -> Comparison:
     """Analyse finished runs.
 
@@ -76,9 +89,13 @@ def find(
         runs: The finished runs; the first arm is the baseline.
         k: The k of pass@k.
         background: Whether evaluations on the way went on beside training.
+        in_flight: Whether batches were generated while learning waited for an evaluation.
+        target: Held-out pass@1 with whose first evaluation runs ended, if they had one.
     """
     curves = {arm: {seed: run.curve for seed, run in own.items()} for arm, own in runs.items()}
-    held_out = evaluated([curve for own in curves.values() for curve in own.values()])
+    every = [curve for own in curves.values() for curve in own.values()]
+    held_out = evaluated(every)
+    raced = None if all(curve.reached is None for curve in every) else target
     left_out = [] if held_out else incomparable(runs)
     drawn = {arm: own for arm, own in curves.items() if arm not in left_out}
     along = [compare_along(each, drawn, held_out) for each in AXES]
@@ -100,7 +117,17 @@ def find(
         held_out=held_out,
         curves=curves,
         axes=[each for each in along if each is not None],
-        notes=notes(runs, budget, held_out=held_out, background=background),
+        notes=notes(
+            runs,
+            budget,
+            held_out=held_out,
+            background=background,
+            in_flight=in_flight,
+            target=target,
+            raced=raced,
+        ),
+        target=raced,
+        speeds=() if raced is None else speeds(curves),
     )
 
 

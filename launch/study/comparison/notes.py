@@ -9,7 +9,16 @@ OFF_BUDGET = 0.1
 """Share of the budget that spending may be off before it is mentioned."""
 
 
-def notes(runs: Runs, budget: BudgetConfig, *, held_out: bool, background: bool) -> list[str]:
+def notes(
+    runs: Runs,
+    budget: BudgetConfig,
+    *,
+    held_out: bool,
+    background: bool,
+    in_flight: bool = False,
+    target: float | None = None,
+    raced: float | None = None,
+) -> list[str]:
     """Return what must be known, a sentence or two each.
 
     Args:
@@ -17,14 +26,29 @@ def notes(runs: Runs, budget: BudgetConfig, *, held_out: bool, background: bool)
         budget: What a run may spend.
         held_out: Whether the curves are of evaluations on the way, else of training rewards.
         background: Whether those went on beside training.
+        in_flight: Whether batches were generated while learning waited for those.
+        target: Held-out pass@1 with whose first evaluation runs were to end, if there is one.
+        raced: The same where it ended any.
     """
-    said = [*_test_notes(runs), *_missing_notes(runs), *_budget_notes(runs, budget)]
+    ended = _budget_notes(runs, budget) if raced is None else _target_notes(budget, raced)
+    if target is not None and raced is None:
+        ended.append(
+            f"No run reached {target:g} (evaluation.target): arms are compared by what they are at "
+            "the end of their budget."
+        )
+    said = [*_test_notes(runs), *_missing_notes(runs), *ended]
     if background:
         said.append(
             "Evaluations shared the engines with training (evaluation.background): seconds hold "
             "what they took, of each arm differently, and do not compare arms."
         )
-    return [*said, *_objective_notes(runs, held_out), *_curve_notes(runs, held_out)]
+    if in_flight:
+        said.append(
+            "Engines went on with batches in flight while learning waited for evaluations "
+            "(loop.max_staleness): seconds leave that out, seconds of engines at work hold it."
+        )
+    reached = held_out and raced is None
+    return [*said, *_objective_notes(runs, held_out), *_curve_notes(runs, held_out, reached)]
 
 
 def _num_shared(runs: Runs) -> int:
@@ -42,7 +66,8 @@ def _test_notes(runs: Runs) -> list[str]:
     said = [
         f"{arms} held against {first}. Each interval is a 95% one of Student's t over paired "
         "seeds, for its arm alone; p-values are of the sign-flip permutation test, corrected "
-        f"for all {arms} together (Holm)."
+        f"for all {arms} together (Holm). All hold for seeds that were chosen before any result "
+        "was seen: to add some until a difference shows finds one too often."
     ]
     best = num_arms * smallest_p(num_shared)
     if num_shared < MIN_TEST_SEEDS:
@@ -94,6 +119,16 @@ def _budget_notes(runs: Runs, budget: BudgetConfig) -> list[str]:
     ]
 
 
+def _target_notes(budget: BudgetConfig, target: float) -> list[str]:
+    """What ended the runs, and what that makes of their ends."""
+    whole = f"{amount_text(budget.axis, budget.amount)} {budget.axis}"
+    return [
+        f"A run ended with the first evaluation that reached {target:g} (evaluation.target), at "
+        f"the latest with {whole}: arms that got there are as good as each other by that, and what "
+        "they spent to get there compares them."
+    ]
+
+
 def _objective_notes(runs: Runs, held_out: bool) -> list[str]:
     """Which arms optimise something else than the uniform objective."""
     others = reweighted(runs)
@@ -106,8 +141,8 @@ def _objective_notes(runs: Runs, held_out: bool) -> list[str]:
     ]
 
 
-def _curve_notes(runs: Runs, held_out: bool) -> list[str]:
-    """What the curves show, and what their bands are."""
+def _curve_notes(runs: Runs, held_out: bool, reached: bool) -> list[str]:
+    """What the curves show, what their bands are, and how costs of a quality are compared."""
     num_shared = _num_shared(runs)
     if not num_shared:
         return []
@@ -125,7 +160,7 @@ def _curve_notes(runs: Runs, held_out: bool) -> list[str]:
             f"A band is at each point by itself a 95% interval of Student's t over the "
             f"{num_shared} shared seeds."
         )
-    if not held_out:
+    if not reached:
         return said
     return [
         *said,

@@ -19,6 +19,7 @@ from launch.study.comparison.curves import AXES, AxisCurves, amount_text
 from launch.study.comparison.findings import Comparison, Row
 from launch.study.comparison.words import (
     ratio_text,
+    sentences,
     spent_text,
     unknown_reach,
     verdict,
@@ -36,39 +37,43 @@ def page(found: Comparison) -> str:
     links = (
         ("found", "What was found"),
         ("results", "After the run"),
-        ("differences", "Differences"),
+        *([("differences", "Differences")] if found.target is None else []),
         (curves.key, "Curves"),
         ("notes", "How to read this"),
     )
-    reached = _reached(found) if found.axes else "<p>No shared seed.</p>"
-    if found.axes and not found.held_out:
-        reached = f"<p>{escape(unknown_reach(found))}</p>"
+    decides = "held-out pass@1 after the run"
+    if found.target is not None:
+        decides = f"what it took to get to held-out pass@1 {found.target:g}"
     body = [
         f"<header><h1>{escape(found.name)}</h1>"
         f"<p>{len(found.rows)} arms at {'a' if given else 'an equal'} "
         f"budget of {escape(budget)} a run{escape(given)}; the baseline is "
-        f"<b>{baseline}</b>. What decides is held-out pass@1 after the run.</p></header>",
+        f"<b>{baseline}</b>. What decides is {decides}.</p></header>",
         navigation(links, _chips(found)),
         "<main>",
-        _part(
-            "found",
-            "What was found",
-            _list(f"<b>{escape(row.arm)}</b>: {escape(row.sentence)}." for row in results)
-            or "<p>Only the baseline has finished.</p>",
-        ),
+        _part("found", "What was found", _found(found, results)),
         _part(
             "results",
             "After the run",
             '<p class="note">Mean over seeds with the half width of its 95% interval (Student\'s '
             f"t).</p>{_results(found)}",
         ),
-        _part("differences", f"Differences to {baseline}", _differences(results)),
+        _part("differences", f"Differences to {baseline}", _differences(results))
+        if found.target is None
+        else "",
         section_html(curves),
-        reached,
+        _reached(found),
         _part("notes", "How to read this", _list(map(escape, found.notes))),
         "</main>",
     ]
     return document(found.name, body, [curves])
+
+
+def _found(found: Comparison, results: Sequence[Row]) -> str:
+    if found.target is not None:
+        return _list(map(escape, sentences(found)))
+    said = _list(f"<b>{escape(row.arm)}</b>: {escape(row.sentence)}." for row in results)
+    return said or "<p>Only the baseline has finished.</p>"
 
 
 def _part(key: str, title: str, content: str) -> str:
@@ -222,6 +227,12 @@ def _difference(row: Row) -> list[str]:
 
 
 def _reached(found: Comparison) -> str:
+    if not found.axes:
+        return "<p>No shared seed.</p>"
+    if found.target is not None:
+        return ""
+    if not found.held_out:
+        return f"<p>{escape(unknown_reach(found))}</p>"
     baseline = found.rows[0].arm
     heads = [f"to reach where {escape(baseline)} ends"]
     heads += [f"{along.axis.replace('_', ' ')} to {along.level:.3f}" for along in found.axes]

@@ -65,7 +65,7 @@ class PlannedRun:
             content = read_summary(self.run_dir)
         if not content.get("completed"):
             return None
-        missing = [key for key in NEEDED if content.get(key) is None]
+        missing = [key for key in NEEDED if not isinstance(content.get(key), int | float)]
         if missing:
             raise refused(
                 self.run_dir,

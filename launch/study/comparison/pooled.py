@@ -29,10 +29,11 @@ def read(files: Sequence[str], arms: Sequence[str]) -> Curves:
 
     Args:
         files: Each a `comparison.json` of runs that were evaluated on the way.
-        arms: Others are passed over, and so are arms without a run.
+        arms: Others are passed over, and so are arms without a run; the first is the baseline.
 
     Raises:
-        UserError: If a file is not there, is no comparison, or has a run that another has.
+        UserError: If a file is not there, is no comparison, has a run that another has, or if all
+            lack the baseline.
     """
     found: Curves = {arm: {} for arm in arms}
     for file in files:
@@ -41,7 +42,13 @@ def read(files: Sequence[str], arms: Sequence[str]) -> Curves:
                 if seed in found.get(arm, {}):
                     raise UserError(f"pooled must name every run once, {arm} seed {seed} is twice")
                 found.setdefault(arm, {})[seed] = curve
-    return {arm: found[arm] for arm in arms if found[arm]}
+    present = {arm: found[arm] for arm in arms if found[arm]}
+    if present and arms[0] not in present:
+        raise UserError(
+            f"pooled must name files with runs of arms.{arms[0]}, the baseline that others are "
+            f"held against, got runs of {', '.join(present)} alone"
+        )
+    return present
 
 
 def _evaluations(file: str) -> Curves:
@@ -53,7 +60,7 @@ def _evaluations(file: str) -> Curves:
         }
     except OSError as error:
         raise UserError(f"pooled must name files, cannot read {file!r}: {error.strerror}") from None
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError):
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError):
         raise UserError(
             f"pooled must name files comparison.json of runs evaluated on the way, got {file!r}"
         ) from None

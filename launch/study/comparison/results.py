@@ -4,9 +4,7 @@ run folders -> results_of -> find -> comparison.json, comparison.html, the conso
 """
 
 import math
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 
@@ -19,7 +17,6 @@ from launch.study.comparison.curves import NEEDED, curve_of
 from launch.study.comparison.findings import find
 from launch.study.comparison.plan import PlannedRun, or_move_away
 from launch.study.comparison.runs import FinishedRun
-from launch.study.comparison.speedrun import Speed, speed_sentences, speeds
 from launch.study.comparison.words import comparison_json, sentences, table
 
 
@@ -49,31 +46,29 @@ def results_of(planned: list[PlannedRun]) -> dict[str, dict[int, FinishedRun]]:
     return found
 
 
-def _speedrun(target: float | None, raced: list[Speed]) -> dict[str, Any]:
-    if target is None:
-        return {}
-    return {"target": target, "speedrun": [asdict(speed) for speed in raced]}
-
-
 def report(config: CompareConfig, planned: list[PlannedRun], folder: Path) -> None:
     """Print the table and what it shows; write `comparison.json` and `comparison.html`."""
     from launch.study.comparison.page import page
 
-    budget, k = config.budget, int(planned[0].composed.evaluation.num_samples)
-    background = bool(planned[0].composed.evaluation.background)
-    runs = results_of(planned)
-    found = find(config.name, budget, runs, k, background=background)
+    evaluation = planned[0].composed.evaluation
+    stale = any(run.composed.loop.max_staleness > 0 for run in planned)
+    found = find(
+        config.name,
+        config.budget,
+        results_of(planned),
+        int(evaluation.num_samples),
+        background=bool(evaluation.background),
+        in_flight=stale and bool(evaluation.every) and not evaluation.background,
+        target=evaluation.target,
+    )
     # Wide enough for every column, also where the output goes to a file.
     console = Console(width=170)
     console.print(table(found))
-    target = planned[0].composed.evaluation.target
-    raced = [] if target is None else speeds(found.curves)
-    said = [] if target is None else speed_sentences(raced, target)
-    for line in [*sentences(found), *said, *found.notes]:
+    for line in [*sentences(found), *found.notes]:
         console.print(line, markup=False, highlight=False)
     unwritten = Unwritten()
     with unwritten.noted("comparison.json"):
-        write_json(folder / "comparison.json", comparison_json(found) | _speedrun(target, raced))
+        write_json(folder / "comparison.json", comparison_json(found))
     with unwritten.noted("comparison.html"):
         write_whole(folder / "comparison.html", [page(found).encode()])
     unwritten.check("the table has the results, and the same command writes them anew")

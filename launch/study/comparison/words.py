@@ -10,6 +10,7 @@ from launch.record.statistics import LEVEL, MARGIN, Estimate
 from launch.study.comparison.curves import AXES, MIN_EVALUATIONS, AxisCurves, Curve, amount_text
 from launch.study.comparison.findings import Comparison, Row
 from launch.study.comparison.reach import CostRatio, Reach
+from launch.study.comparison.speedrun import speed_sentences
 
 
 def verdict(row: Row) -> str:
@@ -39,7 +40,9 @@ def table(found: Comparison) -> Table:
         keys = ("pass_rate_before", "", f"pass_at_{found.k}_before", "greedy_before")
         view.add_row("start", *(_rate(found.start.get(key)) for key in keys))
     for row in found.rows:
-        difference = row.paired.difference if row.paired else Estimate.of([])
+        # Ends that a target made alike are not held against each other.
+        judged = row.paired if found.target is None else None
+        difference = judged.difference if judged else Estimate.of([])
         view.add_row(
             row.arm,
             str(row.pass_rate),
@@ -55,13 +58,18 @@ def table(found: Comparison) -> Table:
             if math.isnan(row.compute_flops.mean)
             else amount_text("compute_flops", row.compute_flops.mean),
             amount_text("seconds", row.seconds.mean),
-            verdict(row),
+            verdict(row) if found.target is None else "",
         )
     return view
 
 
 def sentences(found: Comparison) -> list[str]:
-    """Return one plain sentence an arm, then what it took to reach the baseline's quality."""
+    """Return one plain sentence an arm, then what it took to reach the baseline's quality.
+
+    Of runs that ended with a target, what it took to get to that, a sentence an axis.
+    """
+    if found.target is not None:
+        return speed_sentences(found.speeds, found.target)
     lines = [f"{row.arm}: {row.sentence}." for row in found.rows if row.paired is not None]
     if not found.held_out:
         return [*lines, unknown_reach(found)]
@@ -135,7 +143,13 @@ def comparison_json(found: Comparison) -> dict[str, Any]:
         "axes": [asdict(each) for each in found.axes],
         "sentences": sentences(found),
         "notes": list(found.notes),
-    }
+    } | _speedrun(found)
+
+
+def _speedrun(found: Comparison) -> dict[str, Any]:
+    if found.target is None:
+        return {}
+    return {"target": found.target, "speedrun": [asdict(speed) for speed in found.speeds]}
 
 
 def _evaluations(run: Curve) -> dict[str, Any]:

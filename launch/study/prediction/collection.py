@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -22,6 +24,8 @@ DAMPING = 0.01
 """Of Adam's divisor, as a share of its mean: what a parameter that no gradient moved is given."""
 ROWS = 384
 """Responses sampled at a time."""
+SETTINGS, PROMPTS = "settings", "prompts"
+"""Entries of the file beside those of `Collected`: what it was sampled with, and from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,27 +72,62 @@ def collected(
         rewards_of: Scores all responses: [N, m].
 
     Raises:
-        UserError: If the file is of other prompts or another number of responses.
+        UserError: If the file is of other prompts or settings, or another number of responses.
     """
     path = None if config.data is None else Path(config.data)
     if path is None or not path.exists():
         found = _collect(config, [prompt.token_ids for prompt in prompts], policy(), rewards_of)
         if path is not None:
-            save_state(path, {each.name: getattr(found, each.name) for each in fields(found)})
+            columns = {each.name: getattr(found, each.name) for each in fields(found)}
+            save_state(path, {SETTINGS: sampled_with(config), PROMPTS: digest(prompts)} | columns)
         return found
     try:
-        found = Collected(**load_state(path))
-    except (TypeError, ValueError, OSError) as error:
+        state = load_state(path)
+        there, of_prompts = state.pop(SETTINGS), state.pop(PROMPTS)
+        found = Collected(**state)
+        if not all(isinstance(each, np.ndarray) for each in state.values()):
+            raise TypeError
+    except (KeyError, TypeError, ValueError, OSError) as error:
         raise UserError(
-            f"data must be a file that launch.predict wrote, got {config.data!r}"
+            f"data must be a file that launch.predict of this version wrote, got {config.data!r}"
         ) from error
-    shape, lengths = (len(prompts), config.num_responses), [len(p.token_ids) for p in prompts]
-    if found.rewards.shape != shape or found.prompt_tokens.tolist() != lengths:
+    for key, asked in sampled_with(config).items():
+        if (before := there.get(key) if isinstance(there, dict) else None) != asked:
+            raise UserError(
+                f"data must be of responses sampled with {key}={asked}; choose another file to "
+                f"sample anew, got {config.data!r} with {before!r:.200}"
+            )
+    shape = (len(prompts), config.num_responses)
+    if found.rewards.shape != shape:
         raise UserError(
             f"data must hold {shape[1]} responses to each of the {shape[0]} prompts of the task; "
             f"choose another file to sample anew, got {found.rewards.shape} in {config.data!r}"
         )
+    if of_prompts != digest(prompts):
+        raise UserError(
+            "data must hold responses to the prompts of the task; choose another file to sample "
+            f"anew, got those to others in {config.data!r}"
+        )
     return found
+
+
+def digest(prompts: Sequence[Any]) -> str:
+    """Return what differs where tokens or answers of the prompts do."""
+    told = [(np.asarray(prompt.token_ids).tolist(), prompt.answer) for prompt in prompts]
+    return hashlib.sha256(repr(told).encode()).hexdigest()
+
+
+def sampled_with(config: PredictConfig) -> dict[str, Any]:
+    """Return by key the settings that what is sampled and its gradients depend on."""
+    return {
+        "model.path": config.model.path,
+        "reward": re.sub(r" at 0x[0-9a-f]+", "", repr(config.reward)),
+        "group_size": config.group_size,
+        "max_tokens": config.max_tokens,
+        "temperature": config.temperature,
+        "seed": config.seed,
+        "gradients": config.gradients,
+    }
 
 
 def _collect(

@@ -1,11 +1,13 @@
 """What a measurement found, laid out for people."""
 
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from launch.record.statistics import MARGIN, t_quantile
 from launch.record.text import number_text
 
 AGGREGATIONS = {"constant_length": "token sums", "sequence_mean": "sequence means"}
@@ -53,14 +55,12 @@ def _print_fits(console: Console, report: Mapping[str, Any]) -> None:
             f"{fit['rank_correlation']:.2f} of ranks"
         )
     if report["pulls"]:
-        pulls = report["pulls"]
         console.print(
-            f"alignment {pulls['alignment']:.3f} +- {pulls['alignment_standard_error']:.3f}, "
-            "of responses to one prompt"
+            f"alignment {_over_batches(report, 'alignment', 3)}, of responses to one prompt"
         )
         console.print(
-            f"noise scale {pulls['noise_scale']:.0f} +- {pulls['noise_scale_standard_error']:.0f}, "
-            f"in groups of {report['group_size']}"
+            f"noise scale {_over_batches(report, 'noise_scale', 0)}, "
+            f"in groups of {report['group_size']}; {MARGIN} batches"
         )
     if report["fitted_exponents"]:
         exponents = report["fitted_exponents"]
@@ -68,6 +68,14 @@ def _print_fits(console: Console, report: Mapping[str, Any]) -> None:
             f"|g| ~ surprise^{exponents['surprise']:.2f} length^{exponents['length']:.2f} together;"
             " each batch is judged with exponents fitted to the others"
         )
+
+
+def _over_batches(report: Mapping[str, Any], key: str, digits: int) -> str:
+    """A figure with half of its 95% interval, where there is one."""
+    value, error = report["pulls"][key], report["pulls"][f"{key}_standard_error"]
+    if math.isnan(error):
+        return number_text(value, digits)
+    return f"{value:.{digits}f} +- {t_quantile(report['batches'] - 1) * error:.{digits}f}"
 
 
 def _added_table(added: Mapping[str, Any], budgets: list[str]) -> Table:

@@ -53,9 +53,10 @@ def sample(step, *turns):
     """A response of turns (tokens, seconds of its tool), each followed by the environment's."""
     found = []
     for tokens, seconds in turns:
-        own = {"trained": True, "num_tokens": tokens, "seconds": seconds}
+        own = {"trained": True, "text": "a", "num_tokens": tokens, "seconds": seconds}
+        told = {"trained": False, "text": "b", "num_tokens": 5, "seconds": 0.0}
         found.append(own | {"calls": 1, "failed_calls": 0})
-        found.append({"trained": False, "num_tokens": 5, "seconds": 0.0})
+        found.append(told | {"calls": 0, "failed_calls": 0})
     return {"step": step, "turns": found}
 
 

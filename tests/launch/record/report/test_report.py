@@ -254,6 +254,11 @@ def set_in(name, **values):
         (drop("cells.jsonl", "probabilities"), "line 1 of cells.jsonl has no probabilities"),
         (set_in("cells.jsonl", num_prompts=[1]), "cells.jsonl holds columns of different lengths"),
         (set_in("cells.jsonl", num_prompts="x"), "cells.jsonl holds something else"),
+        (set_in("cells.jsonl", num_prompts=[]), "line 1 of cells.jsonl holds something else"),
+        (set_in("cells.jsonl", length_cells=[None]), "line 1 of cells.jsonl holds something else"),
+        (set_in("samples.jsonl", turns=None), "line 1 of samples.jsonl has other turns"),
+        (set_in("samples.jsonl", turns=[{"text": "a"}]), "line 1 of samples.jsonl has other turns"),
+        (set_in("summary.json", seconds=4), "seconds in summary.json must be by phase, got 4"),
         (write("summary.json", "{"), "summary.json is not JSON"),
         (write("summary.json", "{}"), "summary.json has no completed; it is of another version"),
         (write("config.yaml", "a: [b"), "config.yaml is not YAML"),
@@ -270,6 +275,28 @@ def test_a_folder_that_is_incomplete_or_of_another_version_is_named_in_a_sentenc
     assert message.startswith(f"a run must be a folder of launch.train, got '{folder}': ")
     assert said in message and "\n" not in message
     assert not (folder / "report.html").exists()
+
+
+@pytest.mark.parametrize("odd", ["NaN", "-Infinity", "1e400", "9" * 400, "1e300"])
+def test_a_number_that_is_no_figure_counts_as_not_measured(folder, odd):
+    """As the run writes it; whoever reads JSON more kindly gets infinity, or no end of digits."""
+    for name, keys in (
+        ("metrics.jsonl", ("learner/loss", "parity/max_logprob_difference")),
+        ("samples.jsonl", ("reward", "length_tokens")),
+        ("summary.json", ("num_steps", "pass_rate_before", "saved_share")),
+    ):
+        set_in(name, **dict.fromkeys(keys, "ODD"))(folder)
+        path = folder / name
+        path.write_text(path.read_text().replace('"ODD"', odd))
+    path = folder / "metrics.jsonl"
+    path.write_text(
+        path.read_text().replace('"loop/staleness": 1.0', f'"loop/staleness": {odd}', 1)
+    )
+    write_page([folder])
+    drawn = figures((folder / "report.html").read_text(encoding="utf-8"))
+    assert "reward" in drawn and "loss" not in drawn
+    shown = decoded(drawn["staleness"]["data"][-1]["y"])
+    assert np.isnan(shown[1]) and shown[2] == 1
 
 
 @pytest.mark.parametrize("exists", [False, True])
@@ -320,6 +347,22 @@ def test_the_optimiser_has_its_charts(folder):
         last = drawn[chart]["data"][-1]
         shown = decoded(last["customdata"])
         assert shown == pytest.approx([record[key] for record in logged])
+
+
+def test_a_long_run_shows_every_evaluation_of_a_set(tmp_path):
+    """Lines show 1,500 steps of it: few of those that were evaluated would be among them."""
+    folder = write_run(tmp_path / "run", num_steps=2000)
+    rates = {f"evaluation/{name}/pass_rate": 0.4 for name in ("held_out", "mine")}
+    change_lines(
+        folder / "metrics.jsonl",
+        lambda record: record | (rates if record["step"] % 50 == 0 else {}),
+    )
+    write_page([folder])
+    drawn = figures((folder / "report.html").read_text(encoding="utf-8"))["sets"]["data"]
+    for trace in drawn:
+        assert np.isfinite(decoded(trace["y"])).all() and len(decoded(trace["y"])) == 40
+        assert trace["meta"]["x"]["step"] == list(range(50, 2001, 50))
+        assert trace["meta"]["x"]["tokens"][0] == 50 * 14_000
 
 
 def test_every_evaluation_set_has_its_curve(folder):

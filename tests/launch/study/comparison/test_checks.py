@@ -1,5 +1,6 @@
 """What a comparison refuses before its first run, leaving every file as it is."""
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -7,7 +8,12 @@ from omegaconf import OmegaConf
 
 from conf.programs import BudgetConfig
 from launch.program import UserError, build
-from launch.study.comparison.checks import check, require_own_folder, require_reachable
+from launch.study.comparison.checks import (
+    check,
+    require_own_folder,
+    require_reachable,
+    write_plan,
+)
 from launch.study.comparison.plan import plan_runs
 from tests.launch.study.comparison.planned import PLAIN, finish, new_folder
 
@@ -40,6 +46,29 @@ def test_a_folder_of_something_else_is_refused_and_left_alone(make_config):
     before = contents(folder)
     with pytest.raises(UserError, match=r"^run_dir must be new, empty or a comp.*, got .*out"):
         check(config, folder)
+    assert contents(folder) == before
+
+
+def test_a_folder_that_is_none_or_cannot_be_written_is_refused(make_config, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(UserError, match=r"^run_dir must be a folder, got the file .*file'"):
+        check(make_config(), tmp_path / "file")
+    with pytest.raises(UserError, match=r"^run_dir must be writable, got .*file/x'"):
+        write_plan(make_config(), tmp_path / "file" / "x")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_plan_is_there_as_it_was_where_it_cannot_be_written(make_config, monkeypatch):
+    """A full disk would otherwise leave finished runs without the file that says whose they are."""
+    folder = new_folder(make_config())
+    before = contents(folder)
+
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", full)
+    with pytest.raises(UserError, match=r"^run_dir must be writable, .*No space left"):
+        write_plan(make_config(seeds=[0, 1, 2]), folder)
     assert contents(folder) == before
 
 

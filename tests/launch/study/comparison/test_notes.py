@@ -4,7 +4,10 @@ import pytest
 
 from conf.programs import BudgetConfig
 from launch.study.comparison.findings import find
+from launch.study.comparison.plan import plan_runs
+from launch.study.comparison.results import report
 from tests.launch.study.comparison.made_runs import find_in, make_run
+from tests.launch.study.comparison.planned import finish, new_folder
 
 
 def test_few_seeds_say_that_no_test_is_in_reach():
@@ -39,6 +42,19 @@ def test_evaluations_beside_training_make_seconds_no_measure_and_it_is_said(back
         "test", BudgetConfig(axis="steps", amount=100), runs, 8, background=background
     ).notes
     assert any("evaluation.background" in note for note in notes) == background
+
+
+@pytest.mark.parametrize(("every", "staleness"), [(0, 1), (5, 0), (5, 1)])
+def test_what_engines_do_during_evaluations_is_in_no_second_and_it_is_said(
+    make_config, capsys, every, staleness
+):
+    base = ["experiment=quickstart", f"evaluation.every={every}", f"loop.max_staleness={staleness}"]
+    config = make_config(base=base, seeds=[0])
+    folder, planned = new_folder(config), plan_runs(config)
+    for run in planned:
+        finish(run)
+    report(config, planned, folder)
+    assert ("seconds leave that out" in capsys.readouterr().out) is bool(every and staleness)
 
 
 def test_a_reweighted_objective_is_said():

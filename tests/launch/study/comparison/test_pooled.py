@@ -69,8 +69,13 @@ def test_what_cannot_be_read_together_is_refused(tmp_path):
         read([str(tmp_path / "nowhere")], list(ENDS))
     with pytest.raises(UserError, match="there are none"):
         said(read([file], ["half"]), "steps")
+    with pytest.raises(
+        UserError, match=r"runs of arms\.base, the baseline .*, got runs of ours alone"
+    ):
+        read([file], ["base", "ours"])
     for content in (
         "{",
+        "[" * 100_000,
         "[]",
         '{"evaluations": {"a": {"0": {"pass_rate": []}}}}',
         '{"evaluations": 1}',

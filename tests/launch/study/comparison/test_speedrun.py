@@ -1,13 +1,21 @@
 """What it takes to reach a target: medians, paired ratios and a test."""
 
+import io
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from rich.console import Console
 
+from conf.programs import BudgetConfig
 from launch.record.run_folder import metric_columns
 from launch.study.comparison.curves import AXES, HELD_OUT, NEEDED, Curve, curve_of
+from launch.study.comparison.findings import find
+from launch.study.comparison.page import page
 from launch.study.comparison.speedrun import speed_sentences, speeds
+from launch.study.comparison.words import comparison_json, sentences, table
+from tests.launch.study.comparison.made_runs import make_run
 
 
 def run(spent):
@@ -49,6 +57,48 @@ def test_who_does_not_get_there_is_infinitely_late_and_not_tested():
     assert math.isinf(never.median) and never.p is None
     line = speed_sentences(found, 0.6)[-1]
     assert "slow 5, by 2 of 3 seeds" in line and "never not reached, by 0 of 3 seeds" in line
+
+
+def race(**spent):
+    """A comparison with a target of .5; a run that has nothing spent did not get there."""
+    runs = {
+        arm: {
+            seed: replace(run, curve=replace(run.curve, reached=reached))
+            for seed, each in enumerate(values)
+            for run, reached in [
+                (make_run(0.51, held_out=True), each and dict.fromkeys(AXES, each))
+            ]
+        }
+        for arm, values in spent.items()
+    }
+    return find("race", BudgetConfig(axis="compute_flops", amount=1000), runs, 8, target=0.5)
+
+
+def test_runs_that_a_target_ended_are_compared_by_what_they_spent():
+    """Their ends are alike by that, and their budget has not ended them."""
+    found = race(base=[80.0, 90, 70], half=[40.0, 45, 35])
+    assert sentences(found) == speed_sentences(speeds(found.curves), 0.5)
+    assert not any("No arm reached the budget" in note for note in found.notes)
+    assert not any("Not at equal budget" in note for note in found.notes)
+    assert any("reached 0.5 (evaluation.target)" in note for note in found.notes)
+    content = comparison_json(found)
+    assert content["target"] == 0.5 and content["speedrun"][1]["ratio"] == pytest.approx(0.5)
+    console = Console(width=170, record=True, file=io.StringIO())
+    console.print(table(found))
+    shown = page(found).split('id="data"')[0]
+    for text in (console.export_text(), shown):
+        assert "no difference shown" not in text and "nan" not in text
+    assert "What decides is what it took to get to held-out pass@1 0.5" in shown
+    assert "FLOPs to held-out pass@1 0.5, medians" in shown and "half 40 (0.50 times" in shown
+    assert 'id="differences"' not in shown and "#differences" not in shown
+
+
+def test_a_target_that_no_run_reached_ended_none():
+    found = race(base=[None, None, None], half=[None, None, None])
+    assert found.target is None and "speedrun" not in comparison_json(found)
+    assert sentences(found)[0].startswith("half: no difference shown to base")
+    assert any(note.startswith("No run reached 0.5 (evaluation.target)") for note in found.notes)
+    assert any(note.startswith("No arm reached the budget") for note in found.notes)
 
 
 def test_a_run_arrives_between_evaluations_before_the_first_that_reaches_the_target():

@@ -1,6 +1,7 @@
 """Figures of a study of predictions: closed forms on made data, and one run without a model."""
 
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -13,6 +14,7 @@ from cost.state_file import save_state
 from cost.worth.lengths import PoolShrunkLength
 from cost.worth.utilities import ConstantUtility, PosteriorMoment
 from launch.program import UserError
+from launch.study.prediction import collection
 from launch.study.prediction.beliefs import (
     cost_times_moment,
     cost_times_variance,
@@ -25,6 +27,10 @@ from launch.study.prediction.study import calibration_error, judge, r_squared
 from rollout.rewards.chain import ChainReward
 from rollout.tasks.chain import ChainTask
 from rollout.types import Prompt
+
+
+class OtherReward(ChainReward):
+    pass
 
 
 @pytest.fixture
@@ -149,18 +155,57 @@ def test_advantages_of_equal_rewards_are_0():
     assert found.tolist() == [[0.0, 0.0], [-1.0, 1.0]]
 
 
-def test_a_file_of_other_prompts_is_refused(config, data, tmp_path):
-    path = tmp_path / "data.npz"
-    names = list(Collected.__slots__)
-    save_state(path, {name: getattr(data, name) for name in names})
-    config = replace(config, data=str(path))
-    same = collected(config, made_prompts(data), SimpleNamespace, lambda sampled: None)
-    np.testing.assert_array_equal(same.products, data.products)
+@pytest.fixture
+def written(config, data, tmp_path, monkeypatch):
+    """The configuration with a file that a first call wrote."""
+    monkeypatch.setattr(collection, "_collect", lambda *_: data)
+    config = replace(config, data=str(tmp_path / "data.npz"))
+    assert collect(config, made_prompts(data)) is data
+    return config
+
+
+def collect(config, prompts):
+    return collected(config, prompts, SimpleNamespace, lambda sampled: None)
+
+
+def test_a_file_is_read_again(written, data):
+    np.testing.assert_array_equal(collect(written, made_prompts(data)).products, data.products)
+
+
+def test_a_file_of_other_prompts_is_refused(written, data):
+    prompts = made_prompts(data)
     with pytest.raises(UserError, match=r"data must hold 16 responses to each of the 39 prompts"):
-        collected(config, made_prompts(data)[:-1], SimpleNamespace, lambda sampled: None)
-    path.write_bytes(b"something else")
-    with pytest.raises(UserError, match=r"data must be a file that launch\.predict wrote"):
-        collected(config, made_prompts(data), SimpleNamespace, lambda sampled: None)
+        collect(written, prompts[:-1])
+    with pytest.raises(UserError, match=r"data must hold responses to the prompts of the task;"):
+        collect(written, [replace(prompts[0], answer="!"), *prompts[1:]])
+
+
+@pytest.mark.parametrize(
+    ("key", "other"),
+    [
+        ("model", ProbedModelConfig(path="another")), ("temperature", 0.6), ("max_tokens", 99),
+        ("seed", 1), ("gradients", False), ("reward", OtherReward()),
+    ],
+)  # fmt: skip
+def test_a_file_of_other_settings_is_refused_by_name(written, data, key, other):
+    """Its figures would be told as those of the settings asked for."""
+    with pytest.raises(
+        UserError, match=rf"^data must be of responses sampled with {key}.*="
+    ) as said:
+        collect(replace(written, **{key: other}), made_prompts(data))
+    assert written.data in str(said.value)
+
+
+@pytest.mark.parametrize("content", [None, {}, {"settings": 1, "prompts": 1, "rewards": 1}])
+def test_a_file_of_somebody_else_is_refused(written, data, content):
+    if content is None:
+        Path(written.data).write_bytes(b"something else")
+    else:
+        save_state(written.data, content)
+    with pytest.raises(
+        UserError, match=r"data must be a file that launch\.predict of this version"
+    ):
+        collect(written, made_prompts(data))
 
 
 def test_a_task_without_gradient_is_refused(config, data):

@@ -22,6 +22,7 @@ from launch.study.variance.rules import (
 )
 from launch.study.variance.study import score_rewards
 from launch.study.variance.summary import Ratio, fitted_proxy, head_fit, norm_fit, summarise
+from launch.study.variance.tables import print_tables
 from rollout.rewards.function import FunctionReward
 from tests.launch.programs import call
 
@@ -217,6 +218,27 @@ def test_a_measurement_by_the_output_head_alone(tmp_path):
     assert report["biased"] == {} and report["pulls"] is None and report["head_fit"] is None
     rules = report["added_variance"]["sequence_mean"]
     assert rules[ORACLE]["0.5"]["added_variance"] < rules["uniform"]["0.5"]["added_variance"]
+
+
+def test_what_follows_a_figure_is_half_of_a_95_percent_interval(capsys):
+    """As everywhere; of three batches it is 4.3 standard errors, and of one there is none."""
+    report = {
+        "model": "model", "task": "chain", "responses": 9, "responses_with_advantage": 4,
+        "advantage_token_share": 0.5, "mean_length_tokens": 20.0, "pass_rate": 0.4, "group_size": 4,
+        "norm_fit": {}, "layer": "all", "head_fit": None, "fitted_exponents": None, "biased": {},
+        "added_variance": {"sequence_mean": {"uniform": {"0.5": {"added_variance": 1.0}}}},
+    }  # fmt: skip
+    pulls = {"alignment": 0.05, "noise_scale": 30.0}
+    for batches, error, told in (
+        (3, 1.0, "noise scale 30 +- 4, in groups of 4"),
+        (1, math.nan, "noise scale 30, in groups of 4"),
+    ):
+        errors = {f"{key}_standard_error": 0.01 * error for key in pulls}
+        errors["noise_scale_standard_error"] = error
+        print_tables(report | {"batches": batches, "pulls": pulls | errors})
+        printed = " ".join(capsys.readouterr().out.split())
+        assert told in printed and "half of a 95% interval, Student's t over batches" in printed
+        assert ("alignment 0.050 +- 0.043," in printed) is (batches == 3) and "nan" not in printed
 
 
 def test_norms_by_the_head_are_held_against_those_by_all_weights(responses, norms):
