@@ -10,6 +10,7 @@ from learner import attention
 from learner.config import LearnerConfig
 from learner.numerics import Numerics
 from learner.output_head import widen_head
+from learner.positions import fix_positions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -21,7 +22,7 @@ def load_policy(model_path: str, config: LearnerConfig, numerics: Numerics) -> P
     Args:
         model_path: Local folder with a Hugging Face checkpoint in safetensors.
         config: Says whether activations are checkpointed, and how rows are attended to.
-        numerics: Gives dtype and head; the temperature is for whoever takes the logits.
+        numerics: Gives dtype, head and positions; the temperature is for whoever takes the logits.
 
     Raises:
         ValueError: If the head cannot be widened.
@@ -45,6 +46,7 @@ def load_policy(model_path: str, config: LearnerConfig, numerics: Numerics) -> P
             module.p = 0.0
         if hasattr(module, "attention_dropout"):
             module.attention_dropout = 0.0
+    fix_positions(model, numerics.max_model_len)
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
     if numerics.float32_head:
