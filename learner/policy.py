@@ -1,4 +1,4 @@
-"""A model as the learner trains it: packed attention, no dropout, checkpointing as configured."""
+"""A model as the learner trains it: packed attention, no chance, checkpointing as configured."""
 
 from __future__ import annotations
 
@@ -28,6 +28,7 @@ def load_policy(model_path: str, config: LearnerConfig, numerics: Numerics) -> P
         ValueError: If the head cannot be widened.
     """
     from transformers import AutoModelForCausalLM
+    from transformers.modeling_layers import GradientCheckpointingLayer
     from transformers.utils import logging
 
     logging.disable_progress_bar()
@@ -39,16 +40,15 @@ def load_policy(model_path: str, config: LearnerConfig, numerics: Numerics) -> P
         use_safetensors=True,
         trust_remote_code=False,
     )
-    model.train()
-    # The rollout engine drops nothing; a learner that did would differ from it at ratio 1.
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-        if hasattr(module, "attention_dropout"):
-            module.attention_dropout = 0.0
+    # As the rollout engine computes: nothing is dropped, and routers draw nothing.
+    model.eval()
     fix_positions(model, numerics.max_model_len)
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
+        for layer in model.modules():
+            if isinstance(layer, GradientCheckpointingLayer):
+                # Or it keeps its activations. What is inside it stays as it is.
+                layer.training = True
     if numerics.float32_head:
         widen_head(model.get_output_embeddings())
     return model
