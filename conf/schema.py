@@ -332,6 +332,7 @@ class RunConfig:
             dtype=self.model.dtype,
             temperature=self.rollout.temperature,
             float32_head=self.model.float32_head,
+            max_model_len=self.model.max_model_len,
         )
 
     @property

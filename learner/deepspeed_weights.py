@@ -54,13 +54,18 @@ class DeepSpeedWeights:
     def __init__(self, engine: Holder) -> None:
         self._engine = engine
         self._weights = list(lora.weights_of(engine.model))
+        # By name: what moves a model to its device puts others in their place.
+        self._buffers = lasting_buffers(engine.model)
         self._undisturbed: list[Tensor] = []
 
     def metadata(self) -> list[disk_names.Metadata]:
         """List name, dtype and full shape of every weight in the order of `full`."""
-        return [
+        weights = [
             (weight.name, weight.parameter.dtype, _whole_shape(weight.parameter))
             for weight in self._weights
+        ]
+        return weights + [
+            (name, buffer.dtype, tuple(buffer.shape)) for name, buffer in self._held_buffers()
         ]
 
     def published_metadata(self) -> list[disk_names.Metadata]:
@@ -79,11 +84,16 @@ class DeepSpeedWeights:
         """Yield every weight, whole, by its Hugging Face name; all ranks must iterate together.
 
         Adapters are merged into the weights that they change. A tensor is only valid until the next
-        one is asked for. Tied weights come once, under the embedding's name.
+        one is asked for. Tied weights come once, under the embedding's name. Buffers that a
+        checkpoint has come last: an engine that gets a layer without one takes what lies in memory.
         """
         for weight in self._weights:
             with self._engine.whole(weight.parts):
                 yield weight.name, weight.merged()
+        yield from self._held_buffers()
+
+    def _held_buffers(self) -> list[tuple[str, Tensor]]:
+        return [(name, self._engine.model.get_buffer(name)) for name in self._buffers]
 
     @torch.no_grad()
     def disturb(self) -> None:
@@ -123,6 +133,9 @@ class DeepSpeedWeights:
             for part in (weight.parameter, weight.b):
                 for held in [] if part is None else _held(part):
                     held.mul_(factor)
+        for _, buffer in self._held_buffers():
+            if buffer.is_floating_point():
+                buffer.mul_(factor)
 
     def save(self, path: Path, tokenizer_path: Path | None = None) -> None:
         """Write the policy as a Hugging Face checkpoint; all ranks must call it, rank 0 writes.
@@ -167,6 +180,15 @@ class DeepSpeedWeights:
                     if self._engine.rank == 0:
                         tensors[name] = parameter.detach().to("cpu", copy=True)
         return tensors
+
+
+def lasting_buffers(model: torch.nn.Module) -> list[str]:
+    """Name the buffers that are part of a model's checkpoint, such as biases of DeepSeek's routers.
+
+    Nothing trains them.
+    """
+    lasting = model.state_dict().keys()
+    return [name for name, _ in model.named_buffers() if name in lasting]
 
 
 def _own_share(parameter: torch.nn.Parameter) -> Tensor:

@@ -52,7 +52,8 @@ class LoraConfig:
     """The change is scaled by alpha / rank, positive."""
     target_modules: Any = ALL_LINEAR
     """Names, or ends of names after a dot, of linear layers; "all-linear" for all but the output
-    head."""
+    head. In mixtures of experts that name layers as peft names experts, such as the MLPs beside
+    DeepSeek's, those layers have none."""
     publish: str = "merged"
     """What engines are given: "merged" weights, or the "adapters" by themselves."""
 
@@ -94,7 +95,7 @@ def targets_of(model: PreTrainedModel, config: LoraConfig) -> list[str]:
     """Find what the setting names: ends of names of linear layers, sorted.
 
     Raises:
-        ValueError: If a name matches no linear layer within the model.
+        ValueError: If there is none, or if a name matches none within the model, or experts too.
     """
     from torch import nn
 
@@ -102,18 +103,46 @@ def targets_of(model: PreTrainedModel, config: LoraConfig) -> list[str]:
     names = [
         name
         for name, module in model.named_modules()
-        if isinstance(module, nn.Linear) and module is not head
+        # A router may be a linear layer that returns more than a product.
+        if isinstance(module, nn.Linear)
+        and type(module).forward is nn.Linear.forward
+        and module is not head
     ]
     known = sorted({name.rsplit(".", 1)[-1] for name in names})
+    known = [name for name in known if not _means_experts(model, name)]
+    if not known:
+        raise ValueError(
+            "learner.lora.rank must be 0 for a model that has no linear layers below its output "
+            f"head, as torch knows them; choose another model, got {type(model).__name__}"
+        )
     if config.target_modules == ALL_LINEAR:
         return known
     for target in config.target_modules:
-        if not any(name == target or name.endswith(f".{target}") for name in names):
+        named = any(name == target or name.endswith(f".{target}") for name in names)
+        if not named or _means_experts(model, target):
             raise ValueError(
                 "learner.lora.target_modules must name linear layers of the model below its "
-                f"output head ({', '.join(known)}), got {target!r}"
+                f"output head, and no experts ({', '.join(known)}), got {target!r}"
             )
     return sorted(config.target_modules)
+
+
+def _means_experts(model: PreTrainedModel, target: str) -> bool:
+    """Whether peft would train a model's experts in place of the linear layers of this name.
+
+    So adapters of older releases fit, where experts were linear layers. Nothing here, and nothing
+    in an engine, knows adapters of experts.
+    """
+    import peft
+    from peft.utils.transformers_weight_conversion import convert_peft_config_for_transformers
+
+    settings = peft.LoraConfig(target_modules=[target])
+    try:
+        convert_peft_config_for_transformers(settings, model, None)
+    except ValueError:
+        # One of several that experts have as one.
+        return True
+    return bool(settings.target_parameters)
 
 
 def attach(model: PreTrainedModel, config: LoraConfig) -> PeftModel:

@@ -1,4 +1,4 @@
-"""A model as the learner trains it: packed attention, no dropout, checkpointing as configured."""
+"""A model as the learner trains it: packed attention, no chance, checkpointing as configured."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from learner import attention
 from learner.config import LearnerConfig
 from learner.numerics import Numerics
 from learner.output_head import widen_head
+from learner.positions import fix_positions
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -21,12 +22,13 @@ def load_policy(model_path: str, config: LearnerConfig, numerics: Numerics) -> P
     Args:
         model_path: Local folder with a Hugging Face checkpoint in safetensors.
         config: Says whether activations are checkpointed, and how rows are attended to.
-        numerics: Gives dtype and head; the temperature is for whoever takes the logits.
+        numerics: Gives dtype, head and positions; the temperature is for whoever takes the logits.
 
     Raises:
         ValueError: If the head cannot be widened.
     """
     from transformers import AutoModelForCausalLM
+    from transformers.modeling_layers import GradientCheckpointingLayer
     from transformers.utils import logging
 
     logging.disable_progress_bar()
@@ -38,15 +40,15 @@ def load_policy(model_path: str, config: LearnerConfig, numerics: Numerics) -> P
         use_safetensors=True,
         trust_remote_code=False,
     )
-    model.train()
-    # The rollout engine drops nothing; a learner that did would differ from it at ratio 1.
-    for module in model.modules():
-        if isinstance(module, torch.nn.Dropout):
-            module.p = 0.0
-        if hasattr(module, "attention_dropout"):
-            module.attention_dropout = 0.0
+    # As the rollout engine computes: nothing is dropped, and routers draw nothing.
+    model.eval()
+    fix_positions(model, numerics.max_model_len)
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable({"use_reentrant": False})
+        for layer in model.modules():
+            if isinstance(layer, GradientCheckpointingLayer):
+                # Or it keeps its activations. What is inside it stays as it is.
+                layer.training = True
     if numerics.float32_head:
         widen_head(model.get_output_embeddings())
     return model

@@ -98,9 +98,11 @@ class Shape(ModelShape):
         return self.num_layers * layer + embeddings + self.hidden_size
 
     def adapter_parameters(self, rank: int) -> int:
-        """Of adapters of a rank on all linear layers but the head."""
+        """Of adapters of a rank on all linear layers but the head; experts have none."""
         h, q, kv, wide = self.hidden_size, self.query_width, self.kv_width, self.intermediate_size
-        ends = (h + q) + 2 * (h + kv) + (q + h) + self.mlp_matrices * (h + wide)
+        ends = (h + q) + 2 * (h + kv) + (q + h)
+        if self.mlp_parameters is None:
+            ends += self.mlp_matrices * (h + wide)
         return self.num_layers * rank * ends
 
 

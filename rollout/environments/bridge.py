@@ -71,6 +71,9 @@ class Bridge:
         # The end of a turn is the policy's own token, where it sampled one of its ends.
         if end is not None and last_token in {end, *stopping.token_ids} and end in token_ids:
             token_ids = token_ids[token_ids.index(end) + 1 :]
+        elif last_token in stopping.token_ids and token_ids[:1] == [last_token]:
+            # Nor is the token there twice that ends a turn because the next message begins with it.
+            token_ids = token_ids[1:]
         return np.asarray(token_ids, dtype=np.int32)
 
     def _between(self, texts: Sequence[str]) -> str:

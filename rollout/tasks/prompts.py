@@ -9,6 +9,7 @@ left out is counted and logged, never dropped in silence.
 import zlib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -19,6 +20,9 @@ from rollout.types import Prompt, TokenArray
 
 MOST_PROMPTS = 1_000_000
 """Prompts that a generator makes: all are made and kept before a run starts."""
+DAY = datetime(2024, 7, 26)
+"""What chat templates write that write the day: the one that Llama 3's have where they know none.
+"""
 Check = Callable[[str], None]
 """Raises ValueError for an answer that a reward cannot use; see `rollout.rewards.types.Reward`."""
 
@@ -257,9 +261,15 @@ def _encode(item: Item, tokenizer: Any, *, chat: bool) -> list[int]:
             f"of plain prompts, got chat_template={tokenizer.chat_template!r}"
         )
     messages = item.messages or ({"role": "user", "content": item.text},)
-    text = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+    asked = {"tokenize": False, "add_generation_prompt": True} | _day_of(tokenizer)
+    text = tokenizer.apply_chat_template(list(messages), **asked)
     # The template writes the special tokens itself; adding them again would double the first.
     return _begun_once(list(tokenizer.encode(text, add_special_tokens=False)), tokenizer)
+
+
+def _day_of(tokenizer: Any) -> dict[str, Any]:
+    """What a template that writes the day is told: else a run had other prompts the day after."""
+    return {"strftime_now": DAY.strftime} if "strftime_now" in str(tokenizer.chat_template) else {}
 
 
 def _encode_plain(text: str, tokenizer: Any) -> list[int]:

@@ -14,6 +14,9 @@ FULL = ["full_attention"] * 2
 OPT = {"ffn_dim": 48, "word_embed_proj_dim": 32}
 EXPERTS = {"num_local_experts": 2, "num_experts_per_tok": 1}
 OF_FOUR = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+SHARED = {"n_group": 1, "topk_group": 1, "first_k_dense_replace": 1, "n_shared_experts": 1}
+LATENT = {"kv_lora_rank": 8, "q_lora_rank": 8, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8,
+          "v_head_dim": 8, "num_key_value_heads": 4}  # fmt: skip
 WINDOW = {"sliding_window": 128}
 SHORT = {"hidden_size": 32, "vocab_size": 97}
 MODELS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -29,6 +32,12 @@ MODELS: dict[str, tuple[str, dict[str, Any]]] = {
         GROUPED | {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16},
     ),
     "gpt_neox": ("GPTNeoX", SIZES),
+    "glm4_moe": (
+        "Glm4Moe",
+        GROUPED | OF_FOUR | SHARED | {"n_routed_experts": 4},
+    ),
+    "deepseek_v3": ("DeepseekV3", SIZES | OF_FOUR | SHARED | LATENT | {"n_routed_experts": 4}),
+    "phimoe": ("Phimoe", SIZES | EXPERTS | {"num_key_value_heads": 2}),
     "granite": ("Granite", SIZES | {"num_key_value_heads": 2, "logits_scaling": 4.0}),
     "cohere": ("Cohere", SIZES | {"num_key_value_heads": 2, "logit_scale": 0.25}),
     "olmo2": ("Olmo2", SIZES | {"num_key_value_heads": 2}),

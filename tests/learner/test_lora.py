@@ -8,8 +8,11 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from learner.checkpoint import save_checkpoint
+from learner.deepspeed_weights import lasting_buffers
 from learner.logprobs import PackedPolicy
 from learner.lora import LoraConfig, adapter_files, attach, save_adapter, targets_of, weights_of
+from tests.learner.architectures import small_model
+from tests.model_folders import make_folder
 
 LINEAR = ["down_proj", "gate_proj", "k_proj", "o_proj", "q_proj", "up_proj", "v_proj"]
 ROW = (torch.arange(24) * 7, torch.arange(24) % 12, torch.arange(24) % 12 > 0)
@@ -109,6 +112,35 @@ def test_others_load_the_saved_adapters_and_the_merged_checkpoint(model_paths, t
 
 def test_all_linear_leaves_the_head_out(model_paths):
     assert targets_of(load(model_paths[False]), LoraConfig()) == LINEAR
+
+
+@pytest.mark.parametrize("name", ["deepseek_v3", "glm4_moe", "phimoe"])
+def test_experts_and_routers_have_no_adapters(tmp_path, name):
+    """Beside the experts, whose layers have names of theirs, and in layers without experts."""
+    small_model(name, vocab_size=261).save_pretrained(tmp_path / "v0")
+    model, adapted = disturbed(tmp_path / "v0", rank=2)
+    expected, base = logprobs(model), load(tmp_path / "v0")
+    assert (logprobs(base) - expected).abs().max() > 1e-2
+    tensors = {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
+    assert {n.split(".lora_")[0].split(".")[-2] for n in tensors} == {"self_attn"}
+    merged = {weight.name: weight.merged().clone() for weight in weights_of(model)}
+    assert list(merged) == [n for n, _ in base.named_parameters()]
+    merged |= {name: model.get_buffer(name) for name in lasting_buffers(model)}
+    save_checkpoint(
+        model, merged, tmp_path / "v1", None, lambda path: save_adapter(adapted, tensors, path)
+    )
+    torch.testing.assert_close(logprobs(load(tmp_path / "v1")), expected, rtol=0, atol=1e-5)
+    peft.PeftModel.from_pretrained(base, tmp_path / "v1" / "adapter")
+    torch.testing.assert_close(logprobs(base), expected, rtol=0, atol=1e-5)
+    named = "router" if name == "phimoe" else "up_proj"
+    with pytest.raises(ValueError, match=rf"^learner\.lora\.target_modules .*got '{named}'$"):
+        attach(load(tmp_path / "v0"), LoraConfig(rank=2, target_modules=["o_proj", named]))
+
+
+def test_a_model_without_linear_layers_gets_no_adapters(tmp_path):
+    """GPT-2's layers are ones of its own."""
+    with pytest.raises(ValueError, match=r"^learner\.lora\.rank must be 0 .*got GPT2LMHeadModel$"):
+        attach(load(make_folder(tmp_path, "gpt2")), LoraConfig(rank=2))
 
 
 def test_published_files_are_those_that_are_saved(model_paths, tmp_path):

@@ -4,14 +4,17 @@ import copy
 from dataclasses import replace
 
 import pytest
+from transformers import AutoModelForCausalLM
 
 from launch.program import UserError, build
 from launch.run import memory_plan
 from launch.run.memory import GIB, Shape, engine_need, learner_need, responses_at_once, size
 from launch.run.memory_plan import Device, device_of, memory_lines, needs, plan_memory, turns
 from learner.deepspeed_settings import BUCKET_VALUES
+from learner.lora import LoraConfig, attach
 from rollout.config import PACKED_BYTES
 from tests.composing import composed
+from tests.model_folders import make_folder
 from tests.places import CHAIN_MODEL
 
 QWEN_7B = Shape(3584, 28, 28, 4, 128, 18944, 152064)
@@ -94,6 +97,15 @@ def test_what_is_offloaded_is_the_machines(config, stage, dtype, held):
     assert after.parts["gradients"] == (0 if stage == 3 else before.parts["gradients"])
     assert after.total <= before.total - before.parts["optimiser"] + after.parts.get("start", 0)
     assert "offloaded" in after.text()
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen3", "gemma2", "qwen3_moe", "mixtral"])
+def test_adapters_are_counted_as_they_are(tmp_path, kind):
+    folder = make_folder(tmp_path, kind)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    attach(model, LoraConfig(rank=3))
+    trained = sum(each.numel() for each in model.parameters() if each.requires_grad)
+    assert Shape.of_folder(str(folder)).adapter_parameters(3) == trained
 
 
 def test_adapters_need_the_weights_and_little_else(config):

@@ -35,10 +35,16 @@ GEMMA = (
     " + m['content'] | trim + '<end_of_turn>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<start_of_turn>model\n' }}{% endif %}"
 )
+GLM = (
+    "{% for m in messages %}{{ '<|observation|>' if m['role'] == 'tool' else '<|' + m['role'] + "
+    "'|>' }}{{ '\n' + m['content'] }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>' }}{% endif %}"
+)
 DROPS = "{% for m in messages if m['role'] != 'tool' %}" + CHATML + "{% endfor %}" + ASK_CHATML
 SPECIAL = [
     "<bos>", "<|im_start|>", "<|im_end|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>",
-    "<start_of_turn>", "<end_of_turn>", "<|endoftext|>",
+    "<start_of_turn>", "<end_of_turn>", "<|user|>", "<|observation|>", "<|assistant|>",
+    "<|endoftext|>",
 ]  # fmt: skip
 
 
@@ -99,6 +105,17 @@ def test_a_turn_that_no_end_of_turn_ended_is_given_one():
     bridge = Bridge(tokenizer)
     between = bridge.tokens(["42"], last_token=5, stopping=Stopping((stop,)))
     assert between[0] == stop
+
+
+@pytest.mark.parametrize(("role", "next_one"), [("tool", "<|observation|>"), ("user", "<|user|>")])
+def test_a_turn_that_the_beginning_of_the_next_message_ends_has_it_once(role, next_one):
+    tokenizer = make_tokenizer(GLM)
+    assert end_of_turn(tokenizer) is None
+    stops = [tokenizer.convert_tokens_to_ids(token) for token in (next_one, "<|endoftext|>")]
+    bridge = Bridge(tokenizer, role)
+    for stop, begun in zip(stops, ("", next_one), strict=True):
+        between = tokenizer.decode(bridge.tokens(["42"], stop, Stopping(tuple(stops))))
+        assert between == begun + "\n42<|assistant|>"
 
 
 def test_several_observations_are_messages_of_their_own():

@@ -109,6 +109,30 @@ def test_special_tokens_are_not_added_to_a_template_that_has_them(tokenizer):
     assert make_prompts([item("hi")], Doubling())[0].token_ids.tolist() == [5]
 
 
+def test_a_template_that_writes_the_day_makes_the_same_prompts_on_every_day(tokenizer):
+    dated = build_tokenizer()
+    dated.chat_template = (
+        "{% if date is not defined %}{% set date = strftime_now('%d %b %Y') %}{% endif %}"
+        "Today Date: {{ date }}\n{{ messages[0]['content'] }}"
+    )
+    (prompt,) = make_prompts([item("hi")], dated)
+    assert dated.decode(prompt.token_ids) == "Today Date: 26 Jul 2024\nhi"
+
+
+def test_a_switch_that_is_set_in_the_template_holds():
+    switched = build_tokenizer()
+    template = (
+        "{{ messages[0]['content'] }}<|assistant|>"
+        "{% if enable_thinking is defined and enable_thinking is false %}no thought{% endif %}"
+    )
+    found = []
+    for begin in ("", "{% set enable_thinking = false %}\n"):
+        switched.chat_template = begin + template
+        (prompt,) = make_prompts([item("hi")], switched)
+        found.append(switched.decode(prompt.token_ids))
+    assert found == ["hi<|assistant|>", "hi<|assistant|>no thought"]
+
+
 BEGIN_TEXTS = ("hi", BEGIN + "hi", BEGIN + BEGIN + "hi", f"hi {BEGIN}", "")
 
 
