@@ -27,10 +27,10 @@ from launch.run.memory import (
 from launch.run.packing_memory import received_bytes
 
 CGROUP = Path("/sys/fs/cgroup/memory.max")
-_MAY_RUN_OUT = "may run out, if activations take what is estimated here"
+_MAY_RUN_OUT = "may run out: with the estimated activations it does not fit"
 _UNTOLD = (
-    "not held against a GPU's, which nvidia-smi does not say here, as of a part of one (MIG); "
-    "resources.device_memory_gib does"
+    "not checked: nvidia-smi does not say how much a GPU has, as for part of one (MIG); set "
+    "resources.device_memory_gib"
 )
 _ASK = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
 
@@ -133,8 +133,8 @@ def memory_lines(config: RunConfig, shape: Shape | None, device: Device | None) 
     }
     if engine.parts["keys and values"]:
         lines["memory of an engine"] += (
-            f"; room for {responses_at_once(config, shape, engine):,} prompts with responses of "
-            f"the full length at once, of {config.rollout.engine.max_num_seqs} that may run"
+            f"; its KV cache has room for {responses_at_once(config, shape, engine):,} prompts "
+            f"with full-length responses (max_num_seqs={config.rollout.engine.max_num_seqs})"
         )
     if device is None:
         return lines
@@ -191,7 +191,7 @@ def shortage(config: RunConfig, shape: Shape, device: Device) -> str | None:
     if config.resources.engines_sleep and learner.counted + engine.counted > device.bytes:
         return f"beside an engine of {engine.text()} a learner holds {size(learner.counted)}"
     if engine.counted > device.bytes or responses_at_once(config, shape, engine) < 1:
-        return f"an engine's worker needs {engine.text()}, with room for one whole response"
+        return f"an engine worker needs {engine.text()}, with room for one full-length response"
     return None
 
 
@@ -210,8 +210,8 @@ def _refusal(config: RunConfig, shape: Shape, device: Device, missing: str) -> U
             break
     what = "a GPU" if device.on_gpu else "the machine"
     return UserError(
-        f"memory: {missing}, and {what} has {size(device.bytes)} (resources.device_memory_gib says "
-        f"otherwise); {proposal}"
+        f"memory: {missing}, and {what} has {size(device.bytes)} (if not, set "
+        f"resources.device_memory_gib); {proposal}"
     )
 
 

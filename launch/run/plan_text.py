@@ -13,7 +13,7 @@ def objective_text(config: RunConfig) -> str:
     """Say in words what the run optimises."""
     control = config.scheduler.entropy_control
     if config.scheduler.objective_preserving:
-        text = "uniform over prompts: draws and thinning are undone by weights"
+        text = "uniform over prompts: weights correct for draws and thinning"
     elif control is not None:
         text = (
             "reweighted: exploring tickets at other temperatures add a term that holds the entropy "
@@ -25,11 +25,11 @@ def objective_text(config: RunConfig) -> str:
             "objective"
         )
     if config.rollout.branching is not None:
-        text += "; reweighted by rollout.branching, whose plays begin where the policy was unsure"
+        text += "; reweighted by rollout.branching, as plays branch where the policy was unsure"
     if config.scheduler.reuse is not None:
         age = config.scheduler.reuse.max_age
-        whence = f"up to {age} batches before" if age else "their own batch a second time"
-        text += f"; steps also learn from {whence}, with ratios that the objective cuts"
+        again = f"up to {age} earlier batches" if age else "each batch a second time"
+        text += f"; also trained on {again}, which is biased where the objective clips the ratio"
     if config.learner.curvature.masks:
         text += "; biased by learner.curvature, whose mask depends on what was drawn"
     return text
@@ -67,7 +67,7 @@ def measured_text(inputs: Inputs) -> str:
     for name, prompts in inputs.sets.items():
         known = len(prompts) - len(others[name])
         known += sum(prompt.token_ids.tobytes() in spelled for prompt in others[name])
-        sets.append(f"{len(prompts)} {name}" + (f" ({known} of them trained on)" if known else ""))
+        sets.append(f"{len(prompts)} {name}" + (f" ({known} also in training)" if known else ""))
     return ", ".join(sets)
 
 
@@ -98,10 +98,11 @@ def derived_plan(inputs: Inputs) -> dict[str, object]:
     resources, learner = config.resources, config.learner
     return {
         "objective": objective_text(config),
-        "prompts": f"{len(inputs.prompts)} to train on; measured on {measured_text(inputs)}",
+        "prompts": f"{len(inputs.prompts)} for training; evaluated on {measured_text(inputs)}",
         "one step": sizes_text(config),
         "learning": f"{learner.num_epochs} pass(es) of {learner.num_minibatches} optimiser "
-        f"step(s), at most {config.num_rows_at_most} rows of {learner.row_tokens} tokens a learner",
+        f"step(s), at most {config.num_rows_at_most} rows of {learner.row_tokens} tokens per "
+        "learner",
         "run": f"{config.loop.num_steps} steps, staleness at most {config.loop.max_staleness}",
         "placement": f"{resources.num_engines} engine(s) of {resources.tensor_parallel_size} "
         f"worker(s), {resources.num_learners} learner(s), ZeRO {learner.zero_stage}, "

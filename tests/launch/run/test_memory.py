@@ -129,7 +129,7 @@ def test_what_fits_is_told_and_what_does_not_is_refused_with_what_would(config):
     config.rollout.engine.kv_cache_gib = None
     lines = memory_lines(config, QWEN_7B, Device(96 * GIB, on_gpu=True))
     assert lines["memory of a learner"].endswith("of 96.0 GiB")
-    assert "prompts with responses of the full length at once" in lines["memory of an engine"]
+    assert "prompts with full-length responses" in lines["memory of an engine"]
     with pytest.raises(
         UserError, match=r"^memory: a learner needs .* has 40\.0 GiB .*zero_stage="
     ) as e:
@@ -226,7 +226,7 @@ def test_gpus_whose_memory_is_not_told_are_gpus(config, monkeypatch, told, visib
     lines = plan_memory(config)
     assert "memory of the machine" not in lines
     assert lines["memory of a learner"].endswith("of 24.0 GiB") == bool(gib)
-    assert ("resources.device_memory_gib does" in lines.get("memory", "")) == (gib is None)
+    assert ("set resources.device_memory_gib" in lines.get("memory", "")) == (gib is None)
     config.resources.device_memory_gib = 40.0
     assert device_of(config) == Device(40 * GIB, on_gpu=True)
 
