@@ -82,8 +82,11 @@ def _members(group: str) -> list[str]:
 
 
 def first_sentence(text: str) -> str:
-    """Return the first sentence of the comment at a YAML file's head, "" where there is none."""
-    comment = takewhile(lambda line: line.startswith("#"), text.splitlines())
+    """Return the first sentence of the comment at a YAML file's head, "" where there is none.
+
+    Commands, which are indented in it, are left out.
+    """
+    comment = takewhile(re.compile("#(?!  )").match, text.splitlines())
     said = " ".join(line.lstrip("# ") for line in comment if "@package" not in line)
     return _SENTENCE_END.split(said, maxsplit=1)[0]
 

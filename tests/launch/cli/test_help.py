@@ -41,6 +41,10 @@ def test_every_member_of_a_group_says_in_a_sentence_what_it_is(group):
 def test_the_first_sentence_of_a_comment_goes_on_over_lines_and_abbreviations():
     text = "# @package _global_\n# Dr. GRPO at 1.5 times\n# the rate. Ours.\nname: x\n# Not this.\n"
     assert first_sentence(text) == "Dr. GRPO at 1.5 times the rate"
+    assert (
+        first_sentence("# Is it late? See\n# below.\n#   python -m launch.x\n")
+        == "Is it late? See below"
+    )
     assert first_sentence("name: x\n# Not this.\n") == ""
 
 
