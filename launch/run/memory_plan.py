@@ -131,7 +131,7 @@ def memory_lines(config: RunConfig, shape: Shape | None, device: Device | None) 
         "memory of a learner": f"{learner.text()}{of}",
         "memory of an engine": f"{engine.text()}{of}",
     }
-    if engine.parts["keys and values"]:
+    if engine.parts["KV cache"]:
         lines["memory of an engine"] += (
             f"; its KV cache has room for {responses_at_once(config, shape, engine):,} prompts "
             f"with full-length responses (max_num_seqs={config.rollout.engine.max_num_seqs})"
@@ -151,7 +151,7 @@ def memory_lines(config: RunConfig, shape: Shape | None, device: Device | None) 
     if not on_gpu:
         lines["memory of the machine"] = f"{size(total)} of {size(device.bytes)}"
     # Beside what vLLM takes, which has room for a step but not for weights that come.
-    receiving = received_bytes(config, shape, on_gpu=on_gpu) - engine.parts["passing"]
+    receiving = received_bytes(config, shape, on_gpu=on_gpu) - engine.parts["forward pass"]
     if (max(learner.total, engine.total + max(0, receiving)) if on_gpu else total) > device.bytes:
         lines["memory"] = _MAY_RUN_OUT
     return lines

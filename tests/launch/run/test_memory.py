@@ -120,9 +120,7 @@ def test_an_engine_gives_keys_and_values_the_rest_of_its_room(config):
     need = engine_need(config, QWEN_7B, on_gpu=True, room=60 * GIB)
     assert need.total == pytest.approx(60 * GIB)
     # 2 x 28 layers x 512 wide x 2 bytes = 57,344 bytes a token, 512 of them a response.
-    assert responses_at_once(config, QWEN_7B, need) == int(
-        need.parts["keys and values"] / (57_344 * 512)
-    )
+    assert responses_at_once(config, QWEN_7B, need) == int(need.parts["KV cache"] / (57_344 * 512))
 
 
 def test_what_fits_is_told_and_what_does_not_is_refused_with_what_would(config):
