@@ -231,7 +231,7 @@ def print_result(
     if failed := summary.get("failed_tickets"):
         lines["failed tickets"] = f"{failed:,} (none of their responses was trained on)"
     lines |= {f"{kind} tokens": summary[f"{kind}_tokens"] for kind in TOKENS}
-    lines["saved by thinning"] = share_text(_number(summary["saved_share"]))
+    lines["saved in learning"] = share_text(_number(summary["saved_share"]))
     for kind in ("generated", "trained"):
         tokens = summary[f"uniform_{kind}_tokens_estimated"]
         lines[f"{kind}, uniform draws"] = f"{tokens:,} (estimated)"
