@@ -11,9 +11,9 @@ class ChaosConfig:
     """How many runs are struck, and when one is given up; see `launch.chaos`."""
 
     runs: int = 27
-    """Trials; 27 have every part with every signal once."""
+    """Trials; 27 are every process with every signal once."""
     seed: int = 0
-    """Of parts, signals and moments."""
+    """Random seed of processes, signals and moments."""
     run_dir: str
     """Folder of all trials."""
     base: list[str]
@@ -21,14 +21,14 @@ class ChaosConfig:
     num_steps: int = 6
     """Steps of each run."""
     deadline_seconds: float = 600.0
-    """Longest time of a trial with all its starts."""
+    """Time limit of a trial with all its restarts."""
     grace_seconds: float = 75.0
     """After the end of a start, longest wait for its processes and shared memory to be gone. Ray's
     agents take 62 s where the head of their cluster was killed."""
     stopped_seconds: float = 20.0
-    """After which a driver that was stopped goes on."""
+    """Seconds after which a stopped driver is continued."""
     most_starts: int = 4
-    """Of one trial."""
+    """Most starts of one trial."""
 
     def __post_init__(self) -> None:
         require_path("run_dir", self.run_dir)

@@ -10,26 +10,26 @@ class CheckpointConfig:
     """Checkpoints of everything a run goes on from; see `python -m launch.train resume=RUN`."""
 
     every_steps: int = 0
-    """Save after every so many steps; 0 goes by `every_seconds` alone."""
+    """Save every so many steps; 0 for only `every_seconds`."""
     every_seconds: float | None = 600.0
-    """Save after the first step that ends so long after the last checkpoint; None goes by
-    `every_steps` alone."""
+    """Save after the first step that ends this long after the last checkpoint; None for only
+    `every_steps`."""
     at_end: bool = True
-    """Save after the last step too, so that the run can be made longer."""
+    """Save after the last step too, so that the run can be resumed to make it longer."""
     keep_last: int = 2
-    """Whole checkpoints that are kept, the newest ones."""
+    """How many checkpoints to keep, the newest ones."""
     keep_best: str | None = None
-    """Set whose pass@1 decides, "held_out" or one of `evaluation.sets`: the policy that did best in
-    the evaluations of `evaluation.every`, and after the run, is kept as policy-best-STEP; None
+    """Keep the policy with the best pass@1 on this set, "held_out" or one of `evaluation.sets`, as
+    policy-best-STEP. Evaluations are those of `evaluation.every` and that after the run. None
     keeps none."""
     grace_seconds: float = 30.0
-    """After a first SIGINT or SIGTERM, longest wait for a step that is being learned to end, and
-    again for the checkpoint to be written."""
+    """After a first SIGINT or SIGTERM: longest wait for the current step to end, and the same again
+    for the checkpoint to be written."""
     max_recoveries: int = 3
-    """How often in a row, without a step in between, a run whose scheduler or learners died goes
-    on from its newest checkpoint by itself; 0 ends it at once."""
+    """How often in a row, without a step in between, a run resumes by itself from its newest
+    checkpoint after its scheduler or learners died; 0 for never."""
     deadline_seconds: float = 1800.0
-    """Longest time to write one."""
+    """Longest time to write a checkpoint."""
 
     def __post_init__(self) -> None:
         ranges = {

@@ -28,13 +28,13 @@ class EvaluationConfig:
     """How the policy is measured on held-out prompts."""
 
     sets: dict[str, EvaluationSet] = field(default_factory=dict)
-    """The sets to measure on beside `held_out`, by name."""
+    """Further sets to evaluate on, besides `held_out`, by name."""
     num_samples: int = 8
     """Responses per prompt at `temperature`; pass@k is given for k = 1 and k = num_samples."""
     pass_at: list[int] = field(default_factory=list)
     """Give pass@k for these k too, each in [1, num_samples]."""
     temperature: float = 1.0
-    """Of the sampled responses, positive."""
+    """Sampling temperature, positive."""
     greedy: bool = True
     """Also take one greedy response per prompt."""
     before: bool = True
@@ -42,18 +42,18 @@ class EvaluationConfig:
     after: bool = True
     """Evaluate the trained policy."""
     every: int = 0
-    """Also evaluate after every so many steps, sampled responses only; 0 for never. Learning waits
-    for it and the run's seconds leave it out, but with `loop.max_staleness` > 0 the engines go on
+    """Also evaluate every so many steps, sampled responses only; 0 for never. Learning waits for it
+    and its time does not count as the run's, but with `loop.max_staleness` > 0 engines continue
     with batches in flight meanwhile."""
     target: float | None = None
-    """Held-out pass@1 that ends the run: after the first evaluation of `every` that reaches it no
-    batch is drawn any more; those in flight are still learned. A run that reached it goes on only
-    with a higher one, or without. None for no such end."""
+    """Held-out pass@1 that ends the run: after the first evaluation of `every` that reaches it, no
+    batch is drawn any more, and those in flight are still trained on. To resume such a run, raise
+    the target or remove it. None for no target."""
     background: bool = False
-    """Let learning go on during the evaluations of `every`. They share the engines with training,
-    so that their seconds are part of the run's, and new weights reach responses half done: results
-    name the first and the last version, and come with the step that finds them ready, or after
-    the last one by themselves."""
+    """Let learning continue during the evaluations of `every`. They share the engines with
+    training, so their time counts as the run's, and new weights may arrive in the middle of a
+    response. Results name the first and last version, and come with a later step, or by
+    themselves after the last one."""
 
     def __post_init__(self) -> None:
         ranges = {

@@ -24,11 +24,11 @@ class GpuCheckConfig:
     device: str = "gpu"
     """"gpu", or "cpu" to try the check itself without one."""
     num_steps: int = 20
-    """Of the quickstart."""
+    """Steps of the quickstart."""
     seconds: float = 480.0
-    """For all parts together; a part has a deadline of its own, too."""
+    """Time limit of all parts together; each part also has its own."""
     overrides: list[str] = field(default_factory=list)
-    """Further overrides of every part."""
+    """Further overrides for every part."""
     out: str = "gpu_check.json"
     """File for what was found, in a folder that exists."""
 

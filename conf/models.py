@@ -28,27 +28,27 @@ class WarmStartConfig:
     """How a policy is taught from examples; see `launch.warmstart`."""
 
     base: str | None = None
-    """Model folder to begin from, which learns conversations in its own tokens; None begins from
-    nothing, with the shipped models' subjects."""
+    """Model folder to teach conversations, in the model's own tokens; None trains a new model on a
+    `subject`, as the shipped ones were."""
     task: Any = None
-    """With a base: the questions. Take others than training does."""
+    """With a base: the questions. Use other questions than in training."""
     environment: Any = None
-    """With a base: what is played, as training will."""
+    """With a base: the environment, as in training."""
     script: str | None = None
-    """With a base: the function (question, answer) -> list of the policy's turns, as FILE.py:NAME
-    or MODULE:NAME."""
+    """With a base: a function (question, answer) -> list of the policy's turns, as FILE.py:NAME or
+    MODULE:NAME."""
     out: str = "models/${subject}"
     """Folder that receives the checkpoint; must not exist yet."""
     subject: str = "chain"
-    """What it is taught: `chain`, or `calculator`, whose products it may call a tool for."""
+    """What a new model is taught: `chain`, or `calculator`, which may call a tool for products."""
     architecture: str = "llama"
-    """What is taught: `llama`, as shipped, or `qwen3` or `gpt_neox` of about as many weights."""
+    """Architecture of a new model: `llama`, as shipped, or `qwen3` or `gpt_neox` of that size."""
     seed: int = 0
     """Initial weights and examples."""
     steps: int = 1400
     """Optimiser steps."""
     schedule_steps: int = 2250
-    """Steps that the curriculum and the cosine are laid out for; `steps` may stop before."""
+    """Steps that curriculum and cosine schedule are made for; `steps` may stop earlier."""
     batch_tokens: int = 2500
     """Largest number of tokens in a batch, padding included."""
     lr: float = 1e-3
@@ -64,9 +64,9 @@ class WarmStartConfig:
     log_every: int = 50
     """Steps between two printed lines."""
     teacher: Teacher = field(default_factory=Teacher)
-    """Who writes the solutions of the chain task."""
+    """How the solutions of the chain task are written."""
     calculator: CalculatorTeacher = field(default_factory=CalculatorTeacher)
-    """Who writes the conversations of the calculator task."""
+    """How the conversations of the calculator task are written."""
 
     def __post_init__(self) -> None:
         require_path("out", self.out)

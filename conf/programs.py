@@ -66,9 +66,9 @@ class CompareConfig:
     """What a comparison runs; every run is one of `conf/train.yaml`."""
 
     name: str
-    """The comparison's, on its page and at wandb."""
+    """Name of the comparison, on its page and at wandb."""
     run_dir: str
-    """Folder of all runs. Started again with the same folder, a comparison goes on where it
+    """Folder of all runs. Started again with the same folder, a comparison continues where it
     stopped."""
     base: list[str]
     """Overrides of conf/train.yaml that all arms share."""
@@ -78,9 +78,9 @@ class CompareConfig:
     """Every arm runs once with each."""
     budget: BudgetConfig
     max_steps: int = 100_000
-    """Batches at which a run ends whatever it has spent."""
+    """Steps after which a run ends even if it has not used its budget."""
     pooled: list[str] = field(default_factory=list)
-    """Files `comparison.json` whose runs of these arms are read together; nothing is run then."""
+    """Files `comparison.json` whose runs of these arms are read together; nothing is run."""
 
     def __post_init__(self) -> None:
         require_name("name", self.name)
@@ -112,9 +112,9 @@ class ReportConfig:
     """What a page shows; see `launch.report`."""
 
     runs: list[str] = field(default_factory=list)
-    """Run folders; what the command line names without a key."""
+    """Run folders: the words without a key on the command line."""
     out: str | None = None
-    """New HTML file; None takes RUN/report.html, of several runs runs/report-TIME.html."""
+    """New HTML file; None for RUN/report.html, or runs/report-TIME.html for several runs."""
 
     def __post_init__(self) -> None:
         require(len(self.runs) >= 1, "runs must name at least one run folder", self.runs)
@@ -126,11 +126,11 @@ class TraceConfig:
     """What a trace shows; see `launch.trace`."""
 
     runs: list[str] = field(default_factory=list)
-    """One run folder; what the command line names without a key."""
+    """One run folder: the word without a key on the command line."""
     step: int | None = None
-    """This step alone; None takes all."""
+    """Only this step; None for all."""
     out: str | None = None
-    """New JSON file; None takes RUN/trace.json, of one step RUN/trace-STEP.json."""
+    """New JSON file; None for RUN/trace.json, or RUN/trace-STEP.json for one step."""
 
     def __post_init__(self) -> None:
         require(len(self.runs) == 1, "runs must name one run folder", self.runs)

@@ -31,7 +31,7 @@ class Key:
 
     Example: `loop.max_staleness` of `launch.train`, its meaning shortened.
 
-        Key("loop.max_staleness", "int", "0", "Versions a batch may be behind when it is learned.")
+        Key("loop.max_staleness", "int", "0", "Versions that a batch may be behind.")
     """
 
     name: str

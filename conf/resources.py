@@ -16,51 +16,51 @@ class ResourcesConfig:
     num_engines: int = 1
     """Rollout actors, each with one vLLM engine."""
     max_engines: int | None = None
-    """Engines join while the run goes on, up to so many, whenever the cluster has room for one
-    more; one that was lost with its node and finds no other room joins again when there is some.
-    With None nobody joins, and such a one is left out after `placement_deadline_seconds`."""
+    """Up to so many, engines join during the run whenever the cluster has room for one more. An
+    engine that was lost with its node joins again when there is room. None: no engine joins, and a
+    lost one is left out after `placement_deadline_seconds`."""
     tensor_parallel_size: int = 1
     """GPUs that hold one copy of the model; at least 1 also on CPU."""
     num_learners: int = 1
     """Learner workers."""
     use_gpu: bool | None = None
-    """None takes GPUs when the cluster has any. Without them vLLM must be built for CPUs."""
+    """None uses GPUs if the cluster has any. Without GPUs, vLLM must be built for CPUs."""
     share_gpus: bool | None = None
-    """Whether engine k and learner k share a GPU; None lets as many pairs share as need be where
-    the cluster has fewer GPUs than the run has parts. Engines of several GPUs never share."""
+    """Whether engine k and learner k share a GPU. None: only as many pairs as necessary do, if the
+    cluster has fewer GPUs than the run has parts. Engines on several GPUs never share."""
     engine_memory_share: float = 0.4
-    """Part of a shared GPU's memory that its engine takes, weights included, in place of
-    `rollout.engine.gpu_memory_utilization`; its learner may take the rest but for 0.05."""
+    """Share of a shared GPU's memory that its engine takes, weights included, instead of
+    `rollout.engine.gpu_memory_utilization`. Its learner may take the rest except 0.05."""
     engines_sleep: bool = False
-    """Whether engines and learners that share a GPU have its memory in turn: an engine sleeps while
-    the learners work, and wakes for the next weights. Its learner may then take all but 0.05 of
-    the memory; while the engine generates, what the learner holds lies beside
-    `engine_memory_share`. As many pairs share as there are; CPUs give nothing back."""
+    """Whether engine and learner on a shared GPU use its memory in turn: the engine sleeps while
+    the learners work, and wakes for the next weights. The learner may then take all but 0.05 of the
+    memory; while the engine generates, what the learner keeps must fit next to
+    `engine_memory_share`. All pairs share. On CPUs no memory is freed."""
     cuda_ipc: bool = True
-    """Whether weights go through CUDA IPC where the run is one engine and one learner on one GPU.
-    False sends them through the host's memory, as between other parts that share GPUs, for systems
-    that keep processes from mapping each other's GPU memory."""
+    """Whether weights are sent through CUDA IPC if the run is one engine and one learner on one
+    GPU. False sends them through host memory, as between all other parts that share GPUs, for
+    systems that do not let processes map each other's GPU memory."""
     device_memory_gib: float | None = None
-    """Memory of one GPU, or of a machine without, for the plan; None asks this machine, and knows
-    nothing of a cluster that is joined."""
+    """Memory of one GPU, or of a machine without GPUs, for the memory plan. None asks this machine;
+    for a cluster that is joined it is then unknown."""
     engine_cpus: float = 1.0
     """CPUs reserved for each engine."""
     learner_cpus: float = 1.0
     """CPUs reserved for each learner worker."""
     address: str | None = None
-    """Ray address to join; None joins the cluster of RAY_ADDRESS, or starts one here."""
+    """Ray address to join; None joins that in RAY_ADDRESS, or starts a cluster on this machine."""
     dashboard: bool = False
-    """Serve the dashboard of a cluster started here."""
+    """Serve Ray's dashboard, for a cluster started here."""
     placement_deadline_seconds: float = 120.0
     """Longest wait for the cluster to reserve the resources, and for room for an engine whose node
-    was lost."""
+    was lost, seconds."""
     silence_seconds: float = 30.0
-    """Longest silence of a part of the run, or of the cluster: a process that is stopped for so
-    long, or has nothing to do and does not answer for twice as long, counts as dead. One that is
-    at work is not silent."""
+    """Longest silence of a part of the run, or of the cluster. A process counts as dead if it is
+    stopped for this long, or has nothing to do and does not answer for twice as long. A process at
+    work is not silent."""
     least_deadline_seconds: float = 120.0
-    """Deadlines of scheduler and learners are ten times the longest that the same took before, and
-    not less than this; the settings called *_deadline_seconds are the longest."""
+    """Shortest deadline of scheduler and learners. A deadline is ten times the longest that the
+    same call took before, between this and the setting called *_deadline_seconds."""
 
     def __post_init__(self) -> None:
         ranges = {

@@ -40,13 +40,13 @@ class ModelConfig:
     """The policy to start from."""
 
     path: str
-    """Local folder in Hugging Face format, with tokenizer and chat template."""
+    """Hugging Face folder with tokenizer and chat template, or OWNER/NAME[@REVISION] of the hub."""
     dtype: str = "bfloat16"
     """Precision of engine and learner: "float32", "bfloat16", or "float16" on GPUs."""
     float32_head: bool = False
-    """Compute logits in float32 where the rest has 16 bits, in engine and learner: the two then
-    differ less (ScaleRL, 2510.13786), for a copy of the output head in float32 and slower products
-    with it. It has no effect in float32."""
+    """Compute logits in float32 even if the rest has 16 bits, in engine and learner. The two then
+    differ less (ScaleRL, 2510.13786), at the cost of a float32 copy of the output head and slower
+    products with it. No effect in float32."""
     max_model_len: int = 2048
     """Longest prompt plus response, tokens."""
 
@@ -64,12 +64,13 @@ class LoopConfig:
     """How long the run is, and how far generation may run ahead of learning."""
 
     num_steps: int = 100
-    """Batches to learn, one published version each."""
+    """Batches to train on; each ends with one published version of the weights."""
     max_staleness: int = 0
-    """Versions a batch may be behind when it is learned; 0 generates and learns in turn."""
+    """Versions that a batch may be behind when it is trained on; 0 to generate and learn in
+    turn."""
     max_generated_tokens: int | None = None
-    """Draw no further batch once those drawn are expected to take so many tokens of the engines,
-    pilots and filtered groups included; None learns `num_steps` batches."""
+    """Budget of tokens that engines compute, pilots and filtered groups included: no batch is drawn
+    once those drawn are expected to use it up. None for no such budget."""
     max_trained_tokens: int | None = None
     """The same for the tokens that learners train on, each response with its prompt, every pass
     counted; batches in flight are expected to take what those before did."""
@@ -80,17 +81,17 @@ class LoopConfig:
     """The same for seconds of waiting, learning and publishing; starts, evaluations and saves do
     not count."""
     batch_deadline_seconds: float = 1800.0
-    """Longest silence of all tickets while a batch is awaited, or one of its rounds: however long
-    it takes, it may go on while anything is heard of any."""
+    """Longest time without a sign of life from any ticket while a batch, or one of its rounds, is
+    awaited. A batch may take however long while anything is heard of any ticket."""
     publish_deadline_seconds: float = 600.0
-    """Longest time to bring one version of the weights to every engine."""
+    """Longest time to send one version of the weights to every engine."""
     save_every: int = 0
-    """Save the policy after every so many steps; 0 saves at the end only."""
+    """Save the policy every so many steps; 0 for only at the end."""
     save_final: bool = True
     """Save the policy at the end."""
     push_to_hub: str | None = None
-    """OWNER/NAME at the Hugging Face hub, to which the policy that is saved at the end is uploaded,
-    with the token in HF_TOKEN; the best one where `checkpoint.keep_best` keeps one."""
+    """OWNER/NAME on the Hugging Face hub, to which the final policy is uploaded, or the best one if
+    `checkpoint.keep_best` keeps one. The token is that in HF_TOKEN."""
     push_private: bool = True
     """Whether a repository that `push_to_hub` makes is private."""
 
@@ -121,19 +122,19 @@ class ParityConfig:
     """How to check that engine and learner compute the same at the same version."""
 
     every: int = 1
-    """Check after every so many publishes; 0 checks at start only."""
+    """Check after every so many publishes; 0 for only at start."""
     num_sequences: int = 4
-    """Responses per check: of the last batch, or freshly sampled at start."""
+    """Responses per check: of the last batch, or at start newly sampled ones."""
     num_tokens: int = 16
-    """Tokens of each, from its beginning."""
+    """Tokens to check of each response, from its beginning."""
     max_difference: float = 1e-3
     """Largest difference of one token's log-probability that passes in float32, nats."""
     slack: float = 2.0
-    """In 16 bits, mean and 99th percentile may be so many times those measured at start."""
+    """In 16 bits, mean and 99th percentile may be this many times those measured at start."""
     self_test: bool = True
-    """At start, publish disturbed weights, see the engine follow, and restore them."""
+    """At start, publish changed weights, check that the engine follows, and restore them."""
     deadline_seconds: float = 600.0
-    """Longest time for engines to answer one check, and as long again for learners."""
+    """Longest time for engines to answer one check, and the same again for learners."""
 
     def __post_init__(self) -> None:
         ranges = {
@@ -179,15 +180,15 @@ class RunConfig:
     """Everything a training run depends on."""
 
     name: str
-    """The run's, in its folder, on pages and in trackers."""
+    """Name of the run, in its folder, on pages and in trackers."""
     seed: int = 0
-    """Of draws, samples and everything else that chance decides."""
+    """Random seed of draws, samples and everything else that is random."""
     run_dir: str
-    """Folder for config, metrics, summary, picture and the trained policy; must not exist yet, or
-    be empty, unless the run goes on."""
+    """Folder for config, metrics, summary, picture and the trained policy; must be new or empty,
+    unless the run is resumed."""
     resume: str | None = None
-    """A run folder to go on with, from its newest checkpoint; "auto" goes on where run_dir holds a
-    run, and begins it where not."""
+    """A run folder to resume from its newest checkpoint; "auto" resumes the run in run_dir if there
+    is one, and starts one otherwise."""
     model: ModelConfig
     task: Any
     """The plug that makes the training prompts."""
@@ -196,9 +197,9 @@ class RunConfig:
     reward: Any
     """The plug that scores responses."""
     environment: Any
-    """The plug that plays what follows a prompt: one response, or several turns."""
+    """The plug that plays what follows a prompt: one response or several turns."""
     sandbox: SandboxConfig = field(default_factory=SandboxConfig)
-    """Where code of the policy runs, for rewards and tools that run it."""
+    """Where code that the policy wrote is run, for rewards and tools that run it."""
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     scheduler: SchedulerConfig
     objective: Any
@@ -358,20 +359,20 @@ class EvaluateConfig:
     """Everything an evaluation depends on."""
 
     name: str
-    """The run's, in its folder, on pages and in trackers."""
+    """Name of the run, in its folder, on pages and in trackers."""
     seed: int = 0
-    """Of draws, samples and everything else that chance decides."""
+    """Random seed of draws, samples and everything else that is random."""
     run_dir: str
-    """Folder for config and results; must not exist yet, or be empty."""
+    """Folder for config and results; must be new or empty."""
     model: ModelConfig
     held_out: Any
     """The plug that makes the prompts."""
     reward: Any
     """The plug that scores responses."""
     environment: Any
-    """The plug that plays what follows a prompt: one response, or several turns."""
+    """The plug that plays what follows a prompt: one response or several turns."""
     sandbox: SandboxConfig = field(default_factory=SandboxConfig)
-    """Where code of the policy runs, for rewards and tools that run it."""
+    """Where code that the policy wrote is run, for rewards and tools that run it."""
     rollout: RolloutConfig = field(default_factory=RolloutConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     resources: ResourcesConfig = field(default_factory=ResourcesConfig)

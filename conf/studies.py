@@ -20,24 +20,24 @@ class SimulateConfig:
     """What a study in simulated time runs; see `launch.simulate`."""
 
     name: str
-    """The study's."""
+    """Name of the study."""
     seed: int = 0
-    """Of everything that chance decides."""
+    """Random seed."""
     run_dir: str
-    """Folder for config and results; must not exist yet, or be empty."""
+    """Folder for config and results; must be new or empty."""
     profile: Any
     """Plug: machine, model and task (launch/study/simulation/profile.py)."""
     scheduler: SchedulerConfig
     accelerators: list[int] = field(default_factory=lambda: [1, 4, 16, 64, 256, 1024, 4096])
-    """One row of the study each."""
+    """Numbers of accelerators to simulate, one row of the study each."""
     learner_share: float = 0.25
-    """Part of the accelerators for learners, in (0, 1); the rest is for engines."""
+    """Share of the accelerators for learners, in (0, 1); the rest is for engines."""
     tickets_per_accelerator: float | None = None
     """Let the batch grow with the accelerators; None keeps scheduler.tickets_per_step."""
     num_steps: int = 20
-    """Steps that count; some more are run before and after them."""
+    """Steps that are measured; some more are run before and after them."""
     max_staleness: int = 1
-    """Versions a batch may be behind when it is learned."""
+    """Versions that a batch may be behind when it is trained on."""
     num_epochs: int = 1
     """Passes over a batch."""
     num_minibatches: int = 1
@@ -45,20 +45,20 @@ class SimulateConfig:
     prefix_caching: bool = True
     """Whether engines prefill a group's prompt once."""
     update_mode: str = "recompute"
-    """What new weights do to running sequences: "recompute" or "keep_kv"."""
+    """What happens to running requests when new weights arrive: "recompute" or "keep_kv"."""
     max_retries: int = 2
     """Retries of one ticket."""
     target_pass_rate: float | None = None
     """Mean pass rate to which steps and hours are extrapolated, by the profile's law."""
     fit: str | None = None
-    """Folder of a real run: fit a profile to it instead of simulating."""
+    """Folder of a real run, to which to fit a profile instead of simulating."""
     out: str | None = None
     """File for the fitted profile, such as conf/profile/NAME.yaml."""
     check: str | None = None
-    """Folder of a real run: predict it instead of simulating a study."""
+    """Folder of a real run, to predict instead of simulating a study."""
     plan: bool = False
-    """Find the best engines and learners of every number of accelerators instead of going by
-    learner_share, with and without scheduler.thinning."""
+    """Find the best split into engines and learners for each number of accelerators, with and
+    without scheduler.thinning, instead of using learner_share."""
 
     def __post_init__(self) -> None:
         check_run(self.name, self.seed, self.run_dir)
@@ -138,7 +138,7 @@ class TheoryConfig:
     """How the theory is held against measurement; see `launch.theory`."""
 
     seeds: int = 20
-    """Runs of every contestant."""
+    """Seeds of each method."""
     quick: bool = False
     """Two small data sets and one cost case."""
     out: str
@@ -187,11 +187,11 @@ class VarianceConfig:
     group_size: int = 8
     """Responses to a prompt."""
     max_tokens: int = 256
-    """Of a response."""
+    """Longest response, tokens."""
     temperature: float = 1.0
-    """Of sampling, positive."""
+    """Sampling temperature, positive."""
     seed: int = 0
-    """Of prompts and samples."""
+    """Random seed of prompts and samples."""
     unbiased_only: bool = False
     """Leave PODS and D3S out, to save memory."""
     layer: str = "all"

@@ -52,7 +52,7 @@ class KubeRayConfig:
     head_memory_gib: int = 16
     """Its memory, GiB."""
     retries: int = 3
-    """How often a job that failed goes on from its newest checkpoint, with a new cluster."""
+    """How often a failed job is retried from its newest checkpoint, on a new cluster."""
 
     def __post_init__(self) -> None:
         for key in ("token_secret", "secret", "claim"):
@@ -88,13 +88,13 @@ class SlurmConfig:
     """What a Slurm script asks for."""
 
     activate: str = ".venv/bin/activate"
-    """The virtual environment's script, from the folder where sbatch is called."""
+    """Activation script of the virtual environment, relative to where sbatch is called."""
     time: str = "24:00:00"
     """The job's time limit, as sbatch takes it."""
     partition: str | None = None
-    """Where the job queues up; None takes the site's default."""
+    """Partition; None takes the site's default."""
     account: str | None = None
-    """Who pays; None takes the site's default."""
+    """Account to charge; None takes the site's default."""
 
     def __post_init__(self) -> None:
         require_path("slurm.activate", self.activate)
@@ -112,14 +112,14 @@ class SubmitConfig:
     """A training run or a comparison as a job on a cluster; see `launch.submit`."""
 
     name: str
-    """The job's; new on the cluster."""
+    """Name of the job; must be new on the cluster."""
     program: str = "train"
-    """What the job runs: "train", or "compare", which goes on after its finished runs where the job
+    """What the job runs: "train", or "compare", which continues after its finished runs if the job
     is submitted again with the same `run_dir`."""
     action: list[str] = field(default_factory=list)
-    """Bare words: `list` shows the cluster's jobs, `stop NAME` has one end in order, `resume NAME`
-    submits one that has ended again, to go on from its run folder, with what stands behind `--`
-    changed; nothing submits."""
+    """Words without a key: `list` shows the cluster's jobs, `stop NAME` ends one gracefully,
+    `resume NAME` submits one that has ended again, to resume from its run folder with the settings
+    after `--` changed. Without any, a job is submitted."""
     form: str = "submit"
     """"submit" sends the job; "ray" prints the `ray job submit` line, "kuberay" a RayJob manifest,
     "slurm" a batch script."""
@@ -127,12 +127,13 @@ class SubmitConfig:
     """Of the job server, http://HEAD:8265; None takes RAY_API_SERVER_ADDRESS, then an http
     RAY_ADDRESS, then this machine."""
     follow: bool = True
-    """Stream the job's output and end with its status; false returns once it is submitted."""
+    """Stream the job's output and exit with its status; false returns once it is submitted."""
     env: list[str] = field(default_factory=lambda: ["HF_HOME", "HF_HUB_OFFLINE", "WANDB_MODE"])
-    """Variables that go along with the values they have here, where they are set."""
+    """Variables to send with their values, if they are set here."""
     secrets: list[str] = field(default_factory=lambda: ["HF_TOKEN", "WANDB_API_KEY"])
-    """Variables that go by name only: KubeRay takes them from a Secret, Slurm from the shell that
-    calls sbatch, and on a cluster that runs already the nodes must have been started with them."""
+    """Variables of which only the names are sent: KubeRay takes the values from a Secret, Slurm
+    from the shell that calls sbatch, and nodes of a running cluster must have been started with
+    them."""
     node: NodeConfig = field(default_factory=NodeConfig)
     kuberay: KubeRayConfig = field(default_factory=KubeRayConfig)
     slurm: SlurmConfig = field(default_factory=SlurmConfig)

@@ -39,8 +39,8 @@ class LearnerConfig:
     """
 
     zero_stage: int = 0
-    """DeepSpeed ZeRO stage, 0 to 3: what the ranks share out (nothing, optimiser state,
-    gradients, weights)."""
+    """DeepSpeed ZeRO stage, 0 to 3: what is sharded over the learners (nothing, optimiser state,
+    also gradients, also weights)."""
     lr: float = 1e-6
     """Learning rate after warm-up, positive."""
     optimizer: Any = None
@@ -48,60 +48,60 @@ class LearnerConfig:
     warmup_steps: int = 0
     """Optimiser steps over which the learning rate rises linearly; 0 for none."""
     schedule: str = "constant"
-    """How it falls afterwards: "constant", "linear" or "cosine" (`learner.schedule`)."""
+    """How the learning rate falls afterwards: "constant", "linear" or "cosine"."""
     schedule_steps: int | None = None
-    """Optimiser steps, warm-up included, until the minimum is reached; it stays there. None to
-    reach it with the end of the run, whichever of `loop.num_steps` and the budgets that is."""
+    """Optimiser steps, warm-up included, until the minimum is reached, where it stays. None to
+    reach it at the end of the run, by `loop.num_steps` or a budget, whichever ends it."""
     min_lr_share: float = 0.0
     """Share of `lr` at which a schedule ends, in [0, 1]."""
     max_grad_norm: float = 1.0
-    """DeepSpeed clips the whole gradient's norm to this, positive. A step is then not linear in the
-    gradient: where it is reached, expected steps are not those of the expected gradient, however
-    unbiased that is."""
+    """DeepSpeed clips the norm of the whole gradient to this, positive. Where it clips, a step is
+    not linear in the gradient, so that an unbiased gradient does not make the expected step
+    unbiased."""
     row_tokens: int = 2048
     """Largest number of tokens in one packed row; activations take memory in proportion."""
     shared_prefix: bool = True
-    """Compute a prompt once for all of its responses in a row; false repeats it for each. Of no
-    effect with `chunk_tokens`, which repeats."""
+    """Compute a prompt once for all of its responses in a row; false computes it for each. No
+    effect with `chunk_tokens`, which computes it for each."""
     varlen_attention: bool = True
-    """On GPUs attend in one call of a kernel for pieces of different lengths (`learner.varlen`),
-    where there is one: NVIDIA's from the A100 on, in 16 bits, for values as wide as queries. False
-    attends piece by piece, as CPUs do."""
+    """On GPUs, compute attention over a row in one call of a kernel for sequences of different
+    lengths (`learner.varlen`), if there is one: NVIDIA's from the A100 on, in 16 bits, for values
+    as wide as queries. False takes one call per sequence, as on CPUs."""
     logits_chunk_tokens: int = 1024
-    """Loss tokens whose logits exist at a time; each takes a few times the vocabulary's size in
-    memory. In longer rows the head is computed twice, and in ZeRO stage 3 its weight gathered for
-    every chunk."""
+    """How many tokens' logits exist at a time; each takes a few times the vocabulary's size in
+    memory. In rows with more, the head is computed twice, and with ZeRO stage 3 its weight is
+    gathered for every chunk."""
     num_minibatches: int = 1
     """Optimiser steps in one pass over a batch; each takes a random part of the groups."""
     num_epochs: int = 1
-    """Passes over a batch; the responses are thinned anew for each. More than one need
-    `behaviour: rollout`, whose probabilities stay."""
+    """Passes over a batch, with a new thinning for each. More than one needs
+    `learner.behaviour=rollout`, whose probabilities stay the same."""
     behaviour: str = "rollout"
-    """Whose probability is the lower one of the objective's ratio. "rollout": the engine's, as
-    sampled. "recomputed": the learner's own before the first optimiser step of a batch, for one
-    forward pass more; what then lies between it and the engine is the correction's part."""
+    """Whose probability is the denominator of the objective's ratio. "rollout": the engine's, as
+    sampled. "recomputed": the learner's own before the first optimiser step of a batch, at the
+    cost of a forward pass; the mismatch with the engine is then left to the correction."""
     correction: Any = None
-    """Plug: factors for tokens that learner and engine see differently (learner/corrections.py);
-    null corrects nothing."""
+    """Plug: corrects for the mismatch of learner and engine (learner/corrections.py); null for no
+    correction."""
     curvature: RejectedShares = field(default_factory=RejectedShares)
-    """CAPO: leave out the tokens at which the step would bend the policy too much
-    (`learner.objectives.curvature`), for one forward pass more and five products with the output
-    head. A mask that depends on what was drawn: biased by design. Needs AdamW and whole weights."""
+    """CAPO: mask the tokens at which the step would bend the policy too much
+    (`learner.objectives.curvature`), at the cost of a forward pass and five products with the
+    output head. The mask depends on what was drawn: biased by design. Needs AdamW, and no LoRA."""
     reference: ReferenceConfig = field(default_factory=ReferenceConfig)
     entropy_coefficient: float = 0.0
-    """Weight of the policy's entropy at every trained token, taken off the loss; not negative."""
+    """Weight of the entropy bonus at every trained token; not negative."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass instead of keeping them."""
     chunk_tokens: int | None = None
-    """Segments longer than this are trained in chunks of so many tokens, exactly and in memory
-    that grows with the key-value cache alone (`learner.chunked`); None never chunks."""
+    """Train responses longer than this in chunks of this many tokens, with the exact gradient, in
+    memory that grows only with the KV cache (`learner.chunked`); None never chunks."""
     lora: LoraConfig = field(default_factory=LoraConfig)
-    """Low-rank adapters to train in place of the weights (`learner.lora`); none by default."""
+    """LoRA adapters to train instead of the weights (`learner.lora`); none by default."""
     deepspeed: dict[str, Any] = field(default_factory=dict)
     """Further settings of DeepSpeed, e.g. {zero_optimization: {offload_optimizer: {device: cpu}}};
-    those that follow from ours are refused."""
+    those that follow from settings here are refused."""
     num_threads: int = 1
-    """How many torch threads each worker has."""
+    """CPU threads of torch in each learner worker."""
     start_deadline_seconds: float = 600.0
     """Longest wait for the workers to load the policy and find each other."""
     update_deadline_seconds: float = 3600.0

@@ -19,21 +19,20 @@ class EngineConfig:
     """How one vLLM engine works; what it may use of the machine is in `resources`."""
 
     max_num_seqs: int = 128
-    """Sequences that run at the same time."""
+    """How many sequences run at the same time."""
     max_num_batched_tokens: int = 4096
     """Tokens of one engine step, prompts included."""
     kv_cache_gib: float | None = None
-    """Memory for keys and values; None is vLLM's share of the GPU, or 4 GiB on CPUs."""
+    """KV cache size; None for what is left of `gpu_memory_utilization`, or 4 GiB on CPUs."""
     gpu_memory_utilization: float = 0.85
     """Share of the GPU that vLLM may take when `kv_cache_gib` is None."""
     enforce_eager: bool = False
-    """True skips graph capture and compilation: faster start, slower steps on GPUs."""
+    """Skip CUDA graphs and compilation: faster start, slower steps on GPUs."""
     prefix_caching: bool = True
     """Compute a prompt shared by several requests once, in whole cache blocks."""
     num_threads: int = 1
-    """CPU threads of the engine worker; GPUs ignore it. Its main thread keeps to as many cores that
-    no other engine keeps to, where there are such and until it waits for them; see
-    `rollout.cores`."""
+    """CPU threads of the engine worker; no effect on GPUs. Its main thread stays on as many cores
+    that no other engine uses, if there are such, for as long as it gets them (`rollout.cores`)."""
 
     def __post_init__(self) -> None:
         ranges = {
@@ -52,13 +51,13 @@ class EngineConfig:
 
 @dataclass(kw_only=True, slots=True)
 class OverlongConfig:
-    """What long responses lose of their reward in training; see `rollout.shaping`."""
+    """Penalty of long responses in training; see `rollout.shaping`."""
 
     buffer_share: float = 0.0
-    """Last part of `rollout.max_tokens` over which the penalty grows from 0 to all of it, in
+    """Last share of `rollout.max_tokens` over which the penalty grows from 0 to its full size, in
     [0, 1]; 0 for no penalty. DAPO: 0.2, 4096 of 20480 tokens."""
     penalty: float = 1.0
-    """What a response of the full length loses, positive; DAPO: 1."""
+    """Penalty of a full-length response, positive; DAPO: 1."""
     filter_truncated: bool = False
     """Give truncated responses no reward at all, as if their scoring had failed: they are left out
     of their group's mean and deviation, and have weight 0."""
@@ -97,41 +96,41 @@ class RolloutConfig:
     repetition_penalty: float = 1.0
     """Fixed at 1: see `__post_init__`."""
     seeded: bool = True
-    """Give every request a seed of its own, derived from the run's seed, ticket, position in the
-    group and turn."""
+    """Give every request its own seed, derived from the run's seed, the ticket, the position in the
+    group and the turn."""
     permute_rewards: bool = False
-    """Control experiment: shuffle the rewards inside each group, so that nothing can be learned."""
+    """Control experiment: shuffle rewards within each group, so that nothing can be learned."""
     update_mode: str = "recompute"
     """What happens to running requests when new weights arrive: `recompute` preempts them and
-    recomputes keys and values, `keep_kv` keeps both, `drain` lets them finish first."""
+    recomputes their KV cache, `keep_kv` keeps it, `drain` lets them finish first."""
     reward_processes: int = 1
-    """Processes per actor that score responses."""
+    """Processes per rollout actor that score responses."""
     reward_timeout_seconds: float = 10.0
-    """Wall-clock limit for one score; the process is killed beyond it."""
+    """Time limit for scoring one response; beyond it the process is killed."""
     reward_max_crashed_share: float = 0.5
-    """A run ends when the reward crashes for a larger share of a batch's responses, in [0, 1];
-    1 for never. Responses that crashed are left out of their group, counted, and told of."""
+    """The run ends if the reward crashes for a larger share of a batch's responses, in [0, 1]; 1
+    for never. Responses whose scoring crashed are left out of their group, counted and reported."""
     reward_max_timed_out_share: float = 0.5
     """The same for responses whose scoring takes longer than `reward_timeout_seconds`."""
     environment_timeout_seconds: float = 600.0
     """Longest time that an environment may take before, between or after its calls of the engine,
-    without what it waits for a thread or a sandbox; beyond it the ticket fails and is retried."""
+    not counting waits for a thread or a sandbox; beyond it the ticket fails and is retried."""
     max_queued_responses: int = 32
-    """Responses that may wait in an engine beyond the `rollout.engine.max_num_seqs` that it works
-    on, so that it never runs short; further tickets wait for room with the run, in ticket order."""
+    """Responses that may queue in an engine beyond the `rollout.engine.max_num_seqs` that it works
+    on, so that it never idles; further tickets wait in the driver, in ticket order."""
     ticket_deadline_seconds: float = 600.0
-    """Longest silence: a ticket fails and is retried when one of its responses that is with an
-    engine gets no token for so long, nor any response that came to the engine before it, or when
-    its actor says nothing for so long. However long it takes, what gets tokens lives; and waiting
-    for room, behind others in the engine, for new weights, environments and rewards is no
+    """Longest silence of a ticket; it then fails and is retried. It is silent if one of its
+    responses gets no token from the engine for this long, nor any response that came before it, or
+    if its actor does not report for this long. However slow, what gets tokens is alive. Waiting
+    for room, behind others in the engine, for new weights, environments or rewards is not
     silence."""
     max_retries: int = 2
-    """Retries of one ticket, with the same ticket and seeds, after a crash or a silence."""
+    """Retries of a ticket after a crash or a silence, with the same probability and seeds."""
     start_deadline_seconds: float = 600.0
     """Longest time for an engine to start."""
     branching: Any = None
-    """How the plays of a group share beginnings (rollout/environments/branching.py), in training
-    and in environments of several turns; None for plays that are independent."""
+    """How the plays of a group share beginnings, in training in environments of several turns
+    (rollout/environments/branching.py); None for independent plays."""
     overlong: OverlongConfig = field(default_factory=OverlongConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)
 

@@ -15,6 +15,7 @@ from hydra import compose, initialize_config_module
 
 from conf.programs import register
 from conf.reference import groups, keys_of, members_of, programs
+from cost.draws.allocators.types import Allocator, Estimates
 from launch.cli.previewed import KEY as PREVIEW
 from launch.program import build
 from rollout.tools.calls import find_calls
@@ -169,7 +170,7 @@ def is_key(name):
         pattern = re.escape(key).replace(r"\*", r"[\w-]+")
         if re.fullmatch(pattern, name) or key.startswith(f"{name}."):
             return True
-    open_ended = ("reward.settings", "learner.deepspeed", "resources.labels", "profile.")
+    open_ended = ("reward.settings", "learner.deepspeed", "resources.labels", "profile.", "arms.")
     below = r"(evaluation\.sets|tracker)(\.[\w-]+)*(\.task\.\w+|\.reward)?|.*\._target_"
     return name.startswith(open_ended) or re.fullmatch(below, name) is not None
 
@@ -260,6 +261,20 @@ def test_pictures_can_be_read_on_light_and_dark_pages():
 
 def text_of(page):
     return (PROJECT / page).read_text(encoding="utf-8")
+
+
+def test_allocator_of_the_page_is_unbiased(own):
+    costs = np.array([1.0, 4.0, 20.0, 300.0])
+    flat = np.ones(4)
+    mine = own.Cheap(floor=0.1)
+    estimates = Estimates(lengths=costs, costs=costs, pass_rates=flat / 2, utilities=flat)
+    allocation = mine.allocate(estimates, None)
+    probabilities = allocation.probabilities
+    assert probabilities.sum() == pytest.approx(1) and (probabilities >= 0.1 / 4).all()
+    assert (np.diff(probabilities) < 0).all()
+    values = np.array([3.0, -1.0, 7.0, 2.0])
+    assert probabilities @ (allocation.weights * values) == pytest.approx(values.mean())
+    assert isinstance(mine, Allocator) and mine.objective_preserving
 
 
 def test_every_page_is_in_the_navigation():

@@ -60,36 +60,36 @@ class SchedulerConfig:
     entropy_control: Any = None
     """Exploring tickets that hold the policy's entropy (cost/draws/entropy_control.py), or None."""
     clipping: Any = None
-    """How large a part of a step one response may be (cost/thinning/clipping.py), or None."""
+    """Bounds a single response's share of a step (cost/thinning/clipping.py), or None."""
     reuse: Any = None
-    """Earlier batches that are learned from once more (cost/thinning/reuse.py), or None."""
+    """Trains on batches once more (cost/thinning/reuse.py), or None."""
     sizing: Any = None
-    """What moves tickets_per_step and group_size as the run goes on (cost/draws/sizing.py), or
-    None, which leaves them as they are."""
+    """Adapts tickets_per_step and group_size during the run (cost/draws/sizing.py), or None, which
+    leaves them as they are."""
     tickets_per_step: int = 16
-    """P: groups in one learned batch, unless the allocator says otherwise; where scheduler.sizing
-    moves it, of the first."""
+    """P: prompts (groups) per step, unless the allocator decides otherwise; with scheduler.sizing,
+    of the first batch."""
     group_size: int = 8
-    """Responses per ticket, at least 2; where the allocator varies it, the average; where
-    scheduler.sizing moves it, of the first batch."""
+    """Responses per prompt, at least 2; their average if the allocator varies it; with
+    scheduler.sizing, of the first batch."""
     pass_rate_decay: float = 0.9
-    """What a visit counts in a prompt's pass rate after one more visit of it, in [0, 1]."""
+    """How much an older visit counts for a prompt's pass rate, per newer visit, in [0, 1]."""
     pass_rate_prior_responses: float = 8.0
-    """Responses at which a prompt's own pass rate and the prediction count the same, positive."""
+    """Number of responses at which a prompt's own pass rate counts as much as the prediction."""
     prompt_features: bool = False
-    """Whether predictions of lengths, pass rates and worths read what the task says of its prompts
-    (rollout/tasks/features.py)."""
+    """Whether predictions of length, pass rate and worth use the features that the task gives its
+    prompts (rollout/tasks/features.py)."""
     gradient_norm_layer: str = "lm_head"
     """Layer whose gradient is measured per response, for pilots that ask for it and calibrations:
     "lm_head" (no backward pass) or "embedding" (one a packed row)."""
     calibrate_every: int = 0
-    """Measure gradient norms of every so many batches and fit the proxy's exponents to them; 0
+    """Measure gradient norms every so many batches and fit the proxy's exponents to them; 0 for
     never."""
     calibrated_proxy: bool = False
-    """Whether the proxy takes over the fitted exponents from the next selection on."""
+    """Whether the proxy uses the fitted exponents, from the next selection on."""
     accelerator_hour_price: float | None = None
-    """What an hour of one accelerator costs, in any currency, for the metric `cost/spent_currency`;
-    None leaves that out."""
+    """Price of one accelerator hour, in any currency, for the metric `cost/spent_currency`; None
+    for no such metric."""
 
     def __post_init__(self) -> None:
         """Check ranges."""

@@ -3,18 +3,33 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Sequence
+from itertools import takewhile
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
 from conf.keys import describe, keys_of, nearest
+from launch.cli.own_code import package_of
 from launch.cli.refusals import UserError
 
 CONF = Path(__file__).parents[2] / "conf"
+WIDTH = 120
+"""Columns of the list of a group's members."""
+_INDENTS: dict[str, Any] = {
+    "initial_indent": "  ",
+    "subsequent_indent": " " * 26,
+    "break_long_words": False,
+    "break_on_hyphens": False,
+}
+_TARGET = re.compile(r"^_target_: (.*)$", re.MULTILINE)
+_SENTENCE_END = re.compile(r"(?<=[\w)])(?<!\bDr)\.(?:$|\s+(?=[A-Z]))")
+"""Before a capital, and not the dot of an abbreviation or of an ellipsis."""
 
 
 def schema_of(program: str) -> Any:
@@ -46,7 +61,9 @@ def help_of(arguments: Sequence[str], program: str, groups: Sequence[str]) -> st
     found = [describe(schema, asked)]
     group = asked.partition("@")[0].rpartition(".")[2]
     if group in groups:
-        found += [f"{group}: a group, of which GROUP=MEMBER chooses one of", *_members(group)]
+        key = package_of(group)
+        choice = group if key == group else f"{group}@{key}"
+        found += [f"{group}: choose a member with {choice}=MEMBER", *_members(group)]
     if text := "\n".join(filter(None, found)):
         return text
     close = nearest(asked, [*keys_of(schema), *groups])
@@ -55,15 +72,23 @@ def help_of(arguments: Sequence[str], program: str, groups: Sequence[str]) -> st
 
 
 def _members(group: str) -> list[str]:
-    """Name and first comment, or target, of each member."""
+    """Name of each member, and what its file says of it first."""
     lines = []
     for path in sorted((CONF / group).glob("*.yaml")):
-        text = path.read_text(encoding="utf-8").splitlines()
-        said = next((line for line in text if line.startswith("#") and "@package" not in line), "")
-        target = next((line for line in text if line.startswith("_target_:")), "")
-        about = said.lstrip("# ") or target.removeprefix("_target_: ")
-        lines.append(f"  {path.stem:<24}{about}")
+        text = path.read_text(encoding="utf-8")
+        about = first_sentence(text) or "".join(_TARGET.findall(text)[:1])
+        lines.append(fill(f"{path.stem:<22}  {about}", WIDTH, **_INDENTS))
     return lines
+
+
+def first_sentence(text: str) -> str:
+    """Return the first sentence of the comment at a YAML file's head, "" where there is none.
+
+    Commands, which are indented in it, are left out.
+    """
+    comment = takewhile(re.compile("#(?!  )").match, text.splitlines())
+    said = " ".join(line.lstrip("# ") for line in comment if "@package" not in line)
+    return _SENTENCE_END.split(said, maxsplit=1)[0]
 
 
 def end_quietly() -> None:

@@ -1,7 +1,7 @@
 """What hydra and OmegaConf say of a command line, in this project's words.
 
 Error merging override seed=a; Value 'a' of type ... -> seed must be a whole number, got 'a'
-Could not override 'learner.lrr'.; To append to ...  -> learner.lrr is no setting; did you mean ...
+Could not override 'learner.lrr'.; To append ...     -> learner.lrr is not a setting; did you ...
 In 'train': Could not find 'reward/r.py'; Avail...   -> reward must name what it takes of r.py ...
 """
 
@@ -89,7 +89,7 @@ def _no_setting(sentence: str) -> str:
     close = nearest(key, sorted(keys))
     meant = f"; did you mean {close}?" if close else "; --help lists what there is"
     reason = sentence.rpartition("Key ")[2].partition(";")[0]
-    return f"{key} is no setting{meant} (Key {reason})"
+    return f"{key} is not a setting{meant} (Key {reason})"
 
 
 def _no_member(sentence: str) -> str:
@@ -114,7 +114,7 @@ def _no_group(sentence: str) -> str:
         return ""
     close = nearest(found[2], _groups())
     meant = f"; did you mean {close}?" if close else "; --help lists the groups"
-    return f"{found[2]} is no group{meant}, got {found[1]!r}"
+    return f"{found[2]} is not a group{meant}, got {found[1]!r}"
 
 
 def _groups() -> list[str]:

@@ -138,7 +138,7 @@ class Progress:
 
     def _render(self) -> RenderableType:
         measured = self._step > self._first_step
-        start = f"going on after step {self._step}" if self._step else "before the first step"
+        start = f"resumed after step {self._step}" if self._step else "before the first step"
         head = Table.grid(padding=(0, 2))
         head.add_row(
             Text(f"step {self._step}/{self._num_steps}", style="bold"),
@@ -230,21 +230,22 @@ def print_result(
         "steps": f"{summary['num_steps']} ({summary['skipped_steps']} skipped)"
     }
     if restarts := summary.get("restarts"):
-        lines["restarts"] = f"{restarts} ({summary['lost_steps']} steps were taken anew)"
+        lines["restarts"] = f"{restarts} ({summary['lost_steps']} steps were repeated)"
     if failed := summary.get("failed_tickets"):
-        lines["failed tickets"] = f"{failed:,} (no response of theirs was learned from)"
+        lines["failed tickets"] = f"{failed:,} (none of their responses was trained on)"
     lines |= {f"{kind} tokens": summary[f"{kind}_tokens"] for kind in TOKENS}
     lines["saved in learning"] = share_text(_number(summary["saved_share"]))
     for kind in ("generated", "trained"):
-        lines[f"{kind} if uniform"] = f"{summary[f'uniform_{kind}_tokens_estimated']:,} (estimated)"
+        tokens = summary[f"uniform_{kind}_tokens_estimated"]
+        lines[f"{kind}, uniform draws"] = f"{tokens:,} (estimated)"
     if (sizing := summary.get("sizing")) is not None:
         assert isinstance(sizing, Mapping)
-        lines["sizes chosen"] = (
+        lines["chosen sizes"] = (
             f"{sizing['tickets']:.0f} tickets x {sizing['group_size']:.0f} responses, "
             f"{share_text(sizing['saving_estimated'])} saved (estimated)"
         )
     lines |= {f"{phase} time": seconds_text(_number(value)) for phase, value in seconds.items()}
-    lines["of these times"] = OVERLAP
+    lines["these times"] = OVERLAP
     for machine in ("engine", "learner"):
         lines[f"{machine} seconds"] = number_text(_number(summary[f"{machine}_seconds"]), 1)
     for outcome in ("crashed", "timed_out"):

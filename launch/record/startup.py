@@ -76,7 +76,7 @@ class Startup:
                 self._line.stop()
             del self._open[name]
             elapsed = seconds_text(time.monotonic() - part.began)
-            beside = f", beside {' and '.join(part.beside)}" if part.beside else ""
+            beside = f", in parallel with {' and '.join(part.beside)}" if part.beside else ""
             self._say(outcome, f"{name} ", (f"{elapsed}{beside}", "dim"))
 
     def say(self, sentence: str) -> None:

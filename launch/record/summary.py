@@ -28,8 +28,8 @@ TURNS = ("wait", "update", "publish")
 BESIDE = tuple(phase for phase in PHASES if phase not in TURNS)
 """Phases that go on beside them."""
 OVERLAP = (
-    f"{', '.join(TURNS[:-1])} and {TURNS[-1]} take turns and, with what is done between steps, "
-    f"fill the loop; {BESIDE[0]} goes on beside them"
+    f"{', '.join(TURNS[:-1])} and {TURNS[-1]} follow each other and, with the work between steps, "
+    f"make up the loop; {BESIDE[0]} runs in parallel"
 )
 """How the seconds of a run overlap."""
 

@@ -242,17 +242,17 @@ def engine_need(config: RunConfig, shape: Shape, *, on_gpu: bool, room: float) -
         weights += value * shape.vocab_size * shape.hidden_size / workers
     parts = {
         "weights": weights,
-        "passing": passing + 8.0 * engine.max_num_seqs * shape.vocab_size / workers,
+        "forward pass": passing + 8.0 * engine.max_num_seqs * shape.vocab_size / workers,
         "process": CONTEXT_BYTES if on_gpu else PROCESS_BYTES["engine"],
     }
     if engine.kv_cache_gib is not None or not on_gpu:
-        parts["keys and values"] = (engine.kv_cache_gib or CPU_KV_CACHE_GIB) * GIB
+        parts["KV cache"] = (engine.kv_cache_gib or CPU_KV_CACHE_GIB) * GIB
     else:
-        parts["keys and values"] = max(0.0, room - sum(parts.values()))
+        parts["KV cache"] = max(0.0, room - sum(parts.values()))
     return Need("engine", parts)
 
 
 def responses_at_once(config: RunConfig, shape: Shape, need: Need) -> int:
     """Return how many prompts with responses of the full length an engine's cache has room for."""
     each = kv_bytes_per_token(config, shape) * config.model.max_model_len
-    return math.floor(need.parts["keys and values"] / each)
+    return math.floor(need.parts["KV cache"] / each)

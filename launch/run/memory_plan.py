@@ -27,10 +27,10 @@ from launch.run.memory import (
 from launch.run.packing_memory import received_bytes
 
 CGROUP = Path("/sys/fs/cgroup/memory.max")
-_MAY_RUN_OUT = "may run out, if activations take what is estimated here"
+_MAY_RUN_OUT = "may run out: with the estimated activations it does not fit"
 _UNTOLD = (
-    "not held against a GPU's, which nvidia-smi does not say here, as of a part of one (MIG); "
-    "resources.device_memory_gib does"
+    "not checked: nvidia-smi does not say how much a GPU has, as for part of one (MIG); set "
+    "resources.device_memory_gib"
 )
 _ASK = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
 
@@ -131,10 +131,10 @@ def memory_lines(config: RunConfig, shape: Shape | None, device: Device | None) 
         "memory of a learner": f"{learner.text()}{of}",
         "memory of an engine": f"{engine.text()}{of}",
     }
-    if engine.parts["keys and values"]:
+    if engine.parts["KV cache"]:
         lines["memory of an engine"] += (
-            f"; room for {responses_at_once(config, shape, engine):,} prompts with responses of "
-            f"the full length at once, of {config.rollout.engine.max_num_seqs} that may run"
+            f"; its KV cache has room for {responses_at_once(config, shape, engine):,} prompts "
+            f"with full-length responses (max_num_seqs={config.rollout.engine.max_num_seqs})"
         )
     if device is None:
         return lines
@@ -151,7 +151,7 @@ def memory_lines(config: RunConfig, shape: Shape | None, device: Device | None) 
     if not on_gpu:
         lines["memory of the machine"] = f"{size(total)} of {size(device.bytes)}"
     # Beside what vLLM takes, which has room for a step but not for weights that come.
-    receiving = received_bytes(config, shape, on_gpu=on_gpu) - engine.parts["passing"]
+    receiving = received_bytes(config, shape, on_gpu=on_gpu) - engine.parts["forward pass"]
     if (max(learner.total, engine.total + max(0, receiving)) if on_gpu else total) > device.bytes:
         lines["memory"] = _MAY_RUN_OUT
     return lines
@@ -191,7 +191,7 @@ def shortage(config: RunConfig, shape: Shape, device: Device) -> str | None:
     if config.resources.engines_sleep and learner.counted + engine.counted > device.bytes:
         return f"beside an engine of {engine.text()} a learner holds {size(learner.counted)}"
     if engine.counted > device.bytes or responses_at_once(config, shape, engine) < 1:
-        return f"an engine's worker needs {engine.text()}, with room for one whole response"
+        return f"an engine worker needs {engine.text()}, with room for one full-length response"
     return None
 
 
@@ -210,8 +210,8 @@ def _refusal(config: RunConfig, shape: Shape, device: Device, missing: str) -> U
             break
     what = "a GPU" if device.on_gpu else "the machine"
     return UserError(
-        f"memory: {missing}, and {what} has {size(device.bytes)} (resources.device_memory_gib says "
-        f"otherwise); {proposal}"
+        f"memory: {missing}, and {what} has {size(device.bytes)} (if not, set "
+        f"resources.device_memory_gib); {proposal}"
     )
 
 

@@ -16,7 +16,7 @@ def objective_text(config: RunConfig) -> str:
     """Say in words what the run optimises."""
     control = config.scheduler.entropy_control
     if config.scheduler.objective_preserving:
-        text = "uniform over prompts: draws and thinning are undone by weights"
+        text = "uniform over prompts: weights correct for draws and thinning"
     elif control is not None:
         text = (
             "reweighted: exploring tickets at other temperatures add a term that holds the entropy "
@@ -28,11 +28,11 @@ def objective_text(config: RunConfig) -> str:
             "objective"
         )
     if config.rollout.branching is not None:
-        text += "; reweighted by rollout.branching, whose plays begin where the policy was unsure"
+        text += "; reweighted by rollout.branching, as plays branch where the policy was unsure"
     if config.scheduler.reuse is not None:
         age = config.scheduler.reuse.max_age
-        whence = f"up to {age} batches before" if age else "their own batch a second time"
-        text += f"; steps also learn from {whence}, with ratios that the objective cuts"
+        again = f"up to {age} earlier batches" if age else "each batch a second time"
+        text += f"; also trained on {again}, which is biased where the objective clips the ratio"
     if config.learner.curvature.masks:
         text += "; biased by learner.curvature, whose mask depends on what was drawn"
     return text
@@ -69,12 +69,12 @@ def measured_text(inputs: Inputs) -> str:
     sets = []
     for name, prompts in inputs.sets.items():
         count = sum(prompt.token_ids.tobytes() in known for prompt in prompts)
-        sets.append(f"{len(prompts)} {name}" + (f" ({count} of them trained on)" if count else ""))
+        sets.append(f"{len(prompts)} {name}" + (f" ({count} also in training)" if count else ""))
     text = ", ".join(sets)
     if num_alike > MOST_DECODED:
         text += (
-            f"; {MOST_DECODED:,} of the {num_alike:,} training prompts that end like a measured "
-            "one were compared in whole"
+            f"; only {MOST_DECODED:,} of the {num_alike:,} training prompts that end like one of "
+            "these were compared in full"
         )
     return text
 
@@ -112,10 +112,11 @@ def derived_plan(inputs: Inputs) -> dict[str, object]:
     resources, learner = config.resources, config.learner
     return {
         "objective": objective_text(config),
-        "prompts": f"{len(inputs.prompts)} to train on; measured on {measured_text(inputs)}",
+        "prompts": f"{len(inputs.prompts)} for training; evaluated on {measured_text(inputs)}",
         "one step": sizes_text(config),
         "learning": f"{learner.num_epochs} pass(es) of {learner.num_minibatches} optimiser "
-        f"step(s), at most {config.num_rows_at_most} rows of {learner.row_tokens} tokens a learner",
+        f"step(s), at most {config.num_rows_at_most} rows of {learner.row_tokens} tokens per "
+        "learner",
         "run": f"{config.loop.num_steps} steps, staleness at most {config.loop.max_staleness}",
         "placement": f"{resources.num_engines} engine(s) of {resources.tensor_parallel_size} "
         f"worker(s), {resources.num_learners} learner(s), ZeRO {learner.zero_stage}, "

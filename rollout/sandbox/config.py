@@ -15,11 +15,11 @@ class SandboxConfig:
     """"bubblewrap" where it is installed and works, "namespaces" made by this project, or "auto":
     the first of them that works."""
     allow_weak: bool = False
-    """Where neither works: run code with limits alone. It then reaches the network, reads and
-    writes whatever this user may, files in memory among them, and, unless this user is root, may
-    end this user's processes."""
+    """If neither works, run code with resource limits only. It can then reach the network, read and
+    write whatever this user may, files in memory included, and, unless this user is root, end this
+    user's processes."""
     wall_seconds: float = 5.0
-    """Longest time of one run; all of it is killed then."""
+    """Time limit of one run; all its processes are killed then."""
     cpu_seconds: int = 5
     """Processor time of one process."""
     memory_mib: int = 512

@@ -48,7 +48,7 @@ def test_a_key_says_what_its_field_says():
     shown = example(Key)
     assert (key.name, key.kind, key.default) == (shown.name, shown.kind, shown.default)
     assert key.meaning == meanings(LoopConfig)["max_staleness"]
-    assert key.meaning.startswith("Versions a batch may be behind when it is learned")
+    assert key.meaning.startswith("Versions that a batch may be behind when it is trained on")
     nested = {key.name for key in keys_of(RunConfig)}
     assert {"learner.lora.rank", "rollout.engine.kv_cache_gib"} <= nested
     assert "evaluation.sets.NAME.task" in nested

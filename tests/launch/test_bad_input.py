@@ -235,7 +235,7 @@ def run_program(module, *arguments, cwd):
         (
             "launch.train",
             ["experiment=quickstart", "learner.lrr=1"],
-            ["learner.lrr is no setting; did you mean learner.lr?"],
+            ["learner.lrr is not a setting; did you mean learner.lr?"],
         ),
         ("launch.train", ["experiment=quickstart", "learner.lr=fast"], ["learner.lr", "'fast'"]),
         ("launch.train", ["experiment=quickstrat"], ["quickstrat", "quickstart_engine"]),

@@ -29,7 +29,10 @@ def refusal_of(*overrides, program="train"):
         ("name=[a]", "name must be a text, got [a]"),
         ("learner=3", "learner must be changed by its settings, one by one, got 3"),
         ("evaluation.sets=3", "evaluation.sets must be a mapping, such as {NAME:VALUE}, got 3"),
-        ("rewrd@reward=math", "rewrd is no group; did you mean reward?, got 'rewrd@reward=math'"),
+        (
+            "rewrd@reward=math",
+            "rewrd is not a group; did you mean reward?, got 'rewrd@reward=math'",
+        ),
     ],
 )
 def test_a_value_of_another_type_is_refused_in_one_form(override, sentence):

@@ -22,7 +22,7 @@ def write_run(path, *, name="first", num_steps=30, seed=0, response="b+1=2 #### 
     )
     summary = {
         "completed": True,
-        "objective": "uniform over prompts: draws and thinning are undone by weights",
+        "objective": "uniform over prompts: weights correct for draws and thinning",
         "pass_rate_before": 0.31,
         "pass_rate_before_half_width": 0.04,
         "pass_rate_after": 0.58,

@@ -164,7 +164,7 @@ def test_result_shows_before_after_and_change():
         "98.8",
         "12.35",
         "1m01s",
-        "goes on beside them",
+        "runs in parallel",
         "1h02m",
         "runs/x",
     ):
@@ -192,7 +192,7 @@ def test_result_says_what_was_lost_in_evaluations_and_in_training():
     shown = text_of(console)
     assert "311 of 400 (89 lost)" in shown
     assert re.search(r"failed tickets\W+3 ", shown)
-    assert re.search(r"restarts\W+2 \(3 steps were taken anew\)", shown)
+    assert re.search(r"restarts\W+2 \(3 steps were repeated\)", shown)
 
 
 def test_result_of_a_run_without_evaluation():

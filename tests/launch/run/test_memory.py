@@ -132,16 +132,14 @@ def test_an_engine_gives_keys_and_values_the_rest_of_its_room(config):
     need = engine_need(config, QWEN_7B, on_gpu=True, room=60 * GIB)
     assert need.total == pytest.approx(60 * GIB)
     # 2 x 28 layers x 512 wide x 2 bytes = 57,344 bytes a token, 512 of them a response.
-    assert responses_at_once(config, QWEN_7B, need) == int(
-        need.parts["keys and values"] / (57_344 * 512)
-    )
+    assert responses_at_once(config, QWEN_7B, need) == int(need.parts["KV cache"] / (57_344 * 512))
 
 
 def test_what_fits_is_told_and_what_does_not_is_refused_with_what_would(config):
     config.rollout.engine.kv_cache_gib = None
     lines = memory_lines(config, QWEN_7B, Device(96 * GIB, on_gpu=True))
     assert lines["memory of a learner"].endswith("of 96.0 GiB")
-    assert "prompts with responses of the full length at once" in lines["memory of an engine"]
+    assert "prompts with full-length responses" in lines["memory of an engine"]
     with pytest.raises(
         UserError, match=r"^memory: a learner needs .* has 40\.0 GiB .*zero_stage="
     ) as e:
@@ -255,7 +253,7 @@ def test_gpus_whose_memory_is_not_told_are_gpus(config, monkeypatch, told, visib
     lines = plan_memory(config)
     assert "memory of the machine" not in lines
     assert lines["memory of a learner"].endswith("of 24.0 GiB") == bool(gib)
-    assert ("resources.device_memory_gib does" in lines.get("memory", "")) == (gib is None)
+    assert ("set resources.device_memory_gib" in lines.get("memory", "")) == (gib is None)
     config.resources.device_memory_gib = 40.0
     assert device_of(config) == Device(40 * GIB, on_gpu=True)
 

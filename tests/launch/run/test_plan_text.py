@@ -38,7 +38,7 @@ def plan_of():
 def test_the_plan_says_what_one_step_comes_to(plan_of):
     plan = plan_of("scheduler.tickets_per_step=3", "scheduler.group_size=4")
     assert plan["one step"] == "3 tickets x 4 responses = 12 responses, at most 6,144 tokens"
-    assert plan["prompts"] == "2 to train on; measured on 1 held_out"
+    assert plan["prompts"] == "2 for training; evaluated on 1 held_out"
     assert str(plan["objective"]).startswith("uniform over prompts")
 
 
@@ -46,7 +46,7 @@ def test_prompts_to_measure_on_that_are_trained_on_too_are_counted(plan_of):
     known = [Prompt(7, np.array([0, 2, 3], dtype=np.int32), "1", "other", "?")]
     new = [Prompt(8, np.array([0, 2], dtype=np.int32), "1", "other", "?")]
     said = plan_of(measured=known + new)["prompts"]
-    assert said == "2 to train on; measured on 2 held_out (1 of them trained on)"
+    assert said == "2 for training; evaluated on 2 held_out (1 also in training)"
 
 
 def test_questions_that_are_only_spelled_otherwise_are_counted_as_trained_on(plan_of):
@@ -55,7 +55,7 @@ def test_questions_that_are_only_spelled_otherwise_are_counted_as_trained_on(pla
     new = ["user|What is 2+3?", "be long|go on"]
     measured = [prompt_of(each) for each in again + new]
     said = plan_of(trained=trained, measured=measured)["prompts"]
-    assert said == "3 to train on; measured on 5 held_out (3 of them trained on)"
+    assert said == "3 for training; evaluated on 5 held_out (3 also in training)"
 
 
 def test_no_more_training_prompts_are_spelled_out_than_is_said(plan_of, monkeypatch):
@@ -70,8 +70,8 @@ def test_no_more_training_prompts_are_spelled_out_than_is_said(plan_of, monkeypa
     measured = [prompt_of("BE 2|go on"), prompt_of("BE 39|go on"), prompt_of("be 7|go on")]
     said = plan_of(trained=trained + others, measured=measured)["prompts"]
     assert said == (
-        "80 to train on; measured on 3 held_out (2 of them trained on); 3 of the 40 training "
-        "prompts that end like a measured one were compared in whole"
+        "80 to train on; measured on 3 held_out (2 also in training); only 3 of the 40 training "
+        "prompts that end like one of these were compared in full"
     )
     assert len(decoded) == 3 + 2
     decoded.clear()
@@ -86,7 +86,7 @@ def test_clipping_is_said_to_change_the_objective(plan_of):
 
 def test_batches_that_are_used_again_are_named(plan_of):
     plan = plan_of("reuse@scheduler.reuse=earlier", "scheduler.reuse.max_age=3")
-    assert "also learn from up to 3 batches before" in str(plan["objective"])
+    assert "also trained on up to 3 earlier batches" in str(plan["objective"])
 
 
 def test_exploring_tickets_are_named_beside_the_others(plan_of):

@@ -41,7 +41,7 @@ def test_command_writes_one_file_beside_the_run(folder):
         "± is half of a 95% interval, Student's t over prompts; of a change over the differences "
         "of single prompts." in page
     )
-    assert "uniform over prompts: draws and thinning are undone by weights" in page
+    assert "uniform over prompts: weights correct for draws and thinning" in page
     assert "420,000" in page
 
 
