@@ -10,14 +10,18 @@ import dataclasses
 import difflib
 import inspect
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from itertools import pairwise
+from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 from cost import ranges
 from cost.ranges import Range
 
+CONF = Path(__file__).parent
+"""Where the YAML lies: of each program, and below it of each member of a group."""
+GROUPS = tuple(sorted({path.parent.name for path in CONF.glob("*/*.yaml")}))
 _MAKERS = {name: getattr(ranges, name) for name in ("count", "amount", "positive", "Range")}
 LINE = 98
 """Characters of a line of text."""
@@ -53,6 +57,15 @@ def fields_of(schema: type, prefix: str = "") -> Iterator[tuple[str, type, Any]]
 def keys_of(schema: type) -> list[str]:
     """Return every key of a schema."""
     return [key for key, *_ in fields_of(schema)]
+
+
+def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return a configuration's values by their full keys; an empty group counts as a value."""
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        key = f"{prefix}{name}"
+        found |= flat(value, f"{key}.") if isinstance(value, Mapping) and value else {key: value}
+    return found
 
 
 def describe(schema: type, asked: str) -> str:

@@ -16,9 +16,8 @@ from hydra.core.config_store import ConfigStore
 from hydra.utils import get_object
 from omegaconf import OmegaConf
 
-from conf.keys import default_text, kind_text, meanings, yaml_text
+from conf.keys import CONF, GROUPS, default_text, kind_text, meanings, yaml_text
 
-CONF = Path(__file__).parent
 NO_PLUGS = ("comparison", "experiment", "recipe", "evaluation_set", "examples")
 """Folders of conf/ whose files set keys that stand elsewhere."""
 
@@ -115,8 +114,7 @@ def _content(file: Path) -> dict[str, Any]:
 
 def groups() -> list[str]:
     """Return the folders of conf/ that hold plugs."""
-    folders = sorted({file.parent.name for file in CONF.glob("*/*.yaml")})
-    return [folder for folder in folders if folder not in NO_PLUGS]
+    return [group for group in GROUPS if group not in NO_PLUGS]
 
 
 def _member(group: str, name: str, plug: dict[str, Any]) -> Member:
