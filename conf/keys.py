@@ -1,6 +1,7 @@
 """What every setting means, from the schemas: its docstring, type, default and range.
 
 describe(RunConfig, "learner.lr") -> "learner.lr: float = 1e-06, above 0, at most 100 ..."
+meanings(LoopConfig)["max_staleness"] -> "Versions a batch may be behind when it is learned; ..."
 nearest("loop.num_step", keys_of(RunConfig)) -> "loop.num_steps"
 """
 
@@ -9,16 +10,21 @@ import dataclasses
 import difflib
 import inspect
 import textwrap
-import typing
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from itertools import pairwise
-from typing import Any
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
 
 from cost import ranges
 from cost.ranges import Range
 
+CONF = Path(__file__).parent
+"""Where the YAML lies: of each program, and below it of each member of a group."""
+GROUPS = tuple(sorted({path.parent.name for path in CONF.glob("*/*.yaml")}))
 _MAKERS = {name: getattr(ranges, name) for name in ("count", "amount", "positive", "Range")}
+LINE = 98
+"""Characters of a line of text."""
 _KNOWN = {name: getattr(ranges, name) for name in ("SECONDS", "SEED")}
 
 
@@ -39,7 +45,7 @@ def nearest(word: str, words: Iterable[str]) -> str:
 
 def fields_of(schema: type, prefix: str = "") -> Iterator[tuple[str, type, Any]]:
     """Key, dataclass and field of every setting of a schema, those of sections included."""
-    hints = typing.get_type_hints(schema)
+    hints = get_type_hints(schema)
     for field in dataclasses.fields(schema):
         key = f"{prefix}{field.name}"
         yield key, schema, field
@@ -51,6 +57,15 @@ def fields_of(schema: type, prefix: str = "") -> Iterator[tuple[str, type, Any]]
 def keys_of(schema: type) -> list[str]:
     """Return every key of a schema."""
     return [key for key, *_ in fields_of(schema)]
+
+
+def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return a configuration's values by their full keys; an empty group counts as a value."""
+    found: dict[str, Any] = {}
+    for name, value in settings.items():
+        key = f"{prefix}{name}"
+        found |= flat(value, f"{key}.") if isinstance(value, Mapping) and value else {key: value}
+    return found
 
 
 def describe(schema: type, asked: str) -> str:
@@ -71,25 +86,15 @@ def _below(key: str, asked: str) -> bool:
 
 
 def _description(key: str, schema: type, field: Any) -> str:
-    kind = typing.get_type_hints(schema)[field.name]
+    kind = get_type_hints(schema)[field.name]
     if dataclasses.is_dataclass(kind) and isinstance(kind, type):
-        head, text = f"{key}:", inspect.getdoc(kind) or ""
-    else:
-        name = kind.__name__ if isinstance(kind, type) else str(kind).replace("typing.", "")
-        head = f"{key}: {'a plug' if kind is Any else name}{_default(field)}"
-        within = _ranges(schema).get(field.name)
-        head += f", {_range_text(within)}" if within is not None else ""
-        text = _docstrings(schema).get(field.name, "")
-    body = textwrap.indent(textwrap.dedent(text).strip(), "  ")
-    return f"{head}\n{body}" if body else head
-
-
-def _default(field: Any) -> str:
-    if field.default is not dataclasses.MISSING:
-        return f" = {field.default!r}"
-    if field.default_factory is not dataclasses.MISSING:
-        return f" = {field.default_factory()!r}"
-    return ""
+        body = textwrap.indent(inspect.getdoc(kind) or "", "  ")
+        return f"{key}:\n{body}"
+    default, within = default_text(field), _ranges(schema).get(field.name)
+    head = f"{key}: {kind_text(kind)}{f' = {default}' if default else ''}"
+    head += f", {_range_text(within)}" if within is not None else ""
+    said = textwrap.indent(textwrap.fill(meanings(schema).get(field.name, ""), LINE), "  ")
+    return f"{head}\n{said}" if said else head
 
 
 def _range_text(within: Range) -> str:
@@ -105,18 +110,47 @@ def _tree(schema: type) -> ast.ClassDef:
 
 
 @cache
-def _docstrings(schema: type) -> dict[str, str]:
-    """The text below each field."""
-    body = _tree(schema).body
-    return {
-        one.target.id: inspect.cleandoc(other.value.value)
-        for one, other in pairwise(body)
-        if isinstance(one, ast.AnnAssign)
-        and isinstance(one.target, ast.Name)
-        and isinstance(other, ast.Expr)
-        and isinstance(other.value, ast.Constant)
-        and isinstance(other.value.value, str)
-    }
+def meanings(kind: type) -> dict[str, str]:
+    """Return the strings below a dataclass's fields, those of its bases included, by field."""
+    found: dict[str, str] = {}
+    for base in reversed(kind.__mro__):
+        if not dataclasses.is_dataclass(base):
+            continue
+        try:
+            body = _tree(base).body
+        except OSError:
+            # Made at run time, as `dataclasses.make_dataclass` does.
+            continue
+        for field, after in pairwise(body):
+            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
+                text = after.value if isinstance(after, ast.Expr) else None
+                if isinstance(text, ast.Constant) and isinstance(text.value, str):
+                    found[field.target.id] = " ".join(text.value.split())
+    return found
+
+
+def kind_text(kind: Any) -> str:
+    """Name the type of a setting."""
+    if kind is Any:
+        return "plug"
+    text = kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind)
+    return text.replace("typing.", "").replace("NoneType", "None")
+
+
+def default_text(field: "dataclasses.Field[Any]") -> str:
+    """Return a setting's default as YAML; "" where it has none."""
+    if field.default is not dataclasses.MISSING:
+        return yaml_text(field.default)
+    if field.default_factory is not dataclasses.MISSING:
+        return yaml_text(field.default_factory())
+    return ""
+
+
+def yaml_text(value: Any) -> str:
+    """Return a value as it is typed on the command line."""
+    if value is None:
+        return "null"
+    return str(value).lower() if isinstance(value, bool) else str(value)
 
 
 @cache

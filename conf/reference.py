@@ -5,14 +5,10 @@
 What a key means stands below its field, as a string; a plug's own settings likewise.
 """
 
-import ast
 import inspect
 import re
-import textwrap
 from collections.abc import Iterator
-from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
-from functools import cache
-from itertools import pairwise
+from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
 
@@ -20,7 +16,8 @@ from hydra.core.config_store import ConfigStore
 from hydra.utils import get_object
 from omegaconf import OmegaConf
 
-CONF = Path(__file__).parent
+from conf.keys import CONF, GROUPS, default_text, kind_text, meanings, yaml_text
+
 NO_PLUGS = ("comparison", "experiment", "recipe", "evaluation_set", "examples")
 """Folders of conf/ whose files set keys that stand elsewhere."""
 
@@ -86,7 +83,7 @@ def keys_of(schema: type, prefix: str = "") -> Iterator[Key]:
         if is_dataclass(inner) and isinstance(inner, type):
             yield from keys_of(inner, f"{name}." if inner is kind else f"{name}.NAME.")
             continue
-        yield Key(name, _kind_text(kind), _default_text(each), said.get(each.name, ""))
+        yield Key(name, kind_text(kind), default_text(each), said.get(each.name, ""))
 
 
 def members_of(group: str) -> Iterator[Member]:
@@ -117,29 +114,7 @@ def _content(file: Path) -> dict[str, Any]:
 
 def groups() -> list[str]:
     """Return the folders of conf/ that hold plugs."""
-    folders = sorted({file.parent.name for file in CONF.glob("*/*.yaml")})
-    return [folder for folder in folders if folder not in NO_PLUGS]
-
-
-@cache
-def meanings(kind: type) -> dict[str, str]:
-    """Return the strings below a dataclass's fields, those of its bases included, by field."""
-    found: dict[str, str] = {}
-    for base in reversed(kind.__mro__):
-        if not is_dataclass(base) or not isinstance(base, type):
-            continue
-        try:
-            (tree,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
-        except OSError:
-            # Made at run time, as `dataclasses.make_dataclass` does.
-            continue
-        body = getattr(tree, "body", [])
-        for field, after in pairwise(body):
-            if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name):
-                text = after.value if isinstance(after, ast.Expr) else None
-                if isinstance(text, ast.Constant) and isinstance(text.value, str):
-                    found[field.target.id] = " ".join(text.value.split())
-    return found
+    return [group for group in GROUPS if group not in NO_PLUGS]
 
 
 def _member(group: str, name: str, plug: dict[str, Any]) -> Member:
@@ -149,7 +124,12 @@ def _member(group: str, name: str, plug: dict[str, Any]) -> Member:
     if target is not owner:
         said = said | _arguments(inspect.getdoc(target) or "")
     settings = tuple(
-        Key(key, type(value).__name__ if value is not None else "", _yaml(value), said.get(key, ""))
+        Key(
+            key,
+            type(value).__name__ if value is not None else "",
+            yaml_text(value),
+            said.get(key, ""),
+        )
         for key, value in plug.items()
         if not key.startswith("_")
     )
@@ -168,26 +148,3 @@ def _value_type(kind: Any) -> Any:
     """What a mapping or list of schemas holds."""
     parts = get_args(kind) if get_origin(kind) in (dict, list) else ()
     return parts[-1] if parts else None
-
-
-def _kind_text(kind: Any) -> str:
-    if kind is Any:
-        return "plug"
-    text = kind.__name__ if isinstance(kind, type) and not get_args(kind) else str(kind)
-    return text.replace("typing.", "").replace("NoneType", "None")
-
-
-def _default_text(field: "Field[Any]") -> str:
-    if field.default is not MISSING:
-        return _yaml(field.default)
-    if field.default_factory is not MISSING:
-        return _yaml(field.default_factory())
-    return ""
-
-
-def _yaml(value: Any) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    return str(value)

@@ -21,9 +21,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from conf.checks import check_keys, check_values
+from conf.keys import GROUPS
 from conf.own_code import with_own_code
 from conf.secrets import check_secrets, recorded
-from launch.cli.claims import claim
 from launch.cli.command_line import (
     check_emptied,
     check_options,
@@ -34,6 +34,7 @@ from launch.cli.command_line import (
     with_words,
     without_config_dirs,
 )
+from launch.cli.folder_lock import lock_folder
 from launch.cli.held_out import with_held_out
 from launch.cli.help import end_quietly, help_of
 from launch.cli.measured import with_measured
@@ -54,10 +55,6 @@ from launch.cli.visible import VisibleFilter, visible
 
 __all__ = ["RunError", "UserError", "build", "compose_run", "prepare_run_dir", "run_program",
            "start"]  # fmt: skip
-GROUPS = tuple(
-    path.name for path in (Path(__file__).parents[1] / "conf").iterdir() if path.is_dir()
-)
-"""Groups of the configuration, see CONTRIBUTING.md."""
 
 
 def compose_run(overrides: Sequence[str], program: str = "train") -> DictConfig:
@@ -77,7 +74,7 @@ def compose_run(overrides: Sequence[str], program: str = "train") -> DictConfig:
     with initialize_config_module("conf", version_base="1.3"):
         try:
             overrides = _written_out(overrides, program)
-            check_overrides(overrides, GROUPS)
+            check_overrides(overrides)
             search = [f"hydra.searchpath=[{places}]"] if folders else []
             composed = compose(program, overrides=[*overrides, *search])
             check_emptied(overrides, composed)
@@ -91,7 +88,7 @@ def compose_run(overrides: Sequence[str], program: str = "train") -> DictConfig:
 
 def _written_out(arguments: Sequence[str], program: str) -> list[str]:
     arguments = with_preview(with_held_out(arguments, program), program)
-    return with_quotes(with_own_files(arguments, GROUPS, program))
+    return with_quotes(with_own_files(arguments, program))
 
 
 def build(config: DictConfig) -> Any:
@@ -150,7 +147,7 @@ def prepare_run_dir(path: Path, config: DictConfig, program: str, *, again: bool
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
-        ours = claim(path)
+        ours = lock_folder(path)
         if ours is False:
             raise UserError(
                 f"run_dir must not be in use by another program, got {str(path)!r}; choose "
@@ -223,14 +220,14 @@ def _start(main: Callable[[], None], words: str | None, resumes: bool, measures:
             print(text)
             sys.exit(0)
         if measures:
-            sys.argv[1:] = with_measured(sys.argv[1:], GROUPS)
+            sys.argv[1:] = with_measured(sys.argv[1:])
         sys.argv[1:] = with_words(sys.argv[1:], words)
         sys.argv[1:] = _written_out(sys.argv[1:], program)
         if resumes:
-            sys.argv[1:] = with_resumed(sys.argv[1:], GROUPS)
+            sys.argv[1:] = with_resumed(sys.argv[1:])
         sys.argv[1:] = options_last(sys.argv[1:])
         check_options(sys.argv[1:])
-        check_overrides(sys.argv[1:], GROUPS)
+        check_overrides(sys.argv[1:])
         main()
     except UserError as error:
         _refuse(error)

@@ -18,7 +18,7 @@ where P and n_k were fixed before the draws. Nothing here divides by what surviv
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -74,15 +74,7 @@ class MicroBatch:
 
     def to(self, device: torch.device) -> "MicroBatch":
         """Copy the row to a device."""
-        return MicroBatch(
-            token_ids=self.token_ids.to(device),
-            position_ids=self.position_ids.to(device),
-            segment_ids=self.segment_ids.to(device),
-            loss_mask=self.loss_mask.to(device),
-            rollout_logprobs=self.rollout_logprobs.to(device),
-            advantages=self.advantages.to(device),
-            loss_weights=self.loss_weights.to(device),
-        )
+        return MicroBatch(*(getattr(self, each.name).to(device) for each in fields(self)))
 
 
 def segment_of(group: Group, selection: Selection, response: int, *, num_groups: int) -> Segment:

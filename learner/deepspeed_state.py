@@ -12,10 +12,17 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from learner.config import LearnerConfig
-from learner.holdings import Holding, check_kind, holdings_of, settle, torch_optimizer
+from learner.holdings import (
+    Holding,
+    check_kind,
+    holdings_of,
+    settle,
+    torch_optimizer,
+    whole_shape,
+)
 from learner.numerics import Numerics
 from learner.optimizer_state import changed_settings, dtype_name, made, settings_of, taken_apart
 from learner.state_description import (
@@ -131,7 +138,7 @@ class DeepSpeedState:
         """Describe what is kept of each parameter of a holding."""
         tensors, numbers = taken_apart(self._kept(holding), holding.stepped, whole=holding.whole)
         for name in holding.names:
-            shape = _whole_shape(self._engine.model.get_parameter(name))
+            shape = list(whole_shape(self._engine.model.get_parameter(name)))
             yield (
                 name,
                 ParameterState(
@@ -237,10 +244,6 @@ class DeepSpeedState:
         }
         if tensors or numbers:
             self._optimizer.state[holding.stepped] = tensors | numbers
-
-
-def _whole_shape(parameter: nn.Parameter) -> list[int]:
-    return list(getattr(parameter, "ds_shape", parameter.shape))
 
 
 def _random_states() -> dict[str, Tensor]:

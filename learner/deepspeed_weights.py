@@ -16,6 +16,7 @@ from torch import Tensor
 from learner import disk_names, lora
 from learner.checkpoint import save_checkpoint
 from learner.config import LearnerConfig
+from learner.holdings import whole_shape
 
 DISTURBANCE = 0.05
 """Standard deviation of the noise in adapters, see `DeepSpeedWeights.disturb`."""
@@ -61,7 +62,7 @@ class DeepSpeedWeights:
     def metadata(self) -> list[disk_names.Metadata]:
         """List name, dtype and full shape of every weight in the order of `full`."""
         weights = [
-            (weight.name, weight.parameter.dtype, _whole_shape(weight.parameter))
+            (weight.name, weight.parameter.dtype, whole_shape(weight.parameter))
             for weight in self._weights
         ]
         return weights + [
@@ -203,9 +204,5 @@ def _held(parameter: torch.nn.Parameter) -> list[Tensor]:
     Beside its share ZeRO-3 keeps small parameters whole between steps.
     """
     share, own = _own_share(parameter), parameter.data
-    whole = own.numel() == math.prod(_whole_shape(parameter))
+    whole = own.numel() == math.prod(whole_shape(parameter))
     return [share, own] if whole and own.data_ptr() != share.data_ptr() else [share]
-
-
-def _whole_shape(parameter: torch.nn.Parameter) -> tuple[int, ...]:
-    return tuple(getattr(parameter, "ds_shape", parameter.shape))

@@ -45,6 +45,11 @@ class Holding:
     """Of those parameters what this rank holds; what is beyond them is padding."""
 
 
+def whole_shape(parameter: nn.Parameter) -> tuple[int, ...]:
+    """Return the shape of a parameter of which a rank may hold a part."""
+    return tuple(getattr(parameter, "ds_shape", parameter.shape))
+
+
 def check_kind(deepspeed_engine: Any) -> None:
     """Refuse what keeps its state where nobody here would find it.
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import math
-import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -386,7 +385,3 @@ class RolloutActor:
         """End the engine and the reward processes."""
         await self._engine.close()
         self._rewards.close()
-
-    def process_id(self) -> int:
-        """Process id of this actor, for tests that kill it."""
-        return os.getpid()

@@ -26,10 +26,10 @@ from cost.types import LengthReport, Ticket
 from rollout.admission import Admission
 from rollout.config import RolloutConfig
 from rollout.joining import Room
-from rollout.patience import Patience
 from rollout.progress import Key
 from rollout.replacing import Actors
 from rollout.reporting import empty_report
+from rollout.silence import SilenceLimit
 from rollout.types import GroupRef, Prompt
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ class _Placed:
     handle: Any
     num_left: int
     """Responses that take room at the engine."""
-    patience: Patience | None = None
+    limit: SilenceLimit | None = None
     """Set off when nothing is heard of it."""
 
 
@@ -201,7 +201,7 @@ class RolloutPool:
         key = (placed.ticket.ticket_id, placed.ticket.attempt)
         self._placed[key] = placed
         try:
-            async with Patience(self._deadline) as placed.patience:
+            async with SilenceLimit(self._deadline) as placed.limit:
                 report: LengthReport = await reference
                 return report
         except (TimeoutError, asyncio.CancelledError):
@@ -248,8 +248,8 @@ class RolloutPool:
             if placed is None or placed.handle is not handle:
                 continue
             self._num_signs += 1
-            if placed.patience is not None:
-                placed.patience.heard()
+            if placed.limit is not None:
+                placed.limit.heard()
             left = placed.ticket.num_samples - done
             gone += placed.num_left - left
             placed.num_left = left

@@ -22,7 +22,7 @@ _TICKS = os.sysconf("SC_CLK_TCK")
 _PR_SET_PDEATHSIG = 1
 _GONE = "ZXx"
 """States of what has ended and is only still listed."""
-_STATE, _PARENT, _SESSION, _USER, _SYSTEM, _STARTED = 0, 1, 3, 11, 12, 19
+_STATE, _PARENT, _USER, _SYSTEM, _STARTED = 0, 1, 11, 12, 19
 """Fields of /proc/PID/stat, counted from the one behind the name."""
 
 
@@ -31,12 +31,11 @@ class Process:
     """A process that has not ended.
 
     Example:
-        Process(pid=4711, parent=4242, session=4242, state="S", cpu_seconds=12.5, started=98765)
+        Process(pid=4711, parent=4242, state="S", cpu_seconds=12.5, started=98765)
     """
 
     pid: int
     parent: int
-    session: int
     state: str
     """One letter: R runs or waits for a core, D waits for a device, S sleeps, T is stopped."""
     cpu_seconds: float
@@ -63,7 +62,6 @@ def look(pid: int, proc: Path = PROC) -> Process | None:
     return Process(
         pid=pid,
         parent=int(fields[_PARENT]),
-        session=int(fields[_SESSION]),
         state=fields[_STATE],
         cpu_seconds=(int(fields[_USER]) + int(fields[_SYSTEM])) / _TICKS,
         started=int(fields[_STARTED]),

@@ -8,6 +8,9 @@ driver -> sign_of_life, run inside the actor -> Sign
 from __future__ import annotations
 
 import os
+import signal
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,6 +70,17 @@ def shared_names(pid: int) -> set[Path]:
     """
     blocks = shared_memory(pid) if command(pid).startswith(_TITLE) else set()
     return blocks | left_semaphores(pid)
+
+
+def kill(pids: Iterable[int]) -> None:
+    """End processes, as far as they are there and ours, and remove what they would leave behind."""
+    pids = tuple(pids)
+    names = {path for pid in pids for path in shared_names(pid)}
+    for pid in pids:
+        with suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
+    for path in names:
+        path.unlink(missing_ok=True)
 
 
 class EngineProcesses:

@@ -22,7 +22,6 @@ class Accepted:
 
     size_free: ClassVar[bool] = True
     objective_preserving: ClassVar[bool] = True
-    compares_within_groups: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         """Refuse settings that are out of range."""
@@ -61,7 +60,6 @@ class DecoupledLength:
 
     size_free: ClassVar[bool] = False
     objective_preserving: ClassVar[bool] = True
-    compares_within_groups: ClassVar[bool] = True
     needs_sequence_mean: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

@@ -32,7 +32,6 @@ class BatchDeviation:
 
     size_free: ClassVar[bool] = False
     objective_preserving: ClassVar[bool] = False
-    compares_within_groups: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Refuse settings that are out of range."""
@@ -61,7 +60,6 @@ class BatchStandardised:
 
     size_free: ClassVar[bool] = True
     objective_preserving: ClassVar[bool] = False
-    compares_within_groups: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         """Refuse settings that are out of range."""
@@ -103,7 +101,6 @@ class Consistency:
 
     size_free: ClassVar[bool] = False
     objective_preserving: ClassVar[bool] = False
-    compares_within_groups: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         """Refuse settings that are out of range."""

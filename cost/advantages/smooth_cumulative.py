@@ -46,7 +46,6 @@ class SmoothCumulative:
 
     size_free: ClassVar[bool] = False
     objective_preserving: ClassVar[bool] = True
-    compares_within_groups: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         """Refuse settings that are out of range."""

@@ -5,8 +5,8 @@ groups of a batch at once, from the full groups, before any thinning; 0 where a 
 usable. Responses without a usable reward are left out: the others get what they would get without
 them. Penalties are no part of it: `cost.advantages.penalties` adds theirs to what comes out.
 
-`size_free`, `objective_preserving` and `compares_within_groups` tell what a member's choice means
-for the rest; see `Advantage`.
+`size_free` and `objective_preserving` tell what a member's choice means for the rest; see
+`Advantage`.
 """
 
 from collections.abc import Sequence
@@ -67,8 +67,6 @@ class Advantage(Protocol):
     objective_preserving: ClassVar[bool]
     """Whether a group's advantages do not depend on the other groups of its batch, so that weights
     undo non-uniform draws. Where they do, the objective is that of the draws as they came."""
-    compares_within_groups: ClassVar[bool]
-    """Whether groups with fewer than two usable rewards, or with equal ones, get exact zeros."""
 
     def advantages(self, groups: GroupBatch) -> FloatArray:
         """Return [R] float64 advantages, finite; a member that learns also takes `state=`."""

@@ -21,7 +21,6 @@ class GroupStandardised:
 
     size_free: ClassVar[bool] = False
     objective_preserving: ClassVar[bool] = True
-    compares_within_groups: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Refuse settings that are out of range."""
@@ -55,7 +54,6 @@ class EntropyAware:
 
     size_free: ClassVar[bool] = False
     objective_preserving: ClassVar[bool] = True
-    compares_within_groups: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Refuse settings that are out of range."""
@@ -84,7 +82,6 @@ class GroupMean:
 
     size_free: ClassVar[bool] = False
     objective_preserving: ClassVar[bool] = True
-    compares_within_groups: ClassVar[bool] = True
 
     def advantages(self, groups: GroupBatch) -> FloatArray:
         """Return [R] float64 with mean 0 over each group's usable."""
@@ -97,7 +94,6 @@ class LeaveOneOut:
 
     size_free: ClassVar[bool] = True
     objective_preserving: ClassVar[bool] = True
-    compares_within_groups: ClassVar[bool] = True
 
     def advantages(self, groups: GroupBatch) -> FloatArray:
         """Return [R] float64 with mean 0 over each group's usable."""
@@ -124,7 +120,6 @@ class VirtualBest:
 
     size_free: ClassVar[bool] = False
     objective_preserving: ClassVar[bool] = True
-    compares_within_groups: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         """Refuse settings that are out of range."""

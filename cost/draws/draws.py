@@ -240,21 +240,16 @@ class PassDraws:
         return indices, np.concatenate([np.zeros(0), *weights]), state
 
 
-def systematic_counts(expected: FloatArray, start: float, *, total: int | None = None) -> IntArray:
+def systematic_counts(expected: FloatArray, start: float) -> IntArray:
     """Count the points start, start + 1, ... under each of the intervals laid end to end.
 
     Args:
         expected: [M] float64 interval lengths, not negative: the expected counts.
         start: Place of the first point, in [0, 1); uniform for unbiased counts.
-        total: Sum of `expected` where it is known to be an integer; rounding of the sum then cannot
-            add or lose a point.
 
     Returns:
         [M] int64, each within 1 of `expected`.
     """
     edges = np.cumsum(expected)
     points_below = np.ceil(edges - start).astype(np.int64)
-    if total is not None:
-        points_below = np.minimum(points_below, total)
-        points_below[-1:] = total
     return np.diff(points_below, prepend=0)

@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from cost.advantages.penalties import laid_out
 from cost.draws.streams import generator_for
 from cost.ledger import Ledger
 from cost.scheduler.batches import Batches
 from cost.scheduler.config import SchedulerConfig
-from cost.scheduler.penalties import laid_out
 from cost.scheduler.plugs import Plugs, Scored
 from cost.scheduler.selection import Earlier, select_batch, select_exploring
 from cost.scheduler.spending import Spendings

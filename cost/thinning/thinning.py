@@ -129,84 +129,86 @@ class NonZero:
 
 
 @dataclass(frozen=True, slots=True)
-class AdvantageOnly:
+class Budgeted:
+    """Base of rules that spend a share of the cost on what has the largest scores.
+
+    A subclass gives `scores`.
+    """
+
+    budget: float = 0.5
+    """Share of the candidates' cost to spend, in (0, 1]. Candidates are the usable responses whose
+    advantage is not 0, so the saving on the whole batch is larger. Of a response whose advantage is
+    of a penalty alone only the share |A| / (mean |A| of those with an advantage of rewards) counts,
+    and the floor of the rest."""
+    floor: float = 0.02
+    """Least q of a candidate, in (0, 1]; a floor above the budget is lowered to it."""
+    keep_zero_advantage: bool = False
+    """Whether responses of advantage 0 are candidates, which get the floor; the cost of all
+    candidates then counts."""
+
+    objective_preserving: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        """Refuse settings that are out of range."""
+        require_ranges("thinning.", self, {"budget": positive(1), "floor": positive(1)})
+
+    @property
+    def keeps_zero_advantage(self) -> bool:
+        """Whether every usable response of advantage 0 is kept with a positive probability."""
+        return self.keep_zero_advantage
+
+    def scores(self, candidates: Candidates) -> FloatArray:
+        """Return [M] what q / sqrt(cost) is to be in proportion to, not negative."""
+        raise NotImplementedError
+
+    def probabilities(self, candidates: Candidates) -> FloatArray:
+        """Return [M] keep probabilities; 0 for what is not a candidate."""
+        chosen = chosen_of(candidates, self.keep_zero_advantage)
+        costs = candidates.costs[chosen]
+        spent = self.budget * float(costs.sum())
+        if candidates.signal is not None and not self.keep_zero_advantage:
+            least = min(self.floor, self.budget)
+            counted = _counted(candidates.advantages[chosen], candidates.signal[chosen])
+            spent = float(costs @ (least + (self.budget - least) * counted))
+        q = np.zeros(len(chosen))
+        q[chosen] = waterfill(self.scores(candidates)[chosen], costs, spent, self.floor)
+        return q
+
+    def thin(self, candidates: Candidates, rng: np.random.Generator) -> Thinning:
+        """Keep by systematic sampling with water-filled probabilities."""
+        return sampled(candidates.costs, self.probabilities(candidates), self.floor, rng)
+
+
+@dataclass(frozen=True, slots=True)
+class AdvantageOnly(Budgeted):
     """Spend a share of the cost with q ~ |advantage|, whatever a response costs: a baseline.
 
     q = clip(s |A|, floor, 1) with s such that the expected cost is the budget. Neither the proxy
     nor the cost decides which response is kept; what the cost adds is the gap to `CostAware`.
     """
 
-    budget: float = 0.5
-    """Share of the candidates' cost to spend, in (0, 1], as in `CostAware`."""
-    floor: float = 0.02
-    """Least q of a candidate, in (0, 1]; a floor above the budget is lowered to it."""
-    keep_zero_advantage: bool = False
-    """Whether responses of advantage 0 are candidates; they get the floor."""
-
-    objective_preserving: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        """Refuse settings that are out of range."""
-        require_ranges("thinning.", self, {"budget": positive(1), "floor": positive(1)})
-
-    @property
-    def keeps_zero_advantage(self) -> bool:
-        """Whether every usable response of advantage 0 is kept with a positive probability."""
-        return self.keep_zero_advantage
-
-    def thin(self, candidates: Candidates, rng: np.random.Generator) -> Thinning:
-        """Keep by systematic sampling."""
-        return sampled(candidates.costs, self.probabilities(candidates), self.floor, rng)
-
-    def probabilities(self, candidates: Candidates) -> FloatArray:
-        """Return [M] keep probabilities; 0 for what is not a candidate."""
-        # Water-filling divides scores by sqrt(cost); this takes the division back.
-        scores = np.abs(candidates.advantages) * np.sqrt(candidates.costs)
-        return _budgeted(candidates, scores, self.keep_zero_advantage, self.budget, self.floor)
+    def scores(self, candidates: Candidates) -> FloatArray:
+        """Return [M]: water-filling divides by the root of the cost, which this takes back."""
+        scores: FloatArray = np.abs(candidates.advantages) * np.sqrt(candidates.costs)
+        return scores
 
 
 @dataclass(frozen=True, slots=True)
-class CostAware:
+class CostAware(Budgeted):
     """Spend a share of the cost where it buys most: q ~ score / sqrt(cost) under a budget.
 
     A response of advantage exactly 0 is left out (q = 0): its gradient is exactly zero, unless the
     loss has a KL or entropy term. Then set `keep_zero_advantage`.
+
+    Half the tokens added 8-14% to the second moment with the surprise proxy, 27-74% with the
+    paper's (measured). The default floor is what was measured with: a response this unlikely has a
+    score 50 times below the cap, so that even its weighted gradient is ordinary. Raise it where the
+    proxy calibrates badly; weights are at most 1 / floor of the ticket's.
     """
 
-    budget: float = 0.5
-    """Share of the candidates' cost to spend, in (0, 1]. Candidates are the usable responses whose
-    advantage is not 0, so the saving on the whole batch is larger. Half the tokens added 8-14% to
-    the second moment with the surprise proxy, 27-74% with the paper's (measured). Of a response
-    whose advantage is of a penalty alone only the share |A| / (mean |A| of those with an advantage
-    of rewards) counts, and the floor of the rest."""
-    floor: float = 0.02
-    """Least q of a candidate, in (0, 1]; weights are at most 1 / floor of the ticket's. The default
-    is what the measurements above were made with: a response this unlikely has a score 50 times
-    below the cap, so that even its weighted gradient is ordinary. Raise it where the proxy
-    calibrates badly. A floor above the budget cannot be paid and is lowered to it, which is the
-    uniform rule q = budget."""
-    keep_zero_advantage: bool = False
-    """Whether responses of advantage 0 are candidates; the cost of all candidates then counts."""
-
-    objective_preserving: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        """Refuse settings that are out of range."""
-        require_ranges("thinning.", self, {"budget": positive(1), "floor": positive(1)})
-
-    @property
-    def keeps_zero_advantage(self) -> bool:
-        """Whether every usable response of advantage 0 is kept with a positive probability."""
-        return self.keep_zero_advantage
-
-    def thin(self, candidates: Candidates, rng: np.random.Generator) -> Thinning:
-        """Keep by systematic sampling with water-filled probabilities."""
-        return sampled(candidates.costs, self.probabilities(candidates), self.floor, rng)
-
-    def probabilities(self, candidates: Candidates) -> FloatArray:
-        """Return [M] keep probabilities; 0 for what is not a candidate."""
-        scores = candidates.scores
-        return _budgeted(candidates, scores, self.keep_zero_advantage, self.budget, self.floor)
+    def scores(self, candidates: Candidates) -> FloatArray:
+        """Return [M] the guesses of the proxy."""
+        return candidates.scores
 
 
 def systematic_sample(probabilities: FloatArray, rng: np.random.Generator) -> BoolArray:
@@ -234,26 +236,6 @@ def chosen_of(candidates: Candidates, keep_zero_advantage: bool) -> BoolArray:
     """Return [M] True for what is usable and has an advantage, or may have a gradient without."""
     nonzero: BoolArray = candidates.advantages != 0
     return candidates.usable if keep_zero_advantage else candidates.usable & nonzero
-
-
-def _budgeted(
-    candidates: Candidates,
-    scores: FloatArray,
-    keep_zero_advantage: bool,
-    budget: float,
-    floor: float,
-) -> FloatArray:
-    """Return [M] probabilities that spend a share of the cost of the chosen; 0 for the others."""
-    chosen = chosen_of(candidates, keep_zero_advantage)
-    costs = candidates.costs[chosen]
-    spent = budget * float(costs.sum())
-    if candidates.signal is not None and not keep_zero_advantage:
-        least = min(floor, budget)
-        counted = _counted(candidates.advantages[chosen], candidates.signal[chosen])
-        spent = float(costs @ (least + (budget - least) * counted))
-    q = np.zeros(len(chosen))
-    q[chosen] = waterfill(scores[chosen], costs, spent, floor)
-    return q
 
 
 def _counted(advantages: FloatArray, signal: BoolArray) -> FloatArray:

@@ -13,6 +13,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
+from conf.keys import GROUPS
 from launch.cli.refusals import UserError, one_line
 
 HYDRA_OPTIONS_WITH_VALUE = (
@@ -171,7 +172,7 @@ def check_options(arguments: Sequence[str]) -> None:
         )
 
 
-def check_overrides(arguments: Sequence[str], groups: Sequence[str]) -> None:
+def check_overrides(arguments: Sequence[str]) -> None:
     """Refuse several values in turn, and for a group anything but the name of one of its members.
 
     For a group hydra takes lists, which lay several members over each other, and fails on other
@@ -179,7 +180,6 @@ def check_overrides(arguments: Sequence[str], groups: Sequence[str]) -> None:
 
     Args:
         arguments: The command line, or overrides alone.
-        groups: Groups of the configuration.
 
     Raises:
         UserError: Naming the override.
@@ -193,7 +193,7 @@ def check_overrides(arguments: Sequence[str], groups: Sequence[str]) -> None:
         if override.is_sweep_override():
             raise UserError(_several_values(key, str(override.input_line).partition("=")[2]))
         value: Any = None if override.is_delete() else override.value()
-        if override.is_delete() or group not in groups or isinstance(value, str | dict):
+        if override.is_delete() or group not in GROUPS or isinstance(value, str | dict):
             continue
         if not (group in SEVERAL_AT_ONCE and isinstance(value, list)):
             raise UserError(

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-_CONF = Path(__file__).parents[2] / "conf"
+from conf.keys import CONF
+
 _CHOICE = re.compile(r"task=['\"]?(\w+)['\"]?")
 _OTHERS = ("task@held_out=", "held_out._target_=")
 
 
 def takes_held_out(program: str) -> bool:
     """Return whether a program's configuration chooses a task and what is held out of one."""
-    path = _CONF / f"{program}.yaml"
+    path = CONF / f"{program}.yaml"
     if not path.is_file():
         return False
     composed: Any = OmegaConf.load(path)
@@ -42,6 +42,6 @@ def with_held_out(arguments: Sequence[str], program: str) -> list[str]:
     if not names or any(each.lstrip("+~").startswith(_OTHERS) for each in arguments):
         return list(arguments)
     own = f"{names[-1]}_held_out"
-    if not (_CONF / "task" / f"{own}.yaml").is_file() or not takes_held_out(program):
+    if not (CONF / "task" / f"{own}.yaml").is_file() or not takes_held_out(program):
         return list(arguments)
     return [*arguments, f"task@held_out={own}"]

@@ -25,17 +25,16 @@ _THROUGH = ("task", "experiment", "hydra")
 """Settings that others of an evaluation come from: its held-out questions are those of its task."""
 
 
-def with_measured(arguments: Sequence[str], groups: Sequence[str]) -> list[str]:
+def with_measured(arguments: Sequence[str]) -> list[str]:
     """Let the bare word RUN take the configuration and the policy of that run.
 
     What else the command line says changes it. The results go into a folder of their own.
 
-    Example: with_measured(["runs/a", "seed=1"], ()) begins with "--config-path", "/here/runs/a",
+    Example: with_measured(["runs/a", "seed=1"]) begins with "--config-path", "/here/runs/a",
     "--config-name", "config", "model.path='/here/runs/a/policy'", and ends with "seed=1".
 
     Args:
         arguments: The command line without the program's name.
-        groups: Groups of the configuration.
 
     Raises:
         UserError: If RUN is no run folder or has no policy, or a member of a group or another
@@ -67,7 +66,7 @@ def with_measured(arguments: Sequence[str], groups: Sequence[str]) -> list[str]:
     # In the configuration these are the training's.
     own_folder = f"run_dir=runs/evaluate-{time.strftime('%Y%m%d-%H%M%S')}"
     own = [f"model.path={quoted(str(policy))}", "name=evaluate", own_folder]
-    return [*of_record(run, others, groups, f"launch.evaluate {word}"), *own, *others]
+    return [*of_record(run, others, f"launch.evaluate {word}"), *own, *others]
 
 
 def evaluation_of(composed: DictConfig, overrides: Sequence[str]) -> DictConfig:

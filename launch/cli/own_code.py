@@ -10,35 +10,31 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from conf.keys import CONF, GROUPS
 from launch.cli.command_line import parsed, quoted
 from launch.cli.held_out import takes_held_out
 
-CONF = Path(__file__).parents[2] / "conf"
 _FILE = re.compile(r"(\+*)(\w+)(?:@([\w.]+))?=['\"]?([^'\"=]+\.py:[\w.]+)['\"]?")
 _TARGET = re.compile(r"\+*([\w.]+)\._target_=.*", re.DOTALL)
 _MEMBERS = ("function", "function_held_out")
 
 
-def with_own_files(
-    arguments: Sequence[str], groups: Sequence[str], program: str = "train"
-) -> list[str]:
+def with_own_files(arguments: Sequence[str], program: str = "train") -> list[str]:
     """Write out `GROUP=FILE.py:NAME`, and let settings of such plugs do without a `+`.
 
     A task named so is held out too, by its questions' text, unless another one is.
 
-    Example: with_own_files(["reward=a.py:f"], ["reward"]) is ["reward=function",
+    Example: with_own_files(["reward=a.py:f"]) is ["reward=function",
     "++reward.path='a.py:f'"].
 
     Args:
         arguments: The command line, or overrides alone.
-        groups: Groups of the configuration.
         program: Whose command line it is.
     """
-    written = [part for each in arguments for part in _written(each, groups, arguments, program)]
+    written = [part for each in arguments for part in _written(each, arguments, program)]
     keys = [found[1] for each in written if (found := _TARGET.fullmatch(each))]
     keys += [key for each in written if (key := _key_of_member(each))]
     return [
@@ -47,11 +43,9 @@ def with_own_files(
     ]
 
 
-def _written(
-    argument: str, groups: Sequence[str], all_of_them: Sequence[str], program: str
-) -> list[str]:
+def _written(argument: str, all_of_them: Sequence[str], program: str) -> list[str]:
     found = _FILE.fullmatch(argument)
-    if found is None or found[2] not in groups:
+    if found is None or found[2] not in GROUPS:
         return [argument]
     plus, group, package, path = found.groups()
     key = package or package_of(group)

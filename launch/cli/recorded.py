@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from conf.keys import GROUPS
 from launch.cli.command_line import parsed, quoted, with_quotes
 from launch.cli.refusals import UserError
 
@@ -15,15 +16,14 @@ ADDED = "evaluation.sets."
 """Below this key further sets are added by name; what is recorded has no settings there before."""
 
 
-def with_resumed(arguments: Sequence[str], groups: Sequence[str]) -> list[str]:
+def with_resumed(arguments: Sequence[str]) -> list[str]:
     """Let `resume=RUN` take the configuration of that run, which other overrides then change.
 
-    Example: with_resumed(["resume=runs/a", "loop.num_steps=80"], ()) begins with "--config-path",
+    Example: with_resumed(["resume=runs/a", "loop.num_steps=80"]) begins with "--config-path",
     "/here/runs/a", "--config-name", "config", and ends with "run_dir=/here/runs/a".
 
     Args:
         arguments: The command line without the program's name.
-        groups: Groups of the configuration.
 
     Raises:
         UserError: If RUN is no run folder, or a member of a group, another configuration or run
@@ -47,18 +47,15 @@ def with_resumed(arguments: Sequence[str], groups: Sequence[str]) -> list[str]:
             )
     others = [argument for argument in arguments if argument not in given]
     place = f"run_dir={quoted(str(run_dir))}"
-    return [*of_record(run_dir, others, groups, f"resume={value}"), *arguments, place]
+    return [*of_record(run_dir, others, f"resume={value}"), *arguments, place]
 
 
-def of_record(
-    run_dir: Path, arguments: Sequence[str], groups: Sequence[str], named: str
-) -> list[str]:
+def of_record(run_dir: Path, arguments: Sequence[str], named: str) -> list[str]:
     """Return what makes hydra compose a run's configuration in place of the program's.
 
     Args:
         run_dir: The run folder, absolute.
         arguments: What else the command line says.
-        groups: Groups of the configuration.
         named: What names the run on the command line.
 
     Raises:
@@ -68,7 +65,7 @@ def of_record(
     added = False
     for override in parsed(with_quotes(arguments)):
         group = str(override.key_or_group).removeprefix("/")
-        if group not in groups:
+        if group not in GROUPS:
             continue
         if override.is_add() and str(override.package).startswith(ADDED):
             added = True

@@ -8,15 +8,13 @@ In 'train': Could not find 'reward/r.py'; Avail...   -> reward must name what it
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
-from conf.keys import keys_of, nearest
+from conf.keys import GROUPS, keys_of, nearest
 
-CONF = Path(__file__).parents[2] / "conf"
 _KINDS = (
     ("could not be converted to Integer", "a whole number"),
     ("could not be converted to Float", "a number"),
@@ -78,7 +76,7 @@ def _no_setting(sentence: str) -> str:
     if not found:
         return ""
     key = found[1]
-    if key in _groups():
+    if key in GROUPS:
         return f"{key} is a group, of which this configuration takes no member; leave {key} out"
     if "; Key '" not in sentence:
         return ""
@@ -112,13 +110,9 @@ def _no_group(sentence: str) -> str:
     found = re.match(r"Override (\S+) .*config group '(\w+)' does not exist", sentence)
     if not found:
         return ""
-    close = nearest(found[2], _groups())
+    close = nearest(found[2], GROUPS)
     meant = f"; did you mean {close}?" if close else "; --help lists the groups"
     return f"{found[2]} is not a group{meant}, got {found[1]!r}"
-
-
-def _groups() -> list[str]:
-    return [path.name for path in CONF.iterdir() if path.is_dir()]
 
 
 def _stored() -> list[Any]:

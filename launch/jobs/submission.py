@@ -30,9 +30,7 @@ from launch.jobs.package import pack
 from launch.jobs.server import connect, follow, send, server_address
 from launch.jobs.verbs import again, metadata_of, stop, table_of
 from launch.program import RunError, UserError, build, compose_run
-
-PROJECT = Path(__file__).resolve().parents[2]
-
+from rollout.own_code import PROJECT
 
 Reader = Callable[[Sequence[str]], RunConfig]
 """Composes and checks a program's overrides, and returns what the cluster must have room for, with

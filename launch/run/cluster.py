@@ -18,8 +18,8 @@ from conf.resources import ResourcesConfig
 from launch.cli.signals import handled, ignore, interrupt
 from launch.program import RunError, UserError
 from launch.run.auth_token import keep_token_private
+from launch.run.cluster_shutdown import begin_watch, leave, watch_of_cluster
 from launch.run.interruption import stopped
-from launch.run.leaving import begin_watch, leave, watch_of_cluster
 from launch.run.machine import raise_open_files, store_options
 from launch.run.parity import ParityError
 from rollout.places import EngineError, ray_logs

@@ -33,7 +33,7 @@ class Ceiling:
 
 
 @asynccontextmanager
-async def patience(
+async def silence_limit(
     seconds: float, news: Callable[[], object] = lambda: None
 ) -> AsyncIterator[None]:
     """Limit what goes on inside to so many seconds without news.
@@ -69,7 +69,7 @@ async def while_heard(
         TimeoutError: Naming batch and setting.
     """
     try:
-        async with patience(seconds, signs):
+        async with silence_limit(seconds, signs):
             yield
     except TimeoutError as error:
         if str(error):
@@ -135,7 +135,7 @@ class Deadlines:
         seconds = self.seconds(who, what, ceiling) if follows else ceiling.seconds
         began = asyncio.get_running_loop().time()
         try:
-            async with patience(seconds):
+            async with silence_limit(seconds):
                 yield
         except TimeoutError as error:
             # What is awaited may have a deadline of its own, which says more.

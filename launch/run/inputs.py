@@ -32,6 +32,7 @@ from launch.run.rewards import try_rewards
 from learner.architecture import check_architecture, check_token_ids
 from rollout.engines.versions import check_vllm
 from rollout.environments import for_policy, prompt_tokenizer
+from rollout.own_code import PROJECT
 from rollout.rewards.by_set import address
 from rollout.rewards.checking import GENEROUS, limited
 from rollout.rewards.types import check_of
@@ -40,8 +41,6 @@ from rollout.stopping import stopping_of
 from rollout.tasks.features import feature_table
 from rollout.tasks.prompts import EmptySplitError
 from rollout.types import Prompt
-
-PROJECT = Path(__file__).resolve().parents[2]
 
 Sets = Mapping[str, Sequence[Prompt]]
 """Prompts by name of the set, `HELD_OUT` first."""

@@ -22,8 +22,8 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from conf.resources import ResourcesConfig
 from launch.program import UserError
+from launch.run.cluster_shutdown import in_time, watch_of_cluster
 from launch.run.layout import Layout, describe, lay_out
-from launch.run.leaving import in_time, watch_of_cluster
 
 RELEASE_SECONDS = 15.0
 """Longest wait for a run that has just ended, or is ending, to give its resources back."""

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from conf.keys import flat
 from conf.schema import RunConfig
 from cost.state_file import load_state
 from launch.cli.refusals import NothingToDoError
@@ -55,7 +56,7 @@ def about(settings: Mapping[str, Any], prompts: Sequence[Prompt]) -> dict[str, A
         digest.update(len(prompt.token_ids).to_bytes(8, "little"))
         digest.update(prompt.token_ids.astype("<i8").tobytes())
         digest.update(prompt.answer.encode())
-    return {"settings": dict(_leaves(settings)), "prompts": digest.hexdigest()}
+    return {"settings": flat(settings), "prompts": digest.hexdigest()}
 
 
 def check_stays(composed: DictConfig) -> None:
@@ -170,12 +171,3 @@ def check_goes_on(
             f"the run in {run_dir} is at its end, step {saved.step}; set loop.num_steps, or what "
             "else ended it, for a longer one"
         )
-
-
-def _leaves(settings: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """List a configuration's values by their full keys; an empty group counts as a value."""
-    if isinstance(settings, Mapping) and settings:
-        for key, value in settings.items():
-            yield from _leaves(value, f"{prefix}.{key}" if prefix else str(key))
-    else:
-        yield prefix, settings

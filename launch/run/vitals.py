@@ -8,10 +8,7 @@ part <- sign_of_life -- Vitals -> Pulse: alive, or how it died
 from __future__ import annotations
 
 import asyncio
-import os
-import signal
 from collections.abc import Callable, Coroutine, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,14 +16,14 @@ from typing import Any, TypeVar
 import ray
 from ray.exceptions import RayError
 
+from launch.run.cluster_shutdown import watch_of_cluster
 from launch.run.deaths import ActorDeath, PartDied, actor_death, data_lost
 from launch.run.guards import Guards
-from launch.run.leaving import watch_of_cluster
 from launch.run.pulse import Eye, Pulse, Seen
 from launch.run.stacks import STACKS, write_stacks
 from rollout.places import ray_logs
 from rollout.processes import descendants, look, pid_space
-from rollout.signs import Sign, shared_names, sign_of_life
+from rollout.signs import Sign, kill, sign_of_life
 
 Result = TypeVar("Result")
 DATA = "data of finished groups"
@@ -268,13 +265,7 @@ def _kill(sign: Sign | None) -> None:
     process = look(sign.pid)
     if process is None or process.started != sign.started:
         return
-    pids = [sign.pid, *(child.pid for child in descendants(sign.pid))]
-    names = {path for pid in pids for path in shared_names(pid)}
-    for pid in pids:
-        with suppress(ProcessLookupError, PermissionError):
-            os.kill(pid, signal.SIGKILL)
-    for path in names:
-        path.unlink(missing_ok=True)
+    kill([sign.pid, *(child.pid for child in descendants(sign.pid))])
 
 
 def _id_of(handle: Any) -> str:

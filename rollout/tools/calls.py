@@ -62,12 +62,11 @@ class BadCall:
     """What is wrong with it, for the policy to read."""
 
 
-def find_calls(text: str, *, code_tool: str | None = CODE_TOOL) -> tuple[Call | BadCall, ...]:
+def find_calls(text: str) -> tuple[Call | BadCall, ...]:
     """Find the calls of a response, in their order; none if it only talks.
 
     Args:
         text: The decoded response, special tokens left out or not.
-        code_tool: Which tool fenced Python code is a call of; None takes such code for text.
     """
     found: list[Call | BadCall] = []
     position = 0
@@ -84,7 +83,7 @@ def find_calls(text: str, *, code_tool: str | None = CODE_TOOL) -> tuple[Call | 
         elif opener["bare"]:
             calls, position = _bare(text, opener.start())
         else:
-            calls, position = _fenced(text, opener, code_tool)
+            calls, position = _fenced(text, opener)
         if any(isinstance(call, BadCall) for call in calls):
             # What is no call does not hide the end of the thought that it stands in.
             end = text.find(_THOUGHT_END, opener.end(), position)
@@ -116,16 +115,14 @@ def _bare(text: str, start: int) -> tuple[list[Call | BadCall], int]:
     return [], end
 
 
-def _fenced(
-    text: str, opener: re.Match[str], code_tool: str | None
-) -> tuple[list[Call | BadCall], int]:
-    if code_tool is None or opener["fence"].lower() not in _CODE:
+def _fenced(text: str, opener: re.Match[str]) -> tuple[list[Call | BadCall], int]:
+    if opener["fence"].lower() not in _CODE:
         # Of other fences what stands inside may still be a call.
         return [], opener.end()
     closing = _FENCE_END.search(text, opener.end())
     if closing is None:
         return [BadCall("the fenced code has no end; close it with a line of ```")], len(text)
-    return [Call(code_tool, {"code": text[opener.end() : closing.start()]})], closing.end()
+    return [Call(CODE_TOOL, {"code": text[opener.end() : closing.start()]})], closing.end()
 
 
 def _parse(text: str, start: int) -> tuple[Any, int, str]:

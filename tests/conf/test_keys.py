@@ -4,6 +4,7 @@ import pytest
 
 from conf.keys import describe, keys_of, nearest
 from conf.schema import RunConfig
+from conf.studies import BenchConfig
 
 
 def test_a_key_is_described_with_type_default_range_and_meaning():
@@ -12,9 +13,12 @@ def test_a_key_is_described_with_type_default_range_and_meaning():
     assert describe(RunConfig, "max_model_len").startswith("model.max_model_len: int = 2048, at le")
     assert "nats" in describe(RunConfig, "parity.max_difference")
     assert describe(RunConfig, "loop.max_trained_tokens").startswith(
-        "loop.max_trained_tokens: int | None = None, at least 1, at most 1e+15"
+        "loop.max_trained_tokens: int | None = null, at least 1, at most 1e+15"
     )
-    assert describe(RunConfig, "reward").startswith("reward: a plug\n")
+    assert describe(RunConfig, "reward").startswith("reward: plug\n")
+    # What a schema takes from another means the same there.
+    assert describe(BenchConfig, "learner.lr") == text
+    assert describe(BenchConfig, "seed") == describe(RunConfig, "seed") != "seed: int = 0"
 
 
 def test_a_section_describes_all_of_its_keys():

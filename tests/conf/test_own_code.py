@@ -7,7 +7,7 @@ from omegaconf import OmegaConf
 from conf.own_code import with_own_code
 from conf.programs import register
 from launch.cli.own_code import with_own_files
-from launch.program import GROUPS, UserError, build, compose_run
+from launch.program import UserError, build, compose_run
 from rollout.rewards.function import FunctionReward
 from rollout.rewards.types import Score
 
@@ -36,7 +36,7 @@ def composed(*overrides, program="train"):
     register()
     arguments = ["experiment=quickstart", *overrides]
     with initialize_config_module("conf", version_base="1.3"):
-        return compose(program, with_own_files(arguments, GROUPS))
+        return compose(program, with_own_files(arguments))
 
 
 @pytest.mark.parametrize("program", ["train", "evaluate"])
@@ -116,7 +116,7 @@ def test_what_is_composed_stays_as_it_is(folder):
     ],
 )
 def test_the_short_spelling_is_written_out_and_no_other(argument, written):
-    assert with_own_files([argument], GROUPS) == written
+    assert with_own_files([argument]) == written
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
-from launch.study.bench.memory import PeakMemory
+from launch.study.bench.peak_memory import PeakMemory
 from learner import attention, lora
 from learner.chunked import ChunkedPolicy, chunks_of
 from learner.logprobs import PackedPolicy

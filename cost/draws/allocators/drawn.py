@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from cost.draws.allocators.types import Allocation, BatchSoFar, Round, Snapshot
+from cost.draws.allocators.types import Allocation, BatchSoFar, Estimates, Round, Snapshot
 from cost.draws.draws import SystematicDraws
 from cost.prompts import PromptPool, Visit
 from cost.types import FloatArray, IntArray
@@ -19,7 +19,7 @@ from cost.types import FloatArray, IntArray
 class Drawn:
     """Base of allocators that draw all prompts of a batch at once, by `draws`.
 
-    A subclass gives `allocate`, and may override `group_sizes`. Its state is that of its draws.
+    A subclass may override `allocate` and `group_sizes`. Its state is that of its draws.
     """
 
     draws: Any = field(default_factory=SystematicDraws)
@@ -34,6 +34,10 @@ class Drawn:
     def update(self, state: Any, prompts: PromptPool, visits: Sequence[Visit]) -> Any:
         """Return the state unchanged: what was seen reaches the draws through the estimates."""
         return state
+
+    def allocate(self, estimates: Estimates, state: Any) -> Allocation:
+        """Return 1 / N for every prompt unless overridden."""
+        return uniform_allocation(len(estimates.costs))
 
     def prepare(self, allocation: Allocation, rng: np.random.Generator) -> Any:
         """Prepare the draws."""

@@ -22,9 +22,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from cost.draws.allocators.drawn import Drawn, draw_round, uniform_allocation
+from cost.draws.allocators.drawn import Drawn, draw_round
 from cost.draws.allocators.integers import check_bounds, proportional, rounded
-from cost.draws.allocators.types import Allocation, BatchSoFar, Estimates, Round, Snapshot
+from cost.draws.allocators.types import BatchSoFar, Round, Snapshot
 from cost.draws.draws import EpochDraws
 from cost.prompts import PromptPool, Visit
 from cost.types import FloatArray, IntArray, LengthReport
@@ -87,10 +87,6 @@ class Gvm(Drawn):
         """Whether every drawn prompt is learned from, and counts the same."""
         return self.min_samples >= 2 and self.split is None
 
-    def allocate(self, estimates: Estimates, state: Any) -> Allocation:
-        """Return 1 / N for every prompt: what varies is the size of groups."""
-        return uniform_allocation(len(estimates.costs))
-
     def next_round(
         self, so_far: BatchSoFar, snapshot: Snapshot, rng: np.random.Generator, state: Any
     ) -> tuple[Round, Any]:
@@ -144,7 +140,7 @@ class SurpriseGvmState:
 
 
 @dataclass(frozen=True, slots=True)
-class SurpriseGvm:
+class SurpriseGvm(Drawn):
     """One round without pilots: p and G of uniformly drawn prompts from past visits.
 
     G_i^2 is a running mean of the surprise over correct responses, shrunk to a prediction from
@@ -214,14 +210,6 @@ class SurpriseGvm:
         mean = self._mean.update(state.mean, prompts, readings)
         estimates = np.maximum(self._mean.estimate(mean, prompts), 0.0)
         return SurpriseGvmState(draws=state.draws, mean=mean, squared_norms=estimates)
-
-    def allocate(self, estimates: Estimates, state: SurpriseGvmState) -> Allocation:
-        """Return 1 / N for every prompt: what varies is the size of groups."""
-        return uniform_allocation(len(estimates.costs))
-
-    def prepare(self, allocation: Allocation, rng: np.random.Generator) -> Any:
-        """Prepare the draws."""
-        return self.draws.prepare(allocation.probabilities, rng)
 
     def next_round(
         self,

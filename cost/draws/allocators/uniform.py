@@ -1,10 +1,9 @@
 """All prompts are equally likely: with `EpochDraws` this is plain GRPO."""
 
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-from cost.draws.allocators.drawn import Drawn, uniform_allocation
-from cost.draws.allocators.types import Allocation, Estimates
+from cost.draws.allocators.drawn import Drawn
 
 
 @dataclass(frozen=True, slots=True)
@@ -13,7 +12,3 @@ class Uniform(Drawn):
 
     objective_preserving: ClassVar[bool] = True
     uniform: ClassVar[bool] = True
-
-    def allocate(self, estimates: Estimates, state: Any) -> Allocation:
-        """Return 1 / N for every prompt."""
-        return uniform_allocation(len(estimates.costs))

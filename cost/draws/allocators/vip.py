@@ -18,9 +18,9 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from cost.draws.allocators.drawn import Drawn, uniform_allocation
+from cost.draws.allocators.drawn import Drawn
 from cost.draws.allocators.integers import check_bounds, filled
-from cost.draws.allocators.types import Allocation, Estimates, Snapshot
+from cost.draws.allocators.types import Snapshot
 from cost.draws.draws import EpochDraws
 from cost.types import FloatArray, IntArray
 
@@ -61,10 +61,6 @@ class VarianceInformed(Drawn):
                 f"allocator.max_samples must be at least min_samples ({self.min_samples}), "
                 f"got {self.max_samples!r}"
             )
-
-    def allocate(self, estimates: Estimates, state: Any) -> Allocation:
-        """Return 1 / N for every prompt: what varies is the size of groups."""
-        return uniform_allocation(len(estimates.costs))
 
     def group_sizes(self, indices: IntArray, snapshot: Snapshot, group_size: int) -> IntArray:
         """Return [m] responses for each drawn prompt.

@@ -18,7 +18,6 @@ from cost.ledger import METRICS as LEDGER_METRICS
 from cost.ledger import Ledger
 from launch.cli.visible import visible
 from launch.record.report.chart import Section, axes, run_colour
-from launch.record.report.charts import sections
 from launch.record.report.document import (
     UNKNOWN,
     chip,
@@ -29,6 +28,7 @@ from launch.record.report.document import (
 )
 from launch.record.report.restarts import restarts_html
 from launch.record.report.runs import Run, read_runs
+from launch.record.report.sections import sections
 from launch.record.report.settings import settings_html
 from launch.record.run_folder import write_new
 from launch.record.statistics import PAIRED_MARGIN

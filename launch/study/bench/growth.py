@@ -13,6 +13,7 @@ import numpy as np
 
 from cost.types import FloatArray
 from launch.record.statistics import Estimate
+from rollout.processes import command, descendants
 
 MARKS = (0.1, 0.5, 1.0)
 """Shares of the steps after which figures are given."""
@@ -37,22 +38,11 @@ def memory_of_tree(root: int) -> dict[str, float]:
     Processes of one name are added up. Shared pages, such as those of an object store, count with
     each that has touched them.
     """
-    parents: dict[int, list[int]] = {}
-    for path in Path("/proc").glob("[0-9]*"):
-        with contextlib.suppress(OSError):
-            # Behind the name, which may hold spaces: state, parent.
-            text = (path / "stat").read_text(encoding="utf-8", errors="replace")
-            parents.setdefault(int(text.rpartition(")")[2].split()[1]), []).append(int(path.name))
     found: dict[str, float] = {}
-    waiting = list(parents.get(root, ()))
-    while waiting:
-        process = waiting.pop()
-        waiting += parents.get(process, ())
-        with contextlib.suppress(OSError):
-            words = Path(f"/proc/{process}/cmdline").read_text(encoding="utf-8").split("\0")
-            # Ray's workers say after a dot what they are at.
-            name = Path(words[0]).name.partition(".")[0]
-            found[name] = found.get(name, 0.0) + resident_bytes(process)
+    for process in descendants(root):
+        # Ray's workers say after a dot what they are at.
+        name = Path(command(process.pid).partition(" ")[0]).name.partition(".")[0]
+        found[name] = found.get(name, 0.0) + resident_bytes(process.pid)
     return found
 
 

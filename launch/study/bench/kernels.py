@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from conf.schema import RunConfig
-from launch.study.bench.memory import peak_bytes
+from launch.study.bench.peak_memory import peak_bytes
 from launch.study.bench.throughput import device_name, peak_flops
 from launch.study.bench.timing import time_in_turns
 from launch.study.bench.workload import Workload, best_device, load_model

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from conf.schema import RunConfig
-from launch.study.bench.memory import peak_bytes
+from launch.study.bench.peak_memory import peak_bytes
 from launch.study.bench.throughput import throughput
 from launch.study.bench.timing import ratio_of_medians, time_in_turns
 from launch.study.bench.workload import Workload, best_device, load_model, wait_for

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from conf.schema import RunConfig
-from launch.study.bench.memory import peak_bytes
+from launch.study.bench.peak_memory import peak_bytes
 from launch.study.bench.workload import MOST_WORK, best_device, load_model, wait_for
 from learner.chunked import ChunkedPolicy
 from learner.logprobs import PackedPolicy

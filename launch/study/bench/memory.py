@@ -1,67 +1,124 @@
-"""The most memory that a function holds at a time, by the tensors that its operators make."""
+"""What a learner's process takes at most, beside what the plan of a run predicts.
+
+    ZeRO stage and kind of row -> as many processes as there are learners -> peak resident bytes
+
+Kinds are whole, checkpointed and chunked rows. Every learner takes two optimiser steps on full rows
+of random tokens. On CPUs only, where a process's memory is all there is.
+"""
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable, Iterable
+import copy
+import multiprocessing
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
+import numpy as np
+
+from conf.schema import RunConfig
+from launch.record.counter import Counter
+from launch.run.memory import Shape, learner_need
+
+DEADLINE_SECONDS = 900.0
 
 
-def peak_bytes(function: Callable[[], Any], model: nn.Module) -> int:
-    """Call a function and return the most bytes that it held beside a model and its gradients.
+def bench_memory(config: RunConfig) -> dict[str, Any]:
+    """Measure every stage with whole rows, and the configured one with the other kinds.
 
-    On a GPU it is the allocator's figure. On a CPU, where a process never gives its peak back, it
-    is that of `PeakMemory`.
+    Returns:
+        By variant: `predicted_bytes`, `measured_bytes` (the largest of the ranks), their `ratio`,
+        and the predicted `parts`.
     """
-    parameters = list(model.parameters())
-    device = parameters[0].device
-    if device.type == "cuda":
-        before = torch.cuda.memory_allocated()
-        torch.cuda.reset_peak_memory_stats()
-        function()
-        most: int = torch.cuda.max_memory_allocated() - before
-        return most
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    with PeakMemory(besides=[*parameters, *gradients]) as peak:
-        function()
-    found: int = peak.most
+    shape = Shape.of_folder(config.model.path)
+    if shape is None:
+        raise ValueError(f"model.path must say its sizes in config.json, got {config.model.path!r}")
+    found: dict[str, Any] = {}
+    asked = dict(variants(config))
+    with Counter("memory", len(asked), "variants") as counter:
+        for name, variant in asked.items():
+            counter.to(len(found), f"{name}, {len(found)} of {len(asked)} measured")
+            need = learner_need(variant, shape, on_gpu=False)
+            measured = max(_peaks(variant))
+            found[name] = {
+                "predicted_bytes": need.total,
+                "measured_bytes": measured,
+                "ratio": need.total / measured,
+                "parts": dict(need.parts),
+            }
     return found
 
 
-class PeakMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of tensors that operators inside it make, and what is freed of them.
+def variants(config: RunConfig) -> Iterator[tuple[str, RunConfig]]:
+    """Yield configurations by name."""
+    for stage in (0, 1, 2, 3):
+        if stage == 0 and config.model.dtype != "float32":
+            continue
+        variant = copy.deepcopy(config)
+        variant.learner.zero_stage = stage
+        variant.learner.gradient_checkpointing, variant.learner.chunk_tokens = False, None
+        yield f"zero_{stage}_whole", variant
+    stage = min(config.learner.zero_stage, 2)
+    for kind in ("checkpointed", "chunked"):
+        variant = copy.deepcopy(config)
+        variant.learner.zero_stage = stage
+        variant.learner.gradient_checkpointing = kind == "checkpointed"
+        chunk = max(1, config.model.max_model_len // 4)
+        variant.learner.chunk_tokens = chunk if kind == "chunked" else None
+        yield f"zero_{stage}_{kind}", variant
 
-    What an operator uses for itself and gives up before it returns is not seen.
-    """
 
-    def __init__(self, besides: Iterable[Tensor] = ()) -> None:
-        """Leave out the tensors `besides`, which operators return views of."""
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.most = 0
-        self._now = 0
-        self._known = {tensor.untyped_storage().data_ptr() for tensor in besides}
+def _peaks(config: RunConfig) -> list[int]:
+    """Peak resident bytes of each learner, each in a process of its own."""
+    context = multiprocessing.get_context("spawn")
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        port = found.getsockname()[1]
+    ranks = config.resources.num_learners
+    with context.Pool(ranks) as pool:
+        # One task each: a rank that waits for the others must not be asked for two.
+        asked = [pool.apply_async(_peak, (config, rank, port)) for rank in range(ranks)]
+        return [one.get(DEADLINE_SECONDS) for one in asked]
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run an operator and count what it made."""
-        out = func(*args, **(kwargs or {}))
-        for tensor in out if isinstance(out, (tuple, list)) else (out,):
-            if isinstance(tensor, Tensor):
-                self._count(tensor.untyped_storage())
-        return out
 
-    def _count(self, storage: Any) -> None:
-        place, size = storage.data_ptr(), storage.nbytes()
-        if place == 0 or place in self._known:
-            return
-        self._known.add(place)
-        self._now += size
-        self.most = max(self.most, self._now)
-        weakref.finalize(storage, self._forget, place, size)
+def _peak(config: RunConfig, rank: int, port: int) -> int:
+    os.environ |= {
+        "RANK": str(rank),
+        "LOCAL_RANK": str(rank),
+        "WORLD_SIZE": str(config.resources.num_learners),
+        "LOCAL_SIZE": str(config.resources.num_learners),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+    }
+    import torch
 
-    def _forget(self, place: int, size: int) -> None:
-        self._known.discard(place)
-        self._now -= size
+    # All that a learner's actor imports, Ray too.
+    import learner.worker  # noqa: F401
+    from learner.deepspeed_engine import DeepSpeedEngine
+
+    torch.set_num_threads(config.learner.num_threads)
+    engine = DeepSpeedEngine(config.learner, config.model.path, config.numerics)
+    tokens, longest = config.learner.row_tokens, config.model.max_model_len
+    vocabulary = engine.model.config.vocab_size
+    rng = np.random.default_rng(rank)
+    positions = torch.arange(tokens) % longest
+    for _ in range(2):
+        row: Any = SimpleNamespace(
+            token_ids=torch.from_numpy(rng.integers(0, vocabulary, tokens)),
+            position_ids=positions,
+            loss_mask=positions > 0,
+        )
+        logprobs, _ = engine.logprobs(row)
+        engine.backward(logprobs.mean(), boundary=True)
+        engine.step()
+    return peak_resident_bytes()
+
+
+def peak_resident_bytes() -> int:
+    """Return the most memory that this process has had since it was started (VmHWM)."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    (line,) = (line for line in lines if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024

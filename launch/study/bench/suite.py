@@ -48,9 +48,9 @@ def measure(config: BenchConfig) -> dict[str, Any]:
 
         result["cost"] = bench_cost(config.scheduler, repetitions=repetitions, warm_ups=warm_ups)
     if "memory" in benches:
-        from launch.study.bench.footprint import bench_footprint
+        from launch.study.bench.memory import bench_memory
 
-        result["memory"] = bench_footprint(config)
+        result["memory"] = bench_memory(config)
     if "endurance" in benches:
         from launch.study.bench.endurance import bench_endurance
 

@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from yaml import YAMLError
 
+from conf.keys import flat
 from conf.programs import CompareConfig
 from conf.schema import RunConfig
 from conf.secrets import recorded
@@ -25,7 +26,7 @@ from launch.study.comparison.plan import PlannedRun, compare_config, or_move_awa
 from launch.study.comparison.results import results_of
 
 PLAN = "comparison.yaml"
-OWN_KEYS = ("name", "run_dir")
+OWN_KEYS = {"name", "run_dir"}
 """Keys of a run's configuration in which it may differ from what is asked for."""
 LONGEST_SHOWN = 200
 """Letters of a foreign file in a sentence."""
@@ -201,24 +202,14 @@ def require_same_settings(run: PlannedRun) -> None:
         UserError: With the first setting that differs.
     """
     with or_move_away():
-        there = _flat(read_config(run.run_dir))
+        there = flat(read_config(run.run_dir))
     composed = run.composed.copy()
     keep_paths(composed, resolve_model(composed.model.path))
-    asked = _flat(recorded(composed))
-    for key in sorted(there.keys() | asked.keys()):
+    asked = flat(recorded(composed))
+    for key in sorted((there.keys() | asked.keys()) - OWN_KEYS):
         if there.get(key, "nothing") != asked.get(key, "nothing"):
             raise UserError(
                 f"{run.run_dir} was run with other settings or by another version: {key} is "
                 f"{there.get(key, 'nothing')!r} there and {asked.get(key, 'nothing')!r} now; "
                 "choose another name or run_dir"
             )
-
-
-def _flat(content: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(content, dict):
-        return {prefix: content}
-    found: dict[str, Any] = {}
-    for key, value in content.items():
-        if prefix or key not in OWN_KEYS:
-            found |= _flat(value, f"{prefix}.{key}" if prefix else str(key))
-    return found

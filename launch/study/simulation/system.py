@@ -6,7 +6,7 @@ What trains and records runs on it as on a real one, in simulated seconds.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 
 from cost.scheduler.actor import SchedulerActor
 from cost.scheduler.config import SchedulerConfig
-from cost.types import Draw, Feedback, FloatArray, IntArray, LengthReport, Selection, Ticket
+from cost.types import IntArray, LengthReport, Ticket
 from launch.study.simulation.learners import SharedCores, SimulatedLearners, SimulatedPublisher
 from launch.study.simulation.policy import SimulatedPolicy
 from launch.study.simulation.pool import SimulatedPool
@@ -58,40 +58,12 @@ def slowdowns(profile: Profile, layout: Layout) -> tuple[float, float]:
     return 1.0, 1.0
 
 
-class LocalScheduler:
-    """A scheduler in this process, with the methods of `launch.run.system.RemoteScheduler`."""
-
-    def __init__(self, actor: SchedulerActor) -> None:
-        self._actor = actor
-
-    async def draw(
-        self, batch: int, folded: int, gradient_norms: Mapping[int, FloatArray] | None = None
-    ) -> Draw:
-        """See `cost.scheduler.scheduler.Scheduler.draw`."""
-        return await self._actor.draw(batch, folded, gradient_norms)
-
-    async def select(
-        self,
-        batch: int,
-        attempts: Sequence[int],
-        epoch: int = 0,
-        progress: float = 0.0,
-        penalties: Sequence[FloatArray] | None = None,
-    ) -> list[Selection]:
-        """See `cost.scheduler.scheduler.Scheduler.select`."""
-        return await self._actor.select(batch, attempts, epoch, progress, penalties)
-
-    async def reuse(self, batch: int) -> list[list[Selection]]:
-        """See `cost.scheduler.scheduler.Scheduler.reuse`."""
-        return await self._actor.reuse(batch)
-
-    async def learned(self, batch: int, feedback: Feedback) -> None:
-        """See `cost.scheduler.scheduler.Scheduler.learned`."""
-        await self._actor.learned(batch, feedback)
+class LocalScheduler(SchedulerActor):
+    """A scheduler in this process, with the methods of `launch.run.remote.RemoteScheduler`."""
 
     async def call(self, method: str, *arguments: Any) -> Any:
         """Call any method of the scheduler."""
-        return await getattr(self._actor, method)(*arguments)
+        return await getattr(self, method)(*arguments)
 
 
 def simulated_prompts(tokens: IntArray) -> list[Prompt]:
@@ -168,7 +140,7 @@ class SimulatedSystem:
     def __init__(
         self, profile: Profile, table: PromptTable, scheduler: SchedulerConfig, layout: Layout
     ) -> None:
-        actor = SchedulerActor(
+        self.scheduler = LocalScheduler(
             scheduler,
             table.tokens,
             ["simulated"] * len(table.tokens),
@@ -178,7 +150,6 @@ class SimulatedSystem:
             report_timeout_seconds=FOREVER_SECONDS,
         )
         cores = SharedCores(*slowdowns(profile, layout))
-        self.scheduler = LocalScheduler(actor)
         self.groups = HeldGroups()
         self.policy = SimulatedPolicy(profile, table, layout.seed)
         self.rollouts = SimulatedPool(
@@ -229,4 +200,4 @@ class SimulatedSystem:
         self.rollouts.close()
 
     async def _observe(self, report: LengthReport) -> None:
-        await self.scheduler.call("observe", report)
+        await self.scheduler.observe(report)

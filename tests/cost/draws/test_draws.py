@@ -73,12 +73,6 @@ def test_systematic_counts_have_the_expected_mean(expected):
         assert abs(counts.sum() - expected.sum()) < 1 + 1e-9
 
 
-@given(st.integers(1, 200), st.integers(1, 64), st.floats(0, 1, exclude_max=True))
-def test_known_total_is_met_whatever_rounding_does(size, total, start):
-    p = np.random.default_rng(size).dirichlet(np.ones(size))
-    assert systematic_counts(p * total, start, total=total).sum() == total
-
-
 @given(SHARES, st.integers(1, 9), st.integers(0, 99))
 def test_systematic_batch_has_the_expected_counts(p, num_draws, seed):
     """Each layout alone: the mean over starts is m p, and no count is 1 or more away from it."""

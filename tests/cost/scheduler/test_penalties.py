@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from cost.advantages.penalties import laid_out
 from cost.advantages.within_group import GroupMean
-from cost.scheduler.penalties import laid_out
 from cost.scheduler.scheduler import Scheduler
 from cost.thinning.thinning import KeepAll
 from cost.types import Feedback

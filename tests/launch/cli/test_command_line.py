@@ -15,7 +15,6 @@ from launch.cli.command_line import (
     with_words,
 )
 from launch.cli.refusals import UserError
-from launch.program import GROUPS
 
 
 @given(st.lists(st.text(alphabet="ab =\\'\"$?{}[](),:%*~+-ü\n", max_size=8), min_size=1))
@@ -137,21 +136,20 @@ def test_known_options_pass():
 @pytest.mark.parametrize("group", ["task", "reward", "recipe", "allocator@scheduler.allocator"])
 def test_a_group_takes_the_name_of_a_member(group, value):
     with pytest.raises(UserError, match=rf"^{group} must be the name of one member .*, got "):
-        check_overrides([f"{group}={value}"], GROUPS)
+        check_overrides([f"{group}={value}"])
 
 
 def test_what_is_no_group_or_names_a_member_passes():
     check_overrides(
         ["task=chain", "tracker=[default,wandb]", "seed=3", "scheduler.entropy_control=null",
-         "~recipe", "+evaluation_set@evaluation.sets.x=dataset", "--cfg", "job"],
-        GROUPS,
+         "~recipe", "+evaluation_set@evaluation.sets.x=dataset", "--cfg", "job"]
     )  # fmt: skip
 
 
 @pytest.mark.parametrize("setting", ["=3", "name=[", "name={", "a b=1", "name='", "'name=1'"])
 def test_what_hydra_cannot_parse_is_shown(setting):
     with pytest.raises(UserError, match=r"^settings must be written as KEY=VALUE.*, got ") as found:
-        check_overrides(with_quotes([setting]), GROUPS)
+        check_overrides(with_quotes([setting]))
     assert "\n" not in str(found.value) and "None" not in str(found.value)
 
 
@@ -163,7 +161,7 @@ def test_several_values_are_for_a_comparison(setting):
     with pytest.raises(
         UserError, match=rf"^{key} must be one value; .*launch\.compare.*, got "
     ) as e:
-        check_overrides([setting], GROUPS)
+        check_overrides([setting])
     assert str(e.value).endswith(f"got {value!r}") and "--multirun" not in str(e.value)
 
 

@@ -7,7 +7,7 @@ from omegaconf import OmegaConf
 from conf.programs import register
 from conf.schema import EvaluateConfig
 from launch.cli.measured import evaluation_of, with_measured
-from launch.program import GROUPS, UserError, build, compose_run, prepare_run_dir
+from launch.program import UserError, build, compose_run, prepare_run_dir
 from tests.composing import composed_by_hydra
 
 register()
@@ -26,7 +26,7 @@ def run(tmp_path, monkeypatch):
 
 
 def test_a_run_folder_is_measured_on_what_the_run_is_measured_on(run, tmp_path):
-    found = with_measured([f"{run}", "evaluation.num_samples=3"], GROUPS)
+    found = with_measured([f"{run}", "evaluation.num_samples=3"])
     with initialize_config_dir(found[1], version_base="1.3"):
         config = build(evaluation_of(compose(found[3], found[4:]), found[4:]))
     assert isinstance(config, EvaluateConfig)
@@ -39,23 +39,21 @@ def test_a_run_folder_is_measured_on_what_the_run_is_measured_on(run, tmp_path):
 
 def test_a_run_folder_is_measured_on_further_sets_too(run):
     sets = ["+evaluation_set@evaluation.sets.mine=dataset", "evaluation.sets.mine.task.path=x"]
-    found = with_measured([f"{run}", *sets], GROUPS)
+    found = with_measured([f"{run}", *sets])
     with initialize_config_dir(found[1], version_base="1.3"):
         config = build(evaluation_of(compose(found[3], found[4:]), found[4:]))
     assert config.evaluation.sets["mine"].task.path == "x"
 
 
 def test_a_folder_may_be_relative_and_the_command_line_wins(run):
-    found = with_measured(
-        ["name=mine", "runs/zwei läufe", "model.path=other", "run_dir=there"], GROUPS
-    )
+    found = with_measured(["name=mine", "runs/zwei läufe", "model.path=other", "run_dir=there"])
     assert found[1] == str(run)
     assert found[-3:] == ["name=mine", "model.path=other", "run_dir=there"]
 
 
 def test_without_a_word_nothing_changes():
     arguments = ["experiment=quickstart", "--cfg", "job", "model.path=x"]
-    assert with_measured(arguments, GROUPS) == arguments
+    assert with_measured(arguments) == arguments
 
 
 @pytest.mark.parametrize(
@@ -73,14 +71,14 @@ def test_without_a_word_nothing_changes():
 )
 def test_what_names_no_run_is_refused(run, arguments, sentence):
     with pytest.raises(UserError, match=sentence):
-        with_measured(arguments, GROUPS)
+        with_measured(arguments)
 
 
 def test_a_run_without_a_policy_is_refused_unless_another_is_named(run):
     (run / "policy").rmdir()
     with pytest.raises(UserError, match="must have a policy to measure"):
-        with_measured([str(run)], GROUPS)
-    assert "model.path=best" in with_measured([str(run), "model.path=best"], GROUPS)
+        with_measured([str(run)])
+    assert "model.path=best" in with_measured([str(run), "model.path=best"])
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from conf.programs import register
 from launch.cli.command_line import with_quotes
 from launch.cli.recorded import with_resumed
 from launch.cli.refusals import UserError
-from launch.program import GROUPS, compose_run, prepare_run_dir
+from launch.program import compose_run, prepare_run_dir
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def make_run_folder(tmp_path):
 def test_resume_takes_the_configuration_of_that_run(make_run_folder, name, quote):
     folder = make_run_folder(name)
     given = f"resume={quote.format(folder)}"
-    found = with_resumed([given, "loop.num_steps=80"], GROUPS)
+    found = with_resumed([given, "loop.num_steps=80"])
     assert found[:6] == [
         "--config-path", str(folder), "--config-name", "config", given, "loop.num_steps=80",
     ]  # fmt: skip
@@ -42,7 +42,7 @@ def test_resume_takes_the_configuration_of_that_run(make_run_folder, name, quote
 def test_resume_takes_a_folder_relative_to_here(make_run_folder, monkeypatch):
     folder = make_run_folder("runs/a")
     monkeypatch.chdir(folder.parents[1])
-    assert with_resumed(["resume=runs/a"], GROUPS)[1] == str(folder)
+    assert with_resumed(["resume=runs/a"])[1] == str(folder)
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_resume_takes_a_folder_relative_to_here(make_run_folder, monkeypatch):
     [[], ["run_dir=a", "resume=auto"], ["resume=null"], ["resume="], ["loop.num_steps=3"]],
 )
 def test_what_names_no_run_stays(arguments):
-    assert with_resumed(arguments, GROUPS) == arguments
+    assert with_resumed(arguments) == arguments
 
 
 @pytest.mark.parametrize(
@@ -60,12 +60,12 @@ def test_resume_stands_for_folder_and_configuration_alone(make_run_folder, besid
     folder = make_run_folder("a")
     key = beside.split("=")[0]
     with pytest.raises(UserError, match=f"which configuration and run folder .* leave {key} out$"):
-        with_resumed([f"resume={folder}", beside], GROUPS)
+        with_resumed([f"resume={folder}", beside])
 
 
 def test_resume_must_be_a_run_folder(tmp_path):
     with pytest.raises(UserError, match=r"^resume must be auto or a run folder, .*got '.*none'$"):
-        with_resumed([f"resume={tmp_path / 'none'}"], GROUPS)
+        with_resumed([f"resume={tmp_path / 'none'}"])
 
 
 def test_a_run_whose_folder_was_moved_goes_on_there_with_what_the_command_line_changes(tmp_path):
@@ -74,7 +74,7 @@ def test_a_run_whose_folder_was_moved_goes_on_there_with_what_the_command_line_c
     composed = compose_run(["experiment=quickstart", "learner.lr=3e-5", f"run_dir={first}"])
     prepare_run_dir(first, composed, "train")
     first.rename(moved)
-    arguments = with_resumed(with_quotes([f"resume={moved}", "loop.num_steps=80"]), GROUPS)
+    arguments = with_resumed(with_quotes([f"resume={moved}", "loop.num_steps=80"]))
     assert arguments[::2][:2] == ["--config-path", "--config-name"]
     with initialize_config_dir(arguments[1], version_base="1.3"):
         again = compose(arguments[3], arguments[4:])
@@ -103,7 +103,7 @@ def test_over_a_record_no_group_is_chosen_anew(quickstart, chosen):
     key = chosen.partition("=")[0]
     sentence = f"takes that run's configuration, groups and all; leave {key} out"
     with pytest.raises(UserError) as refusal:
-        with_resumed([f"resume={quickstart}", chosen], GROUPS)
+        with_resumed([f"resume={quickstart}", chosen])
     assert str(refusal.value) == f"resume={quickstart} {sentence}"
 
 
@@ -111,7 +111,7 @@ def test_a_record_takes_settings_of_plugs_and_further_sets(quickstart):
     changed = ["reward._target_=mine.Reward", "task={num_prompts:7}"]
     sets = ["+evaluation_set@evaluation.sets.mine=dataset", "evaluation.sets.mine.task.path=läuf"]
     sets += ["+reward@evaluation.sets.mine.reward=math"]
-    arguments = with_resumed(with_quotes([f"resume={quickstart}", *changed, *sets]), GROUPS)
+    arguments = with_resumed(with_quotes([f"resume={quickstart}", *changed, *sets]))
     with initialize_config_dir(arguments[1], version_base="1.3"):
         again = compose(arguments[3], arguments[4:])
     assert (again.reward._target_, again.task.num_prompts) == ("mine.Reward", 7)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launch.run.deadlines import FACTOR, Ceiling, Deadlines, patience, while_heard
+from launch.run.deadlines import FACTOR, Ceiling, Deadlines, silence_limit, while_heard
 from launch.study.simulation.clock import run
 
 FLOOR = 120
@@ -99,7 +99,7 @@ def test_news_begin_the_deadline_anew_and_only_silence_ends_it(seconds):
         telling = asyncio.create_task(tell())
         began = loop.time()
         with pytest.raises(TimeoutError):
-            async with patience(seconds, lambda: len(news)):
+            async with silence_limit(seconds, lambda: len(news)):
                 await asyncio.sleep(1e6)
         await telling
         assert 7 * seconds + seconds <= loop.time() - began <= 7 * seconds + 1.2 * seconds
@@ -110,7 +110,7 @@ def test_news_begin_the_deadline_anew_and_only_silence_ends_it(seconds):
 def test_time_in_which_this_process_stood_still_does_not_count():
     async def scenario():
         loop = asyncio.get_running_loop()
-        async with patience(60):
+        async with silence_limit(60):
             await asyncio.sleep(10)
             # As after SIGSTOP and SIGCONT: an hour has passed, and nobody could look.
             loop._jumping.now += 3600
@@ -122,7 +122,7 @@ def test_time_in_which_this_process_stood_still_does_not_count():
 def test_what_goes_on_inside_ends_with_its_own_error():
     async def scenario():
         with pytest.raises(KeyError):
-            async with patience(60):
+            async with silence_limit(60):
                 raise KeyError("own")
 
     run(scenario())

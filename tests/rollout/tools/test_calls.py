@@ -72,8 +72,7 @@ def test_fenced_code_is_a_call_of_the_python_tool_and_is_kept_to_the_letter():
     code = 'x = {"name": "f", "arguments": {}}\nprint("<tool_call>")\n'
     text = f"So:\n```python\n{code}```\nthen {AS_JSON}"
     assert find_calls(text) == (Call("python", {"code": code}), PRODUCT)
-    assert find_calls(f"```py\n{code}```", code_tool="run") == (Call("run", {"code": code}),)
-    assert find_calls("```python\nx = 1\n```", code_tool=None) == ()
+    assert find_calls(f"```py\n{code}```") == (Call("python", {"code": code}),)
     assert find_calls("```rust\nfn main() {}\n```") == ()
 
 

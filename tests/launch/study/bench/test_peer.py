@@ -19,7 +19,7 @@ from cost.types import LengthReport, RewardStatus
 from launch.cli.command_line import with_words
 from launch.program import UserError, build
 from launch.record.evaluation import Evaluation, SetResult
-from launch.run.inputs import PROJECT, load_tokenizer, resolve_model
+from launch.run.inputs import load_tokenizer, resolve_model
 from launch.study.bench import peer
 from launch.study.bench.peer_settings import PLAIN, require_matched, settings
 from launch.study.bench.peer_trl import Rewards, messages_of, our_schedule, read_config
@@ -28,6 +28,7 @@ from learner.optimizers import AdamW, Sgd
 from rollout.types import Prompt
 from tests.composing import composed
 from tests.launch.programs import call
+from tests.places import PROJECT
 
 
 @pytest.fixture(autouse=True)

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import faulthandler
 import os
-import signal
 import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 
 import ray
 
@@ -17,7 +15,7 @@ from launch.run.cluster_watch import ANSWER_SECONDS, AnswersOf, ClusterWatch, Pr
 from rollout.engines.files import remove_left
 from rollout.places import ray_logs
 from rollout.processes import Process, belongs, descendants, every, look
-from rollout.signs import shared_names
+from rollout.signs import kill
 
 SHUTDOWN_SECONDS = 20.0
 """Longest wait for Ray to end."""
@@ -99,12 +97,7 @@ def kill_cluster(raylet: int, started: Sequence[Process] = ()) -> None:
     ours = f"RAY_RAYLET_PID={raylet}"
     left = {process.pid for process in every() if belongs(process.pid, ours)}
     left |= {p.pid for p in started if (now := look(p.pid)) and now.started == p.started}
-    names = {path for pid in left for path in shared_names(pid)}
-    for pid in left:
-        with suppress(ProcessLookupError, PermissionError):
-            os.kill(pid, signal.SIGKILL)
-    for path in names:
-        path.unlink(missing_ok=True)
+    kill(left)
     remove_left(raylet)
     deadline = time.monotonic() + KILL_SECONDS
     while time.monotonic() < deadline and any(look(pid) for pid in left):

@@ -1,4 +1,4 @@
-"""Which process a folder belongs to, as long as that process lives."""
+"""A lock on a folder, held by a process as long as it lives."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ import fcntl
 import os
 from pathlib import Path
 
-_claimed: dict[tuple[int, int], int] = {}
+_locked: dict[tuple[int, int], int] = {}
 """By device and inode, the descriptors that hold the locks of this process."""
 
 
-def claim(folder: Path) -> bool | None:
-    """Take a folder for this process, until it ends in whatever way.
+def lock_folder(folder: Path) -> bool | None:
+    """Lock a folder for this process, until it ends in whatever way.
 
     Args:
         folder: There already.
@@ -26,10 +26,10 @@ def claim(folder: Path) -> bool | None:
     found = os.fstat(descriptor)
     place = (found.st_dev, found.st_ino)
     ours: bool | None = True
-    if place not in _claimed:
+    if place not in _locked:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _claimed[place] = descriptor
+            _locked[place] = descriptor
             return True
         except BlockingIOError:
             ours = False

@@ -6,15 +6,15 @@ import asyncio
 from types import TracebackType
 
 
-class Patience:
+class SilenceLimit:
     """As `asyncio.timeout(seconds)`, from the last sign on.
 
     A sign is remembered and no timer is touched, for there are thousands of signs a second; the
     timer looks at it when it goes off.
 
     Example:
-        async with Patience(60.0) as patience:
-            ...                 # patience.heard() whenever there is a sign of life
+        async with SilenceLimit(60.0) as limit:
+            ...                 # limit.heard() whenever there is a sign of life
 
     Raises:
         TimeoutError: On leaving, if there was none for so long.
@@ -30,7 +30,7 @@ class Patience:
         """Take a sign of life in."""
         self._heard = self._loop.time()
 
-    async def __aenter__(self) -> Patience:
+    async def __aenter__(self) -> SilenceLimit:
         """Begin; that is the first sign."""
         self._loop = asyncio.get_running_loop()
         self.heard()

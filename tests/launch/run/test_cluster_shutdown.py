@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from launch.run.leaving import in_time, kill_cluster
+from launch.run.cluster_shutdown import in_time, kill_cluster
 from rollout.processes import look
 
 IDLE = "import time; print('ready', flush=True); time.sleep(100)"

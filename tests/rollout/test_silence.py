@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from launch.study.simulation import clock
-from rollout.patience import Patience
+from rollout.silence import SilenceLimit
 
 
 def spent(waits, seconds=10.0):
@@ -15,7 +15,7 @@ def spent(waits, seconds=10.0):
         loop = asyncio.get_running_loop()
         began = loop.time()
         with pytest.raises(TimeoutError):
-            async with Patience(seconds) as patience:
+            async with SilenceLimit(seconds) as patience:
                 for wait in waits:
                     await asyncio.sleep(wait)
                     patience.heard()
@@ -37,10 +37,10 @@ def test_a_sign_that_comes_too_late_changes_nothing():
 def test_what_ends_in_time_leaves_no_timer_and_its_own_errors_pass():
     async def scenario():
         loop = asyncio.get_running_loop()
-        async with Patience(10.0):
+        async with SilenceLimit(10.0):
             await asyncio.sleep(9.0)
         with pytest.raises(KeyError):
-            async with Patience(10.0):
+            async with SilenceLimit(10.0):
                 raise KeyError
         await asyncio.sleep(100.0)
         return loop.time()
@@ -51,7 +51,7 @@ def test_what_ends_in_time_leaves_no_timer_and_its_own_errors_pass():
 def test_a_thousand_signs_touch_no_timer():
     async def scenario():
         loop = asyncio.get_running_loop()
-        async with Patience(10.0) as patience:
+        async with SilenceLimit(10.0) as patience:
             timer = patience._timer
             for _ in range(1000):
                 patience.heard()
