@@ -1,7 +1,7 @@
-"""Run by test_deepspeed_engine.py once per rank: `python rank_program.py FOLDER`.
+"""Run by test_deepspeed_engine.py: `python rank_program.py FOLDER`.
 
-Reads FOLDER/task.pt, takes three optimiser steps in every ZeRO stage (one good, one that the last
-rank spoils, one good), and leaves what it saw in FOLDER/rank{rank}.pt.
+Reads FOLDER/task.pt and starts two ranks. They take three optimiser steps in every ZeRO stage (one
+good, one that the last rank spoils, one good), and leave what they saw in FOLDER/rank{rank}.pt.
 """
 
 import os
@@ -29,7 +29,9 @@ from learner.optimizers import AdamW
 from learner.reference_config import ReferenceConfig
 from learner.token_masks import WithinCurvature
 from learner.update import Updater
+from tests.learner.ranks import import_all, on_ranks
 
+NUM_RANKS = 2
 OFFLOADED = {"zero_optimization": {"offload_optimizer": {"device": "cpu"}}}
 
 
@@ -77,12 +79,8 @@ def shared_out(config, dtype):
     return settings
 
 
-def main(folder: Path) -> None:
-    """Train and write the results."""
-    deepspeed_engine.deepspeed_settings = shared_out
-    # Offloading is refused where there is no other memory; it computes the same.
-    deepspeed_engine.check_device = lambda *_, **__: None
-    task = torch.load(folder / "task.pt", weights_only=False)
+def train(folder: Path, task) -> None:
+    """Train as one rank and write the results."""
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     rows = task["rows"][rank]
     spoilt = rows
@@ -180,6 +178,16 @@ def main(folder: Path) -> None:
             "checkpoint": str(path),
         }
     torch.save(results, folder / f"rank{rank}.pt")
+
+
+def main(folder: Path) -> None:
+    """Let all ranks train."""
+    deepspeed_engine.deepspeed_settings = shared_out
+    # Offloading is refused where there is no other memory; it computes the same.
+    deepspeed_engine.check_device = lambda *_, **__: None
+    task = torch.load(folder / "task.pt", weights_only=False)
+    import_all(task["models"][False])
+    on_ranks(NUM_RANKS, train, folder, task)
 
 
 if __name__ == "__main__":

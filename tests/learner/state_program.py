@@ -5,28 +5,25 @@ that what takes time is imported once. Every phase has fresh processes: what the
 ones is in files. Leaves a folder of results per run; the test compares them.
 """
 
-import multiprocessing
-import os
-import socket
 import sys
 from pathlib import Path
 
 import deepspeed
 import torch
-from transformers import AutoModelForCausalLM
 
 from learner import deepspeed_engine
 from learner.batch import collate
 from learner.config import LearnerConfig
 from learner.deepspeed_engine import DeepSpeedEngine
 from learner.deepspeed_settings import deepspeed_settings
-from learner.lora import LoraConfig, attach
+from learner.lora import LoraConfig
 from learner.loss import Loss
 from learner.numerics import Numerics
 from learner.objectives.clipped_surrogate import ClippedSurrogate
 from learner.optimizers import Adafactor, AdamW, Sgd
 from learner.state_files import write_share
 from learner.update import Updater
+from tests.learner.ranks import import_all, on_ranks
 from tests.learner.test_deepspeed_state import CROSSED, OTHERS, RUNS, Run
 
 OPTIMIZERS = {
@@ -147,45 +144,6 @@ def refuse(folder: Path, task) -> None:
     torch.save(found, folder / "refused.pt")
 
 
-def in_rank(rank: int, num_ranks: int, port: int, work, *args) -> None:
-    """Run as one rank."""
-    # transformers would load in threads, which find torch's pool of the process that was forked.
-    os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = "1"
-    os.environ.update(
-        RANK=str(rank),
-        WORLD_SIZE=str(num_ranks),
-        LOCAL_RANK="0",
-        LOCAL_SIZE=str(num_ranks),
-        MASTER_ADDR="127.0.0.1",
-        MASTER_PORT=str(port),
-    )
-    work(*args)
-    torch.distributed.barrier()
-    # Without the end of an interpreter that was not begun here.
-    os._exit(0)
-
-
-def on_ranks(num_ranks: int, work, *args) -> None:
-    """Have all ranks do the same, each in a process of its own."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    fork = multiprocessing.get_context("fork")
-    ranks = [
-        fork.Process(target=in_rank, args=(rank, num_ranks, port, work, *args))
-        for rank in range(num_ranks)
-    ]
-    for process in ranks:
-        process.start()
-    for process in ranks:
-        process.join(timeout=240)
-    codes = [process.exitcode for process in ranks]
-    for process in ranks:
-        process.kill()
-    if any(codes):
-        sys.exit(f"{num_ranks} ranks ended with {codes}")
-
-
 def all_of(work, folder: Path, task, runs) -> None:
     """Do several things with the same ranks."""
     for args in runs:
@@ -197,8 +155,7 @@ def main(folder: Path) -> None:
     deepspeed.ops.__compatible_ops__ = {}
     deepspeed_engine.deepspeed_settings = shared_out
     task = torch.load(folder / "task.pt", weights_only=False)
-    # What this brings in, the ranks need not.
-    attach(AutoModelForCausalLM.from_pretrained(task["models"][False]), LoraConfig(rank=1))
+    import_all(task["models"][False])
     for work in (save, resume):
         for num_ranks in (1, 2):
             runs = [(run,) for run in RUNS if run.num_ranks == num_ranks]

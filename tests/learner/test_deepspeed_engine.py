@@ -1,12 +1,8 @@
 """DeepSpeed on two ranks in every ZeRO stage, against one rank of plain torch.
 
-One pair of processes goes through all stages, since starting them is what takes time.
+One pair of ranks goes through all stages, since starting them is what takes time.
 """
 
-import os
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import peft
@@ -24,7 +20,7 @@ from learner.loss import Loss
 from learner.objectives.clipped_surrogate import ClippedSurrogate
 from learner.token_masks import WithinCurvature
 from learner.update import Updater
-from tests.places import PROJECT
+from tests.learner.ranks import run_program
 
 pytestmark = pytest.mark.system
 
@@ -61,21 +57,6 @@ ADAPTERS = [run for run in RUNS if run[-1] == "lora"]
 EXACT_ADAPTERS = [run for run in ADAPTERS if run[2] == "float32"]
 
 
-def rank_environment(rank: int, world_size: int, port: int) -> dict[str, str]:
-    return os.environ | {
-        "RANK": str(rank),
-        "WORLD_SIZE": str(world_size),
-        "LOCAL_RANK": "0",
-        "LOCAL_SIZE": str(world_size),
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(PROJECT),
-        "DS_ACCELERATOR": "cpu",
-        "CUDA_VISIBLE_DEVICES": "",
-    }
-
-
 @pytest.fixture(scope="module")
 def rows(pack, batch):
     """Two ranks' rows, split unevenly: the first has more responses, the second ends in padding."""
@@ -100,27 +81,7 @@ def results(tmp_path_factory, model_paths, rows):
         "tokenizer": tokenizer,
     }
     torch.save(task, folder / "task.pt")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    program = Path(__file__).with_name("rank_program.py")
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, str(program), str(folder)],
-            env=rank_environment(rank, 2, port),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        for rank in range(2)
-    ]
-    try:
-        outputs = [process.communicate(timeout=540)[0] for process in ranks]
-    finally:
-        for process in ranks:
-            process.kill()
-    for process, output in zip(ranks, outputs, strict=True):
-        assert process.returncode == 0, output[-4000:]
+    run_program("rank_program.py", folder)
     return [torch.load(folder / f"rank{rank}.pt", weights_only=False) for rank in range(2)]
 
 

@@ -3,18 +3,14 @@
 One program starts all ranks of all phases, since importing is what takes time.
 """
 
-import os
-import subprocess
-import sys
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import pytest
 import torch
 
 from learner.state_description import LearnerState
 from learner.state_files import STATE, WEIGHTS, opened
-from tests.places import PROJECT
+from tests.learner.ranks import run_program
 
 pytestmark = pytest.mark.system
 
@@ -84,20 +80,7 @@ def folder(tmp_path_factory, model_paths, pack, batch):
     [rows] = pack(*batch, row_tokens=64)
     models = {tied: str(path) for tied, path in model_paths.items()}
     torch.save({"rows": rows, "models": models}, folder / "task.pt")
-    variables = {
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": str(PROJECT),
-        "DS_ACCELERATOR": "cpu",
-        "CUDA_VISIBLE_DEVICES": "",
-    }
-    done = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("state_program.py")), str(folder)],
-        env=os.environ | variables,
-        capture_output=True,
-        text=True,
-        timeout=540,
-    )
-    assert done.returncode == 0, (done.stdout + done.stderr)[-6000:]
+    run_program("state_program.py", folder)
     return folder
 
 

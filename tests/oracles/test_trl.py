@@ -1,4 +1,4 @@
-"""Losses, advantages and truncated ratios against TRL's GRPO trainer, to 1e-6.
+"""Losses, advantages and truncated ratios against TRL's GRPO trainer, to 1e-6, and its settings.
 
 What differs, and how it is met here:
 
@@ -18,14 +18,18 @@ from typing import Any
 import numpy as np
 import pytest
 
+from conf.schema import RunConfig
 from cost.advantages.types import Advantage
 from cost.advantages.within_group import GroupMean, GroupStandardised
 from cost.aggregations import Aggregation, BatchTokenMean, ConstantLength, SequenceMean
+from launch.program import build
+from launch.study.bench.peer_settings import PLAIN, settings
 from learner.corrections import Band, Correction, Truncated
 from learner.objectives.cispo import Cispo
 from learner.objectives.clipped_surrogate import ClippedSurrogate, Gspo
 from learner.objectives.sapo import Sapo
 from learner.objectives.types import Objective
+from tests.composing import composed
 
 EQUAL, RAGGED = (4, 4, 4), (2, 3, 7)
 SEEDS = (0, 1, 2)
@@ -104,6 +108,12 @@ CORRECTIONS: dict[str, tuple[Correction, str, float | None]] = {
 }
 
 
+def quickstart() -> RunConfig:
+    """What the bench `peer` has both trainers do."""
+    config: RunConfig = build(composed("train", "experiment=quickstart", *PLAIN))
+    return config
+
+
 @pytest.fixture(scope="module")
 def answers(ask, batches, rewarded):
     jobs: dict[Any, dict[str, Any]] = {
@@ -133,6 +143,7 @@ def answers(ask, batches, rewarded):
             jobs["advantages", key, seed] = {**scored, "scale_rewards": scale_rewards}
         for key, (_, mode, clip_min) in CORRECTIONS.items():
             jobs["correction", key, seed] = {**scored, "mode": mode, "clip_min": clip_min}
+    jobs["config"] = {"kind": "config", "settings": settings(quickstart())}
     return dict(zip(jobs, ask("trl", list(jobs.values())), strict=True))
 
 
@@ -165,3 +176,15 @@ def test_corrections(answers, batches, compare_factors, key, seed):
     correction, _, _ = CORRECTIONS[key]
     answer = answers["correction", key, seed]["factors"]
     compare_factors(answer, batches(seed, EQUAL), correction)
+
+
+def test_the_bench_s_settings_are_taken_and_left_as_they_are(answers):
+    config, held = quickstart(), answers["config"]
+    given = settings(config)
+    assert {key: held[key] for key in given if key != "report_to"} == {
+        key: value for key, value in given.items() if key != "report_to"
+    }
+    assert held["report_to"] == []
+    # A step generates all of its responses at once and trains on them once.
+    assert held["generation_batch_size"] == config.responses_per_step
+    assert held["steps_per_generation"] == 1

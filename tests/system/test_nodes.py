@@ -100,11 +100,10 @@ def nodes():
     with tempfile.TemporaryDirectory(prefix="r", ignore_cleanup_errors=True) as folder:
         cluster = Nodes(folder)
         try:
-            cluster.begin("head", 0)
-            cluster.await_start("head")
-            cluster.begin("learner", 1)
-            cluster.begin("engine", 2)
-            for name in ("learner", "engine"):
+            # One after the other: two that start at once may choose the same port, and Ray gives
+            # the one that does not get it up after 30 s.
+            for name, cpus in (("head", 0), ("learner", 1), ("engine", 2)):
+                cluster.begin(name, cpus)
                 cluster.await_start(name)
             yield cluster
         finally:
