@@ -15,6 +15,20 @@ from rollout.sandbox.config import SandboxConfig
 from rollout.tasks.prompts import Task
 
 
+def require_simulated(scheduler: SchedulerConfig) -> None:
+    """Raise a ValueError naming a setting that needs what is not simulated."""
+    require(
+        scheduler.entropy_control is None,
+        "scheduler.entropy_control must be null: what is simulated has no entropy",
+        scheduler.entropy_control,
+    )
+    require(
+        not scheduler.prompt_features,
+        "scheduler.prompt_features must be false: what is simulated has no features",
+        scheduler.prompt_features,
+    )
+
+
 @dataclass(kw_only=True, slots=True)
 class SimulateConfig:
     """What a study in simulated time runs; see `launch.simulate`."""
@@ -72,16 +86,7 @@ class SimulateConfig:
             "accelerators must name at least one number, each at least 1 and at most 1000000",
             self.accelerators,
         )
-        require(
-            self.scheduler.entropy_control is None,
-            "scheduler.entropy_control must be null: what is simulated has no entropy",
-            self.scheduler.entropy_control,
-        )
-        require(
-            not self.scheduler.prompt_features,
-            "scheduler.prompt_features must be false: what is simulated has no features",
-            self.scheduler.prompt_features,
-        )
+        require_simulated(self.scheduler)
         require(0 < self.learner_share < 1, "learner_share must lie in (0, 1)", self.learner_share)
         ranges = {
             "num_steps": count(1e6),

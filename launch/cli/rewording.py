@@ -85,8 +85,11 @@ def _no_setting(sentence: str) -> str:
     own = [each for each in schemas if each and f"not in '{each.__name__}'" in sentence]
     keys = {each for schema in own or schemas if schema for each in keys_of(schema)}
     close = nearest(key, sorted(keys))
-    meant = f"; did you mean {close}?" if close else "; --help lists what there is"
     reason = sentence.rpartition("Key ")[2].partition(";")[0]
+    if close == key:
+        name = reason.split("'")[1]
+        return f"{key} has no {name!r} yet; add it with a plus, +{key}={{{name}:VALUE}}"
+    meant = f"; did you mean {close}?" if close else "; --help lists what there is"
     return f"{key} is not a setting{meant} (Key {reason})"
 
 

@@ -62,7 +62,7 @@ def profile_of(num_prompts: int, max_tokens: int) -> Profile:
         engine=EngineSpeed(
             max_num_seqs=4096, step_seconds=0.01, sequence_seconds=1e-5, prefill_token_seconds=1e-5
         ),
-        learner=LearnerSpeed(token_seconds=1e-4, row_tokens=4096),
+        learner=LearnerSpeed(token_seconds=1e-4),
         publish=PublishSpeed(seconds=0.1),
     )  # fmt: skip
 

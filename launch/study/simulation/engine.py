@@ -38,6 +38,8 @@ class _Group:
     num_left: int
     version: int | None = None
     """The one in force when its first sequence began."""
+    finished_tokens: int = 0
+    """Of those of its sequences that ended."""
 
 
 class SimulatedEngine:
@@ -149,6 +151,7 @@ class SimulatedEngine:
         )
         groups = {id(group): group for *_, group in self._running}
         groups |= {id(group): group for _, group in self._waiting}
+        self.lost_tokens += sum(group.finished_tokens for group in groups.values())
         self._running.clear()
         self._waiting.clear()
         self._debt = 0.0
@@ -195,8 +198,9 @@ class SimulatedEngine:
         # Exactly there: rounding must leave no sliver of a step.
         self.steps = max(self.steps, self._running[0][0])
         while self._running and self._running[0][0] <= self.steps + ROUNDING_STEPS:
-            group = heapq.heappop(self._running)[-1]
+            _, _, length, group = heapq.heappop(self._running)
             group.num_left -= 1
+            group.finished_tokens += length
             if group.num_left == 0 and not group.done.done():
                 assert group.version is not None
                 group.done.set_result(group.version)

@@ -64,7 +64,7 @@ def fit(run: MeasuredRun, prompt_tokens: IntArray) -> Profile:
         source=f"measured: fitted on a run of {run.num_steps} steps, "
         f"{scheduler.tickets_per_step} x {scheduler.group_size} responses, "
         f"max_staleness {layout.max_staleness}",
-        accelerator="GPU" if run.config["resources"].get("use_gpu") else "CPU core",
+        accelerator=_accelerator(run.config["resources"].get("use_gpu")),
         max_tokens=limit,
         surprise_per_token=float(
             run["rollout/surprise_mean"].sum() / run["rollout/length_mean_tokens"].sum()
@@ -81,7 +81,7 @@ def fit(run: MeasuredRun, prompt_tokens: IntArray) -> Profile:
             prefill_token_seconds=1e-3,
             accelerators=run.config["resources"]["tensor_parallel_size"],
         ),
-        learner=LearnerSpeed(token_seconds=1e-4, row_tokens=run.config["learner"]["row_tokens"]),
+        learner=LearnerSpeed(token_seconds=1e-4),
         publish=PublishSpeed(
             seconds=float(still.mean()),
             probe_seconds=float(np.maximum(run["loop/publish_seconds"] - still, 0).mean()),
@@ -97,6 +97,13 @@ def fit(run: MeasuredRun, prompt_tokens: IntArray) -> Profile:
     for _ in range(NUM_ROUNDS):
         profile = _with_pass_rate(profile, run, simulate(profile, scheduler, layout))
     return profile
+
+
+def _accelerator(use_gpu: object) -> str:
+    """What one is, by `resources.use_gpu`; which of them null took, no run folder says."""
+    if use_gpu is None:
+        return "GPU or CPU core"
+    return "GPU" if use_gpu else "CPU core"
 
 
 def _gain_at(profile: Profile, run: MeasuredRun) -> float:

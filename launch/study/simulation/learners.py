@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from cost.types import FloatArray, Selection
+from cost.types import FloatArray, IntArray, Selection
 from launch.study.simulation.policy import SimulatedPolicy
 from launch.study.simulation.pool import SimulatedPool
 from launch.study.simulation.speeds import LearnerSpeed, PublishSpeed
@@ -102,14 +102,16 @@ class SimulatedLearners:
     ) -> dict[str, float]:
         """Take one pass over a batch, at no learning rate."""
         reports = [group.report for group in groups]
-        sequences, tokens = 0, 0
-        for report, selection in zip(reports, selections, strict=True):
-            kept = int(selection.keep.sum())
-            sequences += kept
-            tokens += kept * report.prompt_tokens + int(report.lengths[selection.keep].sum())
-        seconds = self._speed.seconds(tokens, sequences, self._num_learners, self._num_minibatches)
-        taken = await self._compute(seconds)
+        kept = [
+            report.lengths[selection.keep] + report.prompt_tokens
+            for report, selection in zip(reports, selections, strict=True)
+        ]
+        # Groups come in the order of their draws, which is random as it is.
+        cuts = np.array_split(np.arange(len(kept)), max(min(self._num_minibatches, len(kept)), 1))
+        parts = [_join([kept[index] for index in cut]) for cut in cuts]
+        taken = await self._compute(self._speed.seconds(parts, self._num_learners))
         self._policy.learn(reports, selections, step)
+        tokens = sum(int(part.sum()) for part in parts)
         return {"learner/update_seconds": taken, "learner/row_tokens": float(tokens)}
 
     async def gradient_norms(self, groups: Sequence[GroupRef], *, layer: str) -> list[FloatArray]:
@@ -130,10 +132,8 @@ class SimulatedLearners:
         """Have written it."""
 
     async def _forward(self, groups: Sequence[GroupRef]) -> None:
-        reports = [group.report for group in groups]
-        tokens = sum(int((one.lengths + one.prompt_tokens).sum()) for one in reports)
-        sequences = sum(report.num_responses for report in reports)
-        update = self._speed.seconds(tokens, sequences, self._num_learners, 0)
+        every = _join([group.report.lengths + group.report.prompt_tokens for group in groups])
+        update = self._speed.seconds([every], self._num_learners, reduces=False)
         await self._compute(update * FORWARD_SHARE)
 
     async def _compute(self, seconds: float) -> float:
@@ -143,6 +143,10 @@ class SimulatedLearners:
         taken = loop.time() - began
         self.busy_seconds += taken
         return taken
+
+
+def _join(parts: Sequence[IntArray]) -> IntArray:
+    return np.concatenate(parts) if parts else np.zeros(0, np.int64)
 
 
 class SimulatedPublisher:

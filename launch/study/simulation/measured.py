@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 from hydra.utils import instantiate
 
+from conf.studies import require_simulated
 from conf.targets import require_own_settings
 from cost.scheduler.config import SchedulerConfig
 from cost.types import FloatArray
 from launch.cli.refusals import reading
 from launch.program import UserError
 from launch.record.run_folder import (
+    CONFIG,
     METRICS,
     SAMPLES,
     metric_columns,
@@ -26,6 +28,7 @@ from launch.record.run_folder import (
     refused,
 )
 from launch.record.summary import TURNS
+from launch.study.simulation.pool import UPDATE_MODES
 from launch.study.simulation.system import Layout
 
 ROOMS = {
@@ -33,6 +36,10 @@ ROOMS = {
     "resources": dict,
 }  # fmt: skip
 """What tells the configuration of a training run from any other."""
+
+
+TURNS_MEAN = "rollout/turns_mean"
+"""Metric that steps have where a response had more than one turn, or could have."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +60,8 @@ class MeasuredRun:
         """Read a run folder.
 
         Raises:
-            UserError: If a file is missing or damaged, or if the run did not finish 4 steps.
+            UserError: If a file is missing or damaged, if the run did not finish 4 steps, or if it
+                did what is not simulated.
         """
         path = Path(folder)
         config = read_config(path, ROOMS)
@@ -61,6 +69,15 @@ class MeasuredRun:
         if not summary.get("completed", True):
             raise refused(path, "it did not complete; fit and check take a run that finished")
         steps = read_steps(path, at_least=4)
+        if any(TURNS_MEAN in step for step in steps):
+            raise refused(path, "its responses had turns, and single ones alone are simulated")
+        mode = config["rollout"].get("update_mode")
+        if mode not in UPDATE_MODES:
+            raise refused(
+                path,
+                f"rollout.update_mode in {CONFIG} must be {' or '.join(UPDATE_MODES)}, which are "
+                f"simulated, got {mode!r:.60}",
+            )
         groups: dict[tuple[int, str], list[int]] = {}
         for sample in read_samples(path, ("prompt", "length_tokens")):
             group = groups.setdefault((sample["step"], str(sample["prompt"])), [])
@@ -130,8 +147,17 @@ class MeasuredRun:
         """Build the run's scheduler settings.
 
         Raises:
-            UserError: If they are of another version of this project, or name other code.
+            UserError: If they are of another version of this project, name other code, or need
+                what is not simulated.
         """
+        found = self._scheduler()
+        try:
+            require_simulated(found)
+        except ValueError as error:
+            raise refused(self.folder, f"{CONFIG} has what is not simulated: {error}") from error
+        return found
+
+    def _scheduler(self) -> SchedulerConfig:
         try:
             require_own_settings(self.config["scheduler"], "scheduler", "cost")
             return SchedulerConfig(

@@ -86,6 +86,8 @@ class SimulatedPolicy:
 
     def logits_to(self, pass_rate: float) -> float:
         """Return the logits to gain from the start to a mean pass rate, at least 0."""
+        if self.pass_rate(0) >= pass_rate:
+            return 0.0
         low, high = 0.0, 64.0
         for _ in range(64):
             middle = (low + high) / 2

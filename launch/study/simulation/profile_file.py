@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from conf.targets import require_own_settings
 from launch.program import UserError
-from launch.record.run_folder import CONFIG, refused
+from launch.record.run_folder import CONFIG, refused, write_new
 from launch.run.inputs import load_prompts, load_tokenizer, resolve_model
 from launch.study.simulation.fit import fit
 from launch.study.simulation.measured import MeasuredRun
@@ -31,7 +31,7 @@ def fit_profile(folder: str, out: str) -> Profile:
     """Fit a profile to a real run and write it.
 
     Raises:
-        UserError: If the run does not serve, or the file exists.
+        UserError: If the run does not serve, or the file exists or cannot be written.
     """
     path = Path(out)
     if path.exists() or path.suffix != ".yaml":
@@ -48,6 +48,5 @@ def fit_profile(folder: str, out: str) -> Profile:
     prompts = load_prompts(instantiate(config.task), tokenizer, None, room)
     profile = fit(run, np.array([len(prompt.token_ids) for prompt in prompts]))
     text = yaml.safe_dump(plain(profile), sort_keys=False, default_flow_style=None, width=98)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    write_new(path, text.encode())
     return profile

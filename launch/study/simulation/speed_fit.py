@@ -30,6 +30,7 @@ from launch.study.simulation.measured import MeasuredRun
 from launch.study.simulation.policy import SimulatedPolicy
 from launch.study.simulation.profile import Profile
 from launch.study.simulation.study import Outcome, simulate
+from launch.study.simulation.system import Layout
 
 NUM_ROUNDS = 3
 """Of scaling and simulating in turns."""
@@ -43,8 +44,9 @@ def with_learner(profile: Profile, run: MeasuredRun) -> Profile:
     """Solve the learners' equations."""
     update, wait = run["loop/update_seconds"], run["loop/wait_seconds"]
     overlap = np.clip(run["loop/generate_seconds"] - wait, 0, update)
-    trained = run["cost/step_trained_tokens"] * run.layout.num_epochs
-    costs = np.stack([np.ones(run.num_steps), trained], 1)
+    passes = run.layout.num_epochs
+    trained = run["cost/step_trained_tokens"] * passes / run.layout.num_learners
+    costs = np.stack([np.full(run.num_steps, passes), trained], 1)
     fixed, token, lost = nnls(np.column_stack([costs, overlap]), update)[0].tolist()
     if lost > MOST_LOST_SHARE:
         lost = MOST_LOST_SHARE
@@ -176,29 +178,32 @@ def _evaluation(run: MeasuredRun, profile: Profile) -> Evaluation | None:
     seconds = float((summary.get("seconds") or {}).get("evaluate") or 0.0)
     if not measured or seconds <= 0 or settings.get("every"):
         return None
-    num_prompts = int(run.config["held_out"].get("num_prompts") or 0)
+    # Others of their prompts take part, and nobody wrote down how many.
+    if settings.get("sets"):
+        return None
+    num_prompts = int((run.config.get("held_out") or {}).get("num_prompts") or 0)
     if not num_prompts:
         return None
     samples = [int(settings["num_samples"]), *([1] if settings["greedy"] else [])]
     steps = tokens = 0.0
     for mean in measured:
         for count in samples:
-            more = clock.run(_evaluate(profile, mean, num_prompts, count, run.layout.num_engines))
+            more = clock.run(_evaluate(profile, run.layout, mean, num_prompts, count))
             steps, tokens = steps + more[0], tokens + more[1]
     return Evaluation(steps, tokens, seconds)
 
 
 async def _evaluate(
-    profile: Profile, mean_tokens: float, num_prompts: int, num_samples: int, num_engines: int
+    profile: Profile, layout: Layout, mean_tokens: float, num_prompts: int, num_samples: int
 ) -> tuple[float, float]:
-    """Return steps and tokens of one engine's share of an evaluation, lengths scaled to a mean."""
+    """Return steps and tokens of the engine with most prompts, lengths scaled to a mean."""
     table = profile.prompts.table(0)
     scale = mean_tokens / float(table.mean_tokens.mean())
     scaled = replace(table, mean_tokens=np.maximum(table.mean_tokens * scale, 1.0))
     policy = SimulatedPolicy(profile, scaled, 0)
-    engine = SimulatedEngine(profile.engine, prefix_caching=False)
+    engine = SimulatedEngine(profile.engine, prefix_caching=layout.prefix_caching)
     running = []
-    for number in range(num_prompts // num_engines):
+    for number in range(math.ceil(num_prompts / layout.num_engines)):
         index = number % len(table.tokens)
         ticket = Ticket(number, index, num_samples, 1.0, 1.0, profile.max_tokens)
         lengths, _ = policy.lengths(ticket)

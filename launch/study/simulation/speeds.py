@@ -3,10 +3,15 @@
 Seconds are of one accelerator unless said otherwise.
 """
 
+import heapq
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from conf.checks import require
+from cost.types import IntArray
 
 
 def require_not_negative(settings: object, where: str, keys: tuple[str, ...]) -> None:
@@ -57,13 +62,12 @@ class EngineSpeed:
 class LearnerSpeed:
     """How long L learners take for an update.
 
-    seconds = passes over a batch x (update_seconds + token_seconds x tokens of the fullest learner
-              + sequence_seconds x sequences / L)
-            + optimiser steps x all-reduce (for L > 1)
+    pass over a batch = update_seconds + sequence_seconds x sequences / L + optimiser steps
+    optimiser step = token_seconds x tokens of the fullest learner + all-reduce (for L > 1)
 
-    The fullest learner has ceil(rows / L) of the packed rows: beyond one row each, more learners
-    are of no use. An all-reduce takes 2 (L - 1) / L x reduce_bytes / reduce_bytes_per_second +
-    ceil(log2 L) x reduce_latency_seconds.
+    The responses of an optimiser step are shared out one by one, as `learner.partition` does: its
+    longest one bounds what more learners are of use. An all-reduce takes 2 (L - 1) / L x
+    reduce_bytes / reduce_bytes_per_second + ceil(log2 L) x reduce_latency_seconds.
     """
 
     update_seconds: float = 0.0
@@ -72,8 +76,6 @@ class LearnerSpeed:
     """Of a trained token, prompts repeated with each response: forward and backward."""
     sequence_seconds: float = 0.0
     """Of a trained response."""
-    row_tokens: int
-    """Room in a packed row."""
     reduce_bytes: float = 0.0
     """Gradient that the learners add up in an optimiser step."""
     reduce_bytes_per_second: float = math.inf
@@ -86,23 +88,26 @@ class LearnerSpeed:
                 "reduce_latency_seconds")  # fmt: skip
         require_not_negative(self, "profile.learner.", keys)
         require(
-            self.row_tokens >= 1, "profile.learner.row_tokens must be at least 1", self.row_tokens
-        )
-        require(
             self.reduce_bytes_per_second > 0,
             "profile.learner.reduce_bytes_per_second must be positive",
             self.reduce_bytes_per_second,
         )
 
-    def seconds(self, tokens: int, sequences: int, num_learners: int, num_steps: int) -> float:
-        """Return the seconds of one pass with `num_steps` optimiser steps."""
-        rows = math.ceil(tokens / self.row_tokens)
-        fullest = tokens * math.ceil(rows / num_learners) / rows if rows else 0.0
+    def seconds(
+        self, parts: Sequence[IntArray], num_learners: int, *, reduces: bool = True
+    ) -> float:
+        """Return the seconds of one pass.
+
+        Args:
+            parts: By optimiser step [R] tokens of its responses, each with its prompt.
+            num_learners: L.
+            reduces: Whether each ends with an all-reduce.
+        """
         return (
             self.update_seconds
-            + self.token_seconds * fullest
-            + self.sequence_seconds * sequences / num_learners
-            + num_steps * self.reduce_seconds(num_learners)
+            + self.token_seconds * sum(most_tokens(part, num_learners) for part in parts)
+            + self.sequence_seconds * sum(map(len, parts)) / num_learners
+            + reduces * len(parts) * self.reduce_seconds(num_learners)
         )
 
     def reduce_seconds(self, num_learners: int) -> float:
@@ -110,6 +115,16 @@ class LearnerSpeed:
         sent = 2 * (num_learners - 1) / num_learners * self.reduce_bytes
         latency = math.ceil(math.log2(num_learners)) * self.reduce_latency_seconds
         return sent / self.reduce_bytes_per_second + latency
+
+
+def most_tokens(tokens: IntArray, num_learners: int) -> int:
+    """Return what the fullest learner has of [R] responses, longest first to whoever has least."""
+    if num_learners == 1:
+        return int(tokens.sum())
+    loads = [0] * num_learners
+    for count in np.sort(tokens)[::-1].tolist():
+        heapq.heapreplace(loads, loads[0] + count)
+    return max(loads)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -39,6 +39,15 @@ def test_a_value_of_another_type_is_refused_in_one_form(override, sentence):
     assert refusal_of(override) == sentence
 
 
+def test_a_mapping_without_a_key_says_how_to_add_it():
+    """It is a setting, and was said to be none."""
+    found = refusal_of("comparison=pays", "budget.shares={half:0.5}", program="compare")
+    assert (
+        found == "budget.shares has no 'half' yet; add it with a plus, +budget.shares={half:VALUE}"
+    )
+    compose_run(["comparison=pays", "+budget.shares={half:0.5}"], "compare")
+
+
 def test_a_list_and_what_is_in_it_too():
     assert refusal_of("seeds=3", program="compare") == "seeds must be a list, such as [A,B], got 3"
     found = refusal_of("seeds=[1,a]", program="compare")

@@ -124,3 +124,21 @@ def test_a_death_loses_what_was_running():
     assert version == 5
     assert engine.lost_tokens == pytest.approx(8)
     assert engine.response_tokens == 1
+
+
+def test_a_death_loses_what_had_ended_of_groups_that_had_not():
+    async def body(engine, loop):
+        whole = asyncio.ensure_future(engine.generate(0, [2]))
+        half = asyncio.ensure_future(engine.generate(0, [3, 100]))
+        await whole
+        while engine.steps < 10:
+            await asyncio.sleep(1)
+            engine.count_up()
+        engine.fail()
+        with pytest.raises(EngineDiedError):
+            await half
+        return engine.steps
+
+    engine, steps = on_engine(body)
+    assert engine.response_tokens == 2
+    assert engine.lost_tokens == pytest.approx(3 + steps - 2)

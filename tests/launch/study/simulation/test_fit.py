@@ -12,9 +12,10 @@ from launch.program import UserError
 from launch.study.simulation import clock
 from launch.study.simulation.check import compare, passes
 from launch.study.simulation.engine import SimulatedEngine
-from launch.study.simulation.fit import fit
+from launch.study.simulation.fit import _accelerator, fit
 from launch.study.simulation.measured import MeasuredRun
 from launch.study.simulation.profile import LearningLaw, Profile
+from launch.study.simulation.speed_fit import _evaluation, with_learner
 from launch.study.simulation.speeds import EngineSpeed, LearnerSpeed, PublishSpeed
 from launch.study.simulation.study import simulate
 from launch.study.simulation.task import MeasuredPrompts, ResponseLengths, sigmoid
@@ -35,14 +36,17 @@ TRUE = Profile(
     engine=EngineSpeed(
         max_num_seqs=64, step_seconds=4e-3, sequence_seconds=8e-5, prefill_token_seconds=8e-5
     ),
-    learner=LearnerSpeed(update_seconds=0.05, token_seconds=1e-4, row_tokens=1024),
+    learner=LearnerSpeed(update_seconds=0.05, token_seconds=1e-4),
     publish=PublishSpeed(seconds=0.1, probe_seconds=0.1),
     engine_slowdown=1.3,
     learner_slowdown=1.3,
 )
 
 
-def write_run(folder, *, true=TRUE, max_staleness=1, group_size=8, num_steps=24, evaluated=False):
+def write_run(
+    folder, *, true=TRUE, max_staleness=1, group_size=8, num_steps=24, evaluated=False,
+    num_epochs=1, num_learners=1,
+):  # fmt: skip
     """A run folder as `launch.train` leaves it, out of a simulation."""
     folder.mkdir()
     config = {
@@ -63,9 +67,9 @@ def write_run(folder, *, true=TRUE, max_staleness=1, group_size=8, num_steps=24,
             "max_tokens": 400, "max_retries": 2, "update_mode": "recompute",
             "engine": {"max_num_seqs": 64, "prefix_caching": False},
         },
-        "learner": {"num_epochs": 1, "num_minibatches": 1, "row_tokens": 1024},
+        "learner": {"num_epochs": num_epochs, "num_minibatches": 1},
         "loop": {"max_staleness": max_staleness},
-        "resources": {"num_engines": 1, "num_learners": 1, "tensor_parallel_size": 1},
+        "resources": {"num_engines": 1, "num_learners": num_learners,"tensor_parallel_size": 1},
         "evaluation": {"num_samples": 4, "greedy": False},
         "held_out": {"num_prompts": len(TOKENS) if evaluated else 0},
     }  # fmt: skip
@@ -177,6 +181,73 @@ def test_a_check_knows_of_a_shared_gpu_what_its_profile_does_not(fitted):
 def test_without_timed_evaluations_both_are_taken_to_slow_down_alike(fitted):
     found, _ = fitted
     assert found.engine_slowdown == found.learner_slowdown == pytest.approx(1.3, abs=0.15)
+
+
+@pytest.mark.parametrize("layout", [{"num_epochs": 2}, {"num_learners": 2}])
+def test_what_an_update_takes_is_of_every_pass_and_a_tokens_of_one_learner(tmp_path, layout):
+    """Two passes pay it twice; two learners have half of the tokens each."""
+    true = replace(TRUE, learner=replace(TRUE.learner, update_seconds=0.5))
+    run = write_run(tmp_path / "run", true=true, max_staleness=0, **layout)
+    found = with_learner(TRUE, run).learner
+    assert found.update_seconds == pytest.approx(0.5, rel=0.1)
+    assert found.token_seconds == pytest.approx(1e-4, rel=0.1)
+
+
+def test_evaluations_that_cannot_be_timed_are_left_out(fitted, tmp_path):
+    found, _ = fitted
+    run = write_run(tmp_path / "run", evaluated=True)
+    alone = _evaluation(run, found)
+
+    def changed(**settings):
+        return _evaluation(replace(run, config=run.config | settings), found)
+
+    evaluation, resources = run.config["evaluation"], run.config["resources"]
+    assert changed(evaluation=evaluation | {"sets": {"more": {}}}) is None
+    assert changed(held_out=None) is None
+    # Of 64 prompts one engine of three has 22, and one of 200 has one.
+    third = changed(resources=resources | {"num_engines": 3})
+    assert third.tokens > 21.5 / 64 * alone.tokens
+    assert changed(resources=resources | {"num_engines": 200}).spent(found) > 0
+
+
+def change_config(folder, **rooms):
+    path = folder / "config.yaml"
+    config = OmegaConf.to_container(OmegaConf.load(path))
+    changed = {room: config[room] | settings for room, settings in rooms.items()}
+    OmegaConf.save(OmegaConf.create(config | changed), path)
+
+
+@pytest.mark.parametrize(
+    ("rooms", "said"),
+    [
+        ({"rollout": {"update_mode": "drain"}}, r"rollout\.update_mode in config\.yaml must be"),
+        ({"scheduler": {"prompt_features": True}}, r"scheduler\.prompt_features must be false"),
+    ],
+)
+def test_a_run_that_did_what_is_not_simulated_is_refused(fitted, tmp_path, rooms, said):
+    found, _ = fitted
+    folder = write_run(tmp_path / "run").folder
+    change_config(folder, **rooms)
+    with pytest.raises(UserError, match=said):
+        compare(found, MeasuredRun.read(str(folder)))
+
+
+def test_a_run_of_several_turns_is_refused(tmp_path):
+    """What its environment wrote would be taken for what an engine decoded."""
+    folder = write_run(tmp_path / "run").folder
+    path = folder / "metrics.jsonl"
+    *lines, last = path.read_text().splitlines()
+    turns = json.dumps(json.loads(last) | {"rollout/turns_mean": 1.5})
+    path.write_text("\n".join([*lines, turns]) + "\n")
+    with pytest.raises(UserError, match="its responses had turns"):
+        MeasuredRun.read(str(folder))
+
+
+@pytest.mark.parametrize(
+    ("use_gpu", "name"), [(None, "GPU or CPU core"), (True, "GPU"), (False, "CPU core")]
+)
+def test_an_accelerator_is_called_what_is_known_of_it(use_gpu, name):
+    assert _accelerator(use_gpu) == name
 
 
 def test_a_check_can_fail(fitted, tmp_path):

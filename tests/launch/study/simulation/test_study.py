@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
@@ -12,10 +13,11 @@ from cost.scheduler.config import SchedulerConfig
 from cost.thinning.thinning import KeepAll
 from launch.study.simulation.profile import LearningLaw, Profile
 from launch.study.simulation.sizes import row, split
-from launch.study.simulation.speeds import EngineSpeed, LearnerSpeed, PublishSpeed
+from launch.study.simulation.speeds import EngineSpeed, LearnerSpeed, PublishSpeed, most_tokens
 from launch.study.simulation.study import simulate
 from launch.study.simulation.system import Layout, slowdowns
 from launch.study.simulation.task import MeasuredPrompts, ResponseLengths
+from learner.partition import plan_rows
 from tests.places import CONF
 
 PLUGS = {
@@ -49,7 +51,7 @@ def profile(**changes):
         engine=EngineSpeed(
             max_num_seqs=64, step_seconds=0.01, sequence_seconds=0.0, prefill_token_seconds=0.0
         ),
-        learner=LearnerSpeed(token_seconds=1e-3, row_tokens=2 * (LENGTH + PROMPT)),
+        learner=LearnerSpeed(token_seconds=1e-3),
         publish=PublishSpeed(seconds=0.0),
     )
     return replace(plain, **changes)
@@ -82,7 +84,7 @@ FULL = EngineSpeed(
 
 @pytest.mark.parametrize("token_seconds", [1e-4, 1e-3, 3e-3])
 def test_one_version_ahead_on_a_full_engine_a_step_is_the_longer_of_the_two(token_seconds):
-    fast = profile(learner=LearnerSpeed(token_seconds=token_seconds, row_tokens=240), engine=FULL)
+    fast = profile(learner=LearnerSpeed(token_seconds=token_seconds), engine=FULL)
     update = P * N * (LENGTH + PROMPT) * token_seconds
     outcome = simulate(fast, scheduler(), layout(max_staleness=1), warm_up=2)
     found = row(fast, scheduler(), outcome, None)
@@ -94,7 +96,7 @@ def test_one_version_ahead_on_a_full_engine_a_step_is_the_longer_of_the_two(toke
 
 @pytest.mark.parametrize("token_seconds", [1e-4, 1e-3, 3e-3])
 def test_with_room_for_two_batches_a_step_is_half_of_both_or_an_update(token_seconds):
-    fast = profile(learner=LearnerSpeed(token_seconds=token_seconds, row_tokens=240))
+    fast = profile(learner=LearnerSpeed(token_seconds=token_seconds))
     update = P * N * (LENGTH + PROMPT) * token_seconds
     outcome = simulate(fast, scheduler(), layout(max_staleness=1), warm_up=2)
     # Version v + 2 comes an update after v + 1, and a generation and an update after v.
@@ -103,7 +105,7 @@ def test_with_room_for_two_batches_a_step_is_half_of_both_or_an_update(token_sec
 
 
 def test_endlessly_fast_learners_leave_the_engines_no_idle_time():
-    fast = profile(learner=LearnerSpeed(token_seconds=0.0, row_tokens=240))
+    fast = profile(learner=LearnerSpeed(token_seconds=0.0))
     found = row(fast, scheduler(), simulate(fast, scheduler(), layout()), None)
     assert found.step_seconds == pytest.approx(GENERATE)
     assert found.engine_idle_share == pytest.approx(0)
@@ -145,21 +147,48 @@ def test_one_side_may_be_slowed_down_alone(slowed):
     assert row(shared, scheduler(), outcome, None).step_seconds == pytest.approx(expected)
 
 
-def test_learners_share_whole_rows():
-    # 8 responses of 120 tokens are 4 rows of two.
-    for num_learners, rows in ((1, 4), (2, 2), (3, 2), (4, 1), (64, 1)):
-        outcome = simulate(profile(), scheduler(), layout(num_learners=num_learners))
-        update = outcome.steps[-1].update_seconds
-        assert update == pytest.approx(rows * 240 * 1e-3)
+@pytest.mark.parametrize(
+    ("num_learners", "most"), [(1, 8), (2, 4), (3, 3), (4, 2), (8, 1), (64, 1)]
+)
+def test_learners_share_responses(num_learners, most):
+    outcome = simulate(profile(), scheduler(), layout(num_learners=num_learners))
+    assert outcome.steps[-1].update_seconds == pytest.approx(most * (LENGTH + PROMPT) * 1e-3)
+
+
+@pytest.mark.parametrize("num_ranks", [2, 5, 16, 60])
+def test_learners_share_responses_as_those_that_train_do(num_ranks):
+    """Whatever the rows: of 40 rows, 16 learners have 2.5 each and not 3."""
+    lengths = np.random.default_rng(0).lognormal(6, 0.6, 300).astype(np.int64)
+    planned = plan_rows(lengths.tolist(), num_ranks, row_tokens=4096)
+    fullest = max(sum(int(lengths[item]) for row in rows for item in row) for rows in planned)
+    assert most_tokens(lengths, num_ranks) == pytest.approx(fullest, rel=0.03)
+
+
+def test_every_optimiser_step_has_a_fullest_learner():
+    """4 groups of two responses in 4 steps: a third learner has nothing to do."""
+    for num_learners, most in ((1, 8), (2, 4), (3, 4)):
+        steps = layout(num_learners=num_learners, num_minibatches=4)
+        update = simulate(profile(), scheduler(), steps).steps[-1].update_seconds
+        assert update == pytest.approx(most * (LENGTH + PROMPT) * 1e-3)
 
 
 def test_an_all_reduce_costs_bytes_and_hops():
     speed = LearnerSpeed(
-        token_seconds=0.0, row_tokens=10, reduce_bytes=100.0, reduce_bytes_per_second=50.0,
+        token_seconds=0.0, reduce_bytes=100.0, reduce_bytes_per_second=50.0,
         reduce_latency_seconds=0.5,
     )  # fmt: skip
-    assert speed.seconds(100, 1, 1, 3) == 0
-    assert speed.seconds(100, 1, 8, 3) == pytest.approx(3 * (2 * 7 / 8 * 2 + 3 * 0.5))
+    parts = [np.array([100])] * 3
+    assert speed.seconds(parts, 1) == 0
+    assert speed.seconds(parts, 8) == pytest.approx(3 * (2 * 7 / 8 * 2 + 3 * 0.5))
+    assert speed.seconds(parts, 8, reduces=False) == 0
+
+
+def test_a_target_that_the_start_has_is_no_step_away():
+    outcome = simulate(profile(), scheduler(), layout())
+    for target, steps in ((0.4, 0), (0.5, 0)):
+        found = row(profile(), scheduler(), outcome, target)
+        assert found.steps_to_target == steps == found.hours_to_target
+    assert row(profile(), scheduler(), outcome, 0.6).steps_to_target >= 1
 
 
 def random_profile():
