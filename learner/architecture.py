@@ -5,6 +5,7 @@ the weights when a learner starts.
 """
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ _ALONE = {
     "minimax": "recurrent layers",
 }
 """What packed rows cannot have, by the `model_type` of models whose classes do not say."""
+_SILENT_WINDOWS = ("phimoe",)
+"""Kinds whose windows stand in masks alone, which packed rows go without."""
 
 
 def check_architecture(model_path: str, *, trained: bool) -> None:
@@ -70,6 +73,9 @@ def _why_alone(kind: str, settings: dict[str, Any]) -> str | None:
     if kind in _ALONE:
         return _ALONE[kind]
     model = MODEL_FOR_CAUSAL_LM_MAPPING[type(AutoConfig.for_model(kind))]
+    window = settings.get("sliding_window") or math.inf
+    if kind in _SILENT_WINDOWS and window < settings.get("max_position_embeddings", 0):
+        return "a sliding window that its layers do not tell attention of"
     if getattr(model, "_is_stateful", False):
         return "recurrent layers"
     if settings.get("alibi") or not getattr(model, "_supports_attention_backend", False):

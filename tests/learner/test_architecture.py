@@ -3,10 +3,13 @@
 import json
 
 import pytest
+import torch
 import transformers
 
 from learner.architecture import check_architecture, check_token_ids
-from tests.learner.architectures import MODELS
+from learner.logprobs import PackedPolicy
+from learner.packing_check import check_packing
+from tests.learner.architectures import MODELS, small_model
 from tests.learner.test_packing_check import REFUSED
 from tests.model_folders import KINDS
 
@@ -58,6 +61,27 @@ def test_quantised_weights_are_measured_but_not_trained(tmp_path):
     path = write(tmp_path, model_type="llama", quantization_config={"quant_method": "gptq"})
     check_architecture(path, trained=False)
     with pytest.raises(ValueError, match=r"^model\.path .* 16 or 32 bits.*got quant_method 'gptq'"):
+        check_architecture(path, trained=True)
+
+
+@pytest.mark.parametrize(("window", "fits"), [(None, True), (256, True), (255, False)])
+def test_a_window_that_layers_keep_to_themselves_is_refused(tmp_path, window, fits):
+    """Packed rows have no masks, and the check at a learner's start has too few tokens for it."""
+    model = small_model("phimoe", sliding_window=12)
+    text = torch.arange(2, 32) * 7 % 97
+    check_packing(PackedPolicy(model, 1.0))
+    with torch.no_grad():
+        packed = PackedPolicy(model, 1.0)(text, torch.arange(30), torch.arange(30) > 0)[0]
+        model.set_attn_implementation("eager")
+        logprobs = model(input_ids=text[None], use_cache=False).logits[0].log_softmax(-1)
+    alone = logprobs[:-1].gather(1, text[1:, None]).squeeze(1)
+    assert (packed[1:] - alone).abs().max() > 0.1
+    settings = model.config.to_dict() | {"sliding_window": window}
+    path = write(tmp_path, **settings)
+    if fits:
+        check_architecture(path, trained=True)
+        return
+    with pytest.raises(ValueError, match=r"^model\.path .*phimoe' with a sliding window that its"):
         check_architecture(path, trained=True)
 
 
