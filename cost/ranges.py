@@ -23,7 +23,10 @@ class Range:
         """Say what a value must be, such as "must be positive", or None for one in the range."""
         if not math.isfinite(value):
             return "must be finite"
-        if value < self.least or (self.above and value == self.least):
+        below = value < self.least or (self.above and value == self.least)
+        if self.most <= 1 and (below or value > self.most):
+            return f"must lie in {'(' if self.above else '['}{self.least:g}, {self.most:g}]"
+        if below:
             if self.least == 0:
                 return "must be positive" if self.above else "must not be negative"
             return f"must be {'above' if self.above else 'at least'} {self.least:g}"

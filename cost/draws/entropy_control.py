@@ -23,6 +23,8 @@ import math
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, runtime_checkable
 
+from cost.ranges import positive, require_ranges
+
 
 @runtime_checkable
 class Explores(Protocol):
@@ -68,14 +70,8 @@ class EntropyControl:
 
     def __post_init__(self) -> None:
         """Refuse settings that are out of range."""
-        for key in ("coefficient", "target"):
-            value = getattr(self, key)
-            if not 0 < value < math.inf:
-                raise ValueError(
-                    f"entropy_control.{key} must be finite and positive, got {value!r}"
-                )
-        if not 0 < self.share <= 1:
-            raise ValueError(f"entropy_control.share must lie in (0, 1], got {self.share!r}")
+        ranges = {"coefficient": positive(), "target": positive(), "share": positive(1)}
+        require_ranges("entropy_control.", self, ranges)
         if not 0 < self.lower_temperature < 1:
             raise ValueError(
                 "entropy_control.lower_temperature must lie in (0, 1), below the run's own "

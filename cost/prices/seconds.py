@@ -22,6 +22,7 @@ import numpy as np
 
 from cost.prices.tokens import TokenPrice
 from cost.prompts import PromptPool, TurnsTaken, Visit
+from cost.ranges import amount, positive, require_ranges
 from cost.types import BatchSpending, FloatArray, IntArray
 
 ENGINE_PRIOR = np.array([0.0, 1.0, 1.0, 0.0])
@@ -142,12 +143,8 @@ class SecondsPrice:
 
     def __post_init__(self) -> None:
         """Refuse settings that are out of range."""
-        if not 0 <= self.decay <= 1:
-            raise ValueError(f"price.decay must lie in [0, 1], got {self.decay!r}")
-        if not 0 < self.doubt < math.inf:
-            raise ValueError(f"price.doubt must be finite and positive, got {self.doubt!r}")
-        if not self.skip_batches >= 0:
-            raise ValueError(f"price.skip_batches must not be negative, got {self.skip_batches!r}")
+        ranges = {"decay": amount(1), "doubt": positive(), "skip_batches": amount()}
+        require_ranges("price.", self, ranges)
 
     def initial_state(self, prompts: PromptPool) -> SecondsState:
         """Return the state that knows no batch."""

@@ -1,11 +1,11 @@
 """The price in tokens that the machine processes."""
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 
 from cost.prompts import TurnsTaken
+from cost.ranges import amount, require_ranges
 from cost.types import FloatArray, IntArray
 
 
@@ -27,18 +27,12 @@ class TokenPrice:
 
     def __post_init__(self) -> None:
         """Refuse settings that are out of range."""
-        if not 0 <= self.overhead_tokens < math.inf:
-            raise ValueError(
-                "price.overhead_tokens must be finite and not negative, "
-                f"got {self.overhead_tokens!r}"
-            )
-        if not 0 <= self.tool_second_tokens < math.inf:
-            raise ValueError(
-                "price.tool_second_tokens must be finite and not negative, "
-                f"got {self.tool_second_tokens!r}"
-            )
-        if not 0 <= self.prompt_share <= 1:
-            raise ValueError(f"price.prompt_share must lie in [0, 1], got {self.prompt_share!r}")
+        ranges = {
+            "overhead_tokens": amount(),
+            "tool_second_tokens": amount(),
+            "prompt_share": amount(1),
+        }
+        require_ranges("price.", self, ranges)
 
     def of_drawing(
         self, prompt_tokens: IntArray, lengths: FloatArray, group_size: int

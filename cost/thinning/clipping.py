@@ -20,6 +20,7 @@ from typing import ClassVar, Protocol, runtime_checkable
 
 import numpy as np
 
+from cost.ranges import positive, require_ranges
 from cost.thinning.proxies import SurpriseProxy
 from cost.types import FloatArray, LengthReport, Selection
 
@@ -51,8 +52,7 @@ class GradientShare:
 
     def __post_init__(self) -> None:
         """Refuse settings that are out of range."""
-        if not 0 < self.max_share <= 1:
-            raise ValueError(f"clipping.max_share must lie in (0, 1], got {self.max_share!r}")
+        require_ranges("clipping.", self, {"max_share": positive(1)})
 
     def scales(self, norms: FloatArray) -> FloatArray:
         """Return [M] what is left of each weight, exactly 1 for those not above t."""

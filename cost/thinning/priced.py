@@ -40,6 +40,7 @@ from typing import ClassVar
 import numpy as np
 
 from cost.prompts import PromptPool, Visit
+from cost.ranges import amount, positive, require_ranges
 from cost.thinning.thinning import Candidates, Thinning, chosen_of, sampled
 from cost.types import FloatArray, IntArray
 
@@ -94,14 +95,8 @@ class Priced:
 
     def __post_init__(self) -> None:
         """Refuse settings that are out of range."""
-        if not 0 < self.floor <= 1:
-            raise ValueError(f"thinning.floor must lie in (0, 1], got {self.floor!r}")
-        if not 0 <= self.decay <= 1:
-            raise ValueError(f"thinning.decay must lie in [0, 1], got {self.decay!r}")
-        if not 0 < self.sampling < math.inf:
-            raise ValueError(
-                f"thinning.sampling must be finite and positive, got {self.sampling!r}"
-            )
+        ranges = {"floor": positive(1), "decay": amount(1), "sampling": positive()}
+        require_ranges("thinning.", self, ranges)
 
     @property
     def keeps_zero_advantage(self) -> bool:

@@ -14,6 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from cost.prompts import PromptPool, Visit, visit_means
+from cost.ranges import amount, positive, require_ranges
 from cost.types import FloatArray
 from cost.worth.predictors import PoolMeanPredictor, RidgePredictor
 from cost.worth.shrinkage import Readings, ShrunkMean, ShrunkMeanState
@@ -44,10 +45,7 @@ class PoolShrunkLength:
 
     def __post_init__(self) -> None:
         """Refuse settings that are out of range."""
-        if not self.prior_visits >= 0:
-            raise ValueError(f"length.prior_visits must not be negative, got {self.prior_visits!r}")
-        if not 0 <= self.decay <= 1:
-            raise ValueError(f"length.decay must lie in [0, 1], got {self.decay!r}")
+        require_ranges("length.", self, {"prior_visits": amount(), "decay": amount(1)})
         _check_initial_tokens(self.initial_tokens)
 
     def initial_state(self, prompts: PromptPool) -> ShrunkMeanState:
@@ -89,8 +87,7 @@ class PoolMeanLength:
 
     def __post_init__(self) -> None:
         """Refuse settings that are out of range."""
-        if not 0 < self.decay <= 1:
-            raise ValueError(f"length.decay must lie in (0, 1], got {self.decay!r}")
+        require_ranges("length.", self, {"decay": positive(1)})
         _check_initial_tokens(self.initial_tokens)
 
     def initial_state(self, prompts: PromptPool) -> Any:

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from cost.prompts import PromptPool, Visit, visit_means
+from cost.ranges import amount, positive, require_ranges
 from cost.types import BoolArray, FloatArray, IntArray
 from cost.worth.pass_rates import pass_counts
 from cost.worth.posterior import expected_variance, mixed_chance
@@ -82,10 +83,7 @@ class GroupSurprise:
 
     def __post_init__(self) -> None:
         """Refuse settings that are out of range."""
-        if not self.prior_visits > 0:
-            raise ValueError(f"utility.prior_visits must be positive, got {self.prior_visits!r}")
-        if not 0 <= self.decay <= 1:
-            raise ValueError(f"utility.decay must lie in [0, 1], got {self.decay!r}")
+        require_ranges("utility.", self, {"prior_visits": positive(), "decay": amount(1)})
 
     def initial_state(self, prompts: PromptPool) -> ShrunkMeanState:
         """Return the state that values every prompt the same."""
@@ -157,11 +155,8 @@ class PosteriorMoment:
 
     def __post_init__(self) -> None:
         """Refuse settings that are out of range."""
-        for name in ("prior_responses", "prior_groups"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"utility.{name} must be positive, got {getattr(self, name)!r}")
-        if not 0 <= self.decay <= 1:
-            raise ValueError(f"utility.decay must lie in [0, 1], got {self.decay!r}")
+        ranges = {"prior_responses": positive(), "prior_groups": positive(), "decay": amount(1)}
+        require_ranges("utility.", self, ranges)
 
     def initial_state(self, prompts: PromptPool) -> PosteriorState:
         """Return the state that values every prompt the same."""

@@ -10,8 +10,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from cost.draws.distribution import DrawCells
+from launch.record.background_calls import BackgroundCalls
 from launch.record.json_file import json_ready
-from launch.record.sending import Sending
 from launch.record.tracking import OpenTracker, RunInfo, Sample
 
 URI = "MLFLOW_TRACKING_URI"
@@ -86,7 +86,7 @@ class _OpenMlflow:
     def __init__(self, client: Any, run_id: str) -> None:
         self._client = client
         self._run_id = run_id
-        self._sending = Sending()
+        self._sending = BackgroundCalls()
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         from mlflow.entities import Metric

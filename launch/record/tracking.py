@@ -19,9 +19,9 @@ from typing import Any, Protocol
 
 from cost.draws.distribution import DrawCells
 from launch.record.json_file import json_ready
-from launch.record.kept import Kept
 from launch.record.progress import Progress
 from launch.record.restarts import Restart
+from launch.record.retried_writes import RetriedWrites
 from launch.record.run_folder import CELLS, METRICS, SAMPLES
 from launch.record.thinned import ThinnedFile
 from launch.record.whole import WholeLines
@@ -287,7 +287,7 @@ class _OpenJsonl:
         self._metrics = WholeLines(run_dir / METRICS)
         self._samples = ThinnedFile(run_dir / SAMPLES, setting.most_samples, state.get("samples"))
         self._cells = ThinnedFile(run_dir / CELLS, setting.most_cells, state.get("cells"))
-        self._kept = {name: Kept() for name in (METRICS, SAMPLES, CELLS)}
+        self._kept = {name: RetriedWrites() for name in (METRICS, SAMPLES, CELLS)}
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         line = _line({"step": step, "time": time.time(), **metrics})

@@ -1,10 +1,10 @@
 """SAPO: a soft gate in place of a clip."""
 
-import math
 from dataclasses import dataclass
 
 import torch
 
+from cost.ranges import positive, require_ranges
 from learner.objectives.ratios import token_ratios
 from learner.objectives.types import LossInputs, ObjectiveOutput
 
@@ -31,10 +31,8 @@ class Sapo:
 
     def __post_init__(self) -> None:
         """Refuse temperatures outside their range."""
-        for key in ("tau_positive", "tau_negative"):
-            value = getattr(self, key)
-            if not 0 < value < math.inf:
-                raise ValueError(f"objective.{key} must be finite and positive, got {value!r}")
+        ranges = {"tau_positive": positive(), "tau_negative": positive()}
+        require_ranges("objective.", self, ranges)
 
     def token_losses(self, inputs: LossInputs) -> ObjectiveOutput:
         """Compute the loss of every token; see `Objective`. The segments play no part here."""

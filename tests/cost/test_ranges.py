@@ -29,6 +29,8 @@ def test_a_fault_is_what_lies_outside(least, width, above, value):
         (positive(), 0, "must be positive"),
         (positive(), math.inf, "must be finite"),
         (Range(1, 2, above=True), 1, "must be above 1"),
+        (amount(1), 1.5, "must lie in [0, 1]"),
+        (positive(1), 0, "must lie in (0, 1]"),
         (count(), 2_000_000_000, "must be at most 1000000000"),
     ],
 )

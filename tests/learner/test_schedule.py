@@ -64,7 +64,7 @@ def test_without_steps_it_falls_with_the_run(schedule, left):
             {"schedule": "linear", "schedule_steps": 5, "warmup_steps": 5},
             r"learner\.schedule_steps must exceed learner\.warmup_steps = 5, got 5",
         ),
-        ({"min_lr_share": 1.5}, r"learner\.min_lr_share must be at most 1"),
+        ({"min_lr_share": 1.5}, r"learner\.min_lr_share must lie in \[0, 1\]"),
     ],
 )
 def test_a_schedule_that_is_none_is_refused(settings, told):

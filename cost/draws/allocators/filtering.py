@@ -24,6 +24,7 @@ from cost.draws.allocators.drawn import draw_round
 from cost.draws.allocators.types import Allocation, BatchSoFar, Complete, Round, Snapshot
 from cost.draws.draws import Draws, EpochDraws
 from cost.prompts import PromptPool, Visit
+from cost.ranges import count, require_ranges
 from cost.types import FloatArray, IntArray, LengthReport
 
 
@@ -47,8 +48,7 @@ class Filtering:
 
     def __post_init__(self) -> None:
         """Refuse settings that are out of range."""
-        if self.max_rounds < 1:
-            raise ValueError(f"allocator.max_rounds must be at least 1, got {self.max_rounds!r}")
+        require_ranges("allocator.", self, {"max_rounds": count()})
 
     def update(self, state: Any, prompts: PromptPool, visits: Sequence[Visit]) -> Any:
         """Return the state unchanged: nothing is learned from visits."""

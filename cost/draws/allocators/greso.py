@@ -27,6 +27,7 @@ import numpy.typing as npt
 from cost.draws.allocators.filtering import Filtering, mixed, walk
 from cost.draws.allocators.types import Allocation, BatchSoFar, Estimates, Snapshot
 from cost.prompts import PromptPool, Visit
+from cost.ranges import amount, count, positive, require_ranges
 from cost.types import FloatArray, IntArray
 
 LONGEST_STREAK = np.iinfo(np.int16).max
@@ -104,28 +105,20 @@ class Greso(Filtering):
                 f"allocator.p_start must lie in [{self.p_min!r}, {self.p_max!r}], "
                 f"got {self.p_start!r}"
             )
-        if not self.p_step >= 0:
-            raise ValueError(f"allocator.p_step must not be negative, got {self.p_step!r}")
-        if not 0 < self.floor <= 1:
-            raise ValueError(f"allocator.floor must lie in (0, 1], got {self.floor!r}")
-        if not 0 <= self.zero_variance_target <= 1:
-            raise ValueError(
-                "allocator.zero_variance_target must lie in [0, 1], "
-                f"got {self.zero_variance_target!r}"
-            )
+        ranges = {
+            "p_step": amount(),
+            "floor": positive(1),
+            "zero_variance_target": amount(1),
+            "oversample": count(),
+            "min_tickets": count(),
+            "max_tickets": count(),
+        }
+        require_ranges("allocator.", self, ranges)
         if not self.hard_mean < self.easy_mean:
             raise ValueError(
                 f"allocator.hard_mean must be below easy_mean = {self.easy_mean!r}, "
                 f"got {self.hard_mean!r}"
             )
-        if not (self.oversample >= 1 and math.isfinite(self.oversample)):
-            raise ValueError(
-                f"allocator.oversample must be finite and at least 1, got {self.oversample!r}"
-            )
-        for key in ("min_tickets", "max_tickets"):
-            value = getattr(self, key)
-            if value is not None and value < 1:
-                raise ValueError(f"allocator.{key} must be at least 1, got {value!r}")
 
     def initial_state(self, prompts: PromptPool) -> GresoState:
         """Return the state without a visit."""

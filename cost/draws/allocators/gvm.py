@@ -27,6 +27,7 @@ from cost.draws.allocators.integers import check_bounds, proportional, rounded
 from cost.draws.allocators.types import BatchSoFar, Round, Snapshot
 from cost.draws.draws import EpochDraws
 from cost.prompts import PromptPool, Visit
+from cost.ranges import amount, count, positive, require_ranges
 from cost.types import FloatArray, IntArray, LengthReport
 from cost.worth.predictors import RidgePredictor
 from cost.worth.shrinkage import Readings, ShrunkMean, ShrunkMeanState
@@ -70,10 +71,7 @@ class Gvm(Drawn):
     def __post_init__(self) -> None:
         """Refuse settings that are out of range."""
         _check_discount(self.alpha, self.beta)
-        if self.pilots < 1:
-            raise ValueError(f"allocator.pilots must be at least 1, got {self.pilots!r}")
-        if self.min_samples < 0:
-            raise ValueError(f"allocator.min_samples must not be negative, got {self.min_samples}")
+        require_ranges("allocator.", self, {"pilots": count(), "min_samples": amount()})
         if self.split is not None and self.split < 2:
             raise ValueError(f"allocator.split must be at least 2 or null, got {self.split!r}")
         if self.split is not None and self.min_samples % self.split:
@@ -181,10 +179,7 @@ class SurpriseGvm(Drawn):
                 "allocator.min_samples must be at least 2, since advantages compare the responses "
                 f"of a group, got {self.min_samples!r}"
             )
-        if not self.prior_visits > 0:
-            raise ValueError(f"allocator.prior_visits must be positive, got {self.prior_visits!r}")
-        if not 0 <= self.decay <= 1:
-            raise ValueError(f"allocator.decay must lie in [0, 1], got {self.decay!r}")
+        require_ranges("allocator.", self, {"prior_visits": positive(), "decay": amount(1)})
 
     def initial_state(self, prompts: PromptPool) -> SurpriseGvmState:
         """Return the state in which all prompts have the same norm."""

@@ -21,6 +21,7 @@ import numpy as np
 from cost.draws.allocators.drawn import Drawn, draw_round
 from cost.draws.allocators.types import Allocation, BatchSoFar, Estimates, Round, Snapshot
 from cost.draws.draws import PassDraws
+from cost.ranges import positive, require_ranges
 from cost.types import FloatArray
 
 
@@ -46,11 +47,7 @@ class Passes(Drawn):
 
     def __post_init__(self) -> None:
         """Refuse settings that are out of range."""
-        for name in ("share", "floor"):
-            if not 0 < getattr(self, name) <= 1:
-                raise ValueError(
-                    f"allocator.{name} must lie in (0, 1], got {getattr(self, name)!r}"
-                )
+        require_ranges("allocator.", self, {"share": positive(1), "floor": positive(1)})
         if not isinstance(self.draws, PassDraws):
             raise ValueError(
                 f"allocator.draws must be PassDraws, got {type(self.draws).__name__!r}"

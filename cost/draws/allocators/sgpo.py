@@ -21,6 +21,7 @@ import numpy.typing as npt
 from cost.draws.allocators.types import Allocation, BatchSoFar, Estimates, Round, Snapshot
 from cost.draws.draws import EpochDraws, EpochState
 from cost.prompts import PromptPool, Visit
+from cost.ranges import amount, count, positive, require_ranges
 from cost.types import FloatArray, IntArray, LengthReport
 
 DROPPED = 0
@@ -97,16 +98,15 @@ class Sgpo:
 
     def __post_init__(self) -> None:
         """Refuse settings that are out of range."""
-        for key in ("profile_samples", "profile_tickets", "patience"):
-            value = getattr(self, key)
-            if value < 1:
-                raise ValueError(f"allocator.{key} must be at least 1, got {value!r}")
-        if not 0 < self.drop_above <= 1:
-            raise ValueError(f"allocator.drop_above must lie in (0, 1], got {self.drop_above!r}")
-        for key in ("unsolved_share", "min_gain"):
-            value = getattr(self, key)
-            if not 0 <= value <= 1:
-                raise ValueError(f"allocator.{key} must lie in [0, 1], got {value!r}")
+        ranges = {
+            "profile_samples": count(),
+            "profile_tickets": count(),
+            "patience": count(),
+            "drop_above": positive(1),
+            "unsolved_share": amount(1),
+            "min_gain": amount(1),
+        }
+        require_ranges("allocator.", self, ranges)
         size = self.max_group_size
         if size < 2 or size & (size - 1) or size > np.iinfo(np.int16).max:
             raise ValueError(

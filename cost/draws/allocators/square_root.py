@@ -12,6 +12,7 @@ import numpy as np
 
 from cost.draws.allocators.drawn import Drawn
 from cost.draws.allocators.types import Allocation, Estimates
+from cost.ranges import positive, require_ranges
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +28,7 @@ class SquareRoot(Drawn):
 
     def __post_init__(self) -> None:
         """Refuse settings that are out of range."""
-        if not 0 < self.floor <= 1:
-            raise ValueError(f"allocator.floor must lie in (0, 1], got {self.floor!r}")
+        require_ranges("allocator.", self, {"floor": positive(1)})
         if not self.draws.any_probabilities:
             raise ValueError(
                 "allocator.draws must be able to draw with any probabilities, "

@@ -173,7 +173,7 @@ def test_tickets_are_those_of_least_cost_to_an_end_if_the_configured_ones_were(s
     [
         ({"least_group_size": 9, "most_group_size": 8}, "sizing.least_group_size must be at most"),
         ({"most_change": 1.0}, r"sizing.most_change must lie in \(1, 2\]"),
-        ({"alignment": 0.0}, "sizing.alignment must be positive"),
+        ({"alignment": 0.0}, r"sizing.alignment must lie in \(0, 1\]"),
         ({"least_group_size": 1}, "sizing.least_group_size must be at least 2"),
         ({"decay": 1.0}, r"sizing.decay must lie in \(0, 1\)"),
     ],

@@ -143,8 +143,8 @@ def test_the_gate_is_closed_at_first_and_after_a_step_far_from_the_samples(kind)
     ("settings", "message"),
     [
         ({"max_age": 0}, "reuse.max_age must be at least 1, got 0"),
-        ({"budget": 0.0}, r"reuse.budget must be positive, got 0.0"),
-        ({"floor": 1.5}, r"reuse.floor must be at most 1, got 1.5"),
+        ({"budget": 0.0}, r"reuse.budget must lie in \(0, 1\], got 0.0"),
+        ({"floor": 1.5}, r"reuse.floor must lie in \(0, 1\], got 1.5"),
         ({"first_batch": -1}, "reuse.first_batch must"),
         ({"least_effective_share": 2.0}, "reuse.least_effective_share must"),
     ],

@@ -120,7 +120,7 @@ def test_pods_and_d3s_refuse():
         "token_share_start",
         "token_share_end",
     ):
-        with pytest.raises(ValueError, match=rf"^thinning\.{key} must be positive, got 0"):
+        with pytest.raises(ValueError, match=rf"^thinning\.{key} must lie in \(0, 1\], got 0"):
             D3s(**{key: 0})
 
 

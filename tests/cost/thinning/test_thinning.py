@@ -220,9 +220,9 @@ def test_batches_with_nothing_to_train_on(rule):
 @pytest.mark.parametrize(
     ("value", "told"),
     [
-        (0.0, "must be positive"),
-        (-1.0, "must be positive"),
-        (1.5, "must be at most 1"),
+        (0.0, r"must lie in \(0, 1\]"),
+        (-1.0, r"must lie in \(0, 1\]"),
+        (1.5, r"must lie in \(0, 1\]"),
         (float("nan"), "must be finite"),
     ],
 )

@@ -78,7 +78,7 @@ def test_a_token_price_charges_what_is_computed_again_and_the_tool_s_time():
     assert price.of_turns(POOL.prompt_tokens, LENGTHS, UNCACHED).tolist() == pytest.approx(
         [0, 5 + 34 / 3, 20 + 26]
     )
-    with pytest.raises(ValueError, match=r"price\.tool_second_tokens must be finite"):
+    with pytest.raises(ValueError, match=r"price\.tool_second_tokens must not be negative"):
         TokenPrice(tool_second_tokens=-1)
 
 

@@ -4,12 +4,12 @@ import threading
 
 import pytest
 
-from launch.record.sending import Sending
+from launch.record.background_calls import BackgroundCalls
 
 
 def test_calls_are_made_in_order_by_the_end():
     made: list[int] = []
-    sending = Sending()
+    sending = BackgroundCalls()
     for number in range(20):
         sending.put(lambda number=number: made.append(number))
     sending.close()
@@ -19,7 +19,7 @@ def test_calls_are_made_in_order_by_the_end():
 def test_a_failure_is_raised_by_the_next_call_which_is_made_nonetheless():
     made: list[str] = []
     failed = threading.Event()
-    sending = Sending()
+    sending = BackgroundCalls()
 
     def fail() -> None:
         failed.set()
@@ -43,7 +43,7 @@ def test_what_does_not_end_is_waited_for_only_so_long_and_what_comes_behind_it_i
         begun.set()
         answer.wait()
 
-    sending = Sending(most_waiting=1)
+    sending = BackgroundCalls(most_waiting=1)
     sending.put(call)
     assert begun.wait(10)
     sending.put(lambda: made.append("waits"))

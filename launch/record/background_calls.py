@@ -19,7 +19,7 @@ CLOSE_SECONDS = 30.0
 """Longest wait at a run's end for what was not sent."""
 
 
-class Sending:
+class BackgroundCalls:
     """Makes calls in a thread of its own.
 
     Args:
@@ -32,7 +32,7 @@ class Sending:
         self._given_up = threading.Event()
         self._failures: queue.SimpleQueue[Exception] = queue.SimpleQueue()
         # A daemon, since a program that ends must not wait for the server.
-        self._thread = threading.Thread(target=self._work, daemon=True, name="sending")
+        self._thread = threading.Thread(target=self._work, daemon=True, name="background-calls")
         self._thread.start()
 
     def put(self, call: Callable[[], object]) -> None:

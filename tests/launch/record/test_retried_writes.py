@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from launch.record.kept import Kept
+from launch.record.retried_writes import RetriedWrites
 
 
 class Disk:
@@ -24,7 +24,7 @@ class Disk:
 
 @pytest.mark.parametrize("seed", range(20))
 def test_nothing_is_lost_or_swapped_within_the_bound(seed):
-    rng, disk, kept = random.Random(seed), Disk(), Kept(10_000)
+    rng, disk, kept = random.Random(seed), Disk(), RetriedWrites(10_000)
     for number in range(100):
         disk.full = rng.random() < 0.6
         if disk.full:
@@ -41,7 +41,7 @@ def test_nothing_is_lost_or_swapped_within_the_bound(seed):
 
 
 def test_beyond_the_bound_the_oldest_are_dropped_and_counted():
-    disk, kept = Disk(), Kept(250)
+    disk, kept = Disk(), RetriedWrites(250)
     disk.full = True
     for number in range(10):
         with pytest.raises(OSError):
@@ -61,4 +61,4 @@ def test_a_mistake_is_no_matter_of_the_disk():
         raise KeyError("x")
 
     with pytest.raises(KeyError):
-        Kept().put(1, wrong)
+        RetriedWrites().put(1, wrong)

@@ -7,7 +7,7 @@ MOST_BYTES = 2**25
 """Of one file that are kept in memory."""
 
 
-class Kept:
+class RetriedWrites:
     """Hands writes on in their order; one that fails is tried again before the next.
 
     Beyond the bound the oldest are dropped and counted.
