@@ -42,7 +42,7 @@ TRUE = Profile(
 )
 
 
-def write_run(folder, *, true=TRUE, max_staleness=1, group_size=8, num_steps=24, evaluated=False):
+def write_run(folder, *, true=TRUE, max_staleness=1, group_size=8, num_steps=16, evaluated=False):
     """A run folder as `launch.train` leaves it, out of a simulation."""
     folder.mkdir()
     config = {
