@@ -44,7 +44,7 @@ TRUE = Profile(
 
 
 def write_run(
-    folder, *, true=TRUE, max_staleness=1, group_size=8, num_steps=24, evaluated=False,
+    folder, *, true=TRUE, max_staleness=1, group_size=8, num_steps=16, evaluated=False,
     num_epochs=1, num_learners=1,
 ):  # fmt: skip
     """A run folder as `launch.train` leaves it, out of a simulation."""
