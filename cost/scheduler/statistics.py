@@ -19,10 +19,10 @@ from cost.draws.sizing import Sizes
 from cost.draws.streams import generator_for
 from cost.prompts import PromptPool, Visit
 from cost.scheduler.config import SchedulerConfig
+from cost.scheduler.overhead import group_overhead
 from cost.scheduler.plugs import Plugs, Scored
 from cost.scheduler.savings import draw_saving, floored_share
 from cost.scheduler.selecting import Selected
-from cost.scheduler.sizing import group_overhead
 from cost.scheduler.spending import Spendings
 from cost.state import from_plain, keywords, to_plain
 from cost.types import BatchSpending, Feedback, LengthReport, Ticket

@@ -14,7 +14,7 @@ from cost.draws.sizing import Priced as Sized
 from cost.draws.sizing import Sizes
 from cost.ledger import METRICS
 from cost.prices.tokens import TokenPrice
-from cost.scheduler.sizing import group_overhead
+from cost.scheduler.overhead import group_overhead
 from cost.thinning.thinning import KeepAll
 from cost.types import Selection
 from tests.cost.scheduler.playing import ALLOCATORS, Player, assert_same
