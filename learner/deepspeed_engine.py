@@ -70,6 +70,8 @@ class DeepSpeedEngine:
         """The Hugging Face model; under ZeRO-3 its parameters are empty between steps."""
         self.adapted = lora.attach(self.model, config.lora) if config.lora.rank else None
         """peft's view of the model; None without adapters."""
+        self.frozen = lora.checksum(self.model) if self.adapted is not None else 0
+        """Tells the weights that adapters go with from others; 0 without adapters."""
         self.weights = DeepSpeedWeights(self)
         self._packed = self._policy_of(self.model)
         check_packing(self._packed)

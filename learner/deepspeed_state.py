@@ -1,9 +1,10 @@
 """All that training with DeepSpeed keeps between optimiser steps: to copy, and to set again.
 
 The optimiser's float32 weights, its own state, the loss scale, the number of applied steps and
-torch's random generators. Of what is trained only: under adapters not the weights below them. Each
-rank copies what it holds, without a word to the others; in ZeRO stage 0, where all hold everything,
-each copies its share of every tensor. Settings are not state.
+torch's random generators. Of what is trained only: under adapters not the weights below them, of
+which a checksum says whether they are the same. Each rank copies what it holds, without a word to
+the others; in ZeRO stage 0, where all hold everything, each copies its share of every tensor.
+Settings are not state.
 """
 
 import math
@@ -53,6 +54,7 @@ class Trained(Protocol):
     numerics: Numerics
     model: Any
     num_applied_steps: int
+    frozen: int
 
     @property
     def rank(self) -> int:
@@ -124,6 +126,7 @@ class DeepSpeedState:
                 for holding in self._holdings()
                 for name, kept in self._parameter_states(holding)
             },
+            frozen=self._engine.frozen,
         )
 
     def _holdings(self) -> list[Holding]:

@@ -86,7 +86,7 @@ class DeepSpeedWeights:
 
         Adapters are merged into the weights that they change. A tensor is only valid until the next
         one is asked for. Tied weights come once, under the embedding's name. Buffers that a
-        checkpoint has come last: an engine that gets a layer without one takes what lies in memory.
+        checkpoint has come last: whoever loads one without them makes up others.
         """
         for weight in self._weights:
             with self._engine.whole(weight.parts):

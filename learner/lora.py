@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 ALL_LINEAR = "all-linear"
 _ADAPTER = "default"
 """peft's name of a model's first adapter."""
+_SUMMED_VALUES = 1000
+"""Of each weight, spread over it, for `checksum`."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -230,6 +232,26 @@ def weights_of(model: PreTrainedModel) -> Iterator[Weight]:
                 layer.lora_B[_ADAPTER].weight,
                 layer.scaling[_ADAPTER],
             )
+
+
+def checksum(model: PreTrainedModel) -> int:
+    """Add up the bits of a thousand values of each weight that is not trained.
+
+    Adapters are of no use with another model's weights, whose sum is another.
+
+    Args:
+        model: With whole weights, so before ZeRO-3 shares them out.
+    """
+    import torch
+
+    whole_numbers = {2: torch.int16, 4: torch.int32, 8: torch.int64}
+    total = 0
+    for parameter in model.parameters():
+        if not parameter.requires_grad:
+            step = max(1, parameter.numel() // _SUMMED_VALUES)
+            bits = parameter.detach().flatten()[::step].view(whole_numbers[parameter.itemsize])
+            total += int(bits.sum(dtype=torch.int64))
+    return total
 
 
 def save_adapter(adapted: PeftModel, tensors: Mapping[str, Tensor], path: Path) -> None:

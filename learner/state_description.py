@@ -95,6 +95,8 @@ class LearnerState:
     """Per parameter group of the optimiser the settings that training has changed, without lr."""
     parameters: dict[str, ParameterState]
     """What is kept, by the parameter's name."""
+    frozen: int = 0
+    """A checksum of the weights that adapters go with; 0 without adapters."""
 
     def to_json(self) -> str:
         """Write it as JSON."""
@@ -128,6 +130,7 @@ def difference(saved: LearnerState, mine: LearnerState) -> str | None:
     for key, there, here in (
         ("model.dtype", saved.dtype, mine.dtype),
         ("learner.lora.rank", saved.lora_rank, mine.lora_rank),
+        ("the checksum of the weights in model.path", saved.frozen, mine.frozen),
         ("learner.optimizer", saved.optimizer, mine.optimizer),
         ("the number of its parameter groups", len(saved.groups), len(mine.groups)),
     ):

@@ -67,6 +67,7 @@ CROSSED = [
 OTHERS = {
     "optimizer": (EVERYWHERE.name, Run(1, 2, optimizer="sgd")),
     "adapters": (FIRST.name, Run(1, 2, lora_rank=2)),
+    "other weights": (FIRST.name, Run(1, 3, lora_rank=4, tied=True)),
     "precision": (EVERYWHERE.name, Run(1, 2, "bfloat16")),
     "model": (EVERYWHERE.name, Run(1, 0, tied=True)),
     "nothing": ("nowhere", Run(1, 0)),
@@ -176,6 +177,9 @@ def test_any_number_of_ranks_in_any_stage_reads_what_others_wrote(folder, source
 def test_what_does_not_fit_is_named_with_both_values(folder):
     found = torch.load(folder / "refused.pt")
     fit = f"the learner's state in {folder}/{{}}-saved does not fit: "
+    assert found.pop("other weights").startswith(
+        fit.format(FIRST.name) + "the checksum of the weights in model.path was "
+    )
     assert found.pop("nothing").startswith(f"{folder}/nowhere-saved/learner.json is no description")
     assert found == {
         "optimizer": fit.format(EVERYWHERE.name)

@@ -10,7 +10,15 @@ from transformers import AutoModelForCausalLM
 from learner.checkpoint import save_checkpoint
 from learner.deepspeed_weights import lasting_buffers
 from learner.logprobs import PackedPolicy
-from learner.lora import LoraConfig, adapter_files, attach, save_adapter, targets_of, weights_of
+from learner.lora import (
+    LoraConfig,
+    adapter_files,
+    attach,
+    checksum,
+    save_adapter,
+    targets_of,
+    weights_of,
+)
 from tests.learner.architectures import small_model
 from tests.model_folders import make_folder
 
@@ -65,6 +73,16 @@ def test_training_starts_from_the_policy_and_trains_adapters_only(model_paths):
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
     assert trained == {n for n, _ in model.named_parameters() if ".lora_A." in n or ".lora_B." in n}
     assert len(trained) == 2 * len(LINEAR) * model.config.num_hidden_layers
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_checksum_is_of_the_weights_and_not_of_the_adapters(model_paths, dtype):
+    model, _ = disturbed(model_paths[False], dtype, rank=2)
+    other, _ = disturbed(model_paths[False], dtype, rank=3)
+    assert checksum(model) == checksum(other) != 0
+    with torch.no_grad():
+        other.lm_head.weight.mul_(1.01)
+    assert checksum(model) != checksum(other)
 
 
 def test_a_model_without_adapters_has_plain_weights(model_paths):

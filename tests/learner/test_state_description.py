@@ -43,6 +43,10 @@ def test_counts_are_no_difference():
         (replace(SAVED, dtype="bfloat16"), "model.dtype was float32 and is bfloat16"),
         (replace(SAVED, lora_rank=8), "learner.lora.rank was 0 and is 8"),
         (
+            replace(SAVED, frozen=7),
+            "the checksum of the weights in model.path was 0 and is 7",
+        ),
+        (
             replace(SAVED, optimizer="torch.optim.sgd.SGD"),
             "learner.optimizer was torch.optim.adamw.AdamW and is torch.optim.sgd.SGD",
         ),
