@@ -67,7 +67,7 @@ def fit(run: MeasuredRun, prompt_tokens: IntArray) -> Profile:
         accelerator=_accelerator(run.config["resources"].get("use_gpu")),
         max_tokens=limit,
         surprise_per_token=float(
-            run["rollout/surprise_mean"].sum() / run["rollout/length_mean_tokens"].sum()
+            np.nansum(run["rollout/surprise_mean"]) / np.nansum(run["rollout/length_mean_tokens"])
         ),
         prompts=prompts,
         lengths=ResponseLengths(

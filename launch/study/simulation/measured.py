@@ -3,6 +3,7 @@
 run folder -> MeasuredRun
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,14 @@ ROOMS = {
 """What tells the configuration of a training run from any other."""
 
 
+COUNTS = {
+    "rollout.max_tokens": 1, "rollout.max_retries": 0, "rollout.engine.max_num_seqs": 1,
+    "learner.num_epochs": 1, "learner.num_minibatches": 1, "loop.max_staleness": 0, "seed": 0,
+    "resources.num_engines": 1, "resources.num_learners": 1, "resources.tensor_parallel_size": 1,
+}  # fmt: skip
+"""Settings that a simulation takes over, with the least that each may be."""
+MEASURED = ("loop/", "cost/", "publish/")
+"""Beginnings of metrics that every step has as a number."""
 TURNS_MEAN = "rollout/turns_mean"
 """Metric that steps have where a response had more than one turn, or could have."""
 
@@ -65,6 +74,7 @@ class MeasuredRun:
         """
         path = Path(folder)
         config = read_config(path, ROOMS)
+        _require_counts(path, config)
         summary = read_summary(path)
         if not summary.get("completed", True):
             raise refused(path, "it did not complete; fit and check take a run that finished")
@@ -99,9 +109,9 @@ class MeasuredRun:
         Raises:
             UserError: If the run did not measure it in every step.
         """
-        if key not in self.steps:
-            raise UserError(f"{self.folder / METRICS} must have {key!r} in every line")
-        values: FloatArray = self.steps[key]
+        values = self.steps.get(key)
+        if values is None or (key.startswith(MEASURED) and not np.isfinite(values).all()):
+            raise UserError(f"{self.folder / METRICS} must have {key!r} as a number in every line")
         return values
 
     @property
@@ -174,3 +184,16 @@ class MeasuredRun:
                 f"{self.folder}/config.yaml has scheduler settings that do not build; use a run of "
                 f"this version ({reason:.300})"
             ) from error
+
+
+def _require_counts(folder: Path, config: Mapping[str, Any]) -> None:
+    for key, least in COUNTS.items():
+        value: Any = config
+        for part in key.split("."):
+            value = value.get(part) if isinstance(value, dict) else None
+        if not isinstance(value, int) or isinstance(value, bool) or not least <= value < 2**63:
+            raise refused(
+                folder,
+                f"{key} in {CONFIG} must be a whole number of at least {least}, got {value!r:.60}; "
+                "use a run of this version",
+            )

@@ -172,7 +172,7 @@ class Evaluation:
 
 def _evaluation(run: MeasuredRun, profile: Profile) -> Evaluation | None:
     """Return what the run's evaluations took, None where that is not known."""
-    summary, settings = run.summary, run.config["evaluation"]
+    summary, settings = run.summary, run.config.get("evaluation") or {}
     lengths = [summary.get(f"length_mean_{when}") for when in ("before", "after")]
     measured = [float(mean) for mean in lengths if mean is not None and math.isfinite(mean)]
     seconds = float((summary.get("seconds") or {}).get("evaluate") or 0.0)
@@ -181,10 +181,13 @@ def _evaluation(run: MeasuredRun, profile: Profile) -> Evaluation | None:
     # Others of their prompts take part, and nobody wrote down how many.
     if settings.get("sets"):
         return None
-    num_prompts = int((run.config.get("held_out") or {}).get("num_prompts") or 0)
-    if not num_prompts:
+    num_prompts = (run.config.get("held_out") or {}).get("num_prompts")
+    num_samples = settings.get("num_samples")
+    if not isinstance(num_prompts, int) or not isinstance(num_samples, int):
         return None
-    samples = [int(settings["num_samples"]), *([1] if settings["greedy"] else [])]
+    if num_prompts < 1 or num_samples < 1:
+        return None
+    samples = [num_samples, *([1] if settings.get("greedy") else [])]
     steps = tokens = 0.0
     for mean in measured:
         for count in samples:

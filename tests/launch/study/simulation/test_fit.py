@@ -222,6 +222,10 @@ def change_config(folder, **rooms):
     [
         ({"rollout": {"update_mode": "drain"}}, r"rollout\.update_mode in config\.yaml must be"),
         ({"scheduler": {"prompt_features": True}}, r"scheduler\.prompt_features must be false"),
+        ({"learner": {"num_epochs": None}}, r"learner\.num_epochs in config\.yaml must be a whole"),
+        ({"loop": {"max_staleness": -1}}, r"loop\.max_staleness .* of at least 0, got -1"),
+        ({"resources": {"num_engines": "x"}}, r"resources\.num_engines .* at least 1, got 'x'"),
+        ({"rollout": {"engine": 3}}, r"rollout\.engine\.max_num_seqs .* at least 1, got None"),
     ],
 )
 def test_a_run_that_did_what_is_not_simulated_is_refused(fitted, tmp_path, rooms, said):
@@ -229,6 +233,17 @@ def test_a_run_that_did_what_is_not_simulated_is_refused(fitted, tmp_path, rooms
     folder = write_run(tmp_path / "run").folder
     change_config(folder, **rooms)
     with pytest.raises(UserError, match=said):
+        compare(found, MeasuredRun.read(str(folder)))
+
+
+def test_a_step_that_measured_nothing_is_named(fitted, tmp_path):
+    found, _ = fitted
+    folder = write_run(tmp_path / "run").folder
+    path = folder / "metrics.jsonl"
+    first, *lines = path.read_text().splitlines()
+    nothing = json.dumps(json.loads(first) | {"loop/update_seconds": None})
+    path.write_text("\n".join([nothing, *lines]) + "\n")
+    with pytest.raises(UserError, match=r"must have 'loop/update_seconds' as a number in every"):
         compare(found, MeasuredRun.read(str(folder)))
 
 
