@@ -9,6 +9,8 @@ import math
 from pathlib import Path
 from typing import Any
 
+from rollout.loading import without_sklearn
+
 _ALONE = {
     "opt": "positions that are counted from the start of a row",
     "gpt_oss": "attention sinks",
@@ -34,8 +36,9 @@ def check_architecture(model_path: str, *, trained: bool) -> None:
     """
     settings = json.loads((Path(model_path) / "config.json").read_text(encoding="utf-8"))
     kind = settings.get("model_type")
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+    with without_sklearn():
+        from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+        from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
     if kind not in CONFIG_MAPPING:
         raise ValueError(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import gc
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Result = TypeVar("Result")
 
@@ -25,6 +26,22 @@ def loading() -> Iterator[None]:
     finally:
         if looking:
             gc.enable()
+
+
+@contextmanager
+def without_sklearn() -> Iterator[None]:
+    """Hide scikit-learn, where nobody has imported it yet, from what is imported meanwhile.
+
+    transformers imports it as soon as it loads a tokenizer or a model, a second's work, for a way
+    of generating that nothing here uses.
+    """
+    modules: dict[str, Any] = sys.modules
+    modules.setdefault("sklearn", None)
+    try:
+        yield
+    finally:
+        if modules.get("sklearn") is None:
+            modules.pop("sklearn", None)
 
 
 def begin_loading(load: Callable[[], Result]) -> Future[Result]:

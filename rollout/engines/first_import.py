@@ -1,9 +1,13 @@
 """The first import of the server that engines are forked from, see `fork_server`.
 
-What packages make when they are imported is no garbage; see `rollout.loading`. The engine's process
-looks for garbage again.
+What packages make when they are imported is no garbage, and scikit-learn is imported for nothing;
+see `rollout.loading`. The engine's process looks for garbage again.
 """
 
 import gc
+import sys
+from typing import Any
 
 gc.disable()
+modules: dict[str, Any] = sys.modules
+modules.setdefault("sklearn", None)

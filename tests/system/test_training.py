@@ -121,6 +121,15 @@ def assert_a_stopped_scheduler_is_named(death, pid):
     assert names == ["learner-0.txt", "learner-1.txt", "rollout-actor-0.txt", "scheduler.txt"]
 
 
+def assert_no_part_has_imported_scikit_learn():
+    """Where transformers is imported first, it does at once: see `rollout.loading`."""
+    titles = {pid: command_line(pid) for pid in descendants()}
+    parts = ("ray::LearnerWorker", "ray::RolloutActor", "VLLM::EngineCore")
+    pids = [pid for pid, title in titles.items() if title.startswith(parts)]
+    assert len(pids) == len(parts)
+    assert not [titles[p] for p in pids if "sklearn" in Path(f"/proc/{p}/maps").read_text()]
+
+
 def assert_nothing_is_open_to_others(run_dir):
     """What the run started listens on loopback alone, asks for a token and shows it to nobody."""
     pids = descendants()
@@ -230,6 +239,7 @@ def test_engines_follow_adapters_that_are_published_by_themselves(prepared, on_c
         try:
             before = await system.learners.logprobs(probe)
             await TrainingRun(inputs, system, began=time.time()).run(Startup())
+            assert_no_part_has_imported_scikit_learn()
             return before, await system.learners.logprobs(probe)
         finally:
             await system.close()
