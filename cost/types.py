@@ -12,7 +12,7 @@ The examples tell of one batch of two tickets, 16 and 17, with two responses eac
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
@@ -227,6 +227,10 @@ class LengthReport:
     entropy_changes: FloatArray = field(default_factory=lambda: ONE_TURN)
     """[n] mean of -log probability of the policy's tokens in later turns less that in the first,
     nats: how much less sure tools left it."""
+
+    reward_components: Mapping[str, tuple[float, int]] = field(default_factory=dict)
+    """By name of a part of the reward its sum over the responses that have it, and how many have;
+    for people, and not kept by the scheduler."""
 
     def __post_init__(self) -> None:
         """Fill in what a response of one turn comes to, where nobody said anything else."""

@@ -10,6 +10,10 @@ from cost.types import IntArray, LengthReport, Ticket
 from rollout.environments.branching import entropy_change
 from rollout.types import Group, Prompt, Trajectory
 
+MOST_COMPONENTS = 32
+"""Parts of a group's rewards that are reported, the first by name: a reward may name its parts by
+what a response says."""
+
 
 def make_report(ticket: Ticket, prompt: Prompt, group: Group) -> LengthReport:
     """Summarise a group for the scheduler; see `LengthReport` for every field."""
@@ -47,7 +51,18 @@ def make_report(ticket: Ticket, prompt: Prompt, group: Group) -> LengthReport:
         ends=per_response(int(t.end) for t in trajectories),
         inherited_tokens=per_response(t.inherited_tokens for t in trajectories),
         entropy_changes=np.asarray([entropy_change(t) for t in trajectories], dtype=np.float64),
+        reward_components=_components(group),
     )
+
+
+def _components(group: Group) -> dict[str, tuple[float, int]]:
+    """Sum up the parts of rewards; a response whose scoring failed has none."""
+    found = {}
+    for name in sorted(group.reward_components)[:MOST_COMPONENTS]:
+        values = group.reward_components[name]
+        scored = values[~np.isnan(values)]
+        found[name] = (float(scored.sum()), len(scored))
+    return found
 
 
 def per_response(values: Iterable[int]) -> IntArray:

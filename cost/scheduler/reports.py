@@ -28,7 +28,7 @@ _AMOUNTS = ("lengths", "surprise", "num_turns", *PER_TURN)
 
 
 def checked(report: LengthReport, ticket: Ticket) -> LengthReport:
-    """Return the report with the declared dtypes, and NaN rewards where not usable.
+    """Return the report with the declared dtypes, NaN rewards where not usable, and no components.
 
     Args:
         report: What a rollout actor sent.
@@ -74,6 +74,7 @@ def checked(report: LengthReport, ticket: Ticket) -> LengthReport:
         status=status,
         surprise=np.asarray(report.surprise, dtype=np.float64),
         answer_codes=codes,
+        reward_components={},
         **_checked_turns(report),
     )
 

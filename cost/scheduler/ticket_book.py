@@ -17,7 +17,11 @@ from cost.ledger import Ledger
 from cost.scheduler.reports import PER_RESPONSE, checked
 from cost.types import LengthReport, Ticket
 
-_PER_REPORT = tuple(name for name in LengthReport.__dataclass_fields__ if name not in PER_RESPONSE)
+_PER_REPORT = tuple(
+    name
+    for name in LengthReport.__dataclass_fields__
+    if name not in (*PER_RESPONSE, "reward_components")
+)
 
 
 @dataclass(frozen=True, slots=True)

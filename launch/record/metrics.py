@@ -33,6 +33,7 @@ from cost.types import (
     RewardStatus,
     Selection,
 )
+from launch.record.reward_components import component_metrics
 from launch.record.step import StepResult
 
 TURNS = ("first", "second", "later")
@@ -41,6 +42,8 @@ TURNS = ("first", "second", "later")
 _COST_METRICS = LEDGER_METRICS | COMPUTE_METRICS | CALIBRATION_METRICS
 METRICS: dict[str, str] = _COST_METRICS | {
     "rollout/reward_mean": "Mean reward of the step's usable responses.",
+    "rollout/reward_components": "With /NAME behind it, the mean of that named part of the rewards "
+    "over the responses that have it.",
     "rollout/pass_rate": "Share of usable responses with a reward of 1.",
     "rollout/length_mean_tokens": "Mean response length; a response cut at the limit counts as is.",
     "rollout/length_p95_tokens": "95th percentile of the response lengths.",
@@ -189,6 +192,7 @@ def step_metrics(result: StepResult) -> dict[str, float]:
     return (
         _rollout_metrics(reports[:num_plain], selections[:num_plain])
         | _exploring_metrics(reports[num_plain:])
+        | component_metrics(reports[:num_plain])
         | _turn_metrics(reports[:num_plain])
         | _failure_metrics(reports)
         | _cost_metrics(reports, selections)

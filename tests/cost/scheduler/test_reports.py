@@ -42,6 +42,11 @@ def test_unusable_rewards_become_nan(make_report):
     assert report.usable.tolist() == report.trainable.tolist() == [True, False, False, True]
 
 
+def test_parts_of_rewards_are_for_people_and_not_kept(make_report):
+    report = make_report(TICKET, reward_components={"correct": (1.0, 2)})
+    assert checked(report, TICKET).reward_components == {}
+
+
 def test_a_masked_reward_can_be_used_and_is_not_trained_on(make_report):
     masked = int(RewardStatus.MASKED)
     given = {"status": np.array([0, masked, 2, masked]), "rewards": np.array([1.0, 0.0, 3.0, 1.0])}
