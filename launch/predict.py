@@ -23,7 +23,7 @@ from omegaconf import DictConfig
 
 from conf.prediction import PredictConfig
 from conf.programs import register
-from launch.program import UserError, build, run_program, start
+from launch.program import build, run_program, start
 
 register()
 
@@ -33,15 +33,15 @@ def main(composed: DictConfig) -> None:
     """Measure, print and write as configured."""
 
     def program() -> None:
-        from launch.record.json_file import write_json
+        from launch.record.json_file import require_place, write_json
         from launch.study.prediction.study import measure
         from launch.study.prediction.tables import print_tables
 
         config: PredictConfig = build(composed)
         for key in ("data", "out"):
             path = getattr(config, key)
-            if path is not None and not Path(path).absolute().parent.is_dir():
-                raise UserError(f"{key} must be a file in a folder that exists, got {path!r}")
+            if path is not None:
+                require_place(key, path)
         report = measure(config, HydraConfig.get().runtime.choices["task"])
         print_tables(report)
         if config.out is not None:

@@ -32,7 +32,7 @@ from omegaconf import DictConfig
 
 from conf.programs import register
 from conf.studies import VarianceConfig
-from launch.program import UserError, build, run_program, start
+from launch.program import build, run_program, start
 
 register()
 
@@ -42,13 +42,13 @@ def main(composed: DictConfig) -> None:
     """Measure, print and write as configured."""
 
     def program() -> None:
-        from launch.record.json_file import write_json
+        from launch.record.json_file import require_place, write_json
         from launch.study.variance.study import measure
         from launch.study.variance.tables import print_tables
 
         config: VarianceConfig = build(composed)
-        if config.out is not None and not Path(config.out).absolute().parent.is_dir():
-            raise UserError(f"out must be a file in a folder that exists, got {config.out!r}")
+        if config.out is not None:
+            require_place("out", config.out)
         report = measure(config, HydraConfig.get().runtime.choices["task"])
         print_tables(report)
         if config.out is not None:

@@ -2,11 +2,13 @@
 
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
+from launch.cli.refusals import UserError
 from launch.record.whole import write_whole
 
 
@@ -23,6 +25,19 @@ def json_ready(value: object) -> object:
     if value is None or isinstance(value, str | bool | int | float):
         return value
     return str(value)
+
+
+def require_place(key: str, path: str) -> None:
+    """Refuse a file that could not be written, before hours are spent on what goes into it.
+
+    Raises:
+        UserError: With the key that names it.
+    """
+    file = Path(path).absolute()
+    if not file.parent.is_dir():
+        raise UserError(f"{key} must be a file in a folder that exists, got {path!r}")
+    if file.is_dir() or not os.access(file.parent, os.W_OK):
+        raise UserError(f"{key} must be a file that can be written, got {path!r}; choose another")
 
 
 def write_json(path: Path, content: Mapping[str, object] | Sequence[object]) -> None:

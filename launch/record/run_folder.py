@@ -42,7 +42,7 @@ AFTERWARDS = "afterwards/"
 """Before a metric of an evaluation that ended in the background after the last step."""
 MOST_BYTES = {".yaml": 2**20, ".json": 2**26, ".jsonl": 2**32}
 """Of files that are read, by their kind."""
-LARGEST, MOST_DIGITS = 1e30, 31
+LARGEST = 1e30
 """Beyond any figure of a run; numbers of JSON have no end."""
 CELL_COLUMNS = ("length_cells", "pass_rate_cells", "num_prompts", "probabilities")
 
@@ -354,7 +354,7 @@ def _parsed(text: str) -> Any:
     """What JSON says, with null for numbers that are no figure of a run, as it writes them."""
     return json.loads(
         text,
-        parse_int=lambda digits: _figure(int(digits) if len(digits) <= MOST_DIGITS else math.inf),
+        parse_int=lambda digits: _figure(int(digits)),
         parse_float=lambda digits: _figure(float(digits)),
         parse_constant=lambda name: None,
     )

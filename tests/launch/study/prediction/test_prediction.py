@@ -27,6 +27,7 @@ from launch.study.prediction.study import calibration_error, judge, r_squared
 from rollout.rewards.chain import ChainReward
 from rollout.tasks.chain import ChainTask
 from rollout.types import Prompt
+from tests.launch.programs import call
 
 
 class OtherReward(ChainReward):
@@ -211,3 +212,10 @@ def test_a_file_of_somebody_else_is_refused(written, data, content):
 def test_a_task_without_gradient_is_refused(config, data):
     with pytest.raises(UserError, match=r"task must have prompts that are sometimes solved"):
         judge(config, made_prompts(data), replace(data, rewards=np.zeros_like(data.rewards)))
+
+
+@pytest.mark.parametrize("key", ["data", "out"])
+def test_a_file_that_cannot_be_written_is_refused_before_anything_is_sampled(key, tmp_path):
+    done = call("launch.predict", f"{key}={tmp_path}")
+    assert done.status == 2
+    assert done.err.startswith(f"error: {key} must be a file that can be written, got '{tmp_path}'")

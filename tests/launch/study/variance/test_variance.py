@@ -163,6 +163,7 @@ def test_fitted_exponents_are_found_again(responses):
         (["task=chain", "+task.colour=1"], "unexpected keyword argument 'colour'"),
         (["task=dataset"], "task.path must be set"),
         (["out=/nowhere/x.json"], "out must be a file in a folder that exists"),
+        (["out=tests"], "out must be a file that can be written, got 'tests'"),
         (["num_prompts=100000"], "num_prompts must not exceed the 192 prompts"),
         (["model.path=/nowhere"], "must be a Hugging Face folder"),
         (["chain"], "settings must be written as KEY=VALUE"),
