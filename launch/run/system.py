@@ -20,6 +20,7 @@ import ray
 from conf.schema import RunConfig
 from cost.prices.shape import ModelShape
 from cost.types import LengthReport, Undone
+from launch.cli.refusals import UserError
 from launch.record.checkpoint import LEARNER, SCHEDULER
 from launch.record.startup import Startup
 from launch.run.clocks import Laps
@@ -289,11 +290,15 @@ class System:
             The batches that were drawn and not learned.
 
         Raises:
-            ValueError: If it is of another model, task or set of plugs.
+            UserError: If learners cannot have it, as it is of another model.
+            ValueError: If it is of another task or set of plugs.
         """
         path = str(folder / SCHEDULER)
         undone: list[Undone] = await self.scheduler.call("resume", path, version, list(held))
-        await self.learners.load_state(str(folder / LEARNER))
+        try:
+            await self.learners.load_state(str(folder / LEARNER))
+        except ValueError as error:
+            raise UserError(str(error)) from error
         self._parity.load_state_dict(state)
         await self.publish(version)
         await self.checked()

@@ -131,6 +131,7 @@ def scaled(power: int) -> tuple[DeepSpeedState, object]:
     engine = SimpleNamespace(
         config=LearnerConfig(),
         numerics=Numerics("float16", 1.0),
+        frozen=0,
         model=model,
         rank=0,
         num_ranks=1,

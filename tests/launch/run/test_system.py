@@ -9,6 +9,7 @@ import ray
 
 from conf.schema import ParityConfig
 from cost.types import LengthReport, Selection
+from launch.cli.refusals import UserError
 from launch.record.startup import Startup
 from launch.run.layout import Layout
 from launch.run.placement import Placement
@@ -364,6 +365,25 @@ def test_a_probe_that_nobody_answers_ends_the_run_naming_the_setting(who):
     found = rf"^version 1: the {who} did not .* parity\.deadline_seconds = 7$"
     with pytest.raises(TimeoutError, match=found):
         run(scenario())
+
+
+def test_a_state_that_learners_cannot_have_is_for_the_user_to_change(tmp_path):
+    """Such as one of adapters, where model.path is another model now."""
+
+    async def unfit(folder):
+        raise ValueError(f"the learner's state in {folder} does not fit: one was 1 and is 2")
+
+    async def resume(*_):
+        return []
+
+    async def load():
+        system, *_ = make_system(1)
+        system.scheduler = SimpleNamespace(call=resume)
+        system.learners.load_state = unfit
+        await system.load(tmp_path, 3, [], {})
+
+    with pytest.raises(UserError, match=r"^the learner's state in .* does not fit: .*is 2$"):
+        run(load())
 
 
 @pytest.mark.parametrize("fails", ["nodes", "pool", "engines", "learners"])
