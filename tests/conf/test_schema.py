@@ -176,7 +176,7 @@ AEPO = "entropy_control@scheduler.entropy_control=aepo"
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("target=0", "target must be finite and positive, got 0"),
+        ("target=0", "target must be positive, got 0"),
         ("lower_temperature=1.1", r"lower_temperature must lie in \(0, 1\), .* got 1\.1"),
         ("higher_temperature=0.9", "higher_temperature must be finite and above 1, .* got 0.9"),
     ],

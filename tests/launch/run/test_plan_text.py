@@ -70,7 +70,7 @@ def test_no_more_training_prompts_are_spelled_out_than_is_said(plan_of, monkeypa
     measured = [prompt_of("BE 2|go on"), prompt_of("BE 39|go on"), prompt_of("be 7|go on")]
     said = plan_of(trained=trained + others, measured=measured)["prompts"]
     assert said == (
-        "80 to train on; measured on 3 held_out (2 also in training); only 3 of the 40 training "
+        "80 for training; evaluated on 3 held_out (2 also in training); only 3 of the 40 training "
         "prompts that end like one of these were compared in full"
     )
     assert len(decoded) == 3 + 2
