@@ -185,14 +185,6 @@ def test_what_tests_compose_is_what_the_command_line_does(overrides, monkeypatch
     assert ours == composed_by_hydra("train", "experiment=quickstart", *overrides)
 
 
-@pytest.mark.parametrize("recipe", ["agentic_aepo", "priced", "st_ppo"])
-def test_what_tests_build_is_what_the_command_line_does(recipe, monkeypatch):
-    config = composed("train", "experiment=calculator", f"recipe={recipe}", "run_dir=x")
-    ours = build(config.copy())
-    as_it_comes(monkeypatch)
-    assert ours == build(config)
-
-
 def test_every_experiment_names_a_model_or_leaves_it_to_the_user():
     for name in EXPERIMENTS:
         config = composed("train", f"experiment={name}")
