@@ -173,6 +173,7 @@ class LengthReport:
             answer_codes=array([0, 1]),
             engine_seconds=0.42,
             version=4,
+            reward_components={"correct": (1.0, 2), "format": (2.0, 2)},
         )
     """
 

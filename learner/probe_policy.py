@@ -141,19 +141,27 @@ class ProbePolicy:
         entropy = float(-(logprobs.exp() * logprobs.clamp_min(-1e9)).sum())
         return answer.hidden_states[-1][0].sum(dim=0).numpy(), entropy
 
-    def gradient(self, prompt: npt.ArrayLike, response: Tokens) -> Tensor:
+    def gradient(
+        self, prompt: npt.ArrayLike, response: Tokens, token_weights: npt.ArrayLike | None = None
+    ) -> Tensor:
         """Differentiate a response's log-probability.
 
         Args:
             prompt: [T_prompt]
             response: [T]
+            token_weights: [T] factors of the tokens' log-probabilities; None for ones.
 
         Returns:
             [num_parameters] float32.
         """
         logprobs, _ = self._forward(prompt, response)
+        weights = (
+            torch.ones_like(logprobs)
+            if token_weights is None
+            else torch.as_tensor(np.asarray(token_weights, dtype=np.float32))
+        )
         parameters = [p for p in self._model.parameters() if p.requires_grad]
-        parts = torch.autograd.grad(logprobs.sum(), parameters, allow_unused=True)
+        parts = torch.autograd.grad((weights * logprobs).sum(), parameters, allow_unused=True)
         return torch.cat(
             [
                 torch.zeros(parameter.numel()) if part is None else part.flatten()

@@ -30,6 +30,14 @@ def test_gradients_of_responses_add_up_to_that_of_their_sum(policy):
     assert (total - expected).abs().max() < 1e-5 * expected.abs().max()
 
 
+def test_token_weights_split_a_gradient(policy):
+    response = np.array([3, 7, 17, 4])
+    whole = policy.gradient(PROMPT, response)
+    first = policy.gradient(PROMPT, response, [1, 1, 0, 0])
+    rest = policy.gradient(PROMPT, response, [0, 0, 2, 2])
+    assert (first + rest / 2 - whole).abs().max() < 1e-5 * whole.abs().max()
+
+
 def test_the_norm_by_the_head_is_that_of_its_own_part_of_the_gradient(model_paths):
     untied = ProbePolicy(str(model_paths[False]), temperature=0.7, stop_token_ids=[2])
     response = np.array([3, 7, 17, 7])

@@ -28,7 +28,8 @@ def group():
 def test_examples_add_up_to_the_report_of_their_ticket(group):
     made, shown = make_report(group.ticket, group.prompt, group), example(LengthReport)
     assert made.reward_failure == shown.reward_failure == ""
-    for name in {*LengthReport.__dataclass_fields__} - {"reward_failure"}:
+    assert made.reward_components == shown.reward_components
+    for name in {*LengthReport.__dataclass_fields__} - {"reward_failure", "reward_components"}:
         np.testing.assert_allclose(getattr(made, name), getattr(shown, name), atol=1e-3)
     assert example(GroupRef, report=shown, reference=object()).report is shown
 
