@@ -22,7 +22,8 @@ def test_examples_of_tickets_and_draw_agree():
 def test_example_of_a_report_is_one_that_the_scheduler_believes():
     report = example(LengthReport)
     believed = checked(report, example(Ticket))
-    for name in LengthReport.__dataclass_fields__:
+    # Parts of rewards are for people.
+    for name in {*LengthReport.__dataclass_fields__} - {"reward_components"}:
         np.testing.assert_array_equal(getattr(believed, name), getattr(report, name))
 
 
