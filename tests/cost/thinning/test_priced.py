@@ -187,9 +187,20 @@ def test_floors_bound_weights_and_their_part_of_the_variance_is_told():
     _, variance = rule.spent(candidates, q)
     expected = (candidates.scores[floored] ** 2 / 0.25).sum() / variance
     assert metrics["cost/thinning_floored_variance_share"] == pytest.approx(expected)
+    costs = candidates.costs[candidates.advantages != 0]
+    assert metrics["cost/thinning_chosen_share"] == pytest.approx(
+        candidates.costs @ q / costs.sum()
+    )
     all_kept = product_of(rule, candidates, (candidates.advantages != 0).astype(float))
     saving = metrics["cost/thinning_priced_saving_estimated"]
     assert saving == pytest.approx(1 - product_of(rule, candidates, q) / all_kept) and saving > 0
+
+
+def test_of_a_batch_without_candidates_all_are_kept_as_the_metric_has_it():
+    nothing = replace(batch(), advantages=np.zeros(40), scores=np.zeros(40))
+    thinning = Priced().thin(nothing, np.random.default_rng(0), SpentState())
+    assert not thinning.keep.any()
+    assert thinning.metrics["cost/thinning_chosen_share"] == 1.0
 
 
 def test_responses_without_an_advantage_can_be_kept():
