@@ -8,7 +8,7 @@ from cost.ranges import SECONDS, Range, amount, count, positive, require_ranges
 
 UPDATE_MODES = ("recompute", "keep_kv", "drain")
 PACKED_BYTES = 2**28
-"""Of weights that are sent together over NCCL; both ends have two such lots at a time, each with
+"""Of weights that are sent together over NCCL; both ends have two such buckets at a time, each with
 one weight more. vLLM would take four times as much."""
 ADAPTER_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """Ranks that vLLM makes room for; an adapter of a smaller one fits."""

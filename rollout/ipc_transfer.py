@@ -1,7 +1,7 @@
 """Weights to an engine on the learner's own GPU: vLLM's backend for CUDA IPC, without pickling.
 
-    learner: one buffer, filled anew for every lot of weights -> its handle -> engine: maps it,
-                                                                 copies the lot, loads it
+    learner: one buffer, filled anew for every bucket of weights -> its handle -> engine: maps it,
+                                                                    copies and loads them
 
 What a handle consists of goes through vLLM's messages, which carry plain values only unless they
 may hold pickles (VLLM_ALLOW_INSECURE_SERIALIZATION). The types in it are always the same, and left
@@ -64,7 +64,7 @@ def whole(sent: Mapping[str, Any]) -> tuple[Any, ...]:
     )
 
 
-def lot_bytes(metadata: Iterable[ParamMeta], most_bytes: int) -> int:
+def bucket_bytes(metadata: Iterable[ParamMeta], most_bytes: int) -> int:
     """Return the size of the buffer: all weights, or part of them but never less than the largest.
 
     Args:
@@ -97,7 +97,7 @@ class IpcWeightTransferEngine(IPCWeightTransferEngine):
     """Receives as vLLM does, also after an update that broke off."""
 
     def parse_update_info(self, update_dict: dict[str, Any]) -> IPCWeightTransferUpdateInfo:
-        """Read what a lot consists of, and map its buffer.
+        """Read what a bucket consists of, and map its buffer.
 
         Raises:
             RuntimeError: If the system does not let it be mapped, with what does without.
@@ -107,7 +107,7 @@ class IpcWeightTransferEngine(IPCWeightTransferEngine):
         return super().parse_update_info({**update_dict, "ipc_handles": handles})
 
     def _map(self, handles: Mapping[str, tuple[Any, ...]]) -> None:
-        """Map a buffer for `receive_weights`, which finds it mapped; the next lot is in it too."""
+        """Map a buffer for `receive_weights`, which finds it; the next bucket is in it too."""
         index = self.device.index
         uuid = str(torch.cuda.get_device_properties(index).uuid)
         if uuid not in handles:

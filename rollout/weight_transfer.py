@@ -29,7 +29,6 @@ from vllm.distributed.weight_transfer.base import (
     TrainerInitInfo,
     TrainerWeightTransferEngine,
     WeightSource,
-    WeightTransferEngine,
 )
 from vllm.distributed.weight_transfer.factory import (
     WeightTransferEngineFactory,
@@ -37,11 +36,7 @@ from vllm.distributed.weight_transfer.factory import (
 )
 
 from rollout.config import PACKED_BYTES
-from rollout.gloo_transfer import (
-    GlooTrainerInitInfo,
-    GlooTrainerWeightTransferEngine,
-    GlooWeightTransferEngine,
-)
+from rollout.gloo_transfer import GlooTrainerInitInfo
 from rollout.stacks import offer
 
 BACKENDS = ("nccl", "ipc", "gloo")
@@ -163,46 +158,22 @@ class EngineClient:
         self._all([handle.finish_weight_update.remote(version) for handle in self._handles])
 
 
-Kind = type[WeightTransferEngine[Any, Any]]
-SenderKind = type[TrainerWeightTransferEngine[Any]]
-
-
-def _engine(backend: str) -> Kind:
-    """Import an engine's half of a backend; those for GPUs load CUDA's libraries."""
-    if backend == "nccl":
-        from rollout.nccl_transfer import NcclWeightTransferEngine
-
-        return NcclWeightTransferEngine
-    if backend == "ipc":
-        from rollout.ipc_transfer import IpcWeightTransferEngine
-
-        return IpcWeightTransferEngine
-    return GlooWeightTransferEngine
-
-
-def _sender(backend: str) -> SenderKind:
-    """Import a learner's half of a backend."""
-    if backend == "nccl":
-        from rollout.nccl_transfer import NcclTrainerWeightTransferEngine
-
-        return NcclTrainerWeightTransferEngine
-    if backend == "ipc":
-        from rollout.ipc_transfer import IpcTrainerWeightTransferEngine
-
-        return IpcTrainerWeightTransferEngine
-    return GlooTrainerWeightTransferEngine
-
-
 def register() -> None:
     """Put ours into vLLM's factories; vLLM calls this in every process, possibly twice.
 
-    The process's stacks can be taken from then on, too; see `rollout.stacks`.
+    They are imported when one is asked for: those for GPUs load CUDA's libraries. The process's
+    stacks can be taken from then on, too; see `rollout.stacks`.
     """
     offer()
-    for backend in BACKENDS:
-        # In the place of vLLM's own.
-        WeightTransferEngineFactory._registry[backend] = partial(_engine, backend)
-        WeightTransferTrainerFactory._registry[backend] = partial(_sender, backend)
+    for factory, half in (
+        (WeightTransferEngineFactory, ""),
+        (WeightTransferTrainerFactory, "Trainer"),
+    ):
+        for backend in BACKENDS:
+            # In the place of vLLM's own.
+            factory._registry.pop(backend, None)
+            name = f"{backend.capitalize()}{half}WeightTransferEngine"
+            factory.register_engine(backend, f"rollout.{backend}_transfer", name)
 
 
 def open_sender(
@@ -249,8 +220,8 @@ def _info(
     if backend == "ipc":
         from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
 
-        from rollout.ipc_transfer import lot_bytes
+        from rollout.ipc_transfer import bucket_bytes
 
-        room = lot_bytes(source.metadata(), PACKED_BYTES)
+        room = bucket_bytes(source.metadata(), PACKED_BYTES)
         return IPCTrainerInitInfo(rank=rank, packed=True, packed_buffer_size_bytes=room)
     return GlooTrainerInitInfo(*where, rank=rank)

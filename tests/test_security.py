@@ -34,7 +34,7 @@ ALLOWED = {
     ("conf/reference.py", "get_object"): "names of conf/",
     ("conf/reference.py", "OmegaConf.load"): "files of conf/",
     ("conf/targets.py", "import_module"): "names of this project's packages",
-    ("launch/record/run_folder.py", "yaml.load"): "a SafeLoader without aliases",
+    ("launch/record/plain_yaml.py", "yaml.load"): "a SafeLoader without aliases",
     ("launch/study/simulation/measured.py", "instantiate"): "after require_own_settings",
     ("launch/study/simulation/profile_file.py", "instantiate"): "after require_own_settings",
 }

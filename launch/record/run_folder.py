@@ -24,6 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from cost.types import FloatArray, IntArray
 from launch.cli.refusals import UserError, one_line, reason_of
+from launch.record.plain_yaml import plain_yaml
 
 CONFIG = "config.yaml"
 METRICS = "metrics.jsonl"
@@ -87,26 +88,6 @@ def read_config(folder: Path, needed: Mapping[str, type] = MappingProxyType({}))
             )
     # What hydra needs to run it again is no setting.
     return {key: value for key, value in config.items() if key not in ("defaults", "hydra")}
-
-
-def plain_yaml(text: str) -> Any:
-    """Return what a YAML document of somebody else holds.
-
-    A tag such as !!python/object is refused and makes nothing. So is an alias: a few lines of them
-    stand for more than any memory holds.
-
-    Raises:
-        yaml.YAMLError: If it is not YAML of plain values, each written out.
-    """
-    return yaml.load(text, Loader=_PlainLoader)
-
-
-class _PlainLoader(yaml.SafeLoader):  # type: ignore[misc]
-    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
-        if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark
-            raise yaml.composer.ComposerError(None, None, "an alias stands for a value", mark)
-        return super().compose_node(parent, index)
 
 
 def read_summary(folder: Path, needed: Sequence[str] = ()) -> dict[str, Any]:

@@ -23,7 +23,7 @@ def received_bytes(config: RunConfig, shape: ModelShape, *, on_gpu: bool) -> flo
     """Return the bytes of what an engine's worker has received at a time and not yet loaded.
 
     The largest weight is taken to be that of the embeddings. Over gloo, and of adapters that are
-    published by themselves, nothing lies on a GPU; over CUDA IPC there is one lot at a time, of
+    published by themselves, nothing lies on a GPU; over CUDA IPC there is one bucket at a time, of
     which the learner has the buffer and the engine a copy.
     """
     resources = config.resources

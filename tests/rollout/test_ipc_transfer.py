@@ -10,7 +10,7 @@ from vllm.distributed.weight_transfer import ipc_engine, packed_tensor
 from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 
 from rollout import ipc_transfer, weight_transfer
-from rollout.ipc_transfer import IpcWeightTransferEngine, lot_bytes, plain, whole
+from rollout.ipc_transfer import IpcWeightTransferEngine, bucket_bytes, plain, whole
 from rollout.weight_transfer import PolicySource, open_sender
 
 FIELDS = tuple(inspect.signature(reductions.rebuild_cuda_tensor).parameters)
@@ -77,10 +77,10 @@ class Engine:
         self.half.device = torch.device("cuda", 0)
         self.half.model = self
         self.half._packed_importer = packed_tensor.PackedBufferImporter()
-        self.given, self.lots, self.events = [], [], []
+        self.given, self.buckets, self.events = [], [], []
 
     def load_weights(self, pairs):
-        # Kept as they come: a layer that is not complete waits for the next lot.
+        # Kept as they come: a layer that is not complete waits for the next bucket.
         self.given += pairs
 
     def init_weight_transfer_engine(self, info):
@@ -92,7 +92,7 @@ class Engine:
     def update_weights(self, info):
         message = MsgpackEncoder().encode(info)
         received = MsgpackDecoder().decode(message)
-        self.lots.append(received["names"])
+        self.buckets.append(received["names"])
         self.half.receive_weights(self.half.parse_update_info(received))
 
     def finish_weight_update(self, weight_version=None):
@@ -105,8 +105,8 @@ def source_of(weights):
     return PolicySource(metadata, lambda: iter(weights.items()), aliases)
 
 
-@pytest.mark.parametrize(("most_bytes", "lots"), [(10**6, 1), (104, 3), (1, 4)])
-def test_an_engine_gets_every_weight_bit_for_bit(monkeypatch, most_bytes, lots):
+@pytest.mark.parametrize(("most_bytes", "buckets"), [(10**6, 1), (104, 3), (1, 4)])
+def test_an_engine_gets_every_weight_bit_for_bit(monkeypatch, most_bytes, buckets):
     memory, engine = Memory(monkeypatch), Engine()
     monkeypatch.setattr(weight_transfer, "PACKED_BYTES", most_bytes)
     weights = {
@@ -125,10 +125,10 @@ def test_an_engine_gets_every_weight_bit_for_bit(monkeypatch, most_bytes, lots):
     )
     for update in range(1, 3):
         weights["norm.weight"] += 0.1
-        engine.given, engine.lots = [], []
+        engine.given, engine.buckets = [], []
         sender.send_weights()
         assert engine.events == ["start", "finish"] * update
-        assert len(engine.lots) == lots
+        assert len(engine.buckets) == buckets
         found = dict(engine.given)
         assert list(found) == ["embed.weight", "lm_head.weight", "norm.weight", "bias"]
         assert torch.equal(found["lm_head.weight"], weights["embed.weight"])
@@ -153,9 +153,9 @@ def test_what_is_not_a_buffer_of_weights_is_not_sent():
 
 def test_a_buffer_holds_the_largest_weight_and_no_more_than_there_is():
     source = source_of({"embed.weight": torch.zeros(100), "bias": torch.zeros(10)})
-    assert lot_bytes(source.metadata(), 10**6) == 840
-    assert lot_bytes(source.metadata(), 500) == 500
-    assert lot_bytes(source.metadata(), 100) == 400
+    assert bucket_bytes(source.metadata(), 10**6) == 840
+    assert bucket_bytes(source.metadata(), 500) == 500
+    assert bucket_bytes(source.metadata(), 100) == 400
 
 
 def test_an_engine_on_another_gpu_or_without_leave_says_what_does_without(monkeypatch):

@@ -17,7 +17,8 @@ from conf.schema import RunConfig
 from conf.secrets import recorded
 from launch.cli.refusals import one_line, reason_of
 from launch.program import UserError, build, compose_run
-from launch.record.run_folder import plain_yaml, read_config
+from launch.record.plain_yaml import plain_yaml
+from launch.record.run_folder import read_config
 from launch.record.whole import write_whole
 from launch.run.compute import compute_of
 from launch.run.inputs import resolve_model, say_whose_code
