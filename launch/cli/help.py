@@ -7,18 +7,16 @@ import re
 import sys
 from collections.abc import Sequence
 from itertools import takewhile
-from pathlib import Path
 from textwrap import fill
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
-from conf.keys import describe, keys_of, nearest
+from conf.keys import CONF, describe, keys_of, nearest
 from launch.cli.own_code import package_of
 from launch.cli.refusals import UserError
 
-CONF = Path(__file__).parents[2] / "conf"
 WIDTH = 120
 """Columns of the list of a group's members."""
 _INDENTS: dict[str, Any] = {
