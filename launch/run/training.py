@@ -138,16 +138,16 @@ class TrainingRun:
         unwritten.check(f"the policy is in {self._kept}" if self._kept else "no policy was saved")
 
     async def _run(self, startup: Startup) -> DrawDistribution:
-        evaluations, whole = self._recorder.evaluations, self._interruption.ends
+        whole = self._interruption.ends
         if self._inputs.saved is not None:
             with startup.part(f"checkpoint of step {self._inputs.saved.step}"):
                 self._position = await self._going_on.begin(self._inputs.saved)
         elif self._config.evaluation.before:
             with startup.part("held-out evaluation"):
-                await whole(evaluations.take("before"), "before the first step")
+                await whole(self._recorder.evaluations.take("before"), "before the first step")
         await self._train()
         if self._config.evaluation.after:
-            found = await whole(evaluations.take("after"), "after the last step")
+            found = await whole(self._recorder.evaluations.take("after"), "after the last step")
             await self._best.look(self._recorder.step, found)
         distribution: DrawDistribution = await self._system.scheduler.call("distribution")
         return distribution

@@ -45,7 +45,6 @@ def make_inputs(tmp_path):
         config = composed(
             "train",
             "experiment=quickstart",
-            *overrides,
             f"run_dir={tmp_path / folder}",
             "task.num_prompts=12",
             "held_out.num_prompts=2",
@@ -59,6 +58,7 @@ def make_inputs(tmp_path):
             "resume=auto",
             "~tracker.ray",
             "~tracker.console",
+            *overrides,
         )
         return prepare(config)
 
@@ -270,6 +270,38 @@ def test_an_evaluation_that_went_on_at_a_checkpoint_is_in_the_folder_once(begin,
     for folder in (tmp_path / "whole", killed):
         lines = (folder / "evaluations.jsonl").open()
         assert [json.loads(line)["version"] for line in lines] == [4, 8], folder.name
+
+
+@pytest.mark.parametrize("saved", [True, False], ids=["checkpoint", "start"])
+def test_a_run_that_lost_a_part_tells_what_it_measured_before_and_after(begin, tmp_path, saved):
+    run, system = begin("evaluation.before=true", "evaluation.after=true")
+    run._checkpoints.due = lambda step: saved and step == 2
+    system.scheduler.dies_at = ("select", 5)
+    run_to_end(run)
+    check_evaluations(tmp_path / "run")
+
+
+def test_a_run_that_was_killed_tells_what_it_measured_before_and_after(begin, tmp_path):
+    settings = ("evaluation.before=true", "evaluation.after=true", "checkpoint.keep_last=99")
+    run, _ = begin(*settings)
+    run_to_end(run)
+    for path in (tmp_path / "run" / "checkpoints").iterdir():
+        if int(path.name.removeprefix("step-")) > 3:
+            shutil.rmtree(path)
+    run, _ = begin(*settings)
+    run_to_end(run)
+    check_evaluations(tmp_path / "run")
+
+
+def check_evaluations(folder):
+    """The summary tells of both evaluations, as the file does."""
+    summary = json.loads((folder / "summary.json").read_text())
+    lines = [json.loads(line) for line in (folder / "evaluations.jsonl").open()]
+    assert [line["when"] for line in lines] == ["before", "after"]
+    for line in lines:
+        assert summary[f"pass_rate_{line['when']}"] == line["sampled"]["held_out"]["avg"]["mean"]
+    assert summary["pass_rate_change"] is not None
+    assert summary["seconds"]["evaluate"] >= sum(line["seconds"] for line in lines)
 
 
 class Tracker:
