@@ -38,8 +38,9 @@ from launch.cli.folder_lock import lock_folder
 from launch.cli.held_out import with_held_out
 from launch.cli.help import end_quietly, help_of
 from launch.cli.measured import with_measured
-from launch.cli.own_code import drop_old_settings, with_own_files
+from launch.cli.own_code import drop_old_settings, with_own_files, write_out_names
 from launch.cli.previewed import drop_preview, with_preview
+from launch.cli.recipes import with_whole_members
 from launch.cli.recorded import with_resumed
 from launch.cli.refusals import (
     NothingToDoError,
@@ -73,11 +74,12 @@ def compose_run(overrides: Sequence[str], program: str = "train") -> DictConfig:
     GlobalHydra.instance().clear()
     with initialize_config_module("conf", version_base="1.3"):
         try:
-            overrides = _written_out(overrides, program)
+            overrides = _written_out(overrides, program, folders)
             check_overrides(overrides)
             search = [f"hydra.searchpath=[{places}]"] if folders else []
             composed = compose(program, overrides=[*overrides, *search])
             check_emptied(overrides, composed)
+            write_out_names(composed)
             drop_old_settings(composed, overrides)
         except UserError:
             raise
@@ -86,9 +88,10 @@ def compose_run(overrides: Sequence[str], program: str = "train") -> DictConfig:
     return composed
 
 
-def _written_out(arguments: Sequence[str], program: str) -> list[str]:
+def _written_out(arguments: Sequence[str], program: str, folders: Sequence[str] = ()) -> list[str]:
     arguments = with_preview(with_held_out(arguments, program), program)
-    return with_quotes(with_own_files(arguments, program))
+    arguments = with_quotes(with_own_files(arguments, program))
+    return with_whole_members(arguments, program, folders)
 
 
 def build(config: DictConfig) -> Any:
@@ -102,6 +105,7 @@ def build(config: DictConfig) -> Any:
             overrides = HydraConfig.get().overrides.task
             check_emptied(overrides, config)
             drop_old_settings(config, overrides)
+        write_out_names(config)
         drop_preview(config)
         check_keys(config)
         check_values(config)

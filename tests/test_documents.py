@@ -11,13 +11,13 @@ from types import ModuleType
 
 import numpy as np
 import pytest
-from hydra import compose, initialize_config_module
 
 from conf.programs import register
 from conf.reference import groups, keys_of, members_of, programs
 from cost.draws.allocators.types import Allocator, Estimates
 from launch.cli.previewed import KEY as PREVIEW
-from launch.program import build
+from launch.program import build, compose_run
+from learner.objectives.cispo import Cispo
 from rollout.tools.calls import find_calls
 from rollout.tools.function import as_tool
 from rollout.types import Completion, Prompt, VersionSpan
@@ -54,33 +54,30 @@ class LetterTokenizer:
         return [ord(letter) for letter in text]
 
 
-@pytest.fixture
-def my_task(monkeypatch):
-    """The module of the README's example."""
-    module = ModuleType("my_task")
-    monkeypatch.setitem(sys.modules, "my_task", module)
-    exec(block("python"), module.__dict__)
-    return module
-
-
 def block(language):
     """The README's only code block in a language."""
     (found,) = re.findall(rf"^```{language}\n(.*?)^```", README, re.MULTILINE | re.DOTALL)
     return found
 
 
-def test_task_and_reward_of_the_readme_fit_together(my_task):
-    reward = my_task.LastDigit()
-    splits = [
-        my_task.Sums(split).prompts(LetterTokenizer(), max_tokens=256, check=reward.check)
-        for split in ("train", "held_out")
-    ]
-    texts = [{prompt.text for prompt in prompts} for prompts in splits]
-    assert len(texts[0]) == len(texts[1]) == 64
+def test_task_reward_and_recipe_of_the_readme_fit_together(tmp_path, monkeypatch):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "experiment" / "sums.yaml").write_text(block("yaml"), encoding="utf-8")
+    (tmp_path / "sums.py").write_text(block("python"), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    register()
+    run = build(compose_run([f"--config-dir={tmp_path}", "experiment=sums", "run_dir=runs/x"]))
+    assert isinstance(run.objective, Cispo)
+    train, held_out = (
+        task.prompts(LetterTokenizer(), max_tokens=256) for task in (run.task, run.held_out)
+    )
+    texts = [{prompt.text for prompt in prompts} for prompts in (train, held_out)]
     assert not texts[0] & texts[1]
-    prompt = splits[0][0]
-    assert reward.score(prompt.text, f"b7 #### {prompt.answer} ", prompt.answer).reward == 1.0
-    assert reward.score(prompt.text, "b7 ####", prompt.answer).reward == 0.0
+    assert len(texts[0] | texts[1]) == 200 and 10 <= len(held_out) <= 30
+    assert len(train) >= run.scheduler.tickets_per_step
+    prompt = train[0]
+    assert run.reward.score(prompt.text, f"b7 #### {prompt.answer} ", prompt.answer).reward == 1.0
+    assert run.reward.score(prompt.text, "b7 ####", prompt.answer).reward == 0.0
 
 
 def test_environment_of_the_page_gives_longer_prompts_more_room(own):
@@ -100,25 +97,6 @@ def test_environment_of_the_page_gives_longer_prompts_more_room(own):
         prompt = Prompt(0, np.arange(length, dtype=np.int32), "5", "sums", "a3")
         asyncio.run(own.Proportional().play(generate, prompt, 16))
     assert asked == [6, 10, 16]
-
-
-def test_recipe_of_the_readme_composes(my_task, tmp_path):
-    (tmp_path / "experiment").mkdir()
-    (tmp_path / "experiment" / "sums.yaml").write_text(block("yaml"), encoding="utf-8")
-    register()
-    with initialize_config_module("conf", version_base="1.3"):
-        composed = compose(
-            "train",
-            overrides=[
-                f"hydra.searchpath=[file://{tmp_path}]",
-                "experiment=sums",
-                "run_dir=runs/x",
-            ],
-        )
-    run = build(composed)
-    assert isinstance(run.task, my_task.Sums)
-    assert run.held_out.split == "held_out"
-    assert isinstance(run.reward, my_task.LastDigit)
 
 
 @pytest.mark.parametrize(

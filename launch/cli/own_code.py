@@ -9,11 +9,14 @@ Where a plug of the user takes a member's place, nothing of that member's settin
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import cache
+from typing import Any
 
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, Node, OmegaConf, open_dict
 
 from conf.keys import CONF, GROUPS
+from conf.own_code import FILE
 from launch.cli.command_line import parsed, quoted
 from launch.cli.held_out import takes_held_out
 
@@ -60,6 +63,7 @@ def _written(argument: str, all_of_them: Sequence[str], program: str) -> list[st
     return written
 
 
+@cache
 def package_of(group: str) -> str:
     """Return the key under which a run holds the member of a group: its own name for most."""
     for entry in OmegaConf.load(CONF / "train.yaml").defaults:
@@ -73,6 +77,43 @@ def _key_of_member(argument: str) -> str:
     """The key of an override that chooses the member `function`; "" for every other."""
     found = re.fullmatch(r"\+*(\w+)(?:@([\w.]+))?=function(?:_held_out)?", argument)
     return (found[2] or found[1]) if found else ""
+
+
+def write_out_names(config: DictConfig) -> None:
+    """Write out the plugs that a recipe names by their file alone, as `reward: FILE.py:NAME`.
+
+    Where `task` and `held_out` have the same name, each gets its part of the questions.
+
+    Args:
+        config: As composed; it is changed.
+    """
+    for key, path in list(_names(config, "")):
+        named: dict[str, str] = {"_target_": path}
+        place, _, kind = key.rpartition(".")
+        twin = {"task": "held_out", "held_out": "task"}.get(kind, "")
+        if (
+            twin
+            and _of_twin(OmegaConf.select(config, f"{place}.{twin}" if place else twin)) == path
+        ):
+            named["split"] = "train" if kind == "task" else "held_out"
+        OmegaConf.update(config, key, named, merge=False, force_add=True)
+
+
+def _of_twin(node: Any) -> Any:
+    return node.get("_target_") if isinstance(node, DictConfig) else node
+
+
+def _names(node: DictConfig, key: str) -> Iterator[tuple[str, str]]:
+    """Key and value of every plug that is named by its file alone."""
+    for name in map(str, node):
+        child, where = node._get_node(name), f"{key}.{name}" if key else name
+        if isinstance(child, DictConfig):
+            if not (child._is_none() or child._is_missing() or child._is_interpolation()):
+                yield from _names(child, where)
+        elif name in (*GROUPS, "held_out") and isinstance(child, Node):
+            value = child._value()
+            if isinstance(value, str) and FILE.fullmatch(value):
+                yield where, value
 
 
 def drop_old_settings(config: DictConfig, overrides: Sequence[str]) -> None:

@@ -1,23 +1,26 @@
 """`task.preview=true`: what a task makes of its rows is shown in place of a run, of every task.
 
-It is asked of the program and no setting of any task: it is taken out before the task is built.
+It is asked of the program and no setting of any task, which may be named by its file alone: so it
+stands beside the task.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 
 from launch.cli.refusals import UserError
 
 KEY = "task.preview"
+_BESIDE = "task_preview"
 
 
 def with_preview(arguments: Sequence[str], program: str) -> list[str]:
-    """Let `task.preview=true` do without a `+`, whatever the task.
+    """Put `task.preview=true` beside the task, whichever that is.
 
-    Example: with_preview(["task.preview=true"], "train") is ["++task.preview=true"].
+    Example: with_preview(["task.preview=true"], "train") is ["++task_preview=true"].
 
     Args:
         arguments: The command line, or overrides alone.
@@ -25,7 +28,8 @@ def with_preview(arguments: Sequence[str], program: str) -> list[str]:
     """
     if program != "train":
         return list(arguments)
-    return [f"++{each}" if each.startswith(f"{KEY}=") else each for each in arguments]
+    beginning = re.compile(rf"\+*{re.escape(KEY)}(?==)")
+    return [beginning.sub(f"++{_BESIDE}", each) for each in arguments]
 
 
 def is_asked(composed: DictConfig) -> bool:
@@ -34,7 +38,7 @@ def is_asked(composed: DictConfig) -> bool:
     Raises:
         UserError: If it says neither.
     """
-    asked = OmegaConf.select(composed, KEY, default=False)
+    asked = composed.get(_BESIDE, False)
     if not isinstance(asked, bool):
         raise UserError(f"{KEY} must be true or false, got {asked!r}")
     return asked
@@ -42,9 +46,5 @@ def is_asked(composed: DictConfig) -> bool:
 
 def drop_preview(composed: DictConfig) -> None:
     """Take it out of a configuration, which is changed."""
-    task = OmegaConf.select(
-        composed, "task", throw_on_missing=False, throw_on_resolution_failure=False
-    )
-    if isinstance(task, DictConfig) and "preview" in task:
-        with open_dict(task):
-            del task["preview"]
+    with open_dict(composed):
+        composed.pop(_BESIDE, None)

@@ -114,8 +114,11 @@ class Counter:
             done: In [0, total].
             text: Says it in place of "n of m units".
         """
-        self._done, self._text = done, text
         now = self._clock()
+        if done < self._first:
+            # Taken back to before this beginning: what was lost says nothing of the pace.
+            self._began, self._first = now, done
+        self._done, self._text = done, text
         if not self._console.is_terminal and now - self._told >= EVERY_SECONDS:
             self._told = now
             print_line(self.text(), self._console)

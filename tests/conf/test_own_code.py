@@ -243,3 +243,38 @@ def test_a_folder_of_ones_own_is_passed_on(plugs):
         assert compose_run([*option, "experiment=ours", "run_dir=x"]).seed == 77
     with pytest.raises(UserError, match=r"--config-dir must name a folder, got 'nothere'"):
         compose_run(["--config-dir=nothere", "experiment=ours", "run_dir=x"])
+
+
+RECIPE = """
+# @package _global_
+defaults: [quickstart]
+task: own_plugs.py:rows
+held_out: {held_out}
+reward: own_plugs.py:Scorer
+environment: own_plugs.py:play
+objective: own_plugs.py:losses
+scheduler: {{thinning: own_plugs.py:Flat}}
+evaluation: {{sets: {{more: {{task: own_plugs.py:rows, reward: own_plugs.py:Scorer}}}}}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("held_out", "splits"),
+    [
+        ("own_plugs.py:rows", ("train", "held_out")),
+        ("{_target_: own_plugs.py:rows, split: held_out}", ("train", "held_out")),
+        ("{num_prompts: 20}", ("all", "held_out")),
+    ],
+)
+def test_a_recipe_names_plugs_by_their_file_alone(plugs, held_out, splits):
+    (plugs / "experiment").mkdir()
+    text = RECIPE.format(held_out=held_out)
+    (plugs / "experiment" / "mine.yaml").write_text(text)
+    run = chosen(f"--config-dir={plugs}", "experiment=mine")
+    assert (run.task.split, run.held_out.split) == splits
+    kinds = [run.task, run.reward, run.environment, run.objective, run.scheduler.thinning]
+    assert [type(each).__name__ for each in kinds] == [
+        "FunctionTask", "FunctionReward", "FunctionEnvironment", "FunctionObjective", "Flat",
+    ]  # fmt: skip
+    more = run.evaluation.sets["more"]
+    assert (more.task.split, more.reward.path) == ("all", f"{plugs}/own_plugs.py:Scorer")

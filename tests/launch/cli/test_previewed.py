@@ -45,10 +45,10 @@ def test_no_task_is_built_with_it(task, tmp_path):
 
 
 def test_it_is_taken_out_of_what_has_it_and_of_nothing_else():
-    config = OmegaConf.create({"task": {"preview": True, "n": 1}, "held_out": {"preview": 2}})
+    config = OmegaConf.create({"task_preview": True, "task": {"preview": 1}})
     OmegaConf.set_struct(config, True)
     drop_preview(config)
-    assert config == {"task": {"n": 1}, "held_out": {"preview": 2}}
+    assert config == {"task": {"preview": 1}}
     for task in ("chain", None, "???", {"n": 1}):
         without = OmegaConf.create({"task": task})
         assert not is_asked(without)
@@ -60,6 +60,20 @@ def test_it_is_taken_out_of_what_has_it_and_of_nothing_else():
 def test_it_is_true_or_false(value):
     with pytest.raises(UserError, match=r"^task\.preview must be true or false, got "):
         is_asked(compose_run(["experiment=quickstart", f"task.preview={value}"]))
+
+
+@pytest.mark.parametrize("plus", ["", "+", "++"])
+def test_a_task_that_a_recipe_names_by_its_file_may_be_previewed(plus, tmp_path, monkeypatch):
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "mine.py").write_text(TASK)
+    recipe = "# @package _global_\ndefaults: [quickstart]\ntask: mine.py:rows\n"
+    (tmp_path / "experiment" / "mine.yaml").write_text(recipe)
+    monkeypatch.chdir(tmp_path)
+    config = compose_run(
+        [f"--config-dir={tmp_path}", "experiment=mine", f"{plus}task.preview=true"]
+    )
+    assert is_asked(config)
+    assert build(config).task.path == f"{tmp_path}/mine.py:rows"
 
 
 def test_other_programs_have_no_preview():

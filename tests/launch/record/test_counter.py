@@ -55,6 +55,21 @@ def test_the_time_of_a_break_is_not_that_of_the_work():
         assert counter.seconds_left == pytest.approx(16)
 
 
+def test_work_that_is_lost_and_done_anew_does_not_slow_the_pace():
+    clock = Clock()
+    counter = Counter("run", 10, console=plain(), clock=clock)
+    with counter:
+        clock.now = 10.0
+        counter.to(5)
+    with counter:
+        clock.now = 12.0
+        counter.to(1)
+        for done in (3, 6, 7):
+            clock.now += 2.0
+            counter.to(done)
+        assert counter.seconds_left == pytest.approx(3)
+
+
 def test_a_terminal_has_one_line_that_goes_away_below_the_panel_of_a_run():
     console, raw = terminal()
     progress = Progress("my run", 3, console=console)

@@ -1,0 +1,122 @@
+"""A member that the command line chooses is whole, whatever a recipe sets of the one before."""
+
+import pytest
+from omegaconf import OmegaConf
+
+from conf.programs import register
+from launch.cli.recipes import with_whole_members
+from launch.program import compose_run
+
+register()
+MINE = """
+# @package _global_
+defaults:
+  - {parent}
+  - override /thinning@scheduler.thinning: priced
+
+reward: {{_target_: mine.Reward, strict: true}}
+environment: mine.py:play
+scheduler:
+  thinning: {{min_probability: 0.3}}
+  clipping: {{_target_: mine.Clipping}}
+"""
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder of configurations with a recipe, and one built on it."""
+    (tmp_path / "experiment").mkdir()
+    (tmp_path / "reward").mkdir()
+    for name, parent in (("mine", "quickstart"), ("above", "mine")):
+        text = MINE if name == "mine" else "# @package _global_\ndefaults: [{parent}]\n"
+        (tmp_path / "experiment" / f"{name}.yaml").write_text(text.format(parent=parent))
+    (tmp_path / "reward" / "ours.yaml").write_text("_target_: ours.Reward\nscale: 2\n")
+    return tmp_path
+
+
+def plug(config, key):
+    return OmegaConf.to_container(OmegaConf.select(config, key), resolve=False)
+
+
+def of_its_file(key, member, *more):
+    """A member with nothing but the quickstart around it."""
+    return plug(compose_run(["experiment=quickstart", member, *more]), key)
+
+
+@pytest.mark.parametrize("recipe", ["mine", "above"])
+@pytest.mark.parametrize(
+    ("key", "member"),
+    [
+        ("reward", "reward=math"),
+        ("reward", "reward=chain"),
+        ("environment", "environment=single_turn"),
+        ("scheduler.thinning", "thinning@scheduler.thinning=cost_aware"),
+    ],
+)
+def test_another_member_has_nothing_of_the_recipes(folder, recipe, key, member):
+    found = compose_run([f"--config-dir={folder}", f"experiment={recipe}", member])
+    assert plug(found, key) == of_its_file(key, member)
+
+
+def test_the_recipes_own_member_keeps_its_settings(folder):
+    member = "thinning@scheduler.thinning=priced"
+    found = compose_run([f"--config-dir={folder}", "experiment=above", member])
+    assert found.scheduler.thinning.min_probability == 0.3
+
+
+def test_what_the_command_line_sets_stays(folder):
+    found = compose_run(
+        [
+            f"--config-dir={folder}",
+            "experiment=mine",
+            "thinning@scheduler.thinning=cost_aware",
+            "scheduler.thinning.min_probability=0.2",
+            "reward=ours",
+            "reward.scale=3",
+        ]
+    )
+    assert found.scheduler.thinning.min_probability == 0.2
+    assert found.reward == {"_target_": "ours.Reward", "scale": 3}
+
+
+def test_no_member_is_no_plug(folder):
+    found = compose_run(
+        [f"--config-dir={folder}", "experiment=mine", "~clipping@scheduler.clipping"]
+    )
+    assert found.scheduler.clipping is None
+
+
+def test_a_preset_is_not_read_from_the_recipes_file():
+    found = compose_run(["experiment=jsonl_math", "task=gsm8k"])
+    assert plug(found, "task") == of_its_file("task", "task=gsm8k")
+    assert plug(found, "held_out") == of_its_file("held_out", "task=gsm8k")
+
+
+@pytest.mark.parametrize(
+    ("experiment", "members"),
+    [
+        ("smollm2_mixed", ["math", "calculator", "dataset"]),
+        ("exercises", ["math", "mixed"]),
+        ("quickstart_check", ["mixed"]),
+    ],
+)
+def test_values_of_all_kinds_are_restored(experiment, members):
+    """Templates, lists, mappings and interpolations."""
+    for member in members:
+        found = compose_run([f"experiment={experiment}", f"task={member}"])
+        assert plug(found, "task") == of_its_file("task", f"task={member}"), member
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["reward=math"],
+        ["experiment=quickstart", "reward=math"],
+        ["experiment=smollm2_engine", "reward.extract=none"],
+        ["experiment=smollm2_engine", "reward=reasoning_gym"],
+        ["experiment=nowhere", "reward=math"],
+        ["recipe=dr_grpo", "--cfg", "job"],
+    ],
+)
+def test_nothing_is_undone_where_nothing_is_in_the_way(arguments):
+    assert with_whole_members(arguments, "train") == arguments
