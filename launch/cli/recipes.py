@@ -1,21 +1,24 @@
 """Members of groups that a command line chooses in the place of a recipe's, whole.
 
-Hydra merges what a recipe sets of a plug over whichever member there is in the end:
+Hydra merges what files set of a plug over whichever member there is in the end, and takes an
+experiment's choice of a member before a recipe's:
 
     experiment=jsonl_math task=gsm8k -> gsm8k, but from jsonl_math's file
     reward: {_target_: mine.Reward}  reward=math -> mine.Reward
+    override /objective: cispo       recipe=grpo -> cispo
 
-A member of the command line's own is what its file says, and what the command line sets of it. One
-that the recipe itself has chosen keeps the recipe's settings.
+What the command line names counts: a member is what its file says, and a recipe has the members
+that it chooses, with what the command line sets of them. A member that an experiment has chosen
+itself keeps the experiment's settings.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from conf.keys import CONF, GROUPS
@@ -46,52 +49,81 @@ def with_whole_members(
     places = [Path(each) for each in (*folders, *named)] + [CONF]
     given = parsed(settings)
     names = {each.key_or_group: str(each.value()) for each in given}
-    recipes = [
-        recipe for group in RECIPES for recipe in _with_parents(group, names.get(group, ""), places)
-    ]
-    members = [
-        each for each in given if each.key_or_group in GROUPS and each.key_or_group not in RECIPES
-    ]
-    if not recipes or not members:
+    recipe, experiment = (_with_parents(each, names.get(each, ""), places) for each in RECIPES)
+    own = {
+        (each.key_or_group, each.package or package_of(each.key_or_group)): each.value()
+        for each in given
+        if each.key_or_group in GROUPS and each.key_or_group not in RECIPES
+    }
+    if not (recipe or experiment) or not (recipe or own):
         return list(arguments)
-    chosen = _choices([*_with_parents("", program, [CONF]), *recipes])
-    undone = [
-        each for override in members for each in _undone(override, recipes, chosen, given, places)
-    ]
+    set_here = {each.key_or_group for each in given}
+    primary = _with_parents("", program, [CONF])
+    undone: list[str] = []
+    chosen = _choices([*primary, *recipe, *experiment])
+    for (group, key), member in own.items():
+        plug = _Plug(group, key, member, [], _bodies(key, [*recipe, *experiment]))
+        if not plug.is_that_of(chosen):
+            undone += plug.restored(places, set_here)
+    chosen = _choices([*primary, *experiment])
+    for (group, key), member in _choices(recipe).items():
+        plug = _Plug(group, key, member, _bodies(key, recipe), _bodies(key, experiment))
+        if (group, key) not in own and not plug.is_that_of(chosen):
+            if _choices(experiment).get((group, key), member) != member:
+                undone.append(f"{group}={member}" if key == group else f"{group}@{key}={member}")
+            undone += plug.restored(places, set_here)
     return [*undone, *arguments]
 
 
-def _undone(
-    override: Override,
-    recipes: Sequence[DictConfig],
-    chosen: Mapping[tuple[str, str], Any],
-    given: Sequence[Override],
-    places: Sequence[Path],
-) -> Iterator[str]:
-    group, member = override.key_or_group, override.value()
-    key = override.package or package_of(group)
-    bodies = [body for each in recipes if (body := OmegaConf.select(each, key)) is not None]
-    if bodies and override.is_delete():
-        yield f"++{key}=null"
-        return
-    named_here = any(not isinstance(body, DictConfig) or "_target_" in body for body in bodies)
-    own_choice = chosen.get((group, key)) == member and not named_here
-    if not bodies or own_choice or not isinstance(member, str):
-        return
-    own = OmegaConf.merge({}, *_with_parents(group, member, places))
-    plain: Any = OmegaConf.to_container(own, resolve=False)
-    plain.pop("defaults", None)
-    if not all(isinstance(body, DictConfig) for body in bodies):
-        yield f"++{key}={_value(plain)}"
-        return
-    set_here = {each.key_or_group for each in given}
-    for name in dict.fromkeys(str(name) for body in bodies for name in body):
-        if f"{key}.{name}" not in set_here:
-            # Hydra looks up what it deletes, which may be null, or point at what is gone by then.
-            yield f"++{key}.{name}=0"
-            yield f"~{key}.{name}"
-            if name in plain:
-                yield f"++{key}.{name}={_value(plain[name])}"
+@dataclass(frozen=True, slots=True)
+class _Plug:
+    """A member that the command line chooses, by itself or through a recipe.
+
+    Attributes:
+        group: Its group.
+        key: Where it stands.
+        member: Its name; None for no plug.
+        own: What the recipe that chooses it sets of it.
+        others: What other files set under its key.
+    """
+
+    group: str
+    key: str
+    member: Any
+    own: list[Any]
+    others: list[Any]
+
+    def is_that_of(self, chosen: Mapping[tuple[str, str], Any]) -> bool:
+        """Whether it is what those files have chosen, so that their settings are of it."""
+        named = any(not isinstance(body, DictConfig) or "_target_" in body for body in self.others)
+        return not named and chosen.get((self.group, self.key)) == self.member
+
+    def restored(self, places: Sequence[Path], set_here: set[str]) -> Iterator[str]:
+        """Overrides after which nothing of the other files is left."""
+        if self.others and self.member is None:
+            yield f"++{self.key}=null"
+        if not self.others or not isinstance(self.member, str):
+            return
+        files = _with_parents(self.group, self.member, places)
+        merged = OmegaConf.merge({}, *files, *self.own)
+        plain: Any = OmegaConf.to_container(merged, resolve=False)
+        plain.pop("defaults", None)
+        if not all(isinstance(body, DictConfig) for body in self.others):
+            yield f"++{self.key}={_value(plain)}"
+            return
+        for name in dict.fromkeys(str(name) for body in self.others for name in body):
+            key = f"{self.key}.{name}"
+            if key not in set_here:
+                # Hydra looks up what it deletes, which may be null, or point at what is gone.
+                yield f"++{key}=0"
+                yield f"~{key}"
+                if name in plain:
+                    yield f"++{key}={_value(plain[name])}"
+
+
+def _bodies(key: str, configs: Sequence[DictConfig]) -> list[Any]:
+    """What files set under a key."""
+    return [body for each in configs if (body := OmegaConf.select(each, key)) is not None]
 
 
 def _with_parents(group: str, name: str, places: Sequence[Path]) -> list[DictConfig]:
@@ -102,11 +134,11 @@ def _with_parents(group: str, name: str, places: Sequence[Path]) -> list[DictCon
         return []
     parents: list[DictConfig] = []
     for entry in config.get("defaults", []):
-        for above, member in (
-            entry.items() if isinstance(entry, DictConfig) else [(f"/{group}", entry)]
-        ):
-            if str(above).startswith("/") and isinstance(member, str) and member != "_self_":
-                parents += _with_parents(str(above)[1:], member, places)
+        pairs = entry.items() if isinstance(entry, DictConfig) else [(group, entry)]
+        for above, parent in pairs:
+            of = str(above).removeprefix("override ").removeprefix("/")
+            if (of == group or of in RECIPES) and isinstance(parent, str) and parent != "_self_":
+                parents += _with_parents(of, parent, places)
     return [*parents, config]
 
 

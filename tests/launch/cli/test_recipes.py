@@ -86,6 +86,30 @@ def test_no_member_is_no_plug(folder):
     assert found.scheduler.clipping is None
 
 
+@pytest.mark.parametrize("recipe", ["grpo", "dr_grpo", "gvm_raft", "informed"])
+def test_a_recipe_has_its_members_over_any_experiment(folder, recipe):
+    """Its thinning, where the experiment chooses another, and its objective and settings of it."""
+    text = """
+# @package _global_
+defaults:
+  - mine
+  - override /objective: cispo
+  - override /aggregation@scheduler.aggregation: prompt_mean
+objective: {max_ratio: 7.0}
+scheduler: {allocator: mine.py:Mine}
+"""
+    (folder / "experiment" / "below.yaml").write_text(text)
+    found = compose_run([f"--config-dir={folder}", "experiment=below", f"recipe={recipe}"])
+    plain = compose_run(["experiment=quickstart", f"recipe={recipe}"])
+    for key in ("objective", "scheduler.aggregation", "scheduler.allocator"):
+        assert plug(found, key) == plug(plain, key), key
+    assert found.scheduler.thinning._target_ == plain.scheduler.thinning._target_
+    assert found.reward == {"_target_": "mine.Reward", "strict": True}
+    chosen = ["objective=gspo", "objective.clip_low=0.1"]
+    found = compose_run([f"--config-dir={folder}", "experiment=below", f"recipe={recipe}", *chosen])
+    assert plug(found, "objective") == of_its_file("objective", *chosen)
+
+
 def test_a_preset_is_not_read_from_the_recipes_file():
     found = compose_run(["experiment=jsonl_math", "task=gsm8k"])
     assert plug(found, "task") == of_its_file("task", "task=gsm8k")
