@@ -126,7 +126,7 @@ def test_what_is_told_of_tokens_is_of_the_policies_as_they_are_and_bears_no_grad
     for name, value in expected.items():
         assert values[name].double().tolist() == pytest.approx(value.tolist(), rel=1e-4), name
     _, _, values = gradient(row, learner, RowOrigin(), loss)
-    assert "old_ratio" not in values
+    assert "old_ratio" not in values and "stale_share" not in values
     assert values["ratio"].tolist() == pytest.approx(values["rollout_ratio"].tolist(), rel=1e-4)
 
 
@@ -180,6 +180,7 @@ def test_means_leave_exploring_tokens_out():
     old = torch.where(MASK, learner - 0.3, 0.0)
     origin = RowOrigin(old_logprobs=old, staleness=staleness)
     _, _, plain = gradient(row, learner, origin, loss)
+    assert plain["token_staleness"].tolist() == staleness.tolist()
     origin = replace(origin, exploring=EXPLORING)
     _, _, values = gradient(row, learner, origin, loss)
     assert set(values) == {*plain, "exploring_share"}
