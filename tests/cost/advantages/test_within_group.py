@@ -44,6 +44,15 @@ def test_nothing_to_compare_gives_exact_zeros(make_groups, plug):
     assert plug.advantages(groups).tolist() == [0.0] * 16
 
 
+def test_epsilon_is_beside_the_deviation(make_groups):
+    """As large as the deviation it halves advantages; near-equal rewards are not blown up."""
+    groups = make_groups([1.0, 0.0, 0.0, 1.0])
+    found = GroupStandardised(epsilon=0.5).advantages(groups)
+    assert found.tolist() == [0.5, -0.5, -0.5, 0.5]
+    close = GroupStandardised(epsilon=0.5).advantages(make_groups([0.5, 0.5 + 1e-6]))
+    assert np.abs(close).max() < 1e-5
+
+
 def test_entropy_makes_advantages_larger_where_tools_left_the_policy_unsure(make_groups):
     changes = [3.0, 1.0, 1.0, 3.0, 9.0, 0.0, 0.0, 5.0]
     groups = make_groups([1.0, 1.0, 0.0, 0.0, np.nan], [1.0, 0.0, 0.0], entropy_changes=changes)
