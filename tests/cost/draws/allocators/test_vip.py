@@ -5,6 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cost.draws.allocators.drawn import uniform_allocation
+from cost.draws.allocators.types import Estimates, Snapshot
 from cost.draws.allocators.vip import VarianceInformed, least_variance, variance
 
 
@@ -81,6 +83,20 @@ def test_settled_prompts_get_the_least_and_then_equal_parts():
     assert spend([0.0, 0.5, 1.0], 24).tolist() == [3, 18, 3]
     assert spend([0.0, 0.5, 1.0], 24, high=10).tolist() == [7, 10, 7]
     assert spend([0.0, 1.0], 10).tolist() == [5, 5]
+
+
+@pytest.mark.parametrize("leave_one_out", [False, True])
+def test_groups_are_larger_the_less_is_sure_of_their_prompts(leave_one_out):
+    """Right and wrong play the same part, and of the drawn prompts only their own rates count."""
+    rates = np.array([0.5, 0.02, 0.98, 0.2, 0.8, 0.0])
+    estimates = Estimates(np.ones(6), np.ones(6), rates, np.ones(6))
+    snapshot = Snapshot(estimates, uniform_allocation(6), None)
+    allocator = VarianceInformed(leave_one_out=leave_one_out)
+    half, rare, sure, seldom, often = allocator.group_sizes(np.arange(5), snapshot, 8).tolist()
+    assert half > seldom > rare and abs(often - seldom) <= 1 and abs(sure - rare) <= 1
+    assert half + seldom + rare + often + sure == 5 * 8
+    known, doubted = allocator.group_sizes(np.array([5, 0]), snapshot, 8).tolist()
+    assert (known, doubted) == (allocator.min_samples, 16 - allocator.min_samples)
 
 
 def test_tiny_spreads_stay_finite():
