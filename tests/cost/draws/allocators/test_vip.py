@@ -58,6 +58,16 @@ def test_no_other_choice_has_less_variance(rates, more, leave_one_out):
     assert total_variance(rates, counts, leave_one_out) == pytest.approx(best, abs=1e-12)
 
 
+def test_many_small_groups_are_worth_more_than_the_ends_of_a_large_one():
+    """All choices of sizes of the small groups; real solutions have 3.5 and 100, and 3 of them."""
+    spreads, total = np.array([1.0] * 4 + [9801 / 6.25]), 114
+    small = np.array(list(product(range(2, 9), repeat=4)))
+    sizes = np.column_stack([small, total - small.sum(axis=1)])
+    best = (spreads / (sizes - 1)).sum(axis=1).min()
+    counts = least_variance(spreads, total, leave_one_out=True, min_samples=2, max_samples=128)
+    assert (spreads / (counts - 1)).sum() == pytest.approx(best, rel=1e-12)
+
+
 @given(st.integers(0, 10**6), st.integers(1, 60), st.integers(3, 40), st.booleans(), st.booleans())
 @settings(max_examples=80)
 def test_sum_and_bounds(seed, size, mean, leave_one_out, extreme):
