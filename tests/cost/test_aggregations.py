@@ -95,6 +95,13 @@ def test_prompt_mean_with_thinning_has_the_full_groups_expectation(token_losses)
     assert abs(survivors - expected) > 0.01
 
 
+@pytest.mark.parametrize("usable", [False, True])
+def test_batches_of_a_token_or_none_have_finite_factors(usable):
+    lengths, counted = [np.array([1])], [np.array([usable])]
+    for plug in (SequenceMean(), ConstantLength(1.0), PromptMean(), BatchTokenMean()):
+        assert plug.factors(lengths, counted, 10.0)[0].tolist() == [1.0]
+
+
 def test_constant_length_takes_earlier_batches_unless_told():
     assert ConstantLength().factors(LENGTHS, USABLE, 10.0)[3].tolist() == [0.1] * 3
     assert ConstantLength(4.0).factors(LENGTHS, USABLE, 10.0)[3].tolist() == [0.25] * 3

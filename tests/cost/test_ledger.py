@@ -101,7 +101,14 @@ def test_weight_metrics():
     chosen = selection([True, True, False, True], [1.0, 1.0, 0.0, 4.0])
     metrics = weight_metrics([chosen, selection(np.zeros(0, bool), [])])
     assert metrics == {"cost/weight_ess_share": pytest.approx(36 / 18 / 3), "cost/weight_max": 4.0}
-    assert weight_metrics([])["cost/weight_max"] == 0.0
+    assert weight_metrics([]) == {"cost/weight_ess_share": 1.0, "cost/weight_max": 0.0}
+
+
+def test_the_same_again_doubles_every_counter(report):
+    chosen = [selection([False, False, False, True], [0, 0, 0, 2.0])]
+    once = Ledger().with_report(report, TICKET).with_selection([report], chosen)
+    twice = once.with_report(report, TICKET).with_selection([report], chosen)
+    assert twice.state_dict() == {name: 2 * count for name, count in once.state_dict().items()}
 
 
 def test_what_uniform_sampling_would_have_cost(report):

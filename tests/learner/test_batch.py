@@ -52,6 +52,17 @@ def test_the_divisor_is_the_tickets_not_the_survivors(batch):
     assert segment.loss_weight == selections[3].factors[0] / (5 * 4)
 
 
+def test_the_design_weight_of_a_response_is_in_its_loss_weight(batch):
+    groups, selections = batch
+    weighed = replace(selections[0], weight=np.array([1.0, 2.5, 0.0, 8.0]))
+    for response, weight in enumerate(weighed.weight):
+        plain, found = (
+            segment_of(groups[0], each, response, num_groups=5).loss_weight
+            for each in (selections[0], weighed)
+        )
+        assert found == pytest.approx(weight * plain)
+
+
 def test_responses_side_by_side_share_their_prompt(batch):
     groups, selections = batch
     chosen = [(0, 1), (0, 3), (3, 0), (0, 2), (4, 0), (4, 3)]

@@ -34,7 +34,10 @@ def factors(plug, trainer, rollout, advantages=ADVANTAGES):
     return plug.factors(LossInputs(trainer, rollout, advantages, SEGMENTS, MASK))
 
 
-@pytest.mark.parametrize("plug", MEMBERS)
+STRICTEST = [Truncated(1.0), Band(1.0, 1.0), SequenceMask(1.0, 1.0), OffPolicyMask(0.0)]
+
+
+@pytest.mark.parametrize("plug", [*MEMBERS, *STRICTEST])
 def test_where_trainer_and_engine_agree_factors_are_exactly_one(plug):
     rollout = torch.where(MASK, torch.rand(9, generator=torch.Generator().manual_seed(0)).log(), 0)
     found = factors(plug, rollout.clone(), rollout)
@@ -59,9 +62,9 @@ def test_factors_carry_no_gradient(plug):
 
 
 @pytest.mark.parametrize("plug", MEMBERS)
-def test_a_mask_says_zero_or_one_and_every_member_travels(plug):
+def test_a_mask_says_zero_or_one_and_what_weighs_says_more(plug):
     found = factors(plug, *logprobs(0.1, 1.0, 1.1, 3.0, 0.9, 1.2))[MASK]
-    assert plug.weighs or set(found.tolist()) <= {0.0, 1.0}
+    assert plug.weighs == (not set(found.tolist()) <= {0.0, 1.0})
     assert pickle.loads(pickle.dumps(plug)) == plug
 
 
@@ -77,6 +80,20 @@ def test_a_response_s_factors_do_not_depend_on_its_neighbours(plug):
             )
         )
         assert torch.equal(alone[MASK[here]], whole[here & MASK])
+
+
+@pytest.mark.parametrize("plug", MEMBERS)
+@pytest.mark.parametrize("segments", [[-1, -1], [0, 1, 2, 3], [0, 0, -1, -1]])
+def test_padding_and_responses_of_one_token_have_factors(plug, segments):
+    """Padding stands behind the first token, in a response of its own."""
+    size = len(segments)
+    mask = torch.tensor([segment >= 0 for segment in segments])
+    trainer = torch.where(mask, -1.0, -50.0)
+    found = plug.factors(
+        LossInputs(trainer, torch.full((size,), -1.0), -torch.ones(size), torch.tensor(segments),
+                   torch.ones(size, dtype=torch.bool))
+    )  # fmt: skip
+    assert found.isfinite().all() and (found[mask] == 1).all()
 
 
 def test_without_a_cap_a_token_s_mean_is_that_of_the_trainer_s_policy():
@@ -114,6 +131,10 @@ def test_factors_by_hand():
     assert found(SequenceMask(low=0.631, high=2.0)) == [1, 1, 0, 0, 0, 0]
     # Mean log(rollout / trainer): .458 at A = 1, -.916 at A = -1, .462 at A = -2.
     assert found(OffPolicyMask(delta=0.46)) == [1, 1, 1, 0, 0, 0]
+    assert found(OffPolicyMask(delta=0.0)) == [1, 1, 1, 0, 0, 0]
+    for advantages, kept in ((-ADVANTAGES, 1), (0 * ADVANTAGES, 1), (-ADVANTAGES.abs(), 0)):
+        only_last = factors(OffPolicyMask(delta=0.0), *pair, advantages)[MASK][3:]
+        assert only_last.tolist() == [kept] * 3
     assert found(OffPolicyMask(delta=0.47)) == [1, 1, 1, 1, 1, 1]
 
 

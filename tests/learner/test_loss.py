@@ -1,4 +1,7 @@
-"""Exploring responses in the loss: REINFORCE under every objective and correction."""
+"""What the loss is made of: its terms each by itself, and exploring responses.
+
+Those are REINFORCE under every objective and correction.
+"""
 
 from dataclasses import replace
 
@@ -8,10 +11,13 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from learner.batch import MicroBatch, padding_row
-from learner.corrections import Band
+from learner.config import LearnerConfig
+from learner.corrections import Band, NoCorrection, Truncated
 from learner.loss import Loss, RowOrigin
 from learner.mismatch import derived
+from learner.objectives.cispo import Cispo
 from learner.objectives.clipped_surrogate import ClippedSurrogate
+from learner.reference_config import ReferenceConfig
 from tests.places import CONF
 
 SEGMENTS = torch.tensor([0, 0, 0, 0, 1, 1, 1, 1, 1, 2, 2, 2])
@@ -56,6 +62,85 @@ def gradient(row, learner, origin, loss_of_run):
     return found[0], torch.zeros(SIZE) if found[1] is None else found[1], values
 
 
+def odd_tokens():
+    """A row whose token 2 the learner, and whose token 7 the old policy, find unlike the engine."""
+    row, learner = random_row()
+    old = torch.where(MASK, row.rollout_logprobs + 0.1, 0.0)
+    learner[2], old[7] = row.rollout_logprobs[2] + 3.0, row.rollout_logprobs[7] - 3.0
+    return row, learner, old
+
+
+def places(values):
+    """Positions in the row of what is not 0, given at its loss tokens."""
+    return MASK.nonzero().squeeze(1)[values.bool()].tolist()
+
+
+def test_a_correction_compares_the_engine_with_the_old_policy_else_with_the_learner():
+    row, learner, old = odd_tokens()
+    loss = Loss(Cispo(), Band(low=0.1, high=8.0, weigh=False))
+    for origin, cut in ((RowOrigin(), 2), (RowOrigin(old_logprobs=old), 7)):
+        found, _, values = gradient(row, learner, origin, loss)
+        assert (MASK & (found == 0)).nonzero().flatten().tolist() == [cut]
+        assert places(values["cut_share"]) == [cut]
+
+
+def test_factors_multiply_the_objective_and_nothing_else():
+    row, learner, old = odd_tokens()
+    origin = RowOrigin(old_logprobs=old)
+    plain, corrected = (
+        [gradient(row, learner, origin, Loss(Cispo(), correction, coefficient, "k2", coefficient))
+         for coefficient in (0.0, 0.3)]
+        for correction in (NoCorrection(), Truncated(cap=1.05))
+    )  # fmt: skip
+    factors = torch.where(MASK, (old - row.rollout_logprobs).exp().clamp(max=1.05), 0.0)
+    assert torch.allclose(corrected[0][0], factors * plain[0][0])
+    # All tokens but one are above the cap, and one below it is not cut.
+    assert places(corrected[0][2]["cut_share"]) == [1, 2, 3, 5, 8, 10, 11]
+    for without, with_terms in (plain, corrected):
+        # The k2 estimate is half the square of the log-ratio.
+        distance = learner - (row.rollout_logprobs - 0.2)
+        expected = 0.3 * row.loss_weights * distance
+        assert torch.allclose(with_terms[0] - without[0], expected, atol=1e-6)
+        assert torch.allclose(with_terms[1], -0.3 * row.loss_weights)
+        assert not without[1].any()
+
+
+def test_what_is_told_of_tokens_is_of_the_policies_as_they_are_and_bears_no_gradient():
+    row, learner, old = odd_tokens()
+    reference, rollout = (values[MASK].double() for values in (row.rollout_logprobs - 0.2,
+                                                               row.rollout_logprobs))  # fmt: skip
+    loss = Loss(Cispo(max_ratio=1.5), kl_coefficient=0.3, kl_estimator="k2")
+    _, _, values = gradient(row, learner, RowOrigin(old_logprobs=old), loss)
+    assert not any(value.requires_grad for value in values.values())
+    ours, before = learner[MASK].double(), old[MASK].double()
+    distance = reference - ours
+    expected = {
+        "entropy": torch.linspace(0.1, 2.0, SIZE)[MASK].double(),
+        # k3, whichever estimator the loss has.
+        "kl_reference": distance.exp() - 1 - distance,
+        "ratio": (ours - before).exp(),
+        "clip_fraction": ((ours - before).exp() > 1.5).double(),
+        "rollout_ratio": (ours - rollout).exp(),
+        "old_ratio": (before - rollout).exp(),
+    }
+    for name, value in expected.items():
+        assert values[name].double().tolist() == pytest.approx(value.tolist(), rel=1e-4), name
+    _, _, values = gradient(row, learner, RowOrigin(), loss)
+    assert "old_ratio" not in values and "stale_share" not in values
+    assert values["ratio"].tolist() == pytest.approx(values["rollout_ratio"].tolist(), rel=1e-4)
+
+
+def test_a_run_s_loss_has_the_terms_of_its_settings():
+    """Without a correction factors are 1."""
+    config = LearnerConfig(
+        entropy_coefficient=0.125,
+        reference=ReferenceConfig(kl_coefficient=0.25, kl_in="loss", kl_estimator="k2"),
+    )
+    objective, mask = Cispo(), Band(weigh=False)
+    assert Loss.of(objective, config) == Loss(objective, NoCorrection(), 0.25, "k2", 0.125)
+    assert Loss.of(objective, replace(config, correction=mask)).correction == mask
+
+
 @pytest.mark.parametrize("correction", members("correction"))
 @pytest.mark.parametrize("objective", members("objective"))
 def test_the_gradient_is_the_advantage_s_whatever_else_the_loss_has(objective, correction):
@@ -95,6 +180,7 @@ def test_means_leave_exploring_tokens_out():
     old = torch.where(MASK, learner - 0.3, 0.0)
     origin = RowOrigin(old_logprobs=old, staleness=staleness)
     _, _, plain = gradient(row, learner, origin, loss)
+    assert plain["token_staleness"].tolist() == staleness.tolist()
     origin = replace(origin, exploring=EXPLORING)
     _, _, values = gradient(row, learner, origin, loss)
     assert set(values) == {*plain, "exploring_share"}

@@ -40,7 +40,7 @@ def test_agreement_is_zero_distance_and_all_tokens_effective():
 
 def test_ratios_are_not_cut_and_extremes_stay_finite():
     rollout = torch.tensor([-9.0, -0.1])
-    found = ratio_values("rollout", torch.tensor([-0.1, -900.0]), rollout)
+    found = ratio_values("rollout", torch.tensor([-0.1, -900.0], requires_grad=True), rollout)
     assert found["rollout_ratio"][0].item() == pytest.approx(math.exp(8.9), rel=1e-5)
     assert all(value.isfinite().all() and not value.requires_grad for value in found.values())
 
@@ -74,3 +74,4 @@ def test_means_by_turn_add_up_to_those_over_all_tokens():
     assert found["turn_later_entropy"] == pytest.approx(3.0)
     assert found["turn_later_ratio"] == pytest.approx(0.6)
     assert turn_values(torch.zeros(6, dtype=torch.int64), seen) == {}
+    assert turn_values(torch.tensor([0, 1]), {name: of[:2] for name, of in seen.items()})

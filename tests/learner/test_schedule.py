@@ -41,6 +41,11 @@ def test_the_curves_are_those_of_their_names():
     assert rates("constant", num_steps=None) == [1.0] + [2.0] * 11
 
 
+@pytest.mark.parametrize(("warmup", "found"), [(0, [2.0, 2.0]), (1, [2.0, 2.0]), (2, [1.0, 2.0])])
+def test_the_first_step_after_the_warm_up_has_the_whole_rate(warmup, found):
+    assert rates("constant", warmup=warmup, num_steps=None, steps=2) == found
+
+
 @pytest.mark.parametrize(("schedule", "left"), [("linear", 0.75), ("cosine", 0.853553)])
 def test_without_steps_it_falls_with_the_run(schedule, left):
     def rate(step, progress):

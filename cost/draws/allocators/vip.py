@@ -5,9 +5,10 @@
                       f(n) = 1 / (n - 1)    for leave-one-out (RLOO)
 
 The paper has a factor 4 s^2 (rewards of +-1, s^2 the variance of projected scores), the same for
-all prompts. It solves for real n by bisection on the multiplier of the budget and rounds greedily.
-As v f is convex, no integer solution is better (ours): every response up to the real solution
-lowers the variance by at least the multiplier, every one beyond by at most that.
+all prompts. It solves for real n by bisection on the multiplier of the budget and rounds greedily;
+whole parts of real solutions are not always the best (ours: large groups give way to small ones).
+Here responses are given out one by one, each to where it lowers the variance most: as v f is
+convex, no other choice has less.
 
 Here pass rates are the scheduler's, shrunk to a prediction from features; the paper's Gaussian
 process on prompt embeddings is not built.
@@ -23,8 +24,6 @@ from cost.draws.allocators.integers import check_bounds, filled
 from cost.draws.allocators.types import Snapshot
 from cost.draws.draws import EpochDraws
 from cost.types import FloatArray, IntArray
-
-_HALVINGS = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,53 +101,13 @@ def least_variance(
     Returns:
         [m] int64 in [min_samples, max_samples] that sum to `total`.
     """
-    counts = np.full(len(spreads), min_samples, dtype=np.int64)
-    if spreads.any():
-        amounts = _real_solution(spreads, total, leave_one_out, min_samples, max_samples)
-        counts = np.floor(amounts).astype(np.int64)
     v: list[float] = spreads.tolist()
 
     def decrease(i: int, n: int) -> float:
         before, after = (variance(k, leave_one_out=leave_one_out) for k in (n, n + 1))
         return v[i] * (before - after)
 
-    upper = np.full(len(spreads), max_samples, dtype=np.int64)
-    return filled(counts, decrease, upper, np.ones(len(spreads)), total)
-
-
-def _real_solution(
-    spreads: FloatArray, total: int, leave_one_out: bool, low: int, high: int
-) -> FloatArray:
-    """Bisect on the multiplier, on a logarithmic scale; the answer sums to at most `total`."""
-    spreads = spreads / spreads.max()
-
-    def minimisers(multiplier: float) -> FloatArray:
-        """Return the n at which v f falls by `multiplier` per response, within the bounds."""
-        # A spread of 0 has an infinite slope, which gives the lower bound.
-        with np.errstate(divide="ignore", over="ignore"):
-            slopes = multiplier / spreads
-        return np.clip(_where_slope_is(slopes, leave_one_out), low, high)
-
-    # A slope of 1 is steeper than f anywhere; one of high^-3 / 10 is flatter than f at `high`, and
-    # the margin of 1e-18 brings prompts of much smaller spread there too.
-    few, many = 0.0, float(np.log(1e-18 / high**3))
-    for _ in range(_HALVINGS):
-        middle = (few + many) / 2
-        if minimisers(float(np.exp(middle))).sum() <= total:
-            few = middle
-        else:
-            many = middle
-    return minimisers(float(np.exp(few)))
-
-
-def _where_slope_is(slopes: FloatArray, leave_one_out: bool) -> FloatArray:
-    """Return n with -f'(n) = slope; at least 3 for group means.
-
-    -f' is 1 / (n - 1)^2 for leave-one-out. For group means it is (n - 2) / n^3, a cubic in n whose
-    largest root is the one beyond the maximum 1 / 27 at n = 3.
-    """
-    if leave_one_out:
-        return 1 + 1 / np.sqrt(slopes)
-    slopes = np.minimum(slopes, 1 / 27)
-    root = 2 / np.sqrt(3 * slopes)
-    return np.asarray(root * np.cos(np.arccos(-np.minimum(3 * np.sqrt(3 * slopes), 1)) / 3))
+    lower, upper = (
+        np.full(len(spreads), bound, dtype=np.int64) for bound in (min_samples, max_samples)
+    )
+    return filled(lower, decrease, upper, np.ones(len(spreads)), total)

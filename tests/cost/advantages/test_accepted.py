@@ -46,8 +46,14 @@ def test_long_right_answers_are_never_punished(make_groups):
 
 
 def test_groups_without_both_kinds_get_exact_zeros(make_groups):
-    groups = make_groups([1.0, 1.0], [0.0, 0.5], [], [1.0], [np.nan, 1.0], lengths=range(1, 8))
-    assert DecoupledLength().advantages(groups).tolist() == [0.0] * 7
+    kinds = [1.0, 1.0], [0.0, 0.5], [], [1.0], [np.nan, 1.0], [0.0]
+    groups = make_groups(*kinds, lengths=range(1, 9))
+    assert DecoupledLength().advantages(groups).tolist() == [0.0] * 8
+    # Nor do they change what other groups get.
+    mixed = make_groups([1.0, 1.0, 0.0], *kinds, lengths=[3, 9, 4, *range(1, 9)])
+    alone = make_groups([1.0, 1.0, 0.0], lengths=[3, 9, 4])
+    expected = DecoupledLength().advantages(alone).tolist()
+    assert DecoupledLength().advantages(mixed)[:3].tolist() == expected
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,16 @@ def test_consistency_is_local_where_answers_differ_and_global_where_they_agree(m
     np.testing.assert_allclose(half[:8], (local[:8] + returns[0]) / 2)
 
 
+def test_prompts_are_compared_by_their_means_with_epsilon_beside_the_deviation(make_groups):
+    """Also one of which a single response is usable; one of which none is does not count."""
+    rewards = [1.0, 1.0], [0.0, 0.0], [np.nan, 1.0], [np.nan], [0.5, 0.5]
+    found = Consistency(epsilon=0.25).advantages(make_groups(*rewards, answers=[0] * 9))
+    means = np.array([1.0, 0.0, 1.0, 0.5])
+    returns = (means - means.mean()) / (means.std() + 0.25)
+    expected = [*returns[[0, 0, 1, 1]], 0, returns[2], 0, *returns[[3, 3]]]
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+
+
 @pytest.mark.parametrize(
     ("plug", "settings", "message"),
     [

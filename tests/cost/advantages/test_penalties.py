@@ -12,7 +12,7 @@ RNG = np.random.default_rng(2)
 @pytest.mark.parametrize("plug", [GroupMean(), LeaveOneOut()])
 def test_plugs_without_a_deviation_take_penalties_off_rewards(make_groups, plug):
     rewards, penalties = RNG.normal(size=(3, 4)), RNG.normal(size=(3, 4))
-    rewards[1, 2] = np.nan
+    rewards[1, 2] = rewards[2, 1] = rewards[2, 3] = np.nan
     groups = make_groups(*rewards)
     found = penalised(plug.advantages(groups), groups, penalties.ravel(), plug.size_free)
     expected = plug.advantages(make_groups(*(rewards - penalties)))

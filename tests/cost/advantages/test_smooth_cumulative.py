@@ -76,6 +76,12 @@ def test_a_group_in_the_state_does_not_count_twice(after, make_groups):
     np.testing.assert_allclose(found, expected, rtol=1e-12)
 
 
+def test_a_folded_group_without_rewards_is_no_visit_and_has_no_advantage(after, make_groups):
+    state = after((3, [np.nan, np.nan]))
+    groups = make_groups([np.nan, np.nan], prompts=[3], folded=[True])
+    assert state.num_visits[3] == 0 and PLUG.advantages(groups, state).tolist() == [0.0, 0.0]
+
+
 def test_state_round_trip_and_update_leaves_the_old(after, pool, make_visit):
     state = after((0, [1.0, 0.0]))
     plain = to_plain(state)

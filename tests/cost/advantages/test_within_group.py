@@ -44,6 +44,15 @@ def test_nothing_to_compare_gives_exact_zeros(make_groups, plug):
     assert plug.advantages(groups).tolist() == [0.0] * 16
 
 
+def test_epsilon_is_beside_the_deviation(make_groups):
+    """As large as the deviation it halves advantages; near-equal rewards are not blown up."""
+    groups = make_groups([1.0, 0.0, 0.0, 1.0])
+    found = GroupStandardised(epsilon=0.5).advantages(groups)
+    assert found.tolist() == [0.5, -0.5, -0.5, 0.5]
+    close = GroupStandardised(epsilon=0.5).advantages(make_groups([0.5, 0.5 + 1e-6]))
+    assert np.abs(close).max() < 1e-5
+
+
 def test_entropy_makes_advantages_larger_where_tools_left_the_policy_unsure(make_groups):
     changes = [3.0, 1.0, 1.0, 3.0, 9.0, 0.0, 0.0, 5.0]
     groups = make_groups([1.0, 1.0, 0.0, 0.0, np.nan], [1.0, 0.0, 0.0], entropy_changes=changes)
@@ -54,7 +63,8 @@ def test_entropy_makes_advantages_larger_where_tools_left_the_policy_unsure(make
     z = (np.array([0.0, 0.0, 5.0]) - 5 / 3) / np.std([0.0, 0.0, 5.0])
     np.testing.assert_allclose(found[5:], plain[5:] * (1 + 0.5 * z))
     # A factor is never negative, and without a difference, or turns, nothing changes.
-    assert (EntropyAware(weight=9.0).advantages(groups) * plain >= 0).all()
+    heavy = EntropyAware(weight=9.0).advantages(groups)
+    assert (heavy * plain >= 0).all() and heavy[1:3].tolist() == [0.0, 0.0]
     for same in ([2.0] * 8, None):
         alike = make_groups([1.0, 1.0, 0.0, 0.0, np.nan], [1.0, 0.0, 0.0], entropy_changes=same)
         np.testing.assert_array_equal(

@@ -21,12 +21,12 @@ def test_distances_by_hand():
 
 def test_cells_hold_every_prompt_once_and_all_probability():
     # Lengths 1, 4 and 5 begin or lie in cells 0, 4 and 4 of half doublings; rates are capped at 1.
-    rates = np.array([0.0, 0.95, 1.0, 1.0])
+    rates = np.array([0.35, 0.95, 1.0, 1.0])
     lengths = np.array([0.5, 4.0, 5.0, 16.0])
     probabilities = np.array([0.1, 0.2, 0.3, 0.4])
     cells = DrawDistribution(probabilities, lengths, rates, rates, rates).cells()
     assert cells.length_cells.tolist() == [0, 4, 8]
-    assert cells.pass_rate_cells.tolist() == [0, 9, 9]
+    assert cells.pass_rate_cells.tolist() == [3, 9, 9]
     assert cells.num_prompts.tolist() == [1, 2, 1]
     assert cells.probabilities.tolist() == pytest.approx([0.1, 0.5, 0.4])
 

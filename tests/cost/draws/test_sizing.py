@@ -168,6 +168,23 @@ def test_tickets_are_those_of_least_cost_to_an_end_if_the_configured_ones_were(s
     assert plug.sizes(state).tickets == pytest.approx(grid[int(np.argmin(costs))], abs=0.51)
 
 
+def test_overheads_count_by_the_age_of_their_batches():
+    plug, seen = Priced(decay=0.5), [8.0, 0.0, 2.0, 4.0]
+    state = plug.initial_state(FIRST)
+    for overhead in seen:
+        state = plug.updated(state, overhead)
+    assert state.overhead == pytest.approx(np.average(seen, weights=[1, 2, 4, 8]))
+    assert state.batches == pytest.approx(15 / 8)
+
+
+def test_a_batch_has_a_ticket_however_large_its_groups_became():
+    plug = Priced(most_change=2.0)
+    state = plug.initial_state(Sizes(tickets=1, group_size=2))
+    for _ in range(9):
+        state = plug.updated(state, 1e6)
+    assert plug.sizes(state) == Sizes(tickets=1, group_size=16)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -93,6 +93,12 @@ def test_uniform_thinning_at_the_stated_cost_adds_the_same_variance(seed, size, 
     assert thinning_saving(5 * scores, 1e-6 * costs, q) == pytest.approx(saving, abs=1e-9)
 
 
+def test_to_avoid_what_is_worth_nothing_is_a_saving():
+    """Draws of chance 3/4 of the one prompt of worth do with 2/3 of the uniform ones."""
+    worths = np.array([0.0, 5.0])
+    assert draw_saving(np.array([0.25, 0.75]), np.ones(2), worths) == pytest.approx(1 / 3)
+
+
 def test_what_cannot_be_kept_is_not_a_saving():
     scores, costs, q = np.array([1.0, 2.0]), np.array([1.0, 3.0]), np.array([0.5, 1.0])
     more = [np.append(values, extra) for values, extra in ((scores, 9), (costs, 9), (q, 0))]
@@ -102,6 +108,7 @@ def test_what_cannot_be_kept_is_not_a_saving():
 def test_floored_share():
     assert floored_share(np.full(3, 1 / 3)) == 1.0
     assert floored_share(np.array([0.1, 0.1005, 0.2, 0.5995])) == 0.5
+    assert floored_share(np.array([0.1, 0.1005, 0.102, 0.6975])) == 0.5
 
 
 def test_the_scheduler_tells_what_its_draws_save(make_scheduler):

@@ -44,6 +44,14 @@ def test_a_lone_slip_is_held_back_to_its_share():
     assert largest_share(norms * scales) == pytest.approx(0.1)
 
 
+@pytest.mark.parametrize("unit", [1e-200, 1e200])
+def test_the_unit_of_norms_is_no_matter(unit):
+    """Their squares would be 0 or infinite."""
+    norms = np.array([1.0] * 45 + [90.0])
+    scales = GradientShare(0.1).scales(norms)
+    np.testing.assert_allclose(GradientShare(0.1).scales(unit * norms), scales, rtol=1e-9)
+
+
 def test_two_large_ones_do_not_shield_each_other():
     norms = np.array([1.0] * 40 + [90.0, 80.0])
     scales = GradientShare(0.1).scales(norms)

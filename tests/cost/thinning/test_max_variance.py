@@ -23,8 +23,9 @@ def test_no_subset_has_a_larger_variance(seed):
     assert np.var(values[chosen]) == pytest.approx(best, rel=1e-9, abs=1e-15)
 
 
-def test_groups_do_not_see_each_other_in_any_order():
-    rng = np.random.default_rng(0)
+@pytest.mark.parametrize("seed", range(10))
+def test_groups_do_not_see_each_other_in_any_order(seed):
+    rng = np.random.default_rng(seed)
     groups = rng.permutation(np.repeat([7, 3, 11, 2], [1, 5, 8, 2]))
     values = rng.normal(size=len(groups))
     chosen = max_variance_subsets(values, groups, 3)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from cost.thinning.proxies import AdvantageProxy, SurpriseProxy
+from cost.thinning.proxies import LEAST_EXPONENT, AdvantageProxy, SurpriseProxy
 
 ARGUMENTS = (
     np.array([1.0, -2.0, 0.0]), np.array([4, 9, 16]), np.array([4.0, 1.0, 9.0]),
@@ -32,10 +32,18 @@ def test_without_surprise_and_length_only_the_aggregation_is_left():
     assert SurpriseProxy(surprise_exponent=0.0).score(*ARGUMENTS).tolist() == [0.5, 0.2, 0]
 
 
-def test_an_empty_response_has_a_finite_score():
-    arguments = (np.array([1.0]), np.array([0]), np.array([0.0]), np.array([1.0]), np.array([1.0]))
+def test_an_empty_response_counts_as_one_token():
+    ones = np.ones(3)
+    arguments = (ones, np.array([0, 1, 2]), ones, ones, ones)
     for proxy in (AdvantageProxy(length_exponent=-1.0), SurpriseProxy(length_exponent=-1.0)):
-        assert np.isfinite(proxy.score(*arguments)).all()
+        assert proxy.score(*arguments).tolist() == [1, 1, 0.5]
+
+
+def test_fitted_exponents_are_taken_as_far_as_they_make_sense():
+    """A fit may say that worth falls with the advantage, or with the surprise."""
+    proxy = SurpriseProxy()
+    assert proxy.with_exponents(2.0, 0.125, -3.0) == SurpriseProxy(2.0, 0.125, -3.0)
+    assert proxy.with_exponents(-2.0, -0.5, 3.0) == SurpriseProxy(LEAST_EXPONENT, 0.0, 3.0)
 
 
 @pytest.mark.parametrize("proxy", [AdvantageProxy, SurpriseProxy])

@@ -24,6 +24,7 @@ def test_pods_selects_the_subset_of_largest_reward_variance(seed):
     expected = (selected - selected.mean()) / (selected.std() + 1e-6)
     np.testing.assert_allclose(thinning.advantages[list(best)], expected, rtol=1e-9)
     assert (thinning.advantages[~thinning.keep] == 0).all()
+    assert (thinning.probabilities[~thinning.keep] == 0).all()
     np.testing.assert_allclose(thinning.probabilities[list(best)], kept / size)
 
 
@@ -94,6 +95,13 @@ def test_d3s_schedule_is_a_straight_line():
     thinning = rule.thin(batch, np.random.default_rng(0))
     assert thinning.token_share == pytest.approx(0.5)
     assert thinning.keep.sum() == round(0.4 * 13)
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "thins"), [(0.5, 1.0, True), (1.0, 0.5, True), (1.0, 1.0, False)]
+)
+def test_d3s_thins_tokens_where_it_does_at_either_end(start, end, thins):
+    assert D3s(token_share_start=start, token_share_end=end).thins_tokens == thins
 
 
 def test_d3s_with_everything_trains_on_the_full_gradient():

@@ -184,6 +184,15 @@ def test_who_keeps_zero_advantages_says_so():
         assert (q[1] > 0) == rule.keeps_zero_advantage, rule
 
 
+@pytest.mark.parametrize("rule", [*PRESERVING, Pods(), D3s(1.0, 1.0)], ids=repr)
+def test_what_is_not_usable_is_never_kept_whatever_advantage_it_was_given(rule):
+    """An advantage may be of a penalty alone, which a response without a reward has as well."""
+    batch = candidates()
+    batch.advantages[2], batch.scores[2], batch.rewards[3] = 5.0, 9.0, 0.0
+    thinning = rule.thin(batch, np.random.default_rng(0))
+    assert thinning.keep.any() and not thinning.keep[2] and thinning.probabilities[2] == 0
+
+
 def test_second_moment_inflation_of_graded_budgets(make_groups):
     """Groups of 16, pass rates uniform on [0, 1], lengths lognormal(.6), G = |A|, no floor."""
     rng = np.random.default_rng(0)

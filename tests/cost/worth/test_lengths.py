@@ -36,8 +36,17 @@ def test_pool_mean_is_the_same_for_all(pool, make_visit):
     assert plug.estimate(pool, state=state).tolist() == [20.0] * 4
 
 
-def test_estimates_are_at_least_one_token(pool, make_visit):
+def test_old_lengths_follow_what_became_of_the_others(pool, make_visit):
+    """All responses grow; a prompt that was not visited meanwhile is no exception."""
     plug = PoolShrunkLength(prior_visits=0.0)
+    before = [make_visit(1, [20])] * 110 + [make_visit(0, [50], weight=1e-9)]
+    state = plug.update(plug.initial_state(pool), pool, before)
+    state = plug.update(state, pool, [make_visit(1, [40])] * 600)
+    np.testing.assert_allclose(plug.estimate(pool, state=state)[:2], [100, 40], rtol=0.01)
+
+
+@pytest.mark.parametrize("plug", [PoolShrunkLength(prior_visits=0.0), PoolMeanLength()])
+def test_estimates_are_at_least_one_token(pool, make_visit, plug):
     state = plug.update(plug.initial_state(pool), pool, [make_visit(0, [0, 0])])
     assert plug.estimate(pool, state=state)[0] == 1.0
 

@@ -61,8 +61,8 @@ def test_features_are_columns_like_any_other(prompts, monkeypatch):
     np.testing.assert_allclose(predictor.predict(state, with_features), predicted, rtol=1e-5)
 
 
-def test_one_update_or_many_are_the_same(prompts):
-    predictor = RidgePredictor()
+@pytest.mark.parametrize("predictor", [RidgePredictor(), PoolMeanPredictor(decay=0.5)])
+def test_one_update_or_many_are_the_same(prompts, predictor):
     start = predictor.initial_state(prompts, 0.0)
     whole = predictor.update(start, prompts, np.arange(9), truth(prompts)[:9])
     state = start
@@ -91,6 +91,19 @@ def test_more_sources_than_columns():
     state = predictor.update(state, prompts, np.arange(64), np.arange(64.0))
     prediction = predictor.predict(state, prompts)
     assert np.isfinite(prediction).all() and len(prediction) == len(sources)
+
+
+def test_sources_beyond_the_columns_are_one_and_prompts_alike_in_length_are_no_fault():
+    sources = [f"source{code:02}" for code in range(2 * MAX_SOURCE_COLUMNS)]
+    prompts = prompt_pool(np.full(len(sources), 20), sources, 100)
+    predictor = RidgePredictor(ridge=0.1)
+    state = predictor.initial_state(prompts, 1.0)
+    prediction = predictor.predict(
+        predictor.update(state, prompts, np.arange(64), np.arange(64.0)), prompts
+    )
+    known = prompts.source_codes < MAX_SOURCE_COLUMNS
+    assert known.sum() == MAX_SOURCE_COLUMNS and np.ptp(prediction[~known]) == 0
+    np.testing.assert_allclose(prediction[known], np.flatnonzero(known), atol=6)
 
 
 @pytest.mark.parametrize("kind", [RidgePredictor, PoolMeanPredictor])

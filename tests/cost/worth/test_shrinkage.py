@@ -57,13 +57,54 @@ def test_one_call_or_many_give_the_same_state_and_leave_the_old_one(pool, drift)
 
 
 def test_old_visits_follow_the_pool(pool):
-    """Prompt 0 was seen at 20 when the pool was at 10; the pool doubles, so 40 is expected."""
+    """Prompts go up and down with the pool, at different factors: so their estimates have to.
+
+    Prompt 0 has twice the pool's mean always, prompt 2, seen in the warm-up alone, half of it, and
+    prompt 3 a fifth. Weights of other sizes, alike for all, are no change of the pool.
+    """
     estimator = mean(prior_count=0.0, follow_drift=True, pool_decay=0.5)
     state = estimator.initial_state(pool, 7.0)
-    state = estimator.update(state, pool, readings([1] * 50, [10] * 50))
-    state = estimator.update(state, pool, readings([0], [20], weights=[1e-12]))
-    state = estimator.update(state, pool, readings([1] * 60, [20] * 60))
-    assert estimator.estimate(state, pool)[0] == pytest.approx(40, rel=1e-6)
+    unnoticed = [1e-12]
+
+    def pool_goes_to(value, weight):
+        weights = [weight] * 60
+        return estimator.update(state, pool, readings([1] * 60, [value] * 60, weights=weights))
+
+    state = estimator.update(state, pool, readings([1], [10]))
+    state = estimator.update(state, pool, readings([2, 3], [5, 2], weights=unnoticed * 2))
+    state = pool_goes_to(30, 3.0)
+    state = estimator.update(state, pool, readings([0, 3], [60, 6], weights=unnoticed * 2))
+    np.testing.assert_allclose(estimator.estimate(state, pool), [60, 30, 15, 6], rtol=1e-6)
+    state = pool_goes_to(20, 0.5)
+    np.testing.assert_allclose(estimator.estimate(state, pool), [40, 20, 10, 4], rtol=1e-6)
+    state = estimator.update(state, pool, readings([0], [40], weights=unnoticed))
+    np.testing.assert_allclose(estimator.estimate(state, pool), [40, 20, 10, 4], rtol=1e-6)
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_the_warm_up_ends_with_the_reading_that_completes_it(pool, at_once):
+    """Of a decay of .75 it is the fourth: 1 / (1 - .75)."""
+    estimator = mean(follow_drift=True, pool_decay=0.75)
+    values, warm = [10.0, 40.0, 20.0, 80.0, 900.0], (27 * 10 + 36 * 40 + 48 * 20 + 64 * 80) / 175
+    state = estimator.initial_state(pool, 7.0)
+    if at_once:
+        state = estimator.update(state, pool, readings([0, 1, 2, 3, 0], values))
+    else:
+        for prompt, value in enumerate(values):
+            assert np.isnan(state.warm_reference) == (prompt < 4)
+            state = estimator.update(state, pool, readings([prompt % 4], [value]))
+    assert state.warm_reference == pytest.approx(warm)
+    assert np.isnan(state.references).tolist() == [False, True, True, True]
+
+
+def test_a_pool_that_was_at_zero_says_nothing_of_drift(pool):
+    """As tokens of tools are until the policy calls one: no factor leads from 0 to a number."""
+    estimator = mean(prior_count=0.0, follow_drift=True, pool_decay=0.5)
+    state = estimator.update(
+        estimator.initial_state(pool, 7.0), pool, readings([0, 2, 2], [0, 0, 0])
+    )
+    state = estimator.update(state, pool, readings([1, 2], [8, 3]))
+    np.testing.assert_allclose(estimator.estimate(state, pool)[[0, 2]], [0, 3 / 1.75])
 
 
 def test_first_visits_do_not_drift_with_the_noise_of_a_young_pool(pool):

@@ -56,6 +56,11 @@ def test_prompts_are_told_apart_by_what_their_own_turns_took():
     assert found.tool_seconds[0] == pytest.approx(1, rel=0.3)
     for values in (found.environment_tokens, found.prefill_tokens, found.tool_seconds):
         assert values[1] < 0.3 * values[0] and values[1] < values[2] < values[0]
+    assert (found.inherited_tokens == 0).all()
+    # What was seen once is not what is expected for ever: visits of single turns count as well.
+    for _ in range(30):
+        state = counts.update(state, POOL, [visit(0)])
+    assert counts.estimate(state, POOL).environment_tokens[0] < 0.5
 
 
 def test_a_batch_s_turns_are_those_of_its_reports_end_to_end():

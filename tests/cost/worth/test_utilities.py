@@ -6,6 +6,7 @@ import pytest
 from cost.worth.posterior import expected_variance, mixed_chance
 from cost.worth.predictors import PoolMeanPredictor
 from cost.worth.utilities import (
+    MOST_CERTAIN,
     ConstantUtility,
     GroupSurprise,
     PassRateVariance,
@@ -42,6 +43,22 @@ def test_groups_without_rewards_teach_nothing(pool, make_visit):
     state = plug.update(plug.initial_state(pool), pool, [make_visit(0, [5], [np.nan])])
     assert state.num_readings == 0
     assert set(plug.value(pool, np.full(4, 0.5), 2, state=state)) == {1.0}
+    assert plug.update(state, pool, [make_visit(0, [5, 5], [np.nan, 1.0])]).num_readings == 1
+
+
+def test_old_values_follow_what_became_of_the_others(pool, make_visit):
+    """Surprise falls as the policy learns; a prompt not visited meanwhile is no exception."""
+    plug = GroupSurprise(prior_visits=1e-9)
+
+    def visits(prompt, size, count, weight=1.0):
+        rewards, surprise = [1.0, 0.0], [size, size]
+        return [make_visit(prompt, [9, 9], rewards, weight=weight, surprise=surprise)] * count
+
+    before = visits(1, 8.0, 110) + visits(0, 20.0, 1, weight=1e-9)
+    state = plug.update(plug.initial_state(pool), pool, before)
+    state = plug.update(state, pool, visits(1, 2.0, 600))
+    values = plug.value(pool, np.full(4, 0.5), 2, state=state)
+    np.testing.assert_allclose(values[:2], [5.0, 2.0], rtol=0.01)
 
 
 def test_posterior_moment_formula(pool, make_visit):
@@ -95,6 +112,28 @@ def test_posterior_learns_nothing_from_groups_without_rewards(pool, make_visit):
     plug = PosteriorMoment()
     state = plug.update(plug.initial_state(pool), pool, [make_visit(0, [5], [np.nan])])
     assert state.rates.num_readings == state.log_moments.num_readings == 0
+
+
+def test_sizes_of_gradients_may_be_any_and_one_of_zero_tells_none(pool, make_visit):
+    """The surprise of a policy that is sure rounds to 0, which has no logarithm."""
+    plug = PosteriorMoment()
+    state = plug.initial_state(pool)
+    for size in (0.0, 1e-300, 1e300):
+        visit = make_visit(1, [5, 5], [1.0, 0.0], surprise=[size, size])
+        state = plug.update(state, pool, [visit])
+        worths = plug.value(pool, np.full(4, 0.5), 2, state=state)
+        assert np.isfinite(worths).all() and worths.max() > 0
+        assert state.log_moments.num_readings == state.rates.num_readings - 1
+
+
+@pytest.mark.parametrize("reward", [0.0, 1.0])
+def test_no_prediction_is_a_proof(pool, make_visit, reward):
+    """Where all others were alike a prompt never visited may still be of the other kind."""
+    plug = PosteriorMoment(prior_responses=5.0)
+    visits = [make_visit(index, [5] * 4, [reward] * 4) for index in (0, 1, 2) * 5]
+    passing, failing = plug.posterior(pool, plug.update(plug.initial_state(pool), pool, visits))
+    unlikely = failing if reward else passing
+    assert unlikely[3] == pytest.approx(5 * MOST_CERTAIN)
 
 
 def test_constant(pool):

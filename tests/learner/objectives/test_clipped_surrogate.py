@@ -169,3 +169,5 @@ def test_the_clipping_bias_lowers_only_the_responses_that_it_is_of(run):
         )
     assert (scaled * scaled.new_tensor(expected)).tolist() == pytest.approx(gradient.tolist())
     assert after.metrics["clipping_bias"][1].item() == pytest.approx(bias)
+    for name, values in before.metrics.items():
+        assert after.metrics[name].tolist() == values.tolist()

@@ -73,3 +73,12 @@ def test_turns_of_each_response_are_numbered_from_0():
     mask = torch.tensor([False, True, False, True, True, True, True, False, True])
     numbers = turn_numbers(segments, mask)
     assert numbers[mask].tolist() == [0, 1, 1, 0, 0, 0]
+
+
+def test_turns_are_numbered_alike_wherever_a_response_lies_in_its_row():
+    mask = torch.tensor([False, True, True, False, True, False, False, True])
+    zeros = torch.zeros(8, dtype=torch.int64)
+    alone = turn_numbers(zeros, mask)[mask].tolist()
+    assert alone == [0, 0, 1, 2]
+    packed = turn_numbers(torch.cat([zeros, zeros + 1, zeros + 2]), mask.repeat(3))
+    assert packed[mask.repeat(3)].tolist() == 3 * alone

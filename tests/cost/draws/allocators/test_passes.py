@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 
 from cost.draws.allocators.passes import Passes, capped
+from cost.draws.allocators.square_root import SquareRoot
 from cost.draws.allocators.types import BatchSoFar, Estimates, Snapshot
 from cost.draws.draws import EpochDraws
 
@@ -39,6 +40,15 @@ def test_share_1_and_no_knowledge_are_epochs():
         allocation = allocate(allocator, utilities, [1, 4, 2])
         np.testing.assert_allclose(allocation.probabilities, 1 / 3)
         np.testing.assert_allclose(allocation.weights, 1.0)
+
+
+@pytest.mark.parametrize("floor", [0.05, 0.2, 0.9, 1.0])
+def test_where_no_prompt_is_sure_of_its_coin_the_rule_is_the_square_root_s(floor):
+    utilities, costs = [0, 1, 4, 9], [1, 1, 2, 30]
+    found = allocate(Passes(floor=floor, share=0.01), utilities, costs)
+    expected = allocate(SquareRoot(floor=floor), utilities, costs)
+    np.testing.assert_allclose(found.probabilities, expected.probabilities, rtol=1e-9)
+    np.testing.assert_allclose(found.weights, expected.weights, rtol=1e-9)
 
 
 @pytest.mark.parametrize("floor", [0.2, 1.0])

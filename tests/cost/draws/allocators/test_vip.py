@@ -5,6 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from cost.draws.allocators.drawn import uniform_allocation
+from cost.draws.allocators.types import Estimates, Snapshot
 from cost.draws.allocators.vip import VarianceInformed, least_variance, variance
 
 
@@ -56,6 +58,16 @@ def test_no_other_choice_has_less_variance(rates, more, leave_one_out):
     assert total_variance(rates, counts, leave_one_out) == pytest.approx(best, abs=1e-12)
 
 
+def test_many_small_groups_are_worth_more_than_the_ends_of_a_large_one():
+    """All choices of sizes of the small groups; real solutions have 3.5 and 100, and 3 of them."""
+    spreads, total = np.array([1.0] * 4 + [9801 / 6.25]), 114
+    small = np.array(list(product(range(2, 9), repeat=4)))
+    sizes = np.column_stack([small, total - small.sum(axis=1)])
+    best = (spreads / (sizes - 1)).sum(axis=1).min()
+    counts = least_variance(spreads, total, leave_one_out=True, min_samples=2, max_samples=128)
+    assert (spreads / (counts - 1)).sum() == pytest.approx(best, rel=1e-12)
+
+
 @given(st.integers(0, 10**6), st.integers(1, 60), st.integers(3, 40), st.booleans(), st.booleans())
 @settings(max_examples=80)
 def test_sum_and_bounds(seed, size, mean, leave_one_out, extreme):
@@ -81,6 +93,20 @@ def test_settled_prompts_get_the_least_and_then_equal_parts():
     assert spend([0.0, 0.5, 1.0], 24).tolist() == [3, 18, 3]
     assert spend([0.0, 0.5, 1.0], 24, high=10).tolist() == [7, 10, 7]
     assert spend([0.0, 1.0], 10).tolist() == [5, 5]
+
+
+@pytest.mark.parametrize("leave_one_out", [False, True])
+def test_groups_are_larger_the_less_is_sure_of_their_prompts(leave_one_out):
+    """Right and wrong play the same part, and of the drawn prompts only their own rates count."""
+    rates = np.array([0.5, 0.02, 0.98, 0.2, 0.8, 0.0])
+    estimates = Estimates(np.ones(6), np.ones(6), rates, np.ones(6))
+    snapshot = Snapshot(estimates, uniform_allocation(6), None)
+    allocator = VarianceInformed(leave_one_out=leave_one_out)
+    half, rare, sure, seldom, often = allocator.group_sizes(np.arange(5), snapshot, 8).tolist()
+    assert half > seldom > rare and abs(often - seldom) <= 1 and abs(sure - rare) <= 1
+    assert half + seldom + rare + often + sure == 5 * 8
+    known, doubted = allocator.group_sizes(np.array([5, 0]), snapshot, 8).tolist()
+    assert (known, doubted) == (allocator.min_samples, 16 - allocator.min_samples)
 
 
 def test_tiny_spreads_stay_finite():
