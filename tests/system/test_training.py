@@ -57,7 +57,7 @@ def test_a_run_with_two_learners_survives_a_stopped_engine_and_names_a_stopped_s
             scheduler, began = stopped("ray::Scheduler"), time.monotonic()
             with pytest.raises(PartDied) as found:
                 await system.guard(asyncio.sleep(600))
-            assert time.monotonic() - began < 60
+            assert time.monotonic() - began < 300
             assert_a_stopped_scheduler_is_named(found.value, scheduler)
             return logprobs, core, scheduler
         finally:
