@@ -365,8 +365,11 @@ def test_what_dies_in_a_recovery_is_recovered_from_too(begin, tmp_path):
         raise PartDied("learner 1", "was lost with its node", "/logs")
 
     system.reset = die_once
+    run._checkpoints.due = lambda step: step == 2
     run_to_end(run)
     assert system.resets == [True]
+    (restart,) = read_restarts(tmp_path / "run")
+    assert (restart.step, restart.lost_steps) == (2, 2)
     assert system.learners.weights == whole.learners.weights
     assert metrics_in(tmp_path / "run") == metrics_in(tmp_path / "whole")
 
