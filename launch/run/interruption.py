@@ -98,13 +98,13 @@ class Interruption:
             await asyncio.wait({task, stop}, return_when=asyncio.FIRST_COMPLETED)
             if task.done():
                 return task.result()
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-            assert self.signal is not None
-            raise StoppedError(self.signal, what)
         finally:
-            task.cancel()
-            stop.cancel()
+            # What is given up has come to its end, whoever gives it up.
+            for each in (task, stop):
+                each.cancel()
+            await asyncio.gather(task, stop, return_exceptions=True)
+        assert self.signal is not None
+        raise StoppedError(self.signal, what)
 
 
 async def until_signal(work: Coroutine[Any, Any, Result], what: str) -> Result:

@@ -70,3 +70,25 @@ def test_a_second_signal_ends_the_process_also_while_something_holds_the_loop_up
                 await found.wait()
 
     asyncio.run(work())
+
+
+def test_work_that_is_given_up_with_whoever_waits_for_it_has_come_to_its_end():
+    ended = []
+
+    async def work():
+        try:
+            await asyncio.sleep(100)
+        finally:
+            for _ in range(9):
+                await asyncio.sleep(0)
+            ended.append("work")
+
+    async def main():
+        waiting = asyncio.create_task(Interruption().ends(work(), "before it was done"))
+        while len(asyncio.all_tasks()) < 4:
+            await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.wait({waiting})
+        assert ended == ["work"] and asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(main())
