@@ -179,7 +179,8 @@ class TrainingRun:
 
     async def _recovered_loop(self, death: PartDied) -> None:
         await self._checkpoints.finish()
-        self._position = await self._going_on.recover(death)
+        recovery = self._going_on.recover(death)
+        self._position = await self._interruption.ends(recovery, "while a part was started anew")
         await self._loop()
 
     async def _loop(self) -> None:
