@@ -151,12 +151,7 @@ def prepare_run_dir(path: Path, config: DictConfig, program: str, *, again: bool
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
-        ours = lock_folder(path)
-        if ours is False:
-            raise UserError(
-                f"run_dir must not be in use by another program, got {str(path)!r}; choose "
-                "another, or wait until that has ended"
-            )
+        ours = hold_folder(path)
         used = any(path.iterdir()) and not (ours and _came_to_nothing(path))
         if again and used and not (path / "config.yaml").exists():
             raise UserError(
@@ -175,6 +170,21 @@ def prepare_run_dir(path: Path, config: DictConfig, program: str, *, again: bool
             f"run_dir must be writable, got {str(path)!r}: {reason_of(error)}"
         ) from error
     return path
+
+
+def hold_folder(path: Path) -> bool | None:
+    """Lock a run folder as `launch.cli.folder_lock.lock_folder` does.
+
+    Raises:
+        UserError: If another program is at work in it.
+    """
+    ours = lock_folder(path)
+    if ours is False:
+        raise UserError(
+            f"run_dir must not be in use by another program, got {str(path)!r}; choose another, or "
+            "wait until that has ended"
+        )
+    return ours
 
 
 def _came_to_nothing(path: Path) -> bool:

@@ -7,7 +7,6 @@ of rows, or the ranks wait for each other until the deadline.
 
 import gc
 import os
-import socket
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
@@ -35,7 +34,7 @@ from learner.state_files import BackgroundWriter
 from learner.token_masks import TopTokens, WithinCurvature
 from learner.update import StepHook, StepSums, Updater, old_logprobs
 from rollout.loading import loading, without_sklearn
-from rollout.rendezvous import interface_of, open_store, own_address
+from rollout.rendezvous import interface_of, open_store, own_address, reserve_port
 from rollout.types import Group
 
 if TYPE_CHECKING:
@@ -94,12 +93,12 @@ class LearnerWorker:
         return self._engine
 
     def address(self) -> tuple[str, int]:
-        """Return this host's address and a free port on it, for the ranks to meet at rank 0."""
-        with socket.socket() as probe:
-            probe.bind(("", 0))
-            port = int(probe.getsockname()[1])
+        """Return this host's address and a port reserved there, for others to meet at rank 0.
+
+        Other ranks have no port.
+        """
         host: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
-        return host, port
+        return host, 0 if self.rank else reserve_port(host)
 
     def connect(self, master_address: str, master_port: int, local_size: int) -> None:
         """Join the other ranks and load the policy; returns when all are ready.

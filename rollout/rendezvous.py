@@ -28,8 +28,31 @@ _ADDRESS_OF = 0x8915
 """SIOCGIFADDR of Linux."""
 
 
+_reserved: dict[int, socket.socket] = {}
+"""By its port, the socket of a store that is still to be opened; one at most."""
+
+
 class GivenUpError(RuntimeError):
     """The host of a group no longer wants it."""
+
+
+def reserve_port(address: str) -> int:
+    """Return a free port of this host, which is nobody else's until a store is opened there.
+
+    One that was reserved before and not used is free again.
+
+    Args:
+        address: Of this host, which all reach it by.
+    """
+    for unused in _reserved.values():
+        unused.close()
+    _reserved.clear()
+    if (listening := _listening_on(address, 0)) is None:
+        with socket.create_server(("", 0)) as probe:
+            return int(probe.getsockname()[1])
+    port = int(listening.getsockname()[1])
+    _reserved[port] = listening
+    return port
 
 
 def open_store(
@@ -39,12 +62,12 @@ def open_store(
 
     Args:
         address: Of the host, which all reach it by.
-        port: A free port there.
+        port: A free port there; of `reserve_port`, where this process is the host.
         world_size: Processes of the group.
         hosts: Whether this is the host.
         timeout: Longest wait for whatever the store is asked for.
     """
-    listening = _listening_on(address, port) if hosts else None
+    listening = (_reserved.pop(port, None) or _listening_on(address, port)) if hosts else None
     return TCPStore(
         address,
         port,

@@ -21,6 +21,10 @@ CONNECT_SECONDS = 10.0
 RECONNECT_SECONDS = 5.0
 RECONNECTS = 12
 """Tries in a row; a minute without an answer ends the following, not the job."""
+NO_AGENT = "No available agent"
+"""What the server says that is up before the process of its node that starts jobs."""
+AGENT_TRIES = 12
+"""The server waits for it by itself, 10 s each time."""
 CHATTY_LOGGERS = (
     "ray.dashboard.modules.dashboard_sdk",
     "ray.dashboard.modules.job.sdk",
@@ -130,21 +134,25 @@ def send(
     """
     # The folder holds what is to be sent, whatever its own .gitignore says.
     os.environ["RAY_RUNTIME_ENV_IGNORE_GITIGNORE"] = "1"
-    try:
-        client.submit_job(
-            entrypoint=command,
-            submission_id=name,
-            runtime_env={"working_dir": str(folder), "env_vars": dict(variables)},
-            metadata=dict(metadata),
-        )
-    except RuntimeError as error:
-        if "already exists" in str(error):
-            raise UserError(
-                f"name must be new on the cluster, where a job {name!r} already exists; choose "
-                "another"
-            ) from error
-        lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-        raise RunError(f"the job server refused the job: {lines[0]} {lines[-1]}") from error
+    for tries_left in reversed(range(AGENT_TRIES)):
+        try:
+            client.submit_job(
+                entrypoint=command,
+                submission_id=name,
+                runtime_env={"working_dir": str(folder), "env_vars": dict(variables)},
+                metadata=dict(metadata),
+            )
+            return
+        except RuntimeError as error:
+            if "already exists" in str(error):
+                raise UserError(
+                    f"name must be new on the cluster, where a job {name!r} already exists; choose "
+                    "another"
+                ) from error
+            if NO_AGENT not in str(error) or not tries_left:
+                lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+                said = f"the job server refused the job: {lines[0]} {lines[-1]}"
+                raise RunError(said) from error
 
 
 def follow(client: JobSubmissionClient, name: str, write: Callable[[str], object]) -> JobDetails:

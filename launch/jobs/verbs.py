@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -76,10 +77,12 @@ def found(client: Any, name: str) -> Any:
 
     Raises:
         UserError: If there is none of that name.
+        RunError: If the server does not answer.
     """
     try:
         return client.get_job_info(name)
-    except RuntimeError as error:
+    # Of a connection that fails it is an OSError.
+    except (RuntimeError, OSError) as error:
         if "does not exist" not in str(error):
             raise RunError(f"the job server says of {name!r}: {_line(error)}") from error
         raise UserError(
@@ -123,7 +126,11 @@ def stop(
     client.stop_job(name)
     say(f"job {name} is asked to end in order, for which it has {patience:g} s")
     waited = 0.0
-    while not (job := found(client, name)).status.is_terminal():
+    while True:
+        # A server that does not answer once is asked again.
+        with suppress(RunError):
+            if (job := found(client, name)).status.is_terminal():
+                break
         if waited >= patience:
             raise RunError(f"job {name} has not ended within {patience:g} s; it is {job.status}")
         sleep(POLL_SECONDS)

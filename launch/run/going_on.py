@@ -104,7 +104,9 @@ class GoingOn:
             f"the checkpoint of step {step}" if saved is not None else "the start",
             self._recorder.step - step,
         )
-        note_restart(self._run_dir, step=step, reason=str(death))
+        # Once, where a part dies in a recovery: until that is over no lost step is cut off.
+        if not self.blank:
+            note_restart(self._run_dir, step=step, reason=str(death))
         self._recorder.stop()
         self.blank = True
         await self._system.reset(self._inputs.config, self._inputs.prompts)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import signal
-from collections.abc import Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
+from functools import partial
+from types import FrameType
 from typing import Any, TypeVar
 
 from launch.cli.refusals import RunError
-from launch.cli.signals import SIGNALS, Interrupted, end, interrupt
+from launch.cli.signals import SIGNALS, Interrupted, end, handled, interrupt
 
 Result = TypeVar("Result")
 
@@ -45,6 +47,7 @@ class Interruption:
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
         self._event = asyncio.Event()
+        self._wake: Callable[[], object] = self._event.set
 
     @classmethod
     @contextmanager
@@ -54,28 +57,27 @@ class Interruption:
         Behind it they are handled as before, and a second one ends the process there too.
         """
         found, loop = cls(), asyncio.get_running_loop()
+        found._wake = partial(loop.call_soon_threadsafe, found._event.set)
+
+        # Not the loop's own way, which hears of none while something holds the loop up.
+        def hear(number: int, frame: FrameType | None) -> None:
+            found.arrive(signal.Signals(number))
+
         before = {number: signal.getsignal(number) for number in SIGNALS}
         try:
-            for number in SIGNALS:
-                loop.add_signal_handler(number, found.arrive, number)
-        except (RuntimeError, ValueError, NotImplementedError):
-            # Only the main thread hears signals; elsewhere there is nothing to listen to.
-            yield found
-            return
-        try:
-            yield found
+            with handled(hear):
+                yield found
         finally:
-            for number, handler in before.items():
-                loop.remove_signal_handler(number)
-                come = found.signal is not None and handler is interrupt
-                signal.signal(number, end if come else handler)
+            if found.signal is not None:
+                for number in (each for each in SIGNALS if before[each] is interrupt):
+                    signal.signal(number, end)
 
     def arrive(self, number: signal.Signals) -> None:
         """Take in a signal."""
         if self.signal is not None:
             end(number)
         self.signal = number
-        self._event.set()
+        self._wake()
 
     async def wait(self) -> None:
         """Return when a signal has arrived."""
@@ -96,13 +98,13 @@ class Interruption:
             await asyncio.wait({task, stop}, return_when=asyncio.FIRST_COMPLETED)
             if task.done():
                 return task.result()
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-            assert self.signal is not None
-            raise StoppedError(self.signal, what)
         finally:
-            task.cancel()
-            stop.cancel()
+            # What is given up has come to its end, whoever gives it up.
+            for each in (task, stop):
+                each.cancel()
+            await asyncio.gather(task, stop, return_exceptions=True)
+        assert self.signal is not None
+        raise StoppedError(self.signal, what)
 
 
 async def until_signal(work: Coroutine[Any, Any, Result], what: str) -> Result:

@@ -123,7 +123,8 @@ class NodeChecks:
         """
         own = ray.get_runtime_context().get_node_id()
         asked = [self._ask(each, writes) for each, writes in nodes.items() if each != own]
-        for said in await asyncio.gather(*asked):
+        # Whoever is cancelled while it waits leaves the answer to the others.
+        for said in await asyncio.gather(*map(asyncio.shield, asked)):
             if said:
                 raise UserError(said)
 

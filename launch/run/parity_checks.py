@@ -187,9 +187,13 @@ class ParityChecks:
             ParityError: If engine and learner differ by more than rounding.
             TimeoutError: If either takes longer than `parity.deadline_seconds`.
         """
-        running, self._running = self._running, None
-        found = None if running is None else await running
-        if found is not None:
+        running = self._running
+        if running is None:
+            return
+        # Whoever is cancelled while it waits leaves the check to whoever waits next.
+        await asyncio.wait({running})
+        self._running = None
+        if (found := running.result()) is not None:
             self._take(self._version, found)
 
     def _take(self, version: int, found: Difference) -> None:

@@ -15,7 +15,6 @@ import logging
 import math
 from functools import partial, reduce
 from pathlib import Path
-from typing import NoReturn
 
 from cost.draws.distribution import DrawDistribution
 from launch.record.counter import Counter
@@ -166,7 +165,8 @@ class TrainingRun:
                 work = partial(self._recovered_loop, death)
         await self._system.checked()
         self._recorder.loop_ended()
-        told = await self._recorder.evaluations.finish_background()
+        background = self._recorder.evaluations.finish_background()
+        told = await self._interruption.ends(background, "after the last step")
         self._recorder.write_afterwards(told)
         await self._checkpoints.finish()
         # Where an evaluation ended since, that of the last step does not know it.
@@ -179,7 +179,8 @@ class TrainingRun:
 
     async def _recovered_loop(self, death: PartDied) -> None:
         await self._checkpoints.finish()
-        self._position = await self._going_on.recover(death)
+        recovery = self._going_on.recover(death)
+        self._position = await self._interruption.ends(recovery, "while a part was started anew")
         await self._loop()
 
     async def _loop(self) -> None:
@@ -214,7 +215,8 @@ class TrainingRun:
             for task in (training, stop):
                 task.cancel()
             await asyncio.gather(training, stop, return_exceptions=True)
-        self._stop()
+        assert self._interruption.signal is not None
+        raise StoppedError(self._interruption.signal, f"after step {self._recorder.step}")
 
     def _engine_share(self) -> float:
         return max(1, self._system.rollouts.num_in_use) / self._config.resources.num_engines
@@ -236,10 +238,6 @@ class TrainingRun:
                 await self._checkpoints.finish()
         except Exception as error:
             log.warning("no checkpoint could be written at the end: %s", error or "it took long")
-
-    def _stop(self) -> NoReturn:
-        assert self._interruption.signal is not None
-        raise StoppedError(self._interruption.signal, f"after step {self._recorder.step}")
 
     async def _on_step(self, result: StepResult) -> None:
         metrics = await self._evaluate(result.step) | self._checkpoints.metrics()

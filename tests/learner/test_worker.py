@@ -1,9 +1,11 @@
 """What a worker makes of its settings; the engine is a stand-in without a policy."""
 
 import os
+import socket
 from types import SimpleNamespace
 
 import pytest
+import ray
 
 from learner import worker
 from learner.config import LearnerConfig
@@ -48,3 +50,12 @@ def test_ranks_listen_where_the_first_finds_them(monkeypatch, world_size, set_by
     joining.connect("10.0.0.1", 1234, 1)
     names = {key: value for key, value in given.items() if key.endswith("_SOCKET_IFNAME")}
     assert names == {f"{who}_SOCKET_IFNAME": name for who, name in found.items()}
+
+
+def test_nobody_takes_the_port_that_ranks_and_engines_are_told_before_they_meet(monkeypatch):
+    monkeypatch.setattr(ray.util, "get_node_ip_address", lambda: "127.0.0.1")
+    given = (2, LearnerConfig(), "", ClippedSurrogate(), Numerics("float32", 1.0))
+    first, second = (LearnerWorker(rank, *given).address() for rank in (0, 1))
+    with pytest.raises(OSError, match="in use"):
+        socket.create_server(first)
+    assert second == ("127.0.0.1", 0)

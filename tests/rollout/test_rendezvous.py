@@ -8,7 +8,15 @@ from pathlib import Path
 
 import pytest
 
-from rollout.rendezvous import GivenUpError, give_up, interface_of, meet, open_store, own_address
+from rollout.rendezvous import (
+    GivenUpError,
+    give_up,
+    interface_of,
+    meet,
+    open_store,
+    own_address,
+    reserve_port,
+)
 
 SOON = timedelta(seconds=10)
 
@@ -31,6 +39,20 @@ def test_the_host_of_a_group_on_one_machine_listens_on_loopback_alone(free_port)
     joined.set("rank", "1")
     assert hosted.get("rank") == b"1"
     assert listening_at(free_port) == ["0100007F"]
+
+
+def test_a_port_that_is_reserved_is_nobody_elses_until_a_store_is_opened_there():
+    unused = reserve_port("127.0.0.1")
+    port = reserve_port("127.0.0.1")
+    socket.create_server(("127.0.0.1", unused)).close()
+    with pytest.raises(OSError, match="in use"):
+        socket.create_server(("127.0.0.1", port))
+    hosted = open_store("127.0.0.1", port, 2, hosts=True, timeout=SOON)
+    open_store("127.0.0.1", port, 2, hosts=False, timeout=SOON).set("rank", "1")
+    assert hosted.get("rank") == b"1"
+    assert listening_at(port) == ["0100007F"]
+    # An address that this host is reached by and does not have itself.
+    assert reserve_port("192.0.2.1") > 0
 
 
 @pytest.mark.parametrize("address", ["localhost", "0.0.0.0"])

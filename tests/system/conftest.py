@@ -18,6 +18,15 @@ def pytest_collection_modifyitems(config, items):
         config.hook.pytest_deselected(items=left_out)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def no_cluster_of_others():
+    """Whatever cluster the shell that tests are started from works with."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS", "RAY_AUTH_TOKEN"):
+            patch.delenv(name, raising=False)
+        yield
+
+
 @pytest.fixture
 def prepared(tmp_path):
     """Compose and check a configuration; returns `launch.run.inputs.Inputs`."""

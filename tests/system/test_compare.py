@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from tests.places import PROJECT
+from tests.system.program import PATIENCE_SECONDS
 
 pytestmark = pytest.mark.system
 
@@ -25,7 +26,9 @@ def test_a_run_on_a_used_system_is_that_of_a_new_one(tmp_path):
         # Quoted, since each is an override of its own.
         f"base={base!r}",
     ]  # fmt: skip
-    ran = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=500)
+    ran = subprocess.run(
+        command, cwd=PROJECT, capture_output=True, text=True, timeout=PATIENCE_SECONDS
+    )
     assert ran.returncode == 0, ran.stderr[-3000:]
 
     steps = {}
@@ -53,6 +56,8 @@ def test_a_run_on_a_used_system_is_that_of_a_new_one(tmp_path):
     assert [row["arm"] for row in content["arms"]] == ["first", "second"]
     assert content["curves_of"] == "held_out" and (tmp_path / "comparison.html").exists()
     before = (tmp_path / "first" / "seed-0" / "summary.json").stat().st_mtime_ns
-    again = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, timeout=120)
+    again = subprocess.run(
+        command, cwd=PROJECT, capture_output=True, text=True, timeout=PATIENCE_SECONDS
+    )
     assert again.returncode == 0 and "ready" not in again.stdout, again.stdout
     assert (tmp_path / "first" / "seed-0" / "summary.json").stat().st_mtime_ns == before

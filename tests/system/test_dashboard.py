@@ -16,7 +16,7 @@ from launch.record.tracking import RunInfo
 from launch.run.cluster import cluster
 
 pytestmark = pytest.mark.system
-DEADLINE_SECONDS = 40.0
+DEADLINE_SECONDS = 300.0
 KEYS = sorted({key for panel in PANELS for query in panel.queries for key in query.keys})
 
 
@@ -28,8 +28,7 @@ def scrape(address, names):
     return {(name, run): float(value) for name, run, value in line.findall(text) if name in names}
 
 
-def test_every_metric_of_the_panels_reaches_rays_metrics_port(tmp_path, monkeypatch):
-    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+def test_every_metric_of_the_panels_reaches_rays_metrics_port(tmp_path):
     names = [prometheus_name(key) for key in KEYS]
     expected = {}
     with cluster(ResourcesConfig()):

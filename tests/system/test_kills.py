@@ -15,21 +15,23 @@ pytestmark = pytest.mark.system
 
 def test_whatever_is_killed_the_run_goes_on_and_a_signal_ends_it(tmp_path):
     run_dir = tmp_path / "run"
-    process = train(run_dir, "loop.max_staleness=1", "loop.num_steps=400")
-    for step, title in (
-        (2, "ray::SchedulerActor"),
-        (8, "VLLM::EngineCore"),
-        (14, "ray::LearnerWorker"),
-    ):
-        wait_for_step(process, run_dir, step)
-        below = descendants(process.pid)
-        (victim,) = (pid for pid in below if command_line(pid).startswith(title))
-        os.kill(victim, signal.SIGKILL)
-        # What was learned after the newest checkpoint is learned anew.
-        time.sleep(5)
-    wait_for_step(process, run_dir, 18)
-    process.send_signal(signal.SIGTERM)
-    status, out = finished(process)
+    # Whatever else goes on here, the step that a signal comes into is finished.
+    settings = ("loop.max_staleness=1", "loop.num_steps=400", "checkpoint.grace_seconds=300")
+    with train(run_dir, *settings) as process:
+        for step, title in (
+            (2, "ray::SchedulerActor"),
+            (8, "VLLM::EngineCore"),
+            (14, "ray::LearnerWorker"),
+        ):
+            wait_for_step(process, run_dir, step)
+            below = descendants(process.pid)
+            (victim,) = (pid for pid in below if command_line(pid).startswith(title))
+            os.kill(victim, signal.SIGKILL)
+            # What was learned after the newest checkpoint is learned anew.
+            time.sleep(5)
+        wait_for_step(process, run_dir, 18)
+        process.send_signal(signal.SIGTERM)
+        status, out = finished(process)
     assert status == 128 + signal.SIGTERM, out
     last = out.strip().splitlines()[-1]
     steps = [line["step"] for line in lines_of(run_dir)]

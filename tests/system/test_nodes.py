@@ -14,13 +14,12 @@ import pytest
 
 from rollout.processes import belongs, every
 from tests.places import PROJECT
-from tests.system.program import SMALL, lines_of
+from tests.system.program import PATIENCE_SECONDS, SMALL, lines_of
 from tests.system.test_submit import RAY, environment, free_ports
 
 pytestmark = pytest.mark.system
 
 STEPS = 16
-PATIENCE_SECONDS = 240
 REWARD = """
 import os, time
 

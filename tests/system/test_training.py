@@ -57,7 +57,7 @@ def test_a_run_with_two_learners_survives_a_stopped_engine_and_names_a_stopped_s
             scheduler, began = stopped("ray::Scheduler"), time.monotonic()
             with pytest.raises(PartDied) as found:
                 await system.guard(asyncio.sleep(600))
-            assert time.monotonic() - began < 60
+            assert time.monotonic() - began < 300
             assert_a_stopped_scheduler_is_named(found.value, scheduler)
             return logprobs, core, scheduler
         finally:
@@ -117,8 +117,16 @@ def assert_a_stopped_scheduler_is_named(death, pid):
     assert death.part == "scheduler" and death.how.endswith("s: its process is stopped")
     assert "\n" not in str(death)
     assert death.log.endswith(f"-{pid}.err") and Path(death.log).exists()
-    names = sorted(path.name.split("-", 2)[2] for path in Path(death.stacks).iterdir())
-    assert names == ["learner-0.txt", "learner-1.txt", "rollout-actor-0.txt", "scheduler.txt"]
+    expected = ["learner-0.txt", "learner-1.txt", "rollout-actor-0.txt", "scheduler.txt"]
+    deadline = time.monotonic() + 60
+    # What takes longer to be described holds up nobody, and is written later.
+    while (names := names_in(death.stacks)) != expected and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert names == expected
+
+
+def names_in(stacks):
+    return sorted(path.name.split("-", 2)[2] for path in Path(stacks).iterdir())
 
 
 def assert_no_part_has_imported_scikit_learn():

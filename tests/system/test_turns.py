@@ -18,21 +18,20 @@ MODEL = PROJECT / "rollout" / "tasks" / "calculator_model"
 
 def test_a_policy_with_a_tool_is_trained_on_its_own_words_alone(tmp_path):
     run_dir = tmp_path / "run"
-    status, out = finished(
-        train(
-            run_dir,
-            "experiment=calculator",
-            "recipe=st_ppo",
-            # Half of a group is from the prompt, the other half branches after whatever call.
-            "branching@rollout.branching=agentic_aepo",
-            "rollout.branching.threshold=0",
-            "rollout.branching.beta=0",
-            "rollout.max_tokens=96",
-            "loop.num_steps=2",
-            "loop.max_staleness=0",
-            "checkpoint.every_steps=100",
-        )
-    )
+    with train(
+        run_dir,
+        "experiment=calculator",
+        "recipe=st_ppo",
+        # Half of a group is from the prompt, the other half branches after whatever call.
+        "branching@rollout.branching=agentic_aepo",
+        "rollout.branching.threshold=0",
+        "rollout.branching.beta=0",
+        "rollout.max_tokens=96",
+        "loop.num_steps=2",
+        "loop.max_staleness=0",
+        "checkpoint.every_steps=100",
+    ) as process:
+        status, out = finished(process)
     assert status == 0, out
 
     steps = lines_of(run_dir / "metrics.jsonl")

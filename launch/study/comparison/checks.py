@@ -16,7 +16,7 @@ from conf.programs import CompareConfig
 from conf.schema import RunConfig
 from conf.secrets import recorded
 from launch.cli.refusals import one_line, reason_of
-from launch.program import UserError, build, compose_run
+from launch.program import UserError, build, compose_run, hold_folder
 from launch.record.plain_yaml import plain_yaml
 from launch.record.run_folder import read_config
 from launch.record.whole import write_whole
@@ -156,14 +156,17 @@ def plan_content(config: CompareConfig) -> dict[str, Any]:
 
 
 def write_plan(config: CompareConfig, folder: Path) -> None:
-    """Write `comparison.yaml`, which says whose folder it is.
+    """Write `comparison.yaml`, which says whose folder it is, and hold that to the program's end.
 
     Raises:
-        UserError: If it cannot be written; what was there stays.
+        UserError: If it cannot be written, or another comparison is at work there; what was there
+            stays.
     """
     text = OmegaConf.to_yaml(OmegaConf.create(plan_content(config)))
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        # Or what goes on in there would be taken for interrupted, and set aside.
+        hold_folder(folder)
         write_whole(folder / PLAN, [text.encode()])
     except OSError as error:
         raise UserError(

@@ -5,8 +5,8 @@ import threading
 
 import pytest
 
-from launch.jobs.server import connect, server_address
-from launch.program import UserError
+from launch.jobs.server import AGENT_TRIES, connect, send, server_address
+from launch.program import RunError, UserError
 
 
 @pytest.mark.parametrize(
@@ -89,3 +89,32 @@ def test_nobody_answering_is_one_sentence(monkeypatch):
     monkeypatch.setenv("RAY_API_SERVER_ADDRESS", "")
     with pytest.raises(UserError, match=r"^no job server answers at 'http://127.0.0.1:9' \(addr"):
         connect("http://127.0.0.1:9")
+
+
+class Client:
+    """A job server whose agent is up at the given try."""
+
+    def __init__(self, up_at, said):
+        self.up_at, self.said, self.tries = up_at, said, 0
+
+    def submit_job(self, **job):
+        self.tries += 1
+        if self.tries < self.up_at:
+            raise RuntimeError(f"Request failed with status code 500: {self.said}")
+
+
+def test_a_job_is_sent_once_the_server_that_has_just_started_can_start_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_RUNTIME_ENV_IGNORE_GITIGNORE", "1")
+    no_agent = "No available agent to submit job, please try again later."
+    for up_at, tries in ((1, 1), (3, 3), (99, AGENT_TRIES)):
+        client = Client(up_at, no_agent)
+        if up_at < 99:
+            send(client, "mine", "true", tmp_path, {}, {})
+        else:
+            with pytest.raises(RunError, match=r"^the job server refused the job: .*No available"):
+                send(client, "mine", "true", tmp_path, {}, {})
+        assert client.tries == tries
+    client = Client(99, "Permission denied")
+    with pytest.raises(RunError, match="Permission denied"):
+        send(client, "mine", "true", tmp_path, {}, {})
+    assert client.tries == 1

@@ -84,6 +84,21 @@ def test_a_job_that_is_stopped_is_waited_for_as_long_as_it_may_take():
     ]
 
 
+@pytest.mark.parametrize("error", [ConnectionError("reset"), RuntimeError("status code 500")])
+def test_a_server_that_does_not_answer_once_is_asked_again(error):
+    server, said, failures = Server(details()), [], [None, error, error]
+    look = server.get_job_info
+
+    def get_job_info(name):
+        if failures and (failure := failures.pop(0)) is not None:
+            raise failure
+        return look(name)
+
+    server.get_job_info = get_job_info
+    stop(server, "first", said.append, lambda seconds: None)
+    assert said[-1] == "job first ended as STOPPED" and not failures
+
+
 def test_a_job_that_does_not_end_is_an_error_after_its_time():
     waited = []
     with pytest.raises(RunError, match=r"^job first has not ended within 180 s; it is RUNNING$"):

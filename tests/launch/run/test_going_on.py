@@ -365,10 +365,34 @@ def test_what_dies_in_a_recovery_is_recovered_from_too(begin, tmp_path):
         raise PartDied("learner 1", "was lost with its node", "/logs")
 
     system.reset = die_once
+    run._checkpoints.due = lambda step: step == 2
     run_to_end(run)
     assert system.resets == [True]
+    (restart,) = read_restarts(tmp_path / "run")
+    assert (restart.step, restart.lost_steps) == (2, 2)
     assert system.learners.weights == whole.learners.weights
     assert metrics_in(tmp_path / "run") == metrics_in(tmp_path / "whole")
+
+
+def test_a_signal_gives_a_recovery_up_and_leaves_the_checkpoint(make_inputs, tmp_path):
+    interruption = Interruption()
+    run, system = start(make_inputs("loop.max_staleness=0"), interruption)
+    run._checkpoints.due = lambda step: step == 2
+    system.scheduler.dies_at = ("draw", 5)
+
+    async def never(*arguments):
+        interruption.arrive(signal.SIGTERM)
+        await asyncio.Event().wait()
+
+    async def main():
+        async with asyncio.timeout(60):
+            await run.run(Startup(quiet=True))
+
+    system.reset = never
+    told = r"^stopped by SIGTERM while a part was started anew; go on from step 2 with "
+    with pytest.raises(StoppedError, match=told):
+        asyncio.run(main())
+    assert newest_checkpoint(tmp_path / "run")[0].step == 2
 
 
 def test_settings_that_may_change_are_noted_and_others_refused(begin, tmp_path):

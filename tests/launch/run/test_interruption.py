@@ -6,6 +6,7 @@ import signal
 import pytest
 
 from launch.cli.signals import SIGNALS, Interrupted, handled, interrupt
+from launch.run import interruption
 from launch.run.interruption import Interruption, StoppedError, stopped, until_signal
 
 
@@ -52,3 +53,42 @@ def test_behind_a_loop_that_heard_nothing_signals_are_handled_as_before():
     with handled(interrupt):
         asyncio.run(nothing())
         assert [signal.getsignal(each) for each in SIGNALS] == [interrupt, interrupt]
+
+
+def test_a_second_signal_ends_the_process_also_while_something_holds_the_loop_up(monkeypatch):
+    ended = []
+    monkeypatch.setattr(interruption, "end", ended.append)
+
+    async def work():
+        with Interruption.listening() as found:
+            # Nothing is awaited in between.
+            signal.raise_signal(signal.SIGTERM)
+            assert (found.signal, ended) == (signal.SIGTERM, [])
+            signal.raise_signal(signal.SIGINT)
+            assert ended == [signal.SIGINT]
+            async with asyncio.timeout(60):
+                await found.wait()
+
+    asyncio.run(work())
+
+
+def test_work_that_is_given_up_with_whoever_waits_for_it_has_come_to_its_end():
+    ended = []
+
+    async def work():
+        try:
+            await asyncio.sleep(100)
+        finally:
+            for _ in range(9):
+                await asyncio.sleep(0)
+            ended.append("work")
+
+    async def main():
+        waiting = asyncio.create_task(Interruption().ends(work(), "before it was done"))
+        while len(asyncio.all_tasks()) < 4:
+            await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.wait({waiting})
+        assert ended == ["work"] and asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(main())

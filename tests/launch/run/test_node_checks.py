@@ -104,3 +104,31 @@ def test_nodes_are_asked_once_and_the_drivers_own_never(needs, tmp_path, monkeyp
         assert asked[2:] == [("c", False)]
 
     asyncio.run(scenario())
+
+
+def test_a_start_that_is_given_up_leaves_the_answer_to_the_next_on_that_node(
+    needs, tmp_path, monkeypatch
+):
+    async def scenario():
+        answered = asyncio.Event()
+
+        async def answer(self, node, writes):
+            await answered.wait()
+            return "node a lacks torch"
+
+        monkeypatch.setattr(NodeChecks, "_answer", answer)
+        here = SimpleNamespace(get_node_id=lambda: "own")
+        monkeypatch.setattr("ray.get_runtime_context", lambda: here)
+        checks = NodeChecks(
+            SimpleNamespace(model=SimpleNamespace(path=needs.model), run_dir=str(tmp_path))
+        )
+        first, second = (asyncio.create_task(checks.look_at("a")) for _ in range(2))
+        await asyncio.sleep(0)
+        first.cancel()
+        await asyncio.wait({first})
+        answered.set()
+        for waiting in (second, checks.look_at("a")):
+            with pytest.raises(UnfitError, match=r"^node a lacks torch$"):
+                await waiting
+
+    asyncio.run(scenario())

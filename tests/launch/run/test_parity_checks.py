@@ -230,6 +230,21 @@ def test_an_engine_that_does_not_answer_is_named_with_the_setting():
         run(scenario())
 
 
+def test_a_check_whose_waiter_is_cancelled_is_left_to_whoever_waits_next():
+    async def scenario():
+        checks, learners, _ = make()
+        await started(checks, learners)
+        learners.lost = {1}
+        await version(1, checks, learners)
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.5):
+                await checks.finish()
+        with pytest.raises(ParityError, match=r"^version 1: "):
+            await checks.finish()
+
+    run(scenario())
+
+
 def test_only_versions_whose_turn_it_is_are_checked():
     async def scenario():
         checks, learners, _ = make(every=2)

@@ -25,7 +25,9 @@ from launch.record.report.runs import read_runs
 from launch.record.run_folder import at_versions, metric_columns, read_steps
 from launch.record.startup import Startup
 from launch.run import cluster
+from launch.run.checkpoints import read_run
 from launch.run.inputs import prepare
+from launch.run.interruption import StoppedError
 from launch.run.parity import ParityError
 from launch.run.training import TrainingRun
 from learner.team import DivergedError
@@ -557,6 +559,32 @@ def test_an_evaluation_that_fails_in_the_background_ends_the_run(make_run):
     system.rollouts.evaluate = fail
     with pytest.raises(RuntimeError, match="no engine"):
         asyncio.run(run.run(Startup()))
+
+
+def test_a_signal_gives_up_what_goes_on_in_the_background_after_the_last_step(make_run):
+    run, system, folder = make_run(
+        "evaluation.every=3", "evaluation.background=true", "evaluation.before=false"
+    )
+    loop_ended = run._recorder.loop_ended
+
+    def stop():
+        loop_ended()
+        asyncio.get_running_loop().call_soon(run._interruption.arrive, signal.SIGTERM)
+
+    async def never(ticket, prompt, temperature):
+        await asyncio.Event().wait()
+
+    run._recorder.loop_ended, system.rollouts.evaluate = stop, never
+
+    async def main():
+        async with asyncio.timeout(60):
+            await run.run(Startup())
+
+    with pytest.raises(StoppedError, match=r"^stopped by SIGTERM after the last step; the policy"):
+        asyncio.run(main())
+    checkpoint, _ = newest_checkpoint(folder)
+    # Who goes on from it makes that evaluation once more.
+    assert checkpoint.step == 3 and read_run(checkpoint)["recorder"]["evaluations"]["going_on"]
 
 
 def test_sets_travel_with_the_configuration_in_the_run_folder(make_run, tmp_path):

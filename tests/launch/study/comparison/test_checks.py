@@ -1,6 +1,8 @@
 """What a comparison refuses before its first run, leaving every file as it is."""
 
 import errno
+import fcntl
+import os
 from pathlib import Path
 
 import pytest
@@ -56,6 +58,17 @@ def test_a_folder_that_is_none_or_cannot_be_written_is_refused(make_config, tmp_
     with pytest.raises(UserError, match=r"^run_dir must be writable, got .*file/x'"):
         write_plan(make_config(), tmp_path / "file" / "x")
     assert (tmp_path / "file").read_text() == "mine"
+
+
+def test_a_folder_in_which_a_comparison_goes_on_is_refused_and_left_alone(make_config, tmp_path):
+    """Its runs have no results yet: they would be set aside as interrupted."""
+    descriptor = os.open(tmp_path, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with pytest.raises(UserError, match=r"^run_dir must not be in use by another program, got "):
+        write_plan(make_config(), tmp_path)
+    assert not any(tmp_path.iterdir())
+    os.close(descriptor)
+    write_plan(make_config(), tmp_path)
 
 
 def test_a_plan_is_there_as_it_was_where_it_cannot_be_written(make_config, monkeypatch):
