@@ -81,7 +81,7 @@ class LoopConfig:
     """The same for seconds of waiting, learning and publishing; starts, evaluations and saves do
     not count."""
     batch_deadline_seconds: float = 1800.0
-    """Longest time without a sign of life from any ticket while a batch, or one of its rounds, is
+    """Longest time without a heartbeat from any ticket while a batch, or one of its rounds, is
     awaited. A batch may take however long while anything is heard of any ticket."""
     publish_deadline_seconds: float = 600.0
     """Longest time to send one version of the weights to every engine."""

@@ -40,8 +40,8 @@ def main(composed: DictConfig) -> None:
         # These load heavy packages, for which no refusal has to wait.
         from launch.record.evaluation import print_evaluation
         from launch.record.json_file import write_json
+        from launch.record.notices import Unwritten
         from launch.record.run_folder import EVALUATION
-        from launch.record.told import Unwritten
         from launch.run.cluster import cluster
         from launch.run.evaluation import evaluate
         from launch.run.rewards import RewardWatch

@@ -27,7 +27,7 @@ from torch.nn.attention.bias import causal_lower_right
 
 from learner.grouped_heads import attend_grouped
 from learner.varlen import Sequences, attend_sequences, obstacle, sequences_of
-from learner.windows import attend_last
+from learner.window_attention import attend_last
 
 NAME = "packed_segments"
 PIECES = "packed_pieces"
@@ -143,7 +143,7 @@ def attend(
         dropout: It must be 0: the rollout engine drops nothing.
         position_ids: [1, T], see `layout_of`.
         sliding_window: Most tokens of its segment that a token sees, itself included; None for all.
-        softcap: See `learner.windows.attend_last`.
+        softcap: See `learner.window_attention.attend_last`.
         is_causal: It must not be False, nor may the layer's own `is_causal`.
         varlen: Whether all pieces go in one call where the device has a kernel for it.
         others: They are refused where they change the scores, and else of no concern.

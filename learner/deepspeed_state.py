@@ -16,14 +16,6 @@ import torch
 from torch import Tensor
 
 from learner.config import LearnerConfig
-from learner.holdings import (
-    Holding,
-    check_kind,
-    holdings_of,
-    settle,
-    torch_optimizer,
-    whole_shape,
-)
 from learner.numerics import Numerics
 from learner.optimizer_state import changed_settings, dtype_name, made, settings_of, taken_apart
 from learner.state_description import (
@@ -41,6 +33,14 @@ from learner.state_files import (
     opened,
     piece_name,
     random_name,
+)
+from learner.zero_shards import (
+    ZeroShard,
+    check_kind,
+    settle,
+    torch_optimizer,
+    whole_shape,
+    zero_shards_of,
 )
 
 _SCALER = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
@@ -97,8 +97,8 @@ class DeepSpeedState:
         rank = self._engine.rank
         tensors = {
             name: piece.detach().to("cpu", copy=True)
-            for holding in self._holdings()
-            for name, piece in self._pieces(holding)
+            for shard in self._shards()
+            for name, piece in self._pieces(shard)
         }
         for kind, generator in _random_states().items():
             tensors[piece_name(RANDOM, random_name(kind, rank), 0)] = generator
@@ -123,54 +123,52 @@ class DeepSpeedState:
             ],
             parameters={
                 name: kept
-                for holding in self._holdings()
-                for name, kept in self._parameter_states(holding)
+                for shard in self._shards()
+                for name, kept in self._parameter_states(shard)
             },
             frozen=self._engine.frozen,
         )
 
-    def _holdings(self) -> list[Holding]:
-        return holdings_of(self._deepspeed, self._engine.model, self._engine.rank)
+    def _shards(self) -> list[ZeroShard]:
+        return zero_shards_of(self._deepspeed, self._engine.model, self._engine.rank)
 
-    def _kept(self, holding: Holding) -> dict[str, Any]:
+    def _kept(self, shard: ZeroShard) -> dict[str, Any]:
         """Return the optimiser's state of what it steps on, empty before the first step."""
-        kept: dict[str, Any] = self._optimizer.state.get(holding.stepped, {})
+        kept: dict[str, Any] = self._optimizer.state.get(shard.stepped, {})
         return kept
 
-    def _parameter_states(self, holding: Holding) -> Iterator[tuple[str, ParameterState]]:
-        """Describe what is kept of each parameter of a holding."""
-        tensors, numbers = taken_apart(self._kept(holding), holding.stepped, whole=holding.whole)
-        for name in holding.names:
+    def _parameter_states(self, shard: ZeroShard) -> Iterator[tuple[str, ParameterState]]:
+        """Describe what is kept of each parameter of a shard."""
+        tensors, numbers = taken_apart(self._kept(shard), shard.stepped, whole=shard.whole)
+        for name in shard.names:
             shape = list(whole_shape(self._engine.model.get_parameter(name)))
             yield (
                 name,
                 ParameterState(
-                    Layout(dtype_name(holding.stepped), shape),
+                    Layout(dtype_name(shard.stepped), shape),
                     {
-                        key: Layout(
-                            dtype_name(value), list(value.shape) if holding.whole else shape
-                        )
+                        key: Layout(dtype_name(value), list(value.shape) if shard.whole else shape)
                         for key, value in tensors.items()
                     },
                     numbers,
                 ),
             )
 
-    def _pieces(self, holding: Holding) -> Iterator[tuple[str, Tensor]]:
-        """Yield flat what this rank is to copy of a holding, by names in files."""
-        found = {WEIGHTS: holding.stepped}
-        for key, value in self._kept(holding).items():
+    def _pieces(self, shard: ZeroShard) -> Iterator[tuple[str, Tensor]]:
+        """Yield flat what this rank is to copy of a shard, by names in files."""
+        found = {WEIGHTS: shard.stepped}
+        for key, value in self._kept(shard).items():
             if isinstance(value, Tensor) and value.ndim:
                 found[STATE + key] = value
         for what, tensor in found.items():
-            if holding.whole:
+            if shard.whole:
                 rank, ranks = self._engine.rank, self._engine.num_ranks
                 begin, end = (tensor.numel() * k // ranks for k in (rank, rank + 1))
                 if begin < end:
-                    name = piece_name(what, holding.names[0], begin)
+                    name = piece_name(what, shard.names[0], begin)
                     yield name, tensor.reshape(-1)[begin:end]
                 continue
-            for fragment in holding.fragments:
+            for fragment in shard.fragments:
                 name = piece_name(what, fragment.name, fragment.first)
                 yield name, tensor.narrow(0, fragment.offset, fragment.length)
 
@@ -182,7 +180,7 @@ class DeepSpeedState:
         try:
             saved, mine = LearnerState.read(folder), self.describe()
             reason = difference(saved, mine)
-            joined = [holding.names for holding in self._holdings() if not holding.whole]
+            joined = [shard.names for shard in self._shards() if not shard.whole]
             for names in joined:
                 reason = reason or disagreement(saved, names)
             if reason is None:
@@ -204,8 +202,8 @@ class DeepSpeedState:
         """
         saved = LearnerState.read(folder)
         with opened(folder, saved.num_ranks) as files:
-            for holding in self._holdings():
-                self._set(holding, saved.parameters, files)
+            for shard in self._shards():
+                self._set(shard, saved.parameters, files)
             _set_random_states(files, self._engine.rank % saved.num_ranks)
         for group, before, changed in zip(
             self._optimizer.param_groups, self._settings, saved.groups, strict=True
@@ -218,15 +216,15 @@ class DeepSpeedState:
         return saved
 
     def _set(
-        self, holding: Holding, parameters: Mapping[str, ParameterState], files: StateFiles
+        self, shard: ZeroShard, parameters: Mapping[str, ParameterState], files: StateFiles
     ) -> None:
         """Set what the optimiser steps on, and what it keeps of it."""
-        stepped = holding.stepped.detach()
-        kept = parameters[holding.names[0]]
-        self._optimizer.state.pop(holding.stepped, None)
+        stepped = shard.stepped.detach()
+        kept = parameters[shard.names[0]]
+        self._optimizer.state.pop(shard.stepped, None)
         tensors = {
             key: torch.zeros(
-                layout.shape if holding.whole else stepped.shape,
+                layout.shape if shard.whole else stepped.shape,
                 dtype=getattr(torch, layout.dtype),
                 device=stepped.device,
             )
@@ -234,11 +232,11 @@ class DeepSpeedState:
         }
         targets = {WEIGHTS: stepped} | {STATE + key: value for key, value in tensors.items()}
         for what, target in targets.items():
-            if holding.whole:
-                flat = files.read(what, holding.names[0], 0, target.numel())
+            if shard.whole:
+                flat = files.read(what, shard.names[0], 0, target.numel())
                 target.copy_(flat.view(target.shape))
                 continue
-            for fragment in holding.fragments:
+            for fragment in shard.fragments:
                 part = files.read(what, fragment.name, fragment.first, fragment.length)
                 target.narrow(0, fragment.offset, fragment.length).copy_(part)
         fused = any(group.get("fused") for group in self._optimizer.param_groups)
@@ -246,7 +244,7 @@ class DeepSpeedState:
             key: made(number, stepped.device, fused=fused) for key, number in kept.numbers.items()
         }
         if tensors or numbers:
-            self._optimizer.state[holding.stepped] = tensors | numbers
+            self._optimizer.state[shard.stepped] = tensors | numbers
 
 
 def _random_states() -> dict[str, Tensor]:

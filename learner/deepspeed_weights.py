@@ -16,7 +16,7 @@ from torch import Tensor
 from learner import disk_names, lora
 from learner.checkpoint import save_checkpoint
 from learner.config import LearnerConfig
-from learner.holdings import whole_shape
+from learner.zero_shards import whole_shape
 
 DISTURBANCE = 0.05
 """Standard deviation of the noise in adapters, see `DeepSpeedWeights.disturb`."""

@@ -18,7 +18,7 @@ from torch.nn.attention.bias import causal_lower_right
 from learner.attention import PIECES
 from learner.grouped_heads import attend_grouped
 from learner.varlen import attend_sequences, last_of, obstacle
-from learner.windows import attend_last
+from learner.window_attention import attend_last
 
 NAME = "chunked_segment"
 PLAIN = "chunked_segment_plain"
@@ -150,7 +150,7 @@ def attend(
         scaling: What the scores are multiplied by; None for D ** -0.5.
         dropout: It must be 0.
         sliding_window: Most tokens that a token sees, itself included; None for all.
-        softcap: See `learner.windows.attend_last`.
+        softcap: See `learner.window_attention.attend_last`.
         varlen: Whether the kernel of `learner.varlen` computes it where it can.
 
     Returns:

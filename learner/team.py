@@ -31,7 +31,7 @@ from learner.update import StepSums, merge_sums
 from learner.worker import LearnerWorker
 from rollout.types import GroupRef
 
-VITALS = "vitals"
+HEALTH = "health"
 """Ray's concurrency group in which a worker can be asked whether it lives."""
 _POLL_SECONDS = 0.1
 """How often it is asked whether files are written."""
@@ -102,7 +102,7 @@ class LearnerTeam:
             TimeoutError: If it takes longer than `learner.start_deadline_seconds`.
         """
         # So that a worker answers while it works; what it works on has a thread of its own.
-        options: dict[str, Any] = {"concurrency_groups": {VITALS: 1}}
+        options: dict[str, Any] = {"concurrency_groups": {HEALTH: 1}}
         actor: Any = ray.remote(**options)(LearnerWorker)
         workers: list[Any] = [
             actor.options(**placed).remote(

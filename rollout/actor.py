@@ -29,6 +29,7 @@ from rollout.engines.arguments import on_cpu
 from rollout.environments import checked_play, for_policy
 from rollout.environments.branching import play_branching
 from rollout.environments.turns import TurnPlayer
+from rollout.heartbeat import EngineProcesses
 from rollout.loading import loading, without_sklearn
 from rollout.progress import Attempts, Key
 from rollout.reporting import make_report
@@ -36,7 +37,6 @@ from rollout.rewards.failures import failure_text
 from rollout.rewards.pool import RewardPool, ScoredResponse
 from rollout.rewards.types import Score
 from rollout.shaping import shape_rewards
-from rollout.signs import EngineProcesses
 from rollout.stopping import stopping_of
 from rollout.types import Completion, Group, LogprobArray, Prompt, TokenArray, Trajectory
 
@@ -376,7 +376,7 @@ class RolloutActor:
             raise RuntimeError(gone)
 
     def fault(self, silence_seconds: float) -> str:
-        """Say why this actor is of no use; see also `rollout.signs.EngineProcesses.fault`."""
+        """Say why this actor is of no use; see also `rollout.heartbeat.EngineProcesses.fault`."""
         # It is asked time and again, also while the engine works.
         self._cores.look()
         return self._useless or self._processes.fault(silence_seconds, time.monotonic())

@@ -1,4 +1,4 @@
-"""Signs of life: how an attempt at a ticket that goes on is told from one that does not.
+"""Heartbeats: how an attempt at a ticket that goes on is told from one that does not.
 
     engine -> tokens of each request -> Silence -> Watch: ends a request without progress
     actor  -> Attempts: what is here, how many responses are done -> pool: room, and its own clock
@@ -22,7 +22,7 @@ GATHER_SECONDS = 0.1
 
 
 class StalledError(TimeoutError):
-    """Something went on for too long without a sign of life."""
+    """Something went on for too long without a heartbeat."""
 
 
 @dataclass(slots=True)
@@ -34,9 +34,9 @@ class _Request:
 
 
 class Silence:
-    """How long each request of an engine has been without a sign of life.
+    """How long each request of an engine has been without a heartbeat.
 
-    Engines serve in order of arrival. A token is therefore a sign of life of its request and of all
+    Engines serve in order of arrival. A token is therefore a heartbeat of its request and of all
     that came later, which may be waiting behind it, be it for their turn or, once preempted, for
     memory; it says nothing of those that came before.
     """
@@ -65,7 +65,7 @@ class Silence:
             seconds: Time since the last look that counts.
 
         Returns:
-            Seconds without a sign of life, by request.
+            Seconds without a heartbeat, by request.
         """
         heard = False
         for name, request in self._requests.items():

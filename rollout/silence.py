@@ -1,4 +1,4 @@
-"""A time limit that is put off by signs of life, however many there are."""
+"""A time limit that is put off by heartbeats, however many there are."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class SilenceLimit:
 
     Example:
         async with SilenceLimit(60.0) as limit:
-            ...                 # limit.heard() whenever there is a sign of life
+            ...                 # limit.heard() whenever there is a heartbeat
 
     Raises:
         TimeoutError: On leaving, if there was none for so long.
@@ -27,7 +27,7 @@ class SilenceLimit:
         self._timer: asyncio.TimerHandle | None = None
 
     def heard(self) -> None:
-        """Take a sign of life in."""
+        """Take a heartbeat in."""
         self._heard = self._loop.time()
 
     async def __aenter__(self) -> SilenceLimit:

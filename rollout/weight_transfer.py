@@ -37,7 +37,7 @@ from vllm.distributed.weight_transfer.factory import (
 
 from rollout.config import PACKED_BYTES
 from rollout.gloo_transfer import GlooTrainerInitInfo
-from rollout.stacks import offer
+from rollout.stack_traces import offer
 
 BACKENDS = ("nccl", "ipc", "gloo")
 
@@ -162,7 +162,7 @@ def register() -> None:
     """Put ours into vLLM's factories; vLLM calls this in every process, possibly twice.
 
     They are imported when one is asked for: those for GPUs load CUDA's libraries. The process's
-    stacks can be taken from then on, too; see `rollout.stacks`.
+    stacks can be taken from then on, too; see `rollout.stack_traces`.
     """
     offer()
     for factory, half in (

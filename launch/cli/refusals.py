@@ -16,7 +16,7 @@ from hydra.errors import HydraException, InstantiationException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue, OmegaConfBaseException
 
-from launch.cli.rewording import reworded
+from launch.cli.hydra_errors import reworded
 
 
 class UserError(Exception):

@@ -86,7 +86,7 @@ def checked_run(
     return run
 
 
-def going_on(program: str, overrides: Sequence[str], run: RunConfig) -> list[str]:
+def resuming(program: str, overrides: Sequence[str], run: RunConfig) -> list[str]:
     """Return the overrides with which the job goes on from what an earlier try of it left.
 
     Args:
@@ -132,7 +132,7 @@ def submit(config: SubmitConfig, overrides: Sequence[str], readers: Mapping[str,
             return
         config, overrides = resumed
     run = checked_run(config, overrides, readers[config.program])
-    overrides = going_on(config.program, overrides, run)
+    overrides = resuming(config.program, overrides, run)
     leaving = leaving_seconds(run.checkpoint)
     variables = allowed_variables(config.env, os.environ)
     if config.form != "slurm":

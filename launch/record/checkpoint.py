@@ -23,7 +23,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from launch.record.whole import to_disk
+from launch.record.atomic_files import to_disk
 
 CHECKPOINTS = "checkpoints"
 MANIFEST = "manifest.json"

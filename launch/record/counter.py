@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.spinner import Spinner
 from rich.text import Text
 
-from launch.record.text import seconds_text
+from launch.record.formatting import seconds_text
 
 EVERY_SECONDS = 30.0
 """Between two lines about one thing where there is no terminal."""

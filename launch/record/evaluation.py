@@ -26,6 +26,7 @@ from rich.text import Text
 
 from conf.evaluation import HELD_OUT
 from cost.types import LengthReport, RewardStatus
+from launch.record.formatting import number_text, share_text
 from launch.record.outcomes import (
     EvaluationResult,
     PromptOutcome,
@@ -34,7 +35,6 @@ from launch.record.outcomes import (
     pass_at_k,
 )
 from launch.record.statistics import MARGIN, Estimate, t_quantile
-from launch.record.text import number_text, share_text
 from rollout.types import Prompt
 
 UNCUT_COLUMNS = 140

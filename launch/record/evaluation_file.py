@@ -9,11 +9,11 @@ import json
 import re
 from pathlib import Path
 
+from launch.record.atomic_files import AtomicLines
 from launch.record.evaluation import Evaluation
 from launch.record.json_file import json_ready
+from launch.record.notices import tell, why
 from launch.record.run_folder import EVALUATIONS
-from launch.record.told import tell, why
-from launch.record.whole import WholeLines
 
 _BEGINNING = re.compile(
     rb'\{"when": "([a-z ]+)", "version": \d{1,18}, "last_version": (\d{1,18})[,}]'
@@ -49,7 +49,7 @@ class EvaluationFile:
         with self._path.open("rb") as file:
             file.seek(size)
             stay = b"".join(line for line in file if not _BEGINNING.match(line))
-        lines = WholeLines(self._path)
+        lines = AtomicLines(self._path)
         lines.truncate(size)
         lines.append(stay)
         lines.close()
@@ -59,7 +59,7 @@ class EvaluationFile:
         record = json_ready({"when": when} | found.to_json())
         self._unwritten += f"{json.dumps(record, allow_nan=False)}\n".encode()
         try:
-            lines = WholeLines(self._path)
+            lines = AtomicLines(self._path)
             lines.append(self._unwritten)
             lines.close()
         except OSError as error:

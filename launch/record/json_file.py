@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from launch.cli.refusals import UserError
-from launch.record.whole import write_whole
+from launch.record.atomic_files import write_atomically
 
 
 def json_ready(value: object) -> object:
@@ -47,4 +47,4 @@ def write_json(path: Path, content: Mapping[str, object] | Sequence[object]) -> 
         OSError: If it cannot be written; what was there stays, and nothing beside it.
     """
     text = json.dumps(json_ready(content), indent=2, allow_nan=False)
-    write_whole(path, [f"{text}\n".encode()])
+    write_atomically(path, [f"{text}\n".encode()])

@@ -14,7 +14,7 @@ from typing import Any
 
 from cost.draws.distribution import DrawCells
 from launch.cli.refusals import UserError
-from launch.record.told import tell, why
+from launch.record.notices import tell, why
 from launch.record.tracking import OpenTracker, RunInfo, Sample, Tracker
 
 

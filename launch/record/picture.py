@@ -13,11 +13,11 @@ import numpy as np
 
 from cost.draws.distribution import DrawDistribution
 from cost.types import FloatArray
+from launch.record.atomic_files import write_atomically
 from launch.record.held_out import HeldOut
 from launch.record.restarts import first_steps_after, read_restarts
 from launch.record.run_folder import METRICS, PICTURE, metric_columns, read_steps
 from launch.record.smoothing import smoothed
-from launch.record.whole import write_whole
 
 BLUE, ORANGE, GREEN, RED, PURPLE, GREY = (
     "#3566a8",
@@ -104,7 +104,7 @@ def draw_picture(
         figure.text(0.012, 0.952, _headline(facts), ha="left", va="top", color="#50555e")
         drawn = io.BytesIO()
         figure.savefig(drawn, dpi=130, format="png")
-    write_whole(run_dir / PICTURE, [drawn.getvalue()])
+    write_atomically(run_dir / PICTURE, [drawn.getvalue()])
 
 
 def _panels(figure: Any, metrics: Mapping[str, FloatArray]) -> dict[str, Any]:

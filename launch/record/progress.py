@@ -21,9 +21,9 @@ from rich.text import Text
 
 from launch.cli.visible import visible
 from launch.record.counter import print_line
+from launch.record.formatting import count_text, number_text, seconds_text, share_text, sparkline
 from launch.record.statistics import PAIRED_MARGIN
 from launch.record.summary import BESIDE, OVERLAP, TURNS
-from launch.record.text import count_text, number_text, seconds_text, share_text, sparkline
 
 TREND_STEPS = 30
 TOKENS = ("generated", "selectable", "trained")

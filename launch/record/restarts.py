@@ -18,8 +18,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from launch.cli.refusals import UserError
+from launch.record.atomic_files import remove_leftovers, write_atomically
+from launch.record.bounded_log import step_of
 from launch.record.evaluation_file import was_there
 from launch.record.json_file import write_json
+from launch.record.notices import why
 from launch.record.run_folder import (
     CELLS,
     EVALUATIONS,
@@ -31,9 +34,6 @@ from launch.record.run_folder import (
     read_json,
     refused,
 )
-from launch.record.thinned import step_of
-from launch.record.told import why
-from launch.record.whole import remove_leftovers, write_whole
 
 LONGEST_REASON = 300
 """Characters of a reason."""
@@ -205,7 +205,7 @@ def _cut_lines(path: Path, stays: Callable[[bytes], bool]) -> None:
             # So it is as a rule, and a full disk allows it too.
             os.truncate(path, spans[0][1])
         else:
-            write_whole(path, _parts(file, spans))
+            write_atomically(path, _parts(file, spans))
 
 
 def _staying(file: BinaryIO, stays: Callable[[bytes], bool]) -> list[tuple[int, int]]:

@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.text import Text
 
 from launch.record.counter import StatusLine, print_line
-from launch.record.last_times import LastTimes
-from launch.record.text import seconds_text
+from launch.record.formatting import seconds_text
+from launch.record.startup_times import StartupTimes
 
 
 class Startup:
@@ -30,7 +30,7 @@ class Startup:
     def __init__(
         self,
         *,
-        last: LastTimes | None = None,
+        last: StartupTimes | None = None,
         console: Console | None = None,
         quiet: bool = False,
     ) -> None:

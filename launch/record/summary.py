@@ -12,7 +12,7 @@ from dataclasses import asdict
 from typing import Any
 
 from launch.cli.refusals import reason_of
-from launch.record.earlier import Earlier, packed, plus, unpacked
+from launch.record.earlier_starts import EarlierStarts, packed, plus, unpacked
 from launch.record.outcomes import EvaluationResult, change_keys, evaluation_keys
 from launch.record.statistics import Estimate
 
@@ -88,7 +88,7 @@ class RunSummary:
         self._startup_seconds = math.nan
         self._startup_parts: dict[str, float] = {}
         self._evaluate_seconds = 0.0
-        self._earlier = Earlier()
+        self._earlier = EarlierStarts()
         self._first_failure: str | None = None
 
     def startup(self, seconds: float, parts: Mapping[str, float]) -> None:
@@ -152,7 +152,7 @@ class RunSummary:
             parity_max_logprob_difference: The same.
             first_reward_failure: The same.
         """
-        now = Earlier(total_seconds, loop_seconds, parity_max_logprob_difference)
+        now = EarlierStarts(total_seconds, loop_seconds, parity_max_logprob_difference)
         return {
             "sums": packed(self._sums),
             "counts": packed(self._counts),
@@ -184,7 +184,9 @@ class RunSummary:
             counts = {key: int(found["counts"][key]) for key in self._counts}
             last = {key: float(value) for key, value in found["last"].items()}
             parts = {key: float(value) for key, value in found["startup_parts"].items()}
-            earlier = Earlier(**{key: float(value) for key, value in found["earlier"].items()})
+            earlier = EarlierStarts(
+                **{key: float(value) for key, value in found["earlier"].items()}
+            )
             num_steps, startup, evaluate = (
                 found["others"][key] + 0
                 for key in ("num_steps", "startup_seconds", "evaluate_seconds")
@@ -225,7 +227,7 @@ class RunSummary:
         """
         seconds = {phase: self._sums[f"loop/{phase}_seconds"] for phase in PHASES}
         tokens = {kind: int(self._last.get(f"cost/{kind}", 0)) for kind in TOKEN_KINDS}
-        now = Earlier(total_seconds, loop_seconds, parity_max_logprob_difference)
+        now = EarlierStarts(total_seconds, loop_seconds, parity_max_logprob_difference)
         whole = self._earlier.and_then(now)
         return {
             "completed": completed,
@@ -264,7 +266,7 @@ class RunSummary:
         keys = {key: f"cost/sizing_{key}" for key in SIZING}
         return {key: self._last[name] for key, name in keys.items() if name in self._last} or None
 
-    def _other_seconds(self, whole: Earlier) -> dict[str, float]:
+    def _other_seconds(self, whole: EarlierStarts) -> dict[str, float]:
         return {
             "loop": whole.loop_seconds,
             "startup": self._startup_seconds,

@@ -18,13 +18,13 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from cost.draws.distribution import DrawCells
+from launch.record.atomic_files import AtomicLines
+from launch.record.bounded_log import BoundedLog
 from launch.record.json_file import json_ready
 from launch.record.progress import Progress
 from launch.record.restarts import Restart
 from launch.record.retried_writes import RetriedWrites
 from launch.record.run_folder import CELLS, METRICS, SAMPLES
-from launch.record.thinned import ThinnedFile
-from launch.record.whole import WholeLines
 
 LONGEST_TAG = 64
 """Most characters of a tag; wandb refuses longer ones."""
@@ -284,9 +284,9 @@ class WandbTracker:
 
 class _OpenJsonl:
     def __init__(self, run_dir: Path, setting: JsonlTracker, state: Mapping[str, Any]) -> None:
-        self._metrics = WholeLines(run_dir / METRICS)
-        self._samples = ThinnedFile(run_dir / SAMPLES, setting.most_samples, state.get("samples"))
-        self._cells = ThinnedFile(run_dir / CELLS, setting.most_cells, state.get("cells"))
+        self._metrics = AtomicLines(run_dir / METRICS)
+        self._samples = BoundedLog(run_dir / SAMPLES, setting.most_samples, state.get("samples"))
+        self._cells = BoundedLog(run_dir / CELLS, setting.most_cells, state.get("cells"))
         self._kept = {name: RetriedWrites() for name in (METRICS, SAMPLES, CELLS)}
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:

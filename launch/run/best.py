@@ -15,7 +15,7 @@ from pathlib import Path
 from conf.schema import LoopConfig
 from launch.record.hub import push_policy
 from launch.record.json_file import write_json
-from launch.record.told import Unwritten, tell, why
+from launch.record.notices import Unwritten, tell, why
 
 BEST = "best.json"
 PREFIX = "policy-best-"

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from conf.checkpoint import CheckpointConfig
 from cost.state_file import load_state, save_state
 from cost.types import LengthReport
+from launch.record.atomic_files import to_disk
 from launch.record.checkpoint import (
     GROUPS,
     LEARNER,
@@ -31,9 +32,8 @@ from launch.record.checkpoint import (
     remove_older,
     seal,
 )
+from launch.record.notices import why
 from launch.record.restarts import LINES
-from launch.record.told import why
-from launch.record.whole import to_disk
 from launch.run.deaths import actor_death
 from launch.run.position import Position
 from rollout.group_file import load_group, save_group

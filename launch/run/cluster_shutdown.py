@@ -13,9 +13,9 @@ import ray
 
 from launch.run.cluster_watch import ANSWER_SECONDS, AnswersOf, ClusterWatch, ProcessesOf
 from rollout.engines.files import remove_left
+from rollout.heartbeat import kill
 from rollout.places import ray_logs
 from rollout.processes import Process, belongs, descendants, every, look
-from rollout.signs import kill
 
 SHUTDOWN_SECONDS = 20.0
 """Longest wait for Ray to end."""

@@ -19,9 +19,9 @@ from cost.types import LengthReport, Ticket
 from launch.record.counter import Counter
 from launch.record.evaluation import Evaluation, SetResult
 from launch.record.evaluation_file import EvaluationFile
-from launch.record.last_times import LastTimes
 from launch.record.outcomes import PromptOutcome, changes
 from launch.record.startup import Startup
+from launch.record.startup_times import StartupTimes
 from launch.record.statistics import Estimate
 from launch.record.summary import RunSummary
 from launch.run.engines import ask, make_pool
@@ -58,10 +58,10 @@ async def evaluate(config: EvaluateConfig, sets: Sets) -> Evaluation:
     )
     watch = Watch(config)
     watch.rollouts(pool)
-    watch.vitals.start()
+    watch.health.start()
 
     async def work() -> Evaluation:
-        startup = Startup(last=LastTimes(config.model.path))
+        startup = Startup(last=StartupTimes(config.model.path))
         with startup.part("engines", config.resources.num_engines) as ready:
             await pool.start(ready)
         pool.actors.join()
@@ -75,9 +75,9 @@ async def evaluate(config: EvaluateConfig, sets: Sets) -> Evaluation:
         )
 
     try:
-        return await watch.vitals.guard(work())
+        return await watch.health.guard(work())
     finally:
-        watch.vitals.close()
+        watch.health.close()
         await pool.close()
         placement.release()
 

@@ -14,13 +14,13 @@ from typing import Any
 
 from launch.record.json_file import write_json
 from launch.record.metrics import step_metrics
+from launch.record.notices import Unwritten
 from launch.record.open_trackers import OpenTrackers, open_all
 from launch.record.restarts import read_restarts
 from launch.record.run_folder import SUMMARY
 from launch.record.samples import samples_of
 from launch.record.step import StepResult
 from launch.record.summary import RunSummary
-from launch.record.told import Unwritten
 from launch.record.tracking import RunInfo, Sample
 from launch.run.evaluation import Evaluations
 from launch.run.inputs import Inputs

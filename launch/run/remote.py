@@ -1,6 +1,6 @@
 """Scheduler and learners as actors: how they are started, watched, and given time.
 
-Watch: vitals of all parts, deadlines of all calls -> what hangs is written down and named
+Watch: health of all parts, deadlines of all calls -> what hangs is written down and named
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from cost.scheduler.actor import SchedulerActor
 from cost.types import Draw, Feedback, FloatArray, Selection
 from launch.run.deadlines import Ceiling, Deadlines
 from launch.run.deaths import PartDied
+from launch.run.health import HealthChecks, Part
 from launch.run.layout import learner_shares
 from launch.run.placement import Placement
-from launch.run.vitals import Part, Vitals
-from learner.team import VITALS, LearnerTeam
+from learner.team import HEALTH, LearnerTeam
 from rollout.places import ray_logs
 from rollout.pool import RolloutPool
 from rollout.tasks.features import feature_table
@@ -40,7 +40,7 @@ class Watch:
     """
 
     def __init__(self, config: RunConfig | EvaluateConfig) -> None:
-        self.vitals = Vitals(
+        self.health = HealthChecks(
             silence_seconds=config.resources.silence_seconds, run_dir=Path(config.run_dir)
         )
         floor = config.resources.least_deadline_seconds
@@ -48,8 +48,8 @@ class Watch:
 
     def begin(self, config: RunConfig) -> None:
         """Watch over another run of the same actors, whose scheduler ends."""
-        self.vitals.run_dir = Path(config.run_dir)
-        self.vitals.watch("scheduler", list)
+        self.health.run_dir = Path(config.run_dir)
+        self.health.watch("scheduler", list)
 
     def give_up(self, death: PartDied) -> bool:
         """Watch no longer what is started anew after a death, for it may die on.
@@ -57,24 +57,24 @@ class Watch:
         Returns:
             Whether learners are, beside the scheduler: one that dies takes the others with it.
         """
-        self.vitals.watch("scheduler", list)
-        if not (death.part.startswith("learner") or self.vitals.any_dead("learners")):
+        self.health.watch("scheduler", list)
+        if not (death.part.startswith("learner") or self.health.any_dead("learners")):
             return False
-        self.vitals.watch("learners", list)
+        self.health.watch("learners", list)
         return True
 
     def scheduler(self, handle: Any) -> None:
         """Watch a scheduler, in place of an earlier one."""
-        self.vitals.watch("scheduler", lambda: [Part("scheduler", handle)])
+        self.health.watch("scheduler", lambda: [Part("scheduler", handle)])
 
     def learners(self, handles: Sequence[Any]) -> None:
         """Watch learners by rank, in place of earlier ones."""
-        parts = [Part(f"learner {k}", handle, group=VITALS) for k, handle in enumerate(handles)]
-        self.vitals.watch("learners", lambda: parts)
+        parts = [Part(f"learner {k}", handle, group=HEALTH) for k, handle in enumerate(handles)]
+        self.health.watch("learners", lambda: parts)
 
     def rollouts(self, pool: RolloutPool) -> None:
         """Watch a pool's actors, whoever they are by then; they are replaced."""
-        self.vitals.watch(
+        self.health.watch(
             "rollout actors",
             lambda: [
                 Part(f"rollout actor {k}", handle, partial(pool.actors.lose, k, handle))
@@ -96,7 +96,7 @@ class Watch:
         team.limit = limit
 
     async def _reached(self, who: str, how: str) -> Exception:
-        return PartDied(who, how, ray_logs(), await self.vitals.take_stacks(f"{who} {how}"))
+        return PartDied(who, how, ray_logs(), await self.health.take_stacks(f"{who} {how}"))
 
 
 class RemoteScheduler:

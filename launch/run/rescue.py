@@ -11,7 +11,7 @@ from pathlib import Path
 
 from launch.cli.visible import visible
 from launch.program import RunError, UserError
-from launch.record.told import tell, why
+from launch.record.notices import tell, why
 from learner.team import DivergedError
 
 SAVE_SECONDS = 300.0

@@ -20,8 +20,8 @@ from cost.state_file import load_state
 from launch.cli.refusals import NothingToDoError
 from launch.program import UserError
 from launch.record.checkpoint import RUN, Checkpoint, newest_checkpoint
+from launch.record.notices import why
 from launch.record.run_folder import PICTURE, read_summary
-from launch.record.told import why
 from launch.run.budget import Budget
 from launch.run.parts import plan_of
 from rollout.types import Prompt

@@ -118,14 +118,14 @@ class System:
             ParityError: If an engine does not follow the learner.
         """
         watch = Watch(config)
-        watch.vitals.start()
+        watch.health.start()
         try:
-            system = await watch.vitals.guard(cls._start(config, prompts, startup, watch))
+            system = await watch.health.guard(cls._start(config, prompts, startup, watch))
         except BaseException:
-            watch.vitals.close()
+            watch.health.close()
             raise
         try:
-            await watch.vitals.guard(system._begin(startup))
+            await watch.health.guard(system._begin(startup))
         except BaseException:
             await system.close()
             raise
@@ -209,8 +209,8 @@ class System:
         self.rollouts.actors.join()
 
     async def guard(self, work: Coroutine[Any, Any, Result]) -> Result:
-        """Do some work, given up when a part dies; see `launch.run.vitals.Vitals.guard`."""
-        return await self.watch.vitals.guard(work)
+        """Do some work, given up when a part dies; see `launch.run.health.HealthChecks.guard`."""
+        return await self.watch.health.guard(work)
 
     def give_up(self, death: PartDied) -> None:
         """Take a death in: `reset` starts anew what died, and all that may die of it meanwhile."""
@@ -388,7 +388,7 @@ class System:
 
     async def close(self) -> None:
         """End every actor and give the resources back."""
-        self.watch.vitals.close()
+        self.watch.health.close()
         self._parity.cancel()
         await self.rollouts.close()
         self.learners.close()

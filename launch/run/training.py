@@ -18,23 +18,23 @@ from pathlib import Path
 
 from cost.draws.distribution import DrawDistribution
 from launch.record.counter import Counter
-from launch.record.last_times import LastTimes
+from launch.record.notices import Unwritten
 from launch.record.picture import draw_picture
 from launch.record.progress import print_result
 from launch.record.run_folder import PICTURE
 from launch.record.startup import Startup
+from launch.record.startup_times import StartupTimes
 from launch.record.step import StepResult
-from launch.record.told import Unwritten
 from launch.run import loop
 from launch.run.best import BestPolicy
 from launch.run.checkpoints import Checkpoints
 from launch.run.deaths import PartDied
-from launch.run.going_on import GoingOn
 from launch.run.inputs import Inputs
 from launch.run.interruption import Interruption, StoppedError
 from launch.run.parts import Parts, plan_of
 from launch.run.position import Position
 from launch.run.recorder import Recorder
+from launch.run.recovery import Recovery
 from launch.run.rescue import rescue, save_by_the_way, save_somewhere, say_where
 from launch.run.system import System
 
@@ -53,7 +53,7 @@ async def train(inputs: Inputs, *, began: float) -> None:
         StoppedError: If a signal ended the run.
         Exception: Whatever else ends the run; the policy as learned until then is saved.
     """
-    startup = Startup(last=LastTimes(inputs.config.model.path))
+    startup = Startup(last=StartupTimes(inputs.config.model.path))
     with Interruption.listening() as interruption:
         system = await interruption.ends(
             System.create(inputs.config, inputs.prompts, startup), "while the run was starting"
@@ -100,7 +100,7 @@ class TrainingRun:
         self._run_dir = Path(config.run_dir)
         self._recorder = Recorder(inputs, system, began=began, label=label)
         self._checkpoints = Checkpoints(config.checkpoint, self._run_dir, system, inputs.about)
-        self._going_on = GoingOn(inputs, system, self._recorder, plan_of(config))
+        self._recovery = Recovery(inputs, system, self._recorder, plan_of(config))
         self._interruption = interruption or Interruption()
         self._position: Position | None = None
         # From then on the learners hold what nobody else has.
@@ -140,7 +140,7 @@ class TrainingRun:
         whole = self._interruption.ends
         if self._inputs.saved is not None:
             with startup.part(f"checkpoint of step {self._inputs.saved.step}"):
-                self._position = await self._going_on.begin(self._inputs.saved)
+                self._position = await self._recovery.begin(self._inputs.saved)
         elif self._config.evaluation.before:
             with startup.part("held-out evaluation"):
                 await whole(self._recorder.evaluations.take("before"), "before the first step")
@@ -153,7 +153,7 @@ class TrainingRun:
 
     async def _train(self) -> None:
         self._recorder.open()
-        self._going_on.remember_start()
+        self._recovery.remember_start()
         self._learning, work = True, self._loop
         while True:
             try:
@@ -161,7 +161,7 @@ class TrainingRun:
                     await self._system.guard(work())
                 break
             except PartDied as death:
-                self._going_on.accept(death)
+                self._recovery.accept(death)
                 work = partial(self._recovered_loop, death)
         await self._system.checked()
         self._recorder.loop_ended()
@@ -179,7 +179,7 @@ class TrainingRun:
 
     async def _recovered_loop(self, death: PartDied) -> None:
         await self._checkpoints.finish()
-        recovery = self._going_on.recover(death)
+        recovery = self._recovery.recover(death)
         self._position = await self._interruption.ends(recovery, "while a part was started anew")
         await self._loop()
 
@@ -189,7 +189,7 @@ class TrainingRun:
         Raises:
             StoppedError: After a signal; there is a checkpoint, if one could be written.
         """
-        self._checkpoints.last_step = self._going_on.step
+        self._checkpoints.last_step = self._recovery.step
         system, plan = self._system, plan_of(self._config)
         self._position = self._position or Position(plan)
         parts = Parts(
@@ -225,7 +225,7 @@ class TrainingRun:
     def _between_steps(self) -> bool:
         """Whether the learners are at a version that is written down, and nothing is half done."""
         position = self._position
-        if position is None or self._going_on.blank:
+        if position is None or self._recovery.blank:
             return False
         return not position.learning and position.batch == self._recorder.step
 
@@ -248,7 +248,7 @@ class TrainingRun:
         self._counter.to(share, f"step {result.step}, {share:.0%}")
         await self._recorder.write(result, metrics)
         await self._best.look(result.step, metrics)
-        self._going_on.progress()
+        self._recovery.progress()
         if (every := self._config.loop.save_every) and result.step % every == 0:
             await save_by_the_way(self._save, f"policy-{result.step}")
         if self._interruption.signal is not None:
@@ -283,7 +283,7 @@ class TrainingRun:
             error = say_where(error, f"the policy is in {self._kept}")
         elif self._learning:
             await self._last_checkpoint()
-            if not self._going_on.blank:
+            if not self._recovery.blank:
                 error = say_where(error, await rescue(self._save, self._run_dir / "policy"))
             error = say_where(error, self._resume)
         elif self._inputs.saved is None:

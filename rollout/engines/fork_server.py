@@ -27,7 +27,7 @@ import setproctitle
 from rollout.processes import die_with
 
 IMPORTED = (
-    "rollout.engines.first_import",
+    "rollout.engines.preload",
     "ray",
     "vllm.v1.engine.core",
     "vllm.v1.executor.uniproc_executor",

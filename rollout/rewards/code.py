@@ -10,7 +10,7 @@ A task's answer is a JSON object, which a JSONL file may hold as such:
 | `reference` | code that passes: required, for tests that nobody can pass teach nothing |
 
 What is expected never enters the sandbox of the code: outputs are compared here, and asserts run in
-a second sandbox that calls the functions of the first (`rollout.sandbox.wire`). So it is of no use
+a second sandbox that calls the functions of the first (`rollout.sandbox.rpc`). So it is of no use
 to leave with exit code 0, to patch tests, builtins or `==`, or to look for the tests. Outputs are
 equal when their lines are, but for blanks at the ends of lines and blank lines at the end.
 """

@@ -29,7 +29,7 @@ def command(
     Args:
         form: Which.
         config: Its limits.
-        job_fd: See `rollout.sandbox.inside.main`, as of the others.
+        job_fd: See `rollout.sandbox.init.main`, as of the others.
         ready_fd: Where it says that it is set up.
         link: A connection; -1 for none.
     """
@@ -38,7 +38,7 @@ def command(
 
 def _python(form: str, job_fd: int, ready_fd: int, link: int) -> list[str]:
     start = (
-        f"import sys; sys.path.append({str(ROOT)!r}); from rollout.sandbox.inside import main; "
+        f"import sys; sys.path.append({str(ROOT)!r}); from rollout.sandbox.init import main; "
         f"sys.path.pop(); main({form!r}, {job_fd}, {ready_fd}, {link})"
     )
     python = os.path.join(sys.base_prefix, "bin", f"python3.{sys.version_info.minor}")

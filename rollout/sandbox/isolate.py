@@ -1,6 +1,6 @@
 """What a process gives up before it runs untrusted code: the machine around it, rights, resources.
 
-Runs inside a sandbox's first process, as `rollout.sandbox.inside` calls it; the standard library
+Runs inside a sandbox's first process, as `rollout.sandbox.init` calls it; the standard library
 only. Linux system calls stand with their constants, since Python 3.11 has few of them by name.
 """
 

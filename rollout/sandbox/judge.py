@@ -1,4 +1,4 @@
-"""The two sides of hidden tests, each in its own sandbox; `rollout.sandbox.wire` joins them."""
+"""The two sides of hidden tests, each in its own sandbox; `rollout.sandbox.rpc` joins them."""
 
 import ast
 import builtins
@@ -7,7 +7,7 @@ import os
 import sys
 from typing import Any
 
-from rollout.sandbox.wire import Peer
+from rollout.sandbox.rpc import Peer
 
 
 def serve(descriptor: int, names: dict[str, Any] | None) -> None:

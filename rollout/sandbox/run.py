@@ -1,6 +1,6 @@
 """Runs code that nobody trusts, and says what it wrote and how it ended.
 
-    run(code) -> bubblewrap or namespaces -> rollout.sandbox.inside -> the code -> Outcome
+    run(code) -> bubblewrap or namespaces -> rollout.sandbox.init -> the code -> Outcome
 
 Each run has a session and a process group of its own, a file system with Python and nothing else,
 read-only but for an empty scratch folder, no network, no environment, a user that owns nothing, the
@@ -83,7 +83,7 @@ def run(code: str, config: SandboxConfig, *, stdin: str = "", mode: str = "progr
         code: Python.
         config: The limits.
         stdin: What it reads.
-        mode: See `rollout.sandbox.inside`.
+        mode: See `rollout.sandbox.init`.
 
     Raises:
         SandboxError: If no sandbox can be set up here, with what to do.
@@ -107,7 +107,7 @@ def started(
     Args:
         code: Python.
         config: The limits.
-        mode: See `rollout.sandbox.inside`.
+        mode: See `rollout.sandbox.init`.
         stdin: What it reads.
         link: A socket that it inherits; -1 for none.
         form: One of the forms; None for what `working_form` finds.

@@ -1,4 +1,4 @@
-"""What counts as a sign of life, and what is done without one; time is simulated."""
+"""What counts as a heartbeat, and what is done without one; time is simulated."""
 
 import asyncio
 

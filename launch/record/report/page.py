@@ -17,6 +17,7 @@ from typing import Any
 from cost.ledger import METRICS as LEDGER_METRICS
 from cost.ledger import Ledger
 from launch.cli.visible import visible
+from launch.record.formatting import seconds_text, share_text
 from launch.record.report.chart import Section, axes, run_colour
 from launch.record.report.document import (
     UNKNOWN,
@@ -33,7 +34,6 @@ from launch.record.report.settings import settings_html
 from launch.record.run_folder import write_new
 from launch.record.statistics import PAIRED_MARGIN
 from launch.record.summary import OVERLAP
-from launch.record.text import seconds_text, share_text
 
 MOST_GROUPS = 12
 """Sample groups of a run that the page shows."""

@@ -141,7 +141,7 @@ class TimekeepingLearner:
 async def start(config: RunConfig, profile: Profile, prompts: Sequence[Prompt]) -> System:
     """Start a system on a connected cluster; it must not check parity."""
     watch = Watch(config)
-    watch.vitals.start()
+    watch.health.start()
     scheduler = start_scheduler(config, prompts, watch)
 
     def make_actor(index: int, scheduler: Any, seed: int) -> Any:

@@ -17,9 +17,9 @@ from conf.schema import RunConfig
 from conf.secrets import recorded
 from launch.cli.refusals import one_line, reason_of
 from launch.program import UserError, build, compose_run, hold_folder
+from launch.record.atomic_files import write_atomically
 from launch.record.plain_yaml import plain_yaml
 from launch.record.run_folder import read_config
-from launch.record.whole import write_whole
 from launch.run.compute import compute_of
 from launch.run.inputs import resolve_model, say_whose_code
 from launch.run.kept_paths import keep_paths
@@ -167,7 +167,7 @@ def write_plan(config: CompareConfig, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         # Or what goes on in there would be taken for interrupted, and set aside.
         hold_folder(folder)
-        write_whole(folder / PLAN, [text.encode()])
+        write_atomically(folder / PLAN, [text.encode()])
     except OSError as error:
         raise UserError(
             f"run_dir must be writable, got {str(folder)!r}: {reason_of(error)}"

@@ -17,7 +17,7 @@ from launch.record.report.document import chip, document, navigation, section_ht
 from launch.record.statistics import Estimate
 from launch.study.comparison.curves import AXES, AxisCurves, amount_text
 from launch.study.comparison.findings import Comparison, Row
-from launch.study.comparison.words import (
+from launch.study.comparison.rendering import (
     ratio_text,
     sentences,
     spent_text,

@@ -17,7 +17,7 @@ import numpy as np
 from launch.program import UserError
 from launch.record.statistics import Estimate, Paired, corrected, sentence
 from launch.study.comparison.curves import AXES, Curve, amount_text, compare_along, evaluations
-from launch.study.comparison.words import reach_sentence
+from launch.study.comparison.rendering import reach_sentence
 
 ON_THE_WAY = (1 / 3, 2 / 3)
 """Where curves are read, as shares of what the first arm spent."""

@@ -9,15 +9,15 @@ from pathlib import Path
 from rich.console import Console
 
 from conf.programs import CompareConfig
+from launch.record.atomic_files import write_atomically
 from launch.record.json_file import write_json
+from launch.record.notices import Unwritten
 from launch.record.run_folder import metric_columns, read_steps
-from launch.record.told import Unwritten
-from launch.record.whole import write_whole
 from launch.study.comparison.curves import NEEDED, curve_of
 from launch.study.comparison.findings import find
 from launch.study.comparison.plan import PlannedRun, or_move_away
+from launch.study.comparison.rendering import comparison_json, sentences, table
 from launch.study.comparison.runs import FinishedRun
-from launch.study.comparison.words import comparison_json, sentences, table
 
 
 def results_of(planned: list[PlannedRun]) -> dict[str, dict[int, FinishedRun]]:
@@ -70,6 +70,6 @@ def report(config: CompareConfig, planned: list[PlannedRun], folder: Path) -> No
     with unwritten.noted("comparison.json"):
         write_json(folder / "comparison.json", comparison_json(found))
     with unwritten.noted("comparison.html"):
-        write_whole(folder / "comparison.html", [page(found).encode()])
+        write_atomically(folder / "comparison.html", [page(found).encode()])
     unwritten.check("the table has the results, and the same command writes them anew")
     console.print(f"files: {folder / 'comparison.html'}, comparison.json", markup=False)

@@ -9,9 +9,9 @@ from pathlib import Path
 from rich import get_console
 
 from launch.record.counter import print_line
-from launch.record.last_times import LastTimes
+from launch.record.formatting import seconds_text
 from launch.record.startup import Startup
-from launch.record.text import seconds_text
+from launch.record.startup_times import StartupTimes
 from launch.run.inputs import prepare
 from launch.run.interruption import Interruption, StoppedError
 from launch.run.rescue import say_where
@@ -49,7 +49,7 @@ async def _run_all(planned: list[PlannedRun], interruption: Interruption) -> Non
             inputs, began = prepare(run.composed.copy()), time.time()
             beginning = f"while {run.arm} seed {run.seed} was starting"
             if system is None:
-                startup = Startup(last=LastTimes(inputs.config.model.path))
+                startup = Startup(last=StartupTimes(inputs.config.model.path))
                 starting = System.create(inputs.config, inputs.prompts, startup)
                 system = await interruption.ends(starting, beginning)
             else:

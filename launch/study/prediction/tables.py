@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from launch.record.text import number_text
+from launch.record.formatting import number_text
 
 QUALITY = {
     "pass_rate_r2": "R^2 of\npass rate",

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from rich.table import Table
 
-from launch.record.text import count_text, share_text
+from launch.record.formatting import count_text, share_text
 from launch.study.theory.experiments import BAR, TUNED_SHARE, Comparison, Costs, Interval
 from launch.study.theory.findings import Findings
 from launch.study.theory.problems import RADIUS, Case

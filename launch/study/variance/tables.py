@@ -7,8 +7,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from launch.record.formatting import number_text
 from launch.record.statistics import MARGIN, t_quantile
-from launch.record.text import number_text
 
 AGGREGATIONS = {"constant_length": "token sums", "sequence_mean": "sequence means"}
 """What the aggregations are called."""

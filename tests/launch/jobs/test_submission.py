@@ -6,7 +6,7 @@ import pytest
 
 from conf.programs import register
 from conf.submit import KubeRayConfig, SubmitConfig
-from launch.jobs.submission import allowed_variables, checked_run, going_on, submit, training
+from launch.jobs.submission import allowed_variables, checked_run, resuming, submit, training
 from launch.program import UserError, compose_run
 from launch.study.comparison.checks import first_run
 
@@ -95,19 +95,19 @@ def test_a_run_that_cannot_work_is_refused_before_it_is_sent(settings, overrides
 def test_every_try_of_a_job_has_the_same_folder_and_goes_on_in_it():
     overrides = ["experiment=quickstart", """run_dir="/läufe/it's a b/${name}-${now:%f}\""""]
     run = checked_run(job(), overrides)
-    sent = going_on("train", overrides, run)
+    sent = resuming("train", overrides, run)
     again = compose_run(sent)
     assert again.run_dir == run.run_dir and run.run_dir.startswith("/läufe/it's a b/")
     assert again.resume == "auto" and again.name == run.name
     # Whoever gives one has it.
     chosen = ["experiment=quickstart", "run_dir=/a", "resume=null"]
-    assert compose_run(going_on("train", chosen, checked_run(job(), chosen))).resume is None
+    assert compose_run(resuming("train", chosen, checked_run(job(), chosen))).resume is None
 
 
 def test_a_slurm_job_without_a_folder_gets_one_that_stays():
     overrides = ["experiment=quickstart"]
     run = checked_run(job(form="slurm"), overrides)
-    assert going_on("train", overrides, run) == [
+    assert resuming("train", overrides, run) == [
         *overrides,
         f"run_dir='{run.run_dir}'",
         "resume=auto",

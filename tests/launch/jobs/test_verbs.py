@@ -7,7 +7,7 @@ import pytest
 from conf.programs import register
 from conf.submit import SubmitConfig
 from launch.jobs.forms import STOP_WAIT
-from launch.jobs.submission import checked_run, going_on, submit, training
+from launch.jobs.submission import checked_run, resuming, submit, training
 from launch.jobs.verbs import again, found, metadata_of, patience_of, read_metadata, stop, table_of
 from launch.program import RunError, UserError, compose_run
 
@@ -136,20 +136,20 @@ def test_a_job_that_runs_is_not_sent_again():
 
 
 def test_a_job_goes_on_with_what_it_ran_and_where_but_for_what_is_changed():
-    sent = going_on("train", [*SENT, "run_dir=/shared/${name}"], training([*SENT, "run_dir=/a"]))
+    sent = resuming("train", [*SENT, "run_dir=/shared/${name}"], training([*SENT, "run_dir=/a"]))
     metadata = metadata_of("train", sent, "/shared/a")
     server = Server(details(status="STOPPED", metadata=metadata))
     config = SubmitConfig(name="second", action=["resume", "first"], program="compare")
     config, overrides = again(server, "first", config, ["loop.num_steps=9"])
     assert (config.name, config.program, config.action) == ("second", "train", [])
     run = checked_run(config, overrides)
-    composed = compose_run(going_on(config.program, overrides, run))
+    composed = compose_run(resuming(config.program, overrides, run))
     assert (composed.loop.num_steps, composed.run_dir, composed.resume) == (9, "/a", "auto")
 
 
 def test_actions_reach_the_server_and_a_job_that_goes_on_is_sent(monkeypatch, capsys):
     server = Server(details(status="STOPPED"))
-    sent = going_on("train", [*SENT, "run_dir=/shared/a"], training([*SENT, "run_dir=/shared/a"]))
+    sent = resuming("train", [*SENT, "run_dir=/shared/a"], training([*SENT, "run_dir=/shared/a"]))
     server.job.metadata = metadata_of("train", sent, "/shared/a")
     monkeypatch.setattr("launch.jobs.submission.connect", lambda address: server)
     readers = {"train": training}

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from launch.record.formatting import count_text, number_text, seconds_text, share_text, sparkline
 from launch.record.outcomes import EvaluationResult
 from launch.record.progress import (
     Pace,
@@ -16,7 +17,6 @@ from launch.record.progress import (
 )
 from launch.record.statistics import Estimate
 from launch.record.summary import RunSummary
-from launch.record.text import count_text, number_text, seconds_text, share_text, sparkline
 from tests.launch.record.consoles import plain, terminal, text_of, without_times
 
 METRICS = {

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from launch.record.told import Unwritten
+from launch.record.notices import Unwritten
 from launch.run import recorder
 from launch.run.inputs import prepare
 from launch.run.recorder import Recorder

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from conf.resources import ResourcesConfig
-from launch.run import remote, vitals
+from launch.run import health, remote
 from launch.run.deaths import PartDied
 from launch.run.remote import RemoteScheduler, Watch
 from launch.study.simulation.clock import run
@@ -30,12 +30,12 @@ class Handle:
 @pytest.fixture
 def watch(tmp_path, monkeypatch):
     monkeypatch.setattr(remote, "ray_logs", lambda: "/logs")
-    monkeypatch.setattr(vitals, "ray_logs", lambda: "/logs")
+    monkeypatch.setattr(health, "ray_logs", lambda: "/logs")
     return Watch(SimpleNamespace(resources=ResourcesConfig(), run_dir=str(tmp_path)))
 
 
 def names(watch):
-    return [watched.part.name for watched in watch.vitals._living()]
+    return [watched.part.name for watched in watch.health._living()]
 
 
 def test_parts_are_those_of_now_and_only_actors_of_the_pool_are_replaced(watch):
@@ -54,16 +54,16 @@ def test_parts_are_those_of_now_and_only_actors_of_the_pool_are_replaced(watch):
     actors = ["rollout actor 0", "rollout actor 1"]
     assert names(watch) == ["scheduler", "learner 0", "learner 1", *actors]
     pool.handles[1] = new = Handle("c")
-    parts = [watched.part for watched in watch.vitals._living()]
+    parts = [watched.part for watched in watch.health._living()]
     assert [part.lost is not None for part in parts] == [False] * 3 + [True] * 2
-    assert [part.group for part in parts] == [None, *["vitals"] * 2, None, None]
+    assert [part.group for part in parts] == [None, *["health"] * 2, None, None]
     death = PartDied("rollout actor 1", "died", "/logs")
     parts[-1].lost(death)
     assert lost == [(1, new, death)]
     watch.learners([Handle("l0")])
     watch.begin(SimpleNamespace(run_dir="/other"))
     assert names(watch) == ["learner 0", *actors]
-    assert str(watch.vitals.run_dir) == "/other"
+    assert str(watch.health.run_dir) == "/other"
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_parts_are_those_of_now_and_only_actors_of_the_pool_are_replaced(watch):
 def test_what_is_started_anew_after_a_death_is_watched_no_longer(watch, died, dead, left):
     watch.scheduler(Handle("s"))
     watch.learners([Handle("l0"), Handle("l1")])
-    _, *learners = watch.vitals._living()
+    _, *learners = watch.health._living()
     for rank in dead:
         learners[rank].dead = True
     assert watch.give_up(PartDied(died, "died", "/logs")) is (not left)

@@ -22,7 +22,7 @@ def told():
     print(os.environ.get("LATER"), "EARLIER" in os.environ, imported, gc.isenabled(), flush=True)
 
 if __name__ == "__main__":
-    fork_server.IMPORTED = ("rollout.engines.first_import", "colorsys")
+    fork_server.IMPORTED = ("rollout.engines.preload", "colorsys")
     os.environ["EARLIER"] = "1"
     fork_server.begin(compiling=False)
     del os.environ["EARLIER"]

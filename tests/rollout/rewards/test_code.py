@@ -91,7 +91,7 @@ def add(a, b):
         "import sys\nadd = lambda a, b: sys._getframe(1).f_globals.get('tests') or [9]",
         """
 import sys
-wire = sys.modules["rollout.sandbox.wire"]
+wire = sys.modules["rollout.sandbox.rpc"]
 honest = wire.Peer._do
 def lying(self, what, *given):
     done = honest(self, what, *given)

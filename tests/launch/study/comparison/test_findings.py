@@ -5,7 +5,7 @@ import pytest
 from conf.programs import BudgetConfig
 from launch.study.comparison.findings import find
 from launch.study.comparison.page import page
-from launch.study.comparison.words import sentences, verdict
+from launch.study.comparison.rendering import sentences, verdict
 from tests.launch.study.comparison.made_runs import find_in, make_run
 
 

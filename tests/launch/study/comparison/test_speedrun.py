@@ -13,8 +13,8 @@ from launch.record.run_folder import metric_columns
 from launch.study.comparison.curves import AXES, HELD_OUT, NEEDED, Curve, curve_of
 from launch.study.comparison.findings import find
 from launch.study.comparison.page import page
+from launch.study.comparison.rendering import comparison_json, sentences, table
 from launch.study.comparison.speedrun import speed_sentences, speeds
-from launch.study.comparison.words import comparison_json, sentences, table
 from tests.launch.study.comparison.made_runs import make_run
 
 

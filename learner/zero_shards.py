@@ -32,7 +32,7 @@ class Fragment:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Holding:
+class ZeroShard:
     """Holds one tensor that the optimiser steps on."""
 
     stepped: Tensor
@@ -79,13 +79,13 @@ def torch_optimizer(deepspeed_engine: Any) -> Any:
     return optimizer.optimizer if deepspeed_engine.zero_optimization_stage() else optimizer
 
 
-def holdings_of(deepspeed_engine: Any, model: nn.Module, rank: int) -> list[Holding]:
+def zero_shards_of(deepspeed_engine: Any, model: nn.Module, rank: int) -> list[ZeroShard]:
     """List what a rank's optimiser steps on, as the same list of parameters on every rank."""
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     optimizer, stage = deepspeed_engine.optimizer, deepspeed_engine.zero_optimization_stage()
     if stage == 0:
         return [
-            Holding(
+            ZeroShard(
                 parameter,
                 whole=True,
                 names=(names[id(parameter)],),
@@ -103,7 +103,7 @@ def holdings_of(deepspeed_engine: Any, model: nn.Module, rank: int) -> list[Hold
             if place[-1] > 0
         ]
         found.append(
-            Holding(
+            ZeroShard(
                 stepped,
                 whole=False,
                 names=tuple(names[id(parameter)] for parameter in group),

@@ -1,4 +1,4 @@
-"""Vitals in simulated time, over parts that answer, hang, die and are replaced."""
+"""HealthChecks in simulated time, over parts that answer, hang, die and are replaced."""
 
 import asyncio
 from dataclasses import dataclass
@@ -7,12 +7,12 @@ from types import SimpleNamespace
 import pytest
 from ray import exceptions
 
-from launch.run import vitals as module
+from launch.run import health as module
 from launch.run.deaths import PartDied
-from launch.run.pulse import Seen
-from launch.run.vitals import Part, Vitals
+from launch.run.health import HealthChecks, Part
+from launch.run.liveness import Seen
 from launch.study.simulation.clock import run
-from rollout.signs import Sign
+from rollout.heartbeat import Heartbeat
 
 LIMIT = 30.0
 
@@ -49,26 +49,26 @@ class Handle:
             await asyncio.sleep(1)
         if self.state == "dead":
             raise died(self)
-        return Sign(1, 2, self.name, "its engine is gone" if self.state == "fault" else "")
+        return Heartbeat(1, 2, self.name, "its engine is gone" if self.state == "fault" else "")
 
 
 @pytest.fixture
 def make(tmp_path, monkeypatch):
-    """Vitals over handles, with processes that do what the handles say."""
+    """HealthChecks over handles, with processes that do what the handles say."""
     killed = []
     monkeypatch.setattr(module, "ray_logs", lambda: "/logs")
-    monkeypatch.setattr(module, "_kill", lambda sign: killed.append(sign and sign.space))
+    monkeypatch.setattr(module, "_kill", lambda last: killed.append(last and last.space))
     monkeypatch.setattr(module.ray, "kill", lambda handle: None)
 
     def build(*handles, lost=None):
         by_name = {handle.name: handle for handle in handles}
 
-        class FakeEye:
-            def see(self, sign, seconds):
-                return by_name[sign.space].seen if sign is not None else Seen.NOTHING
+        class FakeObserver:
+            def see(self, heartbeat, seconds):
+                return by_name[heartbeat.space].seen if heartbeat is not None else Seen.NOTHING
 
-        monkeypatch.setattr(module, "Eye", FakeEye)
-        made = Vitals(silence_seconds=LIMIT, run_dir=tmp_path)
+        monkeypatch.setattr(module, "ProcessObserver", FakeObserver)
+        made = HealthChecks(silence_seconds=LIMIT, run_dir=tmp_path)
         made.killed = killed
         for handle in handles:
             made.watch(handle.name, lambda h=handle: [Part(h.name, h, lost)])
@@ -89,15 +89,15 @@ def in_time(main):
 def test_parts_that_answer_are_asked_all_the_time_and_let_work_end(make):
     async def main():
         parts = [Handle("scheduler"), Handle("learner 0")]
-        vitals = make(*parts)
-        vitals.start()
+        health = make(*parts)
+        health.start()
 
         async def work():
             await asyncio.sleep(600)
             return "done"
 
-        assert await vitals.guard(work()) == "done"
-        vitals.close()
+        assert await health.guard(work()) == "done"
+        health.close()
         return [part.num_asked for part in parts]
 
     found, _ = in_time(main)
@@ -117,8 +117,8 @@ def test_parts_that_answer_are_asked_all_the_time_and_let_work_end(make):
 def test_a_part_that_dies_or_hangs_ends_the_work_and_is_named(make, state, seen, how, most_seconds):
     async def main():
         sick = Handle("learner 1")
-        vitals = make(Handle("scheduler"), sick)
-        vitals.start()
+        health = make(Handle("scheduler"), sick)
+        health.start()
 
         async def work():
             await asyncio.sleep(100)
@@ -126,10 +126,10 @@ def test_a_part_that_dies_or_hangs_ends_the_work_and_is_named(make, state, seen,
             await asyncio.sleep(1e6)
 
         with pytest.raises(PartDied) as found:
-            await vitals.guard(work())
-        vitals.close()
+            await health.guard(work())
+        health.close()
         assert (found.value.part, found.value.how) == ("learner 1", how)
-        assert vitals.killed == ["learner 1"]
+        assert health.killed == ["learner 1"]
 
     _, seconds = in_time(main)
     assert seconds <= 100 + most_seconds
@@ -138,12 +138,12 @@ def test_a_part_that_dies_or_hangs_ends_the_work_and_is_named(make, state, seen,
 def test_what_is_at_work_may_be_silent_for_hours(make):
     async def main():
         busy = Handle("learner 0", "hung", Seen.AT_WORK)
-        vitals = make(busy)
-        vitals._living()[0].sign = Sign(1, 2, "learner 0", "")
-        vitals.start()
-        await vitals.guard(asyncio.sleep(10_000))
-        vitals.close()
-        return vitals.killed
+        health = make(busy)
+        health._living()[0].heartbeat = Heartbeat(1, 2, "learner 0", "")
+        health.start()
+        await health.guard(asyncio.sleep(10_000))
+        health.close()
+        return health.killed
 
     assert in_time(main)[0] == []
 
@@ -153,27 +153,27 @@ def test_what_is_starting_may_be_silent_for_as_long_as_its_deadline(make):
 
     async def main():
         starting = Handle("learner 0", "hung")
-        vitals = make(starting)
-        vitals.start()
-        await vitals.guard(asyncio.sleep(LIMIT * 20))
-        vitals.close()
-        return vitals.killed
+        health = make(starting)
+        health.start()
+        await health.guard(asyncio.sleep(LIMIT * 20))
+        health.close()
+        return health.killed
 
     assert in_time(main)[0] == []
 
 
 def test_data_that_were_lost_with_their_node_are_a_death_from_which_a_run_goes_on(make):
     async def main():
-        vitals = make(Handle("learner 0"))
-        vitals.start()
+        health = make(Handle("learner 0"))
+        health.start()
         lost = exceptions.ObjectReconstructionFailedError("ab12")
 
         async def work():
             raise exceptions.RayTaskError("update", "...", lost).as_instanceof_cause()
 
         with pytest.raises(PartDied, match=r"^data of finished groups were lost with their node;"):
-            await vitals.guard(work())
-        vitals.close()
+            await health.guard(work())
+        health.close()
 
     in_time(main)
 
@@ -181,15 +181,15 @@ def test_data_that_were_lost_with_their_node_are_a_death_from_which_a_run_goes_o
 def test_a_part_that_is_replaced_ends_no_work(make):
     async def main():
         sick, lost = Handle("rollout actor 0"), []
-        vitals = make(sick, lost=lost.append)
-        vitals.start()
+        health = make(sick, lost=lost.append)
+        health.start()
 
         async def work():
             sick.state = "fault"
             await asyncio.sleep(300)
 
-        await vitals.guard(work())
-        vitals.close()
+        await health.guard(work())
+        health.close()
         return lost
 
     (death,) = in_time(main)[0]
@@ -201,11 +201,11 @@ def test_what_cannot_be_replaced_any_more_ends_the_work(make):
         raise RuntimeError("died too often")
 
     async def main():
-        vitals = make(Handle("rollout actor 0", "dead"), lost=lost)
-        vitals.start()
+        health = make(Handle("rollout actor 0", "dead"), lost=lost)
+        health.start()
         with pytest.raises(RuntimeError, match=r"^died too often$"):
-            await vitals.guard(asyncio.sleep(1e6))
-        vitals.close()
+            await health.guard(asyncio.sleep(1e6))
+        health.close()
 
     in_time(main)
 
@@ -213,19 +213,19 @@ def test_what_cannot_be_replaced_any_more_ends_the_work(make):
 def test_the_inner_work_hears_of_a_death_and_the_outer_goes_on(make):
     async def main():
         sick = Handle("scheduler")
-        vitals = make(sick)
-        vitals.start()
+        health = make(sick)
+        health.start()
 
         async def outer():
             sick.state = "dead"
             with pytest.raises(PartDied):
-                await vitals.guard(asyncio.sleep(1e6))
-            vitals.watch("scheduler", lambda: [Part("scheduler", Handle("scheduler"))])
+                await health.guard(asyncio.sleep(1e6))
+            health.watch("scheduler", lambda: [Part("scheduler", Handle("scheduler"))])
             await asyncio.sleep(500)
             return "recovered"
 
-        found = await vitals.guard(outer())
-        vitals.close()
+        found = await health.guard(outer())
+        health.close()
         return found
 
     assert in_time(main)[0] == "recovered"
@@ -233,13 +233,13 @@ def test_the_inner_work_hears_of_a_death_and_the_outer_goes_on(make):
 
 def test_a_death_while_nothing_was_guarded_ends_the_next_work(make):
     async def main():
-        vitals = make(Handle("scheduler", "dead"))
-        vitals.start()
+        health = make(Handle("scheduler", "dead"))
+        health.start()
         await asyncio.sleep(100)
         with pytest.raises(PartDied, match=r"^scheduler died"):
-            await vitals.guard(asyncio.sleep(1e6))
-        await vitals.guard(asyncio.sleep(1))
-        vitals.close()
+            await health.guard(asyncio.sleep(1e6))
+        await health.guard(asyncio.sleep(1))
+        health.close()
 
     in_time(main)
 
@@ -250,8 +250,8 @@ def test_parts_that_die_with_their_node_are_one_death_where_they_are_started_ane
 
     async def main():
         old = [Handle(f"learner {k}") for k in range(4)]
-        vitals = make(*old)
-        vitals.start()
+        health = make(*old)
+        health.start()
 
         async def loop():
             await asyncio.sleep(100)
@@ -270,14 +270,14 @@ def test_parts_that_die_with_their_node_are_one_death_where_they_are_started_ane
 
         async def whole():
             with pytest.raises(PartDied, match=r"^learner 0 died"):
-                await vitals.guard(loop())
-            assert vitals.any_dead("learner 0") and vitals.any_dead("learner 3") is at_once
+                await health.guard(loop())
+            assert health.any_dead("learner 0") and health.any_dead("learner 3") is at_once
             for handle in old:
-                vitals.watch(handle.name, list)
-            return await vitals.guard(recovered())
+                health.watch(handle.name, list)
+            return await health.guard(recovered())
 
-        found = await vitals.guard(whole())
-        vitals.close()
+        found = await health.guard(whole())
+        health.close()
         return found
 
     assert in_time(main)[0] == "recovered"
@@ -286,8 +286,8 @@ def test_parts_that_die_with_their_node_are_one_death_where_they_are_started_ane
 def test_what_dies_while_work_is_given_up_ends_the_next_where_it_is_watched_still(make):
     async def main():
         scheduler, learner = Handle("scheduler"), Handle("learner 0")
-        vitals = make(scheduler, learner)
-        vitals.start()
+        health = make(scheduler, learner)
+        health.start()
 
         async def loop():
             scheduler.state = "dead"
@@ -299,14 +299,14 @@ def test_what_dies_while_work_is_given_up_ends_the_next_where_it_is_watched_stil
 
         async def whole():
             with pytest.raises(PartDied, match=r"^scheduler died"):
-                await vitals.guard(loop())
-            vitals.watch("scheduler", list)
+                await health.guard(loop())
+            health.watch("scheduler", list)
             with pytest.raises(PartDied, match=r"^learner 0 died"):
-                await vitals.guard(asyncio.sleep(1e6))
+                await health.guard(asyncio.sleep(1e6))
             return "told"
 
-        found = await vitals.guard(whole())
-        vitals.close()
+        found = await health.guard(whole())
+        health.close()
         return found
 
     assert in_time(main)[0] == "told"
@@ -318,14 +318,14 @@ def test_a_death_that_is_found_while_an_error_is_looked_into_is_what_is_told(
 ):
     async def main():
         sick, other = Handle("learner 0"), Handle("learner 1")
-        vitals = make(sick, other)
-        vitals.start()
+        health = make(sick, other)
+        health.start()
 
         async def slowly(*_):
             await asyncio.sleep(60)
 
-        monkeypatch.setattr(vitals, "take_stacks", slowly)
-        monkeypatch.setattr(vitals, "culprit", slowly)
+        monkeypatch.setattr(health, "take_stacks", slowly)
+        monkeypatch.setattr(health, "culprit", slowly)
 
         async def work():
             await asyncio.sleep(100)
@@ -333,8 +333,8 @@ def test_a_death_that_is_found_while_an_error_is_looked_into_is_what_is_told(
             raise error if isinstance(error, Exception) else died(other)
 
         with pytest.raises(PartDied, match=r"^learner 0 died"):
-            await vitals.guard(work())
-        vitals.close()
+            await health.guard(work())
+        health.close()
 
     in_time(main)
 
@@ -348,15 +348,15 @@ def test_the_culprit_is_the_part_that_died_and_not_the_one_that_says_so(make):
 
     async def main(error_of):
         scheduler, learner = Handle("scheduler"), Handle("learner 1")
-        vitals = make(scheduler, learner)
-        for watched in vitals._living():
-            watched.sign = Sign(1, 2, watched.part.name, "")
+        health = make(scheduler, learner)
+        for watched in health._living():
+            watched.heartbeat = Heartbeat(1, 2, watched.part.name, "")
 
         async def work():
             raise error_of(scheduler, learner)
 
         try:
-            await vitals.guard(work())
+            await health.guard(work())
         except PartDied as death:
             return death.part
         except ValueError as error:
@@ -380,13 +380,13 @@ def test_the_culprit_is_the_part_that_died_and_not_the_one_that_says_so(make):
 
 def test_a_deadline_that_passes_has_what_each_part_was_doing_written_down(make, tmp_path):
     async def main():
-        vitals = make(Handle("scheduler"))
+        health = make(Handle("scheduler"))
 
         async def late():
             raise TimeoutError("batch 3: nothing was heard")
 
         with pytest.raises(TimeoutError) as found:
-            await vitals.guard(vitals.guard(late()))
+            await health.guard(health.guard(late()))
         return str(found.value)
 
     text = asyncio.run(main())
@@ -401,10 +401,10 @@ def test_a_deadline_that_passes_has_what_each_part_was_doing_written_down(make, 
 def test_an_engine_that_happens_to_be_dead_is_no_reason_for_another_error(make):
     async def main():
         engine = Handle("rollout actor 0", seen=Seen.GONE)
-        vitals = make(engine, lost=lambda death: None)
-        vitals._living()[0].sign = Sign(1, 2, "rollout actor 0", "")
-        unrelated = await vitals.culprit(raised_in_a_task(ValueError("a bug")))
-        own = await vitals.culprit(died(engine))
+        health = make(engine, lost=lambda death: None)
+        health._living()[0].heartbeat = Heartbeat(1, 2, "rollout actor 0", "")
+        unrelated = await health.culprit(raised_in_a_task(ValueError("a bug")))
+        own = await health.culprit(died(engine))
         return unrelated, own.part
 
     assert in_time(main)[0] == (None, "rollout actor 0")

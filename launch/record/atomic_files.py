@@ -1,7 +1,7 @@
 """Files that a reader finds whole at any moment, however full or broken the disk is.
 
-content of a file -> write_whole -> the old one or the new one
-lines, one by one -> WholeLines  -> all of a line or nothing of it
+content of a file -> write_atomically -> the old one or the new one
+lines, one by one -> AtomicLines  -> all of a line or nothing of it
 """
 
 import io
@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 
-def write_whole(path: Path, parts: Iterable[bytes]) -> int:
+def write_atomically(path: Path, parts: Iterable[bytes]) -> int:
     """Put new content in the place of a file's old one, and return its size, bytes.
 
     Whoever reads meanwhile, or after a crash, finds the old content or the new one. Where it cannot
@@ -57,7 +57,7 @@ def to_disk(path: Path) -> None:
         os.close(descriptor)
 
 
-class WholeLines:
+class AtomicLines:
     """Appends to a file; what was appended is with the system when `append` returns.
 
     After a failure the file is opened anew by the next call, which may be for the same lines.
@@ -107,8 +107,8 @@ class WholeLines:
         self.size = size
 
     def replace(self, parts: Iterable[bytes]) -> None:
-        """Put other lines in the place of all, as `write_whole` does."""
-        self.size = write_whole(self._path, parts)
+        """Put other lines in the place of all, as `write_atomically` does."""
+        self.size = write_atomically(self._path, parts)
         self.close()
 
     def close(self) -> None:

@@ -12,7 +12,7 @@ from launch.record.json_file import json_ready
 from launch.study.comparison.curves import AXES
 from launch.study.comparison.findings import find
 from launch.study.comparison.reach import Evaluated, reach
-from launch.study.comparison.words import comparison_json, sentences, table
+from launch.study.comparison.rendering import comparison_json, sentences, table
 from tests.launch.study.comparison.made_runs import find_in, make_run
 
 

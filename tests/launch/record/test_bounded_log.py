@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from launch.record.thinned import ThinnedFile
-from launch.record.whole import WholeLines
+from launch.record.atomic_files import AtomicLines
+from launch.record.bounded_log import BoundedLog
 
 
 def steps_in(path):
@@ -24,7 +24,7 @@ def write(file, step, count=1):
 @pytest.mark.parametrize("most", [2, 3, 4, 7, 16])
 @pytest.mark.parametrize("every", [1, 3, 10])
 def test_a_file_is_bounded_ends_with_the_newest_step_and_is_spread_evenly(tmp_path, most, every):
-    file, written = ThinnedFile(tmp_path / "lines", most), []
+    file, written = BoundedLog(tmp_path / "lines", most), []
     for step in range(1, 400 * every, every):
         write(file, step)
         written.append(step)
@@ -40,7 +40,7 @@ def test_a_file_is_bounded_ends_with_the_newest_step_and_is_spread_evenly(tmp_pa
 
 
 def test_all_lines_of_a_step_stay_or_go_together(tmp_path):
-    file = ThinnedFile(tmp_path / "lines", 4)
+    file = BoundedLog(tmp_path / "lines", 4)
     for step in range(1, 60):
         write(file, step, count=step % 3 + 1)
     file.close()
@@ -54,12 +54,12 @@ def test_a_file_that_goes_on_counts_what_it_holds(tmp_path):
     """However often a run stops and goes on, and with lines in it that somebody else wrote."""
     path = tmp_path / "lines"
     for step in range(1, 200):
-        file = ThinnedFile(path, 8)
+        file = BoundedLog(path, 8)
         write(file, step)
         file.close()
         assert len(steps_in(path)) <= 8 and steps_in(path)[-1] == step
     path.write_text("not of a step\n" + path.read_text())
-    file = ThinnedFile(path, 8)
+    file = BoundedLog(path, 8)
     for step in range(200, 400):
         write(file, step)
         assert len(path.read_text().splitlines()) <= 9
@@ -68,7 +68,7 @@ def test_a_file_that_goes_on_counts_what_it_holds(tmp_path):
 def test_nothing_but_whole_files_is_ever_there(tmp_path):
     """Whoever opens it before lines are taken out goes on reading the old ones."""
     path = tmp_path / "lines"
-    file = ThinnedFile(path, 4)
+    file = BoundedLog(path, 4)
     for step in range(1, 5):
         write(file, step)
     with path.open() as reader:
@@ -89,7 +89,7 @@ def test_a_run_that_goes_on_leaves_the_file_of_one_that_never_stopped(tmp_path, 
     rng = random.Random(seed)
     most, every, end = rng.randint(2, 9), rng.choice([1, 1, 3, 10]), rng.randint(20, 150)
     steps = [step for step in range(1, end * every, every) if rng.random() < 0.9]
-    undisturbed = ThinnedFile(tmp_path / "undisturbed", most)
+    undisturbed = BoundedLog(tmp_path / "undisturbed", most)
     held = {}
     for step in steps:
         write(undisturbed, step, count=step % 3 + 1)
@@ -102,7 +102,7 @@ def test_a_run_that_goes_on_leaves_the_file_of_one_that_never_stopped(tmp_path, 
             cut(path, steps[checkpoint - 1] if checkpoint else 0)
         state = json.loads(json.dumps(states[checkpoint]))
         states = {place: states[place] for place in states if place <= checkpoint}
-        file = ThinnedFile(path, most, state)
+        file = BoundedLog(path, most, state)
         if state:
             assert file.state_dict() == state
         at = rng.randint(checkpoint, len(steps)) if rng.random() < 0.8 else len(steps)
@@ -126,12 +126,12 @@ def test_a_run_that_goes_on_leaves_the_file_of_one_that_never_stopped(tmp_path, 
 )  # fmt: skip
 def test_a_state_of_something_else_is_refused(tmp_path, state):
     with pytest.raises(ValueError, match="must be stride and steps, whole numbers from 1, got"):
-        ThinnedFile(tmp_path / "lines", 4, state)
+        BoundedLog(tmp_path / "lines", 4, state)
 
 
 def test_a_step_that_failed_on_the_way_may_be_written_again(tmp_path, monkeypatch):
     path = tmp_path / "lines"
-    file = ThinnedFile(path, 4)
+    file = BoundedLog(path, 4)
     for step in range(1, 5):
         write(file, step)
 
@@ -147,7 +147,7 @@ def test_a_step_that_failed_on_the_way_may_be_written_again(tmp_path, monkeypatc
     write(file, 5)
     assert steps_in(path) == [1, 3, 5]
     with monkeypatch.context() as patch:
-        patch.setattr(WholeLines, "append", refuse)
+        patch.setattr(AtomicLines, "append", refuse)
         for _ in range(2):
             with pytest.raises(OSError):
                 write(file, 6)

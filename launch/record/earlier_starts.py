@@ -13,16 +13,16 @@ NOT_FINITE = {str(value): value for value in (math.nan, math.inf, -math.inf)}
 
 
 @dataclass(frozen=True, slots=True)
-class Earlier:
+class EarlierStarts:
     """What the starts of a run took and saw, all together; NaN where nothing is known."""
 
     total_seconds: float = math.nan
     loop_seconds: float = math.nan
     parity_max_logprob_difference: float = math.nan
 
-    def and_then(self, later: Earlier) -> Earlier:
+    def and_then(self, later: EarlierStarts) -> EarlierStarts:
         """Return the same with later starts."""
-        return Earlier(
+        return EarlierStarts(
             plus(self.total_seconds, later.total_seconds),
             plus(self.loop_seconds, later.loop_seconds),
             # Passes over the one that is not known.

@@ -8,13 +8,13 @@ import time
 
 import pytest
 
-from rollout import stacks
+from rollout import stack_traces
 from rollout.processes import look
 from tests.places import PROJECT
 
 OFFERS = """
 import time
-from rollout.stacks import offer
+from rollout.stack_traces import offer
 def in_a_long_call():
     print("ready", flush=True)
     time.sleep(100)
@@ -40,7 +40,7 @@ def hung(tmp_path):
 
 def test_the_stacks_say_where_a_process_is_as_often_as_one_asks(hung):
     for _ in range(2):
-        text = stacks.describe(hung.pid, seconds=30)
+        text = stack_traces.describe(hung.pid, seconds=30)
         assert text.count("in in_a_long_call") == 1
         assert f"process {hung.pid}" in text and "State:" in text
     assert look(hung.pid) is not None
@@ -51,7 +51,7 @@ def test_of_a_stopped_process_the_system_says_what_it_knows(hung):
     while not look(hung.pid).stopped:
         time.sleep(0.01)
     began = time.monotonic()
-    text = stacks.describe(hung.pid, seconds=30)
+    text = stack_traces.describe(hung.pid, seconds=30)
     assert "T (stopped)" in text and "it is stopped" in text and "in_a_long_call" not in text
     assert time.monotonic() - began < 20
 
@@ -59,15 +59,15 @@ def test_of_a_stopped_process_the_system_says_what_it_knows(hung):
 def test_a_process_that_offers_nothing_is_left_alone():
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(100)"])
     try:
-        assert "none came" in stacks.describe(process.pid, seconds=0.2)
+        assert "none came" in stack_traces.describe(process.pid, seconds=0.2)
         assert process.poll() is None
     finally:
         process.kill()
         process.wait()
-    assert stacks.describe(process.pid) == f"process {process.pid} is gone\n"
+    assert stack_traces.describe(process.pid) == f"process {process.pid} is gone\n"
 
 
 def test_what_one_process_says_is_bounded(hung, monkeypatch):
-    monkeypatch.setattr(stacks, "LONGEST_STACKS", 50)
-    text = stacks.describe(hung.pid, seconds=30)
+    monkeypatch.setattr(stack_traces, "LONGEST_STACKS", 50)
+    text = stack_traces.describe(hung.pid, seconds=30)
     assert len(text.split("Python stacks:\n")[1]) == 51

@@ -15,13 +15,13 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from launch.record.whole import write_whole
+from launch.record.atomic_files import write_atomically
 
 MOST = 256
 """Times that are kept; the oldest go."""
 
 
-class LastTimes:
+class StartupTimes:
     """Seconds that parts took to start.
 
     Args:
@@ -29,7 +29,7 @@ class LastTimes:
         path: The file; by default in the user's cache.
 
     Example:
-        times = LastTimes("models/chain"); times.took("engines", 1, 13.2)
+        times = StartupTimes("models/chain"); times.took("engines", 1, 13.2)
         times.of("engines", 1) -> 13.2; times.of("engines", 8) -> None
     """
 
@@ -50,7 +50,7 @@ class LastTimes:
         kept = dict(list(times.items())[-MOST:])
         with suppress(OSError):
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            write_whole(self._path, [json.dumps(kept, indent=0).encode()])
+            write_atomically(self._path, [json.dumps(kept, indent=0).encode()])
 
     def _key(self, name: str, total: int) -> str:
         return f"{self._of} | {name} | {total}"

@@ -2,23 +2,23 @@
 
 import pytest
 
-from launch.record.last_times import MOST, LastTimes
 from launch.record.startup import Startup
+from launch.record.startup_times import MOST, StartupTimes
 from tests.launch.record.consoles import plain, text_of, without_times
 
 
 def test_the_last_time_of_the_same_part_model_and_number_is_told(tmp_path):
     path = tmp_path / "cache" / "startup.json"
-    LastTimes("a", path).took("engines", 2, 13.24)
-    LastTimes("a", path).took("engines", 2, 12.04)
-    assert LastTimes("a", path).of("engines", 2) == 12.0
-    assert LastTimes("b", path).of("engines", 2) is None
-    assert LastTimes("a", path).of("engines", 1) is None
-    assert LastTimes("a", path).of("learners", 2) is None
+    StartupTimes("a", path).took("engines", 2, 13.24)
+    StartupTimes("a", path).took("engines", 2, 12.04)
+    assert StartupTimes("a", path).of("engines", 2) == 12.0
+    assert StartupTimes("b", path).of("engines", 2) is None
+    assert StartupTimes("a", path).of("engines", 1) is None
+    assert StartupTimes("a", path).of("learners", 2) is None
 
 
 def test_a_start_tells_of_the_one_before(tmp_path):
-    times = LastTimes("a", tmp_path / "startup.json")
+    times = StartupTimes("a", tmp_path / "startup.json")
     with Startup(last=times, console=plain()).part("engines"):
         pass
     times.took("engines", 1, 72.0)
@@ -32,7 +32,7 @@ def test_a_start_tells_of_the_one_before(tmp_path):
 
 
 def test_what_failed_to_start_is_not_kept(tmp_path):
-    times = LastTimes("a", tmp_path / "startup.json")
+    times = StartupTimes("a", tmp_path / "startup.json")
     with pytest.raises(KeyError), Startup(last=times, console=plain()).part("engines"):
         raise KeyError("x")
     assert times.of("engines", 1) is None
@@ -44,7 +44,7 @@ def test_what_failed_to_start_is_not_kept(tmp_path):
 def test_a_foreign_file_is_no_error(tmp_path, foreign):
     path = tmp_path / "startup.json"
     path.write_bytes(foreign)
-    times = LastTimes("a", path)
+    times = StartupTimes("a", path)
     assert times.of("e", 1) is None
     times.took("e", 1, 3.0)
     assert times.of("e", 1) == 3.0
@@ -52,13 +52,13 @@ def test_a_foreign_file_is_no_error(tmp_path, foreign):
 
 def test_a_place_that_cannot_be_written_is_no_error(tmp_path):
     (tmp_path / "file").write_text("")
-    times = LastTimes("a", tmp_path / "file" / "startup.json")
+    times = StartupTimes("a", tmp_path / "file" / "startup.json")
     times.took("e", 1, 3.0)
     assert times.of("e", 1) is None
 
 
 def test_the_oldest_go(tmp_path):
-    times = LastTimes("a", tmp_path / "startup.json")
+    times = StartupTimes("a", tmp_path / "startup.json")
     for number in range(MOST + 2):
         times.took("e", number, 1.0)
     assert times.of("e", 1) is None and times.of("e", 2) == 1.0 and times.of("e", MOST + 1) == 1.0

@@ -11,16 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launch.run.pulse import IDLE_FACTOR, UNSEEN_FACTOR, Eye, Pulse, Seen
-from rollout.signs import Sign, sign_of_life
+from launch.run.liveness import IDLE_FACTOR, UNSEEN_FACTOR, Liveness, ProcessObserver, Seen
+from rollout.heartbeat import Heartbeat, take_heartbeat
 
 LIMIT, PERIOD = 30.0, 5.0
 looks = st.lists(st.sampled_from(list(Seen)), max_size=60)
 
 
 def verdicts(seen):
-    pulse = Pulse(LIMIT)
-    return [pulse.look(PERIOD, one) for one in seen]
+    liveness = Liveness(LIMIT)
+    return [liveness.look(PERIOD, one) for one in seen]
 
 
 @pytest.mark.parametrize(
@@ -45,21 +45,21 @@ def test_what_is_at_work_never_dies(number):
 @given(looks, st.integers(1, 20))
 def test_one_look_at_work_pardons_what_was_idle_or_stopped_before(before, number):
     seen = [one for one in before if one is not Seen.GONE]
-    pulse = Pulse(LIMIT)
+    liveness = Liveness(LIMIT)
     for one in [*seen, Seen.AT_WORK]:
-        pulse.look(PERIOD, one)
-    stopped = [pulse.look(PERIOD, Seen.STOPPED) for _ in range(number)]
+        liveness.look(PERIOD, one)
+    stopped = [liveness.look(PERIOD, Seen.STOPPED) for _ in range(number)]
     assert any(stopped) == (number * PERIOD >= LIMIT)
 
 
 @given(looks)
 def test_an_answer_pardons_everything(before):
-    pulse = Pulse(LIMIT)
+    liveness = Liveness(LIMIT)
     for one in before:
-        pulse.look(PERIOD, one)
-    pulse.answered()
-    assert pulse.silent_seconds == 0
-    assert not pulse.look(PERIOD, Seen.STOPPED)
+        liveness.look(PERIOD, one)
+    liveness.answered()
+    assert liveness.silent_seconds == 0
+    assert not liveness.look(PERIOD, Seen.STOPPED)
 
 
 @given(looks)
@@ -92,31 +92,34 @@ def process():
 def sign_of(pid):
     from rollout.processes import look
 
-    return replace(sign_of_life(None, 30), pid=pid, started=look(pid).started)
+    return replace(take_heartbeat(None, 30), pid=pid, started=look(pid).started)
 
 
 def test_the_eye_tells_work_from_sleep_from_a_stop_from_an_end(process):
     busy, idle = process("while True: pass"), process("import time; time.sleep(100)")
-    signs = {one.pid: sign_of(one.pid) for one in (busy, idle)}
-    eyes = {pid: Eye() for pid in signs}
-    for pid, sign in signs.items():
-        assert eyes[pid].see(sign, 1.0) is Seen.AT_WORK, "one look says nothing"
+    heartbeats = {one.pid: sign_of(one.pid) for one in (busy, idle)}
+    observers = {pid: ProcessObserver() for pid in heartbeats}
+    for pid, heartbeat in heartbeats.items():
+        assert observers[pid].see(heartbeat, 1.0) is Seen.AT_WORK, "one look says nothing"
     time.sleep(0.3)
-    assert eyes[busy.pid].see(signs[busy.pid], 0.3) is Seen.AT_WORK
-    assert eyes[idle.pid].see(signs[idle.pid], 1.0) is Seen.IDLE
+    assert observers[busy.pid].see(heartbeats[busy.pid], 0.3) is Seen.AT_WORK
+    assert observers[idle.pid].see(heartbeats[idle.pid], 1.0) is Seen.IDLE
     busy.send_signal(signal.SIGSTOP)
     deadline = time.monotonic() + 30
-    while eyes[busy.pid].see(signs[busy.pid], 0.1) is not Seen.STOPPED:
+    while observers[busy.pid].see(heartbeats[busy.pid], 0.1) is not Seen.STOPPED:
         assert time.monotonic() < deadline
     busy.kill()
-    while eyes[busy.pid].see(signs[busy.pid], 0.1) is not Seen.GONE:
+    while observers[busy.pid].see(heartbeats[busy.pid], 0.1) is not Seen.GONE:
         assert time.monotonic() < deadline
 
 
 def test_what_is_elsewhere_is_not_seen_and_another_process_with_the_id_is_not_taken_for_it():
-    here = sign_of_life(None, 30)
-    assert Eye().see(None, 1.0) is Seen.NOTHING
-    assert Eye().see(replace(here, space="elsewhere"), 1.0) is Seen.NOTHING
-    assert Eye().see(replace(here, space=""), 1.0) is Seen.NOTHING
-    assert Eye().see(here, 1.0) is Seen.AT_WORK
-    assert Eye().see(Sign(os.getpid(), here.started - 1, here.space, ""), 1.0) is Seen.GONE
+    here = take_heartbeat(None, 30)
+    assert ProcessObserver().see(None, 1.0) is Seen.NOTHING
+    assert ProcessObserver().see(replace(here, space="elsewhere"), 1.0) is Seen.NOTHING
+    assert ProcessObserver().see(replace(here, space=""), 1.0) is Seen.NOTHING
+    assert ProcessObserver().see(here, 1.0) is Seen.AT_WORK
+    assert (
+        ProcessObserver().see(Heartbeat(os.getpid(), here.started - 1, here.space, ""), 1.0)
+        is Seen.GONE
+    )

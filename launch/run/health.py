@@ -1,6 +1,6 @@
 """Whether every part of a run lives: each is asked time and again, and looked at when silent.
 
-part <- sign_of_life -- Vitals -> Pulse: alive, or how it died
+part <- take_heartbeat -- HealthChecks -> Liveness: alive, or how it died
                           |
     rollout actor: replaced; scheduler, learner: PartDied in whatever `guard` holds
 """
@@ -19,11 +19,11 @@ from ray.exceptions import RayError
 from launch.run.cluster_shutdown import watch_of_cluster
 from launch.run.deaths import ActorDeath, PartDied, actor_death, data_lost
 from launch.run.guards import Guards
-from launch.run.pulse import Eye, Pulse, Seen
-from launch.run.stacks import STACKS, write_stacks
+from launch.run.liveness import Liveness, ProcessObserver, Seen
+from launch.run.stack_traces import STACKS, write_stacks
+from rollout.heartbeat import Heartbeat, kill, take_heartbeat
 from rollout.places import ray_logs
 from rollout.processes import descendants, look, pid_space
-from rollout.signs import Sign, kill, sign_of_life
 
 Result = TypeVar("Result")
 DATA = "data of finished groups"
@@ -56,23 +56,23 @@ class _Watched:
 
     def __init__(self, part: Part, silence_seconds: float) -> None:
         self.part = part
-        self.pulse = Pulse(silence_seconds)
-        self.eye = Eye()
-        self.sign: Sign | None = None
+        self.liveness = Liveness(silence_seconds)
+        self.observer = ProcessObserver()
+        self.heartbeat: Heartbeat | None = None
         self.dead = False
         self._limit = silence_seconds
-        self._asked: asyncio.Future[Sign] | None = None
+        self._asked: asyncio.Future[Heartbeat] | None = None
 
     @property
     def owes_an_answer(self) -> bool:
         return self._asked is not None
 
-    def ask(self) -> asyncio.Future[Sign]:
-        """Ask for a sign of life, unless an answer is awaited already."""
+    def ask(self) -> asyncio.Future[Heartbeat]:
+        """Ask for a heartbeat, unless an answer is awaited already."""
         if self._asked is None:
             options = {"concurrency_group": self.part.group} if self.part.group else {}
             method = self.part.handle.__ray_call__.options(enable_task_events=False, **options)
-            self._asked = asyncio.ensure_future(method.remote(sign_of_life, self._limit))
+            self._asked = asyncio.ensure_future(method.remote(take_heartbeat, self._limit))
             # Where nobody asks for the answer any more, nobody need hear of its error.
             self._asked.add_done_callback(lambda asked: asked.cancelled() or asked.exception())
         return self._asked
@@ -84,15 +84,15 @@ class _Watched:
             return ""
         self._asked = None
         try:
-            self.sign = asked.result()
+            self.heartbeat = asked.result()
         except RayError as error:
             death = actor_death(error)
             return death.how if death is not None else f"cannot be asked: {error}"
-        self.pulse.answered()
-        return self.sign.fault
+        self.liveness.answered()
+        return self.heartbeat.fault
 
 
-class Vitals:
+class HealthChecks:
     """Watches the parts of a run, from `start` to `close`.
 
     Args:
@@ -183,7 +183,7 @@ class Vitals:
         """
         said = actor_death(error) or ActorDeath("", "")
         parts = self._living()
-        unseen = [w.ask() for w in parts if w.eye.see(w.sign, 1.0) is Seen.NOTHING]
+        unseen = [w.ask() for w in parts if w.observer.see(w.heartbeat, 1.0) is Seen.NOTHING]
         if unseen:
             await asyncio.wait(unseen, timeout=ANSWER_SECONDS)
         for watched in parts:
@@ -191,15 +191,15 @@ class Vitals:
             if watched.part.lost is not None and not named:
                 continue
             how = said.how if named else watched.told()
-            if how or watched.eye.see(watched.sign, 1.0) is Seen.GONE:
+            if how or watched.observer.see(watched.heartbeat, 1.0) is Seen.GONE:
                 watched.dead = True
                 return self._died(watched, how or "died")
         return None
 
     async def take_stacks(self, reason: str) -> str:
-        """Write down what every part is doing; see `launch.run.stacks.write_stacks`."""
-        signs = {watched.part.name: watched.sign for watched in self._living()}
-        return await asyncio.to_thread(write_stacks, self.run_dir / STACKS, reason, signs)
+        """Write down what every part is doing; see `launch.run.stack_traces.write_stacks`."""
+        heartbeats = {watched.part.name: watched.heartbeat for watched in self._living()}
+        return await asyncio.to_thread(write_stacks, self.run_dir / STACKS, reason, heartbeats)
 
     async def _watch(self) -> None:
         period, loop = self._limit / LOOKS, asyncio.get_running_loop()
@@ -211,8 +211,10 @@ class Vitals:
             for watched in self._living():
                 how = watched.told()
                 # What has not answered once is starting, for which there are other deadlines.
-                if not how and watched.owes_an_answer and watched.sign is not None:
-                    how = watched.pulse.look(seconds, watched.eye.see(watched.sign, seconds))
+                if not how and watched.owes_an_answer and watched.heartbeat is not None:
+                    how = watched.liveness.look(
+                        seconds, watched.observer.see(watched.heartbeat, seconds)
+                    )
                 if how:
                     await self._lose(watched, how)
                 else:
@@ -229,11 +231,11 @@ class Vitals:
 
     async def _lose(self, watched: _Watched, how: str) -> None:
         stacks, part = "", watched.part
-        if watched.pulse.silent_seconds:
+        if watched.liveness.silent_seconds:
             stacks = await self.take_stacks(f"{part.name} {how}")
         watched.dead = True
         died = self._died(watched, how, stacks)
-        _kill(watched.sign)
+        _kill(watched.heartbeat)
         try:
             if part.lost is None:
                 ray.kill(part.handle)
@@ -244,28 +246,28 @@ class Vitals:
                 self._missed.append((part, error))
 
     def _died(self, watched: _Watched, how: str, stacks: str = "") -> PartDied:
-        return PartDied(watched.part.name, how, log_of(watched.sign), stacks)
+        return PartDied(watched.part.name, how, log_of(watched.heartbeat), stacks)
 
 
-def log_of(sign: Sign | None) -> str:
-    """Return the log of the process that a sign of life came from, or the folder of all logs."""
+def log_of(heartbeat: Heartbeat | None) -> str:
+    """Return the log of the process that a heartbeat came from, or the folder of all logs."""
     folder = Path(ray_logs())
-    found = sorted(folder.glob(f"worker-*-{sign.pid}.err")) if sign is not None else []
+    found = sorted(folder.glob(f"worker-*-{heartbeat.pid}.err")) if heartbeat is not None else []
     return str(found[0] if found else folder)
 
 
-def _kill(sign: Sign | None) -> None:
+def _kill(heartbeat: Heartbeat | None) -> None:
     """End a part's process and all that it started, where they can be seen from here.
 
     Ray ends a process by asking it to end, which one that is stopped does not hear, and leaves
     alone what it started.
     """
-    if sign is None or sign.space != pid_space():
+    if heartbeat is None or heartbeat.space != pid_space():
         return
-    process = look(sign.pid)
-    if process is None or process.started != sign.started:
+    process = look(heartbeat.pid)
+    if process is None or process.started != heartbeat.started:
         return
-    kill([sign.pid, *(child.pid for child in descendants(sign.pid))])
+    kill([heartbeat.pid, *(child.pid for child in descendants(heartbeat.pid))])
 
 
 def _id_of(handle: Any) -> str:

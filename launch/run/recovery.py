@@ -30,7 +30,7 @@ from launch.run.system import System
 log = logging.getLogger(__name__)
 
 
-class GoingOn:
+class Recovery:
     """Brings a run to where a checkpoint left it.
 
     Args:

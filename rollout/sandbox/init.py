@@ -7,7 +7,7 @@ to FD_READY when nothing is left to set up: whatever happens after that is the c
 | --- | --- |
 | `program` | a program of its own, with what it reads and prints |
 | `cell` | the same; what its last line is worth is printed too, as in a notebook |
-| `serve` | a module, whose functions the tests of another sandbox call (`rollout.sandbox.wire`) |
+| `serve` | a module, whose functions the tests of another sandbox call (`rollout.sandbox.rpc`) |
 | `test` | those tests |
 """
 

@@ -6,22 +6,22 @@ import resource
 
 import pytest
 
-from launch.record.whole import WholeLines, remove_leftovers, write_whole
+from launch.record.atomic_files import AtomicLines, remove_leftovers, write_atomically
 
 
 def test_a_file_is_replaced_whole_and_its_size_is_returned(tmp_path):
     path = tmp_path / "file"
-    assert write_whole(path, [b"ab", b"", b"c"]) == 3 and path.read_bytes() == b"abc"
-    assert write_whole(path, []) == 0 and path.read_bytes() == b""
+    assert write_atomically(path, [b"ab", b"", b"c"]) == 3 and path.read_bytes() == b"abc"
+    assert write_atomically(path, []) == 0 and path.read_bytes() == b""
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
 
 
 def test_on_a_full_disk_the_old_file_stays_and_nothing_beside_it(tmp_path, full_at):
     path = tmp_path / "file"
-    write_whole(path, [b"old"])
+    write_atomically(path, [b"old"])
     full_at(1000)
     with pytest.raises(OSError, match="File too large") as failure:
-        write_whole(path, [b"x" * 600, b"y" * 600])
+        write_atomically(path, [b"x" * 600, b"y" * 600])
     assert failure.value.filename == str(path)
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
     assert path.read_bytes() == b"old"
@@ -32,9 +32,9 @@ def test_whatever_goes_wrong_nothing_is_left_beside(tmp_path):
         yield b"new"
         raise KeyboardInterrupt
 
-    write_whole(tmp_path / "file", [b"old"])
+    write_atomically(tmp_path / "file", [b"old"])
     with pytest.raises(KeyboardInterrupt):
-        write_whole(tmp_path / "file", parts())
+        write_atomically(tmp_path / "file", parts())
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
     assert (tmp_path / "file").read_bytes() == b"old"
 
@@ -49,7 +49,7 @@ def test_what_killed_writers_left_is_removed_and_nothing_else(tmp_path):
 def test_a_line_that_does_not_fit_is_not_there_and_fits_once_there_is_room(tmp_path, full_at):
     path = tmp_path / "lines"
     path.write_bytes(b"before\n")
-    lines = WholeLines(path)
+    lines = AtomicLines(path)
     assert lines.append(b"one\n") == 7
     full_at(40)
     for _ in range(2):
@@ -67,7 +67,7 @@ def test_a_part_that_could_not_be_taken_back_at_once_is_taken_back_before_the_ne
 ):
     """A disk that refuses everything for a while, as one that is read-only."""
     path = tmp_path / "lines"
-    lines = WholeLines(path)
+    lines = AtomicLines(path)
     lines.append(b"one\n")
 
     def refuse(*_):
@@ -87,7 +87,7 @@ def test_a_part_that_could_not_be_taken_back_at_once_is_taken_back_before_the_ne
 
 def test_a_process_without_a_free_file_handle_writes_once_it_has_one(tmp_path):
     path = tmp_path / "lines"
-    lines = WholeLines(path)
+    lines = AtomicLines(path)
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (0, before[1]))

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from launch.record.whole import WholeLines
+from launch.record.atomic_files import AtomicLines
 
 _STEP = re.compile(rb'\{"step": (\d{1,18})[,}]')
 
@@ -34,7 +34,7 @@ class _Place:
     """Byte at which its lines begin; None where they are gone but count."""
 
 
-class ThinnedFile:
+class BoundedLog:
     """Appends the lines of steps, and takes out steps when there are more than `most`.
 
     What a step wrote is on disk when `write` returns. Steps of a file that is there already count.
@@ -54,7 +54,7 @@ class ThinnedFile:
         self._most = most
         stride, steps = _checked(state or {"stride": 1, "steps": []})
         self._stride = stride
-        self._file = WholeLines(path)
+        self._file = AtomicLines(path)
         starts = _starts_in(path)
         self._places = [_Place(step, starts.get(step)) for step in sorted({*starts, *steps})]
 

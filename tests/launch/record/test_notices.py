@@ -6,7 +6,7 @@ import pytest
 from ray.exceptions import RayTaskError
 
 from launch.program import RunError, UserError
-from launch.record.told import Unwritten, tell, why
+from launch.record.notices import Unwritten, tell, why
 
 
 def test_a_sentence_is_a_line(capsys):

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from enum import Enum
 
+from rollout.heartbeat import Heartbeat
 from rollout.processes import Process, look, pid_space, threads_at_work
-from rollout.signs import Sign
 
 IDLE_FACTOR = 2
 """Times the longest silence for what sleeps: it may wait for something slow, and hold up its
@@ -31,7 +31,7 @@ class Seen(Enum):
     AT_WORK = "is at work"
 
 
-class Pulse:
+class Liveness:
     """How long a part has been silent, and what its process did meanwhile.
 
     Args:
@@ -45,7 +45,7 @@ class Pulse:
         self._idle = 0.0
 
     def answered(self) -> None:
-        """Take in a sign of life."""
+        """Take in a heartbeat."""
         self.silent_seconds = self._stopped = self._idle = 0.0
 
     def look(self, seconds: float, seen: Seen) -> str:
@@ -72,24 +72,24 @@ class Pulse:
         return silent if dead else ""
 
 
-class Eye:
-    """Looks at the process that signs of life come from, where it can be seen from here."""
+class ProcessObserver:
+    """Looks at the process that heartbeats come from, where it can be seen from here."""
 
     def __init__(self) -> None:
         self._before: Process | None = None
 
-    def see(self, sign: Sign | None, seconds: float) -> Seen:
+    def see(self, heartbeat: Heartbeat | None, seconds: float) -> Seen:
         """Say what the process did since the last look.
 
         Args:
-            sign: The part's last sign of life; None before the first.
+            heartbeat: The part's last heartbeat; None before the first.
             seconds: Time since the last look.
         """
-        if sign is None or not sign.space or sign.space != pid_space():
+        if heartbeat is None or not heartbeat.space or heartbeat.space != pid_space():
             return Seen.NOTHING
-        process, before = look(sign.pid), self._before
+        process, before = look(heartbeat.pid), self._before
         self._before = process
-        if process is None or process.started != sign.started:
+        if process is None or process.started != heartbeat.started:
             return Seen.GONE
         if process.stopped:
             return Seen.STOPPED

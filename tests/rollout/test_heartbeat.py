@@ -1,4 +1,4 @@
-"""Signs of life, with processes that call themselves as an engine's do."""
+"""Heartbeats, with processes that call themselves as an engine's do."""
 
 import math
 import os
@@ -11,8 +11,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from rollout.heartbeat import EngineProcesses, take_heartbeat
 from rollout.processes import look, pid_space
-from rollout.signs import EngineProcesses, sign_of_life
 
 ENGINE = """
 import sys, time
@@ -48,11 +48,15 @@ def wait_for(condition):
 
 
 def test_an_actor_says_who_it_is_and_what_is_wrong():
-    sign = sign_of_life(SimpleNamespace(fault=lambda seconds: f"bad for {seconds}"), 30)
+    heartbeat = take_heartbeat(SimpleNamespace(fault=lambda seconds: f"bad for {seconds}"), 30)
     own = look(os.getpid())
-    assert (sign.pid, sign.started, sign.space) == (own.pid, own.started, pid_space())
-    assert sign.fault == "bad for 30"
-    assert sign_of_life(SimpleNamespace(), 30).fault == ""
+    assert (heartbeat.pid, heartbeat.started, heartbeat.space) == (
+        own.pid,
+        own.started,
+        pid_space(),
+    )
+    assert heartbeat.fault == "bad for 30"
+    assert take_heartbeat(SimpleNamespace(), 30).fault == ""
 
 
 @pytest.mark.parametrize("complete", [False, True])

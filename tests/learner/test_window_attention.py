@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from learner.windows import attend_last
+from learner.window_attention import attend_last
 
 
 def square(query, key, value, *, scaling, window, softcap):
@@ -26,7 +26,7 @@ def square(query, key, value, *, scaling, window, softcap):
 def test_output_and_gradient_are_those_of_the_masked_square(
     num_queries, num_keys, window, softcap, monkeypatch
 ):
-    monkeypatch.setattr("learner.windows._BLOCK", 5)
+    monkeypatch.setattr("learner.window_attention._BLOCK", 5)
     generator = torch.Generator()
 
     def inputs():

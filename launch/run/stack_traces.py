@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
 from pathlib import Path
 
+from rollout.heartbeat import Heartbeat
 from rollout.processes import descendants, pid_space
-from rollout.signs import Sign
-from rollout.stacks import describe
+from rollout.stack_traces import describe
 
 STACKS = "stacks"
 """Folder in a run's folder."""
@@ -19,13 +19,13 @@ SECONDS = 10.0
 """Longest wait for all descriptions."""
 
 
-def write_stacks(folder: Path, reason: str, signs: Mapping[str, Sign | None]) -> str:
+def write_stacks(folder: Path, reason: str, heartbeats: Mapping[str, Heartbeat | None]) -> str:
     """Describe the processes of parts, each in a file of its own, and return the folder.
 
     Args:
         folder: Made where it is not there.
         reason: What made one look; it stands at the top of each file.
-        signs: By part, its last sign of life; None where there was none.
+        heartbeats: By part, its last heartbeat; None where there was none.
 
     Returns:
         The folder; "" where it cannot be written.
@@ -36,21 +36,21 @@ def write_stacks(folder: Path, reason: str, signs: Mapping[str, Sign | None]) ->
     except OSError:
         return ""
 
-    def write(part: str, sign: Sign | None) -> None:
+    def write(part: str, heartbeat: Heartbeat | None) -> None:
         path = folder / f"{stamp}-{part.replace(' ', '-')}.txt"
-        path.write_text(f"{reason}\n\n{_described(sign)}", encoding="utf-8")
+        path.write_text(f"{reason}\n\n{_described(heartbeat)}", encoding="utf-8")
 
     pool = ThreadPoolExecutor(max_workers=16)
-    wait([pool.submit(write, *item) for item in signs.items()], timeout=SECONDS)
+    wait([pool.submit(write, *item) for item in heartbeats.items()], timeout=SECONDS)
     # What is still at it must hold up nobody.
     pool.shutdown(wait=False, cancel_futures=True)
     return str(folder)
 
 
-def _described(sign: Sign | None) -> str:
-    if sign is None:
+def _described(heartbeat: Heartbeat | None) -> str:
+    if heartbeat is None:
         return "it has not answered yet\n"
-    if sign.space != pid_space():
-        return f"process {sign.pid} on another node\n"
-    pids = [sign.pid, *(process.pid for process in descendants(sign.pid))]
+    if heartbeat.space != pid_space():
+        return f"process {heartbeat.pid} on another node\n"
+    pids = [heartbeat.pid, *(process.pid for process in descendants(heartbeat.pid))]
     return "\n".join(map(describe, pids[:MOST_PROCESSES]))

@@ -1,6 +1,6 @@
 """What an actor says of itself and of its engine's processes when it is asked whether it lives.
 
-driver -> sign_of_life, run inside the actor -> Sign
+driver -> take_heartbeat, run inside the actor -> Heartbeat
                 |
                 +-- actor.fault: EngineProcesses, gone or stopped
 """
@@ -24,18 +24,18 @@ from rollout.processes import (
     pid_space,
     shared_memory,
 )
-from rollout.stacks import offer
+from rollout.stack_traces import offer
 
 _TITLE = "VLLM::"
 """How vLLM's processes call themselves."""
 
 
 @dataclass(frozen=True, slots=True)
-class Sign:
+class Heartbeat:
     """What an actor says of itself.
 
     Example:
-        Sign(pid=4711, started=98765, space="0b6e... pid:[4026531836]", fault="")
+        Heartbeat(pid=4711, started=98765, space="0b6e... pid:[4026531836]", fault="")
     """
 
     pid: int
@@ -48,7 +48,7 @@ class Sign:
     4712 is gone"; "" while nothing is wrong."""
 
 
-def sign_of_life(actor: Any, silence_seconds: float) -> Sign:
+def take_heartbeat(actor: Any, silence_seconds: float) -> Heartbeat:
     """Answer for the actor in whose process this runs.
 
     Args:
@@ -60,7 +60,7 @@ def sign_of_life(actor: Any, silence_seconds: float) -> Sign:
         path.unlink(missing_ok=True)
     own = look(os.getpid())
     fault = actor.fault(silence_seconds) if hasattr(actor, "fault") else ""
-    return Sign(os.getpid(), own.started if own else 0, pid_space(), fault)
+    return Heartbeat(os.getpid(), own.started if own else 0, pid_space(), fault)
 
 
 def shared_names(pid: int) -> set[Path]:

@@ -15,7 +15,7 @@ from launch.program import RunError, UserError
 from launch.record.checkpoint import MANIFEST, newest_checkpoint, read_checkpoint
 from launch.record.restarts import read_restarts
 from launch.record.startup import Startup
-from launch.run import checkpoints, going_on, training
+from launch.run import checkpoints, recovery, training
 from launch.run.deaths import PartDied
 from launch.run.inputs import prepare
 from launch.run.interruption import Interruption, StoppedError
@@ -32,7 +32,7 @@ SCORED_ROUNDS = ["recipe=gvm_grpo"]
 
 @pytest.fixture(autouse=True)
 def no_cluster_and_no_picture(monkeypatch):
-    monkeypatch.setattr(going_on.ray, "put", Data)
+    monkeypatch.setattr(recovery.ray, "put", Data)
     # It takes longer than all else here.
     monkeypatch.setattr(training, "draw_picture", lambda *arguments, **named: None)
 

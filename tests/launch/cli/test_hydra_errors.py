@@ -3,8 +3,8 @@
 import pytest
 
 from conf.programs import register
+from launch.cli.hydra_errors import reworded
 from launch.cli.refusals import UserError
-from launch.cli.rewording import reworded
 from launch.program import compose_run
 
 register()
