@@ -3,11 +3,11 @@
 import asyncio
 import os
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 
 from tests.composing import composed
-from tests.places import CHAIN_MODEL
 
 
 def pytest_collection_modifyitems(config, items):
@@ -27,16 +27,16 @@ def no_cluster_of_others():
         yield
 
 
-@pytest.fixture
-def prepared(tmp_path):
-    """Compose and check a configuration; returns `launch.run.inputs.Inputs`."""
+@pytest.fixture(scope="session")
+def prepared_in():
+    """Compose and check a configuration for a folder; returns `launch.run.inputs.Inputs`."""
     from launch.run.inputs import prepare
 
-    def build(*overrides):
+    def build(folder, *overrides):
         config = composed(
             "train",
             "experiment=quickstart",
-            f"run_dir={tmp_path / 'run'}",
+            f"run_dir={folder / 'run'}",
             "task.num_prompts=24",
             "held_out.num_prompts=8",
             "rollout.max_tokens=64",
@@ -49,6 +49,12 @@ def prepared(tmp_path):
         return prepare(config)
 
     return build
+
+
+@pytest.fixture
+def prepared(prepared_in, tmp_path):
+    """The same for a folder of the test's own."""
+    return partial(prepared_in, tmp_path)
 
 
 @pytest.fixture
@@ -71,7 +77,7 @@ def evaluate_config(tmp_path):
     return make
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def on_cluster():
     """Run a coroutine function on a cluster started for it."""
     from launch.run.cluster import cluster
@@ -89,24 +95,3 @@ def on_cluster():
             return asyncio.run(main())
 
     return run
-
-
-@pytest.fixture
-def untied_model(tmp_path):
-    """The shipped model with an output head of its own, different from the embedding."""
-    import shutil
-
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
-
-    source = CHAIN_MODEL
-    path = tmp_path / "untied"
-    shutil.copytree(source, path)
-    config = AutoConfig.from_pretrained(path)
-    config.tie_word_embeddings = False
-    model = AutoModelForCausalLM.from_pretrained(path, config=config, dtype=torch.float32)
-    embedding = AutoModelForCausalLM.from_pretrained(source).get_input_embeddings().weight
-    with torch.no_grad():
-        model.get_output_embeddings().weight.copy_(embedding * 1.125)
-    model.save_pretrained(path)
-    return path

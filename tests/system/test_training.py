@@ -174,54 +174,6 @@ def assert_checkpoint_holds_the_policy(path, start, probe, logprobs):
     assert changed
 
 
-def test_two_engines_follow_an_untied_policy_and_the_guard_sees_a_fault(
-    prepared, on_cluster, untied_model
-):
-    """Untied model, ZeRO 3, two engines that sleep while it learns, drained updates, plain GRPO."""
-    from launch.record.startup import Startup
-    from launch.run.parity import ParityError, Tolerance
-    from launch.run.system import System
-    from launch.run.training import TrainingRun
-
-    inputs = prepared(
-        f"model.path={untied_model}",
-        "allocator@scheduler.allocator=epoch",
-        "thinning@scheduler.thinning=keep_all",
-        "resources.num_engines=2",
-        "resources.engine_cpus=0.5",
-        "learner.zero_stage=3",
-        "loop.num_steps=2",
-        "loop.max_staleness=0",
-        "resources.engines_sleep=true",
-        "rollout.update_mode=drain",
-        "rollout.temperature=0.8",
-        "evaluation.before=false",
-        "evaluation.after=false",
-    )
-
-    async def main():
-        system = await System.create(inputs.config, inputs.prompts, Startup())
-        try:
-            await TrainingRun(inputs, system, began=time.time()).run(Startup())
-            # Weights that were changed but not published, as after a transfer that lost some.
-            await system.learners.disturb_weights()
-            return system.version, await system.probe()
-        finally:
-            await system.close()
-
-    version, difference = on_cluster(inputs.config.resources, main)
-    with pytest.raises(ParityError, match=rf"^version {version}: .* differ by [0-9.]+"):
-        Tolerance(inputs.config.parity.max_difference).check(version, difference)
-    run_dir = Path(inputs.config.run_dir)
-    metrics = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    assert max(m["parity/max_logprob_difference"] for m in metrics) < 1e-4
-    # At temperature 0.8: had the engine reported untempered log-probabilities, ratios would differ.
-    assert max(m["learner/max_logprob_difference"] for m in metrics) < 1e-4
-    assert all(m["loop/staleness"] == 0 for m in metrics)
-    summary = load(run_dir / "summary.json")
-    assert summary["trained_tokens"] == summary["selectable_tokens"]
-
-
 def test_engines_follow_adapters_that_are_published_by_themselves(prepared, on_cluster):
     """Tied model, ZeRO 3, staleness 1, keys and values kept over updates, some layers adapted."""
     from launch.record.startup import Startup

@@ -12,7 +12,9 @@ from launch.study.comparison.checks import first_run
 
 register()
 READERS = {"train": training, "compare": first_run}
-COMPARISON = ["comparison=utilities", "budget.amount=4000", "run_dir=/shared/c"]
+ONE_ARM = ["~arms.ours", "~arms.ours_pass_rate"]
+"""Composing takes time, and each arm is composed."""
+COMPARISON = ["comparison=utilities", *ONE_ARM, "budget.amount=4000", "run_dir=/shared/c"]
 
 
 def job(**settings):
@@ -126,7 +128,7 @@ def test_every_form_gives_the_run_the_time_to_leave_and_lets_it_go_on(form, caps
 
 @pytest.mark.parametrize("form", ["ray", "kuberay", "slurm"])
 def test_a_comparison_goes_on_by_itself_in_the_same_folder(form, capsys):
-    overrides = ["comparison=utilities", "name=first", "run_dir=/shared/${name}"]
+    overrides = ["comparison=utilities", "name=first", "run_dir=/shared/${name}", *ONE_ARM]
     submit(job(form=form, program="compare"), overrides, READERS)
     text = capsys.readouterr().out
     assert "python -m launch.compare comparison=utilities name=first" in text
