@@ -1,5 +1,7 @@
 """A member that the command line chooses is whole, whatever a recipe sets of the one before."""
 
+from functools import cache
+
 import pytest
 from omegaconf import OmegaConf
 
@@ -38,6 +40,7 @@ def plug(config, key):
     return OmegaConf.to_container(OmegaConf.select(config, key), resolve=False)
 
 
+@cache
 def of_its_file(key, member, *more):
     """A member with nothing but the quickstart around it."""
     return plug(compose_run(["experiment=quickstart", member, *more]), key)
