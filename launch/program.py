@@ -89,7 +89,7 @@ def compose_run(overrides: Sequence[str], program: str = "train") -> DictConfig:
 
 
 def _written_out(arguments: Sequence[str], program: str, folders: Sequence[str] = ()) -> list[str]:
-    arguments = with_preview(with_held_out(arguments, program), program)
+    arguments = with_preview(with_held_out(arguments, program, folders), program)
     arguments = with_quotes(with_own_files(arguments, program))
     return with_whole_members(arguments, program, folders)
 

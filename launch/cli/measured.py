@@ -69,6 +69,12 @@ def with_measured(arguments: Sequence[str]) -> list[str]:
     return [*of_record(run, others, f"launch.evaluate {word}"), *own, *others]
 
 
+def is_measured_by(key: str) -> bool:
+    """Whether a setting or group is of an evaluation, and not of a training alone."""
+    names = [each.name for each in fields(EvaluateConfig)]
+    return key.lstrip("/").partition(".")[0].partition("/")[0] in (*names, *_THROUGH)
+
+
 def evaluation_of(composed: DictConfig, overrides: Sequence[str]) -> DictConfig:
     """Return the configuration of an evaluation, out of one that has a training's settings as well.
 
@@ -79,17 +85,16 @@ def evaluation_of(composed: DictConfig, overrides: Sequence[str]) -> DictConfig:
     Raises:
         UserError: If an override is of the training alone.
     """
-    names = [each.name for each in fields(EvaluateConfig)]
     for override in parsed(overrides):
         key = override.package or override.key_or_group
-        if key.lstrip("/").partition(".")[0].partition("/")[0] not in (*names, *_THROUGH):
+        if not is_measured_by(key):
             raise UserError(
                 f"{key} must be left out: it is of a training, and would change nothing that "
                 f"an evaluation measures, got {override.input_line!r}"
             )
     # Resolved, as questions may come from a task that the evaluation does not have.
     settings: dict[str, Any] = recorded(composed)
-    kept = {name: settings[name] for name in names}
+    kept = {each.name: settings[each.name] for each in fields(EvaluateConfig)}
     found = OmegaConf.merge(OmegaConf.structured(EvaluateConfig), kept)
     assert isinstance(found, DictConfig)
     OmegaConf.set_struct(found, True)

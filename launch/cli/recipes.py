@@ -26,6 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from conf.keys import CONF, GROUPS
 from launch.cli.command_line import SEVERAL_AT_ONCE, parsed, quoted, without_config_dirs
+from launch.cli.measured import is_measured_by
 from launch.cli.own_code import package_of
 from launch.cli.refusals import UserError
 
@@ -75,6 +76,8 @@ def with_whole_members(
     for group, key in dict.fromkeys([*own, *of_recipe, *before, *of_experiment]):
         which, at_first = (group, key), before.get((group, key))
         if group in RECIPES or f"{key}._target_" in set_here:
+            continue
+        if program == "evaluate" and not is_measured_by(key):
             continue
         ways = [_way(which, recipe, at_first), _way(which, experiment, at_first)]
         if which in own:
@@ -215,7 +218,7 @@ def _with_parents(
 ) -> list[DictConfig]:
     """The files of a member, those that its defaults name first; none where there is no such."""
     found = [path for place in places if (path := place / group / f"{name}.yaml").is_file()]
-    config = OmegaConf.load(found[0]) if found else None
+    config = _loaded(found[0], found[0].stat().st_mtime_ns) if found else None
     if not isinstance(config, DictConfig):
         return []
     parents: list[DictConfig] = []
@@ -228,6 +231,12 @@ def _with_parents(
             if (of == group or of in through) and isinstance(parent, str) and parent != "_self_":
                 parents += _with_parents(of, parent, places, through)
     return [*parents, config]
+
+
+@cache
+def _loaded(path: Path, written_ns: int) -> Any:
+    """A file's content, read once as long as it stays as it is."""
+    return OmegaConf.load(path)
 
 
 def _choices(configs: Sequence[DictConfig]) -> dict[tuple[str, str], Any]:

@@ -131,6 +131,8 @@ scheduler: {allocator: {max_samples: 5}}
     assert plug(found, "task") == of_its_file("task", "task=gsm8k", "task.max_prompts=9")
     assert plug(found, "scheduler.allocator") == {"_target_": "mine.Allocator"}
     assert found.tracker.jsonl.most_samples == 5
+    undone = with_whole_members([f"--config-dir={folder}", "experiment=named"], "evaluate")
+    assert undone and not any("scheduler" in each for each in undone)
     found = compose_run([f"--config-dir={folder}", "experiment=built"])
     chosen = ["allocator@scheduler.allocator=knapsack", "scheduler.allocator.max_samples=5"]
     assert plug(found, "scheduler.allocator") == of_its_file("scheduler.allocator", *chosen)
