@@ -28,9 +28,7 @@ def takes_held_out(program: str) -> bool:
     )
 
 
-def with_held_out(
-    arguments: Sequence[str], program: str, folders: Sequence[str] = ()
-) -> list[str]:
+def with_held_out(arguments: Sequence[str], program: str, folders: Sequence[str] = ()) -> list[str]:
     """Let `task=NAME` choose the task's own held-out questions too, unless others are chosen.
 
     Without it a run would be measured on what the task before held out, or on a part of a test set.
