@@ -5,6 +5,7 @@ import pytest
 from conf.programs import register
 from launch.cli.held_out import with_held_out
 from launch.program import compose_run
+from tests.composing import composed
 
 register()
 
@@ -59,3 +60,9 @@ def test_a_task_of_the_users_brings_its_own_too(tmp_path):
     named = f"--config-dir={tmp_path}"
     assert with_held_out([named, own[0]], "train") == [named, *own]
     assert with_held_out(own[:1], "train") == own[:1]
+
+
+def test_what_is_asked_of_a_generator_is_asked_of_the_held_out_questions_too():
+    chosen = ["task=reasoning_gym", "task@held_out=reasoning_gym_held_out", "task.dataset=gcd"]
+    config = composed("train", "model.path=x", *chosen, "task.instruction=Be brief.")
+    assert (config.held_out.dataset, config.held_out.instruction) == ("gcd", "Be brief.")

@@ -39,10 +39,12 @@ def test_a_run_folder_is_measured_on_what_the_run_is_measured_on(run, tmp_path):
 
 def test_a_run_folder_is_measured_on_further_sets_too(run):
     sets = ["+evaluation_set@evaluation.sets.mine=dataset", "evaluation.sets.mine.task.path=x"]
+    sets += ["task@evaluation.sets.mine.task=gsm8k", "evaluation.sets.mine.task.hub_split=test"]
     found = with_measured([f"{run}", *sets])
     with initialize_config_dir(found[1], version_base="1.3"):
         config = build(evaluation_of(compose(found[3], found[4:]), found[4:]))
-    assert config.evaluation.sets["mine"].task.path == "x"
+    task = config.evaluation.sets["mine"].task
+    assert (task.path, task.hub_split, task.extract) == ("x", "test", "after:####")
 
 
 def test_a_folder_may_be_relative_and_the_command_line_wins(run):
