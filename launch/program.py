@@ -51,6 +51,7 @@ from launch.cli.refusals import (
     plug_sentence,
     reason_of,
 )
+from launch.cli.shown import show, without_shown
 from launch.cli.signals import Interrupted, handled, interrupt, refuse
 from launch.cli.visible import VisibleFilter, visible
 
@@ -89,7 +90,7 @@ def compose_run(overrides: Sequence[str], program: str = "train") -> DictConfig:
 
 
 def _written_out(arguments: Sequence[str], program: str, folders: Sequence[str] = ()) -> list[str]:
-    arguments = with_preview(with_held_out(arguments, program), program)
+    arguments = with_preview(with_held_out(arguments, program, folders), program)
     arguments = with_quotes(with_own_files(arguments, program))
     return with_whole_members(arguments, program, folders)
 
@@ -242,7 +243,11 @@ def _start(main: Callable[[], None], words: str | None, resumes: bool, measures:
         sys.argv[1:] = options_last(sys.argv[1:])
         check_options(sys.argv[1:])
         check_overrides(sys.argv[1:])
-        main()
+        shown, sys.argv[1:] = without_shown(sys.argv[1:])
+        if shown is None:
+            main()
+        else:
+            show(program, shown, run_program)
     except UserError as error:
         _refuse(error)
     except BrokenPipeError:

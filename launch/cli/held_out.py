@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from conf.keys import CONF
+from launch.cli.command_line import without_config_dirs
 
-_CHOICE = re.compile(r"task=['\"]?(\w+)['\"]?")
+_CHOICE = re.compile(r"task=['\"]?([\w-]+)['\"]?")
 _OTHERS = ("task@held_out=", "held_out._target_=")
 
 
@@ -26,7 +28,7 @@ def takes_held_out(program: str) -> bool:
     )
 
 
-def with_held_out(arguments: Sequence[str], program: str) -> list[str]:
+def with_held_out(arguments: Sequence[str], program: str, folders: Sequence[str] = ()) -> list[str]:
     """Let `task=NAME` choose the task's own held-out questions too, unless others are chosen.
 
     Without it a run would be measured on what the task before held out, or on a part of a test set.
@@ -37,11 +39,17 @@ def with_held_out(arguments: Sequence[str], program: str) -> list[str]:
     Args:
         arguments: The command line, or overrides alone.
         program: Whose they are; one that holds nothing out gets them as they are.
+        folders: More folders of configurations, beside those that `--config-dir` names here.
+
+    Raises:
+        UserError: If `--config-dir` names no folder.
     """
     names = [found[1] for each in arguments if (found := _CHOICE.fullmatch(each))]
     if not names or any(each.lstrip("+~").startswith(_OTHERS) for each in arguments):
         return list(arguments)
     own = f"{names[-1]}_held_out"
-    if not (CONF / "task" / f"{own}.yaml").is_file() or not takes_held_out(program):
+    places = [CONF, *map(Path, folders), *map(Path, without_config_dirs(arguments)[0])]
+    there = any((place / "task" / f"{own}.yaml").is_file() for place in places)
+    if not there or not takes_held_out(program):
         return list(arguments)
     return [*arguments, f"task@held_out={own}"]

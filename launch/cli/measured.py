@@ -6,6 +6,7 @@ composed for a training   -> the settings that an evaluation has, as they come o
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import fields
@@ -21,6 +22,12 @@ from launch.cli.recorded import of_record
 from launch.cli.refusals import UserError
 
 _ELSEWHERE = ("--config-path", "--config-name", "-cp", "-cn")
+_TEMPERATURE = "rollout.temperature"
+_OF_TRAININGS = re.compile(
+    r"rollout\.(temperature|permute_rewards|update_mode|(overlong|branching)(\..*)?)"
+    r"|evaluation\.(before|after|every|target|background)"
+)
+"""Settings that both have, and that say how and when a training samples or is measured."""
 _THROUGH = ("task", "experiment", "hydra")
 """Settings that others of an evaluation come from: its held-out questions are those of its task."""
 
@@ -69,6 +76,12 @@ def with_measured(arguments: Sequence[str]) -> list[str]:
     return [*of_record(run, others, f"launch.evaluate {word}"), *own, *others]
 
 
+def is_measured_by(key: str) -> bool:
+    """Whether a setting or group is of an evaluation, and not of a training alone."""
+    names = [each.name for each in fields(EvaluateConfig)]
+    return key.lstrip("/").partition(".")[0].partition("/")[0] in (*names, *_THROUGH)
+
+
 def evaluation_of(composed: DictConfig, overrides: Sequence[str]) -> DictConfig:
     """Return the configuration of an evaluation, out of one that has a training's settings as well.
 
@@ -79,17 +92,20 @@ def evaluation_of(composed: DictConfig, overrides: Sequence[str]) -> DictConfig:
     Raises:
         UserError: If an override is of the training alone.
     """
-    names = [each.name for each in fields(EvaluateConfig)]
     for override in parsed(overrides):
         key = override.package or override.key_or_group
-        if key.lstrip("/").partition(".")[0].partition("/")[0] not in (*names, *_THROUGH):
+        alike = key == _TEMPERATURE and OmegaConf.is_interpolation(
+            composed.evaluation, "temperature"
+        )
+        if not is_measured_by(key) or (_OF_TRAININGS.fullmatch(key) and not alike):
+            instead = "; set evaluation.temperature" if key == _TEMPERATURE else ""
             raise UserError(
                 f"{key} must be left out: it is of a training, and would change nothing that "
-                f"an evaluation measures, got {override.input_line!r}"
+                f"an evaluation measures{instead}, got {override.input_line!r}"
             )
     # Resolved, as questions may come from a task that the evaluation does not have.
     settings: dict[str, Any] = recorded(composed)
-    kept = {name: settings[name] for name in names}
+    kept = {each.name: settings[each.name] for each in fields(EvaluateConfig)}
     found = OmegaConf.merge(OmegaConf.structured(EvaluateConfig), kept)
     assert isinstance(found, DictConfig)
     OmegaConf.set_struct(found, True)

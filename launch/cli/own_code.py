@@ -132,6 +132,8 @@ def drop_old_settings(config: DictConfig, overrides: Sequence[str]) -> None:
         kept = {"_target_"}
         if key.endswith("._target_"):
             key = key.removesuffix("._target_")
+        elif isinstance(value, dict) and "_target_" in value:
+            kept |= set(map(str, value))
         elif value in _MEMBERS and (CONF / override.key_or_group / f"{value}.yaml").is_file():
             kept |= set(map(str, OmegaConf.load(CONF / override.key_or_group / f"{value}.yaml")))
         else:

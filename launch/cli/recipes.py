@@ -1,4 +1,4 @@
-"""Members of groups that a command line chooses in the place of a recipe's, whole.
+"""Members of groups that take the place of others, whole.
 
 Hydra merges what files set of a plug over whichever member there is in the end, and takes an
 experiment's choice of a member before a recipe's:
@@ -6,24 +6,29 @@ experiment's choice of a member before a recipe's:
     experiment=jsonl_math task=gsm8k -> gsm8k, but from jsonl_math's file
     reward: {_target_: mine.Reward}  reward=math -> mine.Reward
     override /objective: cispo       recipe=grpo -> cispo
+    [jsonl_math, override /task: gsm8k] -> gsm8k, but from jsonl_math's file
 
 What the command line names counts: a member is what its file says, and a recipe has the members
 that it chooses, with what the command line sets of them. A member that an experiment has chosen
-itself keeps the experiment's settings.
+itself keeps the experiment's settings, those of the file that chose it and of the files built on
+that one. A class that a file names is built with that file's settings alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from conf.keys import CONF, GROUPS
-from launch.cli.command_line import parsed, quoted, without_config_dirs
+from launch.cli.command_line import SEVERAL_AT_ONCE, parsed, quoted, without_config_dirs
+from launch.cli.measured import is_measured_by
 from launch.cli.own_code import package_of
+from launch.cli.refusals import UserError
 
 RECIPES = ("recipe", "experiment")
 """Groups of recipes, in the order in which a program merges them."""
@@ -32,7 +37,7 @@ RECIPES = ("recipe", "experiment")
 def with_whole_members(
     arguments: Sequence[str], program: str, folders: Sequence[str] = ()
 ) -> list[str]:
-    """Undo what a recipe sets of a plug for which the command line chooses another member.
+    """Undo what recipes set of a plug that another member or class takes the place of.
 
     Example: with_whole_members(["recipe=gvm_raft", "objective=cispo"], "train") is
     ["++objective.clip_high=0", "~objective.clip_high", "recipe=gvm_raft", "objective=cispo"].
@@ -43,93 +48,177 @@ def with_whole_members(
         folders: More folders of configurations, beside those that `--config-dir` names here.
 
     Raises:
-        UserError: If an argument cannot be parsed, or `--config-dir` names no folder.
+        UserError: If an argument cannot be parsed, or `--config-dir` names no folder or one with
+            files that hydra would pass over.
     """
     named, settings = without_config_dirs(arguments)
-    places = [Path(each) for each in (*folders, *named)] + [CONF]
+    places = [CONF] + [Path(each) for each in (*folders, *named)]
+    _check_names(places)
     given = parsed(settings)
-    names = {each.key_or_group: str(each.value()) for each in given}
-    recipe, experiment = (_with_parents(each, names.get(each, ""), places) for each in RECIPES)
+    primary = _with_parents("", program, [CONF])
+    names = {group: member for (group, _), member in _choices(primary).items() if group in RECIPES}
+    names |= {each.key_or_group: each.value() for each in given if each.key_or_group in RECIPES}
+    recipe = _with_parents("recipe", names.get("recipe"), places)
+    # A recipe that is named takes the place of the experiment's.
+    through = () if "recipe" in {each.key_or_group for each in given} else RECIPES
+    experiment = _with_parents("experiment", names.get("experiment"), places, through)
     own = {
         (each.key_or_group, each.package or package_of(each.key_or_group)): each.value()
         for each in given
         if each.key_or_group in GROUPS and each.key_or_group not in RECIPES
     }
-    if not (recipe or experiment) or not (recipe or own):
+    if not (recipe or experiment):
         return list(arguments)
     set_here = {each.key_or_group for each in given}
-    primary = _with_parents("", program, [CONF])
+    before, of_recipe = _choices(primary), _choices(recipe)
+    of_experiment = _choices(experiment)
     undone: list[str] = []
-    chosen = _choices([*primary, *recipe, *experiment])
-    for (group, key), member in own.items():
-        plug = _Plug(group, key, member, [], _bodies(key, [*recipe, *experiment]))
-        if not plug.is_that_of(chosen):
-            undone += plug.restored(places, set_here)
-    chosen = _choices([*primary, *experiment])
-    for (group, key), member in _choices(recipe).items():
-        plug = _Plug(group, key, member, _bodies(key, recipe), _bodies(key, experiment))
-        if (group, key) not in own and not plug.is_that_of(chosen):
-            if _choices(experiment).get((group, key), member) != member:
-                undone.append(f"{group}={member}" if key == group else f"{group}@{key}={member}")
-            undone += plug.restored(places, set_here)
+    for group, key in dict.fromkeys([*own, *of_recipe, *before, *of_experiment]):
+        which, at_first = (group, key), before.get((group, key))
+        if group in RECIPES or f"{key}._target_" in set_here:
+            continue
+        if program == "evaluate" and not is_measured_by(key):
+            continue
+        ways = [_way(which, recipe, at_first), _way(which, experiment, at_first)]
+        if which in own:
+            picked = member = own[which]
+        elif which in of_recipe:
+            picked, member = of_recipe[which], ways[0].member
+            if of_experiment.get(which, picked) != picked:
+                undone.append(f"{group}={picked}" if key == group else f"{group}@{key}={picked}")
+        else:
+            picked, member = of_experiment.get(which, at_first), ways[1].member
+        undone += _whole(which, picked, member, ways).restored(places, set_here)
     return [*undone, *arguments]
+
+
+def _check_names(places: Sequence[Path]) -> None:
+    """Refuse folders with a file of the project's name and another content.
+
+    Raises:
+        UserError: Naming the file: hydra would take the project's, and say nothing.
+    """
+    project, *folders = places
+    for folder in folders:
+        for name in _names_of(project):
+            own = folder / name
+            if own.is_file() and own.read_bytes() != (project / name).read_bytes():
+                raise UserError(
+                    "--config-dir must have other names than the project's files, or the "
+                    f"project's is taken; choose another name, got {str(own)!r}"
+                )
+
+
+@cache
+def _names_of(folder: Path) -> tuple[str, ...]:
+    return tuple(str(path.relative_to(folder)) for path in sorted(folder.rglob("*.yaml")))
+
+
+class _Class:
+    """What a file names by `_target_` or its path, in the place of any member."""
+
+
+@dataclass(slots=True)
+class _Way:
+    """How files, one after the other, come to what stands under a key.
+
+    Attributes:
+        member: The name of the last member, or a `_Class`.
+        kept: What files set of it.
+        others: What files set of those before.
+    """
+
+    member: Any
+    kept: list[Any] = field(default_factory=list)
+    others: list[Any] = field(default_factory=list)
+
+    def to(self, member: Any) -> None:
+        """Another takes the place."""
+        self.member, self.others, self.kept = member, [*self.others, *self.kept], []
+
+
+def _way(which: tuple[str, str], configs: Sequence[DictConfig], member: Any) -> _Way:
+    way = _Way(member)
+    for config in configs:
+        chosen = _choices([config]).get(which, way.member)
+        if chosen != way.member:
+            way.to(chosen)
+        body = OmegaConf.select(config, which[1])
+        if body is None:
+            continue
+        if not isinstance(body, DictConfig) or "_target_" in body:
+            way.to(_Class())
+        way.kept.append(body)
+    return way
+
+
+def _whole(which: tuple[str, str], picked: Any, member: Any, ways: Sequence[_Way]) -> _Plug:
+    """What is to stand under a key: what files set of that very member, and nothing else."""
+    own: list[Any] = []
+    others: list[Any] = []
+    for way in ways:
+        of_it = way.member is member or way.member == member
+        own += way.kept if of_it else []
+        others += way.others if of_it else [*way.others, *way.kept]
+    return _Plug(*which, picked, isinstance(member, _Class), own, others)
 
 
 @dataclass(frozen=True, slots=True)
 class _Plug:
-    """A member that the command line chooses, by itself or through a recipe.
+    """What is to stand under a key.
 
     Attributes:
-        group: Its group.
+        group: The group of its member.
         key: Where it stands.
-        member: Its name; None for no plug.
-        own: What the recipe that chooses it sets of it.
-        others: What other files set under its key.
+        member: The name of the member that hydra reads; None for no plug.
+        is_class: Whether a class of a file stands there in that member's place.
+        own: What files set of it.
+        others: What they set of what it takes the place of.
     """
 
     group: str
     key: str
     member: Any
+    is_class: bool
     own: list[Any]
     others: list[Any]
 
-    def is_that_of(self, chosen: Mapping[tuple[str, str], Any]) -> bool:
-        """Whether it is what those files have chosen, so that their settings are of it."""
-        named = any(not isinstance(body, DictConfig) or "_target_" in body for body in self.others)
-        return not named and chosen.get((self.group, self.key)) == self.member
-
     def restored(self, places: Sequence[Path], set_here: set[str]) -> Iterator[str]:
-        """Overrides after which nothing of the other files is left."""
-        if self.others and self.member is None:
-            yield f"++{self.key}=null"
-        if not self.others or not isinstance(self.member, str):
-            return
+        """Overrides after which nothing of anything else is left."""
         files = _with_parents(self.group, self.member, places)
-        merged = OmegaConf.merge({}, *files, *self.own)
+        others = [*self.others, *files] if self.is_class else self.others
+        named = self.is_class and not all(isinstance(body, DictConfig) for body in self.own)
+        if not others or named:
+            return
+        if self.member is None and not self.is_class:
+            yield f"++{self.key}=null"
+        if not isinstance(self.member, str):
+            return
+        merged = OmegaConf.merge({}, *([] if self.is_class else files), *self.own)
         plain: Any = OmegaConf.to_container(merged, resolve=False)
         plain.pop("defaults", None)
-        if not all(isinstance(body, DictConfig) for body in self.others):
+        if not all(isinstance(body, DictConfig) for body in others):
             yield f"++{self.key}={_value(plain)}"
             return
-        for name in dict.fromkeys(str(name) for body in self.others for name in body):
+        names = dict.fromkeys(str(name) for body in others for name in body if name != "defaults")
+        if self.group in SEVERAL_AT_ONCE or not self.others:
+            names = dict.fromkeys(name for name in names if name not in plain)
+        for name in names:
             key = f"{self.key}.{name}"
-            if key not in set_here:
+            if name != "_target_" and (name in plain or key not in set_here):
                 # Hydra looks up what it deletes, which may be null, or point at what is gone.
                 yield f"++{key}=0"
                 yield f"~{key}"
-                if name in plain:
-                    yield f"++{key}={_value(plain[name])}"
+        if not plain.keys().isdisjoint(names):
+            yield f"++{self.key}={_value(plain)}"
 
 
-def _bodies(key: str, configs: Sequence[DictConfig]) -> list[Any]:
-    """What files set under a key."""
-    return [body for each in configs if (body := OmegaConf.select(each, key)) is not None]
-
-
-def _with_parents(group: str, name: str, places: Sequence[Path]) -> list[DictConfig]:
+def _with_parents(
+    group: str, name: Any, places: Sequence[Path], through: Sequence[str] = RECIPES
+) -> list[DictConfig]:
     """The files of a member, those that its defaults name first; none where there is no such."""
     found = [path for place in places if (path := place / group / f"{name}.yaml").is_file()]
-    config = OmegaConf.load(found[0]) if found else None
+    config = _loaded(found[0], found[0].stat().st_mtime_ns) if found else None
     if not isinstance(config, DictConfig):
         return []
     parents: list[DictConfig] = []
@@ -137,9 +226,17 @@ def _with_parents(group: str, name: str, places: Sequence[Path]) -> list[DictCon
         pairs = entry.items() if isinstance(entry, DictConfig) else [(group, entry)]
         for above, parent in pairs:
             of = str(above).removeprefix("override ").removeprefix("/")
-            if (of == group or of in RECIPES) and isinstance(parent, str) and parent != "_self_":
-                parents += _with_parents(of, parent, places)
+            if isinstance(parent, str) and parent.startswith("/"):
+                of, _, parent = parent[1:].rpartition("/")
+            if (of == group or of in through) and isinstance(parent, str) and parent != "_self_":
+                parents += _with_parents(of, parent, places, through)
     return [*parents, config]
+
+
+@cache
+def _loaded(path: Path, written_ns: int) -> Any:
+    """A file's content, read once as long as it stays as it is."""
+    return OmegaConf.load(path)
 
 
 def _choices(configs: Sequence[DictConfig]) -> dict[tuple[str, str], Any]:

@@ -67,8 +67,9 @@ def of_record(run_dir: Path, arguments: Sequence[str], named: str) -> list[str]:
         group = str(override.key_or_group).removeprefix("/")
         if group not in GROUPS:
             continue
-        if override.is_add() and str(override.package).startswith(ADDED):
-            added = True
+        if str(override.package).startswith(ADDED) and not override.is_delete():
+            # Without a plus: another member within a set that is added.
+            added = added or override.is_add()
         elif override.is_delete() or not isinstance(override.value(), dict):
             key = str(override.input_line).partition("=")[0]
             raise UserError(

@@ -120,6 +120,7 @@ def read_inputs(composed: DictConfig) -> Prepared:
         reward_seconds=config.rollout.reward_timeout_seconds,
     )
     sets = load_sets(config, asking)
+    say_trained_on(prompts, sets)
     plan_memory(config)
     asked, most = config.scheduler.tickets_per_step, max(1000, 10 * len(prompts))
     if asked > most:
@@ -132,6 +133,17 @@ def read_inputs(composed: DictConfig) -> Prepared:
         check_features(prompts)
     try_rewards(config, prompts[0], sets)
     return Prepared(config, tokenizer, prompts, sets)
+
+
+def say_trained_on(prompts: Sequence[Prompt], sets: Sets) -> None:
+    """Print a line for each set with prompts of the training: what it measures is also memory."""
+    for name, measured in sets.items():
+        asked = {prompt.token_ids.tobytes() for prompt in measured}
+        # Those of the training may be too many to keep twice.
+        shared = {each for prompt in prompts if (each := prompt.token_ids.tobytes()) in asked}
+        if shared:
+            key = name if name == HELD_OUT else f"evaluation.sets.{name}"
+            print(f"{key}: {len(shared)} of its {len(asked)} prompts are trained on too")
 
 
 def prepare(composed: DictConfig) -> Inputs:

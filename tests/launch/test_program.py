@@ -194,9 +194,9 @@ def test_a_word_is_refused_where_none_is_taken(monkeypatch, capsys):
 
 
 def test_options_may_stand_among_overrides(monkeypatch):
-    given = ["experiment=quickstart", "--cfg", "job", "seed=1"]
+    given = ["experiment=quickstart", "--cfg", "hydra", "seed=1"]
     monkeypatch.setattr(sys, "argv", ["train", *given])
     with pytest.raises(SystemExit) as ended:
         start(lambda: None)
     assert ended.value.code == 0
-    assert sys.argv[1:] == ["experiment=quickstart", "seed=1", "--cfg", "job"]
+    assert sys.argv[1:] == ["experiment=quickstart", "seed=1", "--cfg", "hydra"]

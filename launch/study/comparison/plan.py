@@ -3,16 +3,17 @@
 CompareConfig -> plan_runs -> PlannedRun, each refused here if it cannot be compared
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from conf.programs import FRACTIONAL, BudgetConfig, CompareConfig
 from conf.secrets import recorded
+from launch.cli.command_line import parsed, with_quotes, without_config_dirs
 from launch.program import UserError, build, compose_run
 from launch.record.run_folder import SUMMARY, read_summary, refused
 from launch.record.tracking import LONGEST_TAG
@@ -42,6 +43,20 @@ NO_CHECKPOINTS = (
     "checkpoint.at_end=false",
 )
 """A run that was interrupted is run again; what the base or an arm says of them counts."""
+
+_BUDGET = "given to all runs as budget or max_steps"
+COMMON = {
+    "seed": "given to all runs as seeds",
+    "name": "given to the comparison",
+    "run_dir": "given to the comparison",
+    "resume": "the comparison given again, which continues after finished runs",
+    "loop.num_steps": _BUDGET,
+    "loop.max_generated_tokens": _BUDGET,
+    "loop.max_trained_tokens": _BUDGET,
+    "loop.max_compute_flops": _BUDGET,
+    "loop.max_seconds": _BUDGET,
+}
+"""Settings of a run that the comparison sets itself, and what is to be done instead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,9 +124,9 @@ def plan_runs(config: CompareConfig) -> list[PlannedRun]:
             *budget_overrides(config.budget, arm, config.max_steps),
             "loop.save_final=false",
             f"evaluation.before={str(arm == next(iter(config.arms))).lower()}",
-            "~tracker.console",
         ]
         try:
+            _require_free([*config.base, *overrides])
             arms[arm] = compose_run([*NO_CHECKPOINTS, *config.base, *overrides, *own])
         except UserError as error:
             raise UserError(f"arms.{arm}: {error}") from error
@@ -121,12 +136,25 @@ def plan_runs(config: CompareConfig) -> list[PlannedRun]:
             run_dir = folder / arm / f"seed-{seed}"
             composed = of_arm.copy()
             composed.name, composed.seed, composed.run_dir = f"{arm}-{seed}", seed, str(run_dir)
+            with open_dict(composed):
+                composed.tracker.pop("console", None)
             _group(composed, config.name, arm)
             planned.append(PlannedRun(arm, seed, composed, run_dir))
     _require_shared(planned)
     _require_evaluated(planned)
     _require_seconds_of_its_own(config, planned)
     return planned
+
+
+def _require_free(overrides: Sequence[str]) -> None:
+    """Refuse settings of a run that the comparison has for all runs, which would change nothing."""
+    for override in parsed(without_config_dirs(with_quotes(overrides))[1]):
+        place = COMMON.get(str(override.key_or_group))
+        if place is not None:
+            raise UserError(
+                f"{override.key_or_group} must be left out of base and arms, and {place}, got "
+                f"{override.input_line!r}"
+            )
 
 
 def _group(composed: DictConfig, name: str, arm: str) -> None:

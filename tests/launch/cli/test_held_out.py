@@ -5,6 +5,7 @@ import pytest
 from conf.programs import register
 from launch.cli.held_out import with_held_out
 from launch.program import compose_run
+from tests.composing import composed
 
 register()
 
@@ -48,3 +49,20 @@ def test_a_task_alone_composes(tmp_path, task):
     (tmp_path / "rows.py").write_text("def rows():\n    yield {'prompt': '1?', 'answer': 1}\n")
     config = compose_run([f"task={task.format(folder=tmp_path)}"], "variance")
     assert config.task._target_.startswith("rollout.tasks.")
+
+
+def test_a_task_of_the_users_brings_its_own_too(tmp_path):
+    (tmp_path / "task").mkdir()
+    for name in ("my-sums", "my-sums_held_out"):
+        (tmp_path / "task" / f"{name}.yaml").write_text("_target_: mine.Sums\n")
+    own = ["task=my-sums", "task@held_out=my-sums_held_out"]
+    assert with_held_out(own[:1], "train", [str(tmp_path)]) == own
+    named = f"--config-dir={tmp_path}"
+    assert with_held_out([named, own[0]], "train") == [named, *own]
+    assert with_held_out(own[:1], "train") == own[:1]
+
+
+def test_what_is_asked_of_a_generator_is_asked_of_the_held_out_questions_too():
+    chosen = ["task=reasoning_gym", "task@held_out=reasoning_gym_held_out", "task.dataset=gcd"]
+    config = composed("train", "model.path=x", *chosen, "task.instruction=Be brief.")
+    assert (config.held_out.dataset, config.held_out.instruction) == ("gcd", "Be brief.")

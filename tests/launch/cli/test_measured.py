@@ -39,10 +39,12 @@ def test_a_run_folder_is_measured_on_what_the_run_is_measured_on(run, tmp_path):
 
 def test_a_run_folder_is_measured_on_further_sets_too(run):
     sets = ["+evaluation_set@evaluation.sets.mine=dataset", "evaluation.sets.mine.task.path=x"]
+    sets += ["task@evaluation.sets.mine.task=gsm8k", "evaluation.sets.mine.task.hub_split=test"]
     found = with_measured([f"{run}", *sets])
     with initialize_config_dir(found[1], version_base="1.3"):
         config = build(evaluation_of(compose(found[3], found[4:]), found[4:]))
-    assert config.evaluation.sets["mine"].task.path == "x"
+    task = config.evaluation.sets["mine"].task
+    assert (task.path, task.hub_split, task.extract) == ("x", "test", "after:####")
 
 
 def test_a_folder_may_be_relative_and_the_command_line_wins(run):
@@ -83,13 +85,24 @@ def test_a_run_without_a_policy_is_refused_unless_another_is_named(run):
 
 @pytest.mark.parametrize(
     "override",
-    ["learner.lr=1e-3", "recipe=dapo", "objective=cispo", "length@scheduler.length=pool_mean"],
-)
+    [
+        "learner.lr=1e-3", "recipe=dapo", "objective=cispo", "length@scheduler.length=pool_mean",
+        "rollout.temperature=0.5", "rollout.overlong.penalty=2", "evaluation.every=5",
+    ],
+)  # fmt: skip
 def test_settings_of_a_training_are_refused(override):
     overrides = ["experiment=quickstart", override]
     key = override.partition("=")[0].partition("@")[2] or override.partition("=")[0]
     with pytest.raises(UserError, match=rf"^{key} must be left out: it is of a training"):
         evaluation_of(composed_by_hydra("evaluate", *overrides), overrides)
+
+
+def test_the_trainings_temperature_counts_where_the_evaluations_follows_it():
+    follows = ["evaluation.temperature=${rollout.temperature}", "rollout.temperature=0.5"]
+    overrides = ["experiment=quickstart", *follows]
+    assert evaluation_of(composed_by_hydra("evaluate", *overrides), overrides).evaluation[
+        "temperature"
+    ] == 0.5  # fmt: skip
 
 
 def test_settings_of_the_task_go_through_to_what_is_held_out():

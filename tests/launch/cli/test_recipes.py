@@ -7,6 +7,7 @@ from omegaconf import OmegaConf
 
 from conf.programs import register
 from launch.cli.recipes import with_whole_members
+from launch.cli.refusals import UserError
 from launch.program import compose_run
 
 register()
@@ -111,6 +112,52 @@ scheduler: {allocator: mine.py:Mine}
     chosen = ["objective=gspo", "objective.clip_low=0.1"]
     found = compose_run([f"--config-dir={folder}", "experiment=below", f"recipe={recipe}", *chosen])
     assert plug(found, "objective") == of_its_file("objective", *chosen)
+
+
+def test_a_file_built_on_another_has_its_members_whole(folder):
+    """Members that it chooses, classes that it names, and members in the place of those."""
+    named = """
+# @package _global_
+defaults: [/experiment/jsonl_math, override /task: gsm8k, override /task@held_out: gsm8k_held_out]
+task: {max_prompts: 9}
+scheduler: {allocator: {_target_: mine.Allocator}}
+tracker: {jsonl: {most_samples: 5}}
+"""
+    above = """
+# @package _global_
+defaults: [named, override /allocator@scheduler.allocator: knapsack]
+scheduler: {allocator: {max_samples: 5}}
+"""
+    (folder / "experiment" / "named.yaml").write_text(named)
+    (folder / "experiment" / "built.yaml").write_text(above)
+    found = compose_run([f"--config-dir={folder}", "experiment=named", "tracker=wandb"])
+    assert plug(found, "task") == of_its_file("task", "task=gsm8k", "task.max_prompts=9")
+    assert plug(found, "scheduler.allocator") == {"_target_": "mine.Allocator"}
+    assert found.tracker.jsonl.most_samples == 5
+    undone = with_whole_members([f"--config-dir={folder}", "experiment=named"], "evaluate")
+    assert undone and not any("scheduler" in each for each in undone)
+    found = compose_run([f"--config-dir={folder}", "experiment=built"])
+    chosen = ["allocator@scheduler.allocator=knapsack", "scheduler.allocator.max_samples=5"]
+    assert plug(found, "scheduler.allocator") == of_its_file("scheduler.allocator", *chosen)
+
+
+def test_a_recipes_member_named_again_has_nothing_of_the_experiments(folder):
+    text = "# @package _global_\nscheduler: {thinning: {min_probability: 0.3}}\n"
+    (folder / "experiment" / "tuned.yaml").write_text(text)
+    chosen = ["recipe=grpo", "thinning@scheduler.thinning=keep_all"]
+    found = compose_run([f"--config-dir={folder}", "experiment=tuned", "model.path=x", *chosen])
+    assert plug(found, "scheduler.thinning") == {"_target_": "cost.thinning.thinning.KeepAll"}
+
+
+def test_a_class_on_the_command_line_has_nothing_of_the_member():
+    found = compose_run(["experiment=quickstart", "scheduler.allocator={_target_: mine.Mine}"])
+    assert plug(found, "scheduler.allocator") == {"_target_": "mine.Mine"}
+
+
+def test_a_file_that_would_be_passed_over_is_refused(folder):
+    (folder / "experiment" / "quickstart.yaml").write_text("# @package _global_\nname: mine\n")
+    with pytest.raises(UserError, match=r"project's is taken; choose another.*quickstart.yaml'"):
+        with_whole_members([f"--config-dir={folder}", "experiment=quickstart"], "train")
 
 
 def test_a_preset_is_not_read_from_the_recipes_file():

@@ -2,6 +2,7 @@ import shutil
 from dataclasses import dataclass
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from omegaconf import OmegaConf
 from transformers import AutoTokenizer
@@ -14,6 +15,7 @@ from launch.run.inputs import (
     load_prompts,
     load_tokenizer,
     resolve_model,
+    say_trained_on,
     say_whose_code,
 )
 from rollout.environments.tools import ToolEnvironment
@@ -193,3 +195,11 @@ def test_a_check_that_hangs_is_refused_with_the_row(task, tokenizer):
         UserError, match=r"questions\.jsonl:1 .*check took longer than 0\.1 seconds.*got '2'"
     ):
         load_prompts(made, tokenizer, Hanging(), 99, reward_seconds=0.01)
+
+
+def test_what_is_measured_and_trained_on_is_said(capsys):
+    asked = [SimpleNamespace(token_ids=np.array(ids)) for ids in ([1, 2], [3], [4])]
+    say_trained_on(asked[:2], {"held_out": asked[2:], "mine": asked[1:]})
+    assert capsys.readouterr().out == (
+        "evaluation.sets.mine: 1 of its 2 prompts are trained on too\n"
+    )

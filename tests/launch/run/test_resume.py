@@ -66,6 +66,25 @@ def test_how_long_a_run_is_and_where_it_runs_may_change(saved, key):
 
 
 @pytest.mark.parametrize(
+    ("key", "new", "may"),
+    [
+        ("reward.path", "there/mine.py:exact", True),
+        ("reward.path", "mine.py:lenient", False),
+        ("objective.path", "mine:other", False),
+        ("held_out.path", "mine.py:other", True),
+    ],
+)
+def test_a_function_may_move_and_not_become_another(tmp_path, key, new, may):
+    old = "mine.py:exact"
+    saved = write_checkpoint(tmp_path / "run", 4, about(SETTINGS | {key: old}, PROMPTS))
+    if may:
+        assert changed(saved, key, new) == {key: (old, new)}
+    else:
+        with pytest.raises(UserError, match=rf"^{key} must stay 'mine.py:exact' in a run that"):
+            changed(saved, key, new)
+
+
+@pytest.mark.parametrize(
     "key",
     [
         "seed", "loop.max_staleness", "learner.lr", "learner.deepspeed", "objective._target_",

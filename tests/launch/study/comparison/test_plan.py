@@ -34,13 +34,34 @@ def test_seeds_are_outermost_and_runs_carry_budget_and_place(make_config, tmp_pa
     ],
 )
 def test_a_budget_bounds_its_axis_and_no_other(make_config, axis, amount, expected):
-    base = ["experiment=quickstart", "loop.max_generated_tokens=1", "loop.max_seconds=1"]
+    base = ["experiment=quickstart", "loop={max_generated_tokens: 1, max_seconds: 1}"]
     budget = BudgetConfig(axis=axis, amount=amount)
     config = make_config(budget=budget, max_steps=90, seeds=[0], base=base)
     for run in plan_runs(config):
         loop = build(run.composed).loop
         tokens = (loop.max_generated_tokens, loop.max_trained_tokens)
         assert (*tokens, loop.max_compute_flops, loop.max_seconds, loop.num_steps) == expected
+
+
+@pytest.mark.parametrize(
+    ("override", "said"),
+    [
+        ("seed=3", "and given to all runs as seeds, got 'seed=3'"),
+        ("loop.num_steps=3", "as budget or max_steps, got"),
+        ("name=mine", "and given to the comparison, got"),
+    ],
+)
+def test_what_a_comparison_sets_itself_is_refused_in_base_and_arms(make_config, override, said):
+    key = override.partition("=")[0]
+    base = ["experiment=quickstart", override]
+    for config in (make_config(base=base), make_config(arms={"plain": [override]})):
+        with pytest.raises(UserError, match=rf"^arms.plain: {key} must be left out .*{said}"):
+            plan_runs(config)
+
+
+def test_trackers_may_have_no_console(make_config):
+    base = ["experiment=quickstart", "tracker.console=null"]
+    assert "console" not in plan_runs(make_config(base=base))[0].composed.tracker
 
 
 @pytest.mark.parametrize(
