@@ -3,10 +3,11 @@ from dataclasses import replace
 
 import pytest
 
+from conf.programs import register
 from launch.cli.previewed import is_asked
+from launch.program import compose_run
 from launch.run.inputs import read_inputs
 from launch.run.preview import preview
-from tests.composing import composed
 
 
 @pytest.fixture
@@ -17,8 +18,9 @@ def read(tmp_path):
         path = tmp_path / "mine.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
         chosen = ["task=dataset", "task@held_out=dataset_held_out", f"task.path={path}"]
-        chosen += ["task.split=all", "held_out.split=all", "++task.preview=true"]
-        config = composed("train", "experiment=quickstart", *chosen, f"run_dir={tmp_path}/run")
+        chosen += ["task.split=all", "held_out.split=all", "task.preview=true"]
+        register()
+        config = compose_run(["experiment=quickstart", *chosen, f"run_dir={tmp_path}/run"])
         assert is_asked(config)
         return read_inputs(config)
 
