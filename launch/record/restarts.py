@@ -9,6 +9,7 @@ Lost steps are counted from the metrics, hence noted before these are cut.
 """
 
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -24,6 +25,7 @@ from launch.record.evaluation_file import was_there
 from launch.record.json_file import write_json
 from launch.record.notices import why
 from launch.record.run_folder import (
+    BEST,
     CELLS,
     EVALUATIONS,
     METRICS,
@@ -39,6 +41,8 @@ LONGEST_REASON = 300
 """Characters of a reason."""
 PART_BYTES = 2**20
 """Of a line that are in memory at once."""
+_AFTERWARDS = re.compile(rb'\{"step": \d{1,18}, "time": [^,]{1,30}, "evaluation/')
+"""How metrics begin that are of an evaluation alone (`launch.record.run_folder.is_afterwards`)."""
 LAST_SECOND = 253_402_300_799
 """The end of the year 9999, beyond which no calendar goes."""
 
@@ -157,7 +161,7 @@ LINES: Mapping[str, Callable[..., bool]] = {
 """Files of lines, and which lines had been there when a step was over."""
 
 
-def cut_back(run_dir: Path, step: int) -> None:
+def cut_back(run_dir: Path, step: int, *, going_on: bool = False) -> None:
     """Make a run folder what it was after a step, so that the run can go on from there.
 
     Lines of later steps go, and a last line without its end; a line that is no step's stays where
@@ -167,7 +171,8 @@ def cut_back(run_dir: Path, step: int) -> None:
 
     Args:
         run_dir: The run folder, in which nobody writes.
-        step: Batches learned, from 0.
+        step: Batches learned; -1 for a run that begins once more, of which nothing is told.
+        going_on: Whether an evaluation in the background went on then: what it found later goes.
 
     Raises:
         UserError: If there is no such folder, or a file cannot be written.
@@ -175,7 +180,7 @@ def cut_back(run_dir: Path, step: int) -> None:
     if not run_dir.is_dir():
         raise refused(run_dir, "there is no such folder")
     with _writing(run_dir):
-        _cut_back(run_dir, step)
+        _cut_back(run_dir, step, going_on)
 
 
 @contextmanager
@@ -186,14 +191,17 @@ def _writing(run_dir: Path) -> Iterator[None]:
         raise UserError(f"run_dir must be writable, got {str(run_dir)!r}: {why(error)}") from error
 
 
-def _cut_back(run_dir: Path, step: int) -> None:
+def _cut_back(run_dir: Path, step: int, going_on: bool) -> None:
     for name in (SUMMARY, PICTURE, RESTARTS, *LINES):
         remove_leftovers(run_dir / name)
-    for name in (SUMMARY, PICTURE):
+    of_whole_run = (RESTARTS, BEST) if step < 0 else ()
+    for name in (SUMMARY, PICTURE, *of_whole_run):
         (run_dir / name).unlink(missing_ok=True)
     for name, stays in LINES.items():
         if (run_dir / name).exists():
             _cut_lines(run_dir / name, partial(stays, step=step))
+    if going_on and (run_dir / METRICS).exists():
+        _cut_lines(run_dir / METRICS, lambda line: not _AFTERWARDS.match(line))
 
 
 def _cut_lines(path: Path, stays: Callable[[bytes], bool]) -> None:

@@ -16,8 +16,8 @@ from conf.schema import LoopConfig
 from launch.record.hub import push_policy
 from launch.record.json_file import write_json
 from launch.record.notices import Unwritten, tell, why
+from launch.record.run_folder import BEST
 
-BEST = "best.json"
 PREFIX = "policy-best-"
 
 

@@ -188,6 +188,8 @@ class Recorder:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict`; trackers are opened with theirs."""
         self.step = state["step"]
+        # That of a lost step is in no total.
+        self.watch.first = ""
         # With the evaluations that are left in the run folder.
         self._summary, self.evaluations = self._nothing_yet()
         if self._stopped is None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +48,8 @@ class Recovery:
         self._plan = plan
         self._in_a_row = 0
         self._start: dict[str, Any] = {}
+        # Whether the restart that is under way is in the run folder.
+        self._noted = False
         self.step = -1
         """Of the checkpoint that the run went on from last; -1 for its start."""
         self.blank = False
@@ -55,13 +57,9 @@ class Recovery:
 
     async def begin(self, saved: Checkpoint) -> Position:
         """Go on from a checkpoint with a system that has just started."""
-        note_restart(
-            self._run_dir,
-            step=saved.step,
-            reason="started again",
-            changed=self._inputs.changed,
-        )
-        return await self._load(saved)
+        position = await self._load(saved, "started again", self._inputs.changed)
+        self._noted = False
+        return position
 
     def remember_start(self) -> None:
         """Remember what is written down before the first step, to begin there once more."""
@@ -104,32 +102,50 @@ class Recovery:
             f"the checkpoint of step {step}" if saved is not None else "the start",
             self._recorder.step - step,
         )
-        # Once, where a part dies in a recovery: until that is over no lost step is cut off.
-        if not self.blank:
-            note_restart(self._run_dir, step=step, reason=str(death))
         self._recorder.stop()
         self.blank = True
         await self._system.reset(self._inputs.config, self._inputs.prompts)
         if saved is not None:
-            position = await self._load(saved)
+            position = await self._load(saved, str(death))
         else:
-            cut_back(self._run_dir, 0)
+            self._cut_back(0, str(death))
             self._recorder.load_state_dict(self._start)
             position = Position(self._plan)
         self._recorder.open()
-        self.blank = False
+        self.blank = self._noted = False
         return position
 
-    async def _load(self, saved: Checkpoint) -> Position:
+    async def _load(
+        self, saved: Checkpoint, reason: str, changed: Mapping[str, Sequence[Any]] | None = None
+    ) -> Position:
         state: Mapping[str, Any] = await asyncio.to_thread(read_run, saved)
         held = await asyncio.to_thread(read_groups, saved, ray.put)
         # What came later is learned anew, and must not be taken for what comes of that.
         for aside in set_aside_later(self._run_dir, saved.step):
             log.warning("a checkpoint that was passed over lies in %s now", aside)
-        cut_back(self._run_dir, saved.step)
+        going_on = state["recorder"]["evaluations"]["going_on"]
+        self._cut_back(saved.step, reason, changed, going_on=going_on)
         self._recorder.load_state_dict(state["recorder"])
         undone = await self._system.load(
             saved.path, saved.step, [group.report for group in held.values()], state["system"]
         )
         self.step = saved.step
         return Position.at(self._plan, state["position"], undone, held)
+
+    def _cut_back(
+        self,
+        step: int,
+        reason: str,
+        changed: Mapping[str, Sequence[Any]] | None = None,
+        *,
+        going_on: bool = False,
+    ) -> None:
+        """Note a restart, once where a part dies in a recovery, and cut the run folder back.
+
+        One right after the other, so that lost steps are counted once, however often a run that
+        is ended meanwhile tries to go on.
+        """
+        if not self._noted:
+            note_restart(self._run_dir, step=step, reason=reason, changed=changed)
+            self._noted = True
+        cut_back(self._run_dir, step, going_on=going_on)

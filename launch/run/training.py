@@ -286,8 +286,8 @@ class TrainingRun:
             if not self._recovery.blank:
                 error = say_where(error, await rescue(self._save, self._run_dir / "policy"))
             error = say_where(error, self._resume)
-        elif self._inputs.saved is None:
-            return error  # There is nothing to tell, and the folder stays as good as new.
+        elif not self._recorder.step:
+            return error  # There is nothing to tell, and the folder stays as good as it was.
         unwritten = Unwritten()
         with unwritten.noted("the run folder"):
             self._recorder.close(unwritten, completed=False)

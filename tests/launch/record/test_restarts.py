@@ -150,6 +150,28 @@ def test_an_evaluation_that_went_on_beside_later_steps_was_not_there(tmp_path):
     assert (tmp_path / "evaluations.jsonl").read_bytes() == first + third
 
 
+def test_metrics_of_an_evaluation_that_still_went_on_were_not_there(tmp_path):
+    step, later = (
+        b'{"step": 5, "time": 1.5, "%s": 1.0}\n' % key
+        for key in (b"cost/tickets", b"evaluation/version")
+    )
+    (tmp_path / "metrics.jsonl").write_bytes(step + later)
+    cut_back(tmp_path, 5)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == step + later
+    cut_back(tmp_path, 5, going_on=True)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == step
+
+
+def test_nothing_is_told_of_a_run_that_begins_once_more(tmp_path):
+    names = ("restarts.json", "best.json", "summary.json")
+    for name in names:
+        (tmp_path / name).write_text("[]")
+    cut_back(tmp_path, 0)
+    assert [name for name in names if (tmp_path / name).exists()] == ["restarts.json", "best.json"]
+    cut_back(tmp_path, -1)
+    assert not [name for name in names if (tmp_path / name).exists()]
+
+
 def test_a_real_run_is_one_run_after_it_went_on(tmp_path):
     folder = write_run(tmp_path / "run", num_steps=12)
     lines = {name: (folder / name).read_text().splitlines(keepends=True) for name in LINES}

@@ -163,6 +163,8 @@ class Learners:
 
     async def save(self, path, tokenizer_path):
         self.saved.append(os.path.basename(path))
+        Path(path).mkdir(parents=True, exist_ok=True)
+        (Path(path) / "weights").write_text(self.weights)
 
 
 class LocalSystem:
@@ -200,6 +202,7 @@ class LocalSystem:
     async def reset(self, config, prompts):
         self.resets.append(self.learners_lost)
         self.scheduler, self.learners = make_scheduler(config, prompts), Learners()
+        self.rollouts.num_retries = 0
         await self.publish(0)
 
     async def load(self, folder, version, held, state):

@@ -2,19 +2,26 @@
 
 import asyncio
 import json
+import re
 import shutil
 import signal
 import time
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
+from cost.draws.streams import generator_for
+from cost.types import LengthReport, RewardStatus
 from launch.cli.refusals import NothingToDoError
 from launch.program import RunError, UserError
 from launch.record.checkpoint import MANIFEST, newest_checkpoint, read_checkpoint
 from launch.record.restarts import read_restarts
+from launch.record.run_folder import is_afterwards, read_steps
 from launch.record.startup import Startup
+from launch.record.summary import COUNTERS, PHASES
 from launch.run import checkpoints, recovery, training
 from launch.run.deaths import PartDied
 from launch.run.inputs import prepare
@@ -63,6 +70,11 @@ def make_inputs(tmp_path):
         return prepare(config)
 
     return build
+
+
+def go_on(inputs):
+    """Return the inputs of the same run, to go on from its newest checkpoint."""
+    return replace(inputs, saved=find_checkpoint("auto", Path(inputs.config.run_dir)))
 
 
 def start(inputs, interruption=None):
@@ -134,7 +146,7 @@ def test_a_signal_at_any_moment_loses_nothing(make_inputs, tmp_path, kind, stale
     expected = metrics_in(tmp_path / "whole")[-1]
     for moment in (7, 20, 45):
         folder = tmp_path / f"run-{moment}"
-        system = stopped_again_and_again(make_inputs(*kind, folder=folder.name), folder, moment)
+        system = stopped_again_and_again(make_inputs(*kind, folder=folder.name), moment)
         assert system.version == 8, moment
         assert [line["step"] for line in metrics_in(folder)] == list(range(1, 9)), moment
         if staleness == 0:
@@ -146,11 +158,11 @@ def test_a_signal_at_any_moment_loses_nothing(make_inputs, tmp_path, kind, stale
         assert staleness or useful[0] == useful[1], moment
 
 
-def stopped_again_and_again(inputs, folder, moment):
+def stopped_again_and_again(inputs, moment):
     """Go on until the end with a signal every few events, later each time; return the system."""
     signals = 0
     while True:
-        inputs = replace(inputs, saved=find_checkpoint("auto", folder))
+        inputs = go_on(inputs)
         interruption = Interruption()
         run, system = start(inputs, interruption)
         events_left = moment + signals
@@ -304,6 +316,159 @@ def check_evaluations(folder):
     assert summary["seconds"]["evaluate"] >= sum(line["seconds"] for line in lines)
 
 
+EVALUATED = (
+    "evaluation.before=true",
+    "evaluation.after=true",
+    "evaluation.every=2",
+    "evaluation.num_samples=2",
+    "+evaluation_set@evaluation.sets.other=chain_two_ends",
+    "evaluation.sets.other.task.num_prompts=3",
+)
+BEST_KEPT = (
+    "checkpoint.keep_best=other",
+    "loop.max_generated_tokens=3000",
+    "loop.max_seconds=10000",
+)
+IN_BACKGROUND = (
+    "evaluation.background=true",
+    "loop.max_trained_tokens=100000",
+    "loop.max_compute_flops=1e10",
+    "scheduler.accelerator_hour_price=2.0",
+)
+
+
+def measured(system):
+    """Let evaluations depend on the weights, and every third ticket be tried twice."""
+    run, rollouts = system.rollouts.run, system.rollouts
+
+    async def evaluate(ticket, prompt, temperature):
+        weights, version = system.published
+        n = ticket.num_samples
+        rng = generator_for(0, "evaluation", ticket.ticket_id, int(weights[:8], 16))
+        return LengthReport(
+            ticket.ticket_id, ticket.prompt_index, 3, 3, rng.integers(1, 9, n), np.zeros(n, bool),
+            (rng.random(n) < 0.5).astype(float), np.zeros(n, np.int64), np.ones(n), np.arange(n),
+            0.1, version,
+        )  # fmt: skip
+
+    async def run_again(ticket, prompt):
+        rollouts.num_retries += ticket.ticket_id % 3 == 0
+        return await run(ticket, prompt)
+
+    rollouts.evaluate, rollouts.run = evaluate, run_again
+
+
+def told_in(folder):
+    """All that a run folder tells, but for what is not the same twice: seconds, their price."""
+
+    def same(found):
+        if isinstance(found, list):
+            return [same(each) for each in found]
+        if not isinstance(found, dict):
+            return found
+        other = re.compile("second|checkpoint|^(time|policy|restarts|lost_steps)$|currency")
+        return {key: same(value) for key, value in found.items() if not other.search(key)}
+
+    found = {path.parent.name: path.read_text() for path in folder.glob("policy*/weights")}
+    for path in folder.glob("*.jsonl"):
+        found[path.name] = [same(json.loads(line)) for line in path.open()]
+    for path in {*folder.glob("*.json")} - {folder / "restarts.json"}:
+        found[path.name] = same(json.loads(path.read_text()))
+    return found
+
+
+@pytest.mark.parametrize("kind", [BEST_KEPT, IN_BACKGROUND], ids=["best", "background"])
+def test_a_run_that_was_disturbed_often_tells_what_one_that_was_not_tells(
+    make_inputs, tmp_path, monkeypatch, kind
+):
+    inputs = make_inputs(*EVALUATED, *kind, "loop.max_staleness=0", "loop.num_steps=6")
+    run, system = start(inputs)
+    measured(system)
+    run_to_end(run)
+    (tmp_path / "run").rename(tmp_path / "whole")
+    (tmp_path / "run").mkdir()
+
+    run, system = start(inputs)
+    measured(system)
+    run._checkpoints.due = lambda step: step == 3
+    # Once without a checkpoint, once with one.
+    system.scheduler.dies_at = ("select", 2)
+    monkeypatch.setattr(Learners, "dies_at", 4)
+    run_to_end(run)
+    # As if it had been killed before the last one.
+    shutil.rmtree(tmp_path / "run" / "checkpoints" / "step-00000006")
+    run, system = start(go_on(inputs))
+    measured(system)
+    run._checkpoints.due = lambda step: step == 5
+    system.scheduler.dies_at = ("draw", 2)
+    run_to_end(run)
+
+    restarts = read_restarts(tmp_path / "run")
+    assert [(each.step, each.lost_steps) for each in restarts] == [(0, 1), (3, 1), (3, 3), (3, 1)]
+    assert told_in(tmp_path / "run") == told_in(tmp_path / "whole")
+    check_sums(tmp_path / "run")
+
+
+def check_sums(folder):
+    """The summary's seconds are those of the steps that are told, and nothing falls back."""
+    steps = read_steps(folder)
+    summary = json.loads((folder / "summary.json").read_text())
+    for phase in PHASES:
+        told = sum(step[f"loop/{phase}_seconds"] for step in steps)
+        assert summary["seconds"][phase] == pytest.approx(told), phase
+    assert summary["seconds"]["loop"] <= summary["seconds"]["total"]
+    for key in (*COUNTERS, "rollout/retries", "loop/done_share"):
+        values = [step[key] for step in steps if step.get(key) is not None]
+        assert values == sorted(values), key
+    assert (summary["restarts"], summary["lost_steps"]) == (4, 6)
+
+
+def test_an_evaluation_after_the_last_step_that_is_made_again_is_told_once(make_inputs, tmp_path):
+    settings = ("evaluation.every=4", "evaluation.background=true", "checkpoint.at_end=false")
+    inputs = make_inputs(*settings, "loop.num_steps=4")
+    run_to_end(start(inputs)[0])
+    longer = replace(inputs.config, loop=replace(inputs.config.loop, num_steps=5))
+    run_to_end(start(go_on(replace(inputs, config=longer)))[0])
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").open()]
+    assert [line["evaluation/version"] for line in lines if "evaluation/version" in line] == [4]
+    assert [line["step"] for line in lines if not is_afterwards(line)] == [1, 2, 3, 4, 5]
+
+
+def test_a_reward_that_failed_in_a_lost_step_alone_is_not_told(begin, tmp_path):
+    run, system = begin("loop.max_staleness=0", "rollout.reward_max_crashed_share=1")
+    work = system.rollouts.run
+
+    async def crash(ticket, prompt):
+        group = await work(ticket, prompt)
+        if ticket.ticket_id == 9 and not system.resets:
+            group.report.status[0] = RewardStatus.CRASHED
+            object.__setattr__(group.report, "reward_failure", "ValueError: no number")
+        return group
+
+    system.rollouts.run = crash
+    run._checkpoints.due = lambda step: step == 2
+    system.scheduler.dies_at = ("draw", 5)
+    run_to_end(run)
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert (summary["reward_crashed"], summary["first_reward_failure"]) == (0, None)
+
+
+def test_a_checkpoint_that_cannot_be_gone_on_from_leaves_the_folder_as_it_was(
+    make_inputs, tmp_path, monkeypatch
+):
+    inputs = make_inputs("loop.num_steps=2")
+    run_to_end(start(inputs)[0])
+    before = {path.name: path.read_bytes() for path in (tmp_path / "run").glob("*.json*")}
+
+    def fail(*arguments):
+        raise MemoryError("no room for groups")
+
+    monkeypatch.setattr(recovery, "read_groups", fail)
+    with pytest.raises(MemoryError):
+        run_to_end(start(go_on(inputs))[0])
+    assert {path.name: path.read_bytes() for path in (tmp_path / "run").glob("*.json*")} == before
+
+
 class Tracker:
     """Goes on under the id that it is given, as wandb does."""
 
@@ -375,8 +540,8 @@ def test_what_dies_in_a_recovery_is_recovered_from_too(begin, tmp_path):
 
 
 def test_a_signal_gives_a_recovery_up_and_leaves_the_checkpoint(make_inputs, tmp_path):
-    interruption = Interruption()
-    run, system = start(make_inputs("loop.max_staleness=0"), interruption)
+    interruption, inputs = Interruption(), make_inputs("loop.max_staleness=0")
+    run, system = start(inputs, interruption)
     run._checkpoints.due = lambda step: step == 2
     system.scheduler.dies_at = ("draw", 5)
 
@@ -393,6 +558,10 @@ def test_a_signal_gives_a_recovery_up_and_leaves_the_checkpoint(make_inputs, tmp
     with pytest.raises(StoppedError, match=told):
         asyncio.run(main())
     assert newest_checkpoint(tmp_path / "run")[0].step == 2
+    # It did not go on then: what it lost is counted once, when it does.
+    run_to_end(start(go_on(inputs))[0])
+    (restart,) = read_restarts(tmp_path / "run")
+    assert (restart.step, restart.lost_steps, restart.reason) == (2, 2, "started again")
 
 
 def test_settings_that_may_change_are_noted_and_others_refused(begin, tmp_path):
