@@ -79,16 +79,16 @@ def with_whole_members(
             continue
         if program == "evaluate" and not is_measured_by(key):
             continue
-        ways = [_way(which, recipe, at_first), _way(which, experiment, at_first)]
+        histories = [_history(which, recipe, at_first), _history(which, experiment, at_first)]
         if which in own:
             picked = member = own[which]
         elif which in of_recipe:
-            picked, member = of_recipe[which], ways[0].member
+            picked, member = of_recipe[which], histories[0].member
             if of_experiment.get(which, picked) != picked:
                 undone.append(f"{group}={picked}" if key == group else f"{group}@{key}={picked}")
         else:
-            picked, member = of_experiment.get(which, at_first), ways[1].member
-        undone += _whole(which, picked, member, ways).restored(places, set_here)
+            picked, member = of_experiment.get(which, at_first), histories[1].member
+        undone += _whole(which, picked, member, histories).restored(places, set_here)
     return [*undone, *arguments]
 
 
@@ -119,7 +119,7 @@ class _Class:
 
 
 @dataclass(slots=True)
-class _Way:
+class _History:
     """How files, one after the other, come to what stands under a key.
 
     Attributes:
@@ -132,34 +132,36 @@ class _Way:
     kept: list[Any] = field(default_factory=list)
     others: list[Any] = field(default_factory=list)
 
-    def to(self, member: Any) -> None:
-        """Another takes the place."""
+    def replace(self, member: Any) -> None:
+        """Another member takes the place."""
         self.member, self.others, self.kept = member, [*self.others, *self.kept], []
 
 
-def _way(which: tuple[str, str], configs: Sequence[DictConfig], member: Any) -> _Way:
-    way = _Way(member)
+def _history(which: tuple[str, str], configs: Sequence[DictConfig], member: Any) -> _History:
+    history = _History(member)
     for config in configs:
-        chosen = _choices([config]).get(which, way.member)
-        if chosen != way.member:
-            way.to(chosen)
+        chosen = _choices([config]).get(which, history.member)
+        if chosen != history.member:
+            history.replace(chosen)
         body = OmegaConf.select(config, which[1])
         if body is None:
             continue
         if not isinstance(body, DictConfig) or "_target_" in body:
-            way.to(_Class())
-        way.kept.append(body)
-    return way
+            history.replace(_Class())
+        history.kept.append(body)
+    return history
 
 
-def _whole(which: tuple[str, str], picked: Any, member: Any, ways: Sequence[_Way]) -> _Plug:
+def _whole(
+    which: tuple[str, str], picked: Any, member: Any, histories: Sequence[_History]
+) -> _Plug:
     """What is to stand under a key: what files set of that very member, and nothing else."""
     own: list[Any] = []
     others: list[Any] = []
-    for way in ways:
-        of_it = way.member is member or way.member == member
-        own += way.kept if of_it else []
-        others += way.others if of_it else [*way.others, *way.kept]
+    for history in histories:
+        of_it = history.member is member or history.member == member
+        own += history.kept if of_it else []
+        others += history.others if of_it else [*history.others, *history.kept]
     return _Plug(*which, picked, isinstance(member, _Class), own, others)
 
 
