@@ -25,7 +25,6 @@ from conf.keys import GROUPS
 from conf.own_code import with_own_code
 from conf.secrets import check_secrets, recorded
 from launch.cli.command_line import (
-    check_emptied,
     check_options,
     check_overrides,
     options_last,
@@ -38,7 +37,7 @@ from launch.cli.folder_lock import lock_folder
 from launch.cli.held_out import with_held_out
 from launch.cli.help import end_quietly, help_of
 from launch.cli.measured import with_measured
-from launch.cli.own_code import drop_old_settings, with_own_files, write_out_names
+from launch.cli.own_code import settle_plugs, with_own_files
 from launch.cli.previewed import drop_preview, with_preview
 from launch.cli.recipes import with_whole_members
 from launch.cli.recorded import with_resumed
@@ -79,9 +78,7 @@ def compose_run(overrides: Sequence[str], program: str = "train") -> DictConfig:
             check_overrides(overrides)
             search = [f"hydra.searchpath=[{places}]"] if folders else []
             composed = compose(program, overrides=[*overrides, *search])
-            check_emptied(overrides, composed)
-            write_out_names(composed)
-            drop_old_settings(composed, overrides)
+            settle_plugs(composed, overrides)
         except UserError:
             raise
         except Exception as error:
@@ -103,10 +100,7 @@ def build(config: DictConfig) -> Any:
     """
     try:
         if HydraConfig.initialized():
-            overrides = HydraConfig.get().overrides.task
-            check_emptied(overrides, config)
-            drop_old_settings(config, overrides)
-        write_out_names(config)
+            settle_plugs(config, HydraConfig.get().overrides.task)
         drop_preview(config)
         check_keys(config)
         check_values(config)

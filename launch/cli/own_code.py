@@ -11,13 +11,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from functools import cache
-from typing import Any
 
 from omegaconf import DictConfig, Node, OmegaConf, open_dict
 
 from conf.keys import CONF, GROUPS
 from conf.own_code import FILE
-from launch.cli.command_line import parsed, quoted
+from launch.cli.command_line import check_emptied, parsed, quoted
 from launch.cli.held_out import takes_held_out
 
 _FILE = re.compile(r"(\+*)(\w+)(?:@([\w.]+))?=['\"]?([^'\"=]+\.py:[\w.]+)['\"]?")
@@ -79,6 +78,21 @@ def _key_of_member(argument: str) -> str:
     return (found[2] or found[1]) if found else ""
 
 
+def settle_plugs(config: DictConfig, overrides: Sequence[str]) -> None:
+    """Leave of every plug in a composed configuration what is asked of it alone.
+
+    Args:
+        config: As composed; it is changed.
+        overrides: With which it was composed.
+
+    Raises:
+        UserError: If an override would empty what hydra merges into.
+    """
+    check_emptied(overrides, config)
+    drop_old_settings(config, overrides)
+    write_out_names(config)
+
+
 def write_out_names(config: DictConfig) -> None:
     """Write out the plugs that a recipe names by their file alone, as `reward: FILE.py:NAME`.
 
@@ -90,17 +104,11 @@ def write_out_names(config: DictConfig) -> None:
     for key, path in list(_names(config, "")):
         named: dict[str, str] = {"_target_": path}
         place, _, kind = key.rpartition(".")
-        twin = {"task": "held_out", "held_out": "task"}.get(kind, "")
-        if (
-            twin
-            and _of_twin(OmegaConf.select(config, f"{place}.{twin}" if place else twin)) == path
-        ):
-            named["split"] = "train" if kind == "task" else "held_out"
+        if twin := {"task": "held_out", "held_out": "task"}.get(kind):
+            other = OmegaConf.select(config, f"{place}.{twin}" if place else twin)
+            if path == (other.get("_target_") if isinstance(other, DictConfig) else other):
+                named["split"] = "train" if kind == "task" else "held_out"
         OmegaConf.update(config, key, named, merge=False, force_add=True)
-
-
-def _of_twin(node: Any) -> Any:
-    return node.get("_target_") if isinstance(node, DictConfig) else node
 
 
 def _names(node: DictConfig, key: str) -> Iterator[tuple[str, str]]:

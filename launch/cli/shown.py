@@ -15,9 +15,8 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import Container, DictConfig, OmegaConf
 
-from launch.cli.command_line import check_emptied
 from launch.cli.measured import evaluation_of
-from launch.cli.own_code import drop_old_settings, write_out_names
+from launch.cli.own_code import settle_plugs
 from launch.cli.previewed import drop_preview
 from launch.cli.refusals import UserError
 
@@ -68,9 +67,7 @@ def show(program: str, shown: Shown, run: Callable[[Callable[[], None]], NoRetur
         def printing() -> None:
             overrides = HydraConfig.get().overrides.task
             config = evaluation_of(composed, overrides) if program == "evaluate" else composed
-            check_emptied(overrides, config)
-            drop_old_settings(config, overrides)
-            write_out_names(config)
+            settle_plugs(config, overrides)
             drop_preview(config)
             print(_text(config, shown), end="")
 
