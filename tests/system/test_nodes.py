@@ -15,7 +15,7 @@ import pytest
 from rollout.processes import belongs, every
 from tests.places import PROJECT
 from tests.system.program import PATIENCE_SECONDS, SMALL, lines_of
-from tests.system.test_submit import RAY, environment, free_ports
+from tests.system.ray_node import RayNode, environment, free_ports
 
 pytestmark = pytest.mark.system
 
@@ -43,49 +43,29 @@ class Nodes:
     def __init__(self, folder):
         self.folder, self.port, self.token = folder, free_ports(1)[0], secrets.token_hex(16)
         self.environment = environment(RAY_AUTH_TOKEN=self.token, **NOTICED_SOON)
-        self._groups = {}
+        self._nodes = {}
 
     def begin(self, name, cpus):
-        """Start a node; its processes are a group."""
-        dashboard, client, agent = free_ports(3)
+        """Start a node and wait until it is there."""
         where = ["--address", f"127.0.0.1:{self.port}"]
         if name == "head":
             where = ["--head", "--include-dashboard=false", f"--port={self.port}"]
-            where += [f"--temp-dir={self.folder}", f"--dashboard-port={dashboard}"]
-            where += [f"--ray-client-server-port={client}"]
-        with (Path(self.folder) / f"{name}.log").open("w") as log:
-            process = subprocess.Popen(
-                [
-                    *(RAY, "start", "--block", "--disable-usage-stats", *where),
-                    *("--node-ip-address=127.0.0.1", f"--dashboard-agent-listen-port={agent}"),
-                    *(f"--num-cpus={cpus}", "--object-store-memory=100000000"),
-                ],
-                env=self.environment, cwd=self.folder, start_new_session=True,
-                stdout=log, stderr=log,
-            )  # fmt: skip
-        self._groups[name] = (process, cpus)
-
-    def await_start(self, name):
-        """Wait until a node is there; Ray gives up after 30 s, too soon on a busy machine."""
-        log, deadline = Path(self.folder) / f"{name}.log", time.monotonic() + PATIENCE_SECONDS
-        while "Ray runtime started" not in log.read_text():
-            process, cpus = self._groups[name]
-            assert time.monotonic() < deadline, log.read_text()
-            if process.poll() is not None:
-                self.begin(name, cpus)
-            time.sleep(0.1)
+            where += [f"--temp-dir={self.folder}"]
+        self._nodes[name] = RayNode(
+            Path(self.folder) / f"{name}.log",
+            [*where, f"--num-cpus={cpus}", "--object-store-memory=100000000"],
+            self.environment,
+        )
+        self._nodes[name].await_start()
 
     def kill(self, name):
         """Kill all of a node at once."""
-        process, _ = self._groups.pop(name)
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+        self._nodes.pop(name).kill()
 
     def close(self):
         """Kill what belongs to the cluster, and nothing else."""
-        for name in tuple(self._groups):
-            with contextlib.suppress(ProcessLookupError):
-                self.kill(name)
+        for name in tuple(self._nodes):
+            self.kill(name)
         for process in every():
             if belongs(process.pid, f"RAY_AUTH_TOKEN={self.token}"):
                 with contextlib.suppress(ProcessLookupError):
@@ -103,7 +83,6 @@ def nodes():
             # the one that does not get it up after 30 s.
             for name, cpus in (("head", 0), ("learner", 1), ("engine", 2)):
                 cluster.begin(name, cpus)
-                cluster.await_start(name)
             yield cluster
         finally:
             cluster.close()
@@ -141,7 +120,6 @@ def test_an_engine_joins_with_a_node_and_the_run_goes_on_without_one_that_is_kil
         # From here on rewards wait, and so does the next step, but for what others do meanwhile.
         gate.touch()
         nodes.begin("further", 2)
-        nodes.await_start("further")
         until(lambda: "rollout actor 1 joins; 2 are in use" in out.read_text())
         gate.unlink()
         until(lambda: 2 in engines())

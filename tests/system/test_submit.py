@@ -1,16 +1,11 @@
 """A job on a cluster with token authentication: sent, followed, resumed, refused."""
 
-import contextlib
 import os
-import random
 import re
 import shutil
-import signal
-import socket
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 
 import pytest
@@ -18,70 +13,12 @@ import pytest
 from launch.record.restarts import read_restarts
 from tests.places import PROJECT
 from tests.system.program import PATIENCE_SECONDS, SMALL, lines_of
+from tests.system.ray_node import RAY, RayNode, environment, free_ports
 
 pytestmark = pytest.mark.system
 
 TOKEN = "0123456789abcdef0123456789abcdef"
-RAY = Path(sys.executable).with_name("ray")
-START_SECONDS = 300
 NUM_STEPS = 6
-
-
-def environment(**changes):
-    kept = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-    return kept | {"RAY_AUTH_MODE": "token", "OMP_NUM_THREADS": "1"} | changes
-
-
-def free_ports(count):
-    """Ports that nobody has, nor is given by the system before they are used.
-
-    It gives them by the dozen where another cluster starts, and Ray takes ten seconds to come to
-    some; below those that it gives lie Ray's own for workers.
-    """
-    given = Path("/proc/sys/net/ipv4/ip_local_port_range")
-    first = int(given.read_text().split()[0]) if given.exists() else 32_768
-    ports = []
-    for port in random.SystemRandom().sample(range(20_000, max(first, 30_000)), 2_000):
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            ports.append(port)
-        if len(ports) == count:
-            break
-    return ports
-
-
-def begin_cluster(folder):
-    """Start one on ports of its own; its processes are a group."""
-    port, dashboard, client, agent = free_ports(4)
-    process = subprocess.Popen(
-        [
-            *(RAY, "start", "--head", "--block", "--disable-usage-stats"),
-            *("--node-ip-address=127.0.0.1", f"--port={port}", f"--temp-dir={folder}"),
-            *(f"--dashboard-port={dashboard}", f"--ray-client-server-port={client}"),
-            *(f"--dashboard-agent-listen-port={agent}", "--num-cpus=4"),
-            "--object-store-memory=200000000",
-        ],
-        # Jobs take `python` from here, as in an activated environment.
-        env=environment(RAY_AUTH_TOKEN=TOKEN, PATH=f"{RAY.parent}:{os.environ['PATH']}"),
-        cwd=folder,
-        start_new_session=True,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    return process, dashboard
-
-
-def end_cluster(process):
-    process.terminate()
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        process.wait(30)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
-
-
-def is_listening(port):
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 @pytest.fixture(scope="module")
@@ -89,19 +26,20 @@ def job_server():
     """A cluster on ports and in a folder of its own; ended by its process group only."""
     # Ray's sockets lie below this folder, and their paths must be short.
     with tempfile.TemporaryDirectory(prefix="r", ignore_cleanup_errors=True) as folder:
-        process, dashboard = begin_cluster(folder)
+        head = RayNode(
+            Path(folder) / "head.log",
+            [
+                *("--head", f"--port={free_ports(1)[0]}", f"--temp-dir={folder}"),
+                *("--num-cpus=4", "--object-store-memory=200000000"),
+            ],
+            # Jobs take `python` from here, as in an activated environment.
+            environment(RAY_AUTH_TOKEN=TOKEN, PATH=f"{RAY.parent}:{os.environ['PATH']}"),
+        )
         try:
-            deadline = time.monotonic() + START_SECONDS
-            while not is_listening(dashboard):
-                if process.poll() is not None:
-                    # Ray gives up after 30 s, too soon on a busy machine.
-                    end_cluster(process)
-                    process, dashboard = begin_cluster(folder)
-                assert time.monotonic() < deadline, "the cluster did not start"
-                time.sleep(0.5)
-            yield f"http://127.0.0.1:{dashboard}"
+            head.await_start()
+            yield f"http://127.0.0.1:{head.dashboard_port}"
         finally:
-            end_cluster(process)
+            head.terminate()
 
 
 def submit(*arguments, token=TOKEN, **changes):
