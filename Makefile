@@ -12,8 +12,10 @@ PY := "$(VENV)/bin/python"
 PIP := $(PY) -m pip --disable-pip-version-check
 CONSTRAINTS := .ci/constraints$(if $(filter gpu,$(DEVICE)),-gpu).txt
 INSTALL := $(PIP) install -q --no-compile -c $(CONSTRAINTS)
-# Bytecode is kept, wherever it is switched off: system tests start hundreds of processes.
-PYTEST := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(PY) -m pytest -q
+# Bytecode is kept, wherever it is switched off: each run starts some ten processes that import as
+# much, and a test run hundreds.
+export PYTHONDONTWRITEBYTECODE :=
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -q
 # The other files need not be collected. Backwards, as the files of tests/system take longest.
 SYSTEM_TESTS = $(shell grep -rl --include=test_*.py "mark\.system" tests | sort -r)
 EMPTY :=
@@ -123,7 +125,7 @@ $(READY): pyproject.toml $(CONSTRAINTS) Makefile | one-device
 	@# switched off. A machine without the GPU leaves that to the first run.
 	@if [ $(DEVICE) = cpu ] || nvidia-smi > /dev/null 2>&1; then \
 	  echo "Compiling what the engine compiles on first use ..."; \
-	  PYTHONDONTWRITEBYTECODE= $(PY) -m launch.evaluate experiment=quickstart_check run_dir=$$(mktemp -d)/check; \
+	  $(PY) -m launch.evaluate experiment=quickstart_check run_dir=$$(mktemp -d)/check; \
 	fi
 	touch "$(VENV)/.ready"
 
