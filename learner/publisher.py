@@ -58,7 +58,7 @@ class WeightPublisher:
 
         Args:
             handles: RolloutActor handles.
-            backend: What carries the weights, "nccl" or "gloo".
+            backend: What carries the weights; see `rollout.weight_transfer`.
             workers_per_engine: Tensor parallel size of each engine.
             master_address: Rank 0's host.
             master_port: A free port there.

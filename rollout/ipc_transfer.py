@@ -16,14 +16,16 @@ from typing import Any
 
 import torch
 from torch.multiprocessing.reductions import rebuild_cuda_tensor
-from vllm.distributed.weight_transfer.base import ParamMeta
 from vllm.distributed.weight_transfer.ipc_engine import (
+    IPCTrainerInitInfo,
     IPCTrainerWeightTransferEngine,
     IPCWeightTransferEngine,
     IPCWeightTransferUpdateInfo,
 )
 
+from rollout.config import PACKED_BYTES
 from rollout.reloading import forget_broken_update
+from rollout.weight_transfer import WeightMetadata
 
 _FIELDS = tuple(inspect.signature(rebuild_cuda_tensor).parameters)
 """Names of what a handle consists of, in their order."""
@@ -64,7 +66,7 @@ def whole(sent: Mapping[str, Any]) -> tuple[Any, ...]:
     )
 
 
-def bucket_bytes(metadata: Iterable[ParamMeta], most_bytes: int) -> int:
+def bucket_bytes(metadata: Iterable[WeightMetadata], most_bytes: int) -> int:
     """Return the size of the buffer: all weights, or part of them but never less than the largest.
 
     Args:
@@ -73,6 +75,12 @@ def bucket_bytes(metadata: Iterable[ParamMeta], most_bytes: int) -> int:
     """
     sizes = [m.dtype.itemsize * torch.Size(m.shape).numel() for m in metadata]
     return max(min(sum(sizes), most_bytes), *sizes)
+
+
+def ipc_settings(rank: int, metadata: Iterable[WeightMetadata]) -> IPCTrainerInitInfo:
+    """Return what vLLM's sender is told at this rank; `metadata` is of all weights."""
+    room = bucket_bytes(metadata, PACKED_BYTES)
+    return IPCTrainerInitInfo(rank=rank, packed=True, packed_buffer_size_bytes=room)
 
 
 class IpcTrainerWeightTransferEngine(IPCTrainerWeightTransferEngine):

@@ -25,6 +25,7 @@ from vllm.distributed.weight_transfer.nccl_engine import (
 )
 from vllm.utils.nccl import unpinned_nccl_env
 
+from rollout.config import PACKED_BYTES
 from rollout.reloading import forget_broken_update
 from rollout.rendezvous import host_group, meet, open_store
 
@@ -86,6 +87,14 @@ class NcclWeightTransferEngine(NCCLWeightTransferEngine):
         """Open a layerwise reload."""
         forget_broken_update(self.model, self.model_config)
         super().start_weight_update()
+
+
+def nccl_settings(
+    rank: int, master_address: str, master_port: int, world_size: int
+) -> NCCLTrainerInitInfo:
+    """Return what vLLM's sender is told at this rank; it tells the engines."""
+    where = (master_address, master_port, world_size)
+    return NCCLTrainerInitInfo(*where, rank=rank, packed_buffer_size_bytes=PACKED_BYTES)
 
 
 class NcclTrainerWeightTransferEngine(NCCLTrainerWeightTransferEngine):

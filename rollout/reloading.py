@@ -1,6 +1,6 @@
 """What vLLM 0.32 needs around loading weights into a model that has some, layer by layer.
 
-Learners, which only send, import this module too: vLLM's loaders, a second's work, wait for a call.
+Learners that send over NCCL or CUDA IPC import this module too: vLLM's loaders wait for a call.
 """
 
 from __future__ import annotations

@@ -1,15 +1,15 @@
 """Weights from the learner's rank 0 to every engine worker, through vLLM's weight-transfer API.
 
     LearnerWorker rank 0                        RolloutActor x R (each with its engine workers)
-      open_sender -> TrainerWeightTransferEngine -- EngineClient: init/start/update/finish -->
+      open_sender -> Sender -- EngineClient: init/start/update/finish -->
                      send_weights  ======= tensors: NCCL or gloo broadcast, CUDA IPC ======>  load
 
 On GPUs vLLM's NCCL backend is used, with what `rollout.nccl_transfer` adds to it, and its CUDA IPC
 with `rollout.ipc_transfer` where an engine and a learner have one GPU. vLLM has no backend for
 CPUs, nor one for engines of which some share a GPU with the learner and some do not: that of
-`rollout.gloo_transfer`. This module registers them in both of vLLM's factories; engine workers load
-them through the `vllm.general_plugins` entry point in pyproject.toml, which is why the project must
-be installed where engines run.
+`rollout.gloo_transfer`. This module registers them in vLLM's factory; engine workers load them
+through the `vllm.general_plugins` entry point in pyproject.toml, which is why the project must be
+installed where engines run. A learner imports vLLM only where it sends through vLLM's backends.
 
 Tied embeddings: vLLM's layerwise reload leaves a tied head stale without an error, so engines run
 untied and `PolicySource` sends the head as an alias of the embedding.
@@ -21,29 +21,28 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import torch
-from vllm.distributed.weight_transfer.base import (
-    ParamMeta,
-    TrainerInitInfo,
-    TrainerWeightTransferEngine,
-    WeightSource,
-)
-from vllm.distributed.weight_transfer.factory import (
-    WeightTransferEngineFactory,
-    WeightTransferTrainerFactory,
-)
 
-from rollout.config import PACKED_BYTES
-from rollout.gloo_transfer import GlooTrainerInitInfo
 from rollout.stack_traces import offer
 
 BACKENDS = ("nccl", "ipc", "gloo")
 
 
-class PolicySource(WeightSource):
+class WeightMetadata(NamedTuple):
+    """What a parameter is declared to be."""
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    """Full shape, unpartitioned."""
+
+
+class PolicySource:
     """The policy's parameters as vLLM wants them: declared once, then streamed at every publish.
+
+    It is what vLLM calls a `WeightSource`, as far as its NCCL and IPC backends ask for one.
 
     Args:
         metadata: (name, dtype, full shape) of every parameter, in stream order.
@@ -65,7 +64,7 @@ class PolicySource(WeightSource):
             name: [alias for alias, target in aliases.items() if target == name] for name in by_name
         }
         self._metadata = [
-            ParamMeta(key, dtype, tuple(shape))
+            WeightMetadata(key, dtype, tuple(shape))
             for name, (dtype, shape) in by_name.items()
             for key in (name, *self._aliases_of[name])
         ]
@@ -75,8 +74,8 @@ class PolicySource(WeightSource):
         """Bytes that one publish sends to one receiver."""
         return sum(m.dtype.itemsize * torch.Size(m.shape).numel() for m in self._metadata)
 
-    def metadata(self) -> list[ParamMeta]:
-        """See `WeightSource.metadata`."""
+    def metadata(self) -> list[WeightMetadata]:
+        """Declare what a pass yields, in its order."""
         return self._metadata
 
     def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
@@ -158,22 +157,30 @@ class EngineClient:
         self._all([handle.finish_weight_update.remote(version) for handle in self._handles])
 
 
+class Sender(Protocol):
+    """The learner's end of a transfer group, at one rank."""
+
+    def send_weights(self) -> None:
+        """Stream the source once to all engines; every learner rank must call it."""
+
+    def shutdown(self) -> None:
+        """Leave the group."""
+
+
 def register() -> None:
-    """Put ours into vLLM's factories; vLLM calls this in every process, possibly twice.
+    """Put ours into vLLM's factory; vLLM calls this in every process, possibly twice.
 
     They are imported when one is asked for: those for GPUs load CUDA's libraries. The process's
     stacks can be taken from then on, too; see `rollout.stack_traces`.
     """
+    from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
+
     offer()
-    for factory, half in (
-        (WeightTransferEngineFactory, ""),
-        (WeightTransferTrainerFactory, "Trainer"),
-    ):
-        for backend in BACKENDS:
-            # In the place of vLLM's own.
-            factory._registry.pop(backend, None)
-            name = f"{backend.capitalize()}{half}WeightTransferEngine"
-            factory.register_engine(backend, f"rollout.{backend}_transfer", name)
+    for backend in BACKENDS:
+        # In the place of vLLM's own.
+        WeightTransferEngineFactory._registry.pop(backend, None)
+        name = f"{backend.capitalize()}WeightTransferEngine"
+        WeightTransferEngineFactory.register_engine(backend, f"rollout.{backend}_transfer", name)
 
 
 def open_sender(
@@ -185,7 +192,7 @@ def open_sender(
     num_receivers: int,
     client: EngineClient,
     source: PolicySource,
-) -> TrainerWeightTransferEngine[Any]:
+) -> Sender:
     """Join learner and engines into one transfer group and return the learner's end.
 
     Called on every learner rank; only rank 0 opens a connection.
@@ -199,29 +206,22 @@ def open_sender(
         client: Tells the engines to join, to receive and to load.
         source: The parameters to send.
     """
-    register()
-    info = _info(backend, rank, (master_address, master_port, num_receivers + 1), source)
-    sender = WeightTransferTrainerFactory.trainer_init(info, client=client, source=source)
-    if backend == "nccl":
-        from rollout.nccl_transfer import break_off
+    where = (master_address, master_port, num_receivers + 1)
+    if backend == "gloo":
+        from rollout.gloo_sender import GlooSender
 
-        client.give_up = partial(break_off, sender)
-    return sender
-
-
-def _info(
-    backend: str, rank: int, where: tuple[str, int, int], source: PolicySource
-) -> TrainerInitInfo:
-    if backend == "nccl":
-        from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
-
-        # The engines are told.
-        return NCCLTrainerInitInfo(*where, rank=rank, packed_buffer_size_bytes=PACKED_BYTES)
+        return GlooSender.open(rank, *where, client=client, source=source)
+    # It has what they ask of a `WeightSource`.
+    theirs: Any = source
     if backend == "ipc":
-        from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
+        from rollout.ipc_transfer import IpcTrainerWeightTransferEngine, ipc_settings
 
-        from rollout.ipc_transfer import bucket_bytes
+        settings = ipc_settings(rank, source.metadata())
+        return IpcTrainerWeightTransferEngine.trainer_init(settings, client=client, source=theirs)
+    from rollout.nccl_transfer import NcclTrainerWeightTransferEngine, break_off, nccl_settings
 
-        room = bucket_bytes(source.metadata(), PACKED_BYTES)
-        return IPCTrainerInitInfo(rank=rank, packed=True, packed_buffer_size_bytes=room)
-    return GlooTrainerInitInfo(*where, rank=rank)
+    sender = NcclTrainerWeightTransferEngine.trainer_init(
+        nccl_settings(rank, *where), client=client, source=theirs
+    )
+    client.give_up = partial(break_off, sender)
+    return sender

@@ -23,6 +23,8 @@ SHELLS = {
     "rollout/places.py": {"ray"},
     "rollout/replacing.py": {"ray"},
     "rollout/buckets.py": {"torch"},
+    "rollout/gloo_group.py": {"torch"},
+    "rollout/gloo_sender.py": {"torch"},
     "rollout/gloo_transfer.py": {"torch", "vllm"},
     "rollout/ipc_transfer.py": {"torch", "vllm"},
     "rollout/nccl_transfer.py": {"torch", "vllm"},

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from rollout import gloo_transfer
+from rollout import gloo_group, gloo_sender
 from rollout.buckets import cut
 from rollout.gloo_transfer import GlooInitInfo, GlooWeightTransferEngine
 from rollout.rendezvous import GivenUpError
@@ -99,7 +99,7 @@ def test_every_receiver_gets_every_weight_bit_for_bit(free_port, monkeypatch):
         weights["norm.weight"] += 0.1
         client.version = version
         # All in one bucket, then one bucket each.
-        monkeypatch.setattr(gloo_transfer, "cut", partial(cut, most_bytes=2**24 * (1 - version)))
+        monkeypatch.setattr(gloo_group, "cut", partial(cut, most_bytes=2**24 * (1 - version)))
         sender.send_weights()
         for receiver in receivers:
             assert receiver.events[-2:] == ["start", ("finish", version)]
@@ -140,7 +140,8 @@ def test_a_source_is_run_to_its_end_and_may_have_no_more_than_it_declared(free_p
 
 def test_an_engine_that_cannot_join_is_told_at_once_and_not_waited_for(free_port, monkeypatch):
     # What a group that never comes together holds up: the end of this process.
-    monkeypatch.setattr(gloo_transfer, "TIMEOUT_SECONDS", 5.0)
+    for module in (gloo_group, gloo_sender):
+        monkeypatch.setattr(module, "TIMEOUT_SECONDS", 5.0)
 
     class Refusing(FakeClient):
         def init_weight_transfer_engine(self, info):
@@ -174,15 +175,15 @@ def test_when_one_dies_at_the_join_the_others_are_free_at_once(free_port):
 
 
 def test_a_group_listens_towards_its_host_or_where_it_is_told_to(monkeypatch):
-    monkeypatch.setattr(gloo_transfer, "own_address", lambda peer: f"towards {peer}")
+    monkeypatch.setattr(gloo_group, "own_address", lambda peer: f"towards {peer}")
     made = []
     monkeypatch.setattr(
-        gloo_transfer.ProcessGroupGloo, "create_device", lambda **where: made.append(where)
+        gloo_group.ProcessGroupGloo, "create_device", lambda **where: made.append(where)
     )
     monkeypatch.delenv("GLOO_SOCKET_IFNAME", raising=False)
-    gloo_transfer._devices("10.0.0.1")
+    gloo_group._devices("10.0.0.1")
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "eth0,eth1")
-    gloo_transfer._devices("10.0.0.1")
+    gloo_group._devices("10.0.0.1")
     assert made == [
         {"hostname": "towards 10.0.0.1"}, {"interface": "eth0"}, {"interface": "eth1"},
     ]  # fmt: skip

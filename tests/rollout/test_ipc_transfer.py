@@ -9,7 +9,7 @@ from torch.multiprocessing import reductions
 from vllm.distributed.weight_transfer import ipc_engine, packed_tensor
 from vllm.v1.serial_utils import MsgpackDecoder, MsgpackEncoder
 
-from rollout import ipc_transfer, weight_transfer
+from rollout import ipc_transfer
 from rollout.ipc_transfer import IpcWeightTransferEngine, bucket_bytes, plain, whole
 from rollout.weight_transfer import PolicySource, open_sender
 
@@ -108,7 +108,7 @@ def source_of(weights):
 @pytest.mark.parametrize(("most_bytes", "buckets"), [(10**6, 1), (104, 3), (1, 4)])
 def test_an_engine_gets_every_weight_bit_for_bit(monkeypatch, most_bytes, buckets):
     memory, engine = Memory(monkeypatch), Engine()
-    monkeypatch.setattr(weight_transfer, "PACKED_BYTES", most_bytes)
+    monkeypatch.setattr(ipc_transfer, "PACKED_BYTES", most_bytes)
     weights = {
         "embed.weight": torch.arange(24.0).reshape(6, 4),
         "norm.weight": torch.ones(24),

@@ -1,5 +1,7 @@
 """Weight transfer without an engine: registration, what is sent, the client, the request."""
 
+import subprocess
+import sys
 from dataclasses import asdict
 from types import SimpleNamespace
 
@@ -8,7 +10,8 @@ import torch
 
 from rollout import weight_transfer as wt
 from rollout.config import PACKED_BYTES
-from rollout.gloo_transfer import GlooInitInfo
+from rollout.gloo_group import Meeting
+from tests.places import PROJECT
 
 
 def make_source(aliases):
@@ -34,15 +37,20 @@ def test_source_of_an_untied_model_adds_nothing_and_iterates_anew():
 def test_each_backend_is_ours_however_often_it_is_registered():
     wt.register()
     wt.register()
-    from vllm.distributed.weight_transfer.factory import (
-        WeightTransferEngineFactory,
-        WeightTransferTrainerFactory,
-    )
+    from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 
-    for factory in (WeightTransferEngineFactory, WeightTransferTrainerFactory):
-        for backend in wt.BACKENDS:
-            module = factory._registry[backend]().__module__
-            assert module == f"rollout.{backend}_transfer"
+    for backend in wt.BACKENDS:
+        module = WeightTransferEngineFactory._registry[backend]().__module__
+        assert module == f"rollout.{backend}_transfer"
+
+
+def test_a_learner_that_sends_over_gloo_imports_no_vllm():
+    program = "import sys, learner.worker, learner.publisher, rollout.gloo_sender as _; "
+    program += "print(sorted(name for name in sys.modules if name.split('.')[0] == 'vllm'))"
+    found = subprocess.run(
+        [sys.executable, "-c", program], cwd=PROJECT, capture_output=True, text=True, check=True
+    )
+    assert found.stdout == "[]\n"
 
 
 def test_client_gives_every_engine_ranks_of_its_own(monkeypatch):
@@ -58,7 +66,7 @@ def test_client_gives_every_engine_ranks_of_its_own(monkeypatch):
     handles = [SimpleNamespace(init_weight_transfer_engine=Method(i)) for i in range(3)]
     client = wt.EngineClient(handles, workers_per_engine=2, timeout_seconds=1)
     monkeypatch.setattr(client, "_all", lambda calls: None)
-    info = GlooInitInfo(master_address="a", master_port=1, rank_offset=1, world_size=7)
+    info = Meeting(master_address="a", master_port=1, rank_offset=1, world_size=7)
     client.init_weight_transfer_engine(asdict(info))
     assert calls == [(0, 1), (1, 3), (2, 5)]
     # Where a backend has ranks at all.
