@@ -9,7 +9,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from rollout.loading import without_sklearn
+from rollout.loading import without_unused
 
 _ALONE = {
     "opt": "positions that are counted from the start of a row",
@@ -36,7 +36,7 @@ def check_architecture(model_path: str, *, trained: bool) -> None:
     """
     settings = json.loads((Path(model_path) / "config.json").read_text(encoding="utf-8"))
     kind = settings.get("model_type")
-    with without_sklearn():
+    with without_unused():
         from transformers.models.auto.configuration_auto import CONFIG_MAPPING
         from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 

@@ -30,7 +30,7 @@ from rollout.environments import checked_play, for_policy
 from rollout.environments.branching import play_branching
 from rollout.environments.turns import TurnPlayer
 from rollout.heartbeat import EngineProcesses
-from rollout.loading import loading, without_sklearn
+from rollout.loading import loading, without_unused
 from rollout.progress import Attempts, Key
 from rollout.reporting import make_report
 from rollout.rewards.failures import failure_text
@@ -147,7 +147,7 @@ class RolloutActor:
 
         num_threads = self._config.engine.num_threads
         begin_importing(self._engine_arguments, num_threads)
-        with loading(), without_sklearn():
+        with loading(), without_unused():
             from transformers import AutoTokenizer
 
         path = self._engine_arguments["model"]

@@ -10,6 +10,9 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 Result = TypeVar("Result")
+UNUSED = ("sklearn", "scipy")
+"""What transformers and vLLM import as soon as they load a tokenizer or a model, two seconds' work:
+for a way of generating, for losses of object detection and for sounds, which nothing here uses."""
 
 
 @contextmanager
@@ -29,19 +32,20 @@ def loading() -> Iterator[None]:
 
 
 @contextmanager
-def without_sklearn() -> Iterator[None]:
-    """Hide scikit-learn, where nobody has imported it yet, from what is imported meanwhile.
+def without_unused() -> Iterator[None]:
+    """Hide `UNUSED`, where nobody has imported them yet, from what is imported meanwhile.
 
-    transformers imports it as soon as it loads a tokenizer or a model, a second's work, for a way
-    of generating that nothing here uses.
+    What is hidden counts as not installed.
     """
     modules: dict[str, Any] = sys.modules
-    modules.setdefault("sklearn", None)
+    for name in UNUSED:
+        modules.setdefault(name, None)
     try:
         yield
     finally:
-        if modules.get("sklearn") is None:
-            modules.pop("sklearn", None)
+        for name in UNUSED:
+            if modules.get(name) is None:
+                modules.pop(name, None)
 
 
 def begin_loading(load: Callable[[], Result]) -> Future[Result]:

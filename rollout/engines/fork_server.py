@@ -26,6 +26,7 @@ import setproctitle
 
 from rollout.processes import die_with
 
+WITHOUT_COMPILING = "rollout.engines.without_compiling"
 IMPORTED = (
     "rollout.engines.preload",
     "ray",
@@ -81,7 +82,7 @@ def begin(*, compiling: bool) -> None:
     Args:
         compiling: Whether the engine may compile anything.
     """
-    first = [] if compiling else ["rollout.engines.without_compiling"]
+    first = [] if compiling else [WITHOUT_COMPILING]
     multiprocessing.set_forkserver_preload([*first, *IMPORTED])
     forkserver.ensure_running()
 

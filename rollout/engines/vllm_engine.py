@@ -8,6 +8,7 @@ generation config is not applied, so nothing but the temperature shapes that dis
 from __future__ import annotations
 
 import asyncio
+import importlib
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -20,7 +21,7 @@ from rollout.engines import files, fork_server
 from rollout.engines.arguments import stop_arguments
 from rollout.engines.importing import begin_importing, threads_chosen_by_vllm
 from rollout.engines.sleeping import Sleep
-from rollout.loading import loading
+from rollout.loading import loading, without_unused
 from rollout.progress import Watch
 from rollout.stopping import Stopping
 from rollout.types import Completion, LogprobArray, TokenArray, VersionSpan
@@ -38,7 +39,10 @@ class VLLMEngine:
         deadline_seconds: float,
     ) -> None:
         forked = begin_importing(arguments, num_threads)
-        with loading():
+        with loading(), without_unused():
+            if forked and arguments["enforce_eager"]:
+                # Here, too, nothing is compiled.
+                importlib.import_module(fork_server.WITHOUT_COMPILING)
             from vllm.config import WeightTransferConfig
             from vllm.engine.arg_utils import AsyncEngineArgs
             from vllm.v1.engine.async_llm import AsyncLLM

@@ -1,11 +1,12 @@
 """Loading packages."""
 
 import gc
+import importlib
 import sys
 
 import pytest
 
-from rollout.loading import begin_loading, loading, without_sklearn
+from rollout.loading import UNUSED, begin_loading, loading, without_unused
 
 
 def test_no_garbage_is_looked_for_meanwhile_and_afterwards_as_before():
@@ -34,17 +35,16 @@ def test_what_is_loaded_beside_and_what_keeps_it_from_that_come_where_it_is_need
     assert gc.isenabled()
 
 
-def test_what_is_imported_meanwhile_finds_no_scikit_learn_and_what_is_imported_later_does(
-    monkeypatch, tmp_path
+@pytest.mark.parametrize("name", UNUSED)
+def test_what_is_imported_meanwhile_finds_none_of_the_unused_and_what_is_imported_later_does(
+    name, monkeypatch, tmp_path
 ):
-    (tmp_path / "sklearn.py").write_text("")
+    (tmp_path / f"{name}.py").write_text("")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "sklearn", raising=False)
-    with without_sklearn(), pytest.raises(ImportError):
-        import sklearn
-    import sklearn
-
-    there = sys.modules["sklearn"]
-    with without_sklearn():
-        import sklearn
-    assert sys.modules["sklearn"] is sklearn is there
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    with without_unused(), pytest.raises(ImportError):
+        importlib.import_module(name)
+    there = importlib.import_module(name)
+    with without_unused():
+        assert importlib.import_module(name) is there
+    assert sys.modules[name] is there

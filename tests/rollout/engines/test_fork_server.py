@@ -46,6 +46,29 @@ def test_a_process_has_the_servers_imports_and_its_starters_environment(tmp_path
     assert done.stdout.split() == ["2", "False", "True", "True", "0", "False"]
 
 
+EAGER = """
+import sys
+import rollout.engines.without_compiling
+import rollout.engines.preload
+import vllm.v1.worker.cpu_worker
+import torch
+
+def double(x):
+    return 2 * x
+
+print(torch.compile(double) is double, torch.compile(dynamic=True)(double) is double)
+left_out = ("torch._inductor.lowering", "torch._inductor.compile_fx", "scipy", "sklearn")
+print([name for name in left_out if sys.modules.get(name)])
+"""
+
+
+def test_an_engine_that_compiles_nothing_imports_no_compiler():
+    done = subprocess.run(
+        [sys.executable, "-c", EAGER], cwd=PROJECT, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.splitlines()[-2:] == ["True True", "[]"]
+
+
 KILLED = """
 import os, signal, sys, time
 from multiprocessing import forkserver
