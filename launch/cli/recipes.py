@@ -24,12 +24,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
 from conf.keys import CONF, GROUPS, flat
-from launch.cli.command_line import SEVERAL_AT_ONCE, parsed, quoted, without_config_dirs
+from launch.cli.command_line import (
+    SEVERAL_AT_ONCE,
+    parsed,
+    quoted,
+    with_quotes,
+    without_config_dirs,
+)
 from launch.cli.measured import is_measured_by, is_of_training
-from launch.cli.own_code import package_of
+from launch.cli.own_code import package_of, with_own_files
 from launch.cli.recipe_files import RECIPES, Files, check_names, choices, files_of, with_parents
 
 
@@ -82,6 +89,60 @@ def with_whole_members(
         undone += _Plug(group, key, picked, history).restored(places, set_here)
     undone += _outranked(files, [key for _, key in plugs], program)
     return [*undone, *arguments]
+
+
+def without_outranked(
+    base: Sequence[str], arm: Sequence[str], program: str, folders: Sequence[str]
+) -> list[str]:
+    """Leave out of a base the members in whose place the recipe of an arm has others.
+
+    What the base sets of such a member goes with it. The arm's own choice of a member is for hydra.
+
+    Example: without_outranked(["seed=1", "objective=cispo"], ["recipe=grpo"], "train", []) is
+    ["seed=1"].
+
+    Args:
+        base: Overrides that several arms share.
+        arm: Overrides on top of them.
+        program: Whose they are.
+        folders: Of configurations, beside the project's.
+
+    Raises:
+        UserError: If one cannot be parsed.
+    """
+    given = parsed(with_quotes(with_own_files(arm, program)))
+    names = [each.value() for each in given if each.key_or_group == "recipe"]
+    recipe = with_parents("recipe", names[-1], [CONF, *map(Path, folders)]) if names else []
+    own = {_key_of(each) for each in given if _names_plug(each)}
+    members = {key: member for (_, key), member in choices(recipe).items() if key not in own}
+    entries = [(each, parsed(with_quotes(with_own_files([each], program)))) for each in base]
+    replaced = {
+        key
+        for _, overrides in entries
+        for each in overrides
+        if _names_plug(each) and (key := _key_of(each)) in members
+        if each.is_delete() or each.value() != members[key]
+    }
+    return [
+        entry
+        for entry, overrides in entries
+        if not any(
+            f"{_key_of(each)}.".startswith(f"{key}.") for each in overrides for key in replaced
+        )
+    ]
+
+
+def _names_plug(override: Override) -> bool:
+    """Whether an override chooses a member, none, or a class."""
+    key, value = override.key_or_group, None if override.is_delete() else override.value()
+    of_class = key.endswith("._target_") or (isinstance(value, dict) and "_target_" in value)
+    return of_class or (key in GROUPS and not isinstance(value, dict))
+
+
+def _key_of(override: Override) -> str:
+    key = override.key_or_group
+    where = override.package or (package_of(key) if key in GROUPS else key)
+    return str(where).removesuffix("._target_")
 
 
 class _Class:
