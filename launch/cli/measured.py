@@ -89,9 +89,8 @@ def is_of_training(key: str, config: Any) -> bool:
         key: The setting.
         config: Of the evaluation, whose temperature may be the training's.
     """
-    alike = key == _TEMPERATURE and OmegaConf.is_interpolation(
-        config.get("evaluation"), "temperature"
-    )
+    evaluation = config.get("evaluation") if key == _TEMPERATURE else None
+    alike = evaluation is not None and OmegaConf.is_interpolation(evaluation, "temperature")
     return not is_measured_by(key) or (_OF_TRAININGS.fullmatch(key) is not None and not alike)
 
 

@@ -35,7 +35,7 @@ from launch.cli.command_line import (
     with_quotes,
     without_config_dirs,
 )
-from launch.cli.measured import is_measured_by, is_of_training
+from launch.cli.measured import is_of_training
 from launch.cli.own_code import package_of, with_own_files
 from launch.cli.recipe_files import RECIPES, Files, check_names, choices, files_of, with_parents
 
@@ -76,7 +76,7 @@ def with_whole_members(
     undone: list[str] = []
     for group, key in plugs:
         which, at_first = (group, key), before.get((group, key))
-        if f"{key}._target_" in set_here or (program == "evaluate" and not is_measured_by(key)):
+        if f"{key}._target_" in set_here or (program == "evaluate" and is_of_training(key, {})):
             continue
         history = _history(which, files, at_first)
         picked = own.get(which, chosen.get(which, at_first))

@@ -220,9 +220,24 @@ def test_a_recipe_within_an_experiment_is_replaced_too(tailored):
 
 
 def test_an_evaluation_is_not_refused_for_a_recipes_settings_of_a_training(tailored):
-    chosen = [f"--config-dir={tailored}", "experiment=above_itself", "recipe=named"]
-    undone = with_whole_members(chosen, "evaluate")
-    assert undone and not any("num_minibatches" in each or "overlong" in each for each in undone)
+    text = """
+# @package _global_
+defaults: [above_itself, override /branching@rollout.branching: agentic_aepo]
+rollout: {temperature: 0.5}
+evaluation: {temperature: "${rollout.temperature}"}
+"""
+    (tailored / "experiment" / "branching.yaml").write_text(text)
+    text = """
+# @package _global_
+defaults: [named, override /branching@rollout.branching: null]
+rollout: {temperature: 0.7}
+"""
+    (tailored / "recipe" / "warm.yaml").write_text(text)
+    chosen = [f"--config-dir={tailored}", "experiment=branching", "recipe=warm"]
+    undone = with_whole_members(chosen, "evaluate")[: -len(chosen)]
+    measured = ("environment", "rollout.temperature")
+    assert undone and all(each.lstrip("+~").startswith(measured) for each in undone)
+    assert compose_run(chosen, "evaluate").rollout.temperature == 0.7
 
 
 def test_a_file_built_on_another_has_its_members_whole(folder):
