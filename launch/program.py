@@ -63,12 +63,8 @@ def compose_run(
 ) -> DictConfig:
     """Compose a training run from overrides of `conf/train.yaml`, or what another program takes.
 
-    Folders of `--config-dir` count, those among the overrides and that of this program.
-
-    Args:
-        overrides: Of the run.
-        program: Whose they are.
-        base: Overrides that come before, and that a recipe among the others counts more than.
+    Folders of `--config-dir` count, those among the overrides and that of this program. The members
+    of a recipe among the overrides take the place of those in `base`, which comes before them.
 
     Raises:
         UserError: With what is wrong with them.
