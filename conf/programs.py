@@ -73,7 +73,8 @@ class CompareConfig:
     base: list[str]
     """Overrides of conf/train.yaml that all arms share."""
     arms: dict[str, list[str]]
-    """Overrides of each arm on top; the first arm is the baseline."""
+    """Overrides of each arm on top; the first arm is the baseline. The members of an arm's recipe
+    take the place of those that base chooses."""
     seeds: list[int]
     """Every arm runs once with each."""
     budget: BudgetConfig

@@ -39,7 +39,7 @@ from launch.cli.help import end_quietly, help_of
 from launch.cli.measured import with_measured
 from launch.cli.own_code import settle_plugs, with_own_files
 from launch.cli.previewed import drop_preview, with_preview
-from launch.cli.recipes import with_whole_members
+from launch.cli.recipes import with_whole_members, without_outranked
 from launch.cli.recorded import with_resumed
 from launch.cli.refusals import (
     NothingToDoError,
@@ -58,15 +58,19 @@ __all__ = ["RunError", "UserError", "build", "compose_run", "prepare_run_dir", "
            "start"]  # fmt: skip
 
 
-def compose_run(overrides: Sequence[str], program: str = "train") -> DictConfig:
+def compose_run(
+    overrides: Sequence[str], program: str = "train", base: Sequence[str] = ()
+) -> DictConfig:
     """Compose a training run from overrides of `conf/train.yaml`, or what another program takes.
 
-    Folders of `--config-dir` count, those among the overrides and that of this program.
+    Folders of `--config-dir` count, those among the overrides and that of this program. The members
+    of a recipe among the overrides take the place of those in `base`, which comes before them.
 
     Raises:
         UserError: With what is wrong with them.
     """
-    folders, overrides = without_config_dirs(overrides)
+    (folders, base), (named, overrides) = map(without_config_dirs, (base, overrides))
+    folders += named
     if HydraConfig.initialized():
         sources = HydraConfig.get().runtime.config_sources
         folders += [each.path for each in sources if each.provider == "command-line"]
@@ -74,7 +78,8 @@ def compose_run(overrides: Sequence[str], program: str = "train") -> DictConfig:
     GlobalHydra.instance().clear()
     with initialize_config_module("conf", version_base="1.3"):
         try:
-            overrides = _written_out(overrides, program, folders)
+            base = without_outranked(base, overrides, program, folders)
+            overrides = _written_out([*base, *overrides], program, folders)
             check_overrides(overrides)
             search = [f"hydra.searchpath=[{places}]"] if folders else []
             composed = compose(program, overrides=[*overrides, *search])

@@ -30,7 +30,7 @@ ALLOWED = {
     ("launch/program.py", "instantiate"): "the configuration that the user runs",
     ("conf/own_code.py", "get_object"): "likewise, before it is built",
     ("launch/cli/own_code.py", "OmegaConf.load"): "files of conf/",
-    ("launch/cli/recipes.py", "OmegaConf.load"): "files of conf/ and of --config-dir",
+    ("launch/cli/recipe_files.py", "OmegaConf.load"): "files of conf/ and of --config-dir",
     ("launch/cli/held_out.py", "OmegaConf.load"): "files of conf/",
     ("conf/reference.py", "get_object"): "names of conf/",
     ("conf/reference.py", "OmegaConf.load"): "files of conf/",

@@ -82,6 +82,18 @@ def is_measured_by(key: str) -> bool:
     return key.lstrip("/").partition(".")[0].partition("/")[0] in (*names, *_THROUGH)
 
 
+def is_of_training(key: str, config: Any) -> bool:
+    """Whether a setting is of a training alone, and would change nothing that is measured.
+
+    Args:
+        key: The setting.
+        config: Of the evaluation, whose temperature may be the training's.
+    """
+    evaluation = config.get("evaluation") if key == _TEMPERATURE else None
+    alike = evaluation is not None and OmegaConf.is_interpolation(evaluation, "temperature")
+    return not is_measured_by(key) or (_OF_TRAININGS.fullmatch(key) is not None and not alike)
+
+
 def evaluation_of(composed: DictConfig, overrides: Sequence[str]) -> DictConfig:
     """Return the configuration of an evaluation, out of one that has a training's settings as well.
 
@@ -94,10 +106,7 @@ def evaluation_of(composed: DictConfig, overrides: Sequence[str]) -> DictConfig:
     """
     for override in parsed(overrides):
         key = override.package or override.key_or_group
-        alike = key == _TEMPERATURE and OmegaConf.is_interpolation(
-            composed.evaluation, "temperature"
-        )
-        if not is_measured_by(key) or (_OF_TRAININGS.fullmatch(key) and not alike):
+        if is_of_training(key, composed):
             instead = "; set evaluation.temperature" if key == _TEMPERATURE else ""
             raise UserError(
                 f"{key} must be left out: it is of a training, and would change nothing that "

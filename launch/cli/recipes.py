@@ -1,43 +1,49 @@
-"""Members of groups that take the place of others, whole.
+"""Members of groups that take the place of others, whole, and recipes that win over experiments.
 
-Hydra merges what files set of a plug over whichever member there is in the end, and takes an
-experiment's choice of a member before a recipe's:
+Hydra merges what files set of a plug over whichever member there is in the end, and an experiment
+after a recipe:
 
     experiment=jsonl_math task=gsm8k -> gsm8k, but from jsonl_math's file
     reward: {_target_: mine.Reward}  reward=math -> mine.Reward
     override /objective: cispo       recipe=grpo -> cispo
+    learner: {num_minibatches: 2}    recipe=gspo -> 2, for the recipe's 4
     [jsonl_math, override /task: gsm8k] -> gsm8k, but from jsonl_math's file
 
 What the command line names counts: a member is what its file says, and a recipe has the members
-that it chooses, with what the command line sets of them. A member that an experiment has chosen
-itself keeps the experiment's settings, those of the file that chose it and of the files built on
-that one. A class that a file names is built with that file's settings alone.
+that it chooses, its own settings of them and all else that it sets, whatever the experiment says.
+An experiment that chooses a recipe itself may change it, also where the command line names the same
+recipe. A member that an experiment has chosen itself keeps the experiment's settings, those of the
+file that chose it and of the files built on that one. A class that a file names is built with that
+file's settings alone. Single settings on the command line win over all files.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
+from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 
-from conf.keys import CONF, GROUPS
-from launch.cli.command_line import SEVERAL_AT_ONCE, parsed, quoted, without_config_dirs
-from launch.cli.measured import is_measured_by
-from launch.cli.own_code import package_of
-from launch.cli.refusals import UserError
-
-RECIPES = ("recipe", "experiment")
-"""Groups of recipes, in the order in which a program merges them."""
+from conf.keys import CONF, GROUPS, flat
+from launch.cli.command_line import (
+    SEVERAL_AT_ONCE,
+    parsed,
+    quoted,
+    with_quotes,
+    without_config_dirs,
+)
+from launch.cli.measured import is_of_training
+from launch.cli.own_code import package_of, with_own_files
+from launch.cli.recipe_files import RECIPES, Files, check_names, choices, files_of, with_parents
 
 
 def with_whole_members(
     arguments: Sequence[str], program: str, folders: Sequence[str] = ()
 ) -> list[str]:
-    """Undo what recipes set of a plug that another member or class takes the place of.
+    """Undo what files set in the place of what counts more: of another member, or of a recipe.
 
     Example: with_whole_members(["recipe=gvm_raft", "objective=cispo"], "train") is
     ["++objective.clip_high=0", "~objective.clip_high", "recipe=gvm_raft", "objective=cispo"].
@@ -53,65 +59,90 @@ def with_whole_members(
     """
     named, settings = without_config_dirs(arguments)
     places = [CONF] + [Path(each) for each in (*folders, *named)]
-    _check_names(places)
+    check_names(places)
     given = parsed(settings)
-    primary = _with_parents("", program, [CONF])
-    names = {group: member for (group, _), member in _choices(primary).items() if group in RECIPES}
-    names |= {each.key_or_group: each.value() for each in given if each.key_or_group in RECIPES}
-    recipe = _with_parents("recipe", names.get("recipe"), places)
-    # A recipe that is named takes the place of the experiment's.
-    through = () if "recipe" in {each.key_or_group for each in given} else RECIPES
-    experiment = _with_parents("experiment", names.get("experiment"), places, through)
+    primary = with_parents("", program, [CONF])
+    files = files_of(given, primary, places)
+    if not files.ranked:
+        return list(arguments)
     own = {
         (each.key_or_group, each.package or package_of(each.key_or_group)): each.value()
         for each in given
         if each.key_or_group in GROUPS and each.key_or_group not in RECIPES
     }
-    if not (recipe or experiment):
-        return list(arguments)
     set_here = {each.key_or_group for each in given}
-    before, of_recipe = _choices(primary), _choices(recipe)
-    of_experiment = _choices(experiment)
+    before, chosen, of_hydra = map(choices, (primary, files.ranked, files.merged))
+    plugs = [each for each in dict.fromkeys([*own, *before, *chosen]) if each[0] not in RECIPES]
     undone: list[str] = []
-    for group, key in dict.fromkeys([*own, *of_recipe, *before, *of_experiment]):
+    for group, key in plugs:
         which, at_first = (group, key), before.get((group, key))
-        if group in RECIPES or f"{key}._target_" in set_here:
+        if f"{key}._target_" in set_here or (program == "evaluate" and is_of_training(key, {})):
             continue
-        if program == "evaluate" and not is_measured_by(key):
-            continue
-        histories = [_history(which, recipe, at_first), _history(which, experiment, at_first)]
+        history = _history(which, files, at_first)
+        picked = own.get(which, chosen.get(which, at_first))
         if which in own:
-            picked = member = own[which]
-        elif which in of_recipe:
-            picked, member = of_recipe[which], histories[0].member
-            if of_experiment.get(which, picked) != picked:
-                undone.append(f"{group}={picked}" if key == group else f"{group}@{key}={picked}")
-        else:
-            picked, member = of_experiment.get(which, at_first), histories[1].member
-        undone += _whole(which, picked, member, histories).restored(places, set_here)
+            if history.member is not picked and history.member != picked:
+                history.replace(picked)
+        elif of_hydra.get(which, picked) != picked:
+            choice = group if key == group else f"{group}@{key}"
+            undone.append(f"~{choice}" if picked is None else f"{choice}={picked}")
+        undone += _Plug(group, key, picked, history).restored(places, set_here)
+    undone += _outranked(files, [key for _, key in plugs], program)
     return [*undone, *arguments]
 
 
-def _check_names(places: Sequence[Path]) -> None:
-    """Refuse folders with a file of the project's name and another content.
+def without_outranked(
+    base: Sequence[str], arm: Sequence[str], program: str, folders: Sequence[str]
+) -> list[str]:
+    """Leave out of a base the members in whose place the recipe of an arm has others.
+
+    What the base sets of such a member goes with it. The arm's own choice of a member is for hydra.
+
+    Example: without_outranked(["seed=1", "objective=cispo"], ["recipe=grpo"], "train", []) is
+    ["seed=1"].
+
+    Args:
+        base: Overrides that several arms share.
+        arm: Overrides on top of them.
+        program: Whose they are.
+        folders: Of configurations, beside the project's.
 
     Raises:
-        UserError: Naming the file: hydra would take the project's, and say nothing.
+        UserError: If one cannot be parsed.
     """
-    project, *folders = places
-    for folder in folders:
-        for name in _names_of(project):
-            own = folder / name
-            if own.is_file() and own.read_bytes() != (project / name).read_bytes():
-                raise UserError(
-                    "--config-dir must have other names than the project's files, or the "
-                    f"project's is taken; choose another name, got {str(own)!r}"
-                )
+    given = parsed(with_quotes(with_own_files(arm, program)))
+    names = [each.value() for each in given if each.key_or_group == "recipe"]
+    recipe = with_parents("recipe", names[-1], [CONF, *map(Path, folders)]) if names else []
+    own = {_key_of(each) for each in given if _names_plug(each)}
+    members = {key: member for (_, key), member in choices(recipe).items() if key not in own}
+    entries = [(each, parsed(with_quotes(with_own_files([each], program)))) for each in base]
+    replaced = {
+        key
+        for _, overrides in entries
+        for each in overrides
+        if _names_plug(each) and (key := _key_of(each)) in members
+        if each.is_delete() or each.value() != members[key]
+    }
+    return [
+        entry
+        for entry, overrides in entries
+        if not any(
+            f"{_key_of(each)}.".startswith(f"{key}.") for each in overrides for key in replaced
+        )
+    ]
 
 
-@cache
-def _names_of(folder: Path) -> tuple[str, ...]:
-    return tuple(str(path.relative_to(folder)) for path in sorted(folder.rglob("*.yaml")))
+def _names_plug(override: Override) -> bool:
+    """Whether an override chooses a member, none, or a class."""
+    key, value = override.key_or_group, None if override.is_delete() else override.value()
+    of_class = key.endswith("._target_") or (isinstance(value, dict) and "_target_" in value)
+    return of_class or (key in GROUPS and not isinstance(value, dict))
+
+
+def _key_of(override: Override) -> str:
+    key = override.key_or_group
+    where = override.package or (package_of(key) if key in GROUPS else key)
+    return str(where).removesuffix("._target_")
 
 
 class _Class:
@@ -137,10 +168,15 @@ class _History:
         self.member, self.others, self.kept = member, [*self.others, *self.kept], []
 
 
-def _history(which: tuple[str, str], configs: Sequence[DictConfig], member: Any) -> _History:
-    history = _History(member)
-    for config in configs:
-        chosen = _choices([config]).get(which, history.member)
+def _history(which: tuple[str, str], files: Files, member: Any) -> _History:
+    history, of_recipe = _History(member), choices(files.recipe)
+    sets = any(OmegaConf.select(config, which[1]) is not None for config in files.recipe)
+    for config in files.ranked:
+        if files.recipe and config is files.recipe[0] and (sets or which in of_recipe):
+            # Hydra may merge what experiments set of it after the recipe.
+            history.others += history.kept
+            history.kept = [] if which in of_recipe else history.kept
+        chosen = choices([config]).get(which, history.member)
         if chosen != history.member:
             history.replace(chosen)
         body = OmegaConf.select(config, which[1])
@@ -152,58 +188,46 @@ def _history(which: tuple[str, str], configs: Sequence[DictConfig], member: Any)
     return history
 
 
-def _whole(
-    which: tuple[str, str], picked: Any, member: Any, histories: Sequence[_History]
-) -> _Plug:
-    """What is to stand under a key: what files set of that very member, and nothing else."""
-    own: list[Any] = []
-    others: list[Any] = []
-    for history in histories:
-        of_it = history.member is member or history.member == member
-        own += history.kept if of_it else []
-        others += history.others if of_it else [*history.others, *history.kept]
-    return _Plug(*which, picked, isinstance(member, _Class), own, others)
-
-
 @dataclass(frozen=True, slots=True)
 class _Plug:
-    """What is to stand under a key.
+    """What is to stand under a key: what files set of its member, and of nothing before that.
 
     Attributes:
         group: The group of its member.
         key: Where it stands.
         member: The name of the member that hydra reads; None for no plug.
-        is_class: Whether a class of a file stands there in that member's place.
-        own: What files set of it.
-        others: What they set of what it takes the place of.
+        history: How it came there. A class of a file may stand there in that member's place.
     """
 
     group: str
     key: str
     member: Any
-    is_class: bool
-    own: list[Any]
-    others: list[Any]
+    history: _History
 
     def restored(self, places: Sequence[Path], set_here: set[str]) -> Iterator[str]:
         """Overrides after which nothing of anything else is left."""
-        files = _with_parents(self.group, self.member, places)
-        others = [*self.others, *files] if self.is_class else self.others
-        named = self.is_class and not all(isinstance(body, DictConfig) for body in self.own)
-        if not others or named:
+        own, others = self.history.kept, self.history.others
+        is_class = isinstance(self.history.member, _Class)
+        files = with_parents(self.group, self.member, places)
+        if is_class and not all(isinstance(body, DictConfig) for body in own):
+            if others and isinstance(own[-1], str):
+                yield f"++{self.key}._target_={_value(own[-1])}"
             return
-        if self.member is None and not self.is_class:
+        before = [*others, *files] if is_class else others
+        if not before:
+            return
+        if self.member is None and not is_class:
             yield f"++{self.key}=null"
         if not isinstance(self.member, str):
             return
-        merged = OmegaConf.merge({}, *([] if self.is_class else files), *self.own)
+        merged = OmegaConf.merge({}, *([] if is_class else files), *own)
         plain: Any = OmegaConf.to_container(merged, resolve=False)
         plain.pop("defaults", None)
-        if not all(isinstance(body, DictConfig) for body in others):
+        if not all(isinstance(body, DictConfig) for body in before):
             yield f"++{self.key}={_value(plain)}"
             return
-        names = dict.fromkeys(str(name) for body in others for name in body if name != "defaults")
-        if self.group in SEVERAL_AT_ONCE or not self.others:
+        names = dict.fromkeys(str(name) for body in before for name in body if name != "defaults")
+        if self.group in SEVERAL_AT_ONCE or not others:
             names = dict.fromkeys(name for name in names if name not in plain)
         for name in names:
             key = f"{self.key}.{name}"
@@ -215,43 +239,23 @@ class _Plug:
             yield f"++{self.key}={_value(plain)}"
 
 
-def _with_parents(
-    group: str, name: Any, places: Sequence[Path], through: Sequence[str] = RECIPES
-) -> list[DictConfig]:
-    """The files of a member, those that its defaults name first; none where there is no such."""
-    found = [path for place in places if (path := place / group / f"{name}.yaml").is_file()]
-    config = _loaded(found[0], found[0].stat().st_mtime_ns) if found else None
-    if not isinstance(config, DictConfig):
-        return []
-    parents: list[DictConfig] = []
-    for entry in config.get("defaults", []):
-        pairs = entry.items() if isinstance(entry, DictConfig) else [(group, entry)]
-        for above, parent in pairs:
-            of = str(above).removeprefix("override ").removeprefix("/")
-            if isinstance(parent, str) and parent.startswith("/"):
-                of, _, parent = parent[1:].rpartition("/")
-            if (of == group or of in through) and isinstance(parent, str) and parent != "_self_":
-                parents += _with_parents(of, parent, places, through)
-    return [*parents, config]
+def _outranked(files: Files, plugs: Sequence[str], program: str) -> Iterator[str]:
+    """Overrides with what a recipe sets beside plugs, and hydra merges an experiment over."""
+    if not files.recipe:
+        return
+    ranked, merged = (OmegaConf.merge({}, *each) for each in (files.ranked, files.merged))
+    theirs = _settings_of(merged)
+    for key, value in _settings_of(ranked).items():
+        of_plug = any(f"{key}.".startswith(f"{plug}.") for plug in plugs)
+        same = value in ({}, "???") or (key in theirs and theirs[key] == value)
+        if not (same or of_plug or (program == "evaluate" and is_of_training(key, ranked))):
+            yield f"++{key}={_value(value)}"
 
 
-@cache
-def _loaded(path: Path, written_ns: int) -> Any:
-    """A file's content, read once as long as it stays as it is."""
-    return OmegaConf.load(path)
-
-
-def _choices(configs: Sequence[DictConfig]) -> dict[tuple[str, str], Any]:
-    """By group and key, the member that the last of some files chooses."""
-    entries = [
-        (str(key).removeprefix("override ").removeprefix("/"), member)
-        for config in configs
-        for entry in config.get("defaults", [])
-        if isinstance(entry, DictConfig)
-        for key, member in entry.items()
-    ]
-    pairs = [(key.partition("@"), member) for key, member in entries]
-    return {(group, package or package_of(group)): member for (group, _, package), member in pairs}
+def _settings_of(config: Any) -> dict[str, Any]:
+    content: Any = OmegaConf.to_container(config, resolve=False)
+    content.pop("defaults", None)
+    return flat(content)
 
 
 def _value(value: Any) -> str:

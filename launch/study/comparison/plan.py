@@ -43,6 +43,8 @@ NO_CHECKPOINTS = (
     "checkpoint.at_end=false",
 )
 """A run that was interrupted is run again; what the base or an arm says of them counts."""
+NO_POLICY = "loop.save_final=false"
+"""Runs are compared by what they measure; what the base or an arm says of it counts."""
 
 _BUDGET = "given to all runs as budget or max_steps"
 COMMON = {
@@ -55,6 +57,7 @@ COMMON = {
     "loop.max_trained_tokens": _BUDGET,
     "loop.max_compute_flops": _BUDGET,
     "loop.max_seconds": _BUDGET,
+    "evaluation.before": "measured with the first arm, once for all runs of a seed",
 }
 """Settings of a run that the comparison sets itself, and what is to be done instead."""
 
@@ -122,12 +125,12 @@ def plan_runs(config: CompareConfig) -> list[PlannedRun]:
     for arm, overrides in config.arms.items():
         own = [
             *budget_overrides(config.budget, arm, config.max_steps),
-            "loop.save_final=false",
             f"evaluation.before={str(arm == next(iter(config.arms))).lower()}",
         ]
         try:
             _require_free([*config.base, *overrides])
-            arms[arm] = compose_run([*NO_CHECKPOINTS, *config.base, *overrides, *own])
+            base = [*NO_CHECKPOINTS, NO_POLICY, *config.base]
+            arms[arm] = compose_run([*overrides, *own], base=base)
         except UserError as error:
             raise UserError(f"arms.{arm}: {error}") from error
     planned = []

@@ -1,4 +1,4 @@
-"""A member that the command line chooses is whole, whatever a recipe sets of the one before."""
+"""Members of the command line are whole, and its recipe wins over the experiment."""
 
 from functools import cache
 
@@ -112,6 +112,132 @@ scheduler: {allocator: mine.py:Mine}
     chosen = ["objective=gspo", "objective.clip_low=0.1"]
     found = compose_run([f"--config-dir={folder}", "experiment=below", f"recipe={recipe}", *chosen])
     assert plug(found, "objective") == of_its_file("objective", *chosen)
+
+
+TAILORED = """
+# @package _global_
+defaults: [countdown_qwen_3b_4gpu, override /objective: cispo]
+"""
+ITSELF = """
+# @package _global_
+defaults: [below, override /recipe: gspo]
+objective: {clip_high: 0.01}
+rollout: {overlong: {buffer_share: 0.1, penalty: 2.0}}
+environment: mine.py:play
+"""
+ABOVE = "# @package _global_\ndefaults: [itself]\nlearner: {num_minibatches: 8}\n"
+NAMED = """
+# @package _global_
+defaults: [gspo, override /sizing@scheduler.sizing: null]
+learner: {num_minibatches: 2}
+environment: theirs.py:play
+scheduler: {length: {prior_visits: 3.0}}
+rollout: {overlong: {buffer_share: 0.3}}
+"""
+
+
+@pytest.fixture
+def tailored(folder):
+    """Experiments each built on the one before: below any recipe, choosing one, changing it."""
+    texts = {"below": TAILORED, "itself": ITSELF, "above_itself": ABOVE}
+    for name, text in texts.items():
+        (folder / "experiment" / f"{name}.yaml").write_text(text)
+    (folder / "recipe").mkdir()
+    (folder / "recipe" / "named.yaml").write_text(NAMED)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "experiment",
+    ["countdown_qwen_3b_4gpu", "dapo_17k_qwen_32b_32gpu", "dapo_17k_qwen_math_7b_16gpu"],
+)
+def test_a_recipe_has_its_settings_over_any_experiment(experiment):
+    chosen = [f"experiment={experiment}", "recipe=gspo"]
+    assert compose_run(chosen).learner.num_minibatches == 4
+    assert compose_run([*chosen, "learner.num_minibatches=16"]).learner.num_minibatches == 16
+    assert compose_run([*chosen, "learner={num_minibatches: 8}"]).learner.num_minibatches == 8
+
+
+@pytest.mark.parametrize(("recipe", "bounds"), [("gvm_raft", (0.2, 0.4)), ("dapo", (0.2, 0.28))])
+def test_a_recipes_member_has_nothing_of_what_an_experiment_sets_of_the_same(
+    folder, recipe, bounds
+):
+    """Set by the recipe's file, or by the member's."""
+    text = (
+        "# @package _global_\ndefaults: [quickstart]\nobjective: {clip_low: 0.1, clip_high: 0.1}\n"
+    )
+    (folder / "experiment" / "tuned.yaml").write_text(text)
+    chosen = [f"--config-dir={folder}", "experiment=tuned", f"recipe={recipe}"]
+    found = compose_run(chosen).objective
+    assert (found.clip_low, found.clip_high) == bounds
+    assert compose_run([*chosen, "objective.clip_high=0.3"]).objective.clip_high == 0.3
+
+
+@pytest.mark.parametrize("named", [[], ["recipe=gspo"]])
+def test_an_experiment_that_chooses_a_recipe_may_change_it(tailored, named):
+    """And what it is built on may not; it makes no difference that the recipe is named again."""
+    found = compose_run([f"--config-dir={tailored}", "experiment=itself", *named])
+    assert plug(found, "objective") == of_its_file(
+        "objective", "objective=gspo", "objective.clip_high=0.01"
+    )
+    assert found.learner.num_minibatches == 4
+    found = compose_run([f"--config-dir={tailored}", "experiment=above_itself", *named])
+    assert found.learner.num_minibatches == 8
+
+
+def test_another_recipe_takes_the_place_of_the_experiments(tailored):
+    chosen = [f"--config-dir={tailored}", "experiment=above_itself"]
+    found = compose_run([*chosen, "recipe=grpo"])
+    assert plug(found, "objective") == of_its_file("objective", "objective=clipped_symmetric")
+    assert found.learner.num_minibatches == 8
+    found = compose_run([*chosen, "recipe=named"])
+    assert plug(found, "objective") == of_its_file("objective", "objective=gspo")
+    assert found.environment == {"_target_": "theirs.py:play"}
+    assert found.learner.num_minibatches == 2
+    assert (found.rollout.overlong.buffer_share, found.rollout.overlong.penalty) == (0.3, 2.0)
+
+
+def test_a_recipe_wins_in_what_it_sets_of_a_plug_that_it_does_not_choose(tailored):
+    text = """
+# @package _global_
+defaults: [quickstart, override /sizing@scheduler.sizing: priced]
+scheduler: {length: {prior_visits: 7.0, decay: 0.5}, sizing: {alignment: 0.3}}
+"""
+    (tailored / "experiment" / "tuned.yaml").write_text(text)
+    chosen = [f"--config-dir={tailored}", "experiment=tuned", "recipe=named"]
+    found = compose_run(chosen).scheduler
+    assert (found.length.prior_visits, found.length.decay) == (3.0, 0.5)
+    assert found.sizing is None
+
+
+def test_a_recipe_within_an_experiment_is_replaced_too(tailored):
+    text = "# @package _global_\ndefaults: [quickstart, /recipe/gspo]\nlearner: {num_epochs: 2}\n"
+    (tailored / "experiment" / "within.yaml").write_text(text)
+    chosen = [f"--config-dir={tailored}", "experiment=within"]
+    found = compose_run([*chosen, "recipe=grpo"])
+    assert plug(found, "objective") == of_its_file("objective", "objective=clipped_symmetric")
+    assert with_whole_members([*chosen, "recipe=gspo"], "train") == [*chosen, "recipe=gspo"]
+
+
+def test_an_evaluation_is_not_refused_for_a_recipes_settings_of_a_training(tailored):
+    text = """
+# @package _global_
+defaults: [above_itself, override /branching@rollout.branching: agentic_aepo]
+rollout: {temperature: 0.5}
+evaluation: {temperature: "${rollout.temperature}"}
+"""
+    (tailored / "experiment" / "branching.yaml").write_text(text)
+    text = """
+# @package _global_
+defaults: [named, override /branching@rollout.branching: null]
+rollout: {temperature: 0.7}
+"""
+    (tailored / "recipe" / "warm.yaml").write_text(text)
+    chosen = [f"--config-dir={tailored}", "experiment=branching", "recipe=warm"]
+    undone = with_whole_members(chosen, "evaluate")[: -len(chosen)]
+    measured = ("environment", "rollout.temperature")
+    assert undone and all(each.lstrip("+~").startswith(measured) for each in undone)
+    assert compose_run(chosen, "evaluate").rollout.temperature == 0.7
 
 
 def test_a_file_built_on_another_has_its_members_whole(folder):

@@ -16,7 +16,9 @@ composed_once = functools.cache(plan.compose_run)
 def fast_compose(monkeypatch):
     """Composing takes most of the time, and the same few arms come again and again."""
     monkeypatch.setattr(
-        plan, "compose_run", lambda overrides: composed_once(tuple(overrides)).copy()
+        plan,
+        "compose_run",
+        lambda overrides, base: composed_once(tuple(overrides), base=tuple(base)).copy(),
     )
 
 

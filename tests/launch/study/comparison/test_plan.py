@@ -49,6 +49,7 @@ def test_a_budget_bounds_its_axis_and_no_other(make_config, axis, amount, expect
         ("seed=3", "and given to all runs as seeds, got 'seed=3'"),
         ("loop.num_steps=3", "as budget or max_steps, got"),
         ("name=mine", "and given to the comparison, got"),
+        ("evaluation.before=false", "and measured with the first arm, once for all runs of a seed"),
     ],
 )
 def test_what_a_comparison_sets_itself_is_refused_in_base_and_arms(make_config, override, said):
@@ -57,6 +58,55 @@ def test_what_a_comparison_sets_itself_is_refused_in_base_and_arms(make_config, 
     for config in (make_config(base=base), make_config(arms={"plain": [override]})):
         with pytest.raises(UserError, match=rf"^arms.plain: {key} must be left out .*{said}"):
             plan_runs(config)
+
+
+BASE = [
+    "experiment=quickstart",
+    "objective=mine.py:Mine",
+    "objective.alpha=2",
+    "thinning@scheduler.thinning=priced",
+    "scheduler.thinning.floor=0.5",
+    "~sizing@scheduler.sizing",
+    "learner.num_minibatches=2",
+]
+
+
+@pytest.mark.parametrize(
+    ("arm", "objective", "thinning"),
+    [
+        ([], "FunctionObjective", "Priced"),
+        (["recipe=gspo"], "Gspo", "KeepAll"),
+        (["recipe=gspo", "objective=cispo"], "Cispo", "KeepAll"),
+        (["recipe=sized"], "ClippedSurrogate", "Priced"),
+        (["recipe=grpo", "thinning@scheduler.thinning=priced"], "ClippedSurrogate", "Priced"),
+    ],
+)
+def test_an_arms_recipe_takes_the_place_of_the_bases_members(make_config, arm, objective, thinning):
+    """With what the base sets of them; its other settings count, as those of a command line do."""
+    [run] = plan_runs(make_config(base=BASE, arms={"mine": arm}, seeds=[0]))
+    found = run.composed.scheduler.thinning
+    plugs = (run.composed.objective, found)
+    names = [each._target_.rpartition(".")[2] for each in plugs]
+    assert names == [objective, thinning]
+    assert (found.get("floor") == 0.5) == (thinning == "Priced")
+    assert (run.composed.scheduler.sizing is not None) == (arm == ["recipe=sized"])
+    assert run.composed.learner.num_minibatches == 2
+
+
+def test_an_arms_recipe_takes_the_place_of_the_bases(make_config):
+    arms = {"gspo": [], "grpo": ["recipe=grpo"]}
+    config = make_config(base=["experiment=quickstart", "recipe=gspo"], arms=arms, seeds=[0])
+    gspo, grpo = (run.composed for run in plan_runs(config))
+    assert (gspo.learner.num_minibatches, grpo.learner.num_minibatches) == (4, 1)
+    assert grpo.objective._target_.endswith("ClippedSurrogate")
+
+
+def test_runs_leave_no_policy_unless_the_comparison_says_so(make_config):
+    arms = {"plain": [], "kept": ["loop.save_final=true"]}
+    kept = [run.composed.loop.save_final for run in plan_runs(make_config(arms=arms, seeds=[0]))]
+    assert kept == [False, True]
+    base = ["experiment=quickstart", "loop.save_final=true"]
+    assert plan_runs(make_config(base=base))[0].composed.loop.save_final
 
 
 def test_trackers_may_have_no_console(make_config):
