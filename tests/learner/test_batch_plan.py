@@ -18,9 +18,9 @@ from learner.partition import Work
 from rollout.types import GroupRef
 
 
-@given(st.integers(1, 60), st.integers(1, 8), st.integers(0, 99))
+@given(st.integers(1, 60), st.integers(0, 8), st.integers(0, 99))
 def test_split_covers_every_group_once_in_even_parts(num_groups, num_minibatches, seed):
-    if num_minibatches > num_groups:
+    if not 1 <= num_minibatches <= num_groups:
         with pytest.raises(ValueError, match=r"^learner\.num_minibatches"):
             split_groups(num_groups, num_minibatches, np.random.default_rng(seed))
         return

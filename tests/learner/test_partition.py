@@ -148,6 +148,7 @@ def test_work_is_the_forward_pass_that_the_price_counts(tmp_path):
     assert Work.of_model(str(tmp_path / "nowhere")) == Work()
 
 
-def test_work_out_of_range_is_refused():
+@pytest.mark.parametrize("changes", [{"token": 0.0}, {"loss_token": -1.0}, {"pair": -1.0}])
+def test_work_out_of_range_is_refused(changes):
     with pytest.raises(ValueError, match=r"^work must be positive"):
-        Work(token=0.0)
+        Work(**changes)

@@ -12,6 +12,7 @@ from cost.draws.allocators.drawn import uniform_allocation
 from cost.draws.allocators.filtering import Filtering
 from cost.draws.allocators.types import Allocation, BatchSoFar, Estimates
 from cost.prompts import PromptPool
+from cost.ranges import count, require_ranges
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +44,7 @@ class DynamicSampling(Filtering):
     def __post_init__(self) -> None:
         """Refuse settings that are out of range."""
         Filtering.__post_init__(self)
-        if not (self.oversample >= 1 and math.isfinite(self.oversample)):
-            raise ValueError(
-                f"allocator.oversample must be finite and at least 1, got {self.oversample!r}"
-            )
+        require_ranges("allocator.", self, {"oversample": count()})
 
     def initial_state(self, prompts: PromptPool) -> DynamicSamplingState:
         """Return the state before the first draw."""

@@ -189,8 +189,9 @@ class Sgpo:
         """Take in the last round's profile, if there was one: all tickets so far are pilots."""
         if not so_far.tickets:
             return state
-        known = len(state.group_sizes) - so_far.tickets[0].prompt_index
-        rates = np.array([_pass_rate(report) for report in so_far.reports[known:]])
+        # The first batch profiles all prompts, in their order.
+        new = so_far.reports[len(state.group_sizes) :]
+        rates = np.array([_pass_rate(report) for report in new])
         sizes = self.group_sizes_of(rates, rng)
         return replace(state, group_sizes=np.concatenate([state.group_sizes, sizes]))
 

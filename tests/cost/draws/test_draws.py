@@ -178,6 +178,21 @@ def test_epoch_covers_each_prompt_once_a_pass(batch):
 def test_epoch_refuses_other_probabilities():
     with pytest.raises(ValueError, match=r"allocator\.draws: EpochDraws needs uniform"):
         EpochDraws().prepare(np.array([0.4, 0.6]), np.random.default_rng(0))
+    # One in 10000 is drawn a thousandth more often than the others.
+    p = np.ones(10_000)
+    p[7] = 1.001
+    with pytest.raises(ValueError, match=r"got a largest of 1\.00"):
+        EpochDraws().prepare(p / p.sum(), np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("draws", [IndependentDraws(), SystematicDraws(), EpochDraws()], ids=repr)
+def test_no_draws_are_no_prompts(draws):
+    rng, state = np.random.default_rng(0), draws.initial_state(4)
+    prepared = draws.prepare(np.full(4, 0.25), rng)
+    indices, after = draws.draw(state, prepared, 0, rng)
+    assert indices.dtype == np.int64 and indices.shape == (0,)
+    again, _ = draws.draw(after, prepared, 4, rng)
+    assert again.shape == (4,)
 
 
 def test_a_pass_takes_each_prompt_at_most_once_with_the_chance_of_its_coin():

@@ -177,6 +177,13 @@ def test_overheads_count_by_the_age_of_their_batches():
     assert state.batches == pytest.approx(15 / 8)
 
 
+def test_bounds_that_meet_leave_the_group_size_no_choice():
+    plug = Priced(least_group_size=4, most_group_size=4)
+    least, most = plug.bounds(FIRST)
+    state = plug.updated(plug.initial_state(FIRST), 1e6)
+    assert least.group_size == most.group_size == plug.sizes(state).group_size == 4
+
+
 def test_a_batch_has_a_ticket_however_large_its_groups_became():
     plug = Priced(most_change=2.0)
     state = plug.initial_state(Sizes(tickets=1, group_size=2))
@@ -190,6 +197,7 @@ def test_a_batch_has_a_ticket_however_large_its_groups_became():
     [
         ({"least_group_size": 9, "most_group_size": 8}, "sizing.least_group_size must be at most"),
         ({"most_change": 1.0}, r"sizing.most_change must lie in \(1, 2\]"),
+        ({"most_change": 2.5}, r"sizing.most_change must lie in \(1, 2\]"),
         ({"alignment": 0.0}, r"sizing.alignment must lie in \(0, 1\]"),
         ({"least_group_size": 1}, "sizing.least_group_size must be at least 2"),
         ({"decay": 1.0}, r"sizing.decay must lie in \(0, 1\)"),

@@ -8,7 +8,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from cost.prices.seconds import FitState, SecondsPrice, nonnegative_least_squares
+from cost.prices.seconds import (
+    NOISES,
+    USUAL_MASS,
+    USUAL_NOISE,
+    FitState,
+    SecondsPrice,
+    nonnegative_least_squares,
+)
 from cost.prices.tokens import TokenPrice
 from cost.state import from_plain, to_plain
 from cost.types import BatchSpending
@@ -250,6 +257,38 @@ def test_nonnegative_least_squares_meets_its_conditions(seed, size):
     assert (x >= 0).all()
     assert (slope >= -1e-8).all(), "no entry would lower the value by growing"
     assert abs(slope @ x) < 1e-8, "nor a positive one by shrinking"
+
+
+def likeliest_noise(z, errors, doubt):
+    """The noise of the best evidence, from the covariance of errors [V] = z [V, K] delta + noise.
+
+    The usual noise counts as so many errors more.
+    """
+    surprises = []
+    for noise in NOISES:
+        covariance = noise**2 * np.eye(len(z)) + doubt**2 * z @ z.T
+        usual = USUAL_MASS * (np.log(noise**2) + USUAL_NOISE**2 / noise**2)
+        quadratic = errors @ np.linalg.solve(covariance, errors)
+        surprises.append(np.linalg.slogdet(covariance)[1] + quadratic + usual)
+    return NOISES[np.argmin(surprises)]
+
+
+@given(seed=st.integers(0, 10**6), doubt=st.floats(0.1, 5), noise=st.floats(0.01, 1))
+@quick
+def test_shares_are_the_most_likely_ones_at_the_noise_of_the_best_evidence(seed, doubt, noise):
+    """By the slope of what they minimise, from batches and not from sums."""
+    rng = np.random.default_rng(seed)
+    counts, prior = rng.lognormal(1, 1, (12, 3)), np.array([0.0, 1.0, 2.0])
+    seconds = counts @ rng.lognormal(0, 1, 3) * np.exp(noise * rng.normal(size=12))
+    state = FitState.empty(3)
+    for row, told in zip(counts, seconds, strict=True):
+        state = state.folded(row, told, 1.0)
+    z, y = counts / counts.mean(axis=0), seconds / seconds.mean()
+    expected = prior * counts.mean(axis=0) / (prior @ counts.mean(axis=0))
+    ridge = (likeliest_noise(z, y - z @ expected, doubt) / doubt) ** 2
+    shares = state.fitted(prior, doubt) * counts.mean(axis=0) / seconds.mean()
+    slope = z.T @ (z @ shares - y) + ridge * (shares - expected)
+    assert (shares >= 0).all() and (slope >= -1e-8).all() and abs(slope @ shares) < 1e-8
 
 
 def test_sums_are_discounted():

@@ -23,7 +23,7 @@ def batches(pair):
     """Batch 0 of tickets 0 to 4, two a batch; all was accepted but ticket 1."""
     batches = Batches()
     batches.open(0, 0)
-    batches.complete([pair(key) for key in (0, 2, 3, 4)], 5, 2, max_staleness=1, draw_saving=0.0)
+    batches.complete([pair(key) for key in (0, 2, 3, 4)], 5, 2, max_staleness=1, draw_saving=0.2)
     return batches
 
 
@@ -89,6 +89,20 @@ def test_a_batch_is_forgotten_when_folded_and_no_longer_selected(batches, pair):
     assert batches.end_of(1) == 0 and batches.end_of(3) == 9
 
 
+def test_where_a_batch_begins_and_which_tickets_before_it_are_used_from_it_on(batches, pair):
+    batches.open(1, 5)
+    accepted = [*batches.carried, pair(7, 1)]
+    batches.complete(accepted, 8, 2, 1, 0.0)
+    assert [batches.first_of(batch, 8) for batch in (0, 1, 2)] == [0, 5, 8]
+    assert batches.members[1] == (3, 4) and batches.carried_ids == (7,)
+    assert batches.earlier(0, 5) == {0, 2, 3, 4}
+    assert batches.earlier(1, 5) == {3, 4}
+    assert batches.earlier(1, 8) == {3, 4, 7} and batches.earlier(1, 7) == {3, 4}
+    assert batches.earlier(2, 8) == {7}
+    batches.open(2, 8)
+    assert [batches.first_of(batch, 9) for batch in (1, 2, 3)] == [5, 8, 9]
+
+
 @pytest.mark.parametrize("opened", [False, True])
 def test_round_trip(batches, opened):
     if opened:
@@ -98,7 +112,8 @@ def test_round_trip(batches, opened):
     json.dumps(state, default=lambda array: array.tolist())
     other = Batches()
     other.load_state_dict(state)
-    for name in ("batch", "first_ticket", "drawn", "norms_of", "ranges", "members"):
+    names = ("batch", "first_ticket", "drawn", "norms_of", "ranges", "members", "draw_savings")
+    for name in names:
         assert getattr(other, name) == getattr(batches, name), name
     assert [ticket for ticket, _ in other.carried] == [ticket for ticket, _ in batches.carried]
     for (_, one), (_, same) in zip(batches.carried, other.carried, strict=True):

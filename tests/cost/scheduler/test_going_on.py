@@ -26,6 +26,7 @@ def test_state_taken_at_any_round_continues_the_same_run(
     state = copy.deepcopy(player.scheduler.state_dict())
     resumed = make_scheduler(**changes)
     resumed.load_state_dict(state)
+    assert resumed.metrics() == player.scheduler.metrics()
     original, resumed = player.continued_by(player.scheduler), player.continued_by(resumed)
     assert_same(original.play(3), resumed.play(3))
     assert resumed.scheduler.metrics() == original.scheduler.metrics()

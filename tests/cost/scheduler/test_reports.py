@@ -11,6 +11,14 @@ TICKET = Ticket(
 )
 
 
+def given_tokens(written, inherited=(0, 0, 0, 0)):
+    """Responses of 1 to 4 tokens, with those that the environment or another response gave."""
+    return {
+        "lengths": np.array([1, 2, 3, 4]), "environment_tokens": np.array(written),
+        "inherited_tokens": np.array(inherited),
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -28,11 +36,26 @@ TICKET = Ticket(
         ({"prefill_tokens": -1}, r"report\.prefill_tokens must be .* got -1"),
         ({"engine_seconds": float("nan")}, r"report\.engine_seconds must be .* got nan"),
         ({"prompt_tokens": 0}, r"report\.prompt_tokens must be positive, got 0"),
+        ({"surprise": np.array([1, 2, np.inf, 1])}, r"report\.surprise must be finite .*inf"),
+        ({"status": np.array([0, -1, 0, 0])}, r"report\.status must be a RewardStatus, got -1"),
+        ({"num_turns": np.array([1, -1, 1, 1])}, r"report\.num_turns must be .* got -1"),
+        ({"tool_seconds": np.array([0, 0, 0, -0.5])}, r"report\.tool_seconds must be .*-0\.5"),
+        ({"entropy_changes": np.array([0, np.nan, 0, -1])}, r"entropy_changes must be finite, got"),
+        (given_tokens([0, 3, 0, 0]), r"environment_tokens must be at most lengths, got \[0, 3"),
+        (given_tokens([0, 1, 0, 0], [0, 2, 0, 0]), r"inherited_tokens must be at .* got \[0, 2"),
     ],
 )
 def test_refuses(make_report, changes, message):
     with pytest.raises(ValueError, match=message):
         checked(make_report(TICKET, **changes), TICKET)
+
+
+def test_a_response_may_be_given_as_a_whole_or_be_empty(make_report):
+    report = checked(make_report(TICKET, **given_tokens([1, 1, 0, 4], [0, 1, 3, 0])), TICKET)
+    assert report.own_lengths.tolist() == [0, 1, 3, 0]
+    assert report.sampled_lengths.tolist() == [0] * 4
+    empty = make_report(TICKET, lengths=np.zeros(4, int), surprise=np.zeros(4), prompt_tokens=1)
+    assert checked(empty, TICKET).lengths.tolist() == [0] * 4
 
 
 def test_unusable_rewards_become_nan(make_report):

@@ -6,7 +6,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 
-from cost.advantages.within_group import GroupStandardised
+from cost.advantages.within_group import GroupMean, GroupStandardised
 from cost.aggregations import BatchTokenMean, ConstantLength
 from cost.draws.allocators.uniform import Uniform
 from cost.draws.draws import EpochDraws
@@ -39,6 +39,50 @@ def test_the_thinning_is_told_how_far_the_run_is(make_scheduler, make_report):
     assert Watch.seen == [0.0, 0.25, 1.0]
     with pytest.raises(ValueError, match=r"^progress must lie in \[0, 1\], got 1.5$"):
         select(scheduler, 2, reports, progress=1.5)
+
+
+class Told(GroupMean):
+    """Notes which groups are said to be in the statistics."""
+
+    seen: ClassVar[list[list[bool]]] = []
+
+    def advantages(self, groups):
+        self.seen.append(groups.folded.tolist())
+        return super().advantages(groups)
+
+
+def test_advantages_are_told_which_groups_are_in_the_statistics(make_scheduler, make_report):
+    scheduler = make_scheduler(advantage=Told(), tickets_per_step=2, max_staleness=2)
+    drawn = [scheduler.draw(batch, 0) for batch in (0, 1)]
+    reports = [[make_report(ticket) for ticket in draw.tickets] for draw in drawn]
+    for report in reports[1]:
+        scheduler.observe(report)
+
+    def told(batch, epoch=0):
+        selections = select(scheduler, batch, reports[batch], epoch=epoch)
+        assert [one.ticket_id for one in selections] == [one.ticket_id for one in reports[batch]]
+        return Told.seen[-1]
+
+    assert told(0) == [False, False]
+    scheduler.draw(2, 1)
+    assert told(0, epoch=1) == [True, True]
+    scheduler.draw(3, 2)
+    # What is in the statistics is held as long as it may be selected from.
+    assert told(1) == told(1, epoch=1) == [True, True]
+
+
+def test_a_later_pass_teaches_nothing_and_was_not_generated_anew(make_scheduler, make_report):
+    scheduler = make_scheduler(thinning=Priced())
+    reports = [make_report(ticket) for ticket in scheduler.draw(0, 0).tickets]
+    select(scheduler, 0, reports)
+    plugs, before = scheduler.state_dict()["statistics"]["plugs"], scheduler.metrics()
+    penalties = [np.linspace(0, 1, 4) for _ in reports]
+    select(scheduler, 0, reports, epoch=1, penalties=penalties)
+    np.testing.assert_equal(scheduler.state_dict()["statistics"]["plugs"], plugs)
+    after = scheduler.metrics()
+    assert after["cost/trained_responses"] > before["cost/trained_responses"] > 0
+    uniform = [found["cost/uniform_generated_tokens_estimated"] for found in (before, after)]
+    assert uniform[0] == uniform[1] > 0
 
 
 def test_plain_grpo_weights_are_bit_equal_to_one(make_scheduler, make_report, make_groups):

@@ -150,3 +150,20 @@ def test_calibration_moves_the_scores_of_later_batches_if_so_configured(
     resumed.load_state_dict(copy.deepcopy(moved.state_dict()))
     expected = kept_after_calibration(moved, make_report, 2, batch=3)
     assert kept_after_calibration(resumed, make_report, 2, batch=3) == expected
+
+
+def test_a_run_that_goes_on_knows_what_was_selected_last(make_scheduler, make_report):
+    """Gradient norms come after the selection that they are of."""
+    changes = {"calibrate_every": 1, "calibrated_proxy": True, "allocator": Uniform()}
+    scheduler, resumed = make_scheduler(**changes), make_scheduler(**changes)
+    reports = [make_report(ticket) for ticket in scheduler.draw(0, 0).tickets]
+    select(scheduler, 0, reports)
+    resumed.load_state_dict(copy.deepcopy(scheduler.state_dict()))
+    found = []
+    for one in (scheduler, resumed):
+        before = copy.deepcopy(one.state_dict()["statistics"]["plugs"])
+        norms = [1.0 * report.lengths for report in reports]
+        one.learned(0, Feedback(1.0, 1.0, gradient_norms=norms))
+        found.append(one.state_dict()["statistics"]["plugs"])
+    np.testing.assert_equal(found[0], found[1])
+    assert str(found[1]) != str(before)

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -27,6 +29,8 @@ def test_unvisited_prompts_get_what_their_features_say(make_visit):
 @pytest.mark.parametrize("plug", [PoolShrunkLength(), PoolMeanLength()])
 def test_before_any_visit_the_limit_is_assumed(plug, pool):
     assert set(plug.estimate(pool, state=plug.initial_state(pool))) == {100.0}
+    given = replace(plug, initial_tokens=30.0)
+    assert set(given.estimate(pool, state=given.initial_state(pool))) == {30.0}
 
 
 def test_pool_mean_is_the_same_for_all(pool, make_visit):
@@ -57,3 +61,9 @@ def test_estimates_are_at_least_one_token(pool, make_visit, plug):
 def test_refuses(changes):
     with pytest.raises(ValueError, match=rf"length\.{next(iter(changes))} must .* got"):
         PoolShrunkLength(**changes)
+
+
+@pytest.mark.parametrize("changes", [{"decay": 0.0}, {"initial_tokens": -1.0}])
+def test_the_mean_of_all_refuses(changes):
+    with pytest.raises(ValueError, match=rf"length\.{next(iter(changes))} must .* got"):
+        PoolMeanLength(**changes)

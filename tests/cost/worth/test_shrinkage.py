@@ -81,6 +81,18 @@ def test_old_visits_follow_the_pool(pool):
     np.testing.assert_allclose(estimator.estimate(state, pool), [40, 20, 10, 4], rtol=1e-6)
 
 
+@pytest.mark.parametrize("unit", [1e-6, 1e6])
+def test_estimates_have_the_unit_of_what_was_read(pool, unit):
+    estimator, found = mean(follow_drift=True, pool_decay=0.7), []
+    for scale in (1.0, unit):
+        rng = np.random.default_rng(0)
+        values = scale * rng.uniform(1, 9, 40) * np.geomspace(1, 20, 40)
+        seen = readings(rng.integers(0, 3, 40), values)
+        state = estimator.update(estimator.initial_state(pool, scale), pool, seen)
+        found.append(estimator.estimate(state, pool) / scale)
+    np.testing.assert_allclose(*found, rtol=1e-9)
+
+
 @pytest.mark.parametrize("at_once", [False, True])
 def test_the_warm_up_ends_with_the_reading_that_completes_it(pool, at_once):
     """Of a decay of .75 it is the fourth: 1 / (1 - .75)."""

@@ -102,10 +102,23 @@ def test_always_solved_and_never_solved_prompts_lose_worth_with_every_visit(pool
 
 def test_without_deviations_worth_is_the_expected_variance(pool, make_visit):
     plug = PosteriorMoment(standardised=False, prior=PoolMeanPredictor(1.0))
-    state = plug.update(plug.initial_state(pool), pool, [make_visit(1, [5, 5], [1.0, 0.0])])
+    visits = [make_visit(1, [5, 5], [1.0, 0.0]), make_visit(2, [5, 5], [1.0, 1.0])]
+    state = plug.update(plug.initial_state(pool), pool, visits)
     expected = expected_variance(*plug.posterior(pool, state))
-    values = plug.value(pool, np.full(4, 0.5), 2, state=state)
+    # In groups of two, the chance of a mixed one is twice that.
+    values = plug.value(pool, np.full(4, 0.5), 4, state=state)
     np.testing.assert_allclose(values / values[0], expected / expected[0])
+
+
+def test_what_is_believed_of_a_pass_rate_does_not_follow_the_others(pool, make_visit):
+    """A response of before counts its decay, whatever became of the pool meanwhile."""
+    plug = PosteriorMoment(prior_responses=1e-9)
+    seen = [make_visit(0, [5, 5], [1.0, 0.0]), *[make_visit(1, [5, 5], [1.0, 0.0])] * 110]
+    state = plug.update(plug.initial_state(pool), pool, seen)
+    state = plug.update(state, pool, [make_visit(1, [5, 5], [1.0, 1.0])] * 600)
+    state = plug.update(state, pool, [make_visit(0, [5, 5], [1.0, 0.0])])
+    for found in plug.posterior(pool, state):
+        assert found[0] == pytest.approx(1.9)
 
 
 def test_posterior_learns_nothing_from_groups_without_rewards(pool, make_visit):

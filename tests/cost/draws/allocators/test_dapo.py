@@ -76,7 +76,8 @@ def test_a_failed_group_is_not_mixed(empty_report):
     ("setting", "value", "message"),
     [
         ("max_rounds", 0, r"allocator\.max_rounds must be at least 1, got 0"),
-        ("oversample", 0.9, r"allocator\.oversample must be finite and at least 1, got 0\.9"),
+        ("oversample", 0.9, r"allocator\.oversample must be at least 1, got 0\.9"),
+        ("oversample", np.inf, r"allocator\.oversample must be finite"),
         ("oversample", np.nan, r"allocator\.oversample must be finite"),
     ],
 )

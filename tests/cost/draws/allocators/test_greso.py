@@ -105,7 +105,19 @@ def test_controller_moves_toward_its_targets(visits_of, num_easy, num_hard, easy
     assert waiting.p_easy == waiting.p_hard == 0.5, "it starts after the first epoch"
 
 
+@pytest.mark.parametrize(("num_easy", "num_hard", "moves"), [(8, 16, 1), (9, 17, -1)])
+def test_targets_are_a_third_and_two_thirds(visits_of, num_easy, num_hard, moves):
+    """Of 100 groups: 8.3 easy and 16.7 hard ones."""
+    kinds = [EASY] * num_easy + [HARD] * num_hard + [MIXED] * (100 - num_easy - num_hard)
+    state = state_of([0] * 100, num_walked=100)
+    state = Greso().update(state, pool_of(100), visits_of(*enumerate(kinds)))
+    assert (state.p_easy, state.p_hard) == pytest.approx((0.5 + 0.01 * moves,) * 2)
+
+
 def test_controller_is_clamped(visits_of):
+    # It may begin at either end.
+    for end in (0.05, 0.95):
+        assert Greso(p_start=end).initial_state(pool_of(2)).p_hard == end
     state = state_of([0, 0], num_walked=2)
     for _ in range(60):
         state = Greso().update(state, pool_of(2), visits_of((0, EASY)))
@@ -125,6 +137,7 @@ def test_round_sizes_at_the_published_batch(share, missing, count):
     state = state_of([0], zero_variance_share=share)
     assert Greso().num_tickets(missing, so_far, state) == count
     assert Greso(min_tickets=1, max_tickets=10**6).num_tickets(10, so_far, state_of([0])) == 13
+    assert Greso(min_tickets=1).num_tickets(8, so_far, state_of([0])) == 10
 
 
 def test_round_size_follows_the_open_batch_once_it_has_reports(make_report):

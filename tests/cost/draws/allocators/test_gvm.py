@@ -63,6 +63,7 @@ def test_shares_peak_at_the_root_of_alpha():
 def test_unsolved_prompts_and_zero_norms_get_nothing():
     assert shared([0, 0.5, 1], [9, 1, 0], 24, alpha=1e-3).tolist() == [0, 24, 0]
     assert shared([1e-320, 0.5], [1, 1], 9, alpha=1e-3).tolist() == [0, 9]
+    assert shared([1e-320, 0.5], [1, 1], 9, alpha=0.0).tolist() == [9, 0]
     assert shared([0, 0], [9, 9], 9, alpha=1e-3).tolist() == [5, 4]
 
 
@@ -190,6 +191,29 @@ def test_unsolved_batch_has_equal_groups(make_scheduler, make_report, run_batche
     assert [ticket.num_samples for ticket in batch.members] == [GROUP_SIZE] * P
 
 
+def next_batch(allocator, so_far):
+    """The batch after these pilots."""
+    estimates = Estimates(*[np.ones(len(so_far.tickets))] * 4)
+    rng = np.random.default_rng(0)
+    allocation = allocator.allocate(estimates, None)
+    drawn, _ = allocator.next_round(so_far, Snapshot(estimates, allocation, None), rng, None)
+    return drawn
+
+
+def test_a_prompt_that_is_allotted_one_response_is_a_member(make_report):
+    """Norms of 7 and 1 share out 2 * 4 responses."""
+    drawn = next_batch(Gvm(), pilots_of(make_report, [[1.0], [1.0]], [[7.0], [1.0]]))
+    assert drawn.indices.tolist() == [0, 1] and drawn.group_sizes.tolist() == [7, 1]
+    assert drawn.weights.tolist() == [1.0, 1.0]
+
+
+def test_copies_share_out_responses_and_the_least_of_them(make_report):
+    """4 groups of 2: a prompt without any norm has its least, which is one."""
+    pilots = pilots_of(make_report, [[1.0], [1.0]], [[7.0], [0.0]])
+    drawn = next_batch(Gvm(split=2, min_samples=2), pilots)
+    assert drawn.indices.tolist() == [0, 0, 0, 1] and drawn.group_sizes.tolist() == [2] * 4
+
+
 def test_failed_pilots_are_unsolved(make_scheduler, make_report, empty_report, run_batches):
     scheduler = make_scheduler(allocator=Gvm(), tickets_per_step=P, group_size=GROUP_SIZE)
 
@@ -264,6 +288,8 @@ def test_surprise_of_correct_responses_is_learned(pool, make_visit):
     ]
     learned = allocator.update(state, pool, visits)
     np.testing.assert_allclose(learned.squared_norms[[0, 2]], [3.0, 5.0], rtol=1e-4)
+    sure = allocator.update(state, pool, [make_visit(0, [5, 5], [1.0, 1.0], surprise=[0.2, 0.4])])
+    assert sure.squared_norms[0] == pytest.approx(0.3, rel=1e-4)
     assert learned.squared_norms[1] < 10
     assert state.squared_norms.tolist() == [1.0] * 4
     restored = from_plain(state, to_plain(learned))
@@ -345,6 +371,7 @@ def test_refuses(fields, message):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
+        ({"alpha": -1.0}, r"^allocator\.alpha must not be negative, got -1\.0"),
         ({"min_samples": 1}, r"^allocator\.min_samples must be at least 2, .* got 1"),
         ({"prior_visits": 0.0}, r"^allocator\.prior_visits must be positive, got 0\.0"),
         ({"decay": 2.0}, r"^allocator\.decay must lie in \[0, 1\], got 2\.0"),
@@ -353,6 +380,13 @@ def test_refuses(fields, message):
 def test_surprise_refuses(fields, message):
     with pytest.raises(ValueError, match=message):
         SurpriseGvm(**fields)
+
+
+@pytest.mark.parametrize("plug", [Gvm, SurpriseGvm])
+def test_no_prompt_can_have_more_than_the_mean_at_least(make_scheduler, plug):
+    scheduler = make_scheduler(allocator=plug(min_samples=5), group_size=4)
+    with pytest.raises(ValueError, match=r"^allocator\.min_samples must be at most .* got 5"):
+        scheduler.draw(0, 0)
 
 
 def test_split_must_divide_the_batch(make_scheduler):

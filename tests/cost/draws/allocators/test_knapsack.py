@@ -99,6 +99,28 @@ def test_excess_explores_unsolved_prompts_then_solved_ones_then_all():
     assert pack([0.0, 0.0], 9).tolist() == [5, 4]
 
 
+def test_a_prompt_needs_no_less_than_the_least():
+    """The needs of .5 and .1 are 3.3, which 5 is above, and 21.9: 26 responses, and 9 are left."""
+    counts = pack([0.5, 0.1, 0.0], 40, low=5)
+    assert counts[:2].sum() == 26 and counts[2] == 5 + 9
+
+
+def test_beyond_what_prompts_need_value_decides_where_none_is_settled():
+    rates, total = [0.5, 0.2], 40
+    assert total > sum(need(rate) for rate in rates)
+    counts = pack(rates, total)
+    found = sum(value(n, p) for n, p in zip(counts.tolist(), rates, strict=True))
+    assert found == pytest.approx(best_value(rates, total, 2, 128), rel=1e-9)
+    assert counts[1] > counts[0] + 1
+
+
+def test_bounds_that_meet_leave_no_choice():
+    sizes = Knapsack(min_samples=4, max_samples=4).group_sizes(
+        np.arange(3), snapshot_of(np.array([0.1, 0.5, 1.0]), np.ones(3)), 4
+    )
+    assert sizes.tolist() == [4, 4, 4]
+
+
 def test_equal_prompts_get_equal_groups():
     assert pack([0.5] * 6, 48).tolist() == [8] * 6
 

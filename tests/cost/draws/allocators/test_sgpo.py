@@ -75,6 +75,7 @@ def test_the_profile_comes_first_and_is_counted(sgpo_scheduler, run_batches, mak
     assert [len(drawn.tickets) for drawn in batch.rounds] == [8, 8, 4, 16]
     assert [ticket.prompt_index for ticket in batch.pilots] == list(range(20))
     assert {ticket.num_samples for ticket in batch.pilots} == {8}
+    assert {ticket.probability for ticket in batch.pilots} == {1 / 20}
     assert batch.members == batch.rounds[-1].tickets
     metrics = scheduler.metrics()
     tokens = sum(batch.reports[t.ticket_id].generated_tokens for t in batch.pilots)
@@ -144,6 +145,9 @@ def test_stop_rule(make_visit):
     assert after(start, 0.5, 0.52) == 2
     assert after(start, 0.5, 0.52, 0.51) == 4
     assert after(start, 0.5, 0.5, 0.5, ticket=9) == 2, "pilots and earlier stages do not count"
+    allocator = replace(allocator, min_gain=0.25)
+    assert after(start, 0.5, 0.75) == 4, "a pass is better by more than the gain"
+    allocator = replace(allocator, min_gain=0.01)
     patient = replace(allocator, patience=2)
     allocator = patient
     assert after(start, 0.5, 0.505) == 2
@@ -165,6 +169,9 @@ def test_a_pass_may_take_several_folds(make_visit):
         assert state.group_size == 2 and state.num_visits == number % 3
         state = allocator.update(state, pool, [make_visit(0, [5, 5]), unusable])
     assert state.group_size == 8 and state.num_visits == 0
+    partly = make_visit(3, [5, 5], [np.nan, 1.0])
+    state = allocator.update(replace(state, first_ticket=0), pool, [partly])
+    assert state.best_pass_rate == 1.0
 
 
 def test_late_visits_of_an_earlier_stage_do_not_count(make_scheduler, make_report):
@@ -202,6 +209,15 @@ def test_only_unsolved_prompts_are_trained_on_with_the_largest_group(
 ):
     batches = run_batches(sgpo_scheduler(1), rates_report(make_report, [0.0]), 3)
     assert group_sizes(batches) == [8, 8, 8]
+
+
+@pytest.mark.parametrize(("group_size", "num_groups"), [(2, 1), (8, 1), (18, 2)])
+def test_a_batch_has_a_group_however_few_responses_it_may_have(
+    sgpo_scheduler, run_batches, make_report, group_size, num_groups
+):
+    scheduler = sgpo_scheduler(2, tickets_per_step=1, group_size=group_size)
+    for batch in run_batches(scheduler, rates_report(make_report, [0.125] * 2), 2):
+        assert [ticket.num_samples for ticket in batch.members] == [8] * num_groups
 
 
 def test_a_profile_that_leaves_nothing_is_refused(sgpo_scheduler, run_batches, make_report):
