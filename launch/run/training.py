@@ -127,7 +127,7 @@ class TrainingRun:
         finished = self._recorder.close(unwritten, completed=True)
         with unwritten.noted(PICTURE):
             draw_picture(self._run_dir, distribution, summary=finished, title=self._config.name)
-        await self._best.upload(self._kept, self._config.loop, unwritten)
+        await self._best.finish(self._kept, self._config.loop, unwritten)
         if not self._quiet:
             with unwritten.noted("the result"):
                 print_result(finished, self._run_dir)
@@ -167,6 +167,7 @@ class TrainingRun:
         """Train from where the run is, save the policy and measure it."""
         whole, evaluations = self._interruption.ends, self._recorder.evaluations
         at_start = self._recorder.step == 0
+        self._best.go_back(self._recorder.step)
         if at_start and self._config.evaluation.before and not evaluations.knows_before:
             with startup.part("held-out evaluation"):
                 await whole(evaluations.take("before"), "before the first step")

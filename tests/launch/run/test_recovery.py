@@ -31,7 +31,7 @@ from launch.run.resume import check_goes_on, find_checkpoint
 from launch.run.training import TrainingRun
 from rollout.places import EngineError
 from tests.composing import composed
-from tests.launch.run.system import Data, Learners, LocalSystem
+from tests.launch.run.system import Data, Learners, LocalSystem, Rollouts
 
 ONE_ROUND = ["allocator@scheduler.allocator=square_root"]
 SEVERAL_ROUNDS = ["recipe=dapo"]
@@ -450,6 +450,33 @@ def test_an_evaluation_that_is_made_up_for_ends_a_run_that_reached_its_target(
     run, system = start(go_on(inputs))
     run_to_end(run)
     assert system.version == 2
+
+
+@pytest.mark.parametrize("lower", [True, False])
+def test_the_best_policy_is_none_of_a_lost_step(begin, make_inputs, tmp_path, lower):
+    """Steps are learned again with other results, as with any staleness."""
+    run, system = begin(
+        "checkpoint.keep_best=held_out", "evaluation.every=1", "loop.max_staleness=0"
+    )
+    # Of eight responses to a prompt.
+    passed = {1: 1, 2: 4, 3: 2, 4: 5, 5: 7}
+    again = {4: 3 if lower else 6}
+
+    async def evaluate(ticket, prompt, temperature):
+        report = await Rollouts.evaluate(system.rollouts, ticket, prompt, temperature)
+        known = again if system.resets else passed
+        rewards = np.arange(ticket.num_samples) < known.get(system.version, 0)
+        return replace(report, rewards=rewards.astype(float))
+
+    system.rollouts.evaluate = evaluate
+    run._checkpoints.due = lambda step: step == 3
+    system.scheduler.dies_at = ("draw", 6)
+    run_to_end(run)
+    best = json.loads((tmp_path / "run" / "best.json").read_text())
+    step, rate = (2, 0.5) if lower else (4, 0.75)
+    assert (best["step"], best["pass_rate"]) == (step, rate)
+    (kept,) = (tmp_path / "run").glob("policy-best-*")
+    assert best["policy"] == str(kept) and kept.name == f"policy-best-{step}"
 
 
 EVALUATED = (
