@@ -73,9 +73,10 @@ class Evaluations:
             UserError: If the reward fails too often before anything is learned.
         """
         found = await self._measure(greedy=self._settings.greedy)
-        self._file.add(when, found)
-        # What was learned is worth more than a broken reward of an evaluation set.
+        # What was learned is worth more than a broken reward of an evaluation set. A run that ends
+        # by it before it learns leaves its folder free.
         self._watch.look_at(found, stop=when == "before")
+        self._file.add(when, found)
         sampled, greedy = found.held_out()
         changed = self._changes(found) if when == "after" else {}
         self._summary.evaluation(when, sampled, greedy, seconds=found.seconds, changes=changed)
@@ -160,6 +161,10 @@ class Evaluations:
 
     def _begin_background(self) -> asyncio.Task[Evaluation]:
         return asyncio.create_task(self._measure(greedy=False, quiet=True))
+
+    def flush(self) -> None:
+        """Write to the run folder what could not be written so far; OSError if that fails."""
+        self._file.flush()
 
     def cancel(self) -> None:
         """Give up the evaluation in the background, if there is one."""

@@ -17,7 +17,7 @@ from launch.record.metrics import step_metrics
 from launch.record.notices import Unwritten
 from launch.record.open_trackers import OpenTrackers, open_all
 from launch.record.restarts import read_restarts
-from launch.record.run_folder import SUMMARY
+from launch.record.run_folder import EVALUATIONS, SUMMARY
 from launch.record.samples import samples_of
 from launch.record.step import StepResult
 from launch.record.summary import RunSummary
@@ -160,6 +160,8 @@ class Recorder:
             lost_steps=sum(restart.lost_steps for restart in restarts),
         )
         finished["shared_gpus"] = self._system.shared_gpus
+        with unwritten.noted(EVALUATIONS):
+            self.evaluations.flush()
         with unwritten.noted(SUMMARY):
             write_json(self._run_dir / SUMMARY, finished)
         if self._tracker is not None:
