@@ -20,8 +20,8 @@ class CheckpointConfig:
     """How many checkpoints to keep, the newest ones."""
     keep_best: str | None = None
     """Keep the policy with the best pass@1 on this set, "held_out" or one of `evaluation.sets`, as
-    policy-best-STEP. Evaluations are those of `evaluation.every` and that after the run. None
-    keeps none."""
+    policy-best-STEP. Evaluations are those of `evaluation.every` and that after the run. While the
+    run goes on, so is the best one before each checkpoint. None keeps none."""
     grace_seconds: float = 30.0
     """After a first SIGINT or SIGTERM: longest wait for the current step to end, and the same again
     for the checkpoint to be written."""

@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
@@ -36,7 +37,7 @@ def save_checkpoint(
     """Write a checkpoint so that `path` holds a whole one or does not exist.
 
     Everything is written into a folder beside `path` and renamed at the end; an older checkpoint
-    at `path` is replaced.
+    at `path` is replaced, and what saves of it that were killed left is removed.
 
     Args:
         model: Gives the configuration and the names on disk; its own weights are not read.
@@ -52,6 +53,7 @@ def save_checkpoint(
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    _remove_left(path, "partial")
     partial = path.parent / f".{path.name}.{uuid4().hex[:8]}.partial"
     partial.mkdir()
     try:
@@ -71,11 +73,19 @@ def save_checkpoint(
             shutil.rmtree(old)
         else:
             partial.rename(path)
+        # Only now, for one that was to be replaced may have been all that there was.
+        _remove_left(path, "old")
     except SafetensorError as error:
         # A full disk, mostly.
         raise OSError(str(error)) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _remove_left(path: Path, kind: str) -> None:
+    """Remove what saves that were killed left beside a checkpoint; nobody may save it meanwhile."""
+    for left in path.parent.glob(f".{escape(path.name)}.{'[0-9a-f]' * 8}.{kind}"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 @contextmanager

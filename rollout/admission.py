@@ -59,7 +59,10 @@ class Admission:
         try:
             return await admitted
         except asyncio.CancelledError:
-            if admitted.done() and not admitted.cancelled():
+            if admitted.cancelled():
+                # It may have been the first, too large for what is free, before others that fit.
+                self._admit()
+            elif admitted.exception() is None:
                 self.leave(admitted.result(), num_responses)
             raise
 

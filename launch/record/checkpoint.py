@@ -32,6 +32,7 @@ FORMAT = 1
 NAME = re.compile(r"step-(\d{8,})")
 ASIDE = re.compile(r"step-(\d{8,})\.aside\d*")
 """See `set_aside_later`."""
+BEGUN = re.compile(r"\.?step-(\d{8,})(\.partial)?")
 UNFINISHED = re.compile(r"\.step-\d{8,}(\.aside\d*)?\.(partial|old|removed)")
 MOST_BYTES = 2**26
 """Of a manifest."""
@@ -134,6 +135,12 @@ def newest_checkpoint(run_dir: Path) -> tuple[Checkpoint | None, list[str]]:
         except ValueError as error:
             faults.append(str(error))
     return None, faults
+
+
+def steps_of_checkpoints(run_dir: Path) -> list[int]:
+    """Return the steps of the checkpoints that are there or being written."""
+    found = (BEGUN.fullmatch(path.name) for path in _folders(run_dir))
+    return [int(match[1]) for match in found if match]
 
 
 def remove_older(run_dir: Path, keep_last: int) -> None:

@@ -59,18 +59,22 @@ class EvaluationFile:
         record = json_ready({"when": when} | found.to_json())
         self._unwritten += f"{json.dumps(record, allow_nan=False)}\n".encode()
         try:
-            lines = AtomicLines(self._path)
-            lines.append(self._unwritten)
-            lines.close()
+            self.flush()
         except OSError as error:
             if not self._told:
                 tell(
-                    f"{EVALUATIONS} could not be written ({why(error)}); the run goes on, and the "
-                    "next evaluation is written with all that are missing"
+                    f"{EVALUATIONS} could not be written ({why(error)}); the run goes on, and what "
+                    "is missing is written with the next evaluation, or at the end"
                 )
             self._told = True
-            return
-        self._unwritten = b""
+
+    def flush(self) -> None:
+        """Write what is missing; OSError if that fails."""
+        if self._unwritten:
+            lines = AtomicLines(self._path)
+            lines.append(self._unwritten)
+            lines.close()
+            self._unwritten = b""
 
 
 def was_there(line: bytes, step: int) -> bool:

@@ -172,7 +172,7 @@ def cut_back(run_dir: Path, step: int, *, going_on: bool = False) -> None:
     Args:
         run_dir: The run folder, in which nobody writes.
         step: Batches learned; -1 for a run that begins once more, of which nothing is told.
-        going_on: Whether an evaluation in the background went on then: what it found later goes.
+        going_on: Whether an evaluation went on then, or was cut off: what it found later goes.
 
     Raises:
         UserError: If there is no such folder, or a file cannot be written.
@@ -201,7 +201,10 @@ def _cut_back(run_dir: Path, step: int, going_on: bool) -> None:
         if (run_dir / name).exists():
             _cut_lines(run_dir / name, partial(stays, step=step))
     if going_on and (run_dir / METRICS).exists():
-        _cut_lines(run_dir / METRICS, lambda line: not _AFTERWARDS.match(line))
+        # One that ended after an earlier step was known then.
+        _cut_lines(
+            run_dir / METRICS, lambda line: step_of(line) != step or not _AFTERWARDS.match(line)
+        )
 
 
 def _cut_lines(path: Path, stays: Callable[[bytes], bool]) -> None:

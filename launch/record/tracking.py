@@ -139,7 +139,8 @@ class OpenTracker(Protocol):
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
         """Take the metrics of one step; of the last one again, where an evaluation ends after it.
 
-        One in the background may: the second call then has its metrics alone.
+        One in the background may, or one that a signal cut off, before the first step of a run that
+        goes on: the second call then has its metrics alone.
         """
 
     def samples(self, step: int, rows: Sequence[Sample]) -> None:
@@ -171,9 +172,10 @@ class JsonlTracker:
 
     A line is on disk when `log` returns. What is not finite is written as null. A run that goes on
     after a stop appends to what `launch.record.restarts.cut_back` left. Metrics are there for every
-    step, and for an evaluation that ends after the last one (`run_folder.is_afterwards`); samples
-    and cells, which take most of the space, are thinned out as the run grows. While the disk
-    refuses lines, those of the last steps are kept in memory and tried again, 32 MiB of each file.
+    step, and for an evaluation that ends when its step is written (`run_folder.is_afterwards`);
+    samples and cells, which take most of the space, are thinned out as the run grows. While the
+    disk refuses lines, those of the last steps are kept in memory and tried again, 32 MiB of each
+    file.
     """
 
     most_samples: int = 256

@@ -1,6 +1,7 @@
 """The best policy of a run so far, by its pass rate on one held-out set.
 
 metrics of an evaluation -> BestPolicy.look -> RUN/policy-best-STEP, RUN/best.json
+back to a checkpoint -> BestPolicy.go_back -> the best of the steps until then
 """
 
 from __future__ import annotations
@@ -9,22 +10,28 @@ import asyncio
 import json
 import math
 import shutil
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from conf.schema import LoopConfig
+from launch.record.checkpoint import steps_of_checkpoints
 from launch.record.hub import push_policy
 from launch.record.json_file import write_json
 from launch.record.notices import Unwritten, tell, why
 from launch.record.run_folder import BEST
 
 PREFIX = "policy-best-"
+EARLIER = "earlier"
+"""Key of those before the best one, to which a run may go back."""
 
 
 class BestPolicy:
-    """Saves whatever is better than all before; the one before goes when the new one is there.
+    """Saves whatever is better than all before.
 
-    A run that goes on knows its best from the run folder.
+    The one before stays as long as the run may go back to a checkpoint in whose past it is the
+    best: steps that are learned again may come to other policies. A run that goes on knows its best
+    from the run folder.
 
     Args:
         of_set: Name of the set that decides; None keeps no best policy.
@@ -38,8 +45,13 @@ class BestPolicy:
         self._of_set = of_set
         self._run_dir = run_dir
         self._save = save
-        self.path, self._rate = _best_before(run_dir / BEST, of_set)
+        # By step, each better than those before.
+        self._found = _found_before(run_dir / BEST, of_set)
+
+    @property
+    def path(self) -> Path | None:
         """Where the best policy is, None until there is one."""
+        return Path(self._found[-1]["policy"]) if self._found else None
 
     async def look(self, step: int, metrics: Mapping[str, float]) -> None:
         """Save the policy if an evaluation found it better than all before.
@@ -49,43 +61,79 @@ class BestPolicy:
             metrics: Of the evaluation, or of a step without one.
         """
         rate = metrics.get(f"evaluation/{self._of_set}/pass_rate", math.nan)
-        if self._of_set is None or not rate > self._rate:
+        best = self._found[-1]["pass_rate"] if self._found else -math.inf
+        if self._of_set is None or not rate > best:
             return
         try:
             path = await self._save(f"{PREFIX}{step}")
             found = {"set": self._of_set, "pass_rate": rate, "step": step, "policy": str(path)}
-            write_json(self._run_dir / BEST, found)
+            self._keep([*self._needed(), found])
         except OSError as error:
             # The learners still hold it, and the next one may find room.
             tell(f"the best policy could not be saved ({why(error)}); the run goes on")
-            return
-        self.path, self._rate = path, rate
-        for older in self._run_dir.glob(f"{PREFIX}*"):
-            if older.name != path.name:
-                shutil.rmtree(older, ignore_errors=True)
 
-    async def upload(self, kept: Path | None, loop: LoopConfig, unwritten: Unwritten) -> None:
-        """Upload the best policy, or the one kept at the end, if the run is to upload one.
+    def go_back(self, step: int) -> None:
+        """Forget policies of steps after the one from which the run goes on."""
+        stay = [each for each in self._found if each["step"] <= step]
+        if len(stay) < len(self._found):
+            try:
+                self._keep(stay)
+            except OSError as error:
+                tell(f"{BEST} still names a policy of a lost step ({why(error)})")
+                self._found = stay
+
+    async def finish(self, kept: Path | None, loop: LoopConfig, unwritten: Unwritten) -> None:
+        """Keep the best policy alone, and upload it, or the one kept at the end, if asked to.
 
         Args:
             kept: Where the policy was saved at the end.
-            loop: Says where to.
+            loop: Says whether the run is to upload one, and where to.
             unwritten: Notes a failure.
         """
+        if len(self._found) > 1:
+            with unwritten.noted(BEST):
+                self._keep(self._found[-1:])
         if loop.push_to_hub is not None and kept is not None:
             with unwritten.noted(f"{loop.push_to_hub} at the hub"):
                 folder, private = self.path or kept, loop.push_private
                 told = asyncio.to_thread(push_policy, folder, loop.push_to_hub, private=private)
                 tell(f"the policy is at {await told}")
 
+    def _needed(self) -> list[dict[str, Any]]:
+        """Those that are the best in the past of a checkpoint."""
+        best = {
+            max((each["step"] for each in self._found if each["step"] <= step), default=-1)
+            for step in steps_of_checkpoints(self._run_dir)
+        }
+        return [each for each in self._found if each["step"] in best]
 
-def _best_before(file: Path, of_set: str | None) -> tuple[Path | None, float]:
-    """Where a run's best policy was when it stopped, and its pass rate; None, -inf without one."""
+    def _keep(self, found: Sequence[dict[str, Any]]) -> None:
+        """Write down these alone, and remove all others; OSError if they cannot be written."""
+        if found:
+            *earlier, best = found
+            write_json(self._run_dir / BEST, best | ({EARLIER: earlier} if earlier else {}))
+        else:
+            (self._run_dir / BEST).unlink(missing_ok=True)
+        self._found = list(found)
+        names = {Path(each["policy"]).name for each in found}
+        for other in self._run_dir.glob(f"{PREFIX}*"):
+            if other.name not in names:
+                shutil.rmtree(other, ignore_errors=True)
+
+
+def _found_before(file: Path, of_set: str | None) -> list[dict[str, Any]]:
+    """The best policies of a run when it stopped, by step; those that are gone are left out."""
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        path, rate = Path(found["policy"]), float(found["pass_rate"])
-        if found["set"] == of_set and path.is_dir():
-            return path, rate
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    return None, -math.inf
+        best = json.loads(file.read_text(encoding="utf-8"))
+        found = [
+            {
+                "set": each["set"],
+                "pass_rate": float(each["pass_rate"]),
+                "step": int(each["step"]),
+                "policy": str(each["policy"]),
+            }
+            for each in (*best.pop(EARLIER, ()), best)
+        ]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return []
+    return [each for each in found if each["set"] == of_set and Path(each["policy"]).is_dir()]

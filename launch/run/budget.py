@@ -92,8 +92,13 @@ class Budget:
         self._spent.pop(batch - self._plan.max_staleness - 1, None)
         return {} if self._plan.compute is None else self._spent[batch + 1].flops.metrics()
 
-    def evaluated(self, pass_rate: float) -> None:
-        """Let no further batch be drawn, whatever is left, if an evaluation reaches the target."""
+    def evaluated(self, metrics: Mapping[str, float]) -> None:
+        """Let no further batch be drawn, whatever is left, if an evaluation reaches the target.
+
+        Args:
+            metrics: Of the evaluation, or of a step without one.
+        """
+        pass_rate = metrics.get("evaluation/pass_rate", -math.inf)
         if self._plan.target is not None and pass_rate >= self._plan.target:
             self.reached = max(self.reached, pass_rate)
 

@@ -12,7 +12,7 @@ import asyncio
 import logging
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -131,6 +131,28 @@ class Checkpoints:
             # Whoever is cancelled while it waits does not cancel the writing.
             await asyncio.wait({self._writing})
             self._writing = None
+
+    async def last(self, save: Callable[[], Awaitable[None]] | None) -> None:
+        """Save what there is when a run ends too early; whatever comes of it, the run ends.
+
+        Args:
+            save: Calls `save`; None where there is only what is being written to wait for.
+        """
+        try:
+            async with asyncio.timeout(self._config.grace_seconds):
+                if save is not None:
+                    await save()
+                await self.finish()
+        except Exception as error:
+            log.warning("no checkpoint could be written at the end: %s", error or "it took long")
+
+    @property
+    def way_on(self) -> str:
+        """A clause that says how to go on from the newest checkpoint."""
+        if self.last_step < 0:
+            return "there is no checkpoint to go on from"
+        resume = f"`python -m launch.train resume={self._run_dir}`"
+        return f"go on from step {self.last_step} with {resume}"
 
     def metrics(self) -> dict[str, float]:
         """Return what the last checkpoint took, once."""

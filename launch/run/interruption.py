@@ -83,12 +83,19 @@ class Interruption:
         """Return when a signal has arrived."""
         await self._event.wait()
 
-    async def ends(self, work: Coroutine[Any, Any, Result], what: str) -> Result:
+    async def ends(
+        self,
+        work: Coroutine[Any, Any, Result],
+        what: str | Callable[[], str],
+        grace_seconds: Callable[[], float] = float,
+    ) -> Result:
         """Do some work that a signal gives up.
 
         Args:
             work: What to do.
-            what: Where in the run that is, for the message, such as "before the first step".
+            what: Where in the run that is, for the message, such as "before the first step"; or
+                says so when it is given up.
+            grace_seconds: Says when a signal has come how long the work may still go on.
 
         Raises:
             StoppedError: If a signal came first.
@@ -96,6 +103,8 @@ class Interruption:
         task, stop = asyncio.create_task(work), asyncio.create_task(self.wait())
         try:
             await asyncio.wait({task, stop}, return_when=asyncio.FIRST_COMPLETED)
+            if not task.done() and (grace := grace_seconds()):
+                await asyncio.wait({task}, timeout=grace)
             if task.done():
                 return task.result()
         finally:
@@ -104,7 +113,7 @@ class Interruption:
                 each.cancel()
             await asyncio.gather(task, stop, return_exceptions=True)
         assert self.signal is not None
-        raise StoppedError(self.signal, what)
+        raise StoppedError(self.signal, what if isinstance(what, str) else what())
 
 
 async def until_signal(work: Coroutine[Any, Any, Result], what: str) -> Result:

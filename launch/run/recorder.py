@@ -17,12 +17,12 @@ from launch.record.metrics import step_metrics
 from launch.record.notices import Unwritten
 from launch.record.open_trackers import OpenTrackers, open_all
 from launch.record.restarts import read_restarts
-from launch.record.run_folder import SUMMARY
+from launch.record.run_folder import EVALUATIONS, SUMMARY
 from launch.record.samples import samples_of
 from launch.record.step import StepResult
 from launch.record.summary import RunSummary
 from launch.record.tracking import RunInfo, Sample
-from launch.run.evaluation import Evaluations
+from launch.run.evaluations import Evaluations
 from launch.run.inputs import Inputs
 from launch.run.plan_text import objective_text
 from launch.run.rewards import RewardWatch
@@ -80,7 +80,8 @@ class Recorder:
             restarts=read_restarts(self._run_dir),
         )
         self._tracker = open_all(self._config.tracker, info, self._tracked)
-        self._loop_began = time.monotonic()
+        # A loop that had come to its end may go on, after a death in what is behind it.
+        self._loop_began, self._loop_seconds = time.monotonic(), math.nan
         self.evaluations.go_on()
 
     async def write(self, result: StepResult, metrics: Mapping[str, float]) -> None:
@@ -105,7 +106,7 @@ class Recorder:
         self.step = result.step
 
     def write_afterwards(self, metrics: Mapping[str, float]) -> None:
-        """Write down what an evaluation in the background found after the last step was."""
+        """Write down what an evaluation found that ended when its step was written down."""
         if metrics and self._tracker is not None:
             self._tracker.log(self.step, metrics)
 
@@ -159,6 +160,8 @@ class Recorder:
             lost_steps=sum(restart.lost_steps for restart in restarts),
         )
         finished["shared_gpus"] = self._system.shared_gpus
+        with unwritten.noted(EVALUATIONS):
+            self.evaluations.flush()
         with unwritten.noted(SUMMARY):
             write_json(self._run_dir / SUMMARY, finished)
         if self._tracker is not None:

@@ -57,6 +57,8 @@ class Recovery:
 
     async def begin(self, saved: Checkpoint) -> Position:
         """Go on from a checkpoint with a system that has just started."""
+        # Whatever dies meanwhile, nothing begins anew while there are checkpoints.
+        self.step = saved.step
         position = await self._load(saved, "started again", self._inputs.changed)
         self._noted = False
         return position
@@ -111,7 +113,6 @@ class Recovery:
             self._cut_back(0, str(death))
             self._recorder.load_state_dict(self._start)
             position = Position(self._plan)
-        self._recorder.open()
         self.blank = self._noted = False
         return position
 

@@ -27,12 +27,15 @@ from launch.run.clocks import Laps
 from launch.run.compute import probed
 from launch.run.deaths import PartDied
 from launch.run.engines import make_pool
+from launch.run.inputs import Inputs
 from launch.run.loop import first_error
 from launch.run.node_checks import NodeChecks
 from launch.run.parity import Difference, Pair
 from launch.run.parity_checks import ParityChecks
+from launch.run.parts import Parts
 from launch.run.placement import Placement, reserve
 from launch.run.remote import RemoteScheduler, Watch, start_learners, start_scheduler
+from launch.run.rewards import RewardWatch
 from launch.run.sleeping import Turns
 from learner.team import LearnerTeam
 from rollout.pool import RolloutPool
@@ -394,3 +397,21 @@ class System:
         self.learners.close()
         ray.kill(self.scheduler.handle)
         self._placement.release()
+
+
+def parts_of(system: System, inputs: Inputs, watch: RewardWatch) -> Parts:
+    """Return the parts of a system as the loop sees them."""
+
+    def engine_share() -> float:
+        return max(1, system.rollouts.num_in_use) / inputs.config.resources.num_engines
+
+    return Parts(
+        prompts=inputs.prompts,
+        scheduler=system.scheduler,
+        rollouts=system.rollouts,
+        learners=system.learners,
+        publish=system.publish,
+        sleep=system.sleep,
+        engine_share=engine_share,
+        watch=watch,
+    )

@@ -1,20 +1,19 @@
 """One training run on a started system: what happens around the loop.
 
 evaluate -> loop -> save -> evaluate -> summary.json, run.png
-|  ^  |
-|  |  +-- after each step: metrics, evaluation, checkpoint, policy
-|  +----- a part that died, or the program itself: on from the newest checkpoint
-+-------- a signal: checkpoint, end
+            ^  |
+            |  +-- after each step: metrics, evaluation, checkpoint, policy
+            +----- a part that died, or the program itself: on from the newest checkpoint
+a signal: checkpoint, end
 """
 
 from __future__ import annotations
 
-import asyncio
 import gc
-import logging
-import math
+from collections.abc import Callable, Coroutine
 from functools import partial, reduce
 from pathlib import Path
+from typing import Any
 
 from cost.draws.distribution import DrawDistribution
 from launch.record.counter import Counter
@@ -31,14 +30,12 @@ from launch.run.checkpoints import Checkpoints
 from launch.run.deaths import PartDied
 from launch.run.inputs import Inputs
 from launch.run.interruption import Interruption, StoppedError
-from launch.run.parts import Parts, plan_of
+from launch.run.parts import plan_of
 from launch.run.position import Position
 from launch.run.recorder import Recorder
 from launch.run.recovery import Recovery
 from launch.run.rescue import rescue, save_by_the_way, save_somewhere, say_where
-from launch.run.system import System
-
-log = logging.getLogger(__name__)
+from launch.run.system import System, parts_of
 
 
 async def train(inputs: Inputs, *, began: float) -> None:
@@ -118,7 +115,7 @@ class TrainingRun:
             BaseException: What else ended the run; where the policy is saved is said with it.
         """
         try:
-            distribution = await self._system.guard(self._run(startup))
+            distribution = await self._through_deaths(partial(self._begin, startup))
         except BaseException as error:
             said = await self._end(error)
             if said is error:
@@ -130,41 +127,66 @@ class TrainingRun:
         finished = self._recorder.close(unwritten, completed=True)
         with unwritten.noted(PICTURE):
             draw_picture(self._run_dir, distribution, summary=finished, title=self._config.name)
-        await self._best.upload(self._kept, self._config.loop, unwritten)
+        await self._best.finish(self._kept, self._config.loop, unwritten)
         if not self._quiet:
             with unwritten.noted("the result"):
                 print_result(finished, self._run_dir)
         unwritten.check(f"the policy is in {self._kept}" if self._kept else "no policy was saved")
 
-    async def _run(self, startup: Startup) -> DrawDistribution:
-        whole = self._interruption.ends
-        if self._inputs.saved is not None:
+    async def _through_deaths(
+        self, work: Callable[[], Coroutine[Any, Any, DrawDistribution]]
+    ) -> DrawDistribution:
+        """Do the work of the run to its end; after a death, on from the newest checkpoint."""
+        while True:
+            try:
+                return await self._system.guard(work())
+            except PartDied as death:
+                if self._kept is not None and self._checkpoints.last_step < self._recorder.step:
+                    # A policy that is finished is not put at risk by learning it once more.
+                    raise
+                self._recovery.accept(death)
+                work = partial(self._begin_again, death)
+
+    async def _begin(self, startup: Startup) -> DrawDistribution:
+        if self._inputs.saved is None:
+            self._recovery.remember_start()
+        else:
             with startup.part(f"checkpoint of step {self._inputs.saved.step}"):
                 self._position = await self._recovery.begin(self._inputs.saved)
-        elif self._config.evaluation.before:
+        return await self._to_the_end(startup)
+
+    async def _begin_again(self, death: PartDied) -> DrawDistribution:
+        await self._checkpoints.finish()
+        recovery = self._recovery.recover(death)
+        self._position = await self._interruption.ends(recovery, "while a part was started anew")
+        # It may be of steps that are learned again.
+        self._kept = None
+        return await self._to_the_end(Startup(quiet=True))
+
+    async def _to_the_end(self, startup: Startup) -> DrawDistribution:
+        """Train from where the run is, save the policy and measure it."""
+        whole, evaluations = self._interruption.ends, self._recorder.evaluations
+        at_start = self._recorder.step == 0
+        self._best.go_back(self._recorder.step)
+        if at_start and self._config.evaluation.before and not evaluations.knows_before:
             with startup.part("held-out evaluation"):
-                await whole(self._recorder.evaluations.take("before"), "before the first step")
-        await self._train()
+                await whole(evaluations.take("before"), "before the first step")
+        self._recorder.open()
+        if at_start:
+            self._recovery.remember_start()
+        self._learning = True
+        with self._counter:
+            await self._loop()
+        await self._system.checked()
+        self._recorder.loop_ended()
+        await self._save_at_end()
         if self._config.evaluation.after:
-            found = await whole(self._recorder.evaluations.take("after"), "after the last step")
+            found = await whole(evaluations.take("after"), "after the last step")
             await self._best.look(self._recorder.step, found)
         distribution: DrawDistribution = await self._system.scheduler.call("distribution")
         return distribution
 
-    async def _train(self) -> None:
-        self._recorder.open()
-        self._recovery.remember_start()
-        self._learning, work = True, self._loop
-        while True:
-            try:
-                with self._counter:
-                    await self._system.guard(work())
-                break
-            except PartDied as death:
-                self._recovery.accept(death)
-                work = partial(self._recovered_loop, death)
-        await self._system.checked()
-        self._recorder.loop_ended()
+    async def _save_at_end(self) -> None:
         background = self._recorder.evaluations.finish_background()
         told = await self._interruption.ends(background, "after the last step")
         self._recorder.write_afterwards(told)
@@ -177,12 +199,6 @@ class TrainingRun:
             self._kept = await self._save("policy")
         await self._checkpoints.finish()
 
-    async def _recovered_loop(self, death: PartDied) -> None:
-        await self._checkpoints.finish()
-        recovery = self._recovery.recover(death)
-        self._position = await self._interruption.ends(recovery, "while a part was started anew")
-        await self._loop()
-
     async def _loop(self) -> None:
         """Run the loop from where it is, until its end or a signal.
 
@@ -190,36 +206,22 @@ class TrainingRun:
             StoppedError: After a signal; there is a checkpoint, if one could be written.
         """
         self._checkpoints.last_step = self._recovery.step
-        system, plan = self._system, plan_of(self._config)
-        self._position = self._position or Position(plan)
-        parts = Parts(
-            prompts=self._inputs.prompts,
-            scheduler=system.scheduler,
-            rollouts=system.rollouts,
-            learners=system.learners,
-            publish=system.publish,
-            sleep=system.sleep,
-            engine_share=self._engine_share,
-            watch=self._recorder.watch,
-        )
-        training = asyncio.create_task(loop.train(plan, parts, self._on_step, self._position))
-        stop = asyncio.create_task(self._interruption.wait())
-        try:
-            await asyncio.wait({training, stop}, return_when=asyncio.FIRST_COMPLETED)
-            if not training.done() and not self._between_steps:
-                await asyncio.wait({training}, timeout=self._config.checkpoint.grace_seconds)
-            if training.done() and not isinstance(training.exception(), StoppedError):
-                training.result()
-                return
-        finally:
-            for task in (training, stop):
-                task.cancel()
-            await asyncio.gather(training, stop, return_exceptions=True)
-        assert self._interruption.signal is not None
-        raise StoppedError(self._interruption.signal, f"after step {self._recorder.step}")
+        until_signal, plan = self._interruption.ends, plan_of(self._config)
+        self._position = position = self._position or Position(plan)
+        # The learners are still at the step whose evaluation a signal cut off.
+        found = await until_signal(self._recorder.evaluations.make_up(), self._where)
+        position.budget.evaluated(found)
+        self._recorder.write_afterwards(found)
+        await self._best.look(self._recorder.step, found)
+        parts = parts_of(self._system, self._inputs, self._recorder.watch)
+        work = loop.train(plan, parts, self._on_step, position)
+        await until_signal(work, self._where, self._grace_seconds)
 
-    def _engine_share(self) -> float:
-        return max(1, self._system.rollouts.num_in_use) / self._config.resources.num_engines
+    def _where(self) -> str:
+        return f"after step {self._recorder.step}"
+
+    def _grace_seconds(self) -> float:
+        return 0.0 if self._between_steps else self._config.checkpoint.grace_seconds
 
     @property
     def _between_steps(self) -> bool:
@@ -229,20 +231,10 @@ class TrainingRun:
             return False
         return not position.learning and position.batch == self._recorder.step
 
-    async def _last_checkpoint(self) -> None:
-        """Save what there is when a run ends too early; whatever comes of it, the run ends."""
-        try:
-            async with asyncio.timeout(self._config.checkpoint.grace_seconds):
-                if self._between_steps:
-                    await self._checkpoint()
-                await self._checkpoints.finish()
-        except Exception as error:
-            log.warning("no checkpoint could be written at the end: %s", error or "it took long")
-
     async def _on_step(self, result: StepResult) -> None:
         metrics = await self._evaluate(result.step) | self._checkpoints.metrics()
         assert self._position is not None
-        self._position.budget.evaluated(metrics.get("evaluation/pass_rate", -math.inf))
+        self._position.budget.evaluated(metrics)
         share = self._position.budget.progress(result.step)
         metrics["loop/done_share"] = share
         self._counter.to(share, f"step {result.step}, {share:.0%}")
@@ -252,7 +244,7 @@ class TrainingRun:
         if (every := self._config.loop.save_every) and result.step % every == 0:
             await save_by_the_way(self._save, f"policy-{result.step}")
         if self._interruption.signal is not None:
-            raise StoppedError(self._interruption.signal, "")
+            raise StoppedError(self._interruption.signal, self._where())
         if self._checkpoints.due(result.step):
             await self._checkpoint()
 
@@ -269,23 +261,17 @@ class TrainingRun:
         state = {"recorder": self._recorder.state_dict(), "system": self._system.state_dict()}
         await self._checkpoints.save(self._position, state)
 
-    @property
-    def _resume(self) -> str:
-        step = self._checkpoints.last_step
-        if step < 0:
-            return "there is no checkpoint to go on from"
-        return f"go on from step {step} with `python -m launch.train resume={self._run_dir}`"
-
     async def _end(self, error: BaseException) -> BaseException:
         """Save what was learned after a failure, close the run folder, and return what to raise."""
         self._recorder.evaluations.cancel()
         if self._kept is not None:
             error = say_where(error, f"the policy is in {self._kept}")
+            error = say_where(error, self._checkpoints.way_on)
         elif self._learning:
-            await self._last_checkpoint()
+            await self._checkpoints.last(self._checkpoint if self._between_steps else None)
             if not self._recovery.blank:
                 error = say_where(error, await rescue(self._save, self._run_dir / "policy"))
-            error = say_where(error, self._resume)
+            error = say_where(error, self._checkpoints.way_on)
         elif not self._recorder.step:
             return error  # There is nothing to tell, and the folder stays as good as it was.
         unwritten = Unwritten()

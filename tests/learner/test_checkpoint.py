@@ -67,6 +67,15 @@ def test_a_failed_save_leaves_the_old_checkpoint_and_nothing_else(model_paths, t
     AutoModelForCausalLM.from_pretrained(tmp_path / "latest")
 
 
+def test_what_killed_saves_left_goes_with_the_next_one(model_paths, tmp_path):
+    model = AutoModelForCausalLM.from_pretrained(model_paths[False])
+    for name in (".latest.0123abcd.partial", ".latest.4567cdef.old", ".other.0123abcd.partial"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").write_text("half of it")
+    save_checkpoint(model, changed(model), tmp_path / "latest")
+    assert {file.name for file in tmp_path.iterdir()} == {"latest", ".other.0123abcd.partial"}
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_trained_folder_loads_as_the_one_it_came_from(tmp_path, kind, dtype):

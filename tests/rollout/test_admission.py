@@ -109,6 +109,34 @@ def test_who_gives_up_waiting_leaves_no_trace():
     asyncio.run(scenario())
 
 
+def test_those_behind_one_who_gives_up_waiting_go_at_once():
+    async def scenario():
+        admission = opened(1, full=4, queued=2)
+        await admission.enter(0, 4)
+        large, small = (asyncio.create_task(admission.enter(*who)) for who in ((1, 3), (2, 2)))
+        await asyncio.sleep(0)
+        assert not small.done()
+        large.cancel()
+        # Nobody leaves meanwhile.
+        async with asyncio.timeout(60):
+            assert await small == 0
+
+    asyncio.run(scenario())
+
+
+def test_who_gives_up_ends_so_also_where_a_failure_was_on_its_way():
+    async def scenario():
+        admission = Admission(1, full=1, queued=0)
+        waiting = asyncio.create_task(admission.enter(0, 1))
+        await asyncio.sleep(0)
+        admission.fail(RuntimeError("no replacement"))
+        waiting.cancel()
+        await asyncio.wait({waiting})
+        assert waiting.cancelled()
+
+    asyncio.run(scenario())
+
+
 def test_a_failure_is_raised_in_all_who_wait_and_all_who_come():
     async def scenario():
         admission = Admission(1, full=1, queued=0)

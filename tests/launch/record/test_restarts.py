@@ -162,6 +162,22 @@ def test_metrics_of_an_evaluation_that_still_went_on_were_not_there(tmp_path):
     assert (tmp_path / "metrics.jsonl").read_bytes() == step
 
 
+def test_metrics_of_an_evaluation_that_ended_after_an_earlier_step_stay(tmp_path):
+    """The run ended with step 4 once, and was made longer; another evaluation went on at step 5."""
+    lines = [
+        b'{"step": %d, "time": 1.5, "%s": 1.0}\n' % line
+        for line in (
+            (4, b"cost/tickets"),
+            (4, b"evaluation/version"),
+            (5, b"cost/tickets"),
+            (5, b"evaluation/version"),
+        )
+    ]
+    (tmp_path / "metrics.jsonl").write_bytes(b"".join(lines))
+    cut_back(tmp_path, 5, going_on=True)
+    assert (tmp_path / "metrics.jsonl").read_bytes() == b"".join(lines[:3])
+
+
 def test_nothing_is_told_of_a_run_that_begins_once_more(tmp_path):
     names = ("restarts.json", "best.json", "summary.json")
     for name in names:

@@ -6,6 +6,8 @@ import math
 
 import pytest
 
+from conf.schema import LoopConfig
+from launch.record.notices import Unwritten
 from launch.run.best import BestPolicy
 
 
@@ -48,6 +50,46 @@ def test_a_run_that_goes_on_keeps_its_best_unless_something_is_better(make_best,
     assert kept(tmp_path) == ["policy-best-1"]
     look(again, 0.7, first=3)
     assert kept(tmp_path) == ["policy-best-3"]
+
+
+@pytest.mark.parametrize("started_anew", [False, True])
+def test_a_run_that_goes_back_has_the_best_policy_of_the_steps_until_then(
+    make_best, tmp_path, started_anew
+):
+    best = make_best()
+    look(best, 0.2, 0.4)
+    (tmp_path / "checkpoints" / "step-00000002").mkdir(parents=True)
+    look(best, 0.5, 0.6, first=3)
+    (tmp_path / "checkpoints" / ".step-00000004.partial").mkdir()
+    look(best, 0.7, 0.8, first=5)
+    # Of those before, what a checkpoint has in its past, the one that is being written included.
+    assert kept(tmp_path) == ["policy-best-2", "policy-best-4", "policy-best-6"]
+    for step, left in ((6, 6), (5, 4), (3, 2)):
+        best = make_best() if started_anew else best
+        best.go_back(step)
+        assert kept(tmp_path)[-1] == best.path.name == f"policy-best-{left}"
+        assert json.loads((tmp_path / "best.json").read_text())["step"] == left
+    look(best, 0.3, first=3)
+    assert kept(tmp_path) == ["policy-best-2"]
+    best.go_back(1)
+    assert best.path is None and kept(tmp_path) == [] and not (tmp_path / "best.json").exists()
+    look(best, 0.1, first=2)
+    assert kept(tmp_path) == ["policy-best-2"]
+
+
+def test_at_the_end_the_best_policy_alone_is_kept(make_best, tmp_path):
+    best = make_best()
+    look(best, 0.2)
+    (tmp_path / "checkpoints" / "step-00000001").mkdir(parents=True)
+    look(best, 0.3, first=2)
+    asyncio.run(best.finish(None, LoopConfig(num_steps=2), Unwritten()))
+    assert kept(tmp_path) == ["policy-best-2"]
+    assert json.loads((tmp_path / "best.json").read_text()).keys() == {
+        "set",
+        "pass_rate",
+        "step",
+        "policy",
+    }
 
 
 @pytest.mark.parametrize("text", ["", "[]", '{"set": "held_out"}', "{"])

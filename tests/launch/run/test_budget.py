@@ -103,11 +103,11 @@ def test_flops_so_far_are_metrics_and_go_into_a_checkpoint():
 def test_the_first_evaluation_that_reaches_the_target_ends_it():
     spent = budget(target=0.5)
     for pass_rate in (-math.inf, 0.1, math.nan, 0.4):
-        spent.evaluated(pass_rate)
+        spent.evaluated({"evaluation/pass_rate": pass_rate})
         assert not spent.used_up(0)
-    spent.evaluated(0.6)
-    spent.evaluated(0.2)
+    spent.evaluated({"evaluation/pass_rate": 0.6})
+    spent.evaluated({"evaluation/pass_rate": 0.2})
     assert spent.used_up(0)
     other = budget()
-    other.evaluated(1.0)
+    other.evaluated({"evaluation/pass_rate": 1.0})
     assert not other.used_up(0) and other.reached == -math.inf

@@ -19,18 +19,19 @@ from launch.cli.refusals import NothingToDoError
 from launch.program import RunError, UserError
 from launch.record.checkpoint import MANIFEST, newest_checkpoint, read_checkpoint
 from launch.record.restarts import read_restarts
-from launch.record.run_folder import is_afterwards, read_steps
+from launch.record.run_folder import at_versions, is_afterwards, metric_columns, read_steps
 from launch.record.startup import Startup
 from launch.record.summary import COUNTERS, PHASES
 from launch.run import checkpoints, recovery, training
 from launch.run.deaths import PartDied
+from launch.run.guards import Guards
 from launch.run.inputs import prepare
 from launch.run.interruption import Interruption, StoppedError
 from launch.run.resume import check_goes_on, find_checkpoint
 from launch.run.training import TrainingRun
 from rollout.places import EngineError
 from tests.composing import composed
-from tests.launch.run.system import Data, Learners, LocalSystem
+from tests.launch.run.system import Data, Learners, LocalSystem, Rollouts
 
 ONE_ROUND = ["allocator@scheduler.allocator=square_root"]
 SEVERAL_ROUNDS = ["recipe=dapo"]
@@ -314,6 +315,168 @@ def check_evaluations(folder):
         assert summary[f"pass_rate_{line['when']}"] == line["sampled"]["held_out"]["avg"]["mean"]
     assert summary["pass_rate_change"] is not None
     assert summary["seconds"]["evaluate"] >= sum(line["seconds"] for line in lines)
+
+
+async def never(*arguments):
+    await asyncio.Event().wait()
+
+
+def dying_once(system, part, holder, name, call=1):
+    """Let a part die while a method is at work, as whoever watches over it finds out."""
+    guards, calls, work = Guards(None), [], getattr(holder, name)
+
+    async def at_work(*arguments):
+        calls.append(name)
+        if len(calls) == call:
+            assert guards.end_innermost(PartDied(part, "was killed", "/logs"))
+            await never()
+        return await work(*arguments)
+
+    system.guard = guards.hold
+    setattr(holder, name, at_work)
+
+
+@pytest.mark.parametrize(
+    ("where", "part"),
+    [
+        ("before", "learner 0"),
+        ("checkpoint", "learner 0"),
+        ("save", "learner 0"),
+        ("after", "learner 0"),
+        ("after", "scheduler"),
+        ("distribution", "scheduler"),
+    ],
+)
+def test_a_part_that_dies_before_the_first_or_after_the_last_step_is_recovered_from(
+    begin, tmp_path, where, part
+):
+    settings = ("evaluation.before=true", "evaluation.after=true", "loop.max_staleness=0")
+    run, whole = begin(*settings, folder="whole")
+    run_to_end(run)
+    run, system = begin(*settings)
+    if where == "save":
+        dying_once(system, part, system.learners, "save")
+    elif where == "checkpoint":
+        dying_once(system, part, run, "_save_at_end")
+    elif where == "distribution":
+        system.scheduler.dies_at = ("distribution", 1)
+    else:
+        # Two prompts before the first step, sampled and greedy, and as many after the last one.
+        dying_once(system, part, system.rollouts, "evaluate", 2 if where == "before" else 6)
+    run_to_end(run)
+    assert len(system.resets) == 1
+    assert system.learners.weights == whole.learners.weights
+    assert told_in(tmp_path / "run") == told_in(tmp_path / "whole")
+    check_evaluations(tmp_path / "run")
+    (restart,) = read_restarts(tmp_path / "run")
+    assert (restart.step, restart.lost_steps) == (0 if where == "before" else 8, 0)
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["completed"] and (summary["restarts"], summary["lost_steps"]) == (1, 0)
+    assert summary["seconds"]["loop"] <= summary["seconds"]["total"]
+
+
+def test_a_death_after_the_last_step_puts_no_policy_at_risk_that_no_checkpoint_has(begin, tmp_path):
+    run, system = begin("evaluation.after=true", "checkpoint.at_end=false")
+    run._checkpoints.due = lambda step: step == 2
+    dying_once(system, "scheduler", system.rollouts, "evaluate")
+    with pytest.raises(PartDied, match=rf"; the policy is in {tmp_path}/run/policy; go on from s"):
+        run_to_end(run)
+    assert system.resets == []
+
+
+@pytest.mark.parametrize("step", [2, 8])
+@pytest.mark.parametrize("background", [False, True], ids=["standing", "background"])
+def test_an_evaluation_that_a_signal_cuts_off_is_made_up_for(
+    make_inputs, tmp_path, step, background
+):
+    settings = (*EVALUATED, "loop.max_staleness=0", f"evaluation.background={background}")
+    if not background:
+        settings += ("checkpoint.keep_best=other",)
+    inputs = make_inputs(*settings)
+    run, system = start(inputs)
+    measured(system)
+    run_to_end(run)
+    (tmp_path / "run").rename(tmp_path / "whole")
+    (tmp_path / "run").mkdir()
+    # Again and again, and at last not.
+    for _ in range(2):
+        interruption = Interruption()
+        run, system = start(go_on(inputs), interruption)
+        measured(system)
+        cut_off(system, interruption, step)
+        with pytest.raises(StoppedError, match=rf"^stopped by SIGTERM after (step {step}|the la)"):
+            run_to_end(run)
+    run, system = start(go_on(inputs))
+    measured(system)
+    run_to_end(run)
+    found, expected = (told_in(tmp_path / folder) for folder in ("run", "whole"))
+    rates = [rates_in(tmp_path / folder) for folder in ("run", "whole")]
+    assert rates[0] == rates[1] and set(rates[0]) == {2, 4, 6, 8}
+    for name in found.keys() - {"metrics.jsonl"}:
+        assert found[name] == expected[name], name
+
+
+def cut_off(system, interruption, step):
+    """Let a signal arrive while the version of a step is evaluated."""
+    evaluate = system.rollouts.evaluate
+
+    async def stop(*arguments):
+        if system.version != step:
+            return await evaluate(*arguments)
+        if interruption.signal is None:
+            interruption.arrive(signal.SIGTERM)
+        return await never()
+
+    system.rollouts.evaluate = stop
+
+
+def rates_in(folder):
+    """What evaluations on the way found, by version."""
+    columns = metric_columns(read_steps(folder))
+    rates = at_versions(columns, "evaluation/other/pass_rate")
+    return {int(s): r for s, r in zip(columns["step"], rates, strict=True) if np.isfinite(r)}
+
+
+def test_an_evaluation_that_is_made_up_for_ends_a_run_that_reached_its_target(
+    make_inputs, tmp_path
+):
+    """Every evaluation finds 0.5, the first after step 2."""
+    inputs = make_inputs("loop.max_staleness=0", "evaluation.every=2", "evaluation.target=0.4")
+    interruption = Interruption()
+    run, system = start(inputs, interruption)
+    cut_off(system, interruption, 2)
+    with pytest.raises(StoppedError):
+        run_to_end(run)
+    run, system = start(go_on(inputs))
+    run_to_end(run)
+    assert system.version == 2
+
+
+@pytest.mark.parametrize("lower", [True, False])
+def test_the_best_policy_is_none_of_a_lost_step(begin, make_inputs, tmp_path, lower):
+    """Steps are learned again with other results, as with any staleness."""
+    run, system = begin(
+        "checkpoint.keep_best=held_out", "evaluation.every=1", "loop.max_staleness=0"
+    )
+    # Of eight responses to a prompt.
+    passed = {1: 1, 2: 4, 3: 2, 4: 5, 5: 7}
+    again = {4: 3 if lower else 6}
+
+    async def evaluate(ticket, prompt, temperature):
+        report = await Rollouts.evaluate(system.rollouts, ticket, prompt, temperature)
+        known = again if system.resets else passed
+        rewards = np.arange(ticket.num_samples) < known.get(system.version, 0)
+        return replace(report, rewards=rewards.astype(float))
+
+    system.rollouts.evaluate = evaluate
+    run._checkpoints.due = lambda step: step == 3
+    system.scheduler.dies_at = ("draw", 6)
+    run_to_end(run)
+    best = json.loads((tmp_path / "run" / "best.json").read_text())
+    step, rate = (2, 0.5) if lower else (4, 0.75)
+    assert (best["step"], best["pass_rate"]) == (step, rate)
+    (kept,) = (tmp_path / "run").glob("policy-best-*")
+    assert best["policy"] == str(kept) and kept.name == f"policy-best-{step}"
 
 
 EVALUATED = (

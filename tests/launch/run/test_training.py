@@ -219,6 +219,8 @@ def test_an_evaluation_without_rewards_ends_a_run_before_it_begins_and_not_after
         if when == "before":
             with pytest.raises(UserError, match=r"responses of the evaluation of held_out; the f"):
                 asyncio.run(run.run(Startup()))
+            # Whoever has mended the reward can ask for it again in its folder.
+            make_run(*overrides, folder=when)
         else:
             asyncio.run(run.run(Startup()))
             assert system.learners.saved
@@ -331,6 +333,7 @@ def test_what_cannot_be_written_at_the_end_is_told_with_the_way_to_the_policy(ma
         (folder / name).mkdir()
     found, message = failure_of(run)
     assert isinstance(found, RunError) and message == (
+        f"evaluations.jsonl could not be written (Is a directory: {folder / 'evaluations.jsonl'}); "
         f"summary.json could not be written (Is a directory: {folder / 'summary.json'}); run.png "
         f"could not be written (Is a directory: {folder / 'run.png'}); the policy is in "
         f"{folder / 'policy'}"
@@ -385,6 +388,20 @@ def test_a_save_or_a_tracker_that_fails_too_does_not_hide_the_first_error(make_r
     assert found is error
     assert f"could not be saved in {folder / 'policy'}: no space left on the device" in message
     assert "(no space left in close)" in capsys.readouterr().err
+
+
+def test_an_evaluation_that_a_full_disk_did_not_take_is_written_at_the_end(make_run):
+    run, _, folder = make_run()
+    (folder / "evaluations.jsonl").mkdir()
+    close = run._recorder.close
+
+    def with_room(*arguments, **named):
+        (folder / "evaluations.jsonl").rmdir()
+        return close(*arguments, **named)
+
+    run._recorder.close = with_room
+    asyncio.run(run.run(Startup()))
+    assert [each["when"] for each in evaluations_in(folder)] == ["before", "after"]
 
 
 def test_a_policy_that_its_folder_cannot_take_is_saved_elsewhere(
