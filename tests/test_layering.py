@@ -33,6 +33,7 @@ SHELLS = {
     "rollout/weight_transfer.py": {"ray", "torch", "vllm"},
     "rollout/engines/fork_server.py": {"vllm"},
     "rollout/engines/vllm_engine.py": {"vllm"},
+    "rollout/engines/without_compiling.py": {"torch"},
     "learner/deepspeed_joining.py": {"deepspeed"},
     "learner/publisher.py": {"ray"},
     "learner/worker.py": {"ray"},

@@ -26,15 +26,13 @@ import setproctitle
 
 from rollout.processes import die_with
 
-WITHOUT_COMPILING = "rollout.engines.without_compiling"
 IMPORTED = (
-    "rollout.engines.preload",
     "ray",
     "vllm.v1.engine.core",
     "vllm.v1.executor.uniproc_executor",
     "vllm.v1.worker.cpu_worker",
 )
-"""What the server imports; none of them starts a thread."""
+"""What the server imports after what prepares it; none of them starts a thread."""
 
 
 class EngineProcess(ForkServerProcess):
@@ -82,8 +80,8 @@ def begin(*, compiling: bool) -> None:
     Args:
         compiling: Whether the engine may compile anything.
     """
-    first = [] if compiling else [WITHOUT_COMPILING]
-    multiprocessing.set_forkserver_preload([*first, *IMPORTED])
+    first = [] if compiling else ["rollout.engines.without_compiling"]
+    multiprocessing.set_forkserver_preload(["rollout.engines.preload", *first, *IMPORTED])
     forkserver.ensure_running()
 
 

@@ -8,7 +8,6 @@ generation config is not applied, so nothing but the temperature shapes that dis
 from __future__ import annotations
 
 import asyncio
-import importlib
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -42,7 +41,7 @@ class VLLMEngine:
         with loading(), without_unused():
             if forked and arguments["enforce_eager"]:
                 # Here, too, nothing is compiled.
-                importlib.import_module(fork_server.WITHOUT_COMPILING)
+                import rollout.engines.without_compiling  # noqa: F401
             from vllm.config import WeightTransferConfig
             from vllm.engine.arg_utils import AsyncEngineArgs
             from vllm.v1.engine.async_llm import AsyncLLM

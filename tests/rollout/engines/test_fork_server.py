@@ -22,7 +22,7 @@ def told():
     print(os.environ.get("LATER"), "EARLIER" in os.environ, imported, gc.isenabled(), flush=True)
 
 if __name__ == "__main__":
-    fork_server.IMPORTED = ("rollout.engines.preload", "colorsys")
+    fork_server.IMPORTED = ("colorsys",)
     os.environ["EARLIER"] = "1"
     fork_server.begin(compiling=False)
     del os.environ["EARLIER"]
@@ -48,8 +48,8 @@ def test_a_process_has_the_servers_imports_and_its_starters_environment(tmp_path
 
 EAGER = """
 import sys
-import rollout.engines.without_compiling
 import rollout.engines.preload
+import rollout.engines.without_compiling
 import vllm.v1.worker.cpu_worker
 import torch
 
