@@ -11,6 +11,7 @@ from learner.config import LearnerConfig
 from learner.numerics import Numerics
 from learner.output_head import widen_head
 from learner.positions import fix_positions
+from rollout.loading import without_unused
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -27,19 +28,20 @@ def load_policy(model_path: str, config: LearnerConfig, numerics: Numerics) -> P
     Raises:
         ValueError: If the head cannot be widened.
     """
-    from transformers import AutoModelForCausalLM
-    from transformers.modeling_layers import GradientCheckpointingLayer
-    from transformers.utils import logging
+    with without_unused():
+        from transformers import AutoModelForCausalLM
+        from transformers.modeling_layers import GradientCheckpointingLayer
+        from transformers.utils import logging
 
-    logging.disable_progress_bar()
-    model = AutoModelForCausalLM.from_pretrained(
-        model_path,
-        dtype=getattr(torch, numerics.dtype),
-        attn_implementation=attention.register(varlen=config.varlen_attention),
-        local_files_only=True,
-        use_safetensors=True,
-        trust_remote_code=False,
-    )
+        logging.disable_progress_bar()
+        model = AutoModelForCausalLM.from_pretrained(
+            model_path,
+            dtype=getattr(torch, numerics.dtype),
+            attn_implementation=attention.register(varlen=config.varlen_attention),
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
     # As the rollout engine computes: nothing is dropped, and routers draw nothing.
     model.eval()
     fix_positions(model, numerics.max_model_len)

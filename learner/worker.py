@@ -33,7 +33,7 @@ from learner.scoring import response_divergences, sequence_logprobs, unscored_ro
 from learner.state_files import BackgroundWriter
 from learner.token_masks import TopTokens, WithinCurvature
 from learner.update import StepHook, StepSums, Updater, old_logprobs
-from rollout.loading import loading, without_unused
+from rollout.loading import loading
 from rollout.rendezvous import interface_of, open_store, own_address, reserve_port
 from rollout.types import Group
 
@@ -154,7 +154,7 @@ class LearnerWorker:
 
     def _load(self) -> None:
         config = self._config
-        with loading(), without_unused():
+        with loading():
             engine = self._engine = DeepSpeedEngine(config, self._model_path, self._numerics)
         self._updater = Updater(engine, Loss.of(self._objective, config))
         self._hooks = ()
