@@ -29,6 +29,7 @@ from learner.layout import lay_out
 from learner.loss import Loss, RowOrigin
 from learner.numerics import Numerics
 from learner.objectives.types import Objective
+from learner.publisher import Publisher, publisher_of
 from learner.scoring import response_divergences, sequence_logprobs, unscored_row
 from learner.state_files import BackgroundWriter
 from learner.token_masks import TopTokens, WithinCurvature
@@ -39,8 +40,6 @@ from rollout.types import Group
 
 if TYPE_CHECKING:
     from torch.distributed import TCPStore  # type: ignore[attr-defined]
-
-    from learner.publisher import Publisher
 
 
 class LearnerWorker:
@@ -283,9 +282,6 @@ class LearnerWorker:
         deadline_seconds: float,
     ) -> None:
         """Choose the engines that weights are published to; see `WeightPublisher.connect`."""
-        # Brings in vLLM, which the driver, who imports this module too, can do without.
-        from learner.publisher import publisher_of
-
         if self._publisher is None:
             self._publisher = publisher_of(self.engine, self._config)
         self._publisher.connect(

@@ -1,6 +1,6 @@
 """The learner's end of the weight transfer over gloo; the engines' is `rollout.gloo_transfer`.
 
-It imports nothing of vLLM, which takes as long as all else that a learner imports.
+It imports nothing of vLLM, which takes nearly as long as all else that a learner imports.
 """
 
 from __future__ import annotations

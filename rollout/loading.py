@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 
 Result = TypeVar("Result")
 UNUSED = ("sklearn", "scipy")
-"""What transformers and vLLM import as soon as they load a tokenizer or a model, two seconds' work:
-for a way of generating, for losses of object detection and for sounds, which nothing here uses."""
+"""What transformers and vLLM import as soon as they load a tokenizer or a model: for a way of
+generating, for losses of object detection and for sounds, which nothing here uses."""
 
 
 @contextmanager

@@ -29,8 +29,8 @@ from launch.run.zero_memory import (
 from learner.gpu_share import CONTEXT_BYTES
 
 GIB = 2.0**30
-PROCESS_BYTES = {"learner": int(0.65 * GIB), "engine": int(1.6 * GIB)}
-"""Of a process on a CPU before it holds a model: Python, torch, DeepSpeed, vLLM and its workers."""
+PROCESS_BYTES = {"learner": int(0.57 * GIB), "engine": int(1.6 * GIB)}
+"""Of a process on a CPU before it holds a model: Python, torch, DeepSpeed; vLLM and its workers."""
 LOGIT_BYTES = 16
 """Of a loss token and entry of the vocabulary: logits in float32, their gradient, two between."""
 CPU_KV_CACHE_GIB = 4.0

@@ -1,9 +1,9 @@
 """Imported before vLLM, this turns `torch.compile` off in a process, and keeps its compiler out.
 
 An engine that is to run eagerly still compiles a line of its sampler on CPUs, for 2 to 4 seconds.
-And although nothing is compiled then, vLLM imports the whole of Inductor, a fifth of its own
-import: to patch it, which it leaves where Inductor is not to be had, and for each function that
-`torch.compile` decorates.
+And although nothing is compiled then, vLLM imports the whole of Inductor, a fifth of what it takes
+to import (`python -X importtime`): to patch it, which it leaves where Inductor is not to be had,
+and for each function that `torch.compile` decorates.
 """
 
 import os
