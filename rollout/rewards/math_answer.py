@@ -1,6 +1,6 @@
 """Mathematical equality of a response's answer and the task's.
 
-    response -> math_text: the answer in it, in one way of writing
+    response -> math_response: the answer in it -> math_text: in one way of writing
              -> math_kinds: percents, units, sets, equations, words, ... -> math_numbers: rationals
                                                                          -> math_values: formulas
 
@@ -13,7 +13,8 @@ from dataclasses import dataclass
 
 from rollout.rewards import math_kinds, math_values
 from rollout.rewards.accepted import accepted
-from rollout.rewards.math_text import MAX_CHARS, answer_text, clean
+from rollout.rewards.math_response import answer_text
+from rollout.rewards.math_text import MAX_CHARS, clean
 from rollout.rewards.types import Score
 
 

@@ -7,22 +7,26 @@ Each kind is decided here by what a mathematician would say; only formulas go on
   out; a gold answer between -1 and 1 without a percent sign is no number of percents.
 - A unit or currency left out on one side is no error; two that measure different things are.
   Centimetres and metres are converted, `90^\circ` is pi/2.
-- `1=2=3=4` is false, hence wrong whatever the gold answer. A true chain gives its last member.
+- `1=2=3=4` is false, hence wrong whatever the gold answer. Any other chain gives its last member:
+  what `A = \pi r^2 = 9\pi` says of r, or `P(X=2) = 1/6` of X, is not for us to judge.
 - A name on the left (`x=5`, `f(x)=x^2`) is dropped unless both sides name a different letter. So is
   what a number was asked of (`a+b=5`, `x^2=9`), but `2x=8` says that x is 4, and is no 8.
-- A bare list has no order and neither have sets; tuples have. A list answers a tuple in order.
+- A bare list has no order and neither have sets; tuples have. A list answers a tuple in order, and
+  a tuple a column or row of a matrix.
 - `1,234` is one number outside brackets and two inside.
 - A formula rounded to at least `precision` digits is right, see `math_numbers.near`.
 """
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 from rollout.rewards.math_numbers import DEGREE, PERCENT, alike, number, quantity
-from rollout.rewards.math_text import closing, names_another, too_large, without_option
+from rollout.rewards.math_response import names_another, without_option
+from rollout.rewards.math_text import closing, too_large
 from rollout.rewards.math_values import (
+    has_value,
     is_linear,
     letters,
     proportional,
@@ -152,6 +156,7 @@ def _words(text: str) -> tuple[str, ...] | None:
     if not (longest >= 4 or (spelled and longest >= 2) or words[0] in ("yes", "no", "odd", "dne")):
         return None
     words = tuple(" ".join(_SYNONYMS.get(word, word) for word in words).split())
+    words = tuple(re.sub(r"(?<=\w{3}[^s])s$", "", word) for word in words)
     return words[1:] if len(words) > 1 and words[0] in ("the", "a", "an") else words
 
 
@@ -221,7 +226,21 @@ def _equation(members: list[str]) -> _Claim:
         return _Claim(members[-1], name)
     if not name and len(members) == 2 and any(letters(member) for member in members):
         return _Claim(sides=(members[0], members[1]))
-    return _Claim(false=True)
+    if not _may_hold(members):
+        return _Claim(false=True)
+    return _Claim(members[-1], name) if name else _Claim(sides=(members[0], members[-1]))
+
+
+def _may_hold(members: Sequence[str]) -> bool:
+    """Whether no two members that can be compared, as they have the same letters, differ."""
+    of_letters: dict[frozenset[str], str] = {}
+    for member in members:
+        value = quantity(member)[0]
+        if has_value(value):
+            first = of_letters.setdefault(letters(value), member)
+            if first is not member and not same(first, member, 6, 1):
+                return False
+    return True
 
 
 def _approximate(members: list[str], relations: list[str]) -> _Claim:
@@ -248,6 +267,8 @@ def _inequality(members: list[str], relations: list[str]) -> _Claim | None:
     left, right, relation = *members, relations[0]
     if relation.startswith(">"):
         left, right, relation = right, left, relation.replace(">", "<")
+    if relation == "!=" and _is_name(left) and not letters(right):
+        return _Claim(rf"(-\infty,{right})\cup({right},\infty)", left, relation="<")
     if relation != "!=" and _is_name(left) and not letters(right):
         return _Claim(rf"(-\infty,{right}{']' if relation == '<=' else ')'}", left, relation="<")
     if relation != "!=" and _is_name(right) and not letters(left):
@@ -373,6 +394,15 @@ def _matrix(text: str) -> _Listing | None:
     return _Listing(tuple(cell for row in cells for cell in row), shape, shape)
 
 
+def _is_tuple(listing: _Listing) -> bool:
+    return (listing.left, listing.right) == ("(", ")")
+
+
+def _is_vector(listing: _Listing) -> bool:
+    """Whether it is a matrix of one column or one row."""
+    return bool(re.fullmatch(r"matrix \[(?:\d+|1(?:, 1)*)\]", listing.left))
+
+
 def _same_listings(
     gold: str,
     found: str,
@@ -388,6 +418,8 @@ def _same_listings(
     loose = ("", "{")
     if (a.left in loose and b.left in loose) or a.left == b.left == "U":
         return _same_sets(a.items, b.items, precision, nested)
+    if (_is_vector(a) and _is_tuple(b)) or (_is_tuple(a) and _is_vector(b)):
+        b = replace(b, left=a.left, right=a.right)
     brackets = (a.left, a.right), (b.left, b.right)
     if brackets[0] != brackets[1] and ("", "") not in brackets:
         return False

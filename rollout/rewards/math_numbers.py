@@ -190,8 +190,14 @@ _MONEY_FIRST = re.compile(
     r"(-?)\s*(?:US\s*)?(\\\$|\u20ac|\u00a3|\u00a5|\u20b9|USD(?![a-z])|EUR(?![a-z]))\s*(.+)"
 )
 _BASED = re.compile(r"([\dA-F]+)\s*_\s*\{?\s*(\d{1,2})\s*\}?")
+_MODULO = re.compile(
+    r"(.+?)\s*(?:\\p?mod|\(\s*(?:\\?mod|\\text\s*\{\s*mod\s*\}))\s*\{?\s*(\w{1,9})\s*\}?\s*\)?"
+)
 _MONEY_LAST = re.compile(r"(.+?)\s*(?:\\text\s*\{\s*)?(\\\$|[\u20ac\u00a3\u00a5\u20b9])\s*\}?")
-_PERCENT = re.compile(r"(.+?)\s*(?:\\?%|(?:\\text\s*\{\s*)?(?:%|per ?cent|pct)\s*\.?\s*\}?)")
+_PERCENT = re.compile(
+    r"(.+?)\s*(?:\\?%|(?:\\text\s*\{\s*)?(?:%|per ?cent|pct)\s*\.?\s*\}?)"
+    r"(?:\s*\\text\s*\{[^{}]*\})?"
+)
 _DEGREES = re.compile(
     r"(.+?)\s*(?:\^\s*\\circ\s*|(?:\\text\s*\{\s*)?degrees?\s*\}?)"
     r"\s*(?:\\text\s*\{)?\s*([CF]|[Cc]elsius|[Ff]ahrenheit)?\s*\}?"
@@ -213,11 +219,15 @@ def _quantity(text: str) -> tuple[str, Unit | None]:
         return found.group(1) + value, more or _unit(symbol)
     if found := _BASED.fullmatch(text):
         return found.group(1), Unit(((f"base {found.group(2)}", 1),), Fraction(1))
+    if found := _MODULO.fullmatch(text):
+        return found.group(1), Unit(((f"modulo {found.group(2)}", 1),), Fraction(1))
     if found := _MONEY_LAST.fullmatch(text):
         return found.group(1), _unit(found.group(2).strip("\\"))
     if found := _PERCENT.fullmatch(text):
         return found.group(1), PERCENT
-    if (found := _DEGREES.fullmatch(text)) and not re.search(r"\\(?:sin|cos|tan)", text):
+    if (found := _DEGREES.fullmatch(text)) and not re.search(
+        r"\\(?:sin|cos|tan|cot|sec|csc)", text
+    ):
         scale = (found.group(2) or "")[:1].upper()
         return found.group(1), Unit(((f"degree {scale}", 1),), Fraction(1)) if scale else DEGREE
     if found := _TEXT_UNIT.fullmatch(text):

@@ -52,6 +52,14 @@ def letters(text: str) -> frozenset[str]:
     return frozenset(symbol.name for symbol in tree.free_symbols)
 
 
+def has_value(text: str) -> bool:
+    """Whether a cleaned formula can be computed for whatever its letters stand for."""
+    if number(text) is not None:
+        return True
+    tree = _tree(text)
+    return tree is not None and bool(_agree((tree, tree), 1, rounded=False, ratio=False))
+
+
 def is_linear(text: str) -> bool:
     """Whether a cleaned formula has one letter and is of first degree in it."""
     import mpmath

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rollout.rewards.accepted import joined
-from rollout.rewards.math_text import boxed
+from rollout.rewards.math_response import boxed
 from rollout.tasks.prompts import Item
 
 PROMPTS = ("prompt", "messages", "problem", "question")
