@@ -34,19 +34,22 @@ class Stopping:
         kept = [int(token) for token in token_ids]
         return kept[:-1] if kept and kept[-1] in self.token_ids else kept
 
-    def text(self, tokenizer: Any, token_ids: Iterable[int]) -> str:
-        """Decode what a response says, without special tokens and without what ended it.
+    def text(
+        self, tokenizer: Any, token_ids: Iterable[int], *, special_tokens: bool = False
+    ) -> str:
+        """Decode what a response says, without what ended it.
 
         Args:
             tokenizer: The policy's Hugging Face tokenizer.
             token_ids: [T] the policy's own tokens.
+            special_tokens: Whether others that are special are part of it.
         """
         sampled = list(token_ids)
         kept = self.without_stop(sampled)
-        text: str = tokenizer.decode(kept, skip_special_tokens=True)
+        text: str = tokenizer.decode(kept, skip_special_tokens=not special_tokens)
         if self.strings and len(kept) == len(sampled):
             # A text ends a response only with its last token.
-            before: str = tokenizer.decode(kept[:-1], skip_special_tokens=True)
+            before: str = tokenizer.decode(kept[:-1], skip_special_tokens=not special_tokens)
             starts = [
                 start
                 for string in self.strings

@@ -30,6 +30,7 @@ SHELLS = {
     "rollout/nccl_transfer.py": {"torch", "vllm"},
     "rollout/reloading.py": {"torch", "vllm"},
     "rollout/rendezvous.py": {"torch"},
+    "rollout/tools/vllm_calls.py": {"vllm"},
     "rollout/weight_transfer.py": {"ray", "torch", "vllm"},
     "rollout/engines/fork_server.py": {"vllm"},
     "rollout/engines/vllm_engine.py": {"vllm"},

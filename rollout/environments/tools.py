@@ -1,13 +1,13 @@
 """The environment of tools: calls found in a turn are made, and what they come to is read next.
 
-turn -> find_calls -> observe each -> Reply;  no call -> End
+turn -> find calls -> observe each -> Reply;  no call -> End
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,10 +15,13 @@ from cost.ranges import SECONDS, count, require_ranges
 from rollout.environments.bridge import ROLES
 from rollout.environments.turns import End, Reply, TurnEnvironment, TurnPlayer
 from rollout.stopping import Stopping
-from rollout.tools.calls import BadCall, find_calls
+from rollout.tools.calls import BadCall, Call, find_calls
 from rollout.tools.tool import Tool, observe, tools_by_name
+from rollout.tools.vllm_calls import VllmCalls
 from rollout.types import Prompt, Trajectory
 
+FindCalls = Callable[[str], Sequence[Call | BadCall]]
+"""Calls in the text of a turn, in their order."""
 PLACES = ("template", "system", "none")
 _SYSTEM = (
     "You may call these tools:\n<tools>\n{tools}\n</tools>\nTo call one, write\n<tool_call>\n"
@@ -29,9 +32,13 @@ _SYSTEM = (
 class ToolGame:
     """A conversation with tools; it ends with a turn that calls none."""
 
-    def __init__(self, tools: Sequence[Tool], max_calls: int) -> None:
+    def __init__(
+        self, tools: Sequence[Tool], max_calls: int, find: FindCalls, *, reads_special_tokens: bool
+    ) -> None:
         self._tools = tools_by_name(tools)
         self._max_calls = max_calls
+        self._find = find
+        self.reads_special_tokens = reads_special_tokens
 
     def __deepcopy__(self, memo: Any) -> ToolGame:
         """Return itself: it has no state, and tools may hold what cannot be copied."""
@@ -42,7 +49,7 @@ class ToolGame:
 
     async def step(self, response: str) -> Reply | End:
         """Make the calls of a turn, all at the same time."""
-        calls = find_calls(response)
+        calls = self._find(response)
         if not calls:
             return End()
         made = list(calls[: self._max_calls])
@@ -81,6 +88,10 @@ class ToolEnvironment:
     describe: str = "template"
     """How the policy learns of the tools: by the chat template's own `tools`, by a `system` message
     with their schemas, or `none`, where it knows them already."""
+    parser: str = ""
+    """Which of vLLM's tool parsers finds the calls, by the name that `vllm serve
+    --tool-call-parser` takes, such as "qwen3_coder" or "glm45"; "" for the forms of
+    `rollout.tools.calls`."""
     step_timeout_seconds: float = 60.0
     """Longest time of a turn's calls, without what they wait for a thread or a sandbox; beyond it
     the play has failed."""
@@ -125,12 +136,15 @@ class ToolEnvironment:
 
         Raises:
             SandboxError: If a tool needs a sandbox that this machine does not have.
+            ValueError: If `parser` is none, or not for this policy.
         """
         for tool in self.tools:
             if hasattr(tool, "check"):
                 tool.check()
+        schemas = [tool.schema for tool in self.tools]
+        find = VllmCalls(self.parser, tokenizer, schemas) if self.parser else find_calls
         return TurnEnvironment(
-            ToolGame(self.tools, self.max_calls),
+            ToolGame(self.tools, self.max_calls, find, reads_special_tokens=bool(self.parser)),
             max_turns=self.max_turns,
             role=self.role,
             step_timeout_seconds=self.step_timeout_seconds,

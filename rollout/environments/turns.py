@@ -65,7 +65,8 @@ class Game(Protocol):
 
     Either method may be a plain function, which then runs in a thread. An exception ends the play
     as a failure: it is counted, left out of its group, and told with its text. It may have a method
-    `close` as well, which is called at the end of each play, whatever ended it.
+    `close` as well, which is called at the end of each play, whatever ended it, and an attribute
+    `reads_special_tokens`; where that is true, the text of a turn has them.
     """
 
     def reset(self, prompt: Prompt) -> Any:
@@ -76,7 +77,7 @@ class Game(Protocol):
         """Return a Reply or its text, or End, to one turn of the policy.
 
         Args:
-            response: The turn, decoded, without special tokens and without what ended it.
+            response: The turn, decoded, without what ended it and without special tokens.
         """
         ...
 
@@ -199,7 +200,7 @@ class TurnPlayer:
             own = completion.token_ids.tolist()
             began = time.monotonic()
             try:
-                answer = await self._call(game.step, self.stopping.text(self.bridge.tokenizer, own))
+                answer = await self._call(game.step, self._said(own))
                 found = as_answer(answer)
                 between = None if isinstance(found, End) else self._between(found, own)
             except Exception as error:
@@ -215,6 +216,10 @@ class TurnPlayer:
             if record.length + len(between) >= max_tokens:
                 return record.ended(PlayEnd.TOKENS)
             record.add_environment(between)
+
+    def _said(self, own: Sequence[int]) -> str:
+        special = getattr(self.settings.game, "reads_special_tokens", False)
+        return self.stopping.text(self.bridge.tokenizer, own, special_tokens=special)
 
     def _between(self, reply: Reply, own: Sequence[int]) -> TokenArray:
         if reply.token_ids is not None:

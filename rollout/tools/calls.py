@@ -32,7 +32,7 @@ _MEANT = re.compile(r'\{\s*"name"\s*:\s*"[\w.-]*"\s*,\s*"(?:arguments|parameters
 _SPACE = re.compile(r"\s*")
 _FENCE_END = re.compile(r"^[ \t]*```[ \t]*$", re.MULTILINE)
 _TAG_END = "</tool_call>"
-_THOUGHT_END = "</think>"
+_THOUGHT, _THOUGHT_END = "<think>", "</think>"
 _CODE = {"python", "py", "python3"}
 _DECODER = json.JSONDecoder()
 
@@ -101,7 +101,7 @@ def _tagged(text: str, start: int) -> tuple[list[Call | BadCall], int]:
         return [BadCall(fault)], closed + len(_TAG_END) if closed >= 0 else len(text)
     after = closed + len(_TAG_END) if closed >= 0 else end
     values = value if isinstance(value, list) else [value]
-    return [_call(each) for each in values], after
+    return [as_call(each) for each in values], after
 
 
 def _bare(text: str, start: int) -> tuple[list[Call | BadCall], int]:
@@ -111,7 +111,7 @@ def _bare(text: str, start: int) -> tuple[list[Call | BadCall], int]:
         return [BadCall(fault)] if _MEANT.match(text, start) else [], end
     inner = value.get("function", value)
     if isinstance(inner, dict) and "name" in inner and {"arguments", "parameters"} & set(inner):
-        return [_call(value)], end
+        return [as_call(value)], end
     return [], end
 
 
@@ -139,7 +139,14 @@ def _parse(text: str, start: int) -> tuple[Any, int, str]:
     return value, end, ""
 
 
-def _call(value: Any) -> Call | BadCall:
+def said_of(text: str) -> str:
+    """What a response says after its last thought that ends, and before one that does not."""
+    said = text.rpartition(_THOUGHT_END)[2]
+    return said.partition(_THOUGHT)[0]
+
+
+def as_call(value: Any) -> Call | BadCall:
+    """Return a value of JSON as a call: a name and arguments, as an object or as JSON."""
     if isinstance(value, dict) and isinstance(value.get("function"), dict):
         value = value["function"]
     if not isinstance(value, dict) or not isinstance(value.get("name"), str):

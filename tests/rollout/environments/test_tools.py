@@ -74,6 +74,21 @@ def play(tokenizer, prompt, *texts, **settings):
     return asyncio.run(player.play(generate, prompt, 400)), asked
 
 
+def test_calls_are_read_in_the_form_of_the_policys_family(tokenizer, prompt):
+    """Whose marks may be special tokens."""
+    assert "<|tool|>" in tokenizer.all_special_tokens
+    form = "[TOOL_CALLS]calculator[ARGS]"
+    marked = copy.deepcopy(tokenizer)
+    marked.add_tokens(["[TOOL_CALLS]", "[ARGS]"], special_tokens=True)
+    said = [f'{form}{{"expression": "51*7"}}', "c57 #### 57"]
+    found, asked = play(marked, prompt, *said, parser="mistral")
+    assert asked[1].endswith("<|end|><|tool|>357<|end|><|assistant|>")
+    assert found.end == PlayEnd.ANSWER and found.turns[0].calls == 1
+    # Our own forms are not looked for.
+    _, asked = play(tokenizer, prompt, f"b51 {call('51*7')}", parser="qwen3_coder")
+    assert len(asked) == 1
+
+
 def test_a_call_is_made_and_its_answer_read(tokenizer, prompt):
     found, asked = play(tokenizer, prompt, f"b51 {call('51*7')}", "c57 #### 57")
     assert asked[1].endswith("<|end|><|tool|>357<|end|><|assistant|>")
