@@ -1,13 +1,9 @@
 """The reward of programs: the response's fenced code against hidden tests, in a sandbox.
 
-A task's answer is a JSON object, which a JSONL file may hold as such:
+A task's answer is JSON, as this or in the layout of a public data set (`code_tests`):
 
-| key | means |
-| --- | --- |
-| `cases` | `[{"stdin": ..., "stdout": ...}]`: the code is a program, run once for each |
-| `asserts` | Python, such as `["assert add(2, 3) == 5"]`: the code has the functions called |
-| `setup` | Python run before each of `asserts` |
-| `reference` | code that passes: required, for tests that nobody can pass teach nothing |
+    {"asserts": ["assert add(2, 3) == 5"], "reference": "def add(a, b): return a + b"}
+    {"cases": [{"stdin": "2", "stdout": "4"}], "reference": "print(2 * int(input()))"}
 
 What is expected never enters the sandbox of the code: outputs are compared here, and asserts run in
 a second sandbox that calls the functions of the first (`rollout.sandbox.rpc`). So it is of no use
@@ -20,36 +16,19 @@ import re
 import socket
 import time
 from dataclasses import dataclass, field, replace
-from functools import cache
-from typing import Any
 
+from cost.ranges import count
+from rollout.rewards.code_tests import HiddenTests, read_tests
 from rollout.rewards.types import Score
 from rollout.sandbox.config import SandboxConfig
 from rollout.sandbox.run import finish, run, started
 
 _FENCE = re.compile(r"[ \t]*```[ \t]*([\w+-]*)[ \t]*")
 _PYTHON = ("python", "py", "python3")
-_KEYS = {"cases", "asserts", "setup", "reference"}
 CREDITS = ("fraction", "all_or_nothing")
-
-
-@dataclass(frozen=True, slots=True)
-class Tests:
-    """The hidden tests of one task.
-
-    Example: Tests(cases=(("2 3", "5"),), asserts=(), setup="", reference="print(5)").
-    """
-
-    cases: tuple[tuple[str, str], ...]
-    """What a program reads, and what it is to print."""
-    asserts: tuple[str, ...]
-    setup: str
-    reference: str
-
-    @property
-    def count(self) -> int:
-        """How many there are, at least 1."""
-        return len(self.cases) + len(self.asserts)
+REFERENCES = ("required", "unchecked")
+_TRIED = 3
+"""Of several references."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +42,12 @@ class CodeReward:
     less than `rollout.reward_timeout_seconds`, at which the response would count as not scored."""
     sandbox: SandboxConfig = field(default_factory=SandboxConfig)
     """What the code may use, and how it is shut in."""
+    max_tests: int | None = None
+    """Use so many cases and so many asserts of a task at most, those with the longest input; null
+    for all."""
+    references: str = "required"
+    """"required": each task has code that is known to pass, which is tried before anything starts,
+    for tests that nobody can pass teach nothing; "unchecked": tests are taken as they are."""
 
     def __post_init__(self) -> None:
         """Refuse settings that say nothing."""
@@ -70,8 +55,14 @@ class CodeReward:
             raise ValueError(
                 f"reward.credit must be one of {', '.join(CREDITS)}, got {self.credit!r}"
             )
+        if self.references not in REFERENCES:
+            raise ValueError(
+                f"reward.references must be one of {', '.join(REFERENCES)}, got {self.references!r}"
+            )
         if not self.seconds > 0:
             raise ValueError(f"reward.seconds must be positive, got {self.seconds!r}")
+        if self.max_tests is not None and (fault := count(1e6).fault(self.max_tests)):
+            raise ValueError(f"reward.max_tests {fault}, got {self.max_tests!r}")
 
     def score(self, prompt_text: str, response_text: str, answer: str) -> Score:
         """Score a response; see `rollout.rewards.types.Reward`.
@@ -82,23 +73,37 @@ class CodeReward:
         code = code_of(response_text)
         if code is None:
             return Score(0.0, {"passed": 0.0, "format": 0.0}, "")
-        tests = _tests(answer)
+        tests = self._tests(answer)
         share = self._passed(code, tests) / tests.count
         reward = share if self.credit == "fraction" else float(share == 1.0)
         return Score(reward, {"passed": share, "format": 1.0}, code[:2000])
 
     def check(self, answer: str) -> None:
-        """Accept tests that their own reference passes; all of them are run."""
-        tests = _tests(answer)
-        generous = replace(self, credit="fraction", seconds=10 * self.seconds)
-        passed = generous._passed(tests.reference, tests)
-        if passed < tests.count:
+        """Accept tests that a reference of their own passes; all of them are run."""
+        tests = self._tests(answer)
+        if self.references == "unchecked":
+            return
+        if not tests.references:
             raise ValueError(
-                f"the reference solution passes only {passed} of its {tests.count} tests; correct "
-                f"it or them, got {tests.reference[:80]!r}"
+                "reward=code needs a reference, code that passes the tests; add one, or set "
+                f"reward.references=unchecked, got {answer[:80]!r}"
             )
+        generous = replace(self, credit="fraction", seconds=10 * self.seconds)
+        passed = 0
+        for reference in tests.references[:_TRIED]:
+            passed = max(passed, generous._passed(reference, tests))
+            if passed == tests.count:
+                return
+        raise ValueError(
+            f"the reference solution passes only {passed} of its {tests.count} tests; correct "
+            f"it or them, got {tests.references[0][:80]!r}"
+        )
 
-    def _passed(self, code: str, tests: Tests) -> int:
+    def _tests(self, answer: str) -> HiddenTests:
+        tests = read_tests(answer)
+        return tests if self.max_tests is None else tests.longest(self.max_tests)
+
+    def _passed(self, code: str, tests: HiddenTests) -> int:
         end = time.monotonic() + self.seconds
         passed = 0
         for number, (stdin, expected) in enumerate(tests.cases):
@@ -115,7 +120,7 @@ class CodeReward:
         return replace(self.sandbox, wall_seconds=min(self.sandbox.wall_seconds, seconds))
 
 
-def num_passed(code: str, tests: Tests, config: SandboxConfig) -> int:
+def num_passed(code: str, tests: HiddenTests, config: SandboxConfig) -> int:
     """Count the asserts that hold, run beside the code and never with it."""
     job = json.dumps([tests.setup, *tests.asserts])
     ours, theirs = socket.socketpair()
@@ -159,43 +164,3 @@ def code_of(response_text: str) -> str | None:
 
 def _lines(text: str) -> list[str]:
     return [line.rstrip() for line in text.rstrip().split("\n")]
-
-
-@cache
-def _tests(answer: str) -> Tests:
-    """Read the tests of a task.
-
-    Raises:
-        ValueError: If they are not what the module describes.
-    """
-    try:
-        given: Any = json.loads(answer)
-    except (ValueError, RecursionError):
-        given = None
-    if not isinstance(given, dict) or not set(given) <= _KEYS:
-        raise ValueError(
-            "reward=code needs an answer that is a JSON object with cases or asserts, and "
-            f"reference, got {answer[:80]!r}"
-        )
-    cases = given.get("cases", [])
-    fits = isinstance(cases, list) and all(
-        isinstance(case, dict) and all(isinstance(case.get(k), str) for k in ("stdin", "stdout"))
-        for case in cases
-    )
-    if not fits:
-        raise ValueError(f"cases must be objects with stdin and stdout as text, got {cases!r:.80}")
-    asserts = given.get("asserts", [])
-    if not isinstance(asserts, list) or not all(isinstance(each, str) for each in asserts):
-        raise ValueError(f"asserts must be texts of Python, got {asserts!r:.80}")
-    setup, reference = given.get("setup", ""), given.get("reference")
-    if not isinstance(setup, str) or not isinstance(reference, str):
-        raise ValueError(f"reference and setup must be Python code, got {reference!r:.80}")
-    if not cases and not asserts:
-        raise ValueError(f"reward=code needs cases or asserts, got {answer[:80]!r}")
-    for text in (setup, *asserts):
-        try:
-            compile(text, "tests.py", "exec", dont_inherit=True)
-        except (SyntaxError, ValueError) as error:
-            raise ValueError(f"asserts must be Python ({error}), got {text[:80]!r}") from None
-    pairs = tuple((case["stdin"], case["stdout"]) for case in cases)
-    return Tests(pairs, tuple(asserts), setup, reference)

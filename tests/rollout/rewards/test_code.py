@@ -4,6 +4,7 @@ import asyncio
 import json
 import pickle
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -209,13 +210,8 @@ def test_other_separators_than_line_breaks_are_part_of_what_is_printed():
 @pytest.mark.parametrize(
     ("answer", "told"),
     [
-        ("5", "JSON object with cases or asserts"),
-        ('{"tests": []}', "JSON object with cases or asserts"),
-        ('{"reference": "1"}', "needs cases or asserts"),
-        ('{"cases": [{"stdin": 1}], "reference": "1"}', "stdin and stdout as text"),
-        ('{"asserts": "x", "reference": "1"}', "must be texts of Python"),
-        ('{"asserts": ["assert 1"]}', "must be Python code, got None"),
-        ('{"asserts": ["assert ("], "reference": "1"}', "must be Python .*got 'assert"),
+        ("5", "needs an answer that is a JSON object"),
+        ('{"asserts": ["assert 1"]}', "needs a reference, .* set reward.references=unchecked"),
     ],
 )
 def test_tests_that_are_none_are_refused(answer, told):
@@ -225,11 +221,52 @@ def test_tests_that_are_none_are_refused(answer, told):
 
 @pytest.mark.parametrize(
     ("settings", "told"),
-    [({"credit": "half"}, "must be one of fraction"), ({"seconds": 0}, "must be positive, got 0")],
+    [
+        ({"credit": "half"}, "must be one of fraction"),
+        ({"seconds": 0}, "must be positive, got 0"),
+        ({"references": "none"}, "must be one of required, unchecked, got 'none'"),
+        ({"max_tests": 0}, "max_tests must be .*, got 0"),
+    ],
 )
 def test_bad_settings_are_refused(settings, told):
     with pytest.raises(ValueError, match=told):
         CodeReward(**settings)
+
+
+def test_one_of_several_references_is_enough_and_none_is_where_they_are_not_checked():
+    def task(*solutions):
+        tests = {"inputs": ["2", "3"], "outputs": ["4", "6"]}
+        return json.dumps({"input_output": tests, "solutions": list(solutions)})
+
+    wrong, right = "print(4)", "print(2 * int(input()))"
+    FRACTION.check(task(wrong, right))
+    with pytest.raises(ValueError, match="passes only 1 of its 2 tests"):
+        FRACTION.check(task(wrong))
+    CodeReward(references="unchecked").check(task(wrong))
+    CodeReward(references="unchecked").check(task())
+    with pytest.raises(ValueError, match="needs an answer"):
+        CodeReward(references="unchecked").check("5")
+
+
+def test_so_many_tests_are_used_as_are_asked_for():
+    """Those with the longest input."""
+    tests = [{"input": "1" * n, "output": str(n)} for n in (1, 3, 2)]
+    answer = json.dumps({"tests": tests, "solutions": ["print(len(input()))"]})
+    code = "print(max(2, len(input())))"
+    assert passed(code, answer) == pytest.approx(2 / 3)
+    assert passed(code, answer, replace(FRACTION, max_tests=2)) == 1.0
+
+
+def test_functions_and_methods_are_called_with_inputs():
+    """Their tuples are lists; an output in a list of its own is that output."""
+    tests = {"fn_name": "halves", "inputs": [[7], [8]], "outputs": [[[3, 4]], [4, 4]]}
+    code = "def halves(n): return n // 2, n - n // 2"
+    answer = json.dumps({"tests": json.dumps(tests), "solutions": [code]})
+    FRACTION.check(answer)
+    assert passed(code, answer) == 1.0
+    method = "class Solution:\n    def halves(self, n): return [n // 2, n // 2]"
+    assert passed(method, answer) == 0.5
+    assert passed("def other(n): return n", answer) == 0.0
 
 
 def test_scripted_responses_go_through_the_pool():

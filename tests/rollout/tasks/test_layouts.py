@@ -9,6 +9,8 @@ import pytest
 
 from launch.models.warmstart import build_tokenizer
 from launch.program import build
+from rollout.rewards.code import CodeReward
+from rollout.rewards.code_tests import read_tests
 from rollout.rewards.countdown import CountdownReward
 from rollout.rewards.math_answer import MathReward
 from tests.composing import composed
@@ -58,6 +60,27 @@ BIG_MATH = [
     }
     for i in range(4)
 ]
+MBPP = [
+    {
+        "task_id": 601 + i,
+        "text": f"Write a function to add {i} to a number.",
+        "code": f"def add_{i}(n):\r\n  return n + {i}",
+        "test_list": [f"assert add_{i}({n}) == {n + i}" for n in range(3)],
+        "test_setup_code": "",
+        "challenge_test_list": [],
+    }
+    for i in range(4)
+]
+DEEPCODER = [
+    {
+        "problem": f"Read a number and print it plus {i}.",
+        "solutions": [f"print(int(input()) + {i})"],
+        "tests": json.dumps(
+            [{"type": "stdin_stdout", "input": f"{n}\n", "output": f"{n + i}\n"} for n in (1, 2)]
+        ),
+    }
+    for i in range(4)
+]
 CASES = {
     "gsm8k": (GSM8K, "1,000", "openai/gsm8k", "so #### 1000"),
     "math": (MATH, r"\frac{2}{7}", "Prealgebra", r"\boxed{2/7}"),
@@ -99,6 +122,26 @@ def test_a_file_works_by_naming_the_preset(tmp_path, name, suffix):
     assert prompts[0].source == (path.stem if source in ("rows", "openai/gsm8k") else source)
     assert reward.score(prompts[0].text, right, answer).reward == 1.0
     assert reward.score(prompts[0].text, "I do not know", answer).reward == 0.0
+
+
+@pytest.mark.parametrize(
+    ("name", "rows", "count", "reference"),
+    [
+        ("mbpp", MBPP, 3, "def add_0(n):\r\n  return n + 0"),
+        ("deepcoder", DEEPCODER, 2, "print(int(input()) + 0)"),
+    ],
+)
+def test_a_file_of_programming_tasks_works_by_naming_the_preset(
+    tmp_path, name, rows, count, reference
+):
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = made(name, f"task.path={path}", "task.split=all")
+    prompts = task.prompts(build_tokenizer(), check=CodeReward(references="unchecked").check)
+    assert len(prompts) == 4
+    tests = read_tests(prompts[0].answer)
+    assert (tests.count, tests.references) == (count, (reference,))
+    assert prompts[0].text.endswith("\nAnswer with one block of Python code.")
 
 
 def test_what_the_prompts_ask_is_in_them(tmp_path):

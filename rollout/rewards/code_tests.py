@@ -1,0 +1,227 @@
+"""Hidden tests of a programming task, in the layouts that data sets have them in.
+
+| of | an object has | and may have |
+| --- | --- | --- |
+| this project | `cases`: `[{"stdin": ..., "stdout": ...}]`, or `asserts`: Python | `setup`: \
+Python before each assert; `reference`: code that passes |
+| MBPP | `test_list`: asserts | `test_setup_code` or `test_imports`; `code`, which passes |
+| HumanEval | `test` and `entry_point` | `prompt` and `canonical_solution`, which together pass |
+| APPS, TACO | `input_output` | `solutions` |
+| DeepCoder, PrimeIntellect | `tests` | `solutions` |
+
+The last two hold inputs and outputs, of a program or, with `fn_name`, of a function or a method of
+`Solution`: `{"inputs": [...], "outputs": [...], "fn_name": ...}`, or a list of `{"input": ...,
+"output": ...}`, with `fn_name` or `metadata.func_name` in each. They may be texts that are JSON. A
+function's tuples count as lists there, and an output in a list of its own as that output.
+"""
+
+import json
+import keyword
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any
+
+_FUNCTION = """
+try:
+    _called = {name}
+except NameError:
+    _called = Solution().{name}
+
+
+def _plain(value):
+    if not isinstance(value, (list, tuple)):
+        return value
+    return [list(part) if isinstance(part, tuple) else part for part in value]
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class HiddenTests:
+    """The hidden tests of one task.
+
+    Example: HiddenTests(cases=(("2 3", "5"),), asserts=(), setup="", references=("print(5)",)).
+    """
+
+    cases: tuple[tuple[str, str], ...]
+    """What a program reads, and what it is to print."""
+    asserts: tuple[str, ...]
+    """Texts of Python."""
+    setup: str
+    """Python that is run before each of `asserts`."""
+    references: tuple[str, ...]
+    """Code that is said to pass."""
+
+    @property
+    def count(self) -> int:
+        """How many there are, at least 1."""
+        return len(self.cases) + len(self.asserts)
+
+    def longest(self, most: int) -> "HiddenTests":
+        """Keep so many of the cases, and of the asserts, with the longest input."""
+        cases = sorted(self.cases, key=lambda case: -len(case[0]))[:most]
+        asserts = sorted(self.asserts, key=lambda text: -len(text))[:most]
+        return replace(self, cases=tuple(cases), asserts=tuple(asserts))
+
+
+@cache
+def read_tests(answer: str) -> HiddenTests:
+    """Read the tests of a task.
+
+    Args:
+        answer: JSON in one of the layouts of this module.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    given = _json(answer)
+    if isinstance(given, list):
+        given = {"tests": given}
+    if not isinstance(given, Mapping):
+        given = {}
+    given = {key: value for key, value in given.items() if value is not None}
+    for keys, read in _LAYOUTS:
+        if keys & set(given):
+            tests = read(given)
+            break
+    else:
+        raise ValueError(
+            "reward=code needs an answer that is a JSON object with cases or asserts, test_list, "
+            f"test and entry_point, input_output, or tests, got {answer[:80]!r}"
+        )
+    if not tests.count:
+        raise ValueError(f"reward=code needs a test or more, got {answer[:80]!r}")
+    for text in (tests.setup, *tests.asserts):
+        try:
+            compile(text, "tests.py", "exec", dont_inherit=True)
+        except (SyntaxError, ValueError) as error:
+            raise ValueError(f"asserts must be Python ({error}), got {text[:80]!r}") from None
+    return tests
+
+
+def _ours(given: Mapping[str, Any]) -> HiddenTests:
+    unknown = set(given) - {"cases", "asserts", "setup", "reference"}
+    if unknown:
+        raise ValueError(
+            "reward=code needs an answer of cases or asserts, setup and reference, "
+            f"got {sorted(unknown)[0]!r}"
+        )
+    cases = given.get("cases", [])
+    fits = isinstance(cases, list) and all(
+        isinstance(case, dict) and all(isinstance(case.get(k), str) for k in ("stdin", "stdout"))
+        for case in cases
+    )
+    if not fits:
+        raise ValueError(f"cases must be objects with stdin and stdout as text, got {cases!r:.80}")
+    return HiddenTests(
+        tuple((case["stdin"], case["stdout"]) for case in cases),
+        _texts(given.get("asserts", []), "asserts"),
+        *_python(given.get("setup", ""), given.get("reference")),
+    )
+
+
+def _mbpp(given: Mapping[str, Any]) -> HiddenTests:
+    imports = _texts(given.get("test_imports", []), "test_imports")
+    setup = "\n".join([*imports, given.get("test_setup_code", "")])
+    return HiddenTests(
+        (), _texts(given["test_list"], "test_list"), *_python(setup, given.get("code"))
+    )
+
+
+def _human_eval(given: Mapping[str, Any]) -> HiddenTests:
+    name = _name(given.get("entry_point"))
+    solution = given.get("canonical_solution")
+    reference = None if solution is None else f"{given.get('prompt', '')}{solution}"
+    return HiddenTests((), (f"check({name})",), *_python(given.get("test"), reference))
+
+
+def _inputs_and_outputs(given: Mapping[str, Any]) -> HiddenTests:
+    found = _json(given.get("input_output", given.get("tests")))
+    if isinstance(found, list) and all(isinstance(test, Mapping) for test in found):
+        found = _joined(found)
+    inputs, outputs = (
+        found.get(key) if isinstance(found, Mapping) else None for key in ("inputs", "outputs")
+    )
+    fits = isinstance(inputs, list) and isinstance(outputs, list) and len(inputs) == len(outputs)
+    if not fits:
+        raise ValueError(f"tests must be inputs with an output for each, got {found!r:.80}")
+    solutions = _json(given.get("solutions", []))
+    references = _texts(solutions if isinstance(solutions, list) else [solutions], "solutions")
+    pairs = zip(inputs, outputs, strict=True)  # type: ignore[arg-type]
+    if not (name := found.get("fn_name")):
+        cases = ((_stream(read, "input"), _stream(told, "output")) for read, told in pairs)
+        return HiddenTests(tuple(cases), (), "", references)
+    asserts = tuple(_call(arguments, expected) for arguments, expected in pairs)
+    return HiddenTests((), asserts, _FUNCTION.format(name=_name(name)), references)
+
+
+def _joined(tests: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """HiddenTests with an input and an output each, as one object with those of all."""
+    first = tests[0] if tests else {}
+    metadata = _json(first.get("metadata")) or {}
+    inputs, outputs = ([test.get(key) for test in tests] for key in ("input", "output"))
+    if first.get("testtype") == "functional":
+        # LiveCodeBench writes each argument as JSON on a line of its own.
+        inputs = [[_json(line) for line in _stream(each, "input").split("\n")] for each in inputs]
+        outputs = [_json(each) for each in outputs]
+    name = first.get("fn_name") or metadata.get("func_name")
+    return {"inputs": inputs, "outputs": outputs, "fn_name": name}
+
+
+_LAYOUTS = (
+    ({"cases", "asserts"}, _ours),
+    ({"test_list"}, _mbpp),
+    ({"entry_point"}, _human_eval),
+    ({"input_output", "tests"}, _inputs_and_outputs),
+)
+"""Keys of which each has one at least, and what reads it."""
+
+
+def _call(arguments: Any, expected: Any) -> str:
+    if not isinstance(arguments, list):
+        raise ValueError(f"a function's input must be a list of arguments, got {arguments!r:.80}")
+    allowed = [expected]
+    if isinstance(expected, list) and expected:
+        allowed.append(expected[0])
+    return f"assert _plain(_called(*{arguments!r})) in {allowed!r}"
+
+
+def _stream(value: Any, what: str) -> str:
+    """What is read or printed: a text, or its lines."""
+    if isinstance(value, list) and all(isinstance(line, str) for line in value):
+        return "\n".join(value)
+    if not isinstance(value, str):
+        raise ValueError(f"a program's {what} must be a text, got {value!r:.80}")
+    return value
+
+
+def _name(value: Any) -> str:
+    # Methods are named as in Solution().name by some.
+    name = str(value).rpartition(".")[2]
+    if not name.isidentifier() or keyword.iskeyword(name):
+        raise ValueError(f"tests must name a function, got {value!r:.80}")
+    return name
+
+
+def _texts(value: Any, what: str) -> tuple[str, ...]:
+    if not isinstance(value, list) or not all(isinstance(each, str) for each in value):
+        raise ValueError(f"{what} must be texts of Python, got {value!r:.80}")
+    return tuple(value)
+
+
+def _python(setup: Any, reference: Any) -> tuple[str, tuple[str, ...]]:
+    references = () if reference is None else (reference,)
+    for text in (setup, *references):
+        if not isinstance(text, str):
+            raise ValueError(f"reference and setup must be Python code, got {text!r:.80}")
+    return setup, references
+
+
+def _json(value: Any) -> Any:
+    """Read what is JSON in a text; what is no text, or no JSON, is itself."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError):
+        return value
