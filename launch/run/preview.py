@@ -11,6 +11,7 @@ from launch.cli.visible import visible
 from launch.run.inputs import Prepared
 from launch.run.rewards import RESPONSE, score_responses
 from rollout.rewards.accepted import accepted
+from rollout.rewards.types import example_of
 from rollout.types import Prompt
 
 NUM_PROMPTS = 3
@@ -41,6 +42,8 @@ def _shown(prompt: Prompt, text: str) -> str:
 def _scored(config: RunConfig, prompt: Prompt) -> str:
     answer = accepted(prompt.answer)[0]
     texts = [writing.format(answer) for writing in WRITINGS]
+    if (example := example_of(config.reward)) and (text := example(prompt.answer)):
+        texts.append(text)
     found = score_responses(config, [(prompt, text) for text in (RESPONSE, *texts)])
     worth = [
         one.score.reward if one.status == RewardStatus.OK and one.score else float("-inf")

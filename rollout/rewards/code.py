@@ -99,6 +99,11 @@ class CodeReward:
             f"it or them, got {tests.references[0][:80]!r}"
         )
 
+    def example(self, answer: str) -> str:
+        """Return a response with the task's own reference, "" if there is none."""
+        references = self._tests(answer).references
+        return f"```python\n{references[0].strip()}\n```" if references else ""
+
     def _tests(self, answer: str) -> HiddenTests:
         tests = read_tests(answer)
         return tests if self.max_tests is None else tests.longest(self.max_tests)

@@ -47,6 +47,7 @@ class Reward(Protocol):
 
     It may have a method `check(answer)` as well, which raises a ValueError for an answer of the
     task that no response could ever be compared with, before anything is generated; a method
+    `example(answer)`, which returns a response that is right, or "", for previews; a method
     `load()`, called once in each process for what takes longer than a response may, such as reading
     a model; and `score` may have a parameter `columns` more, for the further columns of the task's
     row, see `Columns`.
@@ -70,6 +71,12 @@ def check_of(reward: object) -> Callable[[str], None] | None:
     """Return a reward's check of an answer; None if it has none and accepts every answer."""
     check: Callable[[str], None] | None = getattr(reward, "check", None)
     return check
+
+
+def example_of(reward: object) -> Callable[[str], str] | None:
+    """Return what writes a right response to an answer; None if a reward has nothing that does."""
+    example: Callable[[str], str] | None = getattr(reward, "example", None)
+    return example
 
 
 def load(reward: object) -> None:

@@ -43,3 +43,13 @@ def test_answers_that_the_reward_never_meets_are_told(read):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("launch.run.preview.WRITINGS", ("it is {}",))
         assert "no writing of prompt 0's own answer gets more" in preview(never)
+
+
+def test_what_the_reward_itself_holds_for_right_is_tried_too(read):
+    read_in = read({"prompt": "a1 b+2", "answer": "3"})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("launch.run.preview.WRITINGS", ("it is {}",))
+        patch.setattr("launch.run.preview.example_of", lambda reward: "so #### {}".format)
+        assert "reward: 'so #### 3' gets 1" in preview(read_in)
+        patch.setattr("launch.run.preview.example_of", lambda reward: lambda answer: "")
+        assert "no writing of prompt 0's own answer gets more" in preview(read_in)

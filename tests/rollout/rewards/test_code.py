@@ -248,6 +248,11 @@ def test_one_of_several_references_is_enough_and_none_is_where_they_are_not_chec
         CodeReward(references="unchecked").check("5")
 
 
+def test_the_reference_is_an_example_of_what_is_right():
+    assert FRACTION.score("", FRACTION.example(ADD), ADD).reward == 1.0
+    assert FRACTION.example('{"asserts": ["assert add(2, 3) == 5"]}') == ""
+
+
 def test_so_many_tests_are_used_as_are_asked_for():
     """Those with the longest input."""
     tests = [{"input": "1" * n, "output": str(n)} for n in (1, 3, 2)]
