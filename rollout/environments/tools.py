@@ -20,6 +20,8 @@ from rollout.tools.tool import Tool, observe, tools_by_name
 from rollout.tools.vllm_calls import VllmCalls
 from rollout.types import Prompt, Trajectory
 
+_ASKED_FOR = {"<function=": "qwen3_coder", "<arg_key>": "glm45", "<|tool>declaration:": "gemma4"}
+"""What chat templates that ask for calls in another form than JSON have, and a parser of that."""
 FindCalls = Callable[[str], Sequence[Call | BadCall]]
 """Calls in the text of a turn, in their order."""
 PLACES = ("template", "system", "none")
@@ -129,6 +131,13 @@ class ToolEnvironment:
                 f"{'system' if self.describe == 'template' else 'none and say it in the prompts'}, "
                 f"got {self.describe!r}"
             )
+        asked_for = [name for mark, name in _ASKED_FOR.items() if mark in telling.told()]
+        if asked_for and not self.parser:
+            raise ValueError(
+                "environment.parser must read the form in which the chat template of model.path "
+                f"asks for calls; set environment.parser={asked_for[0]}, or "
+                "environment.describe=system to ask for JSON, got ''"
+            )
         return telling
 
     def for_policy(self, tokenizer: Any, stopping: Stopping) -> TurnPlayer:
@@ -187,9 +196,15 @@ class TellingTokenizer:
 
     def tells(self, name: str) -> bool:
         """Whether a conversation that is rendered names a tool."""
+        return name in self.told()
+
+    def told(self) -> str:
+        """A conversation that is rendered; "" where the chat template refuses it."""
         question = [{"role": "user", "content": "question"}]
         try:
-            text = self.apply_chat_template(question, tokenize=False, add_generation_prompt=True)
+            text: str = self.apply_chat_template(
+                question, tokenize=False, add_generation_prompt=True
+            )
         except Exception:
-            return False
-        return name in text
+            return ""
+        return text

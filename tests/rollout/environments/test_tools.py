@@ -170,3 +170,16 @@ def test_prompts_tell_of_the_tools_or_the_template_is_refused(template, describe
 def test_bad_settings_are_refused(settings, said):
     with pytest.raises(ValueError, match=said):
         ToolEnvironment(**({"tools": [Times()]} | settings))
+
+
+def test_a_template_that_asks_for_calls_in_another_form_needs_its_parser(tokenizer):
+    asking = copy.deepcopy(tokenizer)
+    asking.chat_template = (
+        "{% for tool in tools %}{{ tool | tojson }}{% endfor %}{% if tools %}To call one, write "
+        "<tool_call><function=NAME>...{% endif %}" + tokenizer.chat_template
+    )
+    with pytest.raises(ValueError, match=r"environment\.parser must .* environment\.parser=qwen3_"):
+        ToolEnvironment([Times()]).prompt_tokenizer(asking)
+    for settings in ({"parser": "qwen3_coder"}, {"describe": "none"}):
+        environment = ToolEnvironment([Times()], **settings)
+        assert environment.prompt_tokenizer(asking) is not None
