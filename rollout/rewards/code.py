@@ -109,6 +109,7 @@ class CodeReward:
         return tests if self.max_tests is None else tests.longest(self.max_tests)
 
     def _passed(self, code: str, tests: HiddenTests) -> int:
+        code = f"{tests.prelude}\n{code}" if tests.prelude else code
         end = time.monotonic() + self.seconds
         passed = 0
         for number, (stdin, expected) in enumerate(tests.cases):

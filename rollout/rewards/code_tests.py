@@ -22,6 +22,19 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
+_IMPORTED = """
+import bisect, collections, copy, functools, heapq, itertools
+import math, operator, random, re, string, sys
+from bisect import *
+from collections import *
+from functools import *
+from heapq import *
+from itertools import *
+from math import *
+from typing import *
+from builtins import *
+"""
+"""What judges of functions import before the code; starter code leans on it."""
 _FUNCTION = """
 try:
     _called = {name}
@@ -51,6 +64,8 @@ class HiddenTests:
     """Python that is run before each of `asserts`."""
     references: tuple[str, ...]
     """Code that is said to pass."""
+    prelude: str = ""
+    """Python that comes before the code, where the task's own judge has it there."""
 
     @property
     def count(self) -> int:
@@ -92,11 +107,18 @@ def read_tests(answer: str) -> HiddenTests:
     if not tests.count:
         raise ValueError(f"reward=code needs a test or more, got {answer[:80]!r}")
     for text in (tests.setup, *tests.asserts):
-        try:
-            compile(text, "tests.py", "exec", dont_inherit=True)
-        except (SyntaxError, ValueError) as error:
-            raise ValueError(f"asserts must be Python ({error}), got {text[:80]!r}") from None
+        if fault := _fault(text):
+            raise ValueError(f"asserts must be Python ({fault}), got {text[:80]!r}")
     return tests
+
+
+def _fault(code: str) -> str:
+    """Why a text is no Python, "" if it is; nothing is run."""
+    try:
+        compile(code, "tests.py", "exec", dont_inherit=True)
+    except (SyntaxError, ValueError) as error:
+        return str(error)
+    return ""
 
 
 def _ours(given: Mapping[str, Any]) -> HiddenTests:
@@ -131,8 +153,11 @@ def _mbpp(given: Mapping[str, Any]) -> HiddenTests:
 def _human_eval(given: Mapping[str, Any]) -> HiddenTests:
     name = _name(given.get("entry_point"))
     solution = given.get("canonical_solution")
-    reference = None if solution is None else f"{given.get('prompt', '')}{solution}"
-    return HiddenTests((), (f"check({name})",), *_python(given.get("test"), reference))
+    # Its imports and helpers, and the function, which the response defines anew.
+    prompt = given.get("prompt", "")
+    reference = None if solution is None else f"{prompt}{solution}"
+    tests = HiddenTests((), (f"check({name})",), *_python(given.get("test"), reference))
+    return replace(tests, prelude="" if _fault(prompt) else prompt)
 
 
 def _inputs_and_outputs(given: Mapping[str, Any]) -> HiddenTests:
@@ -152,7 +177,8 @@ def _inputs_and_outputs(given: Mapping[str, Any]) -> HiddenTests:
         cases = ((_stream(read, "input"), _stream(told, "output")) for read, told in pairs)
         return HiddenTests(tuple(cases), (), "", references)
     asserts = tuple(_call(arguments, expected) for arguments, expected in pairs)
-    return HiddenTests((), asserts, _FUNCTION.format(name=_name(name)), references)
+    setup = _FUNCTION.format(name=_name(name))
+    return HiddenTests((), asserts, setup, references, _IMPORTED)
 
 
 def _joined(tests: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

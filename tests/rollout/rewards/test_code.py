@@ -272,6 +272,8 @@ def test_functions_and_methods_are_called_with_inputs():
     method = "class Solution:\n    def halves(self, n): return [n // 2, n // 2]"
     assert passed(method, answer) == 0.5
     assert passed("def other(n): return n", answer) == 0.0
+    hinted = "def halves(n: Optional[int]): return floor(n / 2), ceil(n / pow(2, 1, 5))"
+    assert passed(hinted, answer) == 1.0
 
 
 def test_scripted_responses_go_through_the_pool():

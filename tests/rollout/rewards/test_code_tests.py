@@ -26,13 +26,12 @@ def test_asserts_come_as_this_project_or_mbpp_has_them():
 
 def test_human_eval_checks_the_function_that_its_prompt_begins():
     test = "def check(candidate):\n    assert candidate(2) == 4\n"
-    found = read(
-        task_id="HumanEval/0", prompt="def double(n):\n", entry_point="double", test=test,
-        canonical_solution="    return 2 * n\n",
-    )  # fmt: skip
-    assert found == HiddenTests(
-        (), ("check(double)",), test, ("def double(n):\n    return 2 * n\n",)
-    )
+    prompt = 'import math\n\ndef double(n):\n    """Twice."""\n'
+    row = {"entry_point": "double", "test": test, "canonical_solution": "    return 2 * n\n"}
+    found = read(task_id="HumanEval/0", prompt=prompt, **row)
+    expected = HiddenTests((), ("check(double)",), test, (f"{prompt}    return 2 * n\n",), prompt)
+    assert found == expected
+    assert read(prompt="def double(n):\n", **row).prelude == ""
 
 
 @pytest.mark.parametrize(
@@ -97,6 +96,7 @@ def verdicts(found, **names):
 def test_functions_and_methods_are_called_with_arguments(tests):
     found = read(tests=tests)
     assert not found.cases
+    exec(found.prelude + "\ndef f(values: List[int]) -> int: return gcd(*values)", {})
 
     def add(a, b):
         return a + b
