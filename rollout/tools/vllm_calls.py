@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,8 @@ class VllmCalls:
     """
 
     def __init__(self, name: str, tokenizer: Any, schemas: Sequence[Mapping[str, Any]]) -> None:
+        # That Triton computes nothing on CPUs is of no interest where nothing is computed.
+        logging.getLogger("vllm.triton_utils").setLevel(logging.ERROR)
         # Some seconds, for those who want it.
         from vllm.entrypoints.openai.chat_completion.protocol import (
             ChatCompletionRequest,
