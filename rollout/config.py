@@ -13,6 +13,37 @@ one weight more. vLLM would take four times as much."""
 ADAPTER_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """Ranks that vLLM makes room for; an adapter of a smaller one fits."""
 
+SET_BY = {
+    **{"model": "model.path", "tokenizer": "model.path", "dtype": "model.dtype"},
+    **{"max_model_len": "model.max_model_len", "seed": "seed"},
+    "tensor_parallel_size": "resources.tensor_parallel_size",
+    "enable_sleep_mode": "resources.engines_sleep",
+    **{
+        name: f"rollout.engine.{name}"
+        for name in (
+            *("max_num_seqs", "max_num_batched_tokens", "enforce_eager"),
+            "gpu_memory_utilization",
+        )
+    },
+    "enable_prefix_caching": "rollout.engine.prefix_caching",
+    "kv_cache_memory_bytes": "rollout.engine.kv_cache_gib",
+    **dict.fromkeys(("enable_lora", "max_loras", "max_lora_rank"), "learner.lora"),
+    **dict.fromkeys(("logprobs_mode", "generation_config"), "what the learner computes"),
+    **dict.fromkeys(("weight_transfer_config", "hf_overrides"), "how weights are sent"),
+    **dict.fromkeys(
+        (
+            *("distributed_executor_backend", "data_parallel_size", "pipeline_parallel_size"),
+            "worker_cls",
+        ),
+        "how engines are placed",
+    ),
+    **dict.fromkeys(
+        ("trust_remote_code", "load_format"), "the rule that no model brings code or pickles"
+    ),
+    "disable_log_stats": "where metrics are read",
+}
+"""Arguments of vLLM that are set already, and by what."""
+
 
 @dataclass(kw_only=True, slots=True)
 class EngineConfig:
@@ -34,7 +65,18 @@ class EngineConfig:
     """CPU threads of the engine worker; no effect on GPUs. Its main thread stays on as many cores
     that no other engine uses, if there are such, for as long as it gets them (`rollout.cores`)."""
 
+    vllm: dict[str, Any] = field(default_factory=dict)
+    """Further arguments of vLLM's `AsyncEngineArgs`, e.g. {kv_cache_dtype: fp8}; those that follow
+    from settings here are refused. Parity judges the log-probabilities that come of them, and the
+    plan of memory knows nothing of them."""
+
     def __post_init__(self) -> None:
+        for name, what in SET_BY.items():
+            if name in self.vllm:
+                raise ValueError(
+                    f"rollout.engine.vllm.{name} must not be set: it follows from {what}; "
+                    f"got {self.vllm[name]!r}"
+                )
         ranges = {
             "max_num_seqs": count(1e6),
             "max_num_batched_tokens": count(1e8),

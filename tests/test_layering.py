@@ -28,6 +28,7 @@ SHELLS = {
     "rollout/gloo_transfer.py": {"torch", "vllm"},
     "rollout/ipc_transfer.py": {"torch", "vllm"},
     "rollout/nccl_transfer.py": {"torch", "vllm"},
+    "rollout/engines/arguments.py": {"vllm"},
     "rollout/reloading.py": {"torch", "vllm"},
     "rollout/rendezvous.py": {"torch"},
     "rollout/tools/vllm_calls.py": {"vllm"},

@@ -57,19 +57,22 @@ def make_pool(
         if index < layout.num_shared:
             share = run.resources.engine_memory_share
             engine = replace(engine, gpu_memory_utilization=share)
-        arguments = engine_arguments(
-            engine,
-            model_path=run.model.path,
-            dtype=run.model.dtype,
-            float32_head=run.model.float32_head,
-            max_model_len=run.model.max_model_len,
-            tensor_parallel_size=run.resources.tensor_parallel_size,
-            on_gpu=on_gpu,
-            weight_backend=layout.weight_backend if receives_weights else None,
-            adapter_rank=adapter_rank,
-            sleeps=run.resources.engines_sleep and layout.num_learners > 0,
-            seed=seed + index,
-        )
+        try:
+            arguments = engine_arguments(
+                engine,
+                model_path=run.model.path,
+                dtype=run.model.dtype,
+                float32_head=run.model.float32_head,
+                max_model_len=run.model.max_model_len,
+                tensor_parallel_size=run.resources.tensor_parallel_size,
+                on_gpu=on_gpu,
+                weight_backend=layout.weight_backend if receives_weights else None,
+                adapter_rank=adapter_rank,
+                sleeps=run.resources.engines_sleep and layout.num_learners > 0,
+                seed=seed + index,
+            )
+        except ValueError as error:
+            raise UserError(str(error)) from error
         options = placement.engine_options(index, run.resources.engine_cpus)
         # The engine runs hundreds of requests at once, each waiting in a coroutine of its own.
         actor = ray.remote(RolloutActor).options(

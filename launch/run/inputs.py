@@ -30,6 +30,8 @@ from launch.run.model_folder import check_vocabulary, check_weights, read_settin
 from launch.run.resume import about, changes, check_goes_on, check_stays, find_checkpoint
 from launch.run.rewards import try_rewards
 from learner.architecture import check_architecture, check_token_ids
+from rollout.config import EngineConfig
+from rollout.engines.arguments import check_names
 from rollout.engines.versions import check_vllm
 from rollout.environments import for_policy, prompt_tokenizer
 from rollout.own_code import PROJECT
@@ -108,7 +110,7 @@ def read_inputs(composed: DictConfig) -> Prepared:
     """
     config: RunConfig = _build(composed)
     require_token(config.loop.push_to_hub)
-    check_model(config.model.path, trained=True)
+    check_model(config.model.path, config.rollout.engine, trained=True)
     compute_of(config)
     tokenizer = load_tokenizer(config.model.path)
     asking = check_environment(config, tokenizer)
@@ -182,7 +184,7 @@ def prepare_evaluation(composed: DictConfig) -> tuple[EvaluateConfig, Sets]:
         UserError: With one sentence on what to change.
     """
     config: EvaluateConfig = _build(composed)
-    check_model(config.model.path, trained=False)
+    check_model(config.model.path, config.rollout.engine, trained=False)
     sets = load_sets(config, check_environment(config, load_tokenizer(config.model.path)))
     check_tokens(config.model.path, sets.values())
     try_rewards(config, sets[HELD_OUT][0], sets)
@@ -250,7 +252,7 @@ def check_context(path: str, max_model_len: int) -> None:
         )
 
 
-def check_model(path: str, *, trained: bool) -> None:
+def check_model(path: str, engine: EngineConfig, *, trained: bool) -> None:
     """Refuse what learners, or the engines that are installed, could not load or would get wrong.
 
     Raises:
@@ -258,6 +260,7 @@ def check_model(path: str, *, trained: bool) -> None:
     """
     try:
         check_vllm()
+        check_names(engine.vllm)
         check_architecture(path, trained=trained)
     except ValueError as error:
         raise UserError(str(error)) from error

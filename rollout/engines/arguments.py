@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import fields
+from difflib import get_close_matches
 from typing import Any
 
 from rollout.config import ADAPTER_RANKS, EngineConfig
@@ -51,6 +53,9 @@ def engine_arguments(
             `ADAPTER_RANKS`; 0 for none.
         sleeps: Whether it gives its memory back at times.
         seed: Seed of requests that carry none.
+
+    Raises:
+        ValueError: If `config.vllm` has one that is set here.
     """
     arguments: dict[str, Any] = {
         "model": model_path,
@@ -79,7 +84,37 @@ def engine_arguments(
     if adapter_rank:
         largest = next(rank for rank in ADAPTER_RANKS if rank >= adapter_rank)
         arguments |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": largest}
-    return arguments | ({"hf_overrides": overrides} if overrides else {})
+    arguments |= {"hf_overrides": overrides} if overrides else {}
+    for name in config.vllm:
+        if name in arguments:
+            raise ValueError(
+                f"rollout.engine.vllm.{name} must not be set where engines run on "
+                f"{'GPUs' if on_gpu else 'CPUs'}, where it is {arguments[name]!r}; "
+                f"got {config.vllm[name]!r}"
+            )
+    return arguments | config.vllm
+
+
+def check_names(names: Collection[str]) -> None:
+    """Refuse arguments of vLLM's engine that it does not have.
+
+    Raises:
+        ValueError: In one sentence that begins with "rollout.engine.vllm".
+    """
+    if not names:
+        return
+    # Some seconds, for those who want it.
+    from vllm.engine.arg_utils import AsyncEngineArgs
+
+    known = [each.name for each in fields(AsyncEngineArgs)]
+    for name in names:
+        if name not in known:
+            near = get_close_matches(name, known, 1)
+            meant = f"; did you mean {near[0]}?" if near else ""
+            raise ValueError(
+                "rollout.engine.vllm must have arguments of vLLM's AsyncEngineArgs, "
+                f"got {name!r}{meant}"
+            )
 
 
 def stop_arguments(stopping: Stopping) -> dict[str, Any]:

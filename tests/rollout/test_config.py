@@ -71,3 +71,21 @@ def test_time_outs_in_a_row_end_scoring_within_half_a_tickets_deadline(settings,
 def test_a_reward_that_may_crash_for_all_may_end_its_process_for_all():
     assert RolloutConfig(reward_max_crashed_share=1.0).reward_max_dead_in_a_row is None
     assert RolloutConfig().reward_max_dead_in_a_row > 8
+
+
+@pytest.mark.parametrize(
+    ("name", "what"),
+    [
+        ("model", "model.path"),
+        ("tensor_parallel_size", "resources.tensor_parallel_size"),
+        ("max_num_seqs", "rollout.engine.max_num_seqs"),
+        ("trust_remote_code", "the rule that no model brings code or pickles"),
+        ("logprobs_mode", "what the learner computes"),
+    ],
+)
+def test_arguments_of_vllm_that_follow_from_settings_are_refused(name, what):
+    with pytest.raises(
+        ValueError, match=rf"^rollout\.engine\.vllm\.{name} must .* follows from {what}; got 1$"
+    ):
+        EngineConfig(vllm={name: 1})
+    assert EngineConfig(vllm={"kv_cache_dtype": "fp8"}).vllm == {"kv_cache_dtype": "fp8"}

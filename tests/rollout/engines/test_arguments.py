@@ -5,8 +5,14 @@ from typing import get_args
 
 import pytest
 
-from rollout.config import EngineConfig
-from rollout.engines.arguments import CPU_HEAD_SIZES, check_heads, engine_arguments, on_cpu
+from rollout.config import SET_BY, EngineConfig
+from rollout.engines.arguments import (
+    CPU_HEAD_SIZES,
+    check_heads,
+    check_names,
+    engine_arguments,
+    on_cpu,
+)
 
 
 def arguments(**changes: object) -> dict[str, object]:
@@ -19,7 +25,8 @@ def arguments(**changes: object) -> dict[str, object]:
         "on_gpu": False,
         "seed": 0,
     }
-    return engine_arguments(EngineConfig(), **(settings | changes))
+    config = changes.pop("config", EngineConfig())
+    return engine_arguments(config, **(settings | changes))
 
 
 @pytest.mark.parametrize("weight_backend", [None, "gloo", "nccl"])
@@ -43,6 +50,29 @@ def test_short_prompts_can_be_cached_on_cpus_too() -> None:
         float32_head=False, max_model_len=64, tensor_parallel_size=1, on_gpu=False, seed=0,
     )  # fmt: skip
     assert "block_size" not in without
+
+
+def test_further_arguments_of_vllm_are_passed_on() -> None:
+    config = EngineConfig(vllm={"kv_cache_dtype": "fp8", "block_size": 64})
+    found = arguments(config=config, on_gpu=True)
+    assert (found["kv_cache_dtype"], found["block_size"]) == ("fp8", 64)
+    with pytest.raises(
+        ValueError, match=r"^rollout\.engine\.vllm\.block_size .* CPUs.* 32; got 64"
+    ):
+        arguments(config=config)
+
+
+def test_whatever_an_engine_is_asked_for_is_an_argument_of_vllms() -> None:
+    full = arguments(on_gpu=True, weight_backend="nccl", adapter_rank=8, float32_head=True)
+    check_names([*arguments(), *full, *SET_BY])
+    check_names(["kv_cache_dtype"])
+    check_names([])
+    with pytest.raises(
+        ValueError, match=r"AsyncEngineArgs, got 'kv_cache_type'; did you mean kv_cache_dtype\?"
+    ):
+        check_names(["kv_cache_type"])
+    # Nobody can set those that are set here.
+    assert set(full) <= set(SET_BY)
 
 
 def test_the_workers_of_an_engine_are_processes_of_its_actor() -> None:
