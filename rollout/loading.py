@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import logging
 import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -64,3 +65,8 @@ def begin_loading(load: Callable[[], Result]) -> Future[Result]:
         return pool.submit(quickly)
     finally:
         pool.shutdown(wait=False)
+
+
+def expect_no_triton() -> None:
+    """Keep vLLM's word out that Triton computes nothing on CPUs, where nothing is computed."""
+    logging.getLogger("vllm.triton_utils").setLevel(logging.ERROR)

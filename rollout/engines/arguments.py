@@ -8,6 +8,7 @@ from difflib import get_close_matches
 from typing import Any
 
 from rollout.config import ADAPTER_RANKS, EngineConfig
+from rollout.loading import expect_no_triton
 from rollout.stopping import Stopping
 
 CPU_KV_CACHE_GIB = 4.0
@@ -103,6 +104,7 @@ def check_names(names: Collection[str]) -> None:
     """
     if not names:
         return
+    expect_no_triton()
     # Some seconds, for those who want it.
     from vllm.engine.arg_utils import AsyncEngineArgs
 

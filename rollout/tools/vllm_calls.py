@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from rollout.loading import expect_no_triton
 from rollout.tools.calls import BadCall, Call, as_call, said_of
 
 
@@ -23,8 +23,7 @@ class VllmCalls:
     """
 
     def __init__(self, name: str, tokenizer: Any, schemas: Sequence[Mapping[str, Any]]) -> None:
-        # That Triton computes nothing on CPUs is of no interest where nothing is computed.
-        logging.getLogger("vllm.triton_utils").setLevel(logging.ERROR)
+        expect_no_triton()
         # Some seconds, for those who want it.
         from vllm.entrypoints.openai.chat_completion.protocol import (
             ChatCompletionRequest,
