@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from conf.checks import require, require_name, require_plug
-from cost.ranges import amount, count, positive, require_ranges
+from cost.ranges import Range, amount, count, positive, require_ranges
 from rollout.rewards.by_set import RewardBySet
 from rollout.rewards.types import Reward
 from rollout.tasks.prompts import Task
@@ -35,6 +35,10 @@ class EvaluationConfig:
     """Give pass@k for these k too, each in [1, num_samples]."""
     temperature: float = 1.0
     """Sampling temperature, positive."""
+    top_p: float = 1.0
+    """Draw among the likeliest tokens that together have this probability, in (0, 1]."""
+    top_k: int = 0
+    """Draw among so many of the likeliest tokens; 0 for all."""
     greedy: bool = True
     """Also take one greedy response per prompt."""
     before: bool = True
@@ -59,6 +63,8 @@ class EvaluationConfig:
         ranges = {
             "num_samples": count(100_000),
             "temperature": positive(100),
+            "top_p": Range(0, 1, above=True),
+            "top_k": amount(1e9),
             "every": amount(),
         }
         require_ranges("evaluation.", self, ranges)

@@ -38,7 +38,15 @@ from rollout.rewards.pool import RewardPool, ScoredResponse
 from rollout.rewards.types import Score
 from rollout.shaping import shape_rewards
 from rollout.stopping import stopping_of
-from rollout.types import Completion, Group, LogprobArray, Prompt, TokenArray, Trajectory
+from rollout.types import (
+    Completion,
+    Group,
+    LogprobArray,
+    Prompt,
+    Sampling,
+    TokenArray,
+    Trajectory,
+)
 
 LEAVE_SECONDS = 60.0
 """Longest wait for an engine to leave a transfer group. Over NCCL one that waits for weights of
@@ -172,8 +180,8 @@ class RolloutActor:
         """Make the group of one ticket and report it to the scheduler that asked for it."""
         # The actor may change over to another run meanwhile, whose tickets have the same numbers.
         scheduler, seed = self._scheduler, self._seed
-        temperature = self._config.temperature * ticket.temperature_factor
-        group = await self._sample(ticket, prompt, temperature, self._config.branching)
+        sampling = Sampling(self._config.temperature * ticket.temperature_factor)
+        group = await self._sample(ticket, prompt, sampling, self._config.branching)
         group = shape_rewards(group, self._config.overlong)
         if self._config.permute_rewards:
             group = permute_rewards(group, seed)
@@ -181,12 +189,12 @@ class RolloutActor:
         await scheduler.observe.remote(report)
         return report, group
 
-    async def evaluate(self, ticket: Ticket, prompt: Prompt, temperature: float) -> LengthReport:
-        """Make and score a group that nobody learns from; temperature 0 is greedy.
+    async def evaluate(self, ticket: Ticket, prompt: Prompt, sampling: Sampling) -> LengthReport:
+        """Make and score a group that nobody learns from.
 
         Rewards are not shaped: an evaluation measures what the reward plug says.
         """
-        group = await self._sample(ticket, prompt, temperature)
+        group = await self._sample(ticket, prompt, sampling)
         return make_report(ticket, prompt, group)
 
     async def progress(self, known: int, patience_seconds: float) -> tuple[int, dict[Key, int]]:
@@ -209,7 +217,7 @@ class RolloutActor:
                 self._engine.generate(
                     ids,
                     max_tokens=max_tokens,
-                    temperature=self._config.temperature,
+                    sampling=Sampling(self._config.temperature),
                     seed=seed * len(token_ids) + i,
                 )
                 for i, ids in enumerate(token_ids)
@@ -232,21 +240,21 @@ class RolloutActor:
         )
 
     async def _sample(
-        self, ticket: Ticket, prompt: Prompt, temperature: float, branching: Any = None
+        self, ticket: Ticket, prompt: Prompt, sampling: Sampling, branching: Any = None
     ) -> Group:
         began = time.monotonic()
         with self._attempts.attempt((ticket.ticket_id, ticket.attempt)) as done:
             if branching is not None and isinstance(self._environment, TurnPlayer):
-                trajectories = await self._branch(branching, ticket, prompt, temperature, done)
+                trajectories = await self._branch(branching, ticket, prompt, sampling, done)
             else:
-                trajectories = await self._play_all(ticket, prompt, temperature, done)
+                trajectories = await self._play_all(ticket, prompt, sampling, done)
             return await self._scored(ticket, prompt, trajectories, began)
 
     async def _play_all(
-        self, ticket: Ticket, prompt: Prompt, temperature: float, done: Callable[[], None]
+        self, ticket: Ticket, prompt: Prompt, sampling: Sampling, done: Callable[[], None]
     ) -> list[Trajectory]:
         plays = [
-            asyncio.ensure_future(self._play(ticket, prompt, temperature, j))
+            asyncio.ensure_future(self._play(ticket, prompt, sampling, j))
             for j in range(ticket.num_samples)
         ]
         for play in plays:
@@ -263,13 +271,13 @@ class RolloutActor:
         rule: Any,
         ticket: Ticket,
         prompt: Prompt,
-        temperature: float,
+        sampling: Sampling,
         done: Callable[[], None],
     ) -> list[Trajectory]:
         async def play(position: int, start: Any, nodes: list[Any]) -> Trajectory:
             try:
                 return checked_play(
-                    await self._play(ticket, prompt, temperature, position, start, nodes)
+                    await self._play(ticket, prompt, sampling, position, start, nodes)
                 )
             finally:
                 done()
@@ -307,7 +315,7 @@ class RolloutActor:
         self,
         ticket: Ticket,
         prompt: Prompt,
-        temperature: float,
+        sampling: Sampling,
         position: int,
         start: Any = None,
         nodes: list[Any] | None = None,
@@ -320,7 +328,7 @@ class RolloutActor:
                 seed = request_seed(self._seed, ticket.ticket_id, position, next(turns))
             with at_engine():
                 return await self._engine.generate(
-                    token_ids, max_tokens=max_tokens, temperature=temperature, seed=seed
+                    token_ids, max_tokens=max_tokens, sampling=sampling, seed=seed
                 )
 
         async with between_calls(self._config.environment_timeout_seconds) as at_engine:

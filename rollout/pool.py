@@ -30,7 +30,7 @@ from rollout.progress import Key
 from rollout.replacing import Actors
 from rollout.reporting import empty_report
 from rollout.silence import SilenceLimit
-from rollout.types import GroupRef, Prompt
+from rollout.types import GroupRef, Prompt, Sampling
 
 log = logging.getLogger(__name__)
 LONGEST_PATIENCE_SECONDS = 10.0
@@ -142,9 +142,9 @@ class RolloutPool:
             return GroupRef(report=report, data=None)
         return GroupRef(*answer)
 
-    async def evaluate(self, ticket: Ticket, prompt: Prompt, temperature: float) -> LengthReport:
+    async def evaluate(self, ticket: Ticket, prompt: Prompt, sampling: Sampling) -> LengthReport:
         """Score one prompt's responses without anyone learning from them."""
-        answer = await self._retry(ticket, _ask_report, prompt, temperature)
+        answer = await self._retry(ticket, _ask_report, prompt, sampling)
         return answer[0] if answer is not None else empty_report(ticket, prompt)
 
     async def _retry(
@@ -271,9 +271,9 @@ def _ask_group(handle: Any, ticket: Ticket, prompt: Prompt) -> tuple[Any, Any]:
 
 
 def _ask_report(
-    handle: Any, ticket: Ticket, prompt: Prompt, temperature: float
+    handle: Any, ticket: Ticket, prompt: Prompt, sampling: Sampling
 ) -> tuple[Any, None]:
-    return handle.evaluate.remote(ticket, prompt, temperature), None
+    return handle.evaluate.remote(ticket, prompt, sampling), None
 
 
 def _is_engine_death(error: RayTaskError) -> bool:

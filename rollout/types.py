@@ -67,6 +67,21 @@ class VersionSpan:
 
 
 @dataclass(frozen=True, slots=True)
+class Sampling:
+    """How tokens are drawn.
+
+    Example: Sampling(temperature=0.6, top_p=0.95).
+    """
+
+    temperature: float
+    """At least 0; 0 is greedy."""
+    top_p: float = 1.0
+    """Draw among the likeliest tokens that together have this probability, in (0, 1]."""
+    top_k: int = 0
+    """Draw among so many of the likeliest tokens; 0 for all."""
+
+
+@dataclass(frozen=True, slots=True)
 class Completion:
     """One engine call's output.
 

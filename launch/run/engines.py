@@ -20,7 +20,7 @@ from rollout.engines.arguments import check_heads, engine_arguments
 from rollout.engines.versions import check_vllm_on_cpus
 from rollout.joining import Room
 from rollout.pool import RolloutPool
-from rollout.types import Prompt
+from rollout.types import Prompt, Sampling
 
 
 def make_pool(
@@ -109,7 +109,7 @@ def _room(
 class Engines(Protocol):
     """What answers prompts outside any training; see `rollout.pool.RolloutPool.evaluate`."""
 
-    async def evaluate(self, ticket: Ticket, prompt: Prompt, temperature: float) -> LengthReport:
+    async def evaluate(self, ticket: Ticket, prompt: Prompt, sampling: Sampling) -> LengthReport:
         """Return the report of one ticket."""
 
 
@@ -118,7 +118,7 @@ async def ask(
     prompts: Sequence[Prompt],
     *,
     num_samples: int,
-    temperature: float,
+    sampling: Sampling,
     max_tokens: int,
 ) -> list[LengthReport]:
     """Sample and score prompts outside any training, and return one report per prompt, in order.
@@ -127,18 +127,18 @@ async def ask(
         rollouts: Started engines.
         prompts: [N] the prompts to ask.
         num_samples: How often each prompt is asked.
-        temperature: Sampling temperature; 0 is greedy.
+        sampling: How their tokens are drawn.
         max_tokens: Tokens of the longest response.
     """
     # Ids from the top of the range keep evaluation seeds apart from those of training tickets.
-    first = 2**62 + (2**61 if temperature == 0 else 0)
+    first = 2**62 + (2**61 if sampling.temperature == 0 else 0)
     tickets = [
         Ticket(first + i, prompt.index, num_samples, 1.0, 1.0, max_tokens)
         for i, prompt in enumerate(prompts)
     ]
     return await asyncio.gather(
         *(
-            rollouts.evaluate(ticket, prompt, temperature)
+            rollouts.evaluate(ticket, prompt, sampling)
             for ticket, prompt in zip(tickets, prompts, strict=True)
         )
     )

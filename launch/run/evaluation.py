@@ -22,7 +22,9 @@ from launch.run.node_checks import NodeChecks
 from launch.run.placement import reserve
 from launch.run.remote import Watch
 from rollout.pool import RolloutPool
-from rollout.types import Prompt
+from rollout.types import Prompt, Sampling
+
+GREEDY = Sampling(temperature=0.0)
 
 
 async def evaluate(config: EvaluateConfig, sets: Sets) -> Evaluation:
@@ -88,7 +90,7 @@ async def measure(
     Args:
         rollouts: Started engines.
         sets: The prompts, by name of the set.
-        settings: Says how many responses a prompt gets, at which temperature, and each k.
+        settings: Says how many responses a prompt gets, how they are drawn, and each k.
         max_tokens: Tokens of the longest response.
         greedy: Whether to take a greedy response per prompt too.
         version: Returns the version that the engines hold when it is called.
@@ -96,16 +98,15 @@ async def measure(
         quiet: Whether to show nothing.
     """
     began, first = time.monotonic(), version()
+    sampling = Sampling(settings.temperature, settings.top_p, settings.top_k)
     pass_at = sorted({1, *settings.pass_at, settings.num_samples})
     num_prompts = sum(map(len, sets.values()))
     total = num_prompts * (settings.num_samples + greedy)
     name = f"{label}: evaluation" if label else "evaluation"
     with Counter(name, total, "responses", quiet=quiet) as counter:
         counted = _Counted(rollouts, counter)
-        sampled = await _ask_all(
-            counted, sets, settings.num_samples, settings.temperature, max_tokens, pass_at
-        )
-        best = await _ask_all(counted, sets, 1, 0.0, max_tokens, [1]) if greedy else None
+        sampled = await _ask_all(counted, sets, settings.num_samples, sampling, max_tokens, pass_at)
+        best = await _ask_all(counted, sets, 1, GREEDY, max_tokens, [1]) if greedy else None
     return Evaluation(
         first, version(), settings.num_samples, time.monotonic() - began, sampled, best
     )
@@ -119,8 +120,8 @@ class _Counted:
     counter: Counter
     done: int = 0
 
-    async def evaluate(self, ticket: Ticket, prompt: Prompt, temperature: float) -> LengthReport:
-        report = await self.rollouts.evaluate(ticket, prompt, temperature)
+    async def evaluate(self, ticket: Ticket, prompt: Prompt, sampling: Sampling) -> LengthReport:
+        report = await self.rollouts.evaluate(ticket, prompt, sampling)
         self.done += ticket.num_samples
         self.counter.to(self.done)
         return report
@@ -130,7 +131,7 @@ async def _ask_all(
     rollouts: _Counted,
     sets: Sets,
     num_samples: int,
-    temperature: float,
+    sampling: Sampling,
     max_tokens: int,
     pass_at: Sequence[int],
 ) -> dict[str, SetResult]:
@@ -141,7 +142,7 @@ async def _ask_all(
             rollouts,
             [replace(prompt, index=index) for index, prompt in enumerate(every)],
             num_samples=num_samples,
-            temperature=temperature,
+            sampling=sampling,
             max_tokens=max_tokens,
         )
     )

@@ -23,7 +23,7 @@ from rollout.engines.sleeping import Sleep
 from rollout.loading import loading, without_unused
 from rollout.progress import Watch
 from rollout.stopping import Stopping
-from rollout.types import Completion, LogprobArray, TokenArray, VersionSpan
+from rollout.types import Completion, LogprobArray, Sampling, TokenArray, VersionSpan
 
 
 class VLLMEngine:
@@ -65,19 +65,22 @@ class VLLMEngine:
         token_ids = np.arange(8, dtype=np.int32) % 8 + 1
         self._watch.paused = True
         await asyncio.gather(
-            *(self.generate(token_ids, max_tokens=4, temperature=1.0, seed=i) for i in range(4))
+            *(
+                self.generate(token_ids, max_tokens=4, sampling=Sampling(1.0), seed=i)
+                for i in range(4)
+            )
         )
         self._watch.paused = False
 
     async def generate(
-        self, token_ids: TokenArray, *, max_tokens: int, temperature: float, seed: int | None
+        self, token_ids: TokenArray, *, max_tokens: int, sampling: Sampling, seed: int | None
     ) -> Completion:
         """Complete one prompt, and return the tokens with their log-probabilities and versions.
 
         Args:
             token_ids: [T_prompt] int32.
             max_tokens: Largest number of new tokens, at least 1.
-            temperature: 0 is greedy.
+            sampling: How tokens are drawn.
             seed: Seed of this request; None takes the engine's stream.
 
         Raises:
@@ -89,7 +92,9 @@ class VLLMEngine:
 
         self._num_requests += 1
         parameters = SamplingParams(
-            temperature=temperature,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            top_k=sampling.top_k,
             max_tokens=max_tokens,
             seed=seed,
             logprobs=0,

@@ -22,7 +22,7 @@ from rollout.environments.bridge import Bridge
 from rollout.environments.turns import End, Reply, TurnEnvironment, TurnPlayer
 from rollout.rewards.pool import ScoredResponse
 from rollout.stopping import Stopping
-from rollout.types import Completion, VersionSpan
+from rollout.types import Completion, Sampling, VersionSpan
 from tests.rollout.groups import PROMPT, TICKET, make_group, make_trajectory
 
 
@@ -46,8 +46,8 @@ class FakeEngine:
     def __init__(self):
         self.requests = []
 
-    async def generate(self, token_ids, *, max_tokens, temperature, seed):
-        self.requests.append((max_tokens, temperature, seed))
+    async def generate(self, token_ids, *, max_tokens, sampling, seed):
+        self.requests.append((max_tokens, sampling, seed))
         one = np.ones(1, np.int32)
         return Completion(one, np.zeros(1, np.float32), "stop", (VersionSpan(0, 1, 0),), 0)
 
@@ -82,9 +82,9 @@ def sampled_at():
 
 def test_an_exploring_ticket_is_sampled_at_its_temperature_and_others_at_the_run_s(sampled_at):
     plain = sampled_at(TICKET)
-    assert [(tokens, temperature) for tokens, temperature, _ in plain] == [(16, 0.7)] * 3
+    assert [(tokens, sampling) for tokens, sampling, _ in plain] == [(16, Sampling(0.7))] * 3
     exploring = sampled_at(replace(TICKET, temperature_factor=1.2))
-    assert exploring == [(tokens, 0.7 * 1.2, seed) for tokens, _, seed in plain]
+    assert exploring == [(tokens, Sampling(0.7 * 1.2), seed) for tokens, _, seed in plain]
 
 
 def test_a_group_begun_for_one_run_is_never_reported_to_the_next():
@@ -149,14 +149,14 @@ def test_groups_branch_in_training_and_never_in_an_evaluation():
     assert report.prefill_tokens == 2 * 5 + 4 * 8 and (report.rewards == 1).all()
     assert len({seed for *_, seed in actor._engine.requests}) == 6
     assert report.num_turns.tolist() == [2] * 4
-    apart = asyncio.run(actor.evaluate(ticket, PROMPT, 1.0))
+    apart = asyncio.run(actor.evaluate(ticket, PROMPT, Sampling(1.0)))
     assert apart.inherited_tokens.tolist() == [0] * 4
 
 
 class Coin:
     """A fair coin a call, tossed from the request's seed as an engine samples."""
 
-    async def generate(self, token_ids, *, max_tokens, temperature, seed):
+    async def generate(self, token_ids, *, max_tokens, sampling, seed):
         side = np.random.default_rng(seed).integers(2, size=1).astype(np.int32)
         logprob = np.log(np.full(1, 0.5, np.float32))
         return Completion(side, logprob, "stop", (VersionSpan(0, 1, 0),), 0)

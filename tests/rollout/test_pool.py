@@ -21,7 +21,7 @@ from rollout.pool import RolloutPool
 from rollout.progress import StalledError, Watch
 from rollout.reporting import empty_report
 from rollout.stopping import Stopping
-from rollout.types import Completion, Prompt, VersionSpan
+from rollout.types import Completion, Prompt, Sampling, VersionSpan
 
 PROMPT = Prompt(0, np.zeros(3, np.int32), "1", "fake", "q")
 
@@ -257,7 +257,7 @@ class SlowEngine:
         now = asyncio.get_running_loop().time()
         return {} if self.stopped else {name: int(now - t) for name, t in self.began.items()}
 
-    async def generate(self, token_ids, *, max_tokens, temperature, seed):
+    async def generate(self, token_ids, *, max_tokens, sampling, seed):
         self.num_calls += 1
         self.num_here += 1
         self.most_here = max(self.most_here, self.num_here)
@@ -347,7 +347,7 @@ async def evaluate_all(made, asked):
     await made.pool.start()
     reports = await asyncio.gather(
         *(
-            made.pool.evaluate(Ticket(k, p.index, 8, 1.0, 1.0, 9999), p, 1.0)
+            made.pool.evaluate(Ticket(k, p.index, 8, 1.0, 1.0, 9999), p, Sampling(1.0))
             for k, p in enumerate(asked)
         )
     )

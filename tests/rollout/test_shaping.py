@@ -13,7 +13,7 @@ from rollout.actor import RolloutActor
 from rollout.config import OverlongConfig, RolloutConfig
 from rollout.reporting import make_report
 from rollout.shaping import overlong_shares, shape_rewards
-from rollout.types import Group, Prompt, Trajectory, VersionSpan
+from rollout.types import Group, Prompt, Sampling, Trajectory, VersionSpan
 
 OK, CRASHED, TRUNCATED = RewardStatus.OK, RewardStatus.CRASHED, RewardStatus.TRUNCATED
 MASKED = RewardStatus.MASKED
@@ -114,7 +114,7 @@ class Scheduler:
 class Scripted(RolloutActor):
     """An actor whose engine and reward have answered."""
 
-    async def _sample(self, ticket, prompt, temperature, branching=None):
+    async def _sample(self, ticket, prompt, sampling, branching=None):
         return make_group([4, 18, 20], [1.0, 1.0, 0.0])
 
 
@@ -128,7 +128,7 @@ def test_training_sees_shaped_rewards_and_evaluation_does_not():
     np.testing.assert_array_equal(trained.rewards, report.rewards)
     assert scheduler.reports == [report]
     assert report.status.tolist() == [OK, OK, TRUNCATED]
-    evaluated = asyncio.run(actor.evaluate(group.ticket, group.prompt, 0.0))
+    evaluated = asyncio.run(actor.evaluate(group.ticket, group.prompt, Sampling(0.0)))
     assert evaluated.rewards.tolist() == [1.0, 1.0, 0.0]
     assert evaluated.status.tolist() == [OK, OK, OK]
 

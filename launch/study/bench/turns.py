@@ -31,7 +31,7 @@ from rollout.environments import SingleTurn
 from rollout.environments.bridge import Bridge
 from rollout.environments.turns import End, Reply, TurnEnvironment, TurnPlayer
 from rollout.stopping import Stopping
-from rollout.types import Completion, Prompt, TokenArray
+from rollout.types import Completion, Prompt, Sampling, TokenArray
 
 CONTESTANTS = ("turns", "single")
 NUM_PLAYS = 128
@@ -173,7 +173,7 @@ async def play_all(
             seed, calls = request_seed(0, number, 0, calls), calls + 1
             with slots.request():
                 completion: Completion = await engine.generate(
-                    token_ids, max_tokens=next(sizes), temperature=1.0, seed=seed
+                    token_ids, max_tokens=next(sizes), sampling=Sampling(1.0), seed=seed
                 )
             # The length is the plan's, which is no limit that was hit.
             return replace(completion, finish_reason="stop")

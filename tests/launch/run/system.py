@@ -113,7 +113,7 @@ class Rollouts:
         await self.system.scheduler.actor.observe(report)
         return GroupRef(report, Data(group))
 
-    async def evaluate(self, ticket, prompt, temperature):
+    async def evaluate(self, ticket, prompt, sampling):
         n = ticket.num_samples
         return LengthReport(
             ticket.ticket_id, ticket.prompt_index, 3, 3, np.full(n, 4), np.zeros(n, bool),

@@ -9,7 +9,7 @@ from conf.evaluation import EvaluationConfig
 from cost.types import LengthReport, RewardStatus
 from launch.record import counter
 from launch.run.evaluation import measure
-from rollout.types import Prompt
+from rollout.types import Prompt, Sampling
 
 
 def report(ticket_id, prompt_index, rewards, status=None):
@@ -27,8 +27,8 @@ class FakeRollouts:
     def __init__(self):
         self.asked = []
 
-    async def evaluate(self, ticket, prompt, temperature):
-        self.asked.append((ticket.ticket_id, prompt.index, ticket.num_samples, temperature))
+    async def evaluate(self, ticket, prompt, sampling):
+        self.asked.append((ticket.ticket_id, prompt.index, ticket.num_samples, sampling))
         passed = round(float(prompt.answer) * ticket.num_samples)
         rewards = [1.0] * passed + [0.0] * (ticket.num_samples - passed)
         # Engines answer out of order.
@@ -59,6 +59,13 @@ def evaluation(sets, rollouts=None, *, greedy=True, versions=(3, 3), **settings)
             max_tokens=8, greedy=greedy, version=lambda: next(told),
         )
     )  # fmt: skip
+
+
+def test_responses_are_drawn_as_is_set_and_greedy_ones_are_greedy(sets):
+    rollouts = FakeRollouts()
+    evaluation(sets, rollouts, temperature=0.6, top_p=0.95, top_k=20)
+    drawn = {(count, sampling) for _, _, count, sampling in rollouts.asked}
+    assert drawn == {(4, Sampling(0.6, 0.95, 20)), (1, Sampling(0.0))}
 
 
 def test_every_set_gets_the_answers_to_its_own_prompts(sets):

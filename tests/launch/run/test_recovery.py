@@ -462,8 +462,8 @@ def test_the_best_policy_is_none_of_a_lost_step(begin, make_inputs, tmp_path, lo
     passed = {1: 1, 2: 4, 3: 2, 4: 5, 5: 7}
     again = {4: 3 if lower else 6}
 
-    async def evaluate(ticket, prompt, temperature):
-        report = await Rollouts.evaluate(system.rollouts, ticket, prompt, temperature)
+    async def evaluate(ticket, prompt, sampling):
+        report = await Rollouts.evaluate(system.rollouts, ticket, prompt, sampling)
         known = again if system.resets else passed
         rewards = np.arange(ticket.num_samples) < known.get(system.version, 0)
         return replace(report, rewards=rewards.astype(float))
@@ -504,7 +504,7 @@ def measured(system):
     """Let evaluations depend on the weights, and every third ticket be tried twice."""
     run, rollouts = system.rollouts.run, system.rollouts
 
-    async def evaluate(ticket, prompt, temperature):
+    async def evaluate(ticket, prompt, sampling):
         weights, version = system.published
         n = ticket.num_samples
         rng = generator_for(0, "evaluation", ticket.ticket_id, int(weights[:8], 16))

@@ -93,7 +93,7 @@ class FakeRollouts:
     async def run(self, ticket, prompt):
         return GroupRef(self.report(ticket), None)
 
-    async def evaluate(self, ticket, prompt, temperature):
+    async def evaluate(self, ticket, prompt, sampling):
         return self.report(ticket)
 
 
@@ -210,8 +210,8 @@ def test_an_evaluation_without_rewards_ends_a_run_before_it_begins_and_not_after
         run, system, _ = make_run(*overrides, folder=when)
         evaluate = system.rollouts.evaluate
 
-        async def crash(ticket, prompt, temperature, evaluate=evaluate):
-            report = await evaluate(ticket, prompt, temperature)
+        async def crash(ticket, prompt, sampling, evaluate=evaluate):
+            report = await evaluate(ticket, prompt, sampling)
             status = np.full(ticket.num_samples, int(RewardStatus.CRASHED))
             return replace(report, status=status, reward_failure="KeyError: 'lost'")
 
@@ -350,7 +350,7 @@ def test_what_cannot_be_written_at_the_end_is_told_with_the_way_to_the_policy(ma
 def test_an_evaluation_that_fails_after_training_leaves_the_policy(make_run, final):
     run, system, folder = make_run("evaluation.before=false", f"loop.save_final={final}")
 
-    async def fail(ticket, prompt, temperature):
+    async def fail(ticket, prompt, sampling):
         raise EngineError("no engine")
 
     system.rollouts.evaluate = fail
@@ -362,7 +362,7 @@ def test_an_evaluation_that_fails_after_training_leaves_the_policy(make_run, fin
 def test_a_run_that_fails_before_it_learns_saves_nothing_and_can_be_asked_for_again(make_run):
     run, system, folder = make_run()
 
-    async def fail(ticket, prompt, temperature):
+    async def fail(ticket, prompt, sampling):
         raise EngineError("no engine")
 
     system.rollouts.evaluate = fail
@@ -531,12 +531,12 @@ def test_in_the_background_learning_goes_on_and_results_name_their_versions(make
     )
     seen, evaluate = [], system.rollouts.evaluate
 
-    async def slow(ticket, prompt, temperature):
+    async def slow(ticket, prompt, sampling):
         # The first evaluation answers when the second version is out.
         while not seen and system.version < 2:
             await asyncio.sleep(0)
         seen.append(system.version)
-        return await evaluate(ticket, prompt, temperature)
+        return await evaluate(ticket, prompt, sampling)
 
     async def publish(version, groups):
         await asyncio.sleep(0.01)
@@ -570,7 +570,7 @@ def test_an_evaluation_that_fails_in_the_background_ends_the_run(make_run):
         "evaluation.every=1", "evaluation.background=true", "evaluation.before=false"
     )
 
-    async def fail(ticket, prompt, temperature):
+    async def fail(ticket, prompt, sampling):
         raise RuntimeError("no engine")
 
     system.rollouts.evaluate = fail
@@ -588,7 +588,7 @@ def test_a_signal_gives_up_what_goes_on_in_the_background_after_the_last_step(ma
         loop_ended()
         asyncio.get_running_loop().call_soon(run._interruption.arrive, signal.SIGTERM)
 
-    async def never(ticket, prompt, temperature):
+    async def never(ticket, prompt, sampling):
         await asyncio.Event().wait()
 
     run._recorder.loop_ended, system.rollouts.evaluate = stop, never

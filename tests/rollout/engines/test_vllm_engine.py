@@ -10,6 +10,7 @@ from rollout.engines.arguments import engine_arguments
 from rollout.engines.vllm_engine import VLLMEngine
 from rollout.progress import StalledError
 from rollout.stopping import Stopping
+from rollout.types import Sampling
 from tests.places import PROJECT
 
 
@@ -27,7 +28,7 @@ def test_an_engine_scores_and_tells_tokens_that_arrive_from_tokens_that_do_not()
         engine = VLLMEngine(asked, num_threads=1, stopping=Stopping(()), deadline_seconds=8.0)
 
         async def generate(seed: int) -> int:
-            found = await engine.generate(prompt, max_tokens=400, temperature=1.0, seed=seed)
+            found = await engine.generate(prompt, max_tokens=400, sampling=Sampling(1.0), seed=seed)
             return len(found.token_ids)
 
         async def seen_during(work: asyncio.Future[list[int]]) -> list[dict[str, int]]:
@@ -39,10 +40,17 @@ def test_an_engine_scores_and_tells_tokens_that_arrive_from_tokens_that_do_not()
 
         try:
             await engine.warm_up()
-            found = await engine.generate(prompt, max_tokens=20, temperature=1.0, seed=0)
+            found = await engine.generate(prompt, max_tokens=20, sampling=Sampling(1.0), seed=0)
             text = np.concatenate([prompt, found.token_ids])
             scored, version = await engine.score(text, len(found.token_ids))
             assert np.abs(scored - found.rollout_logprobs).max() < 1e-5
+            # Of the likeliest token alone is drawn what is likeliest.
+            alike = [Sampling(0.0), Sampling(1.0, top_k=1), Sampling(1.0, top_p=1e-6)]
+            drawn = [
+                await engine.generate(prompt, max_tokens=20, sampling=sampling, seed=0)
+                for sampling in alike
+            ]
+            assert len({tuple(each.token_ids.tolist()) for each in drawn}) == 1
             assert version == 0
             several = asyncio.gather(*(generate(seed) for seed in range(24)))
             seen = await seen_during(several)

@@ -19,6 +19,7 @@ from launch.study.bench.endurance import bench_endurance, profile_of
 from launch.study.bench.growth import Readings, memory_of_tree, resident_bytes, slope
 from launch.study.bench.timekeeping import TimekeepingLearner, TimekeepingRollouts
 from launch.study.simulation.system import HeldGroups, simulated_prompts
+from rollout.types import Sampling
 from tests.composing import composed
 from tests.launch.programs import call
 
@@ -110,7 +111,7 @@ def test_rollouts_without_an_engine_report_what_they_hand_over():
         assert told.reports == [report]
         assert (report.version, report.attempt, report.prompt_tokens) == (7, 1, 3)
         assert (report.status == RewardStatus.OK).all() and len(group.rewards) == 4
-        scored = await rollouts.evaluate(ticket, prompts[2], 0.0)
+        scored = await rollouts.evaluate(ticket, prompts[2], Sampling(0.0))
         assert scored.lengths.tolist() == report.lengths.tolist() and len(told.reports) == 1
         return await rollouts.progress(0, 1.0)
 

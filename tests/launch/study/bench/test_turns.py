@@ -51,7 +51,7 @@ class Engine:
     def __init__(self):
         self.asked = []
 
-    async def generate(self, token_ids, *, max_tokens, temperature, seed):
+    async def generate(self, token_ids, *, max_tokens, sampling, seed):
         self.asked.append((len(token_ids), max_tokens, seed))
         await asyncio.sleep(0)
         return Completion(
