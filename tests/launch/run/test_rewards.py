@@ -72,7 +72,7 @@ def prompt(answer="5"):
     return Prompt(0, np.arange(2, dtype=np.int32), answer, "mine", "what is 2+3?")
 
 
-def tried(reward, own=None, seconds=0.5):
+def tried(reward, own=None, seconds=60.0):
     sets = {} if own is None else {"mine": EvaluationSet(task=ChainTask(), reward=own)}
     config = SimpleNamespace(
         reward=reward,
@@ -108,7 +108,7 @@ def test_one_that_fails_is_refused_in_one_line_with_file_line_and_exception(rewa
         ("evaluation.sets.mine.reward", ChainReward(), rewards(name)),
     ):
         with pytest.raises(UserError, match=told) as refusal:
-            tried(reward, own)
+            tried(reward, own, seconds=0.5 if name == "late" else 60.0)
         assert str(refusal.value).startswith(f"{key} must give every response a number, 0.0 where")
         assert "\n" not in str(refusal.value) and "'what is 2+3?'" in str(refusal.value)
 
