@@ -131,7 +131,7 @@ class CodeReward:
 
 def num_passed(code: str, tests: HiddenTests, config: SandboxConfig) -> int:
     """Count the asserts that hold, run beside the code and never with it."""
-    job = json.dumps([tests.setup, *tests.asserts])
+    job = json.dumps([tests.called, tests.setup, *tests.asserts])
     ours, theirs = socket.socketpair()
     with (
         # Each end is closed here once it is handed on, so that one that ends is missed.

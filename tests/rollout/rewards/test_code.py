@@ -246,18 +246,10 @@ def test_so_many_tests_are_used_as_are_asked_for():
     assert passed(code, answer, replace(FRACTION, max_tests=2)) == 1.0
 
 
-def test_functions_and_methods_are_called_with_inputs():
-    """Their tuples are lists; an output in a list of its own is that output."""
-    tests = {"fn_name": "halves", "inputs": [[7], [8]], "outputs": [[[3, 4]], [4, 4]]}
-    code = "def halves(n): return n // 2, n - n // 2"
-    answer = json.dumps({"tests": json.dumps(tests), "solutions": [code]})
-    FRACTION.check(answer)
-    assert passed(code, answer) == 1.0
-    method = "class Solution:\n    def halves(self, n): return [n // 2, n // 2]"
-    assert passed(method, answer) == 0.5
-    assert passed("def other(n): return n", answer) == 0.0
-    hinted = "def halves(n: Optional[int]): return floor(n / 2), ceil(n / pow(2, 1, 5))"
-    assert passed(hinted, answer) == 1.0
+def test_python_s_own_is_no_answer_to_a_test_of_its_name():
+    answer = {"test_list": ["assert max([1, 2]) == 2"], "code": "def max(a): return sorted(a)[-1]"}
+    FRACTION.check(json.dumps(answer))
+    assert passed("x = 1", json.dumps(answer)) == 0.0
 
 
 def test_scripted_responses_go_through_the_pool():
