@@ -56,7 +56,9 @@ def run_code(code: str, mode: str) -> dict[str, Any] | None:
             return None
         raise
     except BaseException as error:
-        trace = error.__traceback__.tb_next if error.__traceback__ else None
+        trace = error.__traceback__
+        while trace and trace.tb_frame.f_code.co_filename != FILE:
+            trace = trace.tb_next
         traceback.print_exception(type(error), error, trace)
         return None
     return module.__dict__
