@@ -25,9 +25,9 @@ def code_of(response_text: str) -> str | None:
         else:
             name = opened[2].lower()
             if name in _PYTHON:
-                labelled = _to_the_left(code)
+                labelled = to_the_left("".join(code))
             elif not name:
-                unlabelled = _to_the_left(code)
+                unlabelled = to_the_left("".join(code))
             opened = None
     return unlabelled if labelled is None else labelled
 
@@ -37,7 +37,6 @@ def _closes(opened: re.Match[str], fence: re.Match[str]) -> bool:
     return fence[1].startswith(opened[1]) and not fence[0].strip().removeprefix(fence[1])
 
 
-def _to_the_left(code: list[str]) -> str:
-    """Join lines; those of a block in a list are indented with it."""
-    text = "".join(code)
-    return textwrap.dedent(text) if text.lstrip("\n").startswith((" ", "\t")) else text
+def to_the_left(code: str) -> str:
+    """Take away the indentation of a whole program, which it has in a list."""
+    return textwrap.dedent(code) if code.lstrip("\n").startswith((" ", "\t")) else code
