@@ -22,7 +22,7 @@ from rollout.rewards.code_response import code_of
 from rollout.rewards.code_tests import HiddenTests, read_tests
 from rollout.rewards.types import Score
 from rollout.sandbox.config import SandboxConfig
-from rollout.sandbox.run import finish, run, started
+from rollout.sandbox.run import finish, started
 
 _FUTURE = re.compile(r"^from __future__ import (?:\([^()]*\)|[^\n]*)", re.MULTILINE)
 CREDITS = ("fraction", "all_or_nothing")
@@ -116,17 +116,23 @@ class CodeReward:
             left = end - time.monotonic()
             if left <= 0 or (passed < number and self.credit == "all_or_nothing"):
                 return passed
-            config = self._within(left)
-            # What is expected may always be written, in letters of up to four bytes.
-            config = replace(config, output_kib=max(config.output_kib, len(expected) // 256))
-            outcome = run(code, config, stdin=stdin.replace("\r\n", "\n"))
-            passed += outcome.ok and same_output(outcome.stdout, expected)
+            passed += _prints(code, self._within(left), stdin, expected)
         if tests.asserts and end > time.monotonic():
             passed += num_passed(code, tests, self._within(end - time.monotonic()))
         return passed
 
     def _within(self, seconds: float) -> SandboxConfig:
         return replace(self.sandbox, wall_seconds=min(self.sandbox.wall_seconds, seconds))
+
+
+def _prints(code: str, config: SandboxConfig, stdin: str, expected: str) -> bool:
+    # What is expected may always be written, in letters of up to four bytes; how much that is, is
+    # kept from the sandbox.
+    enough = replace(config, output_kib=max(config.output_kib, len(expected) // 256))
+    stdin = stdin.replace("\r\n", "\n")
+    with started(code, config, mode="program", stdin=stdin) as sandbox:
+        outcome = finish(sandbox, enough)
+    return outcome.ok and same_output(outcome.stdout, expected)
 
 
 def num_passed(code: str, tests: HiddenTests, config: SandboxConfig) -> int:
