@@ -7,8 +7,7 @@ A task's answer is JSON, as this or in the layout of a public data set (`code_te
 
 What is expected never enters the sandbox of the code: outputs are compared here, and asserts run in
 a second sandbox that calls the functions of the first (`rollout.sandbox.rpc`). So it is of no use
-to leave with exit code 0, to patch tests, builtins or `==`, or to look for the tests. Outputs are
-equal when their lines are, but for blanks at the ends of lines and blank lines at the end.
+to leave with exit code 0, to patch tests, builtins or `==`, or to look for the tests.
 """
 
 import json
@@ -18,13 +17,14 @@ import time
 from dataclasses import dataclass, field, replace
 
 from cost.ranges import count
+from rollout.rewards.code_output import same_output
+from rollout.rewards.code_response import code_of
 from rollout.rewards.code_tests import HiddenTests, read_tests
 from rollout.rewards.types import Score
 from rollout.sandbox.config import SandboxConfig
-from rollout.sandbox.run import finish, run, started
+from rollout.sandbox.run import finish, started
 
-_FENCE = re.compile(r"[ \t]*```[ \t]*([\w+-]*)[ \t]*")
-_PYTHON = ("python", "py", "python3")
+_FUTURE = re.compile(r"^from __future__ import (?:\([^()]*\)|[^\n]*)", re.MULTILINE)
 CREDITS = ("fraction", "all_or_nothing")
 REFERENCES = ("required", "unchecked")
 _TRIED = 3
@@ -109,15 +109,14 @@ class CodeReward:
         return tests if self.max_tests is None else tests.longest(self.max_tests)
 
     def _passed(self, code: str, tests: HiddenTests) -> int:
-        code = f"{tests.prelude}\n{code}" if tests.prelude else code
+        code = _after(tests.prelude, code) if tests.prelude else code
         end = time.monotonic() + self.seconds
         passed = 0
         for number, (stdin, expected) in enumerate(tests.cases):
             left = end - time.monotonic()
             if left <= 0 or (passed < number and self.credit == "all_or_nothing"):
                 return passed
-            outcome = run(code, self._within(left), stdin=stdin)
-            passed += outcome.ok and _lines(outcome.stdout) == _lines(expected)
+            passed += _prints(code, self._within(left), stdin, expected)
         if tests.asserts and end > time.monotonic():
             passed += num_passed(code, tests, self._within(end - time.monotonic()))
         return passed
@@ -126,9 +125,19 @@ class CodeReward:
         return replace(self.sandbox, wall_seconds=min(self.sandbox.wall_seconds, seconds))
 
 
+def _prints(code: str, config: SandboxConfig, stdin: str, expected: str) -> bool:
+    # What is expected may always be written, in letters of up to four bytes; how much that is, is
+    # kept from the sandbox.
+    enough = replace(config, output_kib=max(config.output_kib, len(expected) // 256))
+    stdin = stdin.replace("\r\n", "\n")
+    with started(code, config, mode="program", stdin=stdin) as sandbox:
+        outcome = finish(sandbox, enough)
+    return outcome.ok and same_output(outcome.stdout, expected)
+
+
 def num_passed(code: str, tests: HiddenTests, config: SandboxConfig) -> int:
     """Count the asserts that hold, run beside the code and never with it."""
-    job = json.dumps([tests.setup, *tests.asserts])
+    job = json.dumps([tests.called, tests.setup, *tests.asserts])
     ours, theirs = socket.socketpair()
     with (
         # Each end is closed here once it is handed on, so that one that ends is missed.
@@ -143,30 +152,7 @@ def num_passed(code: str, tests: HiddenTests, config: SandboxConfig) -> int:
     return sum(verdict == '""' for verdict in verdicts)
 
 
-def code_of(response_text: str) -> str | None:
-    """Return the program of a response: its last fenced block of Python; None if there is none.
-
-    A block without a language counts only where none is labelled as Python: beside a program it is
-    what the program prints. What stands before the last </think> is no answer.
-    """
-    labelled = unlabelled = None
-    name: str | None = None
-    code: list[str] = []
-    for line in response_text.rpartition("</think>")[2].replace("\r\n", "\n").split("\n"):
-        fence = _FENCE.fullmatch(line)
-        if name is None:
-            if fence is not None:
-                name, code = fence.group(1).lower(), []
-        elif fence is None or fence.group(1):
-            code.append(f"{line}\n")
-        else:
-            if name in _PYTHON:
-                labelled = "".join(code)
-            elif not name:
-                unlabelled = "".join(code)
-            name = None
-    return unlabelled if labelled is None else labelled
-
-
-def _lines(text: str) -> list[str]:
-    return [line.rstrip() for line in text.rstrip().split("\n")]
+def _after(prelude: str, code: str) -> str:
+    """Join both; imports of __future__ must come first."""
+    whole = f"{prelude}\n{code}"
+    return "\n".join([*_FUTURE.findall(whole), _FUTURE.sub("", whole)])

@@ -11,42 +11,21 @@ Python before each assert; `reference`: code that passes |
 
 The last two hold inputs and outputs, of a program or, with `fn_name`, of a function or a method of
 `Solution`: `{"inputs": [...], "outputs": [...], "fn_name": ...}`, or a list of `{"input": ...,
-"output": ...}`, with `fn_name` or `metadata.func_name` in each. They may be texts that are JSON. A
-function's tuples count as lists there, and an output in a list of its own as that output.
+"output": ...}`, with `fn_name` or `metadata.func_name` in each. They may be texts that are JSON;
+`rollout.rewards.code_functions` says when what a function returns is such an output.
 """
 
+import ast
+import builtins
 import json
 import keyword
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
-_IMPORTED = """
-import bisect, collections, copy, functools, heapq, itertools
-import math, operator, random, re, string, sys
-from bisect import *
-from collections import *
-from functools import *
-from heapq import *
-from itertools import *
-from math import *
-from typing import *
-from builtins import *
-"""
-"""What judges of functions import before the code; starter code leans on it."""
-_FUNCTION = """
-try:
-    _called = {name}
-except NameError:
-    _called = Solution().{name}
-
-
-def _plain(value):
-    if not isinstance(value, (list, tuple)):
-        return value
-    return [list(part) if isinstance(part, tuple) else part for part in value]
-"""
+from rollout.rewards.code_functions import FUNCTION, IMPORTED, call
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +45,8 @@ class HiddenTests:
     """Code that is said to pass."""
     prelude: str = ""
     """Python that comes before the code, where the task's own judge has it there."""
+    called: tuple[str, ...] = ()
+    """Names that are the code's in asserts even where Python has them, such as sum."""
 
     @property
     def count(self) -> int:
@@ -109,7 +90,21 @@ def read_tests(answer: str) -> HiddenTests:
     for text in (tests.setup, *tests.asserts):
         if fault := _fault(text):
             raise ValueError(f"asserts must be Python ({fault}), got {text[:80]!r}")
-    return tests
+    return tests if tests.called else replace(tests, called=_shadowing(tests))
+
+
+def _shadowing(tests: HiddenTests) -> tuple[str, ...]:
+    """What the reference defines and asserts use, if all of it has names that are Python's own."""
+    if not tests.references or _fault(tests.references[0]):
+        return ()
+    kinds = (ast.FunctionDef, ast.ClassDef)
+    body = ast.parse(tests.references[0]).body
+    defined = {part.name for part in body if isinstance(part, kinds)}
+    nodes = (node for text in tests.asserts for node in ast.walk(ast.parse(text)))
+    used = {node.id for node in nodes if isinstance(node, ast.Name)} & defined
+    # Beside the function that is tested, asserts use Python's own.
+    own = set(dir(builtins)) | sys.stdlib_module_names
+    return tuple(sorted(used)) if used <= own else ()
 
 
 def _fault(code: str) -> str:
@@ -157,7 +152,7 @@ def _human_eval(given: Mapping[str, Any]) -> HiddenTests:
     prompt = given.get("prompt", "")
     reference = None if solution is None else f"{prompt}{solution}"
     tests = HiddenTests((), (f"check({name})",), *_python(given.get("test"), reference))
-    return replace(tests, prelude="" if _fault(prompt) else prompt)
+    return replace(tests, prelude="" if _fault(prompt) else prompt, called=(name,))
 
 
 def _inputs_and_outputs(given: Mapping[str, Any]) -> HiddenTests:
@@ -176,9 +171,10 @@ def _inputs_and_outputs(given: Mapping[str, Any]) -> HiddenTests:
     if not (name := found.get("fn_name")):
         cases = ((_stream(read, "input"), _stream(told, "output")) for read, told in pairs)
         return HiddenTests(tuple(cases), (), "", references)
-    asserts = tuple(_call(arguments, expected) for arguments, expected in pairs)
-    setup = _FUNCTION.format(name=_name(name))
-    return HiddenTests((), asserts, setup, references, _IMPORTED)
+    name = _name(name)
+    asserts = tuple(call(each, told, exact="exact" in found) for each, told in pairs)
+    setup, prelude = FUNCTION.format(name=name), IMPORTED.format(name=name)
+    return HiddenTests((), asserts, setup, references, prelude, (name,))
 
 
 def _joined(tests: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -186,12 +182,14 @@ def _joined(tests: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     first = tests[0] if tests else {}
     metadata = _json(first.get("metadata")) or {}
     inputs, outputs = ([test.get(key) for test in tests] for key in ("input", "output"))
+    exact = {}
     if first.get("testtype") == "functional":
         # LiveCodeBench writes each argument as JSON on a line of its own.
         inputs = [[_json(line) for line in _stream(each, "input").split("\n")] for each in inputs]
         outputs = [_json(each) for each in outputs]
+        exact = {"exact": True}
     name = first.get("fn_name") or metadata.get("func_name")
-    return {"inputs": inputs, "outputs": outputs, "fn_name": name}
+    return {"inputs": inputs, "outputs": outputs, "fn_name": name, **exact}
 
 
 _LAYOUTS = (
@@ -201,15 +199,6 @@ _LAYOUTS = (
     ({"input_output", "tests"}, _inputs_and_outputs),
 )
 """Keys of which each has one at least, and what reads it."""
-
-
-def _call(arguments: Any, expected: Any) -> str:
-    if not isinstance(arguments, list):
-        raise ValueError(f"a function's input must be a list of arguments, got {arguments!r:.80}")
-    allowed = [expected]
-    if isinstance(expected, list) and expected:
-        allowed.append(expected[0])
-    return f"assert _plain(_called(*{arguments!r})) in {allowed!r}"
 
 
 def _stream(value: Any, what: str) -> str:

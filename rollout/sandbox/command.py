@@ -42,7 +42,8 @@ def _python(form: str, job_fd: int, ready_fd: int, link: int) -> list[str]:
         f"sys.path.pop(); main({form!r}, {job_fd}, {ready_fd}, {link})"
     )
     python = os.path.join(sys.base_prefix, "bin", f"python3.{sys.version_info.minor}")
-    return [python, "-I", "-S", "-B", "-c", start]
+    # Numbers of many digits are read and printed as by the judges that tests come from.
+    return [python, "-I", "-S", "-B", "-X", "int_max_str_digits=0", "-c", start]
 
 
 def _around(form: str, config: SandboxConfig) -> Sequence[str]:

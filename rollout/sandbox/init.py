@@ -12,6 +12,7 @@ to FD_READY when nothing is left to set up: whatever happens after that is the c
 """
 
 import ast
+import builtins
 import json
 import linecache
 import os
@@ -35,6 +36,7 @@ FILE = "code.py"
 def run_code(code: str, mode: str) -> dict[str, Any] | None:
     """Run code as a module of its own; None if it failed, with its traceback printed."""
     module = types.ModuleType("__main__" if mode != "serve" else "solution")
+    module.__dict__["__file__"] = FILE
     sys.modules[module.__name__] = module
     lines = code.splitlines(keepends=True)
     linecache.cache[FILE] = (len(code), None, lines, FILE)
@@ -54,7 +56,9 @@ def run_code(code: str, mode: str) -> dict[str, Any] | None:
             return None
         raise
     except BaseException as error:
-        trace = error.__traceback__.tb_next if error.__traceback__ else None
+        trace = error.__traceback__
+        while trace and trace.tb_frame.f_code.co_filename != FILE:
+            trace = trace.tb_next
         traceback.print_exception(type(error), error, trace)
         return None
     return module.__dict__
@@ -94,6 +98,8 @@ def main(form: str, job_fd: int, ready_fd: int, link_fd: int) -> None:
     os.write(ready_fd, b"1")
     os.close(ready_fd)
     sys.argv = [FILE]
+    # Programs end with these; the module that brings them is not imported here.
+    vars(builtins).update(exit=sys.exit, quit=sys.exit)
     mode, code = job["mode"], job["code"]
     if mode == "test":
         test(link_fd, code)

@@ -27,6 +27,8 @@ SCRATCH = "/scratch"
 FILES_PER_MIB = 256
 """Of the scratch folder."""
 DEVICES = ("null", "zero", "urandom")
+_STACK_MIB = 120
+"""Below a process's stack the kernel leaves 128 free."""
 NOBODY = 1000
 """What a user who is not root is called inside."""
 
@@ -213,3 +215,8 @@ def limit_resources(limits: Mapping[str, Any]) -> None:
         (resource.RLIMIT_MSGQUEUE, 0),
     ):
         resource.setrlimit(kind, (most, most))
+    # Deep recursion is usual in programs. The stack is part of the address space.
+    most = resource.getrlimit(resource.RLIMIT_STACK)[1]
+    stack = min(_STACK_MIB, limits["memory_mib"] // 2) * mib
+    if most == resource.RLIM_INFINITY or stack < most:
+        resource.setrlimit(resource.RLIMIT_STACK, (stack, most))

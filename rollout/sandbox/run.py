@@ -121,6 +121,8 @@ def started(
         "user": user,
         "shown": shown_paths(),
     }
+    # Nobody reads what a module writes whose functions are called; a full pipe would hold it up.
+    heard = subprocess.DEVNULL if mode == "serve" else subprocess.PIPE
     ours, theirs = os.pipe()
     with contextlib.ExitStack() as stack:
         stack.callback(os.close, ours)
@@ -136,8 +138,8 @@ def started(
             process = subprocess.Popen(
                 command(form, config, job_fd, theirs, link),
                 stdin=stdin_fd,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
+                stdout=heard,
+                stderr=heard,
                 pass_fds=[job_fd, theirs, *([link] if link >= 0 else [])],
                 env=ENVIRONMENT | ({"HOME": scratch, "TMPDIR": scratch} if scratch else {}),
                 cwd=scratch or "/",

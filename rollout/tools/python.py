@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
+from rollout.rewards.code_response import code_of, to_the_left
 from rollout.sandbox.config import SandboxConfig
 from rollout.sandbox.run import Outcome, run, working_form
 from rollout.threads import Threads
@@ -45,8 +46,15 @@ class PythonTool:
         Raises:
             SandboxError: If there is no sandbox, which is no fault of the call.
         """
-        outcome = await _threads().call(run, arguments["code"], self.sandbox, mode="cell")
+        code = _bare(arguments["code"])
+        outcome = await _threads().call(run, code, self.sandbox, mode="cell")
         return told(outcome, self.sandbox)
+
+
+def _bare(code: str) -> str:
+    """Code without the fence that models write around it in a call too, and not indented."""
+    fenced = code_of(code) if code.lstrip().startswith(("```", "~~~")) else None
+    return to_the_left(code if fenced is None else fenced)
 
 
 @cache

@@ -3,13 +3,12 @@
 import asyncio
 import json
 import pickle
-import time
 from dataclasses import replace
 
 import pytest
 
 from cost.types import RewardStatus
-from rollout.rewards.code import CodeReward, code_of
+from rollout.rewards.code import CodeReward
 from rollout.rewards.pool import RewardPool
 from rollout.sandbox.config import SandboxConfig
 from rollout.sandbox.run import SandboxError, working_form
@@ -110,6 +109,11 @@ def test_no_trick_passes_a_test(code):
     assert passed(code) == 0.0
 
 
+def test_what_functions_print_is_neither_read_nor_in_their_way():
+    chatty = "def add(a, b):\n    print('adding' * 50_000)\n    return a + b"
+    assert passed(chatty) == 1.0
+
+
 def test_an_end_of_iteration_is_no_answer_to_a_call():
     answer = asserts("assert all(map(check, [1, 2]))", reference="check = bool")
     FRACTION.check(answer)
@@ -168,36 +172,16 @@ def test_programs_are_judged_by_what_they_print():
     assert passed("print(5); raise SystemExit(1)", answer) == 0.0
 
 
-def test_the_last_block_of_python_counts():
-    text = "```python\n1\n```\nbetter:\n```py\n2\n```\nin a shell:\n```bash\nls\n```"
-    assert code_of(text) == "2\n"
-    assert code_of("```\n3\n```") == "3\n"
-    assert code_of("print(1)") is None
-    assert code_of("```python\nprint(1)") is None
+def test_input_with_line_ends_as_on_windows_is_read_as_lines():
+    answer = json.dumps({"cases": [{"stdin": "ab\r\nc\r\n", "stdout": "2\r\n1\r\n"}]})
+    assert passed("print(len(input()))\nprint(len(input()))", answer) == 1.0
 
 
-def test_example_output_behind_a_program_is_not_the_program():
-    text = "```python\nprint(5)\n```\nIt prints:\n```\n5\n```"
-    assert code_of(text) == "print(5)\n"
-    assert code_of("```\n1\n```\nor\n```\n2\n```") == "2\n"
-    assert code_of("```\n1\n```\n```bash\nls\n```") == "1\n"
-
-
-def test_a_draft_in_a_thought_is_not_the_program():
-    assert code_of("<think>```py\n1\n```</think>\n```\n2\n```") == "2\n"
-    assert code_of("<think>\n```py\n1\n```\n</think>\nDone.") is None
-
-
-def test_lines_that_end_as_on_windows_are_lines():
-    assert code_of("So:\r\n```python\r\nx = 1\r\ny = 2\r\n```\r\n") == "x = 1\ny = 2\n"
-
-
-@pytest.mark.parametrize("line", ["```py\n", "```\n", "```py\n1\n", " " * 9 + "```py \n"])
-def test_fences_without_an_end_take_linear_time(line):
-    begin = time.monotonic()
-    code_of(line * 50_000)
-    # A quadratic reading takes minutes, a linear one a tenth of a second.
-    assert time.monotonic() - begin < 10
+def test_as_much_as_is_expected_may_be_printed():
+    narrow = replace(FRACTION, sandbox=replace(PATIENT, output_kib=1))
+    answer = json.dumps({"cases": [{"stdin": "", "stdout": "é" * 5000}]})
+    assert passed("print('é' * 5000)", answer, narrow) == 1.0
+    assert passed("while True: print('é' * 5000)", answer, narrow) == 0.0
 
 
 def test_other_separators_than_line_breaks_are_part_of_what_is_printed():
@@ -262,18 +246,10 @@ def test_so_many_tests_are_used_as_are_asked_for():
     assert passed(code, answer, replace(FRACTION, max_tests=2)) == 1.0
 
 
-def test_functions_and_methods_are_called_with_inputs():
-    """Their tuples are lists; an output in a list of its own is that output."""
-    tests = {"fn_name": "halves", "inputs": [[7], [8]], "outputs": [[[3, 4]], [4, 4]]}
-    code = "def halves(n): return n // 2, n - n // 2"
-    answer = json.dumps({"tests": json.dumps(tests), "solutions": [code]})
-    FRACTION.check(answer)
-    assert passed(code, answer) == 1.0
-    method = "class Solution:\n    def halves(self, n): return [n // 2, n // 2]"
-    assert passed(method, answer) == 0.5
-    assert passed("def other(n): return n", answer) == 0.0
-    hinted = "def halves(n: Optional[int]): return floor(n / 2), ceil(n / pow(2, 1, 5))"
-    assert passed(hinted, answer) == 1.0
+def test_python_s_own_is_no_answer_to_a_test_of_its_name():
+    answer = {"test_list": ["assert max([1, 2]) == 2"], "code": "def max(a): return sorted(a)[-1]"}
+    FRACTION.check(json.dumps(answer))
+    assert passed("x = 1", json.dumps(answer)) == 0.0
 
 
 def test_scripted_responses_go_through_the_pool():

@@ -29,7 +29,8 @@ def test_human_eval_checks_the_function_that_its_prompt_begins():
     prompt = 'import math\n\ndef double(n):\n    """Twice."""\n'
     row = {"entry_point": "double", "test": test, "canonical_solution": "    return 2 * n\n"}
     found = read(task_id="HumanEval/0", prompt=prompt, **row)
-    expected = HiddenTests((), ("check(double)",), test, (f"{prompt}    return 2 * n\n",), prompt)
+    reference = f"{prompt}    return 2 * n\n"
+    expected = HiddenTests((), ("check(double)",), test, (reference,), prompt, ("double",))
     assert found == expected
     assert read(prompt="def double(n):\n", **row).prelude == ""
 
@@ -108,6 +109,15 @@ def test_functions_and_methods_are_called_with_arguments(tests):
     assert verdicts(found, add=add) == [True] * 3
     assert verdicts(found, Solution=Solution) == [True] * 3
     assert verdicts(found, add=lambda a, b: a) == [False, False, True]
+
+
+def test_names_that_python_has_are_the_solutions_where_it_is_only_these_that_are_tested():
+    total = "def sum(a, b): return a + b"
+    assert read(test_list=["assert sum(1, 2) == 3"], code=total).called == ("sum",)
+    both = f"{total}\ndef f(a): return sum(a, a)"
+    assert read(test_list=["assert sum([f(1)]) == 2"], code=both).called == ()
+    assert read(test_list=["assert f(1) == 2"], code=both).called == ()
+    assert read(test_list=["assert sum([f(1)]) == 2"], code="def f(").called == ()
 
 
 def test_the_longest_inputs_are_kept():

@@ -41,13 +41,33 @@ def test_a_program_reads_writes_fails_and_ends_as_anywhere(form):
     assert (failed.stdout, failed.code, failed.ok) == ("1\n", 1, False)
     assert 'File "code.py", line 3, in f' in failed.stderr and "rollout" not in failed.stderr
     assert ran(form, "import sys; sys.exit(3)").code == 3
+    assert ran(form, "print(1)\nexit()\nprint(2)") == Outcome("1\n", "", 0, "exit")
+    assert ran(form, "quit(3)").code == 3
     assert ran(form, "import os; os.kill(os.getpid(), 11)").code == 128 + signal.SIGSEGV
+
+
+def test_a_program_knows_its_file_and_prints_numbers_of_any_length():
+    assert ran("weak", "print(len(str(10**5000)), __file__)").stdout == "5001 code.py\n"
 
 
 def test_a_cell_shows_what_its_last_line_is_worth():
     assert ran("weak", "x = 6\nx * 7", mode="cell").stdout == "42\n"
     assert ran("weak", "x = 6\nNone", mode="cell").stdout == ""
-    assert "SyntaxError" in ran("weak", "x = (", mode="cell").stderr
+    told = ran("weak", "x = (", mode="cell").stderr
+    assert told.startswith('  File "code.py", line 1\n') and "SyntaxError" in told
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 12), reason="Python itself bounds such recursion")
+@pytest.mark.parametrize("form", FORMS)
+def test_recursion_through_a_cache_may_be_deep(form):
+    code = """
+    import functools, sys
+    sys.setrecursionlimit(10**6)
+    @functools.cache
+    def count(n): return n and 1 + count(n - 1)
+    print(count(100_000))
+    """
+    assert ran(form, code).stdout == "100000\n"
 
 
 @pytest.mark.parametrize("form", FORMS)

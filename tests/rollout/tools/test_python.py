@@ -35,6 +35,13 @@ def test_fenced_code_is_run_and_its_output_observed():
     assert bad.failed and bad.text.endswith("ZeroDivisionError: division by zero\n")
 
 
+@pytest.mark.skipif(bool(WHY), reason=WHY)
+@pytest.mark.parametrize("code", ["```python\nx = 6\nx * 7\n```", "   x = 6\n   x * 7", "6 * 7"])
+def test_code_in_a_call_may_be_fenced_or_indented(code):
+    tool = PythonTool(SandboxConfig(wall_seconds=60, cpu_seconds=30))
+    assert asyncio.run(tool.call({"code": code})) == "42\n"
+
+
 def test_a_call_has_its_time_however_many_wait_for_a_sandbox(monkeypatch):
     def hangs(code, config, mode):
         time.sleep(0.2)
