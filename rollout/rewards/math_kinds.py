@@ -22,9 +22,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
+from rollout.rewards.math_listings import (
+    Listing,
+    is_tuple,
+    is_vector,
+    listed,
+    matrix,
+    plus_minus,
+    split,
+    union,
+)
 from rollout.rewards.math_numbers import DEGREE, PERCENT, alike, number, quantity
-from rollout.rewards.math_response import names_another, without_option
-from rollout.rewards.math_text import closing, too_large
+from rollout.rewards.math_text import too_large
 from rollout.rewards.math_values import (
     has_value,
     is_linear,
@@ -34,18 +43,10 @@ from rollout.rewards.math_values import (
     same_set,
     same_value,
 )
+from rollout.rewards.math_words import choice, in_words
 
 _MAX_ITEMS = 24
 _MAX_NESTED = 6
-
-
-@dataclass(frozen=True, slots=True)
-class _Listing:
-    """Items between brackets; `left` and `right` are "" for a bare list, "{" and "}" for a set."""
-
-    items: tuple[str, ...]
-    left: str = ""
-    right: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,7 @@ def refusal(text: str) -> str:
     """Why no response could be compared with a cleaned gold answer, "" if one could."""
     if reason := too_large(text):
         return f"the answer {reason}; shorten it"
-    if _words(text) is not None or _choice(text) is not None:
+    if in_words(text) is not None or choice(text) is not None:
         return ""
     text = _built(text)
     claim, listing = _claim(text), _items(text)
@@ -96,10 +97,10 @@ def same(gold: str, found: str, precision: int, nested: int = 0) -> bool:
     """
     if nested > _MAX_NESTED or too_large(gold) or too_large(found):
         return False
-    words = _words(gold), _words(found)
-    letter = _choice(gold)
+    words = in_words(gold), in_words(found)
+    letter = choice(gold)
     if letter is not None:
-        return _choice(found) == letter or (words[0] is None and gold == found)
+        return choice(found) == letter or (words[0] is None and gold == found)
     if words[0] is not None or words[1] is not None:
         return words[0] == words[1]
     gold, found = _built(gold), _built(found)
@@ -116,63 +117,6 @@ def same(gold: str, found: str, precision: int, nested: int = 0) -> bool:
     return _same_quantity(gold, found, precision)
 
 
-# --- words and choices ---
-
-_SYNONYMS = {"dne": "does not exist", "y": "yes", "n": "no", "infinite": "infinity"}
-_LETTER = re.compile(
-    r"\(\s*([A-Ja-j])\s*\)\s*(?![-+*/^=<>\\(])|([A-J])\s*(?:[).:]\s*(?![-+*/^=(])|$)"
-)
-_TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
-_NO_TEXT = frozenset(
-    [
-        "sin",
-        "cos",
-        "tan",
-        "cot",
-        "sec",
-        "csc",
-        "log",
-        "ln",
-        "exp",
-        "max",
-        "min",
-        "gcd",
-        "lcm",
-        "det",
-    ]
-)
-
-
-def _words(text: str) -> tuple[str, ...] | None:
-    """The words of an answer that is text, None of one that is mathematics."""
-    plain = _TEXT.sub(r" \1 ", text)
-    spelled = plain != text
-    if not re.fullmatch(r"[^\W\d_]['\w\s,.;:!?-]*", plain.strip()) or "\\" in plain:
-        return None
-    words = tuple(re.findall(r"[^\W_]+", plain.casefold()))
-    if not words or any(word in _NO_TEXT for word in words):
-        return None
-    longest = max(map(len, words))
-    if not (longest >= 4 or (spelled and longest >= 2) or words[0] in ("yes", "no", "odd", "dne")):
-        return None
-    words = tuple(" ".join(_SYNONYMS.get(word, word) for word in words).split())
-    words = tuple(re.sub(r"(?<=\w{3}[^s])s$", "", word) for word in words)
-    return words[1:] if len(words) > 1 and words[0] in ("the", "a", "an") else words
-
-
-def _choice(text: str) -> str | None:
-    """The letter of a multiple choice, capital, as in "B", "(b)", "B. 12" or "option B".
-
-    None of several, which are a list.
-    """
-    plain = _TEXT.sub(r"\1", text).replace("{", "").replace("}", "").strip()
-    plain = without_option(plain)
-    found = _LETTER.match(plain)
-    if found is None or names_another(plain[found.end() :]):
-        return None
-    return (found.group(1) or found.group(2)).upper()
-
-
 # --- equations and inequalities ---
 
 _RELATIONS = {
@@ -187,9 +131,9 @@ _NAME = re.compile(
 
 
 def _claim(text: str) -> _Claim | None:
-    if _listing(text) is not None:
+    if listed(text) is not None:
         return None
-    parts = _split(text, _RELATION)
+    parts = split(text, _RELATION)
     members, relations = parts[::2], [_RELATIONS[part] for part in parts[1::2]]
     members = [member.strip() for member in members]
     if not relations or not all(members):
@@ -312,113 +256,41 @@ def _other_name(a: str, b: str) -> bool:
 
 # --- lists, sets, tuples, intervals, matrices ---
 
-_COMMA = re.compile(r"([,;])")
-_JOINED = r"\\text\s*\{\s*,?\s*(?:and|or)\s*\}|(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z])"
-_SEPARATOR = re.compile(rf"(;|(?<!\d),|(?<=\d{{4}}),|,(?!\d{{3}}(?!\d))|{_JOINED})")
-_CUP = re.compile(r"(\\cup(?![a-zA-Z]))")
-_MATRIX = re.compile(r"\\begin\{[pbB]?matrix\}(.*)\\end\{[pbB]?matrix\}")
 _BUILDER = re.compile(r"\\\{\s*[a-zA-Z]\s*(?:\\in\s*\\mathbb\{?R\}?\s*)?(?:\||:|\\mid)(.*)\\\}")
 
 
-def _items(text: str) -> _Listing | None:
+def _items(text: str) -> Listing | None:
     """The items of an answer that has several, with those of a plus-minus spelled out."""
-    listing = _union(text) or _matrix(text) or _listing(text) or _plus_minus(text)
+    listing = union(text) or matrix(text) or listed(text) or plus_minus(text)
     if listing is not None and listing.left == "":
         claims = [_claim(item) for item in listing.items]
         pieces = tuple(claim.value for claim in claims if claim and claim.relation == "<")
         if len(pieces) == len(claims) and all(pieces):
-            return _Listing(pieces, "U", "U")
+            return Listing(pieces, "U", "U")
     if listing is not None and listing.left in ("", "{"):
-        spelled = [_plus_minus(item) for item in listing.items]
+        spelled = [plus_minus(item) for item in listing.items]
         pairs = zip(listing.items, spelled, strict=True)
         items = [item for one, two in pairs for item in (two.items if two else (one,))]
-        return _Listing(tuple(items), listing.left, listing.right)
+        return Listing(tuple(items), listing.left, listing.right)
     return listing
-
-
-def _split(text: str, separator: re.Pattern[str]) -> list[str]:
-    """Parts outside of brackets and the separators between them, in turn."""
-    parts, start, depth, index = [], 0, 0, 0
-    while index < len(text):
-        found = separator.match(text, index) if depth == 0 else None
-        if found is not None:
-            parts += [text[start:index], found.group(1)]
-            start = index = found.end()
-            continue
-        if text[index] == "\\":
-            index += 1
-        if index < len(text) and not text[index - 1 : index + 1].startswith(("\\(", "\\[")):
-            depth += (text[index] in "([{") - (text[index] in ")]}")
-        index += 1
-    return [*parts, text[start:]]
-
-
-def _listing(text: str) -> _Listing | None:
-    text = text.strip()
-    start = 1 if text.startswith("\\{") else 0
-    if text[start : start + 1] in ("(", "[", "{") and closing(text, 0) == len(text) - 1:
-        inner = text[2:-2] if start else text[1:-1]
-        items = tuple(item.strip() for item in _split(inner, _COMMA)[::2])
-        left, right = text[start], text[-1]
-        if (len(items) == 1 and left != "{") or not all(items):
-            return None
-        if len(items) != 2 and left != "{":
-            left, right = "(", ")"
-        return _Listing(items, left, right)
-    if number(text) is not None:
-        return None
-    items = tuple(item.strip() for item in _split(text, _SEPARATOR)[::2] if item.strip())
-    return _Listing(items) if len(items) > 1 else None
-
-
-def _union(text: str) -> _Listing | None:
-    parts = tuple(part.strip() for part in _split(text, _CUP)[::2])
-    return _Listing(parts, "U", "U") if len(parts) > 1 and all(parts) else None
-
-
-def _plus_minus(text: str) -> _Listing | None:
-    if len(re.findall(r"\\(?:pm|mp)(?![a-zA-Z])", text)) != 1:
-        return None
-    plus = re.sub(r"^\s*\\(?:pm|mp)(?![a-zA-Z])", "", text)
-    plus = re.sub(r"\\(?:pm|mp)(?![a-zA-Z])", "+", plus)
-    return _Listing((plus.strip(), re.sub(r"\\(?:pm|mp)(?![a-zA-Z])", "-", text).strip()))
-
-
-def _matrix(text: str) -> _Listing | None:
-    found = _MATRIX.fullmatch(text.strip())
-    if found is None or "\\begin" in found.group(1):
-        return None
-    rows = [row for row in re.split(r"\\\\", found.group(1)) if row.strip()]
-    cells = [[cell.strip() for cell in row.split("&")] for row in rows]
-    shape = f"matrix {[len(row) for row in cells]}"
-    return _Listing(tuple(cell for row in cells for cell in row), shape, shape)
-
-
-def _is_tuple(listing: _Listing) -> bool:
-    return (listing.left, listing.right) == ("(", ")")
-
-
-def _is_vector(listing: _Listing) -> bool:
-    """Whether it is a matrix of one column or one row."""
-    return bool(re.fullmatch(r"matrix \[(?:\d+|1(?:, 1)*)\]", listing.left))
 
 
 def _same_listings(
     gold: str,
     found: str,
-    listings: tuple[_Listing | None, _Listing | None],
+    listings: tuple[Listing | None, Listing | None],
     precision: int,
     nested: int,
 ) -> bool:
     a, b = (
-        listing or _Listing((text,)) for listing, text in zip(listings, (gold, found), strict=True)
+        listing or Listing((text,)) for listing, text in zip(listings, (gold, found), strict=True)
     )
     if max(len(a.items), len(b.items)) > _MAX_ITEMS:
         return False
     loose = ("", "{")
     if (a.left in loose and b.left in loose) or a.left == b.left == "U":
         return _same_sets(a.items, b.items, precision, nested)
-    if (_is_vector(a) and _is_tuple(b)) or (_is_tuple(a) and _is_vector(b)):
+    if (is_vector(a) and is_tuple(b)) or (is_tuple(a) and is_vector(b)):
         b = replace(b, left=a.left, right=a.right)
     brackets = (a.left, a.right), (b.left, b.right)
     if brackets[0] != brackets[1] and ("", "") not in brackets:
