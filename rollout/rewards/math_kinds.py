@@ -32,7 +32,15 @@ from rollout.rewards.math_listings import (
     split,
     union,
 )
-from rollout.rewards.math_numbers import DEGREE, PERCENT, alike, number, quantity
+from rollout.rewards.math_numbers import (
+    DEGREE,
+    PERCENT,
+    alike,
+    number,
+    quantity,
+    same_time,
+    summed,
+)
 from rollout.rewards.math_text import too_large
 from rollout.rewards.math_values import (
     has_value,
@@ -103,6 +111,8 @@ def same(gold: str, found: str, precision: int, nested: int = 0) -> bool:
         return choice(found) == letter or (words[0] is None and gold == found)
     if words[0] is not None or words[1] is not None:
         return words[0] == words[1]
+    if (time := same_time(gold, found)) is not None:
+        return time
     gold, found = _built(gold), _built(found)
     claims = _claim(gold), _claim(found)
     if claims != (None, None):
@@ -148,9 +158,9 @@ def _claim(text: str) -> _Claim | None:
 
 
 def _built(text: str) -> str:
-    """The condition of a set that is built by one, as in { x : x > 3 }."""
+    """The condition of a set that is built by one, as in { x : x > 3 }; the sum of 5 ft 6 in."""
     found = _BUILDER.fullmatch(text.strip())
-    return found.group(1).strip() if found and _RELATION.search(found.group(1)) else text
+    return found.group(1).strip() if found and _RELATION.search(found.group(1)) else summed(text)
 
 
 def _is_name(text: str) -> bool:
