@@ -29,6 +29,7 @@ from rollout.rewards.math_listings import (
     listed,
     matrix,
     plus_minus,
+    ratio,
     split,
     union,
 )
@@ -43,11 +44,13 @@ from rollout.rewards.math_numbers import (
 )
 from rollout.rewards.math_text import too_large
 from rollout.rewards.math_values import (
+    below,
     has_value,
     is_linear,
     letters,
     proportional,
     readable,
+    rounds_to,
     same_set,
     same_value,
 )
@@ -179,7 +182,10 @@ def _equation(members: list[str]) -> _Claim:
     if all(same(a, b, 6, 1) for a, b in pairwise(members)):
         return _Claim(members[-1], name)
     if not name and len(members) == 2 and any(letters(member) for member in members):
-        return _Claim(sides=(members[0], members[1]))
+        # What stands alone is the value, on whichever side it is.
+        return _Claim(
+            sides=(members[0], members[1]) if letters(members[0]) else (members[1], members[0])
+        )
     if not _may_hold(members):
         return _Claim(false=True)
     return _Claim(members[-1], name) if name else _Claim(sides=(members[0], members[-1]))
@@ -201,11 +207,18 @@ def _approximate(members: list[str], relations: list[str]) -> _Claim:
     """Of x = a ~ b the exact a, or b when nothing but a name stands before it."""
     at = relations.index("~")
     before = members[: at + 1]
+    if not all(_rounds_to(a, b) for a, b in pairwise(members[at:])):
+        return _Claim(false=True)
     if len(before) == 1 and _is_name(before[0]):
         return _Claim(members[-1], before[0])
     if len(before) == 1:
         return _Claim(before[0])
     return _equation(before) if set(relations[:at]) == {"="} else _Claim(false=True)
+
+
+def _rounds_to(exact: str, rounded: str) -> bool:
+    (a, unit), (b, other) = quantity(exact), quantity(rounded)
+    return unit != other or _is_name(a) or rounds_to(a, b)
 
 
 def _inequality(members: list[str], relations: list[str]) -> _Claim | None:
@@ -240,7 +253,10 @@ def _same_claims(
     a, b = claims[0] or _Claim(gold), claims[1] or _Claim(found)
     if a.false or b.false:
         return False
+    if a.sides and not (b.sides or a.relation != "=" or letters(b.value)) and b.name:
+        b = replace(b, value="", sides=(b.name, b.value))
     if a.sides is None and b.sides is None:
+        b = _of_the_same_letter(a, b)
         return not _other_name(a.name, b.name) and same(a.value, b.value, precision, nested + 1)
     if claims[0] is None and b.sides is not None and b.relation == "=":
         return not is_linear(b.sides[0]) and same(gold, b.sides[1], precision, nested + 1)
@@ -249,6 +265,21 @@ def _same_claims(
         return False
     sign = proportional(sides[0], sides[1], precision)
     return sign > 0 if a.relation in ("<", "<=") else sign != 0
+
+
+_FUNCTION = re.compile(r"[a-zA-Z]\s*\(\s*([a-zA-Z])\s*\)")
+
+
+def _of_the_same_letter(gold: _Claim, found: _Claim) -> _Claim:
+    """Call what a function is taken of as the gold answer does: f(n) = n is f(x) = x."""
+    a, b = _FUNCTION.fullmatch(gold.name), _FUNCTION.fullmatch(found.name)
+    if not a or not b or a.group(1) in letters(found.value):
+        return found
+    return replace(found, value=_renamed(found.value, b.group(1), a.group(1)))
+
+
+def _renamed(text: str, letter: str, to: str) -> str:
+    return re.sub(rf"(?<![a-zA-Z\\]){letter}(?![a-zA-Z])", to, text)
 
 
 def _sides(claim: _Claim) -> tuple[str, str] | None:
@@ -271,18 +302,36 @@ _BUILDER = re.compile(r"\\\{\s*[a-zA-Z]\s*(?:\\in\s*\\mathbb\{?R\}?\s*)?(?:\||:|
 
 def _items(text: str) -> Listing | None:
     """The items of an answer that has several, with those of a plus-minus spelled out."""
-    listing = union(text) or matrix(text) or listed(text) or plus_minus(text)
+    listing = union(text) or matrix(text) or listed(text) or plus_minus(text) or ratio(text)
     if listing is not None and listing.left == "":
         claims = [_claim(item) for item in listing.items]
         pieces = tuple(claim.value for claim in claims if claim and claim.relation == "<")
         if len(pieces) == len(claims) and all(pieces):
-            return Listing(pieces, "U", "U")
+            both = None if re.search(r"\bor\b", text) else _in_both(pieces)
+            return listed(both) if both else Listing(pieces, "U", "U")
+        names = [claim.name for claim in claims if claim and re.fullmatch("[a-z]", claim.name)]
+        if len(set(names)) == len(claims):
+            named = sorted(zip(names, listing.items, strict=True))
+            listing = Listing(tuple(item for _, item in named))
     if listing is not None and listing.left in ("", "{"):
         spelled = [plus_minus(item) for item in listing.items]
         pairs = zip(listing.items, spelled, strict=True)
         items = [item for one, two in pairs for item in (two.items if two else (one,))]
         return Listing(tuple(items), listing.left, listing.right)
     return listing
+
+
+_UP = re.compile(r"([\[(])(.*),\\infty\)")
+_DOWN = re.compile(r"\(-\\infty,(.*)([\])])")
+
+
+def _in_both(pieces: Sequence[str]) -> str | None:
+    """The interval of the numbers above one bound and below a larger one."""
+    for up, down in (pieces, reversed(pieces)) if len(pieces) == 2 else ():
+        above, under = _UP.fullmatch(up), _DOWN.fullmatch(down)
+        if above and under and below(above.group(2), under.group(1)):
+            return f"{above.group(1)}{above.group(2)},{under.group(1)}{under.group(2)}"
+    return None
 
 
 def _same_listings(
@@ -338,11 +387,23 @@ def _same_sets(gold: Sequence[str], found: Sequence[str], precision: int, nested
 
 # --- units and values ---
 
+_COUNTS = frozenset("klmn")
+
+
+def _of_the_same_count(gold: str, found: str) -> str:
+    """Call the whole number of a family of angles as the gold answer does: k in pi/2 + k pi."""
+    if r"\pi" not in gold or r"\pi" not in found:
+        return found
+    a, b = letters(gold), letters(found)
+    if len(a) != 1 or len(b) != 1 or not (a | b) <= _COUNTS:
+        return found
+    return _renamed(found, *b, *a)
+
 
 def _same_quantity(gold: str, found: str, precision: int) -> bool:
     (a, unit), (b, other) = quantity(gold), quantity(found)
     if unit is None and other is None:
-        return same_value(a, b, precision)
+        return same_value(a, _of_the_same_count(a, b), precision)
     if unit is not None and other is not None:
         if unit.dimension == other.dimension:
             return same_value(a, b, precision, other.factor / unit.factor)

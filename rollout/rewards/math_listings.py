@@ -10,7 +10,9 @@ _COMMA = re.compile(r"([,;])")
 _JOINED = r"\\text\s*\{\s*,?\s*(?:and|or)\s*\}|(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z])"
 _SEPARATOR = re.compile(rf"(;|(?<!\d),|(?<=\d{{4}}),|,(?!\d{{3}}(?!\d))|{_JOINED})")
 _CUP = re.compile(r"(\\cup(?![a-zA-Z]))")
-_MATRIX = re.compile(r"\\begin\{[pbB]?matrix\}(.*)\\end\{[pbB]?matrix\}")
+_MATRIX = re.compile(
+    r"([^=&<>]{0,40}?)\s*\\begin\{(?:[pbB]|small)?matrix\}(.*)\\end\{(?:[pbB]|small)?matrix\}"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +76,28 @@ def plus_minus(text: str) -> Listing | None:
 
 
 def matrix(text: str) -> Listing | None:
-    """The cells of a matrix, its shape as its brackets."""
+    """The cells of a matrix, times what stands before it, its shape as its brackets."""
     found = _MATRIX.fullmatch(text.strip())
-    if found is None or "\\begin" in found.group(1):
+    if found is None or "\\begin" in found.group(2):
         return None
-    rows = [row for row in re.split(r"\\\\", found.group(1)) if row.strip()]
+    factor = found.group(1).removesuffix(r"\cdot").strip()
+    rows = [row for row in re.split(r"\\\\", found.group(2)) if row.strip()]
     cells = [[cell.strip() for cell in row.split("&")] for row in rows]
+    if factor:
+        cells = [[f"{factor}({cell})" for cell in row] for row in cells]
     shape = f"matrix {[len(row) for row in cells]}"
     return Listing(tuple(cell for row in cells for cell in row), shape, shape)
+
+
+_RATIO = re.compile(r"(:)")
+
+
+def ratio(text: str) -> Listing | None:
+    """The terms of a ratio of three or more, each divided by the first."""
+    terms = [term.strip() for term in split(text, _RATIO)[::2]]
+    if len(terms) < 3 or not all(terms) or re.search(r"[=<>]", text):
+        return None
+    return Listing(tuple(rf"\frac{{{term}}}{{{terms[0]}}}" for term in terms[1:]), ":", ":")
 
 
 def is_tuple(listing: Listing) -> bool:

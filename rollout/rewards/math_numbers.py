@@ -203,7 +203,9 @@ _BARE_UNIT = re.compile(r"(.*(?:[\d)}]|\\pi(?![a-zA-Z])))(\s*)-?([A-Za-z][A-Za-z
 _MONEY_FIRST = re.compile(
     r"(-?)\s*(?:US\s*)?(\\\$|\u20ac|\u00a3|\u00a5|\u20b9|USD(?![a-z])|EUR(?![a-z]))\s*(.+)"
 )
-_BASED = re.compile(r"([\dA-F]+)\s*_\s*\{?\s*(\d{1,2})\s*\}?")
+_BASED = re.compile(
+    r"(?:\\(?:text|overline)\s*\{|\()?\s*([\dA-F]+)\s*[})]?\s*_\s*\{?\s*(\d{1,2})\s*\}?"
+)
 _MODULO = re.compile(
     r"(.+?)\s*(?:\\[bp]?mod|\(\s*(?:\\?mod|\\text\s*\{\s*mod\s*\}))\s*\{?\s*(\w{1,9})\s*\}?\s*\)?"
 )
@@ -281,8 +283,8 @@ def _unit(written: str) -> Unit | None:
     """Read "cm^2", "km/h", "square metres", "apples"; None of words that are no unit."""
     written = re.sub(r"[{}\s]+", " ", written).replace("\\cdot", " ")
     written = re.sub(r"\bper\b", "/", re.sub(r"(?<=[A-Za-z])\.", "", written)).strip(" .")
-    for name, parts in _SPEEDS:
-        written = name.sub(parts, written)
+    for speed, parts in _SPEEDS:
+        written = speed.sub(parts, written)
     if _COUNTED.search(written) or any(word in _JOINS for word in re.findall(r"\w+", written)):
         return None
     powers: dict[str, int] = {}

@@ -108,6 +108,41 @@ def same_value(gold: str, found: str, precision: int, scale: Fraction = Fraction
     return bool(_agree(trees, precision, rounded, ratio=False))
 
 
+def below(a: str, b: str) -> bool:
+    """Whether the one cleaned formula without letters has a smaller value than the other."""
+    import mpmath
+
+    trees = _tree(a), _tree(b)
+    if trees[0] is None or trees[1] is None:
+        return False
+    with mpmath.workdps(_DIGITS[0]):
+        try:
+            x, y = (_value(tree, {}, [_MAX_NODES]) for tree in trees)
+        except (NotComputedError, ArithmeticError, AttributeError, TypeError, ValueError):
+            return False
+        return bool(not mpmath.im(x) and not mpmath.im(y) and mpmath.re(x) < mpmath.re(y))
+
+
+def rounds_to(exact: str, rounded: str) -> bool:
+    """Whether a cleaned number is another formula's value to the digits that it has.
+
+    The last digit may be rounded up or down. Also true of what is no plain number.
+    """
+    written = number(rounded) if re.fullmatch(r"[-+]?[\d., ]+", rounded) else None
+    if written is None or not has_value(exact):
+        return True
+    unit = Fraction(1, 10 ** len(rounded.partition(".")[2].strip()))
+    while unit >= 1 and written.value and written.value % (unit * 10) == 0:
+        unit *= 10
+    scaled = rf"\frac{{({exact})\cdot {unit.denominator}}}{{{unit.numerator}}}"
+    thousandths = int(written.value / unit * 1000)
+    return any(same_value(scaled, _in_thousandths(thousandths + n), 0) for n in (-499, 499))
+
+
+def _in_thousandths(count: int) -> str:
+    return f"{'-' if count < 0 else ''}{abs(count) // 1000}.{abs(count) % 1000:03}"
+
+
 def same_set(gold: str, found: str) -> bool:
     """Whether two cleaned answers are the same set of numbers, one written with set operations."""
     both = gold + found
