@@ -163,7 +163,27 @@ def _claim(text: str) -> _Claim | None:
 def _built(text: str) -> str:
     """The condition of a set that is built by one, as in { x : x > 3 }; the sum of 5 ft 6 in."""
     found = _BUILDER.fullmatch(text.strip())
-    return found.group(1).strip() if found and _RELATION.search(found.group(1)) else summed(text)
+    if found and _RELATION.search(found.group(1)):
+        text = found.group(1).strip()
+    return _but_for(text) or summed(text)
+
+
+_BUT_FOR = re.compile(r"\(-\\infty,(.*)\)\\cup\(\1,\\infty\)")
+
+
+def _but_for(text: str) -> str | None:
+    """The set of the numbers with x >= 1, x != 2; None of other conditions."""
+    if r"\ne" not in text or re.search(r"\bor\b", text):
+        return None
+    items = listed(text)
+    claims = [_claim(item) for item in items.items] if items and not items.left else []
+    values = [claim.value for claim in claims if claim and claim.relation == "<"]
+    without = [found.group(1) for value in values if (found := _BUT_FOR.fullmatch(value))]
+    rest = [value for value in values if not _BUT_FOR.fullmatch(value)]
+    if len(values) != len(claims) or len(rest) > 1 or not 1 <= len(without) <= 4:
+        return None
+    whole = rest[0] if rest else r"\mathbb{R}"
+    return rf"{whole}\setminus\{{{','.join(without)}\}}"
 
 
 def _is_name(text: str) -> bool:
@@ -218,6 +238,8 @@ def _approximate(members: list[str], relations: list[str]) -> _Claim:
 
 def _rounds_to(exact: str, rounded: str) -> bool:
     (a, unit), (b, other) = quantity(exact), quantity(rounded)
+    if other == PERCENT and unit is None:
+        return rounds_to(rf"({a})\cdot 100", b)
     return unit != other or _is_name(a) or rounds_to(a, b)
 
 
@@ -257,6 +279,8 @@ def _same_claims(
         b = replace(b, value="", sides=(b.name, b.value))
     if a.sides is None and b.sides is None:
         b = _of_the_same_letter(a, b)
+        if b.false:
+            return False
         return not _other_name(a.name, b.name) and same(a.value, b.value, precision, nested + 1)
     if claims[0] is None and b.sides is not None and b.relation == "=":
         return not is_linear(b.sides[0]) and same(gold, b.sides[1], precision, nested + 1)
@@ -273,8 +297,10 @@ _FUNCTION = re.compile(r"[a-zA-Z]\s*\(\s*([a-zA-Z])\s*\)")
 def _of_the_same_letter(gold: _Claim, found: _Claim) -> _Claim:
     """Call what a function is taken of as the gold answer does: f(n) = n is f(x) = x."""
     a, b = _FUNCTION.fullmatch(gold.name), _FUNCTION.fullmatch(found.name)
-    if not a or not b or a.group(1) in letters(found.value):
+    if not a or not b or a.group(1) == b.group(1):
         return found
+    if a.group(1) in letters(found.value):
+        return _Claim(false=True)
     return replace(found, value=_renamed(found.value, b.group(1), a.group(1)))
 
 
@@ -313,6 +339,9 @@ def _items(text: str) -> Listing | None:
         if len(set(names)) == len(claims):
             named = sorted(zip(names, listing.items, strict=True))
             listing = Listing(tuple(item for _, item in named))
+        elif len(names) == len(claims):
+            # Several values of one name are no tuple.
+            listing = replace(listing, left="{", right="}")
     if listing is not None and listing.left in ("", "{"):
         spelled = [plus_minus(item) for item in listing.items]
         pairs = zip(listing.items, spelled, strict=True)

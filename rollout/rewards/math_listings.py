@@ -84,6 +84,7 @@ def matrix(text: str) -> Listing | None:
     rows = [row for row in re.split(r"\\\\", found.group(2)) if row.strip()]
     cells = [[cell.strip() for cell in row.split("&")] for row in rows]
     if factor:
+        factor += "" if factor.endswith(("-", "+")) else r"\cdot"
         cells = [[f"{factor}({cell})" for cell in row] for row in cells]
     shape = f"matrix {[len(row) for row in cells]}"
     return Listing(tuple(cell for row in cells for cell in row), shape, shape)

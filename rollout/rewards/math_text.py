@@ -80,13 +80,23 @@ _RENAMED = tuple(
         ("text(?:bf|it|rm|sf|tt|up|sl|sc|normal|md)|mathrm|mbox|hbox|emph|underline", r"\\text"),
     )
 )
-_NAMELY = r"(?:or|which is|that is|i\.e\.),?"
-_NEARLY = r"approximately|approx\.?|about|roughly|around"
+NAMELY = r"(?:or|which is|that is|i\.e\.),?"
+NEARLY = r"approximately|approx\.?|about|roughly|around"
 _PLAIN = (
     (re.compile(r"\*\*(?=\s*[\d({\\a-z-])(?<=[\d)}a-z]\*\*)"), "^"),
     (re.compile(r"\*\*|`"), ""),
     (re.compile(r"\\(?:text)?color\s*\{[^{}]*\}"), ""),
     (re.compile(r"\{([^{}]{1,40})\\choose([^{}]{1,40})\}"), r"\\binom{\1}{\2}"),
+    (
+        re.compile(
+            r"(?<=\d)\s*(?:\^\s*\{\s*\\text\s*\{\s*(?:st|nd|rd|th)\s*\}\s*\}"
+            r"|\^?\s*\\text\s*\{\s*(?:st|nd|rd|th)\s*\}|\^\s*\{\s*(?:st|nd|rd|th)\s*\}"
+            r"|(?:st|nd|rd|th)(?![a-zA-Z]))"
+        ),
+        "",
+    ),
+    (re.compile(r"(?<=\d)\s+x\s+(?=\d)"), r"\\times "),
+    (re.compile(r"(?<=\d)\{:\}(?=\d)"), ":"),
     (re.compile(r"<="), r"\\le "),
     (re.compile(r">="), r"\\ge "),
     (re.compile(r"(?<![\d)])!="), r"\\ne "),
@@ -95,7 +105,7 @@ _PLAIN = (
     (re.compile(r"\\text\s*\{\s*([eid-])\s*\}"), r"\1"),
     (re.compile(r"\\text\s*\{\s*((?:[A-Z]\s*(?:,|and|or)\s*)+[A-Z])\s*\}"), r"\1"),
     (re.compile(r"(?<=\d)\s*\\text\s*\{\s*to\s*\}\s*(?=\d)"), ":"),
-    (re.compile(rf"\\text\s*\{{\s*,?\s*(?:{_NAMELY}\s*)?(?:{_NEARLY})\s*\}}"), r"\\approx "),
+    (re.compile(rf"\\text\s*\{{\s*,?\s*(?:{NAMELY}\s*)?(?:{NEARLY})\s*\}}"), r"\\approx "),
     (re.compile(r"\\hat\s*\{\s*\\?([ijk])(?:math)?\s*\}"), r"\1"),
     (re.compile(r"\\(max|min)\s*\\\{([^{}]{0,80})\\\}"), r"\\\1(\2)"),
     (re.compile(r"\\dot\s*\{?(\d)\}?(\d{0,9})\\dot\s*\{?(\d)\}?"), r"\\overline{\1\2\3}"),
