@@ -11,8 +11,11 @@ Each kind is decided here by what a mathematician would say; only formulas go on
   what `A = \pi r^2 = 9\pi` says of r, or `P(X=2) = 1/6` of X, is not for us to judge.
 - A name on the left (`x=5`, `f(x)=x^2`) is dropped unless both sides name a different letter. So is
   what a number was asked of (`a+b=5`, `x^2=9`), but `2x=8` says that x is 4, and is no 8.
+- Of `a \approx b` the exact a counts, if b is a rounding of it; 18 is not about 19.
+- `x>1 and x<3` is (1,3), as are two such bounds with a comma between; `x>1, x \ne 2` is without 2.
 - A bare list has no order and neither have sets; tuples have. A list answers a tuple in order, and
-  a tuple a column or row of a matrix.
+  a tuple a column or row of a matrix. Values of different names are in the order of the names.
+- The letter of a function's argument and that of the whole number in a family of angles are free.
 - `1,234` is one number outside brackets and two inside.
 - A formula rounded to at least `precision` digits is right, see `math_numbers.near`.
 """
@@ -42,6 +45,7 @@ from rollout.rewards.math_numbers import (
     same_time,
     summed,
 )
+from rollout.rewards.math_rounding import rounds_to
 from rollout.rewards.math_text import too_large
 from rollout.rewards.math_values import (
     below,
@@ -50,7 +54,6 @@ from rollout.rewards.math_values import (
     letters,
     proportional,
     readable,
-    rounds_to,
     same_set,
     same_value,
 )

@@ -18,9 +18,10 @@ def answer_text(response: str) -> str | None:
     """The answer that a response states, not cleaned; None if it states none.
 
     Only what follows the last </think> is looked at, if there is one: before it a model tries
-    answers out. The last complete box counts, with the boxes that only commas, "and" or "or" part
-    from it. A box that never closes was cut off and does not count. Without a box: what follows the
-    last ####, the last "answer" (as a key of JSON too), or else the last formula or number.
+    answers out. The last complete box counts, with the boxes that a list or "or" joins to it.
+    A box that never closes was cut off and does not count. Without a box: what follows the
+    last ####, the last "answer" (as a key of JSON too), or else the last formula, tuple or
+    number, with those that it is an alternative to: of "4 or 5" neither is the answer alone.
     """
     response = _said(response)[-_SEEN_CHARS:]
     boxes, cut_at = _boxes(response)
@@ -97,7 +98,8 @@ def _belong_together(between: str) -> bool:
 _HASHES = re.compile(r"####[ \t]*([^\n]+)")
 _JSON = re.compile(r'"(?:final_?)?answer"\s*:\s*(?:"((?:[^"\\]|\\.)*)"|([^,}\s"]+))', re.IGNORECASE)
 _ANSWER = re.compile(
-    r"\b(?:answers?|correct\s+(?:option|choice))\b\*{0,2}(?:\s+(?:is|are)\b|\s*[:=])\s*:?\s*([^\n]+)",
+    r"\b(?:answers?|correct\s+(?:option|choice))\b\*{0,2}"
+    r"(?:\s+(?:is|are)\b|\s*[:=])\s*:?\s*([^\n]+)",
     re.IGNORECASE,
 )
 _FORMULA = re.compile(
