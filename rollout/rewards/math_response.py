@@ -187,7 +187,8 @@ _OR = re.compile(
 def _alternatives(text: str) -> str | None:
     """The last values of a text where something is said of them but which one is the answer.
 
-    Of "4 or 5" and "between 4 and 5" both, of "4, not 5" the first, "4, about 5" as one chain.
+    Of "4 or 5", "between 4 and 5" and "(1, 2) and (3, 4)" both, of "4, not 5" the first,
+    "4, about 5" as one chain.
     """
     values = _values(text)
     if len(values) < 2:
@@ -202,7 +203,8 @@ def _alternatives(text: str) -> str | None:
     while first and (_OR.fullmatch(between[first - 1]) or between[first - 1].strip() == ","):
         first -= 1
     before = text[: values[-2].start()][-20:]
-    if between[-1].strip() == "and" and re.search(r"\bbetween\s+$", before):
+    tuples = all(content[0] in "([" for content in contents[-2:])
+    if between[-1].strip(" ,") == "and" and (tuples or re.search(r"\bbetween\s+$", before)):
         return f"{contents[-2]}, {contents[-1]}"
     if not any(map(_OR.fullmatch, between[first:])):
         return None

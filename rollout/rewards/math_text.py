@@ -105,6 +105,10 @@ _PLAIN = (
     (re.compile(r"\\text\s*\{\s*([eid-])\s*\}"), r"\1"),
     (re.compile(r"\\text\s*\{\s*((?:[A-Z]\s*(?:,|and|or)\s*)+[A-Z])\s*\}"), r"\1"),
     (re.compile(r"(?<=\d)\s*\\text\s*\{\s*to\s*\}\s*(?=\d)"), ":"),
+    (
+        re.compile(rf"\\text\s*\{{\s*\(?(?:{NEARLY})\s*(-?[\d.,]+)\s*\)?\s*\}}"),
+        r"\\approx \1",
+    ),
     (re.compile(rf"\\text\s*\{{\s*,?\s*(?:{NAMELY}\s*)?(?:{NEARLY})\s*\}}"), r"\\approx "),
     (re.compile(r"\\hat\s*\{\s*\\?([ijk])(?:math)?\s*\}"), r"\1"),
     (re.compile(r"\\(max|min)\s*\\\{([^{}]{0,80})\\\}"), r"\\\1(\2)"),

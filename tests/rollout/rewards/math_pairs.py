@@ -253,6 +253,7 @@ PAIRS: dict[str, list[tuple[str, str, bool]]] = {
         ("The answer is the interval [3, 4].", "[3,4]", True),
         ("The answer is the point (3, 4).", "(4,3)", False),
         ("The answer is the points (1, 2) or (3, 4).", "(3,4)", False),
+        ("The vertices are (1, 2) and (3, 4).", "(3,4)", False),
     ],
     # A name on the left may be left out; two different letters are two different answers.
     "equations with a left side": [
@@ -686,6 +687,7 @@ PAIRS: dict[str, list[tuple[str, str, bool]]] = {
         ("The answer is $4\\pi$, which is approximately 12.57.", r"4\pi", True),
         ("The probability is 1/3, or about 33%.", r"\frac13", True),
         (r"\boxed{4\pi\text{ or approximately }12.57}", r"4\pi", True),
+        (r"\boxed{4\pi\text{ (approximately 12.57)}}", r"4\pi", True),
         (r"\boxed{4\pi\approx 13.57}", r"4\pi", False),
         (r"\boxed{18\approx 19}", "18", False),
         (r"\boxed{x\approx 18\approx 19}", "19", False),
