@@ -1,8 +1,9 @@
 """Mathematical equality of a response's answer and the task's.
 
     response -> math_response: the answer in it -> math_text: in one way of writing
-             -> math_kinds: percents, units, sets, equations, words, ... -> math_numbers: rationals
-                                                                         -> math_values: formulas
+             -> math_kinds: percents, units, sets, equations, ... -> math_words, math_listings
+                                                                  -> math_numbers: rationals
+                                                                  -> math_values: formulas
 
 math-verify reads formulas and decides nothing else. Its guard against endless computations needs
 SIGALRM, a process's main thread and whole seconds; here sizes are bounded before a formula is read

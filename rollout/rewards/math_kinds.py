@@ -11,8 +11,11 @@ Each kind is decided here by what a mathematician would say; only formulas go on
   what `A = \pi r^2 = 9\pi` says of r, or `P(X=2) = 1/6` of X, is not for us to judge.
 - A name on the left (`x=5`, `f(x)=x^2`) is dropped unless both sides name a different letter. So is
   what a number was asked of (`a+b=5`, `x^2=9`), but `2x=8` says that x is 4, and is no 8.
+- Of `a \approx b` the exact a counts, if b is a rounding of it; 18 is not about 19.
+- `x>1 and x<3` is (1,3), as are two such bounds with a comma between; `x>1, x \ne 2` is without 2.
 - A bare list has no order and neither have sets; tuples have. A list answers a tuple in order, and
-  a tuple a column or row of a matrix.
+  a tuple a column or row of a matrix. Values of different names are in the order of the names.
+- The letter of a function's argument and that of the whole number in a family of angles are free.
 - `1,234` is one number outside brackets and two inside.
 - A formula rounded to at least `precision` digits is right, see `math_numbers.near`.
 """
@@ -22,10 +25,30 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from rollout.rewards.math_numbers import DEGREE, PERCENT, alike, number, quantity
-from rollout.rewards.math_response import names_another, without_option
-from rollout.rewards.math_text import closing, too_large
+from rollout.rewards.math_listings import (
+    Listing,
+    is_tuple,
+    is_vector,
+    listed,
+    matrix,
+    plus_minus,
+    ratio,
+    split,
+    union,
+)
+from rollout.rewards.math_numbers import (
+    DEGREE,
+    PERCENT,
+    alike,
+    number,
+    quantity,
+    same_time,
+    summed,
+)
+from rollout.rewards.math_rounding import rounds_to
+from rollout.rewards.math_text import too_large
 from rollout.rewards.math_values import (
+    below,
     has_value,
     is_linear,
     letters,
@@ -34,18 +57,10 @@ from rollout.rewards.math_values import (
     same_set,
     same_value,
 )
+from rollout.rewards.math_words import choice, in_words
 
 _MAX_ITEMS = 24
 _MAX_NESTED = 6
-
-
-@dataclass(frozen=True, slots=True)
-class _Listing:
-    """Items between brackets; `left` and `right` are "" for a bare list, "{" and "}" for a set."""
-
-    items: tuple[str, ...]
-    left: str = ""
-    right: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +80,7 @@ def refusal(text: str) -> str:
     """Why no response could be compared with a cleaned gold answer, "" if one could."""
     if reason := too_large(text):
         return f"the answer {reason}; shorten it"
-    if _words(text) is not None or _choice(text) is not None:
+    if in_words(text) is not None or choice(text) is not None:
         return ""
     text = _built(text)
     claim, listing = _claim(text), _items(text)
@@ -96,12 +111,14 @@ def same(gold: str, found: str, precision: int, nested: int = 0) -> bool:
     """
     if nested > _MAX_NESTED or too_large(gold) or too_large(found):
         return False
-    words = _words(gold), _words(found)
-    letter = _choice(gold)
+    words = in_words(gold), in_words(found)
+    letter = choice(gold)
     if letter is not None:
-        return _choice(found) == letter or (words[0] is None and gold == found)
+        return choice(found) == letter or (words[0] is None and gold == found)
     if words[0] is not None or words[1] is not None:
         return words[0] == words[1]
+    if (time := same_time(gold, found)) is not None:
+        return time
     gold, found = _built(gold), _built(found)
     claims = _claim(gold), _claim(found)
     if claims != (None, None):
@@ -114,63 +131,6 @@ def same(gold: str, found: str, precision: int, nested: int = 0) -> bool:
     if gold == found and not refusal(gold):
         return True
     return _same_quantity(gold, found, precision)
-
-
-# --- words and choices ---
-
-_SYNONYMS = {"dne": "does not exist", "y": "yes", "n": "no", "infinite": "infinity"}
-_LETTER = re.compile(
-    r"\(\s*([A-Ja-j])\s*\)\s*(?![-+*/^=<>\\(])|([A-J])\s*(?:[).:]\s*(?![-+*/^=(])|$)"
-)
-_TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
-_NO_TEXT = frozenset(
-    [
-        "sin",
-        "cos",
-        "tan",
-        "cot",
-        "sec",
-        "csc",
-        "log",
-        "ln",
-        "exp",
-        "max",
-        "min",
-        "gcd",
-        "lcm",
-        "det",
-    ]
-)
-
-
-def _words(text: str) -> tuple[str, ...] | None:
-    """The words of an answer that is text, None of one that is mathematics."""
-    plain = _TEXT.sub(r" \1 ", text)
-    spelled = plain != text
-    if not re.fullmatch(r"[^\W\d_]['\w\s,.;:!?-]*", plain.strip()) or "\\" in plain:
-        return None
-    words = tuple(re.findall(r"[^\W_]+", plain.casefold()))
-    if not words or any(word in _NO_TEXT for word in words):
-        return None
-    longest = max(map(len, words))
-    if not (longest >= 4 or (spelled and longest >= 2) or words[0] in ("yes", "no", "odd", "dne")):
-        return None
-    words = tuple(" ".join(_SYNONYMS.get(word, word) for word in words).split())
-    words = tuple(re.sub(r"(?<=\w{3}[^s])s$", "", word) for word in words)
-    return words[1:] if len(words) > 1 and words[0] in ("the", "a", "an") else words
-
-
-def _choice(text: str) -> str | None:
-    """The letter of a multiple choice, capital, as in "B", "(b)", "B. 12" or "option B".
-
-    None of several, which are a list.
-    """
-    plain = _TEXT.sub(r"\1", text).replace("{", "").replace("}", "").strip()
-    plain = without_option(plain)
-    found = _LETTER.match(plain)
-    if found is None or names_another(plain[found.end() :]):
-        return None
-    return (found.group(1) or found.group(2)).upper()
 
 
 # --- equations and inequalities ---
@@ -187,9 +147,9 @@ _NAME = re.compile(
 
 
 def _claim(text: str) -> _Claim | None:
-    if _listing(text) is not None:
+    if listed(text) is not None:
         return None
-    parts = _split(text, _RELATION)
+    parts = split(text, _RELATION)
     members, relations = parts[::2], [_RELATIONS[part] for part in parts[1::2]]
     members = [member.strip() for member in members]
     if not relations or not all(members):
@@ -204,9 +164,29 @@ def _claim(text: str) -> _Claim | None:
 
 
 def _built(text: str) -> str:
-    """The condition of a set that is built by one, as in { x : x > 3 }."""
+    """The condition of a set that is built by one, as in { x : x > 3 }; the sum of 5 ft 6 in."""
     found = _BUILDER.fullmatch(text.strip())
-    return found.group(1).strip() if found and _RELATION.search(found.group(1)) else text
+    if found and _RELATION.search(found.group(1)):
+        text = found.group(1).strip()
+    return _but_for(text) or summed(text)
+
+
+_BUT_FOR = re.compile(r"\(-\\infty,(.*)\)\\cup\(\1,\\infty\)")
+
+
+def _but_for(text: str) -> str | None:
+    """The set of the numbers with x >= 1, x != 2; None of other conditions."""
+    if r"\ne" not in text or re.search(r"\bor\b", text):
+        return None
+    items = listed(text)
+    claims = [_claim(item) for item in items.items] if items and not items.left else []
+    values = [claim.value for claim in claims if claim and claim.relation == "<"]
+    without = [found.group(1) for value in values if (found := _BUT_FOR.fullmatch(value))]
+    rest = [value for value in values if not _BUT_FOR.fullmatch(value)]
+    if len(values) != len(claims) or len(rest) > 1 or not 1 <= len(without) <= 4:
+        return None
+    whole = rest[0] if rest else r"\mathbb{R}"
+    return rf"{whole}\setminus\{{{','.join(without)}\}}"
 
 
 def _is_name(text: str) -> bool:
@@ -225,7 +205,10 @@ def _equation(members: list[str]) -> _Claim:
     if all(same(a, b, 6, 1) for a, b in pairwise(members)):
         return _Claim(members[-1], name)
     if not name and len(members) == 2 and any(letters(member) for member in members):
-        return _Claim(sides=(members[0], members[1]))
+        # What stands alone is the value, on whichever side it is.
+        return _Claim(
+            sides=(members[0], members[1]) if letters(members[0]) else (members[1], members[0])
+        )
     if not _may_hold(members):
         return _Claim(false=True)
     return _Claim(members[-1], name) if name else _Claim(sides=(members[0], members[-1]))
@@ -247,11 +230,20 @@ def _approximate(members: list[str], relations: list[str]) -> _Claim:
     """Of x = a ~ b the exact a, or b when nothing but a name stands before it."""
     at = relations.index("~")
     before = members[: at + 1]
+    if not all(_rounds_to(a, b) for a, b in pairwise(members[at:])):
+        return _Claim(false=True)
     if len(before) == 1 and _is_name(before[0]):
         return _Claim(members[-1], before[0])
     if len(before) == 1:
         return _Claim(before[0])
     return _equation(before) if set(relations[:at]) == {"="} else _Claim(false=True)
+
+
+def _rounds_to(exact: str, rounded: str) -> bool:
+    (a, unit), (b, other) = quantity(exact), quantity(rounded)
+    if other == PERCENT and unit is None:
+        return rounds_to(rf"({a})\cdot 100", b)
+    return unit != other or _is_name(a) or rounds_to(a, b)
 
 
 def _inequality(members: list[str], relations: list[str]) -> _Claim | None:
@@ -286,7 +278,12 @@ def _same_claims(
     a, b = claims[0] or _Claim(gold), claims[1] or _Claim(found)
     if a.false or b.false:
         return False
+    if a.sides and not (b.sides or a.relation != "=" or letters(b.value)) and b.name:
+        b = replace(b, value="", sides=(b.name, b.value))
     if a.sides is None and b.sides is None:
+        b = _of_the_same_letter(a, b)
+        if b.false:
+            return False
         return not _other_name(a.name, b.name) and same(a.value, b.value, precision, nested + 1)
     if claims[0] is None and b.sides is not None and b.relation == "=":
         return not is_linear(b.sides[0]) and same(gold, b.sides[1], precision, nested + 1)
@@ -295,6 +292,23 @@ def _same_claims(
         return False
     sign = proportional(sides[0], sides[1], precision)
     return sign > 0 if a.relation in ("<", "<=") else sign != 0
+
+
+_FUNCTION = re.compile(r"[a-zA-Z]\s*\(\s*([a-zA-Z])\s*\)")
+
+
+def _of_the_same_letter(gold: _Claim, found: _Claim) -> _Claim:
+    """Call what a function is taken of as the gold answer does: f(n) = n is f(x) = x."""
+    a, b = _FUNCTION.fullmatch(gold.name), _FUNCTION.fullmatch(found.name)
+    if not a or not b or a.group(1) == b.group(1):
+        return found
+    if a.group(1) in letters(found.value):
+        return _Claim(false=True)
+    return replace(found, value=_renamed(found.value, b.group(1), a.group(1)))
+
+
+def _renamed(text: str, letter: str, to: str) -> str:
+    return re.sub(rf"(?<![a-zA-Z\\]){letter}(?![a-zA-Z])", to, text)
 
 
 def _sides(claim: _Claim) -> tuple[str, str] | None:
@@ -312,113 +326,62 @@ def _other_name(a: str, b: str) -> bool:
 
 # --- lists, sets, tuples, intervals, matrices ---
 
-_COMMA = re.compile(r"([,;])")
-_JOINED = r"\\text\s*\{\s*,?\s*(?:and|or)\s*\}|(?<![a-zA-Z\\])(?:and|or)(?![a-zA-Z])"
-_SEPARATOR = re.compile(rf"(;|(?<!\d),|(?<=\d{{4}}),|,(?!\d{{3}}(?!\d))|{_JOINED})")
-_CUP = re.compile(r"(\\cup(?![a-zA-Z]))")
-_MATRIX = re.compile(r"\\begin\{[pbB]?matrix\}(.*)\\end\{[pbB]?matrix\}")
 _BUILDER = re.compile(r"\\\{\s*[a-zA-Z]\s*(?:\\in\s*\\mathbb\{?R\}?\s*)?(?:\||:|\\mid)(.*)\\\}")
 
 
-def _items(text: str) -> _Listing | None:
+def _items(text: str) -> Listing | None:
     """The items of an answer that has several, with those of a plus-minus spelled out."""
-    listing = _union(text) or _matrix(text) or _listing(text) or _plus_minus(text)
+    listing = union(text) or matrix(text) or listed(text) or plus_minus(text) or ratio(text)
     if listing is not None and listing.left == "":
         claims = [_claim(item) for item in listing.items]
         pieces = tuple(claim.value for claim in claims if claim and claim.relation == "<")
         if len(pieces) == len(claims) and all(pieces):
-            return _Listing(pieces, "U", "U")
+            both = None if re.search(r"\bor\b", text) else _in_both(pieces)
+            return listed(both) if both else Listing(pieces, "U", "U")
+        names = [claim.name for claim in claims if claim and re.fullmatch("[a-z]", claim.name)]
+        if len(set(names)) == len(claims):
+            named = sorted(zip(names, listing.items, strict=True))
+            listing = Listing(tuple(item for _, item in named))
+        elif len(names) == len(claims):
+            # Several values of one name are no tuple.
+            listing = replace(listing, left="{", right="}")
     if listing is not None and listing.left in ("", "{"):
-        spelled = [_plus_minus(item) for item in listing.items]
+        spelled = [plus_minus(item) for item in listing.items]
         pairs = zip(listing.items, spelled, strict=True)
         items = [item for one, two in pairs for item in (two.items if two else (one,))]
-        return _Listing(tuple(items), listing.left, listing.right)
+        return Listing(tuple(items), listing.left, listing.right)
     return listing
 
 
-def _split(text: str, separator: re.Pattern[str]) -> list[str]:
-    """Parts outside of brackets and the separators between them, in turn."""
-    parts, start, depth, index = [], 0, 0, 0
-    while index < len(text):
-        found = separator.match(text, index) if depth == 0 else None
-        if found is not None:
-            parts += [text[start:index], found.group(1)]
-            start = index = found.end()
-            continue
-        if text[index] == "\\":
-            index += 1
-        if index < len(text) and not text[index - 1 : index + 1].startswith(("\\(", "\\[")):
-            depth += (text[index] in "([{") - (text[index] in ")]}")
-        index += 1
-    return [*parts, text[start:]]
+_UP = re.compile(r"([\[(])(.*),\\infty\)")
+_DOWN = re.compile(r"\(-\\infty,(.*)([\])])")
 
 
-def _listing(text: str) -> _Listing | None:
-    text = text.strip()
-    start = 1 if text.startswith("\\{") else 0
-    if text[start : start + 1] in ("(", "[", "{") and closing(text, 0) == len(text) - 1:
-        inner = text[2:-2] if start else text[1:-1]
-        items = tuple(item.strip() for item in _split(inner, _COMMA)[::2])
-        left, right = text[start], text[-1]
-        if (len(items) == 1 and left != "{") or not all(items):
-            return None
-        if len(items) != 2 and left != "{":
-            left, right = "(", ")"
-        return _Listing(items, left, right)
-    if number(text) is not None:
-        return None
-    items = tuple(item.strip() for item in _split(text, _SEPARATOR)[::2] if item.strip())
-    return _Listing(items) if len(items) > 1 else None
-
-
-def _union(text: str) -> _Listing | None:
-    parts = tuple(part.strip() for part in _split(text, _CUP)[::2])
-    return _Listing(parts, "U", "U") if len(parts) > 1 and all(parts) else None
-
-
-def _plus_minus(text: str) -> _Listing | None:
-    if len(re.findall(r"\\(?:pm|mp)(?![a-zA-Z])", text)) != 1:
-        return None
-    plus = re.sub(r"^\s*\\(?:pm|mp)(?![a-zA-Z])", "", text)
-    plus = re.sub(r"\\(?:pm|mp)(?![a-zA-Z])", "+", plus)
-    return _Listing((plus.strip(), re.sub(r"\\(?:pm|mp)(?![a-zA-Z])", "-", text).strip()))
-
-
-def _matrix(text: str) -> _Listing | None:
-    found = _MATRIX.fullmatch(text.strip())
-    if found is None or "\\begin" in found.group(1):
-        return None
-    rows = [row for row in re.split(r"\\\\", found.group(1)) if row.strip()]
-    cells = [[cell.strip() for cell in row.split("&")] for row in rows]
-    shape = f"matrix {[len(row) for row in cells]}"
-    return _Listing(tuple(cell for row in cells for cell in row), shape, shape)
-
-
-def _is_tuple(listing: _Listing) -> bool:
-    return (listing.left, listing.right) == ("(", ")")
-
-
-def _is_vector(listing: _Listing) -> bool:
-    """Whether it is a matrix of one column or one row."""
-    return bool(re.fullmatch(r"matrix \[(?:\d+|1(?:, 1)*)\]", listing.left))
+def _in_both(pieces: Sequence[str]) -> str | None:
+    """The interval of the numbers above one bound and below a larger one."""
+    for up, down in (pieces, reversed(pieces)) if len(pieces) == 2 else ():
+        above, under = _UP.fullmatch(up), _DOWN.fullmatch(down)
+        if above and under and below(above.group(2), under.group(1)):
+            return f"{above.group(1)}{above.group(2)},{under.group(1)}{under.group(2)}"
+    return None
 
 
 def _same_listings(
     gold: str,
     found: str,
-    listings: tuple[_Listing | None, _Listing | None],
+    listings: tuple[Listing | None, Listing | None],
     precision: int,
     nested: int,
 ) -> bool:
     a, b = (
-        listing or _Listing((text,)) for listing, text in zip(listings, (gold, found), strict=True)
+        listing or Listing((text,)) for listing, text in zip(listings, (gold, found), strict=True)
     )
     if max(len(a.items), len(b.items)) > _MAX_ITEMS:
         return False
     loose = ("", "{")
     if (a.left in loose and b.left in loose) or a.left == b.left == "U":
         return _same_sets(a.items, b.items, precision, nested)
-    if (_is_vector(a) and _is_tuple(b)) or (_is_tuple(a) and _is_vector(b)):
+    if (is_vector(a) and is_tuple(b)) or (is_tuple(a) and is_vector(b)):
         b = replace(b, left=a.left, right=a.right)
     brackets = (a.left, a.right), (b.left, b.right)
     if brackets[0] != brackets[1] and ("", "") not in brackets:
@@ -456,11 +419,23 @@ def _same_sets(gold: Sequence[str], found: Sequence[str], precision: int, nested
 
 # --- units and values ---
 
+_COUNTS = frozenset("klmn")
+
+
+def _of_the_same_count(gold: str, found: str) -> str:
+    """Call the whole number of a family of angles as the gold answer does: k in pi/2 + k pi."""
+    if r"\pi" not in gold or r"\pi" not in found:
+        return found
+    a, b = letters(gold), letters(found)
+    if len(a) != 1 or len(b) != 1 or not (a | b) <= _COUNTS:
+        return found
+    return _renamed(found, *b, *a)
+
 
 def _same_quantity(gold: str, found: str, precision: int) -> bool:
     (a, unit), (b, other) = quantity(gold), quantity(found)
     if unit is None and other is None:
-        return same_value(a, b, precision)
+        return same_value(a, _of_the_same_count(a, b), precision)
     if unit is not None and other is not None:
         if unit.dimension == other.dimension:
             return same_value(a, b, precision, other.factor / unit.factor)

@@ -18,7 +18,9 @@ _MIXED = re.compile(
     r"([-+]?)\s*(\d+)(?:\s*\\frac\s*\{\s*(\d+)\s*\}\s*\{\s*(\d+)\s*\}|\s+(\d+)\s*/\s*(\d+))"
 )
 _REPEATING = re.compile(
-    r"([-+]?)\s*(\d*)\.(\d*?)(?:\\(?:overline|bar|dot)\s*(?:\{(\d+)\}|(\d))|\((\d+)\)|(\d)\7\7+\.\.\.)"
+    r"([-+]?)\s*(\d*)\.(\d*?)(?:\\(?:overline|bar|dot)\s*(?:\{(\d+)\}|(\d))"
+    r"|\((\d+)\)|(\d)\7\7+\.\.\."
+    r"|(\d{2,6}?)\8+\.\.\.)"
 )
 
 
@@ -170,6 +172,7 @@ _SAME = {
     },
     **{"hour": "h", "hr": "h", "hrs": "h", "liter": "l", "litre": "l", "milliliter": "ml"},
     **{"millilitre": "ml", "mins": "min", "secs": "s", "usd": "dollar", "miles": "mile"},
+    **{"lbs": "pound", "lb": "pound", "yd": "yard", "mi": "mile"},
 }
 _NO_UNIT = frozenset(("unit", "square", "sq", "cubic", "cu", "a", "an", "per", "of", "the"))
 _FUNCTIONS = frozenset(
@@ -179,19 +182,33 @@ _FUNCTIONS = frozenset(
     )
 )
 """Names that are no unit; "sec" and "min" are more often one."""
-_JOINS = frozenset(("and", "or", "if", "for", "where", "when", "with", "is", "to"))
+_JOINS = frozenset(
+    (
+        *("and", "or", "if", "for", "where", "when", "with", "is", "to", "not", "least", "most"),
+        *("between", "either", "maybe", "perhaps", "possibly", "except", "but"),
+        *("plus", "minus", "squared", "cubed", "hundred"),
+    )
+)
+"""Words that say something about a number or of another one, so that what has them is no unit."""
+_COUNTED = re.compile(r"(?<![A-Za-z^])(?<!\^[ -])(?<!\^ -)\d")
+_SPEEDS = (
+    (re.compile(r"\bmph\b"), "mile/h"),
+    (re.compile(r"\b(?:kmph|kph|kmh)\b"), "km/h"),
+)
 
 _TEXT_UNIT = re.compile(
-    r"(.+?)\s*\\text\s*\{([^{}]*)\}\s*(?:\^\s*\{?\s*(-?\d)\s*\}?)?"
+    r"(.+?)\s*\\text\s*\{((?:[^{}]|\^\{-?\d\})*)\}\s*(?:\^\s*\{?\s*(-?\d)\s*\}?)?"
     r"(?:\s*(/)\s*(?:\\text\s*\{([^{}]*)\}|([a-z]+))\s*(?:\^\s*\{?\s*(-?\d)\s*\}?)?)?"
 )
 _BARE_UNIT = re.compile(r"(.*(?:[\d)}]|\\pi(?![a-zA-Z])))(\s*)-?([A-Za-z][A-Za-z ./^{}\d]*)")
 _MONEY_FIRST = re.compile(
     r"(-?)\s*(?:US\s*)?(\\\$|\u20ac|\u00a3|\u00a5|\u20b9|USD(?![a-z])|EUR(?![a-z]))\s*(.+)"
 )
-_BASED = re.compile(r"([\dA-F]+)\s*_\s*\{?\s*(\d{1,2})\s*\}?")
+_BASED = re.compile(
+    r"(?:\\(?:text|overline)\s*\{|\()?\s*([\dA-F]+)\s*[})]?\s*_\s*\{?\s*(\d{1,2})\s*\}?"
+)
 _MODULO = re.compile(
-    r"(.+?)\s*(?:\\p?mod|\(\s*(?:\\?mod|\\text\s*\{\s*mod\s*\}))\s*\{?\s*(\w{1,9})\s*\}?\s*\)?"
+    r"(.+?)\s*(?:\\[bp]?mod|\(\s*(?:\\?mod|\\text\s*\{\s*mod\s*\}))\s*\{?\s*(\w{1,9})\s*\}?\s*\)?"
 )
 _MONEY_LAST = re.compile(r"(.+?)\s*(?:\\text\s*\{\s*)?(\\\$|[\u20ac\u00a3\u00a5\u20b9])\s*\}?")
 _PERCENT = re.compile(
@@ -265,25 +282,75 @@ def _singular(word: str) -> str:
 
 def _unit(written: str) -> Unit | None:
     """Read "cm^2", "km/h", "square metres", "apples"; None of words that are no unit."""
-    written = re.sub(r"[{}\s]+", " ", written).replace("\\cdot", " ").strip(" .")
-    written = re.sub(r"\bper\b", "/", written)
-    if any(word in _JOINS for word in written.split()):
+    written = re.sub(r"[{}\s]+", " ", written).replace("\\cdot", " ")
+    written = re.sub(r"\bper\b", "/", re.sub(r"(?<=[A-Za-z])\.", "", written)).strip(" .")
+    for speed, parts in _SPEEDS:
+        written = speed.sub(parts, written)
+    if _COUNTED.search(written) or any(word in _JOINS for word in re.findall(r"\w+", written)):
         return None
     powers: dict[str, int] = {}
     factor = Fraction(1)
     for place, part in enumerate(written.split("/")):
         shape = 2 if re.search(r"\b(?:square|sq)\b", part) else 3 if "cubic" in part else 1
-        for name, power in re.findall(
-            r"([^\W\d_]+|[$\u20ac\u00a3\u00a5\u20b9])(?:\s*\^\s*(-?\d))?", part
+        for name, *powered in re.findall(
+            r"([^\W\d_]+|[$\u20ac\u00a3\u00a5\u20b9])(?:\s*\^\s*(-?\d)|(-?\d))?", part
         ):
             name = _singular(name)
             if name in _NO_UNIT:
                 continue
             base, size = _KNOWN.get(name, (name, Fraction(1)))
-            exponent = (int(power) if power else shape) * (-1 if place else 1)
+            exponent = int("".join(powered) or shape) * (-1 if place else 1)
             powers[base] = powers.get(base, 0) + exponent
             factor *= size**exponent
     return Unit(tuple(sorted(powers.items())), factor) if powers else _COUNT
+
+
+_TERM = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+)\.?")
+_SUM = re.compile(rf"{_TERM.pattern}(?:\s*(?:and\s+)?{_TERM.pattern}){{1,3}}")
+_CLOCK = re.compile(r"(\d{1,2})(?::(\d{2}))?(?:\s*([ap])\.?\s?m\.?)?", re.IGNORECASE)
+_TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
+
+
+def summed(text: str) -> str:
+    """What is given in parts of falling units as one quantity: 1 hour and 30 minutes as 90 min."""
+    plain = " ".join(_TEXT.sub(r" \1 ", text).split())
+    if not _SUM.fullmatch(plain):
+        return text
+    terms = [(Fraction(size), _SAME.get(unit, unit)) for size, unit in _TERM.findall(plain)]
+    known = [_KNOWN.get(unit) or _KNOWN.get(_singular(unit)) for _, unit in terms]
+    bases = [(base[0], -base[1]) for base in known if base]
+    if len({base for base, _ in bases}) != 1 or bases != sorted(set(bases)):
+        return text
+    if len(bases) != len(terms):
+        return text
+    total = sum(size * -factor for (size, _), (_, factor) in zip(terms, bases, strict=True))
+    return rf"{total / -bases[-1][1]} \text{{ {terms[-1][1]}}}"
+
+
+def same_time(gold: str, found: str) -> bool | None:
+    """Whether two times of day are the same, None unless both are and one says a.m. or p.m.
+
+    Which half of the day may be left out on the other side.
+    """
+    (a, half), (b, other) = _minute(gold), _minute(found)
+    if a is None or b is None or not (half or other):
+        return None
+    known = (half or a >= 13 * 60) and (other or b >= 13 * 60)
+    return a == b if known else a % (12 * 60) == b % (12 * 60)
+
+
+def _minute(text: str) -> tuple[int | None, bool]:
+    """The minute of the day of a time, and whether it says a.m. or p.m."""
+    plain = " ".join(_TEXT.sub(r" \1 ", text).split()).replace(" : ", ":")
+    found = _CLOCK.fullmatch(plain)
+    if found is None or not (found.group(2) or found.group(3)):
+        return None, False
+    hour, minute, half = int(found.group(1)), int(found.group(2) or 0), found.group(3)
+    if hour > 24 or minute > 59:
+        return None, False
+    if half:
+        hour = hour % 12 + 12 * (half in "pP")
+    return hour * 60 + minute, bool(half)
 
 
 def alike(a: Unit, b: Unit) -> bool:

@@ -31,20 +31,29 @@ _SIGNS = {
     **{"\u221e": r"\infty ", "\u2264": r"\le ", "\u2265": r"\ge ", "\u2260": r"\ne "},
     **{"\u2248": r"\approx ", "\u00b1": r"\pm ", "\u222a": r"\cup ", "\u2229": r"\cap "},
     **{"\u2208": r"\in ", "\u2205": r"\emptyset ", "\u211d": r"\mathbb{R}"},
-    **{"\u00b0": r"^\circ ", "\u03b8": r"\theta ", "\uff0c": ",", "\u3002": "."},
+    **{
+        "\u00a2": r"\text{ cents}",
+        "\u00b0": r"^\circ ",
+        "\u03b8": r"\theta ",
+        "\uff0c": ",",
+        "\u3002": ".",
+    },
 }
 _SIGNS["\u202f"] = " "
 
 _SPACES = re.compile(r"(?<!\\)\\(?:[,;: ]|q?quad(?![a-zA-Z])|thinspace)|~")
 _NOTHING = re.compile(
-    r"\\!|\\(?:displaystyle|textstyle|limits|left|right|[bB]igg?[lrm]?|bf|rm|it|centering)"
-    r"(?![a-zA-Z])\.?"
+    r"\\!|\\[hv]?(?:phantom|space)\*?\s*\{[^{}]*\}"
+    r"|\\(?:displaystyle|textstyle|limits|left|right|[bB]igg?[lrm]?|bf|rm|it|centering"
+    r"|(?:normal|small|[lL]arge|LARGE|[hH]uge)(?:size)?)(?![a-zA-Z])\.?"
 )
-_GROUPED = re.compile(r"(?<=\d)(?:\{,\}|,\\!|\\,|\\ |\\;|')(?=\d{3}(?!\d))")
+_GROUPED = re.compile(r"(?<=\d)(?:\{,\}|,\\! ?|\\,|\\ |\\;|')(?=\d{3}(?!\d))")
 _RENAMED = tuple(
     (re.compile(rf"\\(?:{names})(?![a-zA-Z])"), to)
     for names, to in (
-        ("[dtc]frac", r"\\frac"),
+        ("[dtc]frac|nicefrac|sfrac", r"\\frac"),
+        ("textminus|minus", "-"),
+        ("lg", r"\\log"),
         ("leqslant|leq", r"\\le"),
         ("geqslant|geq", r"\\ge"),
         ("neq", r"\\ne"),
@@ -67,20 +76,50 @@ _RENAMED = tuple(
         ("boxed|fbox|therefore", ""),
         ("[lr]Vert", r"\\|"),
         ("Longrightarrow|Rightarrow", r"\\implies"),
-        ("mathbf|boldsymbol|bm|mathit", ""),
-        ("textbf|textit|textrm|mathrm|mbox|hbox|textsf|emph|underline", r"\\text"),
+        ("mathbf|boldsymbol|bm|mathit|mathsf", ""),
+        ("text(?:bf|it|rm|sf|tt|up|sl|sc|normal|md)|mathrm|mbox|hbox|emph|underline", r"\\text"),
     )
 )
+NAMELY = r"(?:or|which is|that is|i\.e\.),?"
+NEARLY = r"approximately|approx\.?|about|roughly|around"
 _PLAIN = (
     (re.compile(r"\*\*(?=\s*[\d({\\a-z-])(?<=[\d)}a-z]\*\*)"), "^"),
     (re.compile(r"\*\*|`"), ""),
     (re.compile(r"\\(?:text)?color\s*\{[^{}]*\}"), ""),
     (re.compile(r"\{([^{}]{1,40})\\choose([^{}]{1,40})\}"), r"\\binom{\1}{\2}"),
+    (
+        re.compile(
+            r"(?<=\d)\s*(?:\^\s*\{\s*\\text\s*\{\s*(?:st|nd|rd|th)\s*\}\s*\}"
+            r"|\^?\s*\\text\s*\{\s*(?:st|nd|rd|th)\s*\}|\^\s*\{\s*(?:st|nd|rd|th)\s*\}"
+            r"|(?:st|nd|rd|th)(?![a-zA-Z]))"
+        ),
+        "",
+    ),
+    (re.compile(r"(?<=\d)\s+x\s+(?=\d)"), r"\\times "),
+    (re.compile(r"(?<=\d)\{:\}(?=\d)"), ":"),
     (re.compile(r"<="), r"\\le "),
     (re.compile(r">="), r"\\ge "),
     (re.compile(r"(?<![\d)])!="), r"\\ne "),
     (re.compile(r"\^\{\s*\\circ\s*\}"), r"^\\circ "),
-    (re.compile(r"\\text\s*\{\s*([eid])\s*\}"), r"\1"),
+    (re.compile(r"\\text\s*\{\s*(\\text\s*\{[^{}]*\})\s*\}"), r"\1"),
+    (re.compile(r"\\text\s*\{\s*([eid-])\s*\}"), r"\1"),
+    (re.compile(r"\\text\s*\{\s*((?:[A-Z]\s*(?:,|and|or)\s*)+[A-Z])\s*\}"), r"\1"),
+    (re.compile(r"(?<=\d)\s*\\text\s*\{\s*to\s*\}\s*(?=\d)"), ":"),
+    (
+        re.compile(rf"\\text\s*\{{\s*\(?(?:{NEARLY})\s*(-?[\d.,]+)\s*\)?\s*\}}"),
+        r"\\approx \1",
+    ),
+    (re.compile(rf"\\text\s*\{{\s*,?\s*(?:{NAMELY}\s*)?(?:{NEARLY})\s*\}}"), r"\\approx "),
+    (re.compile(r"\\hat\s*\{\s*\\?([ijk])(?:math)?\s*\}"), r"\1"),
+    (re.compile(r"\\(max|min)\s*\\\{([^{}]{0,80})\\\}"), r"\\\1(\2)"),
+    (re.compile(r"\\dot\s*\{?(\d)\}?(\d{0,9})\\dot\s*\{?(\d)\}?"), r"\\overline{\1\2\3}"),
+    (
+        re.compile(
+            r"[\[(]\s*\\begin\s*\{array\}(?:\s*\{[lcr| ]*\})?"
+            r"((?:[^\\]|\\(?!begin|end))*)\\end\s*\{array\}\s*[\])]"
+        ),
+        r"\\begin{pmatrix}\1\\end{pmatrix}",
+    ),
     (re.compile(r"\\\{\s*\\\}"), r"\\emptyset "),
     (re.compile(r"\\frac\s*(\d)\s*(\d)"), r"\\frac{\1}{\2}"),
     (re.compile(r"\\frac\s*(\d)\s*\{"), r"\\frac{\1}{"),
@@ -95,21 +134,26 @@ _PLAIN = (
     (re.compile(r"\\text\s*\{\s*(\\\$|\\infty)\s*\}"), r"\1 "),
     (re.compile(r"^(?:\\text\s*\{)?\s*all real(?: number)?s\s*\}?$"), r"\\mathbb{R}"),
     (
-        re.compile(r"^\s*\\text\s*\{[^{}]{1,40}(?:\bis|\bof|:)\s*\}|^\s*\\(?:approx|sim)(?![a-z])"),
+        re.compile(
+            r"^\\text\s*\{\s*all real(?: number)?s(?: [a-z])? except(?: for)?\s*\}\s*"
+            r"(?:[a-z]\s*=)?([^=]+)$"
+        ),
+        r"\\mathbb{R}\\setminus\\{\1\\}",
+    ),
+    (
+        re.compile(
+            r"^\s*\\text\s*\{[^{}]{1,40}(?:\bis|\bare|\bof|:)\s*\}|^\s*\\(?:approx|sim)(?![a-z])"
+        ),
         "",
     ),
     *(
         (re.compile(rf"(?<=\d)\s*(?:{word}\b|\\text\s*\{{\s*{word}\s*\}})"), power)
         for word, power in (
+            ("hundred", r"\\times 10^{2}"),
             ("thousand", r"\\times 10^{3}"),
             ("million", r"\\times 10^{6}"),
             ("billion", r"\\times 10^{9}"),
-        )
-    ),
-    *(
-        (re.compile(rf"^(?:\\text\s*\{{)?\s*{word}\s*\}}?$", re.IGNORECASE), str(digit))
-        for digit, word in enumerate(
-            ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+            ("trillion", r"\\times 10^{12}"),
         )
     ),
     (re.compile(r"\s+"), " "),
@@ -126,6 +170,7 @@ def clean(text: str) -> str:
     text = _NOTHING.sub("", text)
     for pattern, to in (*_RENAMED, *_PLAIN):
         text = pattern.sub(to, text)
+    text = _REVERSED.sub(_turned, _in_digits(text))
     text = _without_delimiters(_of_no_domain(_concluded(_in_a_row(text))).strip())
     before = None
     while before != text:
@@ -138,6 +183,47 @@ def clean(text: str) -> str:
     return text
 
 
+_ONES = (
+    *("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"),
+    *("eleven", "twelve", "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen"),
+    "nineteen",
+)
+_TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
+_SPELLED = {
+    **{name: str(value) for value, name in enumerate(_ONES)},
+    **{name: str(20 + 10 * place) for place, name in enumerate(_TENS)},
+    **{
+        f"{ten} {one}": str(20 + 10 * place + digit + 1)
+        for place, ten in enumerate(_TENS)
+        for digit, one in enumerate(_ONES[1:10])
+    },
+    **{"one hundred": "100", "one half": "1/2", "half": "1/2", "one third": "1/3"},
+    **{"one quarter": "1/4", "one fourth": "1/4", "two thirds": "2/3", "three quarters": "3/4"},
+    "three fourths": "3/4",
+}
+_WORDS = re.compile(
+    r"^\s*(?:\\text\s*\{)?\s*((?:minus|negative)\s)?\s*([a-z -]{3,20}?)\s*\}?$", re.I
+)
+
+
+def _in_digits(text: str) -> str:
+    """Write a number that is spelled out in digits."""
+    found = _WORDS.match(text)
+    value = _SPELLED.get(" ".join(re.split(r"[ -]+", found.group(2).lower()))) if found else None
+    return text if found is None or value is None else f"{'-' if found.group(1) else ''}{value}"
+
+
+_REVERSED = re.compile(
+    r"(^|\\cup|\\in|=)\s*([\[\](])([^\[\]()]{1,80}[,;][^\[\]()]{1,80})([\[\])])(?=\s*(?:$|\\cup))"
+)
+
+
+def _turned(found: re.Match[str]) -> str:
+    """Write an interval whose open end is a bracket turned away, as in ]0, 1], with round ones."""
+    start, left, ends, right = found.groups()
+    return f"{start} {left.replace(']', '(')}{ends}{right.replace('[', ')')}"
+
+
 _SYSTEM = re.compile(
     r"(?:\\\{\s*)?\\(?:begin|end)\s*\{(?:cases|array|(?:align|gather)(?:ed)?\*?)\}(?:\{[lcr| ]*\})?"
 )
@@ -146,8 +232,14 @@ _DOMAIN = (
     r"(?:\s*[\^_]\s*\{?\s*[+*0]\s*\}?)?"
 )
 _PART = r"(?:,|\\text\s*\{[^{}]{0,40}\})"
+_ANY = (
+    r"(?:,\s*)?\\text\s*\{\s*,?\s*(?:for|where)\s+(?:(?:all|any|every|each|some|an|reals?|integers?"
+    r"|numbers?|values? of)\s+)*(?:[a-zA-Z]\s*\}|\}\s*[a-zA-Z])"
+    r"(?:\s*\\text\s*\{\s*(?:is |are |any |an |integers? ?)+\})?"
+)
 _OF_A_DOMAIN = re.compile(
     rf"{_PART}\s*{_DOMAIN}\s*$|(?:{_PART}\s*)?\(\s*{_DOMAIN}\s*\)\s*$|^\s*{_DOMAIN}\s*{_PART}"
+    rf"|{_ANY}\s*$"
 )
 _ALIGNED = re.compile(r"&\s*(?=[=<>]|\\(?:le|ge|ne)(?![a-zA-Z]))|(?<=[=<>])\s*&")
 

@@ -108,6 +108,21 @@ def same_value(gold: str, found: str, precision: int, scale: Fraction = Fraction
     return bool(_agree(trees, precision, rounded, ratio=False))
 
 
+def below(a: str, b: str) -> bool:
+    """Whether the one cleaned formula without letters has a smaller value than the other."""
+    import mpmath
+
+    trees = _tree(a), _tree(b)
+    if trees[0] is None or trees[1] is None:
+        return False
+    with mpmath.workdps(_DIGITS[0]):
+        try:
+            x, y = (_value(tree, {}, [_MAX_NODES]) for tree in trees)
+        except (NotComputedError, ArithmeticError, AttributeError, TypeError, ValueError):
+            return False
+        return bool(not mpmath.im(x) and not mpmath.im(y) and mpmath.re(x) < mpmath.re(y))
+
+
 def same_set(gold: str, found: str) -> bool:
     """Whether two cleaned answers are the same set of numbers, one written with set operations."""
     both = gold + found
