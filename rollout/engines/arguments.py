@@ -86,14 +86,17 @@ def engine_arguments(
         largest = next(rank for rank in ADAPTER_RANKS if rank >= adapter_rank)
         arguments |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": largest}
     arguments |= {"hf_overrides": overrides} if overrides else {}
-    for name in config.vllm:
+    return arguments | _further(config.vllm, arguments, "GPUs" if on_gpu else "CPUs")
+
+
+def _further(asked: Mapping[str, Any], arguments: Mapping[str, Any], where: str) -> dict[str, Any]:
+    for name, value in asked.items():
         if name in arguments:
             raise ValueError(
-                f"rollout.engine.vllm.{name} must not be set where engines run on "
-                f"{'GPUs' if on_gpu else 'CPUs'}, where it is {arguments[name]!r}; "
-                f"got {config.vllm[name]!r}"
+                f"rollout.engine.vllm.{name} must not be set where engines run on {where}, "
+                f"where it is {arguments[name]!r}; got {value!r}"
             )
-    return arguments | config.vllm
+    return dict(asked)
 
 
 def check_names(names: Collection[str]) -> None:
