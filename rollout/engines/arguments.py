@@ -76,27 +76,30 @@ def engine_arguments(
         "seed": seed,
     }
     arguments |= _gpu_arguments(arguments, config, sleeps) if on_gpu else _cpu_arguments(config)
-    overrides: dict[str, Any] = {}
-    if float32_head:
-        overrides["head_dtype"] = "float32"
+    overrides: dict[str, Any] = {"head_dtype": "float32"} if float32_head else {}
     if weight_backend is not None:
         arguments["weight_transfer_config"] = {"backend": weight_backend}
         overrides["tie_word_embeddings"] = False
     if adapter_rank:
-        largest = next(rank for rank in ADAPTER_RANKS if rank >= adapter_rank)
-        arguments |= {"enable_lora": True, "max_loras": 1, "max_lora_rank": largest}
+        arguments |= _adapter_arguments(adapter_rank)
     arguments |= {"hf_overrides": overrides} if overrides else {}
-    return arguments | _further(config.vllm, arguments, "GPUs" if on_gpu else "CPUs")
+    return _with_further(arguments, config.vllm)
 
 
-def _further(asked: Mapping[str, Any], arguments: Mapping[str, Any], where: str) -> dict[str, Any]:
+def _adapter_arguments(rank: int) -> dict[str, Any]:
+    largest = next(each for each in ADAPTER_RANKS if each >= rank)
+    return {"enable_lora": True, "max_loras": 1, "max_lora_rank": largest}
+
+
+def _with_further(arguments: Mapping[str, Any], asked: Mapping[str, Any]) -> dict[str, Any]:
+    where = "CPUs" if on_cpu(arguments) else "GPUs"
     for name, value in asked.items():
         if name in arguments:
             raise ValueError(
                 f"rollout.engine.vllm.{name} must not be set where engines run on {where}, "
                 f"where it is {arguments[name]!r}; got {value!r}"
             )
-    return dict(asked)
+    return {**arguments, **asked}
 
 
 def check_names(names: Collection[str]) -> None:

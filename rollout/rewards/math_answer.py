@@ -2,7 +2,7 @@
 
     response -> math_response: the answer in it -> math_text: in one way of writing
              -> math_kinds: percents, units, sets, equations, ... -> math_words, math_listings
-                                                                  -> math_numbers: rationals
+                                                                  -> math_units, math_numbers
                                                                   -> math_values: formulas
 
 math-verify reads formulas and decides nothing else. Its guard against endless computations needs

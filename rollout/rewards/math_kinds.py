@@ -36,17 +36,10 @@ from rollout.rewards.math_listings import (
     split,
     union,
 )
-from rollout.rewards.math_numbers import (
-    DEGREE,
-    PERCENT,
-    alike,
-    number,
-    quantity,
-    same_time,
-    summed,
-)
+from rollout.rewards.math_numbers import number
 from rollout.rewards.math_rounding import rounds_to
 from rollout.rewards.math_text import too_large
+from rollout.rewards.math_units import DEGREE, PERCENT, alike, quantity, same_time, summed
 from rollout.rewards.math_values import (
     below,
     has_value,
