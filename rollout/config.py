@@ -14,32 +14,32 @@ ADAPTER_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """Ranks that vLLM makes room for; an adapter of a smaller one fits."""
 
 SET_BY = {
-    **{"model": "model.path", "tokenizer": "model.path", "dtype": "model.dtype"},
-    **{"max_model_len": "model.max_model_len", "seed": "seed"},
+    "model": "model.path",
+    "tokenizer": "model.path",
+    "dtype": "model.dtype",
+    "max_model_len": "model.max_model_len",
+    "seed": "seed",
     "tensor_parallel_size": "resources.tensor_parallel_size",
     "enable_sleep_mode": "resources.engines_sleep",
-    **{
-        name: f"rollout.engine.{name}"
-        for name in (
-            *("max_num_seqs", "max_num_batched_tokens", "enforce_eager"),
-            "gpu_memory_utilization",
-        )
-    },
+    "max_num_seqs": "rollout.engine.max_num_seqs",
+    "max_num_batched_tokens": "rollout.engine.max_num_batched_tokens",
+    "enforce_eager": "rollout.engine.enforce_eager",
+    "gpu_memory_utilization": "rollout.engine.gpu_memory_utilization",
     "enable_prefix_caching": "rollout.engine.prefix_caching",
     "kv_cache_memory_bytes": "rollout.engine.kv_cache_gib",
-    **dict.fromkeys(("enable_lora", "max_loras", "max_lora_rank"), "learner.lora"),
-    **dict.fromkeys(("logprobs_mode", "generation_config"), "what the learner computes"),
-    **dict.fromkeys(("weight_transfer_config", "hf_overrides"), "how weights are sent"),
-    **dict.fromkeys(
-        (
-            *("distributed_executor_backend", "data_parallel_size", "pipeline_parallel_size"),
-            "worker_cls",
-        ),
-        "how engines are placed",
-    ),
-    **dict.fromkeys(
-        ("trust_remote_code", "load_format"), "the rule that no model brings code or pickles"
-    ),
+    "enable_lora": "learner.lora",
+    "max_loras": "learner.lora",
+    "max_lora_rank": "learner.lora",
+    "logprobs_mode": "what the learner computes",
+    "generation_config": "what the learner computes",
+    "weight_transfer_config": "how weights are sent",
+    "hf_overrides": "how weights are sent",
+    "distributed_executor_backend": "how engines are placed",
+    "data_parallel_size": "how engines are placed",
+    "pipeline_parallel_size": "how engines are placed",
+    "worker_cls": "how engines are placed",
+    "trust_remote_code": "the rule that no model brings code or pickles",
+    "load_format": "the rule that no model brings code or pickles",
     "disable_log_stats": "where metrics are read",
 }
 """Arguments of vLLM that are set already, and by what."""

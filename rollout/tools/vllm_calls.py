@@ -43,7 +43,7 @@ class VllmCalls:
             {"messages": [{"role": "user", "content": ""}], "tools": [dict(s) for s in schemas]}
         )
         try:
-            self("")
+            self._read("")
         except Exception as error:
             raise ValueError(
                 f"environment.parser must be one that reads what the policy of model.path writes; "
@@ -58,8 +58,15 @@ class VllmCalls:
         Args:
             text: The decoded response with its special tokens.
         """
+        try:
+            return self._read(said_of(text))
+        except Exception as error:
+            # Whatever a policy writes is its own fault, and no reason to leave out the play.
+            return (BadCall(f"the call cannot be read ({type(error).__name__})"),)
+
+    def _read(self, text: str) -> tuple[Call | BadCall, ...]:
         # A parser keeps what it has read.
         parser = self._parser(self._tokenizer, self._tools)
-        found = parser.extract_tool_calls(said_of(text), self._request)
+        found = parser.extract_tool_calls(text, self._request)
         calls = found.tool_calls if found.tools_called else []
         return tuple(as_call(call.function.model_dump()) for call in calls)

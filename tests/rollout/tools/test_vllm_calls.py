@@ -75,6 +75,16 @@ def test_arguments_that_are_no_object_are_told(tokenizer):
     assert found.message.startswith("a call needs arguments as an object")
 
 
+def test_a_call_on_which_a_parser_breaks_down_is_a_bad_one(tokenizer, monkeypatch):
+    find = VllmCalls("hermes", tokenizer, [SCHEMA])
+
+    def breaks(*arguments):
+        raise RecursionError("too deep")
+
+    monkeypatch.setattr(find._parser, "extract_tool_calls", breaks)
+    assert find(FORMS["hermes"]) == (BadCall("the call cannot be read (RecursionError)"),)
+
+
 @pytest.mark.parametrize(
     ("name", "message"),
     [
