@@ -105,6 +105,8 @@ def reach_text(axis: str, reach: Reach, baseline: str) -> str:
             f"{baseline} took)"
         )
     shown = "" if reach.saves else ", no saving shown"
+    if math.isinf(reach.high) and reach.cost.high < 1:
+        shown += ", as it may end below"
     return f"{spent_text(axis, reach)} ({ratio} times{shown})"
 
 

@@ -2,7 +2,9 @@
 
 import io
 import json
+import math
 import re
+from dataclasses import replace
 
 import numpy as np
 from rich.console import Console
@@ -11,8 +13,8 @@ from conf.programs import BudgetConfig
 from launch.record.json_file import json_ready
 from launch.study.comparison.curves import AXES
 from launch.study.comparison.findings import find
-from launch.study.comparison.reach import Evaluated, reach
-from launch.study.comparison.rendering import comparison_json, sentences, table
+from launch.study.comparison.reach import CostRatio, Evaluated, Reach, reach
+from launch.study.comparison.rendering import comparison_json, reach_text, sentences, table
 from tests.launch.study.comparison.made_runs import find_in, make_run
 
 
@@ -34,6 +36,16 @@ def test_no_saving_is_said_of_an_arm_that_does_not_show_one():
         found = find_in(base=base, other=other, held_out=True)
         line = next(line for line in sentences(found) if line.startswith("generated tokens"))
         assert "no saving shown" in line and "nan" not in line
+
+
+def test_why_a_saving_is_not_shown_is_said_where_the_ratio_alone_would_show_one():
+    """It is cheaper as far as both get, but may not get as far as the baseline."""
+    seen = Reach(70.0, 63.0, math.inf, 0.4, CostRatio(0.85, 0.76, 0.99), saves=False)
+    assert reach_text("generated_tokens", seen, "base") == (
+        "70 [63, never] (0.85 [0.76, 0.99] times, no saving shown, as it may end below)"
+    )
+    wide = replace(seen, cost=CostRatio(0.85, 0.76, 1.2))
+    assert reach_text("generated_tokens", wide, "base").endswith("times, no saving shown)")
 
 
 def test_too_few_evaluations_are_said_in_place_of_what_they_would_show():
