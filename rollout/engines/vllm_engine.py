@@ -2,7 +2,7 @@
 
 The engine is vLLM's `AsyncLLM` on CPU and GPU alike. Log-probabilities are those of the
 distribution really sampled (`processed_logprobs`: after the temperature), and the model's own
-generation config is not applied, so nothing but the temperature shapes that distribution.
+generation config is not applied, so nothing but `Sampling` shapes that distribution.
 """
 
 from __future__ import annotations

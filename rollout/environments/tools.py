@@ -124,14 +124,15 @@ class ToolEnvironment:
             return tokenizer
         schemas = [dict(tool.schema) for tool in self.tools]
         telling = TellingTokenizer(tokenizer, schemas, self.describe)
-        if tokenizer.chat_template and not telling.tells(self.tools[0].name):
+        told = telling.told()
+        if tokenizer.chat_template and self.tools[0].name not in told:
             raise ValueError(
                 "environment.describe must be a way that the chat template of model.path shows "
                 f"the tools in; set environment.describe="
                 f"{'system' if self.describe == 'template' else 'none and say it in the prompts'}, "
                 f"got {self.describe!r}"
             )
-        asked_for = [name for mark, name in _ASKED_FOR.items() if mark in telling.told()]
+        asked_for = [name for mark, name in _ASKED_FOR.items() if mark in told]
         if asked_for and not self.parser:
             raise ValueError(
                 "environment.parser must read the form in which the chat template of model.path "
@@ -194,12 +195,8 @@ class TellingTokenizer:
             [{"role": "system", "content": said}, *messages], **settings
         )
 
-    def tells(self, name: str) -> bool:
-        """Whether a conversation that is rendered names a tool."""
-        return name in self.told()
-
     def told(self) -> str:
-        """A conversation that is rendered; "" where the chat template refuses it."""
+        """Return a conversation as it is rendered; "" where the chat template refuses it."""
         question = [{"role": "user", "content": "question"}]
         try:
             text: str = self.apply_chat_template(

@@ -172,7 +172,7 @@ def _inputs_and_outputs(given: Mapping[str, Any]) -> HiddenTests:
         cases = ((_stream(read, "input"), _stream(told, "output")) for read, told in pairs)
         return HiddenTests(tuple(cases), (), "", references)
     name = _name(name)
-    asserts = tuple(call(each, told, exact="exact" in found) for each, told in pairs)
+    asserts = tuple(call(each, told, exact=found.get("exact", False)) for each, told in pairs)
     setup, prelude = FUNCTION.format(name=name), IMPORTED.format(name=name)
     return HiddenTests((), asserts, setup, references, prelude, (name,))
 
@@ -182,14 +182,13 @@ def _joined(tests: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     first = tests[0] if tests else {}
     metadata = _json(first.get("metadata")) or {}
     inputs, outputs = ([test.get(key) for test in tests] for key in ("input", "output"))
-    exact = {}
-    if first.get("testtype") == "functional":
+    exact = first.get("testtype") == "functional"
+    if exact:
         # LiveCodeBench writes each argument as JSON on a line of its own.
         inputs = [[_json(line) for line in _stream(each, "input").split("\n")] for each in inputs]
         outputs = [_json(each) for each in outputs]
-        exact = {"exact": True}
     name = first.get("fn_name") or metadata.get("func_name")
-    return {"inputs": inputs, "outputs": outputs, "fn_name": name, **exact}
+    return {"inputs": inputs, "outputs": outputs, "fn_name": name, "exact": exact}
 
 
 _LAYOUTS = (

@@ -10,6 +10,8 @@ MAX_CHARS = 500
 """Characters of the longest answer that is compared."""
 MAX_DEPTH = 8
 """Brackets inside each other in an answer that is compared."""
+TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
+"""Words between formulas."""
 _BOUNDS = (
     # The time in which math-verify reads these multiplies with each one more.
     (re.compile(r"\^"), 24, "has more than 24 powers"),

@@ -4,6 +4,8 @@ import re
 from dataclasses import dataclass
 from fractions import Fraction
 
+from rollout.rewards.math_text import TEXT
+
 
 @dataclass(frozen=True, slots=True)
 class Unit:
@@ -188,12 +190,11 @@ def _unit(written: str) -> Unit | None:
 _TERM = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+)\.?")
 _SUM = re.compile(rf"{_TERM.pattern}(?:\s*(?:and\s+)?{_TERM.pattern}){{1,3}}")
 _CLOCK = re.compile(r"(\d{1,2})(?::(\d{2}))?(?:\s*([ap])\.?\s?m\.?)?", re.IGNORECASE)
-_TEXT = re.compile(r"\\text\s*\{([^{}]*)\}")
 
 
 def summed(text: str) -> str:
     """What is given in parts of falling units as one quantity: 1 hour and 30 minutes as 90 min."""
-    plain = " ".join(_TEXT.sub(r" \1 ", text).split())
+    plain = " ".join(TEXT.sub(r" \1 ", text).split())
     if not _SUM.fullmatch(plain):
         return text
     terms = [(Fraction(size), _SAME.get(unit, unit)) for size, unit in _TERM.findall(plain)]
@@ -221,7 +222,7 @@ def same_time(gold: str, found: str) -> bool | None:
 
 def _minute(text: str) -> tuple[int | None, bool]:
     """The minute of the day of a time, and whether it says a.m. or p.m."""
-    plain = " ".join(_TEXT.sub(r" \1 ", text).split()).replace(" : ", ":")
+    plain = " ".join(TEXT.sub(r" \1 ", text).split()).replace(" : ", ":")
     found = _CLOCK.fullmatch(plain)
     if found is None or not (found.group(2) or found.group(3)):
         return None, False

@@ -366,24 +366,10 @@ _CONSTANTS: dict[str, Callable[[Any], Any]] = {
     "NegativeInfinity": lambda mp: -mp.inf,
     "GoldenRatio": lambda mp: +mp.phi,
 }
-_SMALL = [
-    "sin",
-    "cos",
-    "tan",
-    "cot",
-    "sec",
-    "csc",
-    "sinh",
-    "cosh",
-    "tanh",
-    "asin",
-    "acos",
-    "atan",
-    "asinh",
-    "acosh",
-    "atanh",
-    "exp",
-]
+_SMALL = (
+    *("sin", "cos", "tan", "cot", "sec", "csc", "sinh", "cosh", "tanh"),
+    *("asin", "acos", "atan", "asinh", "acosh", "atanh", "exp"),
+)
 _OPERATIONS: dict[str, Callable[..., Any]] = {
     "Add": lambda mp, *parts: mp.fsum(parts),
     "Mul": lambda mp, *parts: mp.fprod(parts),
