@@ -52,7 +52,7 @@ class LearnerTeam:
         seed: int,
         shape: ModelShape | None = None,
     ) -> None:
-        """Take over the Ray handles of connected workers, in rank order; `start` makes them.
+        """Take over the Ray handles of workers, in rank order; `create` makes them.
 
         `shape` says what the ranks get equal shares of, which without it is tokens.
         """
@@ -74,7 +74,7 @@ class LearnerTeam:
         """The version that the weights are; None from a batch's first update to its publish."""
 
     @classmethod
-    async def start(
+    def create(
         cls,
         config: LearnerConfig,
         model_path: str,
@@ -84,9 +84,8 @@ class LearnerTeam:
         seed: int,
         actor_options: Sequence[Mapping[str, Any]],
         memory_shares: Sequence[float] | None = None,
-        on_created: Callable[[Sequence[Any]], None] = lambda workers: None,
     ) -> "LearnerTeam":
-        """Start the workers and wait until the policy is loaded.
+        """Create the workers; whoever does so closes the team, also where `start` fails.
 
         Args:
             config: The learner's settings.
@@ -96,10 +95,6 @@ class LearnerTeam:
             seed: It decides the random cut into optimiser steps, among others.
             actor_options: Ray options (CPUs, GPUs, placement), one entry per worker to start.
             memory_shares: Part of its GPU's memory each worker may take, in (0, 1]; None for all.
-            on_created: Called with the workers, in rank order, when they begin to start.
-
-        Raises:
-            TimeoutError: If it takes longer than `learner.start_deadline_seconds`.
         """
         # So that a worker answers while it works; what it works on has a thread of its own.
         options: dict[str, Any] = {"concurrency_groups": {HEALTH: 1}}
@@ -117,26 +112,27 @@ class LearnerTeam:
             )
             for rank, placed in enumerate(actor_options)
         ]
-        on_created(workers)
-        team = cls(workers, config, seed=seed, shape=ModelShape.found(model_path))
-        try:
-            async with asyncio.timeout(config.start_deadline_seconds):
-                addresses = await asyncio.gather(*[worker.address.remote() for worker in workers])
-                host, port = addresses[0]
-                on_host = Counter(address for address, _ in addresses)
-                await asyncio.gather(
-                    *[
-                        worker.connect.remote(host, port, on_host[address])
-                        for worker, (address, _) in zip(workers, addresses, strict=True)
-                    ]
-                )
-        except BaseException:
-            team.close()
-            raise
-        return team
+        return cls(workers, config, seed=seed, shape=ModelShape.found(model_path))
+
+    async def start(self) -> None:
+        """Let the workers join each other and load the policy.
+
+        Raises:
+            TimeoutError: If it takes longer than `learner.start_deadline_seconds`.
+        """
+        async with asyncio.timeout(self._config.start_deadline_seconds):
+            addresses = await asyncio.gather(*[worker.address.remote() for worker in self.workers])
+            host, port = addresses[0]
+            on_host = Counter(address for address, _ in addresses)
+            await asyncio.gather(
+                *[
+                    worker.connect.remote(host, port, on_host[address])
+                    for worker, (address, _) in zip(self.workers, addresses, strict=True)
+                ]
+            )
 
     async def restart(self, config: LearnerConfig, objective: Objective, *, seed: int) -> None:
-        """Begin another run in the same processes; arguments as for `start`.
+        """Begin another run in the same processes; arguments as for `create`.
 
         Engines must be connected anew.
         """

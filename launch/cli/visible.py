@@ -14,6 +14,13 @@ _STEERING = re.compile(
 )
 """Control characters but tab and line feed, marks of direction and of lines, halves of letters."""
 
+_COLOUR = re.compile("\x1b\\[[0-9;]*m")
+
+
+def uncoloured(text: str) -> str:
+    """Return a text without the colours that its writer meant for a terminal."""
+    return _COLOUR.sub("", text)
+
 
 def visible(text: str) -> str:
     """Return a text with every such character spelt as in Python: escape is x1b after a backslash.

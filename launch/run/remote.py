@@ -165,9 +165,9 @@ def start_scheduler(config: RunConfig, prompts: Sequence[Prompt], watch: Watch) 
     return RemoteScheduler(handle, watch.deadlines)
 
 
-async def start_learners(config: RunConfig, placement: Placement, watch: Watch) -> LearnerTeam:
-    """Start the run's learner workers and load the policy."""
-    team = await LearnerTeam.start(
+def create_learners(config: RunConfig, placement: Placement, watch: Watch) -> LearnerTeam:
+    """Create the run's learner workers; `LearnerTeam.start` lets them load the policy."""
+    team = LearnerTeam.create(
         config.learner,
         config.model.path,
         config.objective,
@@ -179,7 +179,7 @@ async def start_learners(config: RunConfig, placement: Placement, watch: Watch) 
             for rank in range(config.resources.num_learners)
         ],
         memory_shares=learner_shares(placement.layout, config.resources),
-        on_created=watch.learners,
     )
+    watch.learners(team.workers)
     watch.give_time(team, config)
     return team

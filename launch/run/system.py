@@ -34,7 +34,7 @@ from launch.run.parity import Difference, Pair
 from launch.run.parity_checks import ParityChecks
 from launch.run.parts import Parts
 from launch.run.placement import Placement, reserve
-from launch.run.remote import RemoteScheduler, Watch, start_learners, start_scheduler
+from launch.run.remote import RemoteScheduler, Watch, create_learners, start_scheduler
 from launch.run.rewards import RewardWatch
 from launch.run.sleeping import Turns
 from learner.team import LearnerTeam
@@ -122,11 +122,15 @@ class System:
         """
         watch = Watch(config)
         watch.health.start()
-        try:
-            system = await watch.health.guard(cls._start(config, prompts, startup, watch))
-        except BaseException:
-            watch.health.close()
-            raise
+        async with AsyncExitStack() as started:
+            starting = cls._start(config, prompts, startup, watch, started)
+            try:
+                # What is behind a failure is found here, where all that was started still lives.
+                system = await watch.health.guard(starting)
+            except BaseException:
+                watch.health.close()
+                raise
+            started.pop_all()
         try:
             await watch.health.guard(system._begin(startup))
         except BaseException:
@@ -136,15 +140,6 @@ class System:
 
     @classmethod
     async def _start(
-        cls, config: RunConfig, prompts: Sequence[Prompt], startup: Startup, watch: Watch
-    ) -> System:
-        async with AsyncExitStack() as started:
-            system = await cls._start_parts(config, prompts, startup, watch, started)
-            started.pop_all()
-        return system
-
-    @classmethod
-    async def _start_parts(
         cls,
         config: RunConfig,
         prompts: Sequence[Prompt],
@@ -172,8 +167,9 @@ class System:
         watch.rollouts(rollouts)
 
         async def start(_: Callable[[int], None]) -> LearnerTeam:
-            team = await start_learners(config, placement, watch)
+            team = create_learners(config, placement, watch)
             started.callback(team.close)
+            await team.start()
             return team
 
         clock = Laps()
@@ -238,7 +234,8 @@ class System:
         await self.rollouts.attach(self.scheduler.handle, config.seed)
         if self._learners_lost:
             self.learners.close()
-            self.learners = await start_learners(config, self._placement, self.watch)
+            self.learners = create_learners(config, self._placement, self.watch)
+            await self.learners.start()
             self._learners_lost = False
         else:
             self.watch.give_time(self.learners, config)

@@ -20,6 +20,7 @@ from rollout.engines import files, fork_server
 from rollout.engines.arguments import stop_arguments
 from rollout.engines.importing import begin_importing, threads_chosen_by_vllm
 from rollout.engines.sleeping import Sleep
+from rollout.engines.start_errors import explained
 from rollout.loading import loading, without_unused
 from rollout.progress import Watch
 from rollout.stopping import Stopping
@@ -49,7 +50,7 @@ class VLLMEngine:
         if (asked := arguments.get("weight_transfer_config")) is not None:
             arguments = arguments | {"weight_transfer_config": WeightTransferConfig(**asked)}
         begun = fork_server.used_by_vllm() if forked else threads_chosen_by_vllm()
-        with files.in_folder(), begun:
+        with files.in_folder(), explained(), begun:
             self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
         self._sleep = Sleep(self._llm, keeps_weights=asked is None)
         self._stops = stop_arguments(stopping)

@@ -135,7 +135,7 @@ def test_each_worker_is_told_its_own_share_of_its_gpu(monkeypatch, tmp_path, sha
             return SimpleNamespace(address=FakeCall(address), connect=FakeCall(connect))
 
     monkeypatch.setattr(team_module, "ray", SimpleNamespace(remote=lambda **_: lambda _: Actor()))
-    start = LearnerTeam.start(
+    team = LearnerTeam.create(
         LearnerConfig(),
         str(tmp_path),
         ClippedSurrogate(),
@@ -144,7 +144,8 @@ def test_each_worker_is_told_its_own_share_of_its_gpu(monkeypatch, tmp_path, sha
         actor_options=[{}, {}],
         memory_shares=shares,
     )
-    assert len(asyncio.run(start).workers) == 2
+    asyncio.run(team.start())
+    assert len(team.workers) == 2
     assert [found[rank] for rank in range(2)] == told
 
 
@@ -475,7 +476,7 @@ def test_two_real_workers_train_like_one_plain_engine(
     adapters = replace(config, lora=LoraConfig(rank=4), lr=1e-2, reference=own_base)
 
     async def train():
-        team = await LearnerTeam.start(
+        team = LearnerTeam.create(
             config,
             str(model_paths[False]),
             ClippedSurrogate(),
@@ -483,6 +484,7 @@ def test_two_real_workers_train_like_one_plain_engine(
             seed=0,
             actor_options=[{"num_cpus": 0.5}] * 2,
         )
+        await team.start()
         refs = [reference_to(group, ray.put(group)) for group in groups]
         metrics = await team.update(refs, selections, step=0)
         empty = await team.update(refs, [nothing_kept(s) for s in selections], step=1)

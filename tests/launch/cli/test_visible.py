@@ -4,7 +4,7 @@ import logging
 
 import pytest
 
-from launch.cli.visible import VisibleFilter, visible
+from launch.cli.visible import VisibleFilter, uncoloured, visible
 
 
 @pytest.mark.parametrize(
@@ -35,3 +35,10 @@ def test_what_is_logged_is_visible():
     record = logging.LogRecord("a", logging.WARNING, "a.py", 1, "got %s", ("\x1b[2J",), None)
     assert VisibleFilter().filter(record)
     assert record.getMessage() == r"got \x1b[2J"
+
+
+def test_colours_go_and_nothing_else():
+    assert (
+        uncoloured("\x1b[36mray::f()\x1b[39m \x1b[1;31m[2]\x1b[0m\x1b]0;t\x07")
+        == "ray::f() [2]\x1b]0;t\x07"
+    )

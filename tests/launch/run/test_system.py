@@ -387,9 +387,9 @@ def test_a_state_that_learners_cannot_have_is_for_the_user_to_change(tmp_path):
 
 
 @pytest.mark.parametrize("fails", ["nodes", "pool", "engines", "learners"])
-def test_a_start_that_fails_leaves_nothing_of_what_was_started(monkeypatch, fails):
+def test_a_start_that_fails_is_looked_into_before_what_was_started_ends(monkeypatch, fails):
     """Engines take their time to fail, so that the learners are there by then."""
-    left, order = set(), []
+    left, order, living = set(), [], []
 
     class Started:
         def __init__(self, name):
@@ -425,10 +425,19 @@ def test_a_start_that_fails_leaves_nothing_of_what_was_started(monkeypatch, fail
             raise RuntimeError("pool failed")
         return Pool("engines")
 
-    async def learners(*_):
-        # As `LearnerTeam.start` does, it leaves nothing itself if it fails.
-        await finish("learners", 10, None)
-        return Started("learners")
+    class Learners(Started):
+        def start(self):
+            return finish("learners", 10, None)
+
+    class Health(Started):
+        def start(self):
+            pass
+
+        async def guard(self, work):
+            try:
+                return await work
+            finally:
+                living.extend(sorted(left))
 
     checks = SimpleNamespace(check=lambda _: finish("nodes", 1, None), look_at=None)
     for name, stand_in in {
@@ -436,7 +445,8 @@ def test_a_start_that_fails_leaves_nothing_of_what_was_started(monkeypatch, fail
         "NodeChecks": lambda _: checks,
         "start_scheduler": lambda *_: Started("scheduler"),
         "make_pool": pool,
-        "start_learners": learners,
+        "create_learners": lambda *_: Learners("learners"),
+        "Watch": lambda _: SimpleNamespace(health=Health("health"), rollouts=lambda pool: None),
     }.items():
         monkeypatch.setattr(f"launch.run.system.{name}", stand_in)
     monkeypatch.setattr(ray, "kill", left.discard)
@@ -444,8 +454,8 @@ def test_a_start_that_fails_leaves_nothing_of_what_was_started(monkeypatch, fail
     config = SimpleNamespace(
         resources=None, rollout=None, learner=SimpleNamespace(lora=lora), parity=None
     )
-    watch = SimpleNamespace(rollouts=lambda pool: None)
     with pytest.raises(RuntimeError, match=rf"^{fails} failed$"):
-        run(System._start(config, [], Startup(quiet=True), watch))
+        run(System.create(config, [], Startup(quiet=True)))
     assert left == set()
-    assert ("learners" in order) == (fails == "engines")
+    assert living == sorted(order)
+    assert ("learners" in order) == (fails in ("engines", "learners"))
