@@ -25,6 +25,7 @@ from ray.exceptions import RayActorError, RayTaskError
 from cost.types import LengthReport, Ticket
 from rollout.admission import Admission
 from rollout.config import RolloutConfig
+from rollout.engines.errors import EngineDiedError
 from rollout.joining import Room
 from rollout.progress import Key
 from rollout.replacing import Actors
@@ -185,9 +186,9 @@ class RolloutPool:
                 )
             except RayTaskError as error:
                 # Raised in the actor, which lives: of a death in there it may be the scheduler's.
-                if not _is_engine_death(error):
+                if not isinstance(error.cause, EngineDiedError):
                     raise
-                self.actors.lose(index, handle, RuntimeError("its engine died"))
+                self.actors.lose(index, handle, error.cause)
             except RayActorError as error:
                 self.actors.lose(index, handle, error)
             finally:
@@ -274,7 +275,3 @@ def _ask_report(
     handle: Any, ticket: Ticket, prompt: Prompt, sampling: Sampling
 ) -> tuple[Any, None]:
     return handle.evaluate.remote(ticket, prompt, sampling), None
-
-
-def _is_engine_death(error: RayTaskError) -> bool:
-    return type(error.cause).__name__ == "EngineDeadError"

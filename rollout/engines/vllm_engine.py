@@ -18,9 +18,9 @@ import numpy as np
 
 from rollout.engines import files, fork_server
 from rollout.engines.arguments import stop_arguments
+from rollout.engines.errors import EngineLog
 from rollout.engines.importing import begin_importing, threads_chosen_by_vllm
 from rollout.engines.sleeping import Sleep
-from rollout.engines.start_errors import explained
 from rollout.loading import loading, without_unused
 from rollout.progress import Watch
 from rollout.stopping import Stopping
@@ -50,7 +50,8 @@ class VLLMEngine:
         if (asked := arguments.get("weight_transfer_config")) is not None:
             arguments = arguments | {"weight_transfer_config": WeightTransferConfig(**asked)}
         begun = fork_server.used_by_vllm() if forked else threads_chosen_by_vllm()
-        with files.in_folder(), explained(), begun:
+        self._log = EngineLog()
+        with files.in_folder(), self._log.explained(), begun:
             self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
         self._sleep = Sleep(self._llm, keeps_weights=asked is None)
         self._stops = stop_arguments(stopping)
@@ -65,12 +66,13 @@ class VLLMEngine:
         """Generate a little, so that nobody waits for what first calls compile; no clock runs."""
         token_ids = np.arange(8, dtype=np.int32) % 8 + 1
         self._watch.paused = True
-        await asyncio.gather(
-            *(
-                self.generate(token_ids, max_tokens=4, sampling=Sampling(1.0), seed=i)
-                for i in range(4)
+        with self._log.explained():
+            await asyncio.gather(
+                *(
+                    self.generate(token_ids, max_tokens=4, sampling=Sampling(1.0), seed=i)
+                    for i in range(4)
+                )
             )
-        )
         self._watch.paused = False
 
     async def generate(
@@ -86,12 +88,12 @@ class VLLMEngine:
 
         Raises:
             StalledError: If it gets no token for too long; see `rollout.progress.Silence`.
+            EngineDiedError: If the engine is dead.
         """
         from vllm import SamplingParams, TokensPrompt
         from vllm.logprobs import FlatLogprobs
         from vllm.sampling_params import RequestOutputKind
 
-        self._num_requests += 1
         parameters = SamplingParams(
             temperature=sampling.temperature,
             top_p=sampling.top_p,
@@ -106,13 +108,8 @@ class VLLMEngine:
         prompt = TokensPrompt(prompt_token_ids=token_ids.tolist())
         if self._cache_salt is not None:
             prompt["cache_salt"] = self._cache_salt
-        final, name = None, str(self._num_requests)
-        async with self._watch.request(name):
-            async for output in self._llm.generate(
-                prompt, parameters, name, lora_request=self._adapter
-            ):
-                final = output
-        assert final is not None and final.finished
+        final = await self._answer(prompt, parameters)
+        assert final.finished
         out = final.outputs[0]
         num_tokens = len(out.token_ids)
         assert isinstance(out.logprobs, FlatLogprobs)
@@ -142,7 +139,6 @@ class VLLMEngine:
         from vllm.logprobs import FlatLogprobs
         from vllm.sampling_params import RequestOutputKind
 
-        self._num_requests += 1
         # One token more is sampled, which nobody needs but for its version.
         parameters = SamplingParams(
             temperature=0,
@@ -152,21 +148,29 @@ class VLLMEngine:
             detokenize=False,
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
-        final, name = None, str(self._num_requests)
-        async with self._watch.request(name):
-            async for output in self._llm.generate(
-                TokensPrompt(prompt_token_ids=token_ids.tolist()),
-                parameters,
-                name,
-                lora_request=self._adapter,
-            ):
-                final = output
-        assert final is not None
+        final = await self._answer(TokensPrompt(prompt_token_ids=token_ids.tolist()), parameters)
         found = final.prompt_logprobs
         assert isinstance(found, FlatLogprobs)
         scores = [found.logprobs[start] for start in found.start_indices[-num_scored:]]
         (span,) = _version_spans(final.outputs[0].weight_versions, 1)
         return np.asarray(scores, dtype=np.float32), span.version
+
+    async def _answer(self, prompt: Any, parameters: Any) -> Any:
+        """Return the last output of a request of its own."""
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        self._num_requests += 1
+        name, final = str(self._num_requests), None
+        try:
+            async with self._watch.request(name):
+                async for output in self._llm.generate(
+                    prompt, parameters, name, lora_request=self._adapter
+                ):
+                    final = output
+        except EngineDeadError as error:
+            raise self._log.death() from error
+        assert final is not None
+        return final
 
     def _num_tokens(self) -> dict[str, int]:
         """Tokens of each running request so far; asking for them streamed would cost time."""
