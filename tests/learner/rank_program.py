@@ -156,6 +156,7 @@ def train(folder: Path, task) -> None:
         with torch.no_grad():
             restored = engine.logprobs(row)[0]
         results[run] = {
+            "device": engine.device.type,
             "files": files,
             "disturbed_files": disturbed_files,
             "disturbed": disturbed,

@@ -16,6 +16,7 @@ import torch
 from transformers import AutoModelForCausalLM
 
 from learner.lora import LoraConfig, attach
+from tests.host_gpu.build import library
 from tests.places import PROJECT
 
 ENVIRONMENT = {
@@ -26,11 +27,16 @@ ENVIRONMENT = {
 }
 
 
-def run_program(name: str, folder: Path) -> None:
-    """Run a program of this folder, `python NAME FOLDER`, to its end."""
+def run_program(name: str, folder: Path, *, on_gpu: bool = False) -> None:
+    """Run a program of this folder, `python NAME FOLDER`, to its end.
+
+    With `on_gpu` its ranks see the GPU of `tests.host_gpu`.
+    """
+    gpu = {"HOST_GPU": str(library()), "DS_ACCELERATOR": "cuda"} if on_gpu else {}
+    way = ["-m", "tests.host_gpu"] if on_gpu else []
     done = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name(name)), str(folder)],
-        env=os.environ | ENVIRONMENT,
+        [sys.executable, *way, str(Path(__file__).with_name(name)), str(folder)],
+        env=os.environ | ENVIRONMENT | gpu,
         capture_output=True,
         text=True,
         timeout=540,
