@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 _LINE = re.compile(
-    r"^(?:\x1b\[[\d;]*m)?\((?P<who>[^()]*\bpid=\d+)\)(?:\x1b\[[\d;]*m)? ERROR \S+ \S+ \[[^\]]*\] ?"
-    r"(?P<text>.*?)\r?$",
+    r"^(?:\x1b\[[\d;]*m)?\((?P<who>[^()]*\bpid=(?P<pid>\d+))\)(?:\x1b\[[\d;]*m)?"
+    r" ERROR \S+ \S+ \[[^\]]*\] ?(?P<text>.*?)\r?$",
     re.MULTILINE,
 )
 """An error in vLLM's log, with the process that it comes from."""
@@ -50,7 +50,7 @@ class EngineLog:
         # By its name, for the descriptor is one for writing.
         with open(f"/proc/self/fd/{self._stdout}", "rb") as log:
             log.seek(self._begin)
-            return first_error(log.read(_MOST_BYTES).decode(errors="replace"))
+            return first_error(log.read(_MOST_BYTES).decode(errors="replace"), os.getpid())
 
     @contextmanager
     def explained(self) -> Iterator[None]:
@@ -74,12 +74,16 @@ class EngineLog:
         return EngineDiedError("its engine died" + (f" of {cause}" if cause else ""))
 
 
-def first_error(log: str) -> str:
+def first_error(log: str, own_pid: int) -> str:
     """Return what the first process that failed logged of it, "" if none did.
 
     Others follow because of it, and only say that somebody else failed.
+
+    Args:
+        log: As vLLM's processes write it.
+        own_pid: Of the process that asks the engine, which vLLM logs for, too.
     """
-    found = list(_LINE.finditer(log))
+    found = [line for line in _LINE.finditer(log) if int(line["pid"]) != own_pid]
     lines = [line["text"] for line in found if line["who"] == found[0]["who"]]
     return "\n".join([f"({found[0]['who']})", *lines]) if found else ""
 

@@ -39,10 +39,10 @@ def stdout(tmp_path):
 
 
 def test_the_first_process_that_failed_is_heard_and_those_that_follow_are_not():
-    assert first_error(WORKER + FOLLOWS + LAST) == SAID
-    assert (
-        first_error("an ERROR of nobody\n(Worker pid=12) INFO 11-30 18:40:18 [a.py:1] ok\n") == ""
-    )
+    assert first_error(WORKER + FOLLOWS + LAST, own_pid=7) == SAID
+    assert first_error(LAST, own_pid=12) == "", "of who asks"
+    fine = "an ERROR of nobody\n(Worker pid=12) INFO 11-30 18:40:18 [a.py:1] ok\n"
+    assert first_error(fine, own_pid=7) == ""
 
 
 def test_an_exception_is_one_line_of_its_traceback():
