@@ -42,15 +42,18 @@ class EngineLog:
         status = os.fstat(stdout)
         self._begin = status.st_size if stat.S_ISREG(status.st_mode) else None
         self._stdout = stdout
+        self._found = ""
 
     def first_error(self) -> str:
         """Return what the first process that failed said of it; "" if none did."""
-        if self._begin is None:
-            return ""
+        if self._begin is None or self._found:
+            return self._found
         # By its name, for the descriptor is one for writing.
         with open(f"/proc/self/fd/{self._stdout}", "rb") as log:
             log.seek(self._begin)
-            return first_error(log.read(_MOST_BYTES).decode(errors="replace"), os.getpid())
+            text = log.read(_MOST_BYTES).decode(errors="replace")
+        self._found = first_error(text, os.getpid())
+        return self._found
 
     @contextmanager
     def explained(self) -> Iterator[None]:
