@@ -1,9 +1,16 @@
 """What is shown while a system starts, on a terminal and in a file."""
 
+import re
+
 import pytest
 
 from launch.record.startup import Startup
 from tests.launch.record.consoles import plain, terminal, text_of, without_times
+
+
+def without_seconds(text):
+    """Take off how long parts took, which is more where the machine is busy."""
+    return re.sub(r" \d+\.\ds", "", text)
 
 
 def test_a_file_tells_what_starts_beside_what_and_ready_from_failed():
@@ -14,15 +21,15 @@ def test_a_file_tells_what_starts_beside_what_and_ready_from_failed():
         raise KeyError("x")
     with startup.part("first publish"):
         startup.say("a sentence")
-    assert without_times(text_of(console)).splitlines() == [
+    assert without_seconds(without_times(text_of(console))).splitlines() == [
         "starting engines (0 of 2 ready)",
         "starting learners",
         "starting engines (1 of 2 ready)",
-        "failed learners 0.0s, in parallel with engines",
-        "ready  engines 0.0s, in parallel with learners",
+        "failed learners, in parallel with engines",
+        "ready  engines, in parallel with learners",
         "starting first publish",
         "a sentence",
-        "ready  first publish 0.0s",
+        "ready  first publish",
     ]
 
 
@@ -36,9 +43,9 @@ def test_a_terminal_shows_all_that_is_open(encoding):
         startup._line._live.refresh()
     with startup.part("scheduler"):
         pass
-    shown = raw.getvalue().decode(encoding)
-    assert "starting engines (0 of 2 ready) 0.0s" in shown
-    assert "starting engines (1 of 2 ready) 0.0s, learners 0.0s" in shown
+    shown = without_seconds(raw.getvalue().decode(encoding))
+    assert "starting engines (0 of 2 ready)" in shown
+    assert "starting engines (1 of 2 ready), learners" in shown
     assert "ready  " in shown and "scheduler" in shown
 
 
