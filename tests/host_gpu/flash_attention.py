@@ -41,8 +41,18 @@ def checked(q, k, v, query_ends, key_ends, longest_q, longest_k, *, causal, left
     return ends, -1 if left is None else left, 0 if causal else -1 if right is None else right
 
 
-def attend(q, k, v, ends, scale, left, right):
-    """Attend piece by piece; the last query sees to the last key."""
+def attend(q, k, v, ends, left, right, *, scale):
+    """Attend piece by piece; the last query of a piece sees to its last key.
+
+    Args:
+        q: [T, H, D], any dtype.
+        k: [T_k, H_kv, D]
+        v: [T_k, H_kv, D]
+        ends: Where pieces end among queries, and among keys; both lists begin with 0.
+        left: How many keys a query sees before its own place; -1 for all.
+        right: The same behind it.
+        scale: Of the scores; None for one over the root of D.
+    """
     out = []
     for (q0, q1), (k0, k1) in zip(*map(pairwise, ends), strict=True):
         place = torch.arange(q1 - q0)[:, None] + (k1 - k0) - (q1 - q0)
@@ -68,8 +78,7 @@ def forward(
     assert not any(value is not None for value in others.values()), others
     pieces = (q, k, v, query_ends, key_ends, longest_q, longest_k)
     seen = checked(*pieces, causal=causal, left=window_size_left, right=window_size_right)
-    ends, left, right = seen
-    out = attend(*(t.cpu().float() for t in (q, k, v)), ends, scale, left, right)
+    out = attend(*(t.cpu().float() for t in (q, k, v)), *seen, scale=scale)
     nothing = torch.empty(0, device="cuda")
     lse = torch.zeros(q.shape[1], len(q), device="cuda")
     return out.to(q.dtype).cuda(), lse, torch.zeros(2, device="cuda"), nothing, nothing.clone()
@@ -82,13 +91,12 @@ def backward(
     """See `torch.ops.aten._flash_attention_backward`."""
     pieces = (q, k, v, query_ends, key_ends, longest_q, longest_k)
     seen = checked(*pieces, causal=causal, left=window_size_left, right=window_size_right)
-    ends, left, right = seen
     inputs = [tensor.cpu().float() for tensor in (q, k, v)]
     above, gradients = gradient.cpu().float(), []
 
     def work():
         leaves = [tensor.requires_grad_() for tensor in inputs]
-        attended = attend(*leaves, ends, scale, left, right)
+        attended = attend(*leaves, *seen, scale=scale)
         gradients.extend(torch.autograd.grad(attended, leaves, above))
 
     # In this thread nothing is recorded any more.

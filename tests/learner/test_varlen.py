@@ -1,6 +1,5 @@
 """One call for all pieces: what the kernel is told, and what comes of it."""
 
-from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
@@ -9,6 +8,7 @@ from torch.nn.functional import scaled_dot_product_attention
 
 from learner.attention import PIECES, attend, layout_of, register
 from learner.varlen import attend_sequences, obstacle, sequences_of
+from tests.host_gpu.flash_attention import attend as attend_pieces
 from tests.learner.gpus import gpu_tensors
 from tests.learner.test_attention import ROW, inputs, seen_by
 
@@ -22,19 +22,8 @@ def kernel(q, k, v, query_ends, key_ends, longest_q, longest_k, *, scale, window
     assert enable_gqa
     assert longest_q == query_ends.diff().max()
     assert longest_k == key_ends.diff().max()
-    before, after = window_size
-    out = []
     ends = query_ends.tolist(), key_ends.tolist()
-    for (q0, q1), (k0, k1) in zip(*map(pairwise, ends), strict=True):
-        place = torch.arange(q1 - q0)[:, None] + (k1 - k0) - (q1 - q0)
-        column = torch.arange(k1 - k0)
-        seen = column <= place + after
-        if before >= 0:
-            seen &= column >= place - before
-        one = (t[a:b].transpose(0, 1)[None] for t, a, b in ((q, q0, q1), (k, k0, k1), (v, k0, k1)))
-        attended = scaled_dot_product_attention(*one, attn_mask=seen, scale=scale, enable_gqa=True)
-        out.append(attended[0].transpose(0, 1))
-    return torch.cat(out)
+    return attend_pieces(q, k, v, ends, *window_size, scale=scale)
 
 
 @pytest.mark.parametrize("window", [None, 1, 2, 5, 8])
