@@ -17,9 +17,17 @@ _STEERING = re.compile(
 _COLOUR = re.compile("\x1b\\[[0-9;]*m")
 
 
-def uncoloured(text: str) -> str:
-    """Return a text without the colours that its writer meant for a terminal."""
-    return _COLOUR.sub("", text)
+def from_ray(text: str) -> str:
+    """Return an error as Ray words it, without the colours that it means for a terminal.
+
+    Ray leaves frames of its own out of a traceback, but not the marks below them: these go too.
+    """
+    kept: list[str] = []
+    for line in _COLOUR.sub("", text).split("\n"):
+        is_mark = line.strip() and not line.strip(" ~^")
+        if not is_mark or (len(kept) > 1 and kept[-2].lstrip().startswith("File ")):
+            kept.append(line)
+    return "\n".join(kept)
 
 
 def visible(text: str) -> str:

@@ -16,7 +16,7 @@ from ray.exceptions import RayError
 
 from conf.resources import ResourcesConfig
 from launch.cli.signals import handled, ignore, interrupt
-from launch.cli.visible import uncoloured
+from launch.cli.visible import from_ray
 from launch.program import RunError, UserError
 from launch.run.auth_token import keep_token_private
 from launch.run.cluster_shutdown import begin_watch, leave, watch_of_cluster
@@ -176,7 +176,7 @@ def cluster(resources: ResourcesConfig) -> Iterator[None]:
         if isinstance(cause, HopelessRewardError):
             raise UserError(str(cause)) from error
         what = (
-            uncoloured(str(error))
+            from_ray(str(error))
             or "a deadline passed; see rollout.*_seconds, learner.*_seconds, loop.*_seconds"
         )
         said = "\n".join([what, *getattr(error, "__notes__", ())])

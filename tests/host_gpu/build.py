@@ -1,4 +1,4 @@
-"""Compiles the device, once for each torch and each text of it."""
+"""Compiles what stands in for a GPU and for NCCL, once for each torch and each text of it."""
 
 import hashlib
 import os
@@ -10,13 +10,12 @@ from torch.utils.cpp_extension import include_paths, library_paths
 
 from tests.places import PROJECT
 
-SOURCE = Path(__file__).with_name("device.cpp")
 
-
-def library() -> Path:
-    """Return the compiled device's file."""
-    key = hashlib.sha256(SOURCE.read_bytes() + torch.__version__.encode()).hexdigest()[:16]
-    built = PROJECT / "build" / f"host_gpu_{key}.so"
+def library(name: str = "device") -> Path:
+    """Return the file that `NAME.cpp` of this folder is compiled to."""
+    source = Path(__file__).with_name(f"{name}.cpp")
+    key = hashlib.sha256(source.read_bytes() + torch.__version__.encode()).hexdigest()[:16]
+    built = PROJECT / "build" / f"host_gpu_{name}_{key}.so"
     if not built.exists():
         built.parent.mkdir(exist_ok=True)
         # Whoever else builds it meanwhile has another file.
@@ -25,7 +24,7 @@ def library() -> Path:
         options = ["-std=c++20", "-O1", "-shared", "-fPIC", abi]
         paths = [f"-isystem{path}" for path in include_paths()]
         paths += [f"-L{path}" for path in library_paths()]
-        command = ["g++", *options, *paths, str(SOURCE), "-o", str(own), "-ltorch_cpu", "-lc10"]
+        command = ["g++", *options, *paths, str(source), "-o", str(own), "-ltorch_cpu", "-lc10"]
         subprocess.run(command, check=True, timeout=300)
         own.rename(built)
     return built

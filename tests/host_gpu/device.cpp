@@ -287,7 +287,14 @@ int64_t plain_attention(
   return 0;
 }
 
+Tensor on_gpu(const Tensor& host) {
+  return shaped_as(host, on(host.storage(), kGpu, &memory), DispatchKey::CUDA);
+}
+
 }  // namespace
+
+// The memory of a tensor of the host, as the GPU's.
+TORCH_LIBRARY(host_gpu, library) { library.def("on_gpu(Tensor host) -> Tensor", &on_gpu); }
 
 TORCH_LIBRARY_IMPL(_, CUDA, library) {
   library.fallback(torch::CppFunction::makeFromBoxedFunction<&fallback>());

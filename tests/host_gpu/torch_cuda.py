@@ -82,12 +82,18 @@ ANSWERS = {
     "set_device": None,
     "synchronize": None,
     "empty_cache": None,
+    "ipc_collect": None,
     "manual_seed": None,
     "manual_seed_all": None,
     "get_device_capability": (9, 0),
     "get_device_name": "host",
     "get_device_properties": SimpleNamespace(
-        name="host", major=9, minor=0, total_memory=TOTAL_BYTES, multi_processor_count=132
+        name="host",
+        uuid="0",
+        major=9,
+        minor=0,
+        total_memory=TOTAL_BYTES,
+        multi_processor_count=132,
     ),
     "mem_get_info": (TOTAL_BYTES // 2, TOTAL_BYTES),
     "memory_allocated": 0,
@@ -116,10 +122,13 @@ OTHERS = {
 KINDS = ("BFloat16", "Byte", "Double", "Float", "Half", "Int", "Long")
 
 
-def _init_process_group(backend=None, *args, init=torch.distributed.init_process_group, **settings):
+init_on_cpus = torch.distributed.init_process_group
+
+
+def _init_process_group(backend=None, *args, **settings):
     assert backend == "nccl", "GPUs speak to each other over NCCL"
     settings.pop("device_id", None)
-    return init("gloo", *args, **settings)
+    return init_on_cpus("gloo", *args, **settings)
 
 
 def _new_group(ranks=None, *args, new=torch.distributed.new_group, **settings):

@@ -3,8 +3,9 @@
 import logging
 
 import pytest
+from ray.exceptions import RayTaskError
 
-from launch.cli.visible import VisibleFilter, uncoloured, visible
+from launch.cli.visible import VisibleFilter, from_ray, visible
 
 
 @pytest.mark.parametrize(
@@ -39,6 +40,24 @@ def test_what_is_logged_is_visible():
 
 def test_colours_go_and_nothing_else():
     assert (
-        uncoloured("\x1b[36mray::f()\x1b[39m \x1b[1;31m[2]\x1b[0m\x1b]0;t\x07")
+        from_ray("\x1b[36mray::f()\x1b[39m \x1b[1;31m[2]\x1b[0m\x1b]0;t\x07")
         == "ray::f() [2]\x1b]0;t\x07"
     )
+
+
+TRACEBACK = """\x1b[36mray::f()\x1b[39m (pid=7)
+  File "/env/ray/_private/worker.py", line 1, in call
+    return f(*args)
+           ^^^^^^^^
+  File "/project/own.py", line 2, in f
+    return 1 / 0
+           ~~^~~
+ZeroDivisionError: division by zero"""
+
+
+def test_a_frame_that_ray_leaves_out_leaves_no_marks():
+    text = str(RayTaskError("f", TRACEBACK, ZeroDivisionError("division by zero"), pid=7, ip="::1"))
+    assert "/env/ray" not in text and "^^^^^^^^" in text
+    lines = from_ray(text).splitlines()
+    assert lines[0].startswith("ray::f()")
+    assert lines[1:] == TRACEBACK.splitlines()[-4:]
