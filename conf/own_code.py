@@ -77,11 +77,11 @@ def plugs(node: DictConfig | ListConfig, key: str) -> Iterator[tuple[str, DictCo
     """Key and node of every plug in a configuration."""
     if isinstance(node, ListConfig):
         return
-    for name in map(str, node):
+    for name in node:
         child = node._get_node(name)
         if not isinstance(child, DictConfig) or child._is_none() or child._is_missing():
             continue
-        where = f"{key}.{name}" if key else name
+        where = f"{key}.{name!s}" if key else str(name)
         if child._is_interpolation():
             continue
         if "_target_" in child:

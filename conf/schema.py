@@ -1,9 +1,9 @@
 """The typed shape of a run's configuration, and an evaluation's; `conf.programs` has the others.
 
 YAML in this folder fills these dataclasses; hydra refuses an unknown key or a wrong type at
-composition, and `hydra.utils.instantiate(cfg, _convert_="object")` turns the result into a
-`RunConfig`, building each plug from its `_target_`. Range checks sit in `__post_init__` and begin
-with the key. What concerns several rooms at once is checked in `RunConfig.__post_init__`.
+composition, and `launch.program.build` turns the result into a `RunConfig`, each plug made from its
+`_target_`. Range checks sit in `__post_init__` and begin with the key. What concerns several rooms
+at once is checked in `RunConfig.__post_init__`.
 """
 
 import math

@@ -16,7 +16,6 @@ from hydra import compose, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import InstantiationException
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -24,6 +23,7 @@ from conf.checks import check_keys, check_values
 from conf.keys import GROUPS
 from conf.own_code import with_own_code
 from conf.secrets import check_secrets, recorded
+from launch.cli.built import built
 from launch.cli.command_line import (
     check_options,
     check_overrides,
@@ -110,7 +110,7 @@ def build(config: DictConfig) -> Any:
         check_keys(config)
         check_values(config)
         check_secrets(config)
-        return instantiate(with_own_code(config), _convert_="object")
+        return built(with_own_code(config))
     except InstantiationException as error:
         raise UserError(plug_sentence(error, config)) from error
     except OmegaConfBaseException as error:

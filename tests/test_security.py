@@ -27,7 +27,7 @@ ALLOWED = {
     ("rollout/sandbox/judge.py", "exec"): "the task's own tests, in a sandbox",
     ("rollout/sandbox/judge.py", "compile"): "likewise",
     ("rollout/rewards/code_tests.py", "compile"): "whether tests are Python; nothing is run",
-    ("launch/program.py", "instantiate"): "the configuration that the user runs",
+    ("launch/cli/built.py", "instantiate"): "the configuration that the user runs",
     ("conf/own_code.py", "get_object"): "likewise, before it is built",
     ("launch/cli/own_code.py", "OmegaConf.load"): "files of conf/",
     ("launch/cli/recipe_files.py", "OmegaConf.load"): "files of conf/ and of --config-dir",

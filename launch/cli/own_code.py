@@ -113,8 +113,8 @@ def write_out_names(config: DictConfig) -> None:
 
 def _names(node: DictConfig, key: str) -> Iterator[tuple[str, str]]:
     """Key and value of every plug that is named by its file alone."""
-    for name in map(str, node):
-        child, where = node._get_node(name), f"{key}.{name}" if key else name
+    for name in node:
+        child, where = node._get_node(name), f"{key}.{name!s}" if key else str(name)
         if isinstance(child, DictConfig):
             if not (child._is_none() or child._is_missing() or child._is_interpolation()):
                 yield from _names(child, where)

@@ -24,7 +24,7 @@ from launch.record.checkpoint import newest_checkpoint
 from launch.record.report.runs import read_runs
 from launch.record.run_folder import at_versions, metric_columns, read_steps
 from launch.record.startup import Startup
-from launch.run import cluster
+from launch.run import cluster, training
 from launch.run.checkpoints import read_run
 from launch.run.inputs import prepare
 from launch.run.interruption import StoppedError
@@ -36,6 +36,18 @@ from rollout.types import GroupRef
 from tests.composing import composed
 
 NUM_PROMPTS = 6
+
+
+@pytest.fixture
+def picture():
+    """Asked for by tests that look at the picture."""
+
+
+@pytest.fixture(autouse=True)
+def no_picture(request, monkeypatch):
+    """For all others it takes longer than all else here."""
+    if "picture" not in request.fixturenames:
+        monkeypatch.setattr(training, "draw_picture", lambda *arguments, **named: None)
 
 
 class FakeScheduler:
@@ -152,6 +164,7 @@ def make_run(tmp_path):
     return build
 
 
+@pytest.mark.usefixtures("picture")
 def test_a_run_leaves_a_complete_folder(make_run):
     run, system, folder = make_run("loop.save_every=2")
     asyncio.run(run.run(Startup()))
@@ -327,6 +340,7 @@ def test_a_tracker_that_fails_is_told_of_and_the_run_goes_on(make_run, capsys, m
     assert len(more) == (method in ("log", "cells"))
 
 
+@pytest.mark.usefixtures("picture")
 def test_what_cannot_be_written_at_the_end_is_told_with_the_way_to_the_policy(make_run, capsys):
     run, _, folder = make_run()
     for name in ("evaluations.jsonl", "summary.json", "run.png"):
