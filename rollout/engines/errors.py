@@ -6,6 +6,7 @@ logged, which Ray keeps in a file.
 
 import os
 import re
+import signal
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,6 +17,8 @@ _LINE = re.compile(
     re.MULTILINE,
 )
 """An error in vLLM's log, with the process that it comes from."""
+_KILLED = re.compile(r"Failed core proc\(s\): \{.*?: -(\d+)")
+"""What vLLM says where a signal ended a process, which logged nothing of it."""
 _MOST_BYTES = 1 << 22
 """Of the log that are read."""
 _LONGEST = 300
@@ -60,12 +63,12 @@ class EngineLog:
         """Put what an engine's process raised in the place of an error that does not say it.
 
         Raises:
-            EngineStartError: If the log has an error of another process.
+            EngineStartError: If the log has an error of another process, or a signal ended one.
         """
         try:
             yield
-        except Exception:
-            said = self.first_error()
+        except Exception as error:
+            said = self.first_error() or _killed(str(error))
             if not said:
                 raise
             # The other traceback leads to where vLLM waited for it.
@@ -89,6 +92,16 @@ def first_error(log: str, own_pid: int) -> str:
     found = [line for line in _LINE.finditer(log) if int(line["pid"]) != own_pid]
     lines = [line["text"] for line in found if line["who"] == found[0]["who"]]
     return "\n".join([f"({found[0]['who']})", *lines]) if found else ""
+
+
+def _killed(said: str) -> str:
+    """Return by which signal an engine's process ended, "" if by none."""
+    found = _KILLED.search(said)
+    if found is None:
+        return ""
+    name = signal.Signals(int(found[1])).name
+    memory = ", as happens when memory runs out" if name == "SIGKILL" else ""
+    return f"its process was ended by {name}{memory}"
 
 
 def exception_of(said: str) -> str:

@@ -74,3 +74,18 @@ def test_what_logs_to_no_file_keeps_its_error():
         raise RuntimeError("above")
     os.close(reader)
     os.close(writer)
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        (-9, "an engine did not start: its process was ended by SIGKILL, as happens when memory"),
+        (-11, "an engine did not start: its process was ended by SIGSEGV"),
+        (1, "Engine core initialization failed"),
+    ],
+)
+def test_an_engine_that_a_signal_ended_says_which(stdout, code, says):
+    failed = f"Failed core proc(s): {{'EngineCore': {code}}}"
+    with pytest.raises(RuntimeError) as caught, EngineLog(stdout).explained():
+        raise RuntimeError(f"Engine core initialization failed. See root cause above. {failed}")
+    assert str(caught.value).startswith(says)
