@@ -186,7 +186,8 @@ class TellingTokenizer:
             return self._tokenizer.apply_chat_template(
                 list(messages), tools=self._schemas, **settings
             )
-        said = _SYSTEM.format(tools="\n".join(map(json.dumps, self._schemas)))
+        told = (json.dumps(schema, ensure_ascii=False) for schema in self._schemas)
+        said = _SYSTEM.format(tools="\n".join(told))
         messages = list(messages)
         if messages and messages[0]["role"] == "system":
             first = messages.pop(0)

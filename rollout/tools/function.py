@@ -15,10 +15,14 @@ import inspect
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, get_type_hints
+from types import FunctionType, NoneType
+from typing import Any, get_args, get_type_hints, is_typeddict
 
 from rollout.threads import in_thread
 from rollout.tools.tool import Tool, ToolError
+
+_PLAIN = (str, int, float, bool, NoneType, list, tuple, dict, Any)
+"""Hints that JSON has values for; further ones are made of these."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,9 +49,15 @@ class FunctionTool:
                 returned = await self.function(**arguments)
             else:
                 returned = await in_thread(self.function, **arguments)
+            if inspect.isawaitable(returned):
+                # A decorator may hide that a function is async.
+                returned = await returned
         except (ValueError, LookupError, ArithmeticError) as error:
             raise ToolError(f"{type(error).__name__}: {error}") from error
-        return returned if isinstance(returned, str) else json.dumps(returned, default=str)
+        if isinstance(returned, str):
+            return returned
+        # As it is written, not in escapes that the policy would have to read.
+        return json.dumps(returned, default=str, ensure_ascii=False)
 
 
 def as_tool(given: Any) -> Tool:
@@ -77,18 +87,43 @@ def as_tool(given: Any) -> Tool:
                 f"the tool {name} needs a type hint for its parameter {parameter.name}, as in "
                 f"{parameter.name}: str"
             )
-    return FunctionTool(given, _schema(given))
+        if (unknown := _no_json(hints[parameter.name])) is not None:
+            raise ValueError(
+                f"the tool {name} must take what JSON has: hint its parameter {parameter.name} by "
+                "str, int, float, bool, list, dict, Literal or a union of them, got "
+                f"{getattr(unknown, '__name__', unknown)}"
+            )
+    hints.pop("return", None)
+    return FunctionTool(given, _schema(given, hints))
 
 
-def _schema(function: Callable[..., Any]) -> Mapping[str, Any]:
+def _no_json(hint: Any) -> Any:
+    """Return the first part of a hint that JSON has no values for; None if there is none."""
+    parts = get_args(hint)
+    if not parts:
+        return None if hint in _PLAIN or is_typeddict(hint) else hint
+    # Those of a Literal are values, and `...` stands for more of the same.
+    inner = (part for part in parts if isinstance(part, type) or get_args(part))
+    return next((found for part in inner if (found := _no_json(part)) is not None), None)
+
+
+def _schema(function: Callable[..., Any], hints: Mapping[str, Any]) -> Mapping[str, Any]:
     # Pulls in much of transformers, which the process of an engine has loaded anyway.
-    from transformers.utils.chat_template_utils import DocstringParsingException, get_json_schema
+    from transformers.utils import chat_template_utils as utils
 
+    # What a function returns is no part of how it is called, and may be hinted in any way.
+    called = FunctionType((lambda: None).__code__, {}, function.__name__)
+    called.__doc__, called.__annotations__ = inspect.getdoc(function), dict(hints)
+    called.__signature__ = inspect.signature(function)  # type: ignore[attr-defined]
     try:
-        schema: dict[str, Any] = get_json_schema(function)
-    except (DocstringParsingException, TypeError, ValueError) as error:
+        schema: dict[str, Any] = utils.get_json_schema(called)
+    except (
+        utils.DocstringParsingException, utils.TypeHintParsingException, TypeError, ValueError
+    ) as error:  # fmt: skip
         what = " ".join(str(error).split())
-        raise ValueError(f"the tool {function.__name__} cannot be described: {what}") from error
-    # What a function returns is no part of how it is called.
+        raise ValueError(
+            f"the tool {function.__name__} cannot be described: {what}; its docstring must say "
+            "what it does and, under `Args:`, a line for each parameter, such as `city: Where.`"
+        ) from error
     schema["function"].pop("return", None)
     return schema

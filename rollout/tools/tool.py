@@ -136,7 +136,17 @@ def _validator(parameters: str) -> Any:
     # Where nothing calls a tool nothing waits for this import.
     from jsonschema import Draft202012Validator
 
-    return Draft202012Validator(json.loads(parameters))
+    return Draft202012Validator(_with_null(json.loads(parameters)))
+
+
+def _with_null(schema: Any) -> Any:
+    """Write `nullable`, which transformers has for an Optional, as JSON schemas do."""
+    if isinstance(schema, list):
+        return [_with_null(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    own = {key: _with_null(value) for key, value in schema.items() if key != "nullable"}
+    return {"anyOf": [own, {"type": "null"}]} if schema.get("nullable") is True else own
 
 
 def shortened(text: str) -> str:

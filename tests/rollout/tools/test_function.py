@@ -1,6 +1,9 @@
 """A function with type hints is a tool; one without is refused in one sentence."""
 
 import asyncio
+import enum
+import functools
+from typing import Literal
 
 import pytest
 
@@ -55,6 +58,47 @@ def test_what_an_argument_causes_is_observed():
     assert observed(weather, {"town": "Rome"}).text.endswith("it takes: city, days")
 
 
+def test_an_optional_argument_may_be_null():
+    def find(word: str, kind: Literal["a", "b"] | None = None, tags: list[str] | None = None):
+        """Finds.
+
+        Args:
+            word: What.
+            kind: Of which kind.
+            tags: With which tags.
+        """
+        return [kind, tags]
+
+    assert observed(find, {"word": "x", "kind": None, "tags": None}).text == "[null, null]"
+    assert observed(find, {"word": "x", "kind": "a", "tags": ["b"]}).text == '["a", ["b"]]'
+    assert observed(find, {"word": None}).failed
+    assert observed(find, {"word": "x", "kind": "c"}).failed
+
+
+def test_a_decorator_may_hide_that_a_function_is_async():
+    @functools.wraps(waits)
+    def traced(*arguments, **named):
+        return waits(*arguments, **named)
+
+    assert observed(traced, {"seconds": 0.5}).text == "waited 0.5"
+
+
+def test_the_policy_reads_letters_and_no_escapes():
+    assert observed(weather, {"city": "東京"}).text == '{"東京": ["sun"]}'
+
+
+def test_what_a_function_returns_may_be_hinted_in_any_way():
+    def letters(word: str) -> tuple[str, ...]:
+        """Parts a word.
+
+        Args:
+            word: Which.
+        """
+        return tuple(word)
+
+    assert observed(letters, {"word": "ab"}).text == '["a", "b"]'
+
+
 def test_a_fault_of_the_function_is_an_error():
     def broken(x: int) -> int:
         """Breaks.
@@ -88,12 +132,34 @@ def no_such_hint(city: "Nowhere") -> str:  # noqa: F821
     """Tells."""
 
 
+class Unit(enum.Enum):
+    CELSIUS = "c"
+
+
+def no_json(units: list[Unit]) -> str:
+    """Tells.
+
+    Args:
+        units: Which.
+    """
+
+
+def no_set(days: set[int] | None) -> str:
+    """Tells.
+
+    Args:
+        days: Which.
+    """
+
+
 @pytest.mark.parametrize(
     ("function", "told"),
     [
         (no_hint, "needs a type hint for its parameter city, as in city: str"),
         (no_docstring, "the tool no_docstring cannot be described: .*docstring"),
-        (not_described, "the tool not_described cannot be described: .*city"),
+        (not_described, "the tool not_described cannot be described: .*city.*under `Args:`"),
+        (no_json, "the tool no_json must take what JSON has: .*parameter units by .*, got Unit"),
+        (no_set, "the tool no_set .*set"),
         (any_number, "must name its parameters"),
         (no_such_hint, "names nothing"),
         (3, "must be a function, or have name, schema and call, got 3"),
