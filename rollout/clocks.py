@@ -69,15 +69,24 @@ async def _clock(limit_seconds: float) -> AsyncIterator[_Clock]:
             _CLOCKS.reset(token)
 
 
+class LateError(TimeoutError):
+    """What was limited took longer; a TimeoutError of its own making is none."""
+
+
 @asynccontextmanager
 async def limited(limit_seconds: float) -> AsyncIterator[None]:
     """Limit what goes on inside, as `asyncio.timeout` does, but for the time that it queues.
 
     Raises:
-        TimeoutError: If it takes longer.
+        LateError: If it takes longer.
     """
-    async with _clock(limit_seconds):
-        yield
+    try:
+        async with _clock(limit_seconds) as clock:
+            yield
+    except TimeoutError as error:
+        if not clock.expired:
+            raise
+        raise LateError(f"took longer than {limit_seconds:g} s") from error
 
 
 @contextmanager

@@ -19,6 +19,8 @@ from rollout.stopping import Stopping
 from rollout.types import Completion, Prompt, Trajectory
 
 _GIVEN = ("generate", "prompt", "max_tokens")
+_MAX_TURNS, _ROLE, _STEP_SECONDS = 8, "tool", 60.0
+_USUAL = {"max_turns": _MAX_TURNS, "role": _ROLE, "step_timeout_seconds": _STEP_SECONDS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +28,14 @@ class FunctionEnvironment(OwnCode):
     """Plays with a function, or with a class that has `play`, found by its path."""
 
     kind: ClassVar[str] = "environment"
+
+    max_turns: int = _MAX_TURNS
+    """Turns after which the play of a game ends. This and the next are of games only; a class that
+    has a parameter of the name gets it as well."""
+    role: str = _ROLE
+    """Whose messages a game's texts are in the chat template: "tool" or "user"."""
+    step_timeout_seconds: float = _STEP_SECONDS
+    """Longest time of one `reset` or `step` of a game, see `TurnEnvironment`."""
 
     def __post_init__(self) -> None:
         """Refuse what is not there, and a class that is neither environment nor game."""
@@ -40,7 +50,26 @@ class FunctionEnvironment(OwnCode):
     def made(self) -> Any:
         """Return the function or the environment; of a game, the environment that plays it."""
         made = OwnCode.made(self)
-        return TurnEnvironment(made) if isinstance(made, Game) else made
+        if isinstance(made, Game):
+            try:
+                return TurnEnvironment(made, self.max_turns, self.role, self.step_timeout_seconds)
+            except ValueError as error:
+                raise ValueError(f"names a game that cannot be played: {error}") from error
+        changed = self._changed()
+        if lost := sorted(changed.keys() - accepted(type(made), changed).keys()):
+            raise ValueError(
+                f"must name a game, a class with reset and step, for environment.{lost[0]} to be "
+                "of effect; name other settings in environment.settings"
+            )
+        return made
+
+    def own_settings(self, kind: Callable[..., Any]) -> dict[str, Any]:
+        """Return the arguments with which a class is made; see `OwnCode.own_settings`."""
+        return {**accepted(kind, self._changed()), **self.settings}
+
+    def _changed(self) -> dict[str, Any]:
+        """Settings of games that are not the usual ones."""
+        return {name: value for name in _USUAL if (value := getattr(self, name)) != _USUAL[name]}
 
     def for_policy(self, tokenizer: Any, stopping: Stopping) -> Any:
         """Return what plays with a policy: what a class returns that asks for its tokens."""

@@ -16,19 +16,23 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from cost.ranges import SECONDS, count, require_ranges
 from cost.types import PlayEnd
-from rollout.clocks import limited
+from rollout.clocks import LateError, limited
 from rollout.environments import Generate
 from rollout.environments.bridge import ROLES, Bridge
 from rollout.environments.record import Record
+from rollout.raised import own_frames
 from rollout.stopping import Stopping
 from rollout.threads import in_thread
 from rollout.types import Prompt, TokenArray, Trajectory
+
+_PACKAGE = str(Path(__file__).resolve().parents[1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +115,14 @@ class TurnEnvironment:
                 f"environment.game must be an object with the methods reset and step, "
                 f"got {self.game!r}"
             )
+        try:
+            copy.deepcopy(self.game)
+        except Exception as error:
+            raise ValueError(
+                "environment.game must be an object that can be copied for each play; open what "
+                "cannot, such as a client or a lock, in reset, or give the class a __deepcopy__, "
+                f"got {type(self.game).__name__} ({error})"
+            ) from error
 
     def for_policy(self, tokenizer: Any, stopping: Stopping) -> TurnPlayer:
         """Return what plays it with a policy.
@@ -234,13 +246,15 @@ class TurnPlayer:
 
     def _told(self, name: str, error: Exception) -> str:
         game = type(self.settings.game).__name__
-        if isinstance(error, TimeoutError):
+        if isinstance(error, LateError):
             limit = self.settings.step_timeout_seconds
             return (
                 f"environment.game: {game}.{name} took longer than "
                 f"environment.step_timeout_seconds = {limit:g}"
             )
-        return f"environment.game: {game}.{name} raised {type(error).__name__}: {error}"
+        raised = f"environment.game: {game}.{name} raised {type(error).__name__}: {error}"
+        frames = own_frames(error.__traceback__, _PACKAGE)
+        return f"{raised} ({frames[-1].filename}:{frames[-1].lineno})" if frames else raised
 
 
 def _node(game: Any, record: Record) -> Node | None:
@@ -267,8 +281,12 @@ def as_answer(answer: Any) -> Reply | End:
     if not isinstance(answer, Reply):
         raise TypeError(f"step must return a text, a Reply or an End, got {answer!r:.100}")
     if answer.token_ids is None:
-        if not answer.texts or not all(isinstance(text, str) for text in answer.texts):
-            raise ValueError(f"Reply.texts must be one text or more, got {answer.texts!r:.100}")
+        # The letters of a text are texts too.
+        texts = () if isinstance(answer.texts, str) else answer.texts
+        if not texts or not all(isinstance(text, str) for text in texts):
+            raise ValueError(
+                f"Reply.texts must be a list of one text or more, got {answer.texts!r:.100}"
+            )
     elif len(answer.token_ids) == 0:
         raise ValueError("Reply.token_ids must not be empty, got none")
     return answer

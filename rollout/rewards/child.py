@@ -21,13 +21,13 @@ import resource
 import signal
 import socket
 import sys
-import sysconfig
 import traceback
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
 from rollout.processes import die_with
+from rollout.raised import own_frames
 from rollout.rewards.returned import NoScoreError, as_score
 from rollout.rewards.types import load, score_with
 
@@ -124,9 +124,8 @@ def failure(error: BaseException) -> dict[str, str]:
     trace = error.__traceback__.tb_next if error.__traceback__ else None
     lines = traceback.format_exception(type(error), error, trace)
     what = " ".join("".join(traceback.format_exception_only(error)).split())
-    installed = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib"))
     frames = [f for f in traceback.extract_tb(trace) if not f.filename.startswith("<frozen")]
-    own = [f for f in frames if not f.filename.startswith(installed)] or frames
+    own = own_frames(trace) or frames
     place = f"{own[-1].filename}:{own[-1].lineno}" if own else ""
     if isinstance(error, SyntaxError) and error.filename:
         place = f"{error.filename}:{error.lineno}"

@@ -2,6 +2,7 @@
 
 import asyncio
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -26,6 +27,10 @@ def plain(generate):
 class Whole:
     async def play(self, generate, prompt, max_tokens):
         return await generate(prompt.token_ids, 3)
+
+class Limited(Whole):
+    def __init__(self, max_turns=5):
+        self.max_turns = max_turns
 
 class Game:
     def reset(self, prompt):
@@ -72,7 +77,18 @@ def test_a_function_plays_with_its_settings_and_may_return_a_completion(environm
 
 
 def test_a_game_is_played_in_turns(environment):
-    assert isinstance(environment("Game").made(), TurnEnvironment)
+    game = environment("Game")
+    assert isinstance(game.made(), TurnEnvironment)
+    made = replace(game, max_turns=3, role="user", step_timeout_seconds=5.0).made()
+    assert (made.max_turns, made.role, made.step_timeout_seconds) == (3, "user", 5.0)
+
+
+def test_settings_of_games_are_not_lost_on_what_is_none(environment):
+    assert replace(environment("Limited"), max_turns=3).made().max_turns == 3
+    assert environment("Limited").made().max_turns == 5
+    for name in ("Whole", "short"):
+        with pytest.raises(ValueError, match=r"must name a game, .* environment\.max_turns"):
+            replace(environment(name), max_turns=3)
 
 
 @pytest.mark.parametrize(

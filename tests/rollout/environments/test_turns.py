@@ -1,6 +1,7 @@
 """Plays of several turns: tokens stay as sampled, and every end is told from the others."""
 
 import asyncio
+import inspect
 import threading
 import time
 from dataclasses import dataclass, field
@@ -144,10 +145,12 @@ def test_every_end_is_told_from_the_others(
     [
         (7, "step raised TypeError: step must return a text, a Reply or an End, got 7"),
         (None, "got None"),
-        (Reply(()), "Reply.texts must be one text or more"),
+        (Reply(()), "Reply.texts must be a list of one text or more"),
+        (Reply("two"), "Reply.texts must be a list of one text or more, got 'two'"),
         (Reply(token_ids=()), "Reply.token_ids must not be empty"),
         (End(float("nan")), "End.reward must be finite"),
         (ValueError("bad"), "environment.game: Script.step raised ValueError: bad"),
+        (TimeoutError("read timed out"), "Script.step raised TimeoutError: read timed out"),
     ],
 )
 def test_a_game_that_fails_costs_its_play_and_says_why(tokenizer, prompt, answer, said):
@@ -155,6 +158,15 @@ def test_a_game_that_fails_costs_its_play_and_says_why(tokenizer, prompt, answer
     assert found.end == PlayEnd.FAILURE and said in found.failure
     scored = scored_by_environment(found)
     assert scored.status == RewardStatus.CRASHED and scored.error == found.failure
+
+
+def test_the_line_that_raised_is_told(tokenizer, prompt):
+    found = play(tokenizer, prompt, Policy(tokenizer, "x"), Script([ValueError("bad")]))
+    line = inspect.getsourcelines(Script.step)[1] + 4
+    assert found.failure.endswith(f"raised ValueError: bad ({__file__}:{line})")
+    # What a game returns is no line's fault.
+    found = play(tokenizer, prompt, Policy(tokenizer, "x"), Script([7]))
+    assert found.failure.endswith("got 7")
 
 
 class Sleeper:
@@ -265,6 +277,7 @@ def test_an_actor_takes_the_environment_s_reward_and_scores_the_last_turn_of_oth
     ("settings", "said"),
     [
         ({"game": 3}, "environment.game must be an object with the methods reset and step, got 3"),
+        ({"game": Script([threading.Lock()])}, "environment.game must be .* copied .* got Script"),
         ({"max_turns": 0}, "environment.max_turns"),
         ({"role": "system"}, "environment.role must be tool or user, got 'system'"),
     ],
