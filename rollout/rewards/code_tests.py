@@ -5,7 +5,8 @@
 | this project | `cases`: `[{"stdin": ..., "stdout": ...}]`, or `asserts`: Python | `setup`: \
 Python before each assert; `reference`: code that passes |
 | MBPP | `test_list`: asserts | `test_setup_code` or `test_imports`; `code`, which passes |
-| HumanEval | `test` and `entry_point` | `prompt` and `canonical_solution`, which together pass |
+| HumanEval, LeetCode | `test` and `entry_point`: a function, or `Solution().NAME` | `prompt` \
+and `canonical_solution`, which together pass |
 | APPS, TACO | `input_output` | `solutions` |
 | DeepCoder, PrimeIntellect | `tests` | `solutions` |
 
@@ -26,6 +27,10 @@ from functools import cache
 from typing import Any
 
 from rollout.rewards.code_functions import FUNCTION, IMPORTED, call
+
+_DEFINITIONS = (
+    ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Import, ast.ImportFrom, ast.Pass
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +95,12 @@ def read_tests(answer: str) -> HiddenTests:
     for text in (tests.setup, *tests.asserts):
         if fault := _fault(text):
             raise ValueError(f"asserts must be Python ({fault}), got {text[:80]!r}")
+    for text in tests.asserts:
+        if all(isinstance(part, _DEFINITIONS) for part in ast.parse(text).body):
+            raise ValueError(
+                "asserts must test something, and what is only defined tests nothing; call its "
+                f"functions behind it, got {text[:80]!r}"
+            )
     return tests if tests.called else replace(tests, called=_shadowing(tests))
 
 
@@ -147,12 +158,21 @@ def _mbpp(given: Mapping[str, Any]) -> HiddenTests:
 
 def _human_eval(given: Mapping[str, Any]) -> HiddenTests:
     name = _name(given.get("entry_point"))
+    is_method = str(given["entry_point"]).startswith("Solution().")
+    called = f"Solution().{name}" if is_method else name
+    if "def check(" not in str(given.get("test")):
+        raise ValueError(
+            "test must define check(candidate), which entry_point is given to, got "
+            f"{given.get('test')!r:.80}"
+        )
     solution = given.get("canonical_solution")
     # Its imports and helpers, and the function, which the response defines anew.
     prompt = given.get("prompt", "")
     reference = None if solution is None else f"{prompt}{solution}"
-    tests = HiddenTests((), (f"check({name})",), *_python(given.get("test"), reference))
-    return replace(tests, prelude="" if _fault(prompt) else prompt, called=(name,))
+    tests = HiddenTests((), (f"check({called})",), *_python(given.get("test"), reference))
+    return replace(
+        tests, prelude="" if _fault(prompt) else prompt, called=() if is_method else (name,)
+    )
 
 
 def _inputs_and_outputs(given: Mapping[str, Any]) -> HiddenTests:

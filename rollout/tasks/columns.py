@@ -23,7 +23,7 @@ ANSWERS = ("answer", "ground_truth", "solution", "target", "reward_model.ground_
 _PLACEHOLDER = re.compile(r"\{\{\s*([\w.-]+)\s*\}\}")
 _ABSENT = object()
 
-Message = dict[str, str]
+Message = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -248,21 +248,25 @@ def _several(value: Any) -> list[Any]:
 
 
 def _conversation(value: Any, column: str, place: str) -> list[Message]:
-    fits = isinstance(value, list) and value and all(
-        isinstance(m, Mapping)
-        and isinstance(m.get("role"), str)
-        and isinstance(m.get("content"), str)
-        for m in value
-    )  # fmt: skip
-    if not fits:
+    if not (isinstance(value, list) and value and all(map(_is_message, value))):
         raise ValueError(
             f"{place} needs a text, or a list of objects with role and content, in {column}, "
             f"got {value!r:.80}"
         )
-    messages = [{"role": m["role"], "content": m["content"]} for m in value]
+    # Chat templates show what else there is, such as calls of tools; Parquet has null for what is
+    # not, and a message of calls alone may have no content.
+    messages = [{k: v for k, v in m.items() if v is not None} for m in value]
+    messages = [{"content": "", **message} for message in messages]
     if messages[-1]["role"] != "user":
         raise ValueError(f"{place} must end with a user message, got role {messages[-1]['role']!r}")
     return messages
+
+
+def _is_message(value: Any) -> bool:
+    if not isinstance(value, Mapping) or not isinstance(value.get("role"), str):
+        return False
+    content = value.get("content")
+    return isinstance(content, str) or (content is None and bool(value.get("tool_calls")))
 
 
 def _json(value: Any) -> bool:

@@ -59,8 +59,8 @@ class Item:
     """Name of the data set or generator."""
     place: str
     """Where it comes from, for error messages, such as "data.jsonl:12"."""
-    messages: tuple[dict[str, str], ...] | None = None
-    """The conversation, when it is more than the user's message alone."""
+    messages: tuple[dict[str, Any], ...] | None = None
+    """The conversation as chat templates take it, when it is more than the user's message alone."""
     columns: Mapping[str, Any] = field(default_factory=dict)
     """What else the row has, by name, for rewards that ask for it: plain values."""
     features: tuple[float, ...] = ()

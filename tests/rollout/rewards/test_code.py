@@ -55,6 +55,14 @@ def test_code_is_worth_the_tests_that_it_passes():
     assert (nothing.reward, nothing.components["format"]) == (0.0, 0.0)
 
 
+def test_a_method_is_checked_where_a_data_set_names_one():
+    code = "class Solution:\n    def add(self, a, b):\n        return a + b"
+    test = "def check(candidate):\n    assert candidate(a=2, b=3) == 5"
+    row = {"prompt": "from typing import *\n", "test": test, "entry_point": "Solution().add"}
+    assert passed(code, json.dumps(row)) == 1.0
+    assert passed(code.replace("+", "-"), json.dumps(row)) == 0.0
+
+
 ALWAYS_EQUAL = """
 class Any(float):
     def __new__(cls, *a): return float.__new__(cls, 1e9)

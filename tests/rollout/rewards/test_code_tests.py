@@ -33,6 +33,8 @@ def test_human_eval_checks_the_function_that_its_prompt_begins():
     expected = HiddenTests((), ("check(double)",), test, (reference,), prompt, ("double",))
     assert found == expected
     assert read(prompt="def double(n):\n", **row).prelude == ""
+    method = read(**row | {"entry_point": "Solution().double"})
+    assert (method.asserts, method.called) == (("check(Solution().double)",), ())
 
 
 @pytest.mark.parametrize(
@@ -142,6 +144,11 @@ def test_the_longest_inputs_are_kept():
         ('{"tests": [{"input": "1"}]}', "a program's output must be a text, got None"),
         ('{"tests": {"inputs": ["1"], "outputs": ["2"], "fn_name": "f"}}', "list of arguments"),
         ('{"tests": {"inputs": [[]], "outputs": [1], "fn_name": "f()"}}', r"a function, got 'f\("),
+        (
+            '{"asserts": ["def test_f():\\n    assert f()"]}',
+            "asserts must test something, .*got 'def",
+        ),
+        ('{"test": "1", "entry_point": "f"}', r"test must define check\(candidate\), .*got '1'"),
         ('{"test": "1", "entry_point": "while"}', "must name a function, got 'while'"),
         ('{"tests": [{"input": "1", "output": ""}], "solutions": [1]}', "solutions must be texts"),
     ],

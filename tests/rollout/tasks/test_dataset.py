@@ -1,3 +1,4 @@
+import copy
 import json
 import logging
 
@@ -123,6 +124,27 @@ def test_half_a_character_is_refused_or_left_out(write, tokenizer, row):
         DatasetTask(path=path).prompts(tokenizer)
     found = DatasetTask(path=path, bad_rows="skip", duplicates="skip").prompts(tokenizer)
     assert [prompt.text for prompt in found] == ["2+2?"]
+
+
+def test_calls_of_tools_in_a_conversation_reach_the_chat_template(write, tokenizer):
+    """Parquet has null for what a message has not."""
+    call = {"type": "function", "function": {"name": "add", "arguments": {"a": 2}}}
+    rest = {"tool_calls": None, "tool_call_id": None}
+    talk = [
+        {"role": "user", "content": "2+2?", **rest},
+        {"role": "assistant", "content": None, "tool_calls": [call]},
+        {"role": "tool", "content": "4", "tool_call_id": "1"},
+        {"role": "user", "content": "2+3?", **rest},
+    ]
+    shows = copy.deepcopy(tokenizer)
+    shows.chat_template = (
+        "{% for m in messages %}{{ m.role + m.content }}{% if m.tool_calls is defined %}"
+        "{{ m.tool_calls[0].function.name }}{% endif %}{% endfor %}"
+    )
+    task = DatasetTask(path=write({"messages": talk, "answer": "5"}))
+    (prompt,) = task.prompts(shows)
+    wanted = shows.encode("user2+2?assistantaddtool4user2+3?", add_special_tokens=False)
+    assert prompt.token_ids.tolist() == wanted and prompt.text == "2+3?"
 
 
 def test_long_and_repeated_prompts_can_be_skipped(write, tokenizer):
