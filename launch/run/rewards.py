@@ -15,7 +15,7 @@ import numpy as np
 
 from conf.evaluation import HELD_OUT
 from conf.schema import EvaluateConfig, RunConfig
-from cost.types import LengthReport, RewardStatus
+from cost.types import LengthReport, PlayEnd, RewardStatus
 from launch.program import UserError
 from launch.record.evaluation import Evaluation
 from rollout.config import RolloutConfig
@@ -153,11 +153,13 @@ class RewardWatch:
             first = next(filter(None, texts), "")
             self.first = self.first or first
             told = f"{_outcome(status)} for {count} of {total} responses of {where}"
+            culprit = _culprit(status, reports)
             if stop and count > most * total:
-                raise UserError(f"{self._refusal(status, most, told)}; the first:\n{first}")
+                refusal = self._refusal(culprit, status, most, told)
+                raise UserError(f"{refusal}; the first:\n{first}")
             if status not in self._told:
                 self._told.add(status)
-                log.warning("the reward %s, which are left out; the first:\n%s", told, first)
+                log.warning("%s %s, which are left out; the first:\n%s", culprit, told, first)
 
     def look_at(self, found: Evaluation, *, stop: bool) -> None:
         """Take in an evaluation, set by set; see `look`."""
@@ -165,10 +167,10 @@ class RewardWatch:
             for name, result in results.items():
                 self.look(f"the evaluation of {name}", result.reports, stop=stop)
 
-    def _refusal(self, status: RewardStatus, most: float, told: str) -> str:
+    def _refusal(self, culprit: str, status: RewardStatus, most: float, told: str) -> str:
         if status == RewardStatus.CRASHED:
             return (
-                "the reward must not crash for a larger share than "
+                f"{culprit} must not crash for a larger share than "
                 f"rollout.reward_max_crashed_share = {most:g}: correct it, or raise the share; "
                 f"it {told}"
             )
@@ -177,6 +179,15 @@ class RewardWatch:
             f"rollout.reward_max_timed_out_share = {most:g}: make it faster, raise "
             f"rollout.reward_timeout_seconds = {self._seconds:g}, or the share; it {told}"
         )
+
+
+def _culprit(status: RewardStatus, reports: Sequence[LengthReport]) -> str:
+    """What failed where responses have a status: a play that fails is not scored, and crashed."""
+    ends = np.concatenate([r.ends[r.status == int(status)] for r in reports])
+    num_plays = int(np.sum(ends == int(PlayEnd.FAILURE)))
+    if not num_plays:
+        return "the reward"
+    return "the environment" if num_plays == len(ends) else "environment or reward"
 
 
 def _outcome(status: RewardStatus) -> str:

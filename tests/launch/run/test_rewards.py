@@ -6,13 +6,14 @@ import os
 import signal
 import threading
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from conf.evaluation import EvaluationConfig, EvaluationSet
-from cost.types import LengthReport, RewardStatus
+from cost.types import LengthReport, PlayEnd, RewardStatus
 from launch.cli.signals import SIGNALS, Interrupted, handled, interrupt
 from launch.program import UserError
 from launch.run.rewards import RESPONSE, RewardWatch, try_rewards
@@ -209,6 +210,18 @@ def test_what_does_not_end_a_run_is_told_once_a_kind_and_kept(caplog):
         "\nlate",
     ]
     assert looking.first == "first"
+
+
+def test_plays_that_failed_are_not_the_rewards_fault(caplog):
+    played = replace(report(CRASHED, failure="play"), ends=np.array([PlayEnd.FAILURE]))
+    with pytest.raises(UserError, match=r"the environment must not crash .* it crashed for 1 of 1"):
+        watch().look("step 1", [played])
+    with caplog.at_level(logging.WARNING):
+        watch().look("step 1", [played, report(OK)])
+        watch().look("step 1", [played, report(CRASHED), report(OK, OK)])
+    assert [text.partition(" crashed")[0] for text in caplog.messages] == [
+        "the environment", "environment or reward",
+    ]  # fmt: skip
 
 
 def test_a_batch_without_responses_says_nothing_about_the_reward():
