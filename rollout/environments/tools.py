@@ -110,8 +110,11 @@ class ToolEnvironment:
             raise ValueError(
                 f"environment.describe must be one of {', '.join(PLACES)}, got {self.describe!r}"
             )
-        if not self.tools:
-            raise ValueError(f"environment.tools must name a tool or more, got {self.tools!r}")
+        if not self.tools or isinstance(self.tools, str):
+            raise ValueError(
+                "environment.tools must be a list of one tool or more, such as [my_file.py:add], "
+                f"got {self.tools!r}"
+            )
         tools_by_name(self.tools)
 
     def prompt_tokenizer(self, tokenizer: Any) -> Any:

@@ -160,7 +160,11 @@ def test_prompts_tell_of_the_tools_or_the_template_is_refused(template, describe
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"tools": []}, "environment.tools must name a tool or more"),
+        ({"tools": []}, "environment.tools must be a list of one tool or more"),
+        (
+            {"tools": "my.py:add"},
+            r"environment.tools must be a list .*\[my_file.py:add\], got 'my.py",
+        ),
         ({"tools": [3]}, "environment.tools must be tools"),
         ({"tools": [Times(), Times()]}, "calculator twice"),
         ({"describe": "loud"}, "environment.describe must be one of template, system, none"),
