@@ -16,7 +16,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from conf.own_code import BUILD, MEMBERS
+from conf.own_code import BUILD, FILE, MEMBERS
 
 ROOMS = ("conf", "cost", "launch", "learner", "rollout")
 """Packages of this project."""
@@ -75,10 +75,14 @@ def _named(node: Any, key: str) -> Iterator[tuple[str, str]]:
             target = str(node["_target_"])
             yield key, str(node.get("path")) if target in NAMES_CODE else target
         for part, child in node.items():
-            yield from _named(child, f"{key}.{part}" if key else str(part))
+            if part not in ("_target_", "path") or not isinstance(child, str):
+                yield from _named(child, f"{key}.{part}" if key else str(part))
     elif isinstance(node, list):
         for place, child in enumerate(node):
             yield from _named(child, f"{key}[{place}]")
+    elif isinstance(node, str) and FILE.fullmatch(node):
+        # A plug or a tool of a recipe, which is written out later.
+        yield key, node
 
 
 def _is_foreign(target: str) -> bool:

@@ -12,10 +12,10 @@ import re
 from collections.abc import Iterator, Sequence
 from functools import cache
 
-from omegaconf import DictConfig, Node, OmegaConf, open_dict
+from omegaconf import DictConfig, ListConfig, Node, OmegaConf, open_dict
 
 from conf.keys import CONF, GROUPS
-from conf.own_code import FILE
+from conf.own_code import FILE, MEMBERS
 from launch.cli.command_line import check_emptied, parsed, quoted
 from launch.cli.held_out import takes_held_out
 
@@ -94,7 +94,7 @@ def settle_plugs(config: DictConfig, overrides: Sequence[str]) -> None:
 
 
 def write_out_names(config: DictConfig) -> None:
-    """Write out the plugs that a recipe names by their file alone, as `reward: FILE.py:NAME`.
+    """Write out what is named by its file alone: plugs, as `reward: FILE.py:NAME`, and tools.
 
     Where `task` and `held_out` have the same name, each gets its part of the questions.
 
@@ -104,6 +104,8 @@ def write_out_names(config: DictConfig) -> None:
     for key, path in list(_names(config, "")):
         named: dict[str, str] = {"_target_": path}
         place, _, kind = key.rpartition(".")
+        if kind.isdigit():
+            named = {"_target_": MEMBERS["tool"], "path": path}
         if twin := {"task": "held_out", "held_out": "task"}.get(kind):
             other = OmegaConf.select(config, f"{place}.{twin}" if place else twin)
             if path == (other.get("_target_") if isinstance(other, DictConfig) else other):
@@ -112,12 +114,17 @@ def write_out_names(config: DictConfig) -> None:
 
 
 def _names(node: DictConfig, key: str) -> Iterator[tuple[str, str]]:
-    """Key and value of every plug that is named by its file alone."""
+    """Key and value of every plug, and of every tool, that is named by its file alone."""
     for name in node:
         child, where = node._get_node(name), f"{key}.{name!s}" if key else str(name)
         if isinstance(child, DictConfig):
             if not (child._is_none() or child._is_missing() or child._is_interpolation()):
                 yield from _names(child, where)
+        elif name == "tools" and isinstance(child, ListConfig):
+            found = child._content if isinstance(child._content, list) else []
+            values = [each._value() for each in found]
+            files = [isinstance(each, str) and FILE.fullmatch(each) for each in values]
+            yield from ((f"{where}.{k}", values[k]) for k, is_file in enumerate(files) if is_file)
         elif name in (*GROUPS, "held_out") and isinstance(child, Node):
             value = child._value()
             if isinstance(value, str) and FILE.fullmatch(value):

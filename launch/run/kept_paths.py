@@ -5,7 +5,7 @@ in the project's folder -> relative to it, where they are looked for; elsewhere 
 
 from pathlib import Path
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from conf.own_code import BUILD, FILE, MEMBERS, plugs
 from rollout.own_code import PROJECT, absolute
@@ -25,7 +25,10 @@ def keep_paths(composed: DictConfig, model: str) -> None:
         model: The model's folder, absolute.
     """
     composed.model.path = kept_path(model)
-    for key, node in list(plugs(composed, "")):
+    tools = OmegaConf.select(composed, "environment.tools", throw_on_missing=False)
+    listed = enumerate(tools) if isinstance(tools, ListConfig) else ()
+    offered = [(f"environment.tools.{k}", tool) for k, tool in listed if OmegaConf.is_dict(tool)]
+    for key, node in [*plugs(composed, ""), *offered]:
         target = str(node.get("_target_"))
         if FILE.fullmatch(target):
             OmegaConf.update(composed, f"{key}._target_", _kept(target))

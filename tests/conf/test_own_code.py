@@ -6,7 +6,7 @@ from omegaconf import OmegaConf
 
 from conf.own_code import with_own_code
 from conf.programs import register
-from launch.cli.own_code import with_own_files
+from launch.cli.own_code import with_own_files, write_out_names
 from launch.program import UserError, build, compose_run
 from rollout.rewards.function import FunctionReward
 from rollout.rewards.types import Score
@@ -233,6 +233,9 @@ def test_tools_are_named_by_their_file(plugs):
         "path": "own_plugs.py:add",
     }
     assert tools[1] == {"_target_": "x.Y"}
+    # A run folder keeps them so, with their whole path.
+    write_out_names(config)
+    assert config.environment.tools == tools
 
 
 def test_a_folder_of_ones_own_is_passed_on(plugs):

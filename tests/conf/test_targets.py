@@ -44,11 +44,14 @@ def test_code_of_others_is_named_with_its_file_and_not_run(evil):
             "made": "${oc.create:{_target_:shutil.which}}",
             "hidden": {"_target_": "cost.state_file.os.system"},
             "absent": {"_target_": "not_there.at_all"},
+            "objective": f"{evil}:losses",
+            "environment": {"_target_": "rollout.Play", "tools": [f"{evil}:add"]},
         }
     )
     found = foreign_code(config)
     assert found["task evil_module.Task"] == found[f"reward {evil}:score"] == str(evil)
     assert found["absent not_there.at_all"] == "not found"
+    assert found[f"objective {evil}:losses"] == found[f"environment.tools[0] {evil}:add"]
     for named in (
         "sets[0].reward os.system",
         "made shutil.which",
@@ -67,6 +70,7 @@ def test_code_of_others_is_named_with_its_file_and_not_run(evil):
         {"_target_": "rollout.rewards.function._make", "path": "x", "settings": b"x"},
         {"_target_": "cost.aggregations.SequenceMean", "x": [{"_target_": "evil_module.score"}]},
         {"_target_": "cost.not_there.Plug"},
+        {"_target_": "cost.aggregations.SequenceMean", "path": {"_target_": "os.system"}},
         {"_target_": 3},
         {"x": "${oc.create:{_target_:evil_module.score}}"},
     ],
