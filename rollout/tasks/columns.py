@@ -120,6 +120,10 @@ class Columns:
 
     def _messages(self, row: Mapping[str, Any], column: str, place: str) -> tuple[Message, ...]:
         value: Any = value_at(row, column, place, "prompt") if column else ""
+        if column == "messages" and isinstance(value, str):
+            # CSV has nothing but texts.
+            found = _read_json(value)
+            value = found if isinstance(found, list) else value
         if isinstance(value, str):
             if column and not value.strip():
                 raise ValueError(
@@ -205,10 +209,7 @@ def item_of(row: dict[str, Any], place: str, default_source: str) -> Item:
 
 def _look(row: Any, name: str) -> Any:
     if isinstance(row, str):
-        try:
-            row = json.loads(row)
-        except (ValueError, RecursionError):
-            return _ABSENT
+        row = _read_json(row)
     if not isinstance(row, Mapping):
         return _ABSENT
     if name in row:
@@ -240,6 +241,14 @@ def _require_characters(text: str, place: str) -> None:
             f"{place} must hold characters, and half of a surrogate pair is none, got "
             f"{text[error.start : error.start + 20]!a}"
         ) from error
+
+
+def _read_json(text: str) -> Any:
+    """A text as the JSON that it is, or itself."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
 
 
 def _several(value: Any) -> list[Any]:

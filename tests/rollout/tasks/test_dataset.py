@@ -147,6 +147,16 @@ def test_calls_of_tools_in_a_conversation_reach_the_chat_template(write, tokeniz
     assert prompt.token_ids.tolist() == wanted and prompt.text == "2+3?"
 
 
+def test_messages_that_are_a_text_are_read_as_json(write, tokenizer):
+    talk = [{"role": "user", "content": "2+2?"}]
+    path = write({"messages": json.dumps(talk), "answer": "4"})
+    (prompt,) = DatasetTask(path=path).prompts(tokenizer)
+    assert prompt.text == "2+2?"
+    for text in ("[2+2]?", "4"):
+        (prompt,) = DatasetTask(path=write({"messages": text, "answer": "4"})).prompts(tokenizer)
+        assert prompt.text == text
+
+
 def test_long_and_repeated_prompts_can_be_skipped(write, tokenizer):
     path = write(GOOD, {"prompt": "x" * 99, "answer": "1"}, GOOD, {"prompt": "b", "answer": "1"})
     task = DatasetTask(path=path, long_prompts="skip", duplicates="skip")
