@@ -28,6 +28,7 @@ from rollout.cores import OwnCores
 from rollout.engines.arguments import on_cpu
 from rollout.environments import checked_play, for_policy
 from rollout.environments.branching import play_branching
+from rollout.environments.guarded import play_guarded
 from rollout.environments.turns import TurnPlayer
 from rollout.heartbeat import EngineProcesses
 from rollout.loading import loading, without_unused
@@ -334,7 +335,7 @@ class RolloutActor:
         async with between_calls(self._config.environment_timeout_seconds) as at_engine:
             given = (generate, prompt, ticket.max_tokens)
             if nodes is None:
-                played: Trajectory = await self._environment.play(*given)
+                played = await play_guarded(self._environment, *given)
             else:
                 played = await self._environment.play_on(*given, start, nodes)
         return played
