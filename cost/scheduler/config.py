@@ -94,11 +94,7 @@ class SchedulerConfig:
     def __post_init__(self) -> None:
         """Check ranges."""
         for key, (protocol, method) in PROTOCOLS.items():
-            if not isinstance(getattr(self, key), protocol):
-                raise ValueError(
-                    f"scheduler.{key} must be a plug with the method {method} and all else of "
-                    f"{protocol.__module__}.{protocol.__name__}, got {getattr(self, key)!r}"
-                )
+            _require_plug(key, getattr(self, key), protocol, method)
         self._check_optional_plugs()
         self._check_sizing()
         if self.group_size < 2:
@@ -157,21 +153,14 @@ class SchedulerConfig:
                 "leave out tokens of exploring tickets; choose another thinning, or set its "
                 f"token shares to 1, got {self.thinning!r}"
             )
-        if clipping is not None and not isinstance(clipping, Clipping):
-            raise ValueError(
-                "scheduler.clipping must be a plug with the method scales and all else of "
-                f"cost.thinning.clipping.Clipping, or null, got {clipping!r}"
-            )
+        if clipping is not None:
+            _require_plug("clipping", clipping, Clipping, "scales", ", or null")
         self._check_reuse()
 
     def _check_reuse(self) -> None:
         if self.reuse is None:
             return
-        if not isinstance(self.reuse, Reuse):
-            raise ValueError(
-                "scheduler.reuse must be a plug with the method opens and all else of "
-                f"cost.thinning.reuse.Reuse, or null, got {self.reuse!r}"
-            )
+        _require_plug("reuse", self.reuse, Reuse, "opens", ", or null")
         if not self.thinning.objective_preserving:
             raise ValueError(
                 "scheduler.thinning must undo its probabilities with scheduler.reuse, or the two "
@@ -183,11 +172,7 @@ class SchedulerConfig:
         sizing = self.sizing
         if sizing is None:
             return
-        if not isinstance(sizing, Sizing):
-            raise ValueError(
-                "scheduler.sizing must be a plug with the method updated and all else of "
-                f"cost.draws.sizing.Sizing, or null, got {sizing!r}"
-            )
+        _require_plug("sizing", sizing, Sizing, "updated", ", or null")
         if not isinstance(self.price, GeneratingPrice):
             raise ValueError(
                 "scheduler.price must be a plug with the method of_generating for a sizing, which "
@@ -252,3 +237,28 @@ class SchedulerConfig:
             and (sizes_keep_it or not allocator.varies_group_sizes)
             and thinning_keeps_it
         )
+
+
+def _require_plug(key: str, plug: object, contract: type, method: str, others: str = "") -> None:
+    """Raise a ValueError that names what a plug lacks, a flag such as objective_preserving too.
+
+    Args:
+        key: Where it stands below `scheduler`.
+        plug: What hydra built.
+        contract: A protocol that `isinstance` can check.
+        method: The one that tells a member of it.
+        others: What else the key takes, as the sentence goes on.
+    """
+    if isinstance(plug, contract):
+        return
+    members = [
+        name
+        for each in contract.__mro__
+        for name in (*vars(each).get("__annotations__", {}), *vars(each))
+        if not name.startswith("_") and not hasattr(plug, name)
+    ]
+    raise ValueError(
+        f"scheduler.{key} must be a plug with the method {method} and all else of "
+        f"{contract.__module__}.{contract.__name__}{others}; it lacks {', '.join(members)}, "
+        f"got {plug!r}"
+    )

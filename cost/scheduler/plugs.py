@@ -22,6 +22,12 @@ from cost.draws.allocators.types import (
 )
 from cost.prices.types import FittedPrice, Price, ScoresOwnTokens, SharesPrompts
 from cost.prompts import PromptPool, TurnsTaken, Visit
+from cost.scheduler.answers import (
+    checked_allocation,
+    checked_factors,
+    checked_thinning,
+    numbers,
+)
 from cost.scheduler.charges import drawing_turns, generating_cost
 from cost.scheduler.config import PROTOCOLS, SchedulerConfig
 from cost.state import from_plain, initial_state, keywords, to_plain, updated
@@ -162,7 +168,9 @@ class Plugs:
             pass_rates=rates,
             utilities=self.utility.value(prompts, rates, group_size, **self._state("utility")),
         )
-        allocation = self.allocator.allocate(estimates, self.states["allocator"])
+        allocation = checked_allocation(
+            self.allocator.allocate(estimates, self.states["allocator"]), prompts.num_prompts
+        )
         return Snapshot(estimates, allocation, self.allocator.prepare(allocation, rng))
 
     def _drawing_costs(
@@ -184,15 +192,17 @@ class Plugs:
 
     def advantages(self, groups: GroupBatch) -> FloatArray:
         """Return [R] advantages of all responses of a batch."""
-        return self.advantage.advantages(groups, **self._state("advantage"))
+        found = self.advantage.advantages(groups, **self._state("advantage"))
+        return numbers("scheduler.advantage: advantages", found, len(groups.rewards))
 
     def factors(
         self, lengths: Sequence[IntArray], usable: Sequence[BoolArray], earlier_tokens: float
     ) -> list[FloatArray]:
         """Return the aggregation factors [n] of every group of a batch."""
-        return self.aggregation.factors(
+        found = self.aggregation.factors(
             lengths, usable, earlier_tokens, **self._state("aggregation")
         )
+        return checked_factors(found, [len(group) for group in lengths])
 
     def scores(
         self,
@@ -203,9 +213,10 @@ class Plugs:
         ticket_weights: FloatArray,
     ) -> FloatArray:
         """Return [M] guesses of gradient norms, by fitted exponents where so configured."""
-        return self._proxy_in_use().score(
+        found = self._proxy_in_use().score(
             advantages, lengths, surprise, factors, ticket_weights, **self._state("proxy")
         )
+        return numbers("scheduler.proxy: scores", found, len(advantages), signed=False)
 
     def _proxy_in_use(self) -> Proxy:
         state = self.states["calibration"]
@@ -264,7 +275,8 @@ class Plugs:
 
     def thin(self, candidates: Candidates, rng: np.random.Generator) -> Thinning:
         """Draw the responses to train on."""
-        return self.thinning.thin(candidates, rng, **self._state("thinning"))
+        found = self.thinning.thin(candidates, rng, **self._state("thinning"))
+        return checked_thinning(found, len(candidates.scores))
 
     def price_metrics(self) -> dict[str, float]:
         """Return what a fitted price has found; nothing of another."""

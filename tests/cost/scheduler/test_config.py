@@ -60,3 +60,20 @@ PLUGS = ["length", "price", "utility", "allocator", "thinning", "proxy", "advant
 def test_refuses_what_is_not_a_plug(make_config, key):
     with pytest.raises(ValueError, match=rf"scheduler\.{key} must be a plug with the method"):
         make_config(**{key: object()})
+
+
+class Unflagged:
+    """An allocator but for what it must say of itself."""
+
+    uniform = False
+    varies_group_sizes = False
+    initial_state = update = allocate = prepare = next_round = print
+
+
+def test_names_the_flags_and_methods_that_a_plug_lacks(make_config):
+    lacks = r"and all else of cost\.draws\.allocators\.types\.Allocator; it lacks {}, got"
+    with pytest.raises(ValueError, match=lacks.format("objective_preserving")):
+        make_config(allocator=Unflagged())
+    names = "objective_preserving, uniform, varies_group_sizes, initial_state, update, allocate, .*"
+    with pytest.raises(ValueError, match=lacks.format(names)):
+        make_config(allocator=object())
