@@ -26,7 +26,7 @@ from learner.batch import MicroBatch
 from learner.corrections import Correction, NoCorrection
 from learner.mismatch import ratio_values, staleness_values, turn_values
 from learner.objectives.ratios import token_ratios, turn_numbers
-from learner.objectives.types import LossInputs, Objective
+from learner.objectives.types import LossInputs, Objective, ObjectiveOutput
 from learner.reference import kl_estimates
 
 if TYPE_CHECKING:
@@ -88,6 +88,9 @@ class Loss:
             The loss with gradient, and name -> [K] values without gradient at the row's loss
             tokens, whose means over tokens are to be reported. With exploring tokens these are 0
             there, and `exploring_share` is 1: `learner.mismatch.derived` makes means of the others.
+
+        Raises:
+            ValueError: If the objective's losses are not of its contract.
         """
         old, mask = origin.old_logprobs, row.loss_mask
         if old is not None:
@@ -99,7 +102,7 @@ class Loss:
             segment_ids=row.segment_ids,
             loss_mask=mask,
         )
-        output = self.objective.token_losses(inputs)
+        output = _checked(self.objective.token_losses(inputs), inputs)
         trainer = learner_logprobs.detach() if old is None else old
         factors = self.correction.factors(
             replace(inputs, learner_logprobs=trainer, rollout_logprobs=row.rollout_logprobs)
@@ -127,3 +130,25 @@ class Loss:
             at_loss = {name: torch.where(exploring[mask], 0, v) for name, v in at_loss.items()}
             at_loss["exploring_share"] = exploring[mask]
         return (row.loss_weights * losses).sum(), at_loss
+
+
+def _checked(output: object, inputs: LossInputs) -> ObjectiveOutput:
+    """Return what an objective gave; DeepSpeed would not say what is wrong with it."""
+    if not isinstance(output, ObjectiveOutput):
+        raise ValueError(
+            "objective: token_losses must return a learner.objectives.types.ObjectiveOutput, got "
+            f"{type(output).__name__}"
+        )
+    shape = inputs.learner_logprobs.shape
+    for name, values in {"token_losses": output.token_losses, **output.metrics}.items():
+        if not isinstance(values, Tensor) or values.shape != shape:
+            raise ValueError(
+                f"objective: {name} must be a tensor with a value for each of {shape[0]} tokens, "
+                f"got {tuple(getattr(values, 'shape', ())) or type(values).__name__}"
+            )
+    if inputs.learner_logprobs.requires_grad and not output.token_losses.requires_grad:
+        raise ValueError(
+            "objective: token_losses must have a gradient with respect to learner_logprobs; what "
+            "it is made from is detached or under no_grad, got none"
+        )
+    return output

@@ -17,6 +17,7 @@ from learner.loss import Loss, RowOrigin
 from learner.mismatch import derived
 from learner.objectives.cispo import Cispo
 from learner.objectives.clipped_surrogate import ClippedSurrogate
+from learner.objectives.types import ObjectiveOutput
 from learner.reference_config import ReferenceConfig
 from tests.places import CONF
 
@@ -204,3 +205,29 @@ def test_padding_has_no_exploring_response():
     plain = Loss(ClippedSurrogate())
     loss, values = plain.row_loss(row, RowOrigin(), learner, torch.zeros(2), None)
     assert loss.item() == 0 and "exploring_share" not in values
+
+
+class Returns:
+    """An objective of a user, which returns what it is made with."""
+
+    def __init__(self, returned):
+        self.returned = returned
+
+    def token_losses(self, inputs):
+        return self.returned(inputs)
+
+
+@pytest.mark.parametrize(
+    ("returned", "said"),
+    [
+        (lambda x: x.learner_logprobs, "must return a .*ObjectiveOutput, got Tensor"),
+        (lambda x: ObjectiveOutput(x.learner_logprobs.mean(), {}), "token_losses must be a tensor"),
+        (lambda x: ObjectiveOutput(x.learner_logprobs[1:], {}), r"of 12 tokens, got \(11,\)"),
+        (lambda x: ObjectiveOutput(x.learner_logprobs, {"kl": torch.ones(())}), "kl must be a"),
+        (lambda x: ObjectiveOutput(x.learner_logprobs, {"kl": 0.5}), "of 12 tokens, got float"),
+        (lambda x: ObjectiveOutput(x.learner_logprobs.detach(), {}), "must have a gradient"),
+    ],
+)
+def test_an_objective_that_breaks_its_contract_is_told_how(returned, said):
+    with pytest.raises(ValueError, match=f"^objective: .*{said}"):
+        gradient(*random_row(), RowOrigin(), Loss(Returns(returned)))
