@@ -229,7 +229,12 @@ class RunConfig:
         check_seconds(self.reward, self.rollout)
         require_plug("environment", self.environment, Environment)
         require_plug("objective", self.objective, ObjectivePlug)
-        require(isinstance(self.tracker, dict), "tracker must be plugs by name", self.tracker)
+        require(
+            isinstance(self.tracker, dict),
+            "tracker must be plugs by name: add one of yours with "
+            "+tracker@tracker.NAME=FILE.py:CLASS, beside those that are there",
+            self.tracker,
+        )
         for name, plug in self.tracker.items():
             require_name("tracker", name)
             require_plug(f"tracker.{name}", plug, TrackerPlug)

@@ -46,7 +46,7 @@ def open_all(
                 if not said.startswith("tracker."):
                     said = f"tracker.{name} cannot be opened ({said})"
                 raise UserError(said) from error
-            stack.callback(opened[name].close, {})
+            stack.callback(_Supervised(name, opened[name]).close, {})
         stack.pop_all()
     return OpenTrackers(opened)
 

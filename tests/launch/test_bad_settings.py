@@ -105,6 +105,14 @@ def test_a_name_is_safe_as_file_actor_and_page(program, name):
     assert found.startswith("name must be 1 to 100 letters")
 
 
+def test_a_tracker_in_the_place_of_all_is_told_how_one_is_added():
+    found = verdict(
+        with_needed("train"), "tracker", {"_target_": "launch.record.tracking.ConsoleTracker"}
+    )
+    assert found is not None
+    assert "+tracker@tracker.NAME=FILE.py:CLASS" in found
+
+
 @pytest.mark.parametrize("name", ["../x", "/etc/x", "a\nb", "", "..", "\u202ex", "x" * 101])
 def test_a_name_of_a_set_or_a_tracker_is_as_safe(name):
     config = with_needed("train")

@@ -178,3 +178,27 @@ def test_a_full_disk_is_told_with_the_file_and_the_lines_come_later(run, full_at
     path = run.run_dir / "metrics.jsonl"
     assert first.startswith(f"tracker.jsonl failed in log at step 2 (File too large: {path}); the")
     assert last == "tracker.jsonl failed 3 times from step 2 on"
+
+
+class Printed:
+    """One that can take metrics and nothing else."""
+
+    def __init__(self):
+        self.logged = []
+
+    def open(self, run):
+        return self
+
+    def log(self, step, metrics):
+        self.logged.append(step)
+
+
+def test_what_a_tracker_lacks_is_told_and_ends_no_run(run, capsys):
+    tracker = Printed()
+    trackers = open_all({"mine": tracker}, run)
+    trackers.log(1, {"loop/wait_seconds": 0.1})
+    trackers.samples(1, [SAMPLE])
+    trackers.close({})
+    assert tracker.logged == [1]
+    told = capsys.readouterr().err
+    assert "tracker.mine failed in samples at step 1" in told and "no attribute 'close'" in told
