@@ -50,6 +50,10 @@ def test_build_gives_the_schema_with_plugs_built():
         # Wrong types and unknown settings of a plug.
         (["task.num_prompts=many"], "task: rollout.tasks.chain.ChainTask does not fit"),
         (["+task.colour=red"], "unexpected keyword argument 'colour'"),
+        (
+            ["objective=function", "objective.path=losses.py:f", "+objective.width=0.3"],
+            "'width'); settings of what path names go under objective.settings, got",
+        ),
         # Plugs that do not exist.
         (["task._target_=nowhere.Task"], "task: nowhere.Task does not fit (No module named"),
         (["task._target_=rollout.tasks.chain.No"], "task: rollout.tasks.chain.No does not fit"),
