@@ -45,13 +45,37 @@ class HasState(Protocol):
 
 
 def initial_state(plug: Any, prompts: PromptPool) -> Any:
-    """Return the state of a plug before its first observation; None if it does not learn."""
-    return plug.initial_state(prompts) if _learns(plug.__class__) else None
+    """Return the state of a plug before its first observation; None if it does not learn.
+
+    Raises:
+        ValueError: If it is no dataclass, so that no checkpoint could hold it.
+    """
+    if not _learns(plug.__class__):
+        return None
+    state = plug.initial_state(prompts)
+    if state is not None and (isinstance(state, type) or not is_dataclass(state)):
+        raise ValueError(
+            f"{type(plug).__name__}.initial_state must return a frozen dataclass of arrays and "
+            f"numbers, which checkpoints hold, or None, got {state!r}"
+        )
+    return state
 
 
 def updated(plug: Any, state: Any, prompts: PromptPool, visits: Sequence[Visit]) -> Any:
-    """Return the state of a plug after some visits, which are in ticket order."""
-    return plug.update(state, prompts, visits) if _learns(plug.__class__) else None
+    """Return the state of a plug after some visits, which are in ticket order.
+
+    Raises:
+        ValueError: If it is of another type than before.
+    """
+    if not _learns(plug.__class__):
+        return None
+    found = plug.update(state, prompts, visits)
+    if type(found) is not type(state):
+        raise ValueError(
+            f"{type(plug).__name__}.update must return the next state, of type "
+            f"{type(state).__name__} as before, got {found!r}"
+        )
+    return found
 
 
 @cache

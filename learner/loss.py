@@ -85,16 +85,14 @@ class Loss:
             ref_logprobs: [T], or None without a KL term.
 
         Returns:
-            The loss with gradient, and name -> [K] values without gradient at the row's loss
-            tokens, whose means over tokens are to be reported. With exploring tokens these are 0
-            there, and `exploring_share` is 1: `learner.mismatch.derived` makes means of the others.
+            The loss with gradient, and name -> [K] values without gradient to report at the row's
+            loss tokens: 0 at exploring ones, where `exploring_share` is 1 (`mismatch.derived`).
 
         Raises:
             ValueError: If the objective's losses are not of its contract.
         """
-        old, mask = origin.old_logprobs, row.loss_mask
-        if old is not None:
-            old = old.to(learner_logprobs.device)
+        old, mask, device = origin.old_logprobs, row.loss_mask, learner_logprobs.device
+        old = None if old is None else old.to(device)
         inputs = LossInputs(
             learner_logprobs=learner_logprobs,
             rollout_logprobs=row.rollout_logprobs if old is None else old,
@@ -122,10 +120,9 @@ class Loss:
         at_loss = {name: value[mask] for name, value in values.items()}
         at_loss |= turn_values(turn_numbers(row.segment_ids, mask)[mask], at_loss)
         if origin.staleness is not None:
-            staleness = origin.staleness.to(mask.device)
-            at_loss |= staleness_values(staleness, at_loss["kl_rollout"])
+            at_loss |= staleness_values(origin.staleness.to(device), at_loss["kl_rollout"])
         if origin.exploring is not None:
-            exploring = origin.exploring.to(mask.device)[row.segment_ids]
+            exploring = origin.exploring.to(device)[row.segment_ids]
             losses = torch.where(exploring, -row.advantages * learner_logprobs, losses)
             at_loss = {name: torch.where(exploring[mask], 0, v) for name, v in at_loss.items()}
             at_loss["exploring_share"] = exploring[mask]

@@ -1,3 +1,5 @@
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 
@@ -33,3 +35,32 @@ def test_refuses_the_state_of_another_plug(pool):
         from_plain(initial_state(PoolShrunkLength(), pool), {"masses": np.zeros(4)})
     with pytest.raises(ValueError, match="state must have the fields"):
         from_plain(None, {"masses": np.zeros(4)})
+
+
+@dataclass(frozen=True)
+class Counting:
+    """A plug of a user that learns, and what it returns."""
+
+    first: object
+    following: object = None
+
+    def initial_state(self, prompts):
+        return self.first
+
+    def update(self, state, prompts, visits):
+        return self.following
+
+
+@pytest.mark.parametrize("state", [[], (NoState(), []), {"seen": 1}, np.zeros(3), 0, NoState])
+def test_a_state_that_no_checkpoint_holds_is_refused_before_it_is_learned(pool, state):
+    with pytest.raises(
+        ValueError, match=r"^Counting\.initial_state must return a frozen dataclass"
+    ):
+        initial_state(Counting(state), pool)
+
+
+def test_an_update_that_forgets_to_return_the_state_is_told(pool):
+    plug = Counting(NoState())
+    with pytest.raises(ValueError, match=r"^Counting\.update must return .* NoState .* got None"):
+        updated(plug, initial_state(plug, pool), pool, [])
+    assert updated(Counting(None), None, pool, []) is None
