@@ -89,6 +89,19 @@ def quoted(word: str) -> str:
     return f"'{plain}{trailing}'"
 
 
+def unquoted(value: str) -> str:
+    """Return the word that stands on a command line as a value, in quotes or not.
+
+    Example: unquoted(quoted("it's")) and unquoted("it's") are "it's".
+    """
+    if value.startswith(("'", '"')):
+        try:
+            return str(OverridesParser.create().parse_override(f"word={value}").value())
+        except HydraException:
+            pass
+    return value.strip("'\"")
+
+
 def without_config_dirs(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     """Return the folders of `--config-dir`, absolute, and the other arguments.
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from conf.keys import GROUPS
-from launch.cli.command_line import parsed, quoted, with_quotes
+from launch.cli.command_line import parsed, quoted, unquoted, with_quotes
 from launch.cli.refusals import UserError
 
 ADDED = "evaluation.sets."
@@ -31,7 +31,7 @@ def with_resumed(arguments: Sequence[str]) -> list[str]:
     """
     key = "resume="
     given = [argument for argument in arguments if argument.startswith(key)]
-    value = given[-1].removeprefix(key).strip("'\"") if given else ""
+    value = unquoted(given[-1].removeprefix(key)) if given else ""
     if value in ("", "auto", "null"):
         return list(arguments)
     run_dir = Path(value).resolve()

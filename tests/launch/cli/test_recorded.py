@@ -45,6 +45,12 @@ def test_resume_takes_a_folder_relative_to_here(make_run_folder, monkeypatch):
     assert with_resumed(["resume=runs/a"])[1] == str(folder)
 
 
+@pytest.mark.parametrize("name", ["it's", "it's a läuf", 'a "b" c', "d\\'e f"])
+def test_resume_takes_a_folder_as_a_program_reads_its_command_line(make_run_folder, name):
+    folder = make_run_folder(name)
+    assert with_resumed(with_quotes([f"resume={folder}"]))[1] == str(folder)
+
+
 @pytest.mark.parametrize(
     "arguments",
     [[], ["run_dir=a", "resume=auto"], ["resume=null"], ["resume="], ["loop.num_steps=3"]],
