@@ -105,7 +105,16 @@ def shared_memory(pid: int, proc: Path = PROC) -> set[Path]:
         maps = (proc / str(pid) / "maps").read_text(errors="replace")
     except OSError:
         return set()
-    return {Path(path) for path in re.findall(r" (/dev/shm/(?:psm_|sem\.)\S+)$", maps, re.M)}
+    # By number: a semaphore is mapped under the name that it had before its own.
+    held = set(re.findall(r" (\w+:\w+ \d+) +/dev/shm/", maps))
+    found = set()
+    for path in (*SHARED.glob("psm_*"), *SHARED.glob("sem.*")):
+        with suppress(FileNotFoundError):
+            file = path.stat()
+            device = f"{os.major(file.st_dev):02x}:{os.minor(file.st_dev):02x}"
+            if f"{device} {file.st_ino}" in held:
+                found.add(path)
+    return found
 
 
 def left_semaphores(pid: int) -> set[Path]:

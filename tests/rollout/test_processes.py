@@ -1,5 +1,6 @@
 """What is read of real processes, and of a listing made by hand."""
 
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -97,6 +98,13 @@ def test_shared_memory_is_found_by_who_holds_it():
         assert block.buf[0] == 0, "who holds it keeps it"
     finally:
         block.close()
+
+
+def test_a_semaphore_is_found_by_the_name_that_others_open_it_by():
+    lock = multiprocessing.get_context("forkserver").RLock()
+    path = Path(f"/dev/shm/sem.{lock._semlock.name.lstrip('/')}")
+    assert path in shared_memory(os.getpid())
+    assert path not in shared_memory(os.getppid())
 
 
 def test_names_with_spaces_and_brackets_move_no_field(tmp_path):
