@@ -1,22 +1,26 @@
 """Where an engine keeps its sockets and temporary files: in one folder, which goes with it.
 
 vLLM and the standard library's multiprocessing give them names among everybody's temporary files,
-and leave them there when their process is killed.
+and leave them there when their process is killed. Whose process holds no lock any more is removed
+by the next engine on the machine.
 """
 
 from __future__ import annotations
 
+import fcntl
 import getpass
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
 LONGEST = 107 - len("/engine-4194304-abcdefgh" + "/01234567-89ab-cdef-0123-456789abcdef")
 """Characters of a folder within which the name of a socket still has room."""
+_HELD = "held"
+"""The file that a process locks in the folder of its engine."""
 
 
 def _place() -> Path:
@@ -27,8 +31,31 @@ def _place() -> Path:
 @cache
 def folder() -> str:
     """Return the folder of this process's engine; made when it is first asked for."""
+    for left in _place().glob(f"engine-*/{_HELD}"):
+        _remove_unheld(left)
     raylet = os.environ.get("RAY_RAYLET_PID", "0")
-    return tempfile.mkdtemp(prefix=f"engine-{raylet}-", dir=_place())
+    while True:
+        path = Path(tempfile.mkdtemp(prefix=f"engine-{raylet}-", dir=_place()))
+        # Open, and thereby locked, for as long as this process lives.
+        held = os.open(path / _HELD, os.O_CREAT | os.O_RDWR, 0o600)
+        with suppress(OSError):
+            # Fails where the file system knows no locks: nobody else gets one there either.
+            fcntl.flock(held, fcntl.LOCK_EX)
+        if path.exists():
+            return str(path)
+        # Somebody had the lock before this process, and took the folder for an abandoned one.
+        os.close(held)
+
+
+def _remove_unheld(lock: Path) -> None:
+    """Remove the folder of a lock that no process holds."""
+    with suppress(OSError):
+        tried = os.open(lock, os.O_RDWR)
+        try:
+            fcntl.flock(tried, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            shutil.rmtree(lock.parent, ignore_errors=True)
+        finally:
+            os.close(tried)
 
 
 @contextmanager

@@ -1,6 +1,7 @@
 """What an engine keeps among temporary files lies in one folder, and is gone with it."""
 
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -53,6 +54,35 @@ def test_those_of_killed_engines_are_known_by_the_raylet(place):
     assert Path(first).exists()
     files.remove_left(4711)
     assert not any(place.iterdir())
+
+
+def test_the_next_engine_removes_those_of_processes_that_are_gone(place):
+    program = (
+        "import os, sys\n"
+        "from rollout.engines import files\n"
+        "print(files.folder(), flush=True)\n"
+        "sys.stdin.read()\n"
+        "os._exit(9)\n"
+    )
+    engines = [
+        subprocess.Popen(
+            [sys.executable, "-c", program],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=PROJECT,
+            env={**os.environ, "TMPDIR": str(place)},
+        )
+        for _ in range(2)
+    ]  # fmt: skip
+    gone, lives = (Path(engine.stdout.readline().strip()) for engine in engines)
+    engines[0].communicate()
+    assert gone.exists() and lives.exists()
+    unknown = place / "engine-1-of-others"
+    unknown.mkdir()
+    assert Path(files.folder()).exists()
+    assert not gone.exists() and lives.exists() and unknown.exists()
+    engines[1].communicate()
+    files.remove()
+    shutil.rmtree(lives)
+    unknown.rmdir()
 
 
 def test_a_socket_has_room_wherever_temporary_files_lie(monkeypatch):
