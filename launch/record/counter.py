@@ -9,22 +9,16 @@ import time
 from collections.abc import Callable
 from types import TracebackType
 
-from rich import get_console
 from rich.console import Console
 from rich.live import Live
 from rich.spinner import Spinner
 from rich.text import Text
 
+from launch.record.console import get_console, print_line
 from launch.record.formatting import seconds_text
 
 EVERY_SECONDS = 30.0
 """Between two lines about one thing where there is no terminal."""
-
-
-def print_line(text: str, console: Console) -> None:
-    """Print one line as it is, which where there is no terminal begins with date and time."""
-    when = "" if console.is_terminal else f"{time.strftime('%Y-%m-%d %H:%M:%S')}  "
-    console.print(f"{when}{text}", soft_wrap=True, markup=False, highlight=False, emoji=False)
 
 
 class StatusLine:

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from rich import box, get_console
+from rich import box
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.panel import Panel
@@ -20,7 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from launch.cli.visible import visible
-from launch.record.counter import print_line
+from launch.record.console import get_console, print_line
 from launch.record.formatting import count_text, number_text, seconds_text, share_text, sparkline
 from launch.record.statistics import PAIRED_MARGIN
 from launch.record.summary import BESIDE, OVERLAP, TURNS

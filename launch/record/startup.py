@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from rich import get_console
 from rich.console import Console
 from rich.text import Text
 
-from launch.record.counter import StatusLine, print_line
+from launch.record.console import get_console, print_line
+from launch.record.counter import StatusLine
 from launch.record.formatting import seconds_text
 from launch.record.startup_times import StartupTimes
 

@@ -6,9 +6,7 @@ planned runs -> run_all; each: reset engines, learners, scheduler -> launch.trai
 import time
 from pathlib import Path
 
-from rich import get_console
-
-from launch.record.counter import print_line
+from launch.record.console import get_console, print_line
 from launch.record.formatting import seconds_text
 from launch.record.startup import Startup
 from launch.record.startup_times import StartupTimes
