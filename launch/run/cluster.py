@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import ray
+from ray._common.utils import get_default_ray_temp_dir
 from ray._private import ray_constants, utils, worker
 from ray.exceptions import RayError
 
@@ -28,6 +29,8 @@ from rollout.rewards.pool import HopelessRewardError
 
 CONNECT_SECONDS = 10.0
 START_TRIES = 3
+TOO_SLOW = "timed out during startup"
+"""What Ray says of a cluster that did not start in time."""
 DEATH = "A worker died or was killed while executing a task"
 TASK_EVENTS = {
     "RAY_task_events_max_num_task_in_gcs": "4000",
@@ -68,6 +71,10 @@ def connect(resources: ResourcesConfig) -> None:
     A cluster started here gets as many CPUs as the run asks for: its processes share the machine's
     cores, and on a small one the sum may well exceed them. Nothing of it listens on any other
     interface than loopback, and it asks for this user's token.
+
+    Raises:
+        RunError: If Ray does not start.
+        UserError: If no cluster can be joined, or the machine has too little for one.
     """
     # Where work is given up, nobody waits for what it had asked for.
     os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
@@ -97,19 +104,30 @@ def connect(resources: ResourcesConfig) -> None:
     raise_open_files()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     common |= store_options(shutil.disk_usage("/dev/shm").free, memory)
+    _start_in_tries(
+        num_cpus=max(os.cpu_count() or 1, math.ceil(asked)),
+        include_dashboard=resources.dashboard,
+        **common,
+    )
+
+
+def _start_in_tries(**options: Any) -> None:
     for tries_left in reversed(range(START_TRIES)):
         try:
-            _start(
-                num_cpus=max(os.cpu_count() or 1, math.ceil(asked)),
-                include_dashboard=resources.dashboard,
-                **common,
-            )
+            _start(**options)
             return
         except Exception as error:
             # Ray gives its own processes a fixed 30 s to start, too little on a busy machine, and
             # says so with a bare Exception.
-            if "timed out during startup" not in str(error) or not tries_left:
+            if TOO_SLOW not in str(error):
                 raise
+            if not tries_left:
+                logs = f"{get_default_ray_temp_dir()}/session_latest/logs"  # type: ignore[no-untyped-call]
+                raise RunError(
+                    f"Ray did not start on this machine in {START_TRIES} tries; wait until the "
+                    "machine is less busy, and unset PYTHONWARNINGS=error, which ends Ray's own "
+                    f"processes, if it is set; logs are in {logs}"
+                ) from error
             ray.shutdown()
 
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 import ray
-from ray._private import utils, worker
+from ray._private import node, utils, worker
 
 from conf.resources import ResourcesConfig
+from launch.cli.refusals import RunError
 from launch.cli.signals import Interrupted, handled, interrupt
 from launch.run import cluster
 from launch.run.cluster import DEATH, leave_deaths_to_us
@@ -100,3 +101,19 @@ def test_a_signal_while_it_starts_says_so_and_what_was_started_is_ended(monkeypa
     ):
         pass
     assert left == ["left"]
+
+
+def test_a_ray_that_never_starts_is_told_of_in_one_sentence(monkeypatch, started):
+    tries = []
+
+    def init(**_):
+        tries.append("init")
+        raise Exception("The current node timed out during startup. This could happen because ...")
+
+    monkeypatch.setattr(cluster.ray, "init", init)
+    monkeypatch.setattr(cluster.ray, "shutdown", lambda: tries.append("shutdown"))
+    with pytest.raises(RunError, match=r"^Ray did not start on this machine in 3 tries; .*/logs$"):
+        cluster.connect(ResourcesConfig())
+    assert tries == ["init", "shutdown"] * 2 + ["init"]
+    source = inspect.getsource(node.Node.__init__)
+    assert cluster.TOO_SLOW in source, "Ray says it in another way"
