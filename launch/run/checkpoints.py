@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import shlex
 import shutil
 import time
 from collections.abc import Awaitable, Callable, Mapping
@@ -151,7 +152,7 @@ class Checkpoints:
         """A clause that says how to go on from the newest checkpoint."""
         if self.last_step < 0:
             return "there is no checkpoint to go on from"
-        resume = f"`python -m launch.train resume={self._run_dir}`"
+        resume = f"`python -m launch.train {shlex.quote(f'resume={self._run_dir}')}`"
         return f"go on from step {self.last_step} with {resume}"
 
     def metrics(self) -> dict[str, float]:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import shlex
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -154,3 +155,13 @@ def test_what_is_written_down_is_on_the_disk_before_the_checkpoint_has_its_name(
 
     run(scenario())
     assert done.index("metrics.jsonl") < done.index("step-00000001")
+
+
+def test_the_command_to_go_on_with_can_be_pasted_into_a_shell(tmp_path):
+    for name, written in (("a-1", "resume={}"), ("it's a läuf", None)):
+        run_dir = tmp_path / name
+        checkpoints = Checkpoints(CheckpointConfig(), run_dir, SimpleNamespace(), {})
+        checkpoints.last_step = 4
+        command = checkpoints.way_on.split("`")[1]
+        assert shlex.split(command)[-1] == f"resume={run_dir}"
+        assert written is None or command.endswith(written.format(run_dir))
