@@ -27,6 +27,7 @@ from launch.run.hub_model import fetched, is_hub_id
 from launch.run.kept_paths import keep_paths
 from launch.run.memory_plan import plan_memory
 from launch.run.model_folder import check_vocabulary, check_weights, read_settings
+from launch.run.rehearsal import rehearse
 from launch.run.resume import about, changes, check_goes_on, check_stays, find_checkpoint
 from launch.run.rewards import try_rewards
 from learner.architecture import check_architecture, check_token_ids
@@ -134,6 +135,8 @@ def read_inputs(composed: DictConfig) -> Prepared:
     if config.scheduler.prompt_features:
         check_features(prompts)
     try_rewards(config, prompts[0], sets)
+    if any(name.startswith("scheduler.") for name in foreign_code(composed)):
+        rehearse(config, prompts)
     return Prepared(config, tokenizer, prompts, sets)
 
 
