@@ -27,7 +27,8 @@ class Position:
         plan: The loop's numbers.
         batch: The first batch that was not learned, which is the version too.
         next_ticket: Its first ticket.
-        undone: Batches from it on that were drawn.
+        undone: Batches from it on that were drawn; those beyond the plan's steps, as of a run that
+            was made shorter, are left as they are.
         held: By ticket id, groups of theirs that are there.
     """
 
@@ -41,7 +42,7 @@ class Position:
         held: Mapping[int, GroupRef] | None = None,
     ) -> None:
         self.batch = batch
-        self.undone = tuple(undone)
+        self.undone = tuple(each for each in undone if each.batch < plan.num_steps)
         self.next_batch = batch + len(self.undone)
         """The first batch that is not drawn."""
         carried = {key: group for key, group in (held or {}).items() if key < next_ticket}

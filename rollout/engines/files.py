@@ -15,7 +15,9 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
+from multiprocessing import util
 from pathlib import Path
+from typing import Any
 
 LONGEST = 107 - len("/engine-4194304-abcdefgh" + "/01234567-89ab-cdef-0123-456789abcdef")
 """Characters of a folder within which the name of a socket still has room."""
@@ -80,6 +82,13 @@ def in_folder() -> Iterator[None]:
 def remove() -> None:
     """Remove the folder of this process's engine."""
     shutil.rmtree(folder(), ignore_errors=True)
+    # What multiprocessing has in it would be removed again at the process's end, where a folder
+    # that is gone is a traceback.
+    untyped: Any = util
+    for finalizer in list(untyped._finalizer_registry.values()):
+        if finalizer._callback is untyped._remove_temp_dir and folder() in finalizer._args[-1]:
+            finalizer.cancel()
+            untyped.process.current_process()._config["tempdir"] = None
 
 
 def remove_left(raylet: int) -> None:

@@ -138,6 +138,22 @@ def test_a_run_that_was_killed_goes_on_exactly(begin, tmp_path, kind, staleness)
         assert (restart.step, restart.lost_steps) == (step, 8 - step)
 
 
+def test_a_run_that_is_made_shorter_has_no_step_more_and_may_be_made_longer_again(begin, tmp_path):
+    kind = ["loop.max_staleness=2", "checkpoint.keep_last=99"]
+    folder = tmp_path / "run"
+    run_to_end(begin(*kind)[0])
+    for path in (folder / "checkpoints").iterdir():
+        if int(path.name.removeprefix("step-")) > 3:
+            shutil.rmtree(path)
+    for num_steps in (4, 8):
+        # Batches of later steps had been drawn before the kill.
+        run, system = begin(*kind, f"loop.num_steps={num_steps}")
+        run_to_end(run)
+        assert system.version == num_steps
+        assert [line["step"] for line in metrics_in(folder)] == list(range(1, num_steps + 1))
+    assert metrics_in(folder)[-1]["cost/failed_tickets"] == 0
+
+
 @pytest.mark.parametrize("kind", [ONE_ROUND, SEVERAL_ROUNDS], ids=["one_round", "rounds"])
 @pytest.mark.parametrize("staleness", [0, 1])
 def test_a_signal_at_any_moment_loses_nothing(make_inputs, tmp_path, kind, staleness):

@@ -106,6 +106,7 @@ def test_the_server_of_forks_listens_there():
     told = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=PROJECT
     )
+    assert not told.stderr, "nothing is removed twice"
     folder, address = told.stdout.split()
     assert address.startswith(f"{folder}/pymp-")
     assert not Path(folder).exists() and connection.address_type(address) == "AF_UNIX"
