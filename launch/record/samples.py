@@ -63,6 +63,7 @@ def samples_of(
             advantage=float(advantage),
             weight=float(weight),
             end=trajectory.end.name.lower(),
+            failure=trajectory.failure,
             turns=turns_of(trajectory, decode),
         )
         for text, answer, reward, trajectory, advantage, weight in rows

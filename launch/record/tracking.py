@@ -126,6 +126,8 @@ class Sample:
     """Ticket weight over keep probability; 0 where the response was not trained on."""
     end: str = "answer"
     """What ended it: answer, tokens, max_turns or failure."""
+    failure: str = ""
+    """What failed where that is "failure", "" else."""
     turns: tuple[SampleTurn, ...] = ()
     """Of a response with several, in their order, the environment's among them."""
 

@@ -285,7 +285,8 @@ def _facts(row: Mapping[str, Any]) -> list[tuple[str, str]]:
     facts = [("reward", _number(row["reward"]))]
     facts += [(key, _number(row[key])) for key in ("advantage", "weight") if key in row]
     facts.append(("tokens", _count(row["length_tokens"])))
-    return [*facts, ("answer", _text(row["answer"]) or UNKNOWN)]
+    facts.append(("answer", _text(row["answer"]) or UNKNOWN))
+    return [*facts, *([("failed", _text(row["failure"]))] if row.get("failure") else [])]
 
 
 def _objective(run: Run) -> str:

@@ -71,6 +71,7 @@ def test_jsonl_round_trip_with_what_is_not_finite_as_null(run):
             "advantage": 0.5,
             "weight": 2.0,
             "end": "answer",
+            "failure": "",
             "turns": [],
         }
     ]
