@@ -25,6 +25,7 @@ from launch.run.memory import (
     size,
 )
 from launch.run.packing_memory import received_bytes
+from learner.deepspeed_settings import check_device
 
 CGROUP = Path("/sys/fs/cgroup/memory.max")
 _MAY_RUN_OUT = "may run out: with the estimated activations it does not fit"
@@ -100,9 +101,14 @@ def plan_memory(config: RunConfig) -> dict[str, str]:
     """Return the lines about memory for the model in `model.path` on what there is.
 
     Raises:
-        UserError: If it does not fit, with what would.
+        UserError: If it does not fit, with what would; and for what a learner on CPUs cannot do.
     """
     device = device_of(config)
+    if device is not None and not device.on_gpu and not _elsewhere(config):
+        try:
+            check_device(config.learner, config.model.dtype, on_gpu=False)
+        except ValueError as error:
+            raise UserError(str(error)) from error
     lines = memory_lines(config, Shape.of_folder(config.model.path), device)
     if lines and device is None and not _elsewhere(config):
         lines["memory"] = _UNTOLD

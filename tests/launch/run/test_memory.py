@@ -266,6 +266,22 @@ def test_a_machine_without_gpus_is_one(config, monkeypatch):
         assert device_of(config).on_gpu is False
 
 
+def test_what_learners_on_cpus_cannot_do_is_refused_with_the_plan(config, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(memory_plan, "_ASK", ["false"])
+    config.model.path = str(CHAIN_MODEL)
+    plan_memory(config)
+    config.learner.deepspeed = {"zero_optimization": {"offload_optimizer": {"device": "cpu"}}}
+    with pytest.raises(UserError, match=r"^learner\.deepspeed.* must be unset where the learner"):
+        plan_memory(config)
+    config.resources.address = "somewhere:6379"
+    plan_memory(config)
+    config.resources.address, config.learner.deepspeed = None, {}
+    config.model.dtype = "float16"
+    with pytest.raises(UserError, match=r"^model\.dtype must be float32 or bfloat16"):
+        plan_memory(config)
+
+
 def test_a_model_of_unknown_names_is_not_judged(config):
     assert Shape.of_settings({"model_type": "gpt2", "n_embd": 768}) is None
     assert memory_lines(config, None, Device(1, on_gpu=True)) == {}
