@@ -5,6 +5,8 @@ from typing import Any
 from hydra.utils import instantiate
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
+from launch.cli.plug_values import check_kinds
+
 
 def built(node: Any) -> Any:
     """Return what `hydra.utils.instantiate(node, _convert_="object")` returns, plugs included.
@@ -18,7 +20,8 @@ def built(node: Any) -> Any:
     Raises:
         InstantiationException: If a plug does not take its settings.
         OmegaConfBaseException: If a value is missing or cannot be resolved.
-        ValueError: If a dataclass of the schema refuses its values.
+        ValueError: If a dataclass of the schema refuses its values, or a plug's setting is not of
+            the kind that its field says.
     """
     if isinstance(node, DictConfig | ListConfig) and node._is_none():
         return None
@@ -27,6 +30,7 @@ def built(node: Any) -> Any:
     if not isinstance(node, DictConfig):
         return node
     if "_target_" in node:
+        check_kinds(node)
         return instantiate(node, _convert_="object")
     values: dict[Any, Any] = {key: built(value) for key, value in node.items()}
     kind: Any = OmegaConf.get_type(node)

@@ -48,7 +48,20 @@ def test_build_gives_the_schema_with_plugs_built():
         ),
         (["tracker=wandb", "tracker.wandb.mode=x"], "tracker.wandb.mode must be offline or online"),
         # Wrong types and unknown settings of a plug.
-        (["task.num_prompts=many"], "task: rollout.tasks.chain.ChainTask does not fit"),
+        (["task.num_prompts=many"], "task.num_prompts must be a whole number, got 'many'"),
+        (["task.num_prompts=2.5"], "task.num_prompts must be a whole number, got 2.5"),
+        (["objective.clip_low=null"], "objective.clip_low must be a number, got None"),
+        (["objective.clip_low=true"], "objective.clip_low must be a number, got True"),
+        (["objective.dual_clip=[3]"], "objective.dual_clip must be a number, got [3]"),
+        (
+            ["scheduler.thinning.keep_zero_advantage=1"],
+            "scheduler.thinning.keep_zero_advantage must be true or false, got 1",
+        ),
+        (
+            ["scheduler.utility.prior.ridge=wide"],
+            "scheduler.utility.prior.ridge must be a number, got 'wide'",
+        ),
+        (["learner.optimizer.betas=0.9"], "learner.optimizers.AdamW does not fit"),
         (["+task.colour=red"], "unexpected keyword argument 'colour'"),
         (
             ["objective=function", "objective.path=losses.py:f", "+objective.width=0.3"],
@@ -72,8 +85,8 @@ def test_build_refuses_with_one_line_that_names_the_key(overrides, sentence):
 
 
 def test_a_wrong_type_is_shown_with_its_value():
-    with pytest.raises(UserError, match="'num_prompts': 'many'"):
-        build(quickstart("task.num_prompts=many"))
+    with pytest.raises(UserError, match=r"'betas': 0\.9"):
+        build(quickstart("learner.optimizer.betas=0.9"))
 
 
 def test_the_run_folder_holds_the_resolved_configuration(tmp_path):
