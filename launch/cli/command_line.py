@@ -13,7 +13,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from conf.keys import GROUPS
+from conf.keys import CONF, GROUPS
 from launch.cli.refusals import UserError, one_line
 
 HYDRA_OPTIONS_WITH_VALUE = (
@@ -206,6 +206,7 @@ def check_overrides(arguments: Sequence[str]) -> None:
         if override.is_sweep_override():
             raise UserError(_several_values(key, str(override.input_line).partition("=")[2]))
         value: Any = None if override.is_delete() else override.value()
+        _check_member(key, value)
         if override.is_delete() or group not in GROUPS or isinstance(value, str | dict):
             continue
         if not (group in SEVERAL_AT_ONCE and isinstance(value, list)):
@@ -213,6 +214,19 @@ def check_overrides(arguments: Sequence[str]) -> None:
                 f"{key} must be the name of one member of its group, which --help lists; "
                 f"~{key} takes none, got {value!r}"
             )
+
+
+def _check_member(key: str, value: Any) -> None:
+    """Refuse `scheduler.price=tokens`: a member is chosen by its group."""
+    group = key.rpartition(".")[2]
+    if "." not in key or "@" in key or not isinstance(value, str):
+        return
+    # An experiment is also what MLflow calls a folder of runs.
+    if group != "experiment" and (CONF / group / f"{value}.yaml").is_file():
+        raise UserError(
+            f"{key} holds the settings of a member of the group {group}, which is chosen by "
+            f"{group}@{key}={value}, got {value!r}"
+        )
 
 
 def _several_values(key: str, value: str) -> str:

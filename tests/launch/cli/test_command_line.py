@@ -171,3 +171,14 @@ def test_an_empty_mapping_over_a_full_one_is_refused():
         with pytest.raises(UserError, match=r"must be given what is to change.*got \{\}$"):
             check_emptied([setting], config)
     check_emptied(["extra={}", "task={a:2}", "~task", "task.a=3", "nowhere={}"], config)
+
+
+def test_a_member_is_chosen_by_its_group():
+    for group, place, member in (
+        ("aggregation", "scheduler.aggregation", "batch_token_mean"),
+        ("correction", "learner.correction", "truncated"),
+    ):
+        with pytest.raises(UserError, match=rf"^{place} .* chosen by {group}@{place}={member}, "):
+            check_overrides([f"{place}={member}"])
+        check_overrides([f"{group}@{place}={member}", f"{place}=null", f"{place}=mine.py:Mine"])
+    check_overrides(["tracker.mlflow.experiment=quickstart"])
