@@ -26,7 +26,12 @@ from launch.run.compute import compute_of
 from launch.run.hub_model import fetched, is_hub_id
 from launch.run.kept_paths import keep_paths
 from launch.run.memory_plan import plan_memory
-from launch.run.model_folder import check_vocabulary, check_weights, read_settings
+from launch.run.model_folder import (
+    check_vocabulary,
+    check_weights,
+    read_settings,
+    resolve_reference,
+)
 from launch.run.rehearsal import rehearse
 from launch.run.resume import about, changes, check_goes_on, check_stays, find_checkpoint
 from launch.run.rewards import try_rewards
@@ -109,6 +114,9 @@ def read_inputs(composed: DictConfig) -> Prepared:
     Raises:
         UserError: With one sentence on what to change.
     """
+    reference = composed.learner.reference
+    if reference.path is not None:
+        reference.path = resolve_reference(reference.path)
     config: RunConfig = _build(composed)
     require_token(config.loop.push_to_hub)
     check_model(config.model.path, config.rollout.engine, trained=True)

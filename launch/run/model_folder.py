@@ -155,6 +155,25 @@ def check_vocabulary(folder: Path, tokenizer: Any, settings: Mapping[str, Any]) 
         )
 
 
+def resolve_reference(path: str) -> str:
+    """Make the folder of a reference policy absolute.
+
+    Raises:
+        UserError: If it holds no model, or weights that do not belong to its config.json.
+    """
+    folder, key = Path(path).resolve(), "learner.reference.path"
+    if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
+        raise UserError(
+            f"{key} must be a folder with a config.json and *.safetensors, or null for the "
+            f"starting policy, got {path!r}"
+        )
+    try:
+        check_weights(folder, read_settings(folder))
+    except UserError as error:
+        raise UserError(str(error).replace("model.path", key, 1)) from error
+    return str(folder)
+
+
 def _other_model(folder: Path, what: str) -> UserError:
     return UserError(
         f"model.path must hold weights that belong to its config.json, got {str(folder)!r}, whose "

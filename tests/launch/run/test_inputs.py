@@ -7,13 +7,15 @@ import pytest
 from omegaconf import OmegaConf
 from transformers import AutoTokenizer
 
-from launch.program import UserError
+from conf.programs import register
+from launch.program import UserError, compose_run
 from launch.run.inputs import (
     PROJECT,
     check_context,
     check_environment,
     load_prompts,
     load_tokenizer,
+    read_inputs,
     resolve_model,
     say_trained_on,
     say_whose_code,
@@ -203,3 +205,11 @@ def test_what_is_measured_and_trained_on_is_said(capsys):
     assert capsys.readouterr().out == (
         "evaluation.sets.mine: 1 of its 2 prompts are trained on too\n"
     )
+
+
+def test_a_reference_is_looked_for_before_anything_is_started(tmp_path):
+    register()
+    chosen = ["learner.reference.path=nowhere", "learner.reference.kl_coefficient=0.1"]
+    chosen += ["thinning@scheduler.thinning=keep_all", f"run_dir={tmp_path}/run"]
+    with pytest.raises(UserError, match=r"^learner\.reference\.path must be a folder"):
+        read_inputs(compose_run(["experiment=quickstart", *chosen]))

@@ -6,7 +6,7 @@ from transformers import AutoTokenizer
 
 from launch.cli.refusals import UserError
 from launch.run.inputs import load_tokenizer, resolve_model
-from launch.run.model_folder import check_vocabulary, read_settings
+from launch.run.model_folder import check_vocabulary, read_settings, resolve_reference
 from tests.places import CHAIN_MODEL
 
 
@@ -108,3 +108,14 @@ def test_a_tokenizer_of_a_larger_model_is_refused(model):
     tokenizer.add_tokens(["<one>", "<two>"])
     with pytest.raises(UserError, match=r"^model\.path must hold the model's own tokenizer: .*26"):
         check_vocabulary(model, tokenizer, settings | {"vocab_size": 261})
+
+
+def test_a_reference_is_a_folder_with_a_model(model, monkeypatch):
+    monkeypatch.chdir(model.parent)
+    assert resolve_reference(model.name) == str(model)
+    (model / "config.json").write_text("{")
+    with pytest.raises(UserError, match=r"^learner\.reference\.path must hold a config\.json"):
+        resolve_reference(str(model))
+    for none in ("nowhere", "OWNER/NAME"):
+        with pytest.raises(UserError, match=r"^learner\.reference\.path must be a folder with a "):
+            resolve_reference(none)
