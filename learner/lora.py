@@ -129,6 +129,28 @@ def targets_of(model: PreTrainedModel, config: LoraConfig) -> list[str]:
     return sorted(config.target_modules)
 
 
+def check_targets(model_path: str, config: LoraConfig) -> None:
+    """Refuse names that no linear layer of a model has, without loading its weights.
+
+    Args:
+        model_path: Local Hugging Face folder.
+        config: The adapters; where all linear layers have some, or none has, nothing is looked at.
+
+    Raises:
+        ValueError: See `targets_of`.
+    """
+    if not config.rank or config.target_modules == ALL_LINEAR:
+        return
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    settings = AutoConfig.from_pretrained(
+        model_path, local_files_only=True, trust_remote_code=False
+    )
+    with torch.device("meta"):
+        targets_of(AutoModelForCausalLM.from_config(settings), config)
+
+
 def _means_experts(model: PreTrainedModel, target: str) -> bool:
     """Whether peft would train a model's experts in place of the linear layers of this name.
 

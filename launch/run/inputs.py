@@ -36,6 +36,7 @@ from launch.run.rehearsal import rehearse
 from launch.run.resume import about, changes, check_goes_on, check_stays, find_checkpoint
 from launch.run.rewards import try_rewards
 from learner.architecture import check_architecture, check_token_ids
+from learner.lora import LoraConfig, check_targets
 from rollout.config import EngineConfig
 from rollout.engines.arguments import check_names
 from rollout.engines.versions import check_vllm
@@ -120,6 +121,7 @@ def read_inputs(composed: DictConfig) -> Prepared:
     config: RunConfig = _build(composed)
     require_token(config.loop.push_to_hub)
     check_model(config.model.path, config.rollout.engine, trained=True)
+    check_adapters(config.model.path, config.learner.lora)
     compute_of(config)
     tokenizer = load_tokenizer(config.model.path)
     asking = check_environment(config, tokenizer)
@@ -273,6 +275,18 @@ def check_model(path: str, engine: EngineConfig, *, trained: bool) -> None:
         check_vllm()
         check_names(engine.vllm)
         check_architecture(path, trained=trained)
+    except ValueError as error:
+        raise UserError(str(error)) from error
+
+
+def check_adapters(path: str, lora: LoraConfig) -> None:
+    """Refuse adapters of layers that the model does not have.
+
+    Raises:
+        UserError: With the layers that it has.
+    """
+    try:
+        check_targets(path, lora)
     except ValueError as error:
         raise UserError(str(error)) from error
 

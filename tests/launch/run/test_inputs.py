@@ -11,6 +11,7 @@ from conf.programs import register
 from launch.program import UserError, compose_run
 from launch.run.inputs import (
     PROJECT,
+    check_adapters,
     check_context,
     check_environment,
     load_prompts,
@@ -20,6 +21,7 @@ from launch.run.inputs import (
     say_trained_on,
     say_whose_code,
 )
+from learner.lora import LoraConfig
 from rollout.environments.tools import ToolEnvironment
 from rollout.rewards.chain import ChainReward
 from rollout.rewards.code import CodeReward
@@ -213,3 +215,10 @@ def test_a_reference_is_looked_for_before_anything_is_started(tmp_path):
     chosen += ["thinning@scheduler.thinning=keep_all", f"run_dir={tmp_path}/run"]
     with pytest.raises(UserError, match=r"^learner\.reference\.path must be a folder"):
         read_inputs(compose_run(["experiment=quickstart", *chosen]))
+
+
+def test_adapters_of_layers_that_are_not_there_are_refused_before_anything_is_started():
+    check_adapters(str(CHAIN_MODEL), LoraConfig(rank=4))
+    check_adapters(str(CHAIN_MODEL), LoraConfig(rank=4, target_modules=["q_proj", "mlp.up_proj"]))
+    with pytest.raises(UserError, match=r"^learner\.lora\.target_modules .*q_proj.* got 'qproj'"):
+        check_adapters(str(CHAIN_MODEL), LoraConfig(rank=4, target_modules=["qproj"]))
