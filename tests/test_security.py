@@ -29,6 +29,7 @@ ALLOWED = {
     ("rollout/rewards/code_tests.py", "compile"): "whether tests are Python; nothing is run",
     ("launch/cli/built.py", "instantiate"): "the configuration that the user runs",
     ("conf/own_code.py", "get_object"): "likewise, before it is built",
+    ("launch/cli/plug_values.py", "get_object"): "likewise",
     ("launch/cli/own_code.py", "OmegaConf.load"): "files of conf/",
     ("launch/cli/recipe_files.py", "OmegaConf.load"): "files of conf/ and of --config-dir",
     ("launch/cli/held_out.py", "OmegaConf.load"): "files of conf/",
