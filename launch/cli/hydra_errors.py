@@ -26,6 +26,8 @@ _KINDS = (
     ("Cannot assign ", "a mapping, such as {NAME:VALUE}"),
 )
 """What OmegaConf says of a value that does not fit, and what it must be."""
+_PASSED_ON = ("learner.deepspeed.", "rollout.engine.vllm.")
+"""Where settings of others go, of which none is there before it is given."""
 _OF_SETTINGS = ("comparison", "experiment", "recipe")
 """Groups whose members are settings of others, and whose place no code can take."""
 
@@ -80,6 +82,8 @@ def _no_setting(sentence: str) -> str:
         return f"{key} is a group, of which this configuration takes no member; leave {key} out"
     if "; Key '" not in sentence:
         return ""
+    if key.startswith(_PASSED_ON):
+        return f"{key} is not there yet; add it with a plus, +{key}=VALUE"
     schemas = [OmegaConf.get_type(node.node) for node in _stored()]
     # What is missing at the top is missing in the program's own schema, whatever others have.
     own = [each for each in schemas if each and f"not in '{each.__name__}'" in sentence]

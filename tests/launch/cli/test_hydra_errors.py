@@ -48,6 +48,14 @@ def test_a_mapping_without_a_key_says_how_to_add_it():
     compose_run(["comparison=pays", "+budget.shares={half:0.5}"], "compare")
 
 
+@pytest.mark.parametrize(
+    "key", ["learner.deepspeed.zero_optimization.sub_group_size", "rollout.engine.vllm.block_size"]
+)
+def test_a_setting_that_is_passed_on_says_how_to_add_it(key):
+    assert refusal_of(f"{key}=16") == (f"{key} is not there yet; add it with a plus, +{key}=VALUE")
+    compose_run([f"+{key}=16"])
+
+
 def test_a_list_and_what_is_in_it_too():
     assert refusal_of("seeds=3", program="compare") == "seeds must be a list, such as [A,B], got 3"
     found = refusal_of("seeds=[1,a]", program="compare")
