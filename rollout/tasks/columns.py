@@ -14,13 +14,14 @@ from typing import Any
 
 from rollout.rewards.accepted import joined
 from rollout.rewards.math_response import boxed
+from rollout.tasks.filters import meets, require_where
 from rollout.tasks.prompts import Item
 
 PROMPTS = ("prompt", "messages", "problem", "question")
 """Where a question is looked for, when no column is named; a row may have one of them."""
 ANSWERS = ("answer", "ground_truth", "solution", "target", "reward_model.ground_truth")
 """Where an answer is looked for, when no column is named; the first that a row has counts."""
-_PLACEHOLDER = re.compile(r"\{\{\s*([\w.-]+)\s*\}\}")
+_PLACEHOLDER = re.compile(r"\{\{\s*([\w.-]+(?: +[\w.-]+)*)\s*\}\}")
 _ABSENT = object()
 
 Message = dict[str, Any]
@@ -55,7 +56,7 @@ class Columns:
     """Rows to keep, by column: a value, a list of values, or {min: A, max: B}."""
 
     def __post_init__(self) -> None:
-        """Refuse a way to extract that there is not."""
+        """Refuse a way to extract that there is not, and what no template or filter can be."""
         known = self.extract in ("plain", "boxed", "json") or (
             self.extract.startswith("after:") and self.extract.removeprefix("after:").strip()
         )
@@ -69,6 +70,7 @@ class Columns:
                 "task.template must say where the prompt goes with {{prompt}} or a column's name "
                 f"in double braces, got {self.template!r:.80}"
             )
+        require_where(self.where)
 
     def item(self, row: Mapping[str, Any], place: str, source: str) -> Item:
         """Turn a row into a question.
@@ -102,7 +104,7 @@ class Columns:
     def wants(self, row: Mapping[str, Any], place: str) -> bool:
         """Whether a row is one of those that `where` keeps."""
         return all(
-            _meets(value_at(row, name, place, "where"), wish) for name, wish in self.where.items()
+            meets(value_at(row, name, place, "where"), wish) for name, wish in self.where.items()
         )
 
     def _prompt_column(self, row: Mapping[str, Any], place: str) -> str:
@@ -285,15 +287,3 @@ def _json(value: Any) -> bool:
     if isinstance(value, list):
         return all(map(_json, value))
     return value is None or isinstance(value, str | bool | int | float)
-
-
-def _meets(value: Any, wish: Any) -> bool:
-    if isinstance(wish, Mapping):
-        try:
-            # CSV has nothing but texts.
-            number = float(value)
-        except (TypeError, ValueError):
-            return False
-        low, high = wish.get("min", -math.inf), wish.get("max", math.inf)
-        return bool(low <= number <= high)
-    return value in wish if isinstance(wish, list | tuple) else bool(value == wish)

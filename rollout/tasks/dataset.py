@@ -146,10 +146,11 @@ class DatasetTask:
 
     def _items(self, left_out: LeftOut) -> Iterator[Item]:
         rows = Rows(self.path, self.subset, self.hub_split, self.revision)
-        columns, empty, num_whole, num_used = self._columns(), True, 0, 0
+        # The name asks the disk, which a large file's rows need not do each.
+        columns, source, empty, num_whole, num_used = self._columns(), rows.name, True, 0, 0
         for place, row in rows.read():
             empty = False
-            item = self._item(columns, row, place, rows.name, left_out)
+            item = self._item(columns, row, place, source, left_out)
             if item is None:
                 continue
             if item.messages is not None and not self.chat:

@@ -161,12 +161,18 @@ def _parsed(line: bytes, place: str) -> Row:
     try:
         row = json.loads(line.decode("utf-8-sig"))
     except UnicodeDecodeError as error:
-        raise ValueError(f"{place} is not UTF-8; convert the file, got {line[:80]!r}") from error
+        raise _not_text(place, line) from error
     except (ValueError, RecursionError) as error:
         raise ValueError(
             f"{place} is not JSON ({error}); write one object a line, got {line[:80]!r}"
         ) from error
     return _object(row, place)
+
+
+def _not_text(place: str, content: bytes) -> ValueError:
+    return ValueError(
+        f"{place} is not UTF-8 text; convert the file, or unpack it, got {content[:80]!r}"
+    )
 
 
 def _object(row: Any, place: str) -> Row:
@@ -177,10 +183,20 @@ def _object(row: Any, place: str) -> Row:
 
 def _json(path: Path) -> Iterator[Placed]:
     with _opened(path) as file:
-        text = file.read()
+        content = file.read()
     try:
-        found = json.loads(text.decode("utf-8-sig"))
-    except (ValueError, RecursionError):
+        text = content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        before = content[: error.start].split(b"\n")
+        line = content[error.start - len(before[-1]) :]
+        raise _not_text(f"{path}:{len(before)}", line) from error
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        if text.lstrip().startswith("["):
+            raise ValueError(
+                f"{path} is not JSON ({error}); correct the list of objects"
+            ) from error
         # Many a file called .json has one object a line; a fault is then told with its line.
         yield from _lines(path)
         return
@@ -207,7 +223,10 @@ def _csv(path: Path) -> Iterator[Placed]:
         with path.open(encoding="utf-8-sig", newline="") as file:
             # Without strict, a quote that nothing closes would take all rows after it for its text.
             reader = csv.DictReader(file, delimiter=delimiter, strict=True)
+            names = [name for name in reader.fieldnames or () if name]
             through = reader.line_num if reader.fieldnames else 0
+            if len(set(names)) < len(names):
+                raise ValueError(f"{path}:{through} must name each column once, got {names!r:.200}")
             for row in reader:
                 place = f"{path}:{reader.line_num}"
                 if None in row or None in row.values():
@@ -218,9 +237,7 @@ def _csv(path: Path) -> Iterator[Placed]:
                 yield place, dict(row)
                 through = reader.line_num
     except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path} is not UTF-8; convert the file, got {error.object[:80]!r}"
-        ) from error
+        raise _not_text(str(path), error.object) from error
     except csv.Error as error:
         raise ValueError(
             f"{path}:{through + 1} is not CSV ({error}); close the quotes of its fields, and write "

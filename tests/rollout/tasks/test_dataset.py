@@ -95,7 +95,7 @@ def test_a_bad_line_is_named(write, tokenizer, line, message):
 def test_bytes_that_are_not_utf8_are_named(tmp_path, tokenizer):
     path = tmp_path / "mine.jsonl"
     path.write_bytes(json.dumps(GOOD).encode() + b'\n{"prompt": "\xff", "answer": "1"}\n')
-    with pytest.raises(ValueError, match=r"mine.jsonl:2 is not UTF-8; convert the file"):
+    with pytest.raises(ValueError, match=r"mine.jsonl:2 is not UTF-8 text; convert the file"):
         DatasetTask(path=str(path)).prompts(tokenizer)
 
 
@@ -214,6 +214,9 @@ def test_messages_need_the_chat_template(write, tokenizer):
         ({"bad_rows": "drop"}, "task.bad_rows must be refuse or skip, got 'drop'"),
         ({"extract": "after:"}, "task.extract must be plain, boxed, json, or after: and a text"),
         ({"template": "solve it"}, "task.template must say where the prompt goes"),
+        ({"where": {"level": {"mn": 2}}}, r"task.where.level must be a value, .*, got {'mn': 2}"),
+        ({"where": {"level": {"min": "a"}}}, "task.where.level must .* min and max as numbers"),
+        ({"where": {"level": {}}}, "task.where.level must be a value, a list of values, or bounds"),
         ({"max_prompts": 0}, "task.max_prompts must be at least 1, got 0"),
         ({"path": " "}, "task.path must not be empty"),
         ({"duplicates": "drop"}, "task.duplicates must be refuse or skip, got 'drop'"),
@@ -293,12 +296,14 @@ def test_an_answer_that_is_not_found_is_refused_or_left_out(write, tokenizer, ca
 
 
 def test_system_and_template_make_the_prompt(write, tokenizer):
-    row = {"question": "2+2?", "answer": "4", "nums": [2, 2]}
+    row = {"question": "2+2?", "answer": "4", "nums": [2, 2], "a hint": "add"}
     task = DatasetTask(
-        path=write(row), system="be brief", template=r"{{prompt}} of {{nums}} in \boxed{}"
+        path=write(row),
+        system="be brief",
+        template=r"{{prompt}} of {{nums}} ({{ a hint }}) in \boxed{}",
     )
     (found,) = task.prompts(tokenizer)
-    assert found.text == r"2+2? of [2, 2] in \boxed{}"
+    assert found.text == r"2+2? of [2, 2] (add) in \boxed{}"
     text = tokenizer.decode(found.token_ids)
     assert text.startswith("<|system|>be brief<|end|><|user|>2+2? of [2, 2]")
     own = [{"role": "system", "content": "mine"}, {"role": "user", "content": "1+1?"}]

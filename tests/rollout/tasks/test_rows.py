@@ -4,6 +4,7 @@ Tests of the hub put a loader of their own in the package's place; the last ones
 where it is installed, on local folders and against a hub on this machine.
 """
 
+import gzip
 import hashlib
 import importlib.util
 import json
@@ -118,6 +119,52 @@ def test_a_json_file_holds_one_object_or_a_list_of_them(tmp_path, tokenizer, con
     path.write_text(json.dumps(content, indent=1))
     (found,) = DatasetTask(path=str(path)).prompts(tokenizer)
     assert (found.text, found.answer) == ("a1 b+2", '["3", "3.0"]')
+
+
+def test_a_fault_in_a_json_list_is_told_with_its_line(tmp_path, tokenizer):
+    path = tmp_path / "mine.json"
+    path.write_text('\ufeff[\n {"prompt": "a", "answer": 1},\n {"prompt": "b" "answer": 2}\n]')
+    with pytest.raises(ValueError, match=r"mine\.json is not JSON \(Expecting .* line 3 column"):
+        DatasetTask(path=str(path)).prompts(tokenizer)
+    path.write_bytes('[\n{"prompt": "caf\xe9", "answer": 1}]'.encode("latin-1"))
+    with pytest.raises(ValueError, match=r"mine\.json:2 is not UTF-8 text; .*, got b'{"):
+        DatasetTask(path=str(path)).prompts(tokenizer)
+
+
+@pytest.mark.parametrize("name", ["mine.jsonl.gz", "mine.json", "mine.csv"])
+def test_bytes_that_are_no_text_are_refused(tmp_path, tokenizer, name):
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(b'{"prompt": "a", "answer": 1}\n'))
+    message = r"is not UTF-8 text; convert the file, or unpack it, got b'\\x1f"
+    with pytest.raises(ValueError, match=message):
+        DatasetTask(path=str(path)).prompts(tokenizer)
+
+
+def test_a_csv_that_names_a_column_twice_is_refused(tmp_path, tokenizer):
+    path = tmp_path / "mine.csv"
+    path.write_text("prompt,prompt,answer,\nlong,short,4,\n")
+    with pytest.raises(ValueError, match=r"mine\.csv:1 must name each column once"):
+        DatasetTask(path=str(path)).prompts(tokenizer)
+    path.write_text("prompt,answer,,\nshort,4,,\n")
+    assert [p.text for p in DatasetTask(path=str(path)).prompts(tokenizer)] == ["short"]
+
+
+@pytest.mark.parametrize(
+    ("where", "kept"),
+    [
+        ({"level": 3}, ["b"]),
+        ({"level": [3, 4.5]}, ["b", "c"]),
+        ({"level": "3"}, ["b"]),
+        ({"level": {"max": 3}}, ["b"]),
+        ({"easy": True}, ["b", "c"]),
+        ({"easy": False}, ["a"]),
+    ],
+)
+def test_texts_of_csv_are_filtered_as_the_numbers_they_are(tmp_path, tokenizer, where, kept):
+    path = tmp_path / "mine.csv"
+    path.write_text("prompt,answer,level,easy\na,1,hard,False\nb,1,3,true\nc,1,4.50,True\n")
+    found = DatasetTask(path=str(path), where=where).prompts(tokenizer)
+    assert [prompt.text for prompt in found] == kept
 
 
 @pytest.mark.parametrize(
