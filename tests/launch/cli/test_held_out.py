@@ -1,7 +1,9 @@
 """What is held out where a task is chosen."""
 
 import pytest
+from omegaconf import OmegaConf
 
+from conf.keys import CONF
 from conf.programs import register
 from launch.cli.held_out import with_held_out
 from launch.program import compose_run
@@ -17,6 +19,19 @@ def test_a_chosen_task_brings_its_own_held_out_questions():
     # All of the test file, not one question in five of it.
     assert (config.held_out.path, config.held_out.split) == ("b.jsonl", "all")
     assert config.held_out.extract == config.task.extract == "after:####"
+
+
+def test_what_is_held_out_of_a_mixture_is_chosen_as_its_file_says():
+    comment = [
+        line for line in (CONF / "task/mixed.yaml").read_text().splitlines() if line[0] == "#"
+    ]
+    examples = [line.split() for line in comment if line.startswith("#   ")]
+    (_, *sets), (_, *path), (_, *single), (_, *several), (_, *split) = examples
+    mixture = ["experiment=jsonl_math", "model.path=model", *sets, *path]
+    one = compose_run([*mixture, *single])
+    assert (one.held_out.hub_split, one.held_out.extract) == ("test", "after:####")
+    both = compose_run([*mixture, *several, *split])
+    assert OmegaConf.to_container(both.held_out, resolve=True)["sets"]["B"]["split"] == "held_out"
 
 
 @pytest.mark.parametrize(
