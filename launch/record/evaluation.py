@@ -41,6 +41,9 @@ UNCUT_COLUMNS = 140
 """Characters that hold every column of the table."""
 NAMED_PROMPTS = 20
 """Lost prompts that are named on the terminal; `evaluation.json` names all."""
+MOST_SOURCES = 32
+"""Sources of a set that get rows and metrics of their own. Where there are more, as where every
+prompt names the page that it is from, `evaluation.json` alone has them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +151,11 @@ class SetResult:
             tuple(i for i, report in enumerate(reports) if not report.usable.any()),
         )
 
+    @property
+    def told_sources(self) -> dict[str, Figures]:
+        """The sources to tell of: none if one alone would say the same, or if they are too many."""
+        return self.sources if 1 < len(self.sources) <= MOST_SOURCES else {}
+
     def to_json(self) -> dict[str, Any]:
         """Return the figures, in all and by source, and which prompts were lost."""
         sources = {source: figures.to_json() for source, figures in self.sources.items()}
@@ -185,7 +193,7 @@ class Evaluation:
         return sampled, best
 
     def metrics(self) -> dict[str, float]:
-        """Return metrics of the sampled responses, in all and by source where there are several."""
+        """Return metrics of the sampled responses, in all and by `told_sources`."""
         found = {
             "evaluation/seconds": self.seconds,
             "evaluation/version": float(self.version),
@@ -198,9 +206,8 @@ class Evaluation:
             ),
         }
         for name, result in self.sampled.items():
-            of_sources = result.sources if len(result.sources) > 1 else {}
             found |= _metrics(f"evaluation/{name}", result.overall)
-            for source, figures in of_sources.items():
+            for source, figures in result.told_sources.items():
                 found |= _metrics(f"evaluation/{name}/{source}", figures)
         return found
 
@@ -283,9 +290,8 @@ def table(evaluation: Evaluation) -> Table:
     for name, result in evaluation.sampled.items():
         best = evaluation.greedy[name] if evaluation.greedy is not None else None
         add(name, result.overall, best.overall if best else None)
-        if len(result.sources) > 1:
-            for source, sampled in result.sources.items():
-                add(f"  {source}", sampled, best.sources[source] if best else None)
+        for source, sampled in result.told_sources.items():
+            add(f"  {source}", sampled, best.sources[source] if best else None)
     return out
 
 

@@ -59,8 +59,8 @@ class DatasetTask:
     reward_model.ground_truth. A list in it is of answers that are all right; "a,b" makes one JSON
     object of two columns."""
     source: str | None = None
-    """Column that names a row's source, by which metrics are grouped; null takes "source", or the
-    data set's name for all."""
+    """Column that names a row's source, by which metrics are grouped where a set has at most 32;
+    null takes "source", or the data set's name for all."""
     columns: list[str] | None = None
     """Further columns that rewards may ask for; null keeps all that are plain values."""
     extract: str = "plain"

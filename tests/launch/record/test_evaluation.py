@@ -10,7 +10,14 @@ from rich.console import Console
 from scipy import stats
 
 from cost.types import LengthReport, RewardStatus
-from launch.record.evaluation import Evaluation, Figures, SetResult, print_evaluation, table
+from launch.record.evaluation import (
+    MOST_SOURCES,
+    Evaluation,
+    Figures,
+    SetResult,
+    print_evaluation,
+    table,
+)
 from launch.record.json_file import json_ready
 from launch.record.outcomes import evaluate_statistics
 from launch.record.progress import print_result
@@ -151,6 +158,18 @@ def test_the_json_is_strict_and_holds_every_set(sets):
         "mean": 0.25, "stderr": None, "low": None, "high": None, "num_prompts": 1,
     }  # fmt: skip
     assert content["sampled"]["held_out"]["pass_at"]["4"]["num_prompts"] == 3
+
+
+def test_many_sources_are_in_the_file_alone():
+    rates = [0.5] * (MOST_SOURCES + 1)
+    pages = [f"https://example.org/{i}" for i in range(len(rates))]
+    found = evaluation({"held_out": prompts(rates, pages)})
+    assert list(found.to_json()["sampled"]["held_out"]["sources"]) == pages
+    assert not any("example.org" in name for name in found.metrics())
+    assert table(found).row_count == 1
+    few = evaluation({"held_out": prompts(rates[:-1], pages[:-1])})
+    assert f"evaluation/held_out/{pages[0]}/pass_rate" in few.metrics()
+    assert table(few).row_count == len(rates)
 
 
 def test_the_table_has_a_row_per_set_and_source(sets):
