@@ -41,7 +41,7 @@ UNCUT_COLUMNS = 140
 """Characters that hold every column of the table."""
 NAMED_PROMPTS = 20
 """Lost prompts that are named on the terminal; `evaluation.json` names all."""
-MOST_SOURCES = 32
+MOST_SOURCES = 64
 """Sources of a set that get rows and metrics of their own. Where there are more, as where every
 prompt names the page that it is from, `evaluation.json` alone has them."""
 

@@ -59,7 +59,7 @@ class DatasetTask:
     reward_model.ground_truth. A list in it is of answers that are all right; "a,b" makes one JSON
     object of two columns."""
     source: str | None = None
-    """Column that names a row's source, by which metrics are grouped where a set has at most 32;
+    """Column that names a row's source, by which metrics are grouped where a set has at most 64;
     null takes "source", or the data set's name for all."""
     columns: list[str] | None = None
     """Further columns that rewards may ask for; null keeps all that are plain values."""
