@@ -151,9 +151,12 @@ class _Seen:
 
 
 def _none_left(left_out: LeftOut) -> ValueError:
+    reasons = left_out.counts
+    remedies = ["raise model.max_model_len"] if any(r.startswith("over ") for r in reasons) else []
+    remedies += ["change task.where"] if "outside task.where" in reasons else []
+    remedies += ["choose another split", "or add prompts"]
     return ValueError(
-        f"the task has no prompts, left out: {left_out.text()}; raise model.max_model_len, "
-        "choose another split or add prompts, got 0"
+        f"the task has no prompts, left out: {left_out.text()}; {', '.join(remedies)}, got 0"
     )
 
 

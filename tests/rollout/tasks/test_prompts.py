@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from launch.models.warmstart import build_tokenizer
+from rollout.tasks.left_out import LeftOut
 from rollout.tasks.prompts import Item, is_held_out, make_prompts, require_policy, require_split
 from tests.model_folders import BEGIN, TEMPLATES, make_tokenizer
 
@@ -55,8 +56,20 @@ def test_repeated_prompts_can_be_skipped_and_are_counted(tokenizer, caplog):
 
 
 def test_nothing_left_is_refused(tokenizer):
-    with pytest.raises(ValueError, match=r"the task has no prompts, left out: 1 over 3 tokens"):
+    with pytest.raises(
+        ValueError, match=r"the task has no prompts, left out: 1 over 3 tokens"
+    ) as e:
         make_prompts([item("long")], tokenizer, max_tokens=3, long_prompts="skip")
+    assert "; raise model.max_model_len, choose another split, or add prompts, got 0" in str(
+        e.value
+    )
+
+
+def test_what_helps_where_nothing_is_left_is_told_by_what_was_left_out(tokenizer):
+    left_out = LeftOut()
+    left_out.add("outside task.where", "file:1")
+    with pytest.raises(ValueError, match=r"; change task\.where, choose another split, or add p"):
+        make_prompts([], tokenizer, left_out=left_out)
 
 
 def test_an_answer_that_the_reward_refuses_is_named_by_place(tokenizer):
