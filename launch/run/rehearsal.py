@@ -7,16 +7,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 
 from conf.schema import RunConfig
+from conf.targets import ROOMS
 from cost.scheduler.scheduler import Scheduler
-from cost.types import Draw, Feedback, FloatArray, LengthReport, Ticket
+from cost.types import BoolArray, Draw, Feedback, FloatArray, IntArray, LengthReport, Ticket
 from launch.program import UserError
 from rollout.own_code import PROJECT
-from rollout.raised import own_frames
+from rollout.raised import told
 from rollout.tasks.features import feature_table
 from rollout.types import Prompt
 
@@ -26,7 +26,6 @@ MOST_PROMPTS = 1000
 """Of the task that take part, however many it has."""
 MOST_ROUNDS = 10
 """Rounds of a batch until a draw that asks for more is left at that."""
-ROOMS = tuple(str(PROJECT / room) for room in ("cost", "launch", "rollout", "conf", "learner"))
 
 
 def rehearse(config: RunConfig, prompts: Sequence[Prompt]) -> None:
@@ -45,15 +44,47 @@ def rehearse(config: RunConfig, prompts: Sequence[Prompt]) -> None:
             if not rehearsal.learn(batch):
                 return
     except Exception as error:
-        said = " ".join(str(error).split())
-        if isinstance(error, ValueError) and said.startswith("scheduler."):
-            raise UserError(said) from error
-        frames = own_frames(error.__traceback__, *ROOMS)
-        place = f" ({Path(frames[-1].filename)}:{frames[-1].lineno})" if frames else ""
+        if isinstance(error, ValueError) and str(error).startswith("scheduler."):
+            raise UserError(str(error)) from error
+        ours = (str(PROJECT / room) for room in ROOMS)
         raise UserError(
             "plugs of scheduler must take what they are given; on made-up responses one of yours "
-            f"raised {type(error).__name__}: {said}{place}"
+            f"{told(error, *ours)}"
         ) from error
+
+
+def made_up_report(
+    ticket: Ticket,
+    prompt_tokens: int,
+    lengths: IntArray,
+    right: BoolArray,
+    rng: np.random.Generator,
+) -> LengthReport:
+    """Return what a group would report that nobody generated.
+
+    Args:
+        ticket: Which asks for n responses.
+        prompt_tokens: Tokens of its prompt.
+        lengths: [n] tokens of each response; those of the ticket's limit are cut off.
+        right: [n] whether its reward is 1, and not 0; the right ones have the same answer, and the
+            wrong ones another.
+        rng: Draws the surprise, 0.1 to 0.4 a token.
+    """
+    return LengthReport(
+        ticket_id=ticket.ticket_id,
+        prompt_index=ticket.prompt_index,
+        prompt_tokens=prompt_tokens,
+        prefill_tokens=prompt_tokens,
+        lengths=lengths,
+        truncated=lengths >= ticket.max_tokens,
+        rewards=right.astype(np.float64),
+        status=np.zeros(len(lengths), dtype=np.int64),
+        surprise=lengths * rng.uniform(0.1, 0.4, len(lengths)),
+        answer_codes=np.where(right, right.argmax(), (~right).argmax()),
+        engine_seconds=1.0,
+        version=0,
+        attempt=ticket.attempt,
+    )
 
 
 class _Rehearsal:
@@ -100,19 +131,4 @@ class _Rehearsal:
         """Every other response is right; lengths are anything."""
         size, tokens = ticket.num_samples, int(self._tokens[ticket.prompt_index])
         lengths = self._rng.integers(1, ticket.max_tokens, size, endpoint=True)
-        right = np.arange(size) % 2 == 0
-        return LengthReport(
-            ticket_id=ticket.ticket_id,
-            prompt_index=ticket.prompt_index,
-            prompt_tokens=tokens,
-            prefill_tokens=tokens,
-            lengths=lengths,
-            truncated=lengths == ticket.max_tokens,
-            rewards=right.astype(np.float64),
-            status=np.zeros(size, dtype=np.int64),
-            surprise=lengths * self._rng.uniform(0.1, 0.4, size),
-            answer_codes=np.where(right, 0, 1)[:size],
-            engine_seconds=1.0,
-            version=0,
-            attempt=ticket.attempt,
-        )
+        return made_up_report(ticket, tokens, lengths, np.arange(size) % 2 == 0, self._rng)

@@ -16,7 +16,6 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -27,12 +26,10 @@ from rollout.clocks import LateError, limited
 from rollout.environments import Generate
 from rollout.environments.bridge import ROLES, Bridge
 from rollout.environments.record import Record
-from rollout.raised import own_frames
+from rollout.raised import PACKAGE, told
 from rollout.stopping import Stopping
 from rollout.threads import in_thread
 from rollout.types import Prompt, TokenArray, Trajectory
-
-_PACKAGE = str(Path(__file__).resolve().parents[1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,9 +249,7 @@ class TurnPlayer:
                 f"environment.game: {game}.{name} took longer than "
                 f"environment.step_timeout_seconds = {limit:g}"
             )
-        raised = f"environment.game: {game}.{name} raised {type(error).__name__}: {error}"
-        frames = own_frames(error.__traceback__, _PACKAGE)
-        return f"{raised} ({frames[-1].filename}:{frames[-1].lineno})" if frames else raised
+        return f"environment.game: {game}.{name} {told(error, PACKAGE)}"
 
 
 def _node(game: Any, record: Record) -> Node | None:

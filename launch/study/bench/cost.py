@@ -30,6 +30,7 @@ from cost.scheduler.scheduler import Scheduler
 from cost.state_file import load_state, save_state
 from cost.thinning.thinning import Candidates
 from cost.types import FloatArray, LengthReport, Ticket
+from launch.run.rehearsal import made_up_report
 
 NUM_PROMPTS = (10_000, 100_000, 1_000_000)
 NUM_TICKETS = 1024
@@ -142,20 +143,8 @@ class Run:
         """Play a ticket: longer prompts get longer responses, half of which are right."""
         size, tokens = ticket.num_samples, int(self.prompt_tokens[ticket.prompt_index])
         lengths = np.minimum(1 + self._rng.poisson(tokens, size), MAX_TOKENS)
-        return LengthReport(
-            ticket_id=ticket.ticket_id,
-            prompt_index=ticket.prompt_index,
-            prompt_tokens=tokens,
-            prefill_tokens=tokens,
-            lengths=lengths,
-            truncated=lengths >= MAX_TOKENS,
-            rewards=(self._rng.random(size) < 0.5).astype(np.float64),
-            status=np.zeros(size, dtype=np.int64),
-            surprise=lengths * self._rng.uniform(0.1, 0.4, size),
-            answer_codes=np.arange(size),
-            engine_seconds=1.0,
-            version=0,
-        )
+        right = self._rng.random(size) < 0.5
+        return made_up_report(ticket, tokens, lengths, right, self._rng)
 
 
 def clocks() -> FloatArray:
