@@ -1,11 +1,14 @@
 // NCCL between processes of one machine whose GPUs are the host's memory: what vLLM's wrapper calls.
-// Rank 0 has a socket to each of the others, and all goes through it.
+// Rank 0 has a socket to each of the others, and all goes through it. Who joins a group is noted in
+// the file HOST_NCCL_NOTES, a line "RANK of SIZE" each.
 #include <arpa/inet.h>
 #include <netinet/in.h>
 #include <sys/socket.h>
 
 #include <cstdint>
+#include <cstdlib>
 #include <cstring>
+#include <fstream>
 #include <map>
 #include <mutex>
 #include <vector>
@@ -61,6 +64,11 @@ int accept_all(Comm* comm, int listener, int size) {
   return kOk;
 }
 
+void note(int rank, int size) {
+  if (const char* path = std::getenv("HOST_NCCL_NOTES"))
+    std::ofstream(path, std::ios::app) << rank << " of " << size << std::endl;
+}
+
 int send_to_all(const Comm* comm, const void* data, size_t size) {
   for (size_t i = 1; i < comm->sockets.size(); ++i)
     if (!put(comm->sockets[i], data, size)) return kRemoteError;
@@ -97,6 +105,7 @@ int ncclCommInitRank(Comm** made, int size, Id id, int rank) {
   int port;
   std::memcpy(&port, id.internal, sizeof port);
   auto* comm = *made = new Comm{rank, {}};
+  note(rank, size);
   if (rank == 0) {
     std::unique_lock<std::mutex> hold(guard);
     int listener = listening.at(port);

@@ -36,10 +36,22 @@ ENGINE = [
 
 
 @pytest.fixture(scope="module")
-def gpus():
+def notes(tmp_path_factory):
+    """A file with a line for everybody who joined a group over NCCL."""
+    path = tmp_path_factory.mktemp("nccl") / "notes"
+    path.touch()
+    return path
+
+
+@pytest.fixture(scope="module")
+def gpus(notes):
     """The address of a cluster that has three."""
-    libraries = {"HOST_GPU": library("device"), "VLLM_NCCL_SO_PATH": library("nccl")}
-    changes = ON_GPUS | {name: str(path) for name, path in libraries.items()}
+    paths = {
+        "HOST_GPU": library("device"),
+        "HOST_NCCL_NOTES": notes,
+        "VLLM_NCCL_SO_PATH": library("nccl"),
+    }
+    changes = ON_GPUS | {name: str(path) for name, path in paths.items()}
     # Ray's sockets lie below this folder, and their paths must be short.
     with tempfile.TemporaryDirectory(prefix="r", ignore_cleanup_errors=True) as folder:
         port = free_ports(1)[0]
@@ -79,14 +91,15 @@ def assert_engines_follow(steps):
     assert sum(step["learner/optimizer_steps"] for step in steps) > 0
 
 
-def test_weights_of_two_learners_go_over_nccl(gpus, tmp_path):
+def test_weights_of_two_learners_go_over_nccl(gpus, notes, tmp_path):
     shards = ("resources.num_learners=2", "learner.zero_stage=3")
     _, steps = train(gpus, tmp_path / "run", *shards, "loop.num_steps=3")
+    assert sorted(notes.read_text().splitlines()) == ["0 of 2", "1 of 2"], "learner and engine"
     assert_engines_follow(steps)
 
 
-def test_weights_on_a_shared_gpu_go_over_cuda_ipc(gpus, tmp_path):
-    shared = "resources.share_gpus=true"
+def test_weights_on_a_shared_gpu_go_over_cuda_ipc(gpus, notes, tmp_path):
+    shared, joined = "resources.share_gpus=true", notes.read_text()
     out, steps = train(gpus, tmp_path / "run", shared, "loop.num_steps=3")
-    assert "weights travel over CUDA IPC" in out
+    assert "weights travel over CUDA IPC" in out and notes.read_text() == joined
     assert_engines_follow(steps)
