@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from omegaconf import OmegaConf
 from conf.keys import CONF, describe, keys_of, nearest
 from launch.cli.own_code import package_of
 from launch.cli.refusals import UserError
+from launch.cli.terminal import drop
 
 WIDTH = 120
 """Columns of the list of a group's members."""
@@ -95,4 +95,4 @@ def end_quietly() -> None:
         sys.stdout.flush()
     except BrokenPipeError:
         # Python would write it once more when it ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop(sys.stdout.fileno())

@@ -1,9 +1,12 @@
-"""SIGINT and SIGTERM wherever no event loop listens to them (`launch.run.interruption`).
+"""Signals that ask a program to end, where no event loop listens (`launch.run.interruption`).
 
 imports, command line      -> one sentence, and the process ends: there is nothing to put in order
 what a program calls       -> `Interrupted` is raised
 the way out of a cluster   -> nothing: the program ends already
-a second one, wherever     -> the process ends at once
+a second one, wherever     -> the process ends at once; SIGHUP does nothing
+
+SIGHUP says that the terminal is gone. It comes more than once, from the kernel and from the shell,
+and is none of these signals where it was ignored from the start, as `nohup` has it.
 
 Imports nothing heavy: `launch` itself begins with it.
 """
@@ -17,7 +20,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+from launch.cli.terminal import leave_terminal
+
+SIGNALS = (
+    signal.SIGINT,
+    signal.SIGTERM,
+    *([] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [signal.SIGHUP]),
+)
 Handler = Callable[[int, FrameType | None], object]
 
 
@@ -37,9 +46,17 @@ def end(number: int, frame: FrameType | None = None) -> None:
 def refuse(number: int, frame: FrameType | None = None) -> None:
     """End the process at once, with a sentence."""
     name = signal.Signals(number).name
+    leave_terminal()
     # `print` may be what the signal came into.
     os.write(2, f"error: stopped by {name} while the program was starting\n".encode())
     end(number)
+
+
+def let_next_end() -> None:
+    """Let the next signal end the process, but for a SIGHUP, which comes again by itself."""
+    leave_terminal()
+    for each in SIGNALS:
+        signal.signal(each, signal.SIG_IGN if each is signal.SIGHUP else end)
 
 
 def interrupt(number: int, frame: FrameType | None = None) -> None:
@@ -48,15 +65,26 @@ def interrupt(number: int, frame: FrameType | None = None) -> None:
     Raises:
         Interrupted: Always.
     """
-    for each in SIGNALS:
-        signal.signal(each, end)
+    let_next_end()
     raise Interrupted(number)
 
 
 def ignore(number: int, frame: FrameType | None = None) -> None:
     """Do nothing, and let the next signal end the process."""
-    for each in SIGNALS:
-        signal.signal(each, end)
+    let_next_end()
+
+
+@contextmanager
+def hangups_held() -> Iterator[None]:
+    """Keep SIGHUP from what is started within a block, for good, and from this process until then.
+
+    A terminal that closes sends it to all that was started from it.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager

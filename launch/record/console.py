@@ -2,29 +2,38 @@
 
 from __future__ import annotations
 
-import os
+import errno
 import sys
 import time
 from functools import cache
 
 from rich.console import Console
 
+from launch.cli.terminal import drop, leave_terminal
+
 
 class _Output(Console):
     def on_broken_pipe(self) -> None:
         """Print nothing from here on; rich would raise `SystemExit`, in the middle of a run."""
         self.quiet = True
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, sys.stdout.fileno())
-        os.close(nowhere)
+        drop(sys.stdout.fileno())
+
+    def _check_buffer(self) -> None:
+        try:
+            super()._check_buffer()
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            self.quiet = True
+            leave_terminal()
 
 
 @cache
 def get_console() -> Console:
     """Return the console of stdout.
 
-    Once nobody reads stdout any more, as after `| head`, all that goes there is dropped, and the
-    program goes on.
+    Once nobody reads stdout any more, as after `| head` or where the terminal is closed, all that
+    goes there is dropped, and the program goes on.
     """
     return _Output()
 

@@ -16,7 +16,7 @@ from ray._private import ray_constants, utils, worker
 from ray.exceptions import RayError
 
 from conf.resources import ResourcesConfig
-from launch.cli.signals import handled, ignore, interrupt
+from launch.cli.signals import handled, hangups_held, ignore, interrupt
 from launch.cli.visible import from_ray
 from launch.program import RunError, UserError
 from launch.run.auth_token import keep_token_private
@@ -148,7 +148,8 @@ def _init(**options: Any) -> None:
     """Call `ray.init`, which would put handlers of its own for SIGTERM in the place of ours."""
     handle, utils.set_sigterm_handler = utils.set_sigterm_handler, lambda handler: None
     try:
-        ray.init(**options)
+        with hangups_held():
+            ray.init(**options)
     finally:
         utils.set_sigterm_handler = handle
 

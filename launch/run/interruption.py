@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM in a run: the first asks it to stop, the second ends the process at once."""
+"""Signals in a run: the first asks it to stop, the second ends the process at once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from types import FrameType
 from typing import Any, TypeVar
 
 from launch.cli.refusals import RunError
-from launch.cli.signals import SIGNALS, Interrupted, end, handled, interrupt
+from launch.cli.signals import SIGNALS, Interrupted, end, handled, interrupt, let_next_end
+from launch.cli.terminal import leave_terminal
 
 Result = TypeVar("Result")
 
@@ -52,7 +53,7 @@ class Interruption:
     @classmethod
     @contextmanager
     def listening(cls) -> Iterator[Interruption]:
-        """Listen to both signals within a block in the running event loop.
+        """Listen to the signals within a block in the running event loop.
 
         Behind it they are handled as before, and a second one ends the process there too.
         """
@@ -68,16 +69,17 @@ class Interruption:
             with handled(hear):
                 yield found
         finally:
-            if found.signal is not None:
-                for number in (each for each in SIGNALS if before[each] is interrupt):
-                    signal.signal(number, end)
+            if found.signal is not None and interrupt in before.values():
+                let_next_end()
 
     def arrive(self, number: signal.Signals) -> None:
         """Take in a signal."""
-        if self.signal is not None:
+        leave_terminal()
+        if self.signal is None:
+            self.signal = number
+            self._wake()
+        elif number is not signal.SIGHUP:
             end(number)
-        self.signal = number
-        self._wake()
 
     async def wait(self) -> None:
         """Return when a signal has arrived."""

@@ -27,7 +27,7 @@ SMALL = [
 
 
 @contextmanager
-def train(run_dir, *overrides):
+def train(run_dir, *overrides, **options):
     """Start the program; it is killed where it goes on at the end of the block."""
     with subprocess.Popen(
         [sys.executable, "-m", "launch.train", *SMALL, f"run_dir={run_dir}", *overrides],
@@ -35,6 +35,7 @@ def train(run_dir, *overrides):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        **options,
     ) as process:
         try:
             yield process

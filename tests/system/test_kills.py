@@ -1,4 +1,4 @@
-"""Parts that are killed, and a run that is stopped, on the real stack."""
+"""Parts that are killed, and a run whose terminal is closed, on the real stack."""
 
 import os
 import signal
@@ -9,15 +9,16 @@ import pytest
 from launch.record.restarts import read_restarts
 from tests.processes import command_line, descendants
 from tests.system.program import finished, lines_of, train, wait_for_step
+from tests.terminal import Terminal
 
 pytestmark = pytest.mark.system
 
 
-def test_whatever_is_killed_the_run_goes_on_and_a_signal_ends_it(tmp_path):
-    run_dir = tmp_path / "run"
+def test_whatever_is_killed_the_run_goes_on_and_a_closed_terminal_ends_it(tmp_path):
+    run_dir, terminal = tmp_path / "run", Terminal()
     # Whatever else goes on here, the step that a signal comes into is finished.
     settings = ("loop.max_staleness=1", "loop.num_steps=400", "checkpoint.grace_seconds=300")
-    with train(run_dir, *settings) as process:
+    with train(run_dir, *settings, **terminal.options()) as process:
         for step, title in (
             (2, "ray::SchedulerActor"),
             (8, "VLLM::EngineCore"),
@@ -30,13 +31,14 @@ def test_whatever_is_killed_the_run_goes_on_and_a_signal_ends_it(tmp_path):
             # What was learned after the newest checkpoint is learned anew.
             time.sleep(5)
         wait_for_step(process, run_dir, 18)
-        process.send_signal(signal.SIGTERM)
+        # Ray's processes, engines and learners hear of it as well.
+        terminal.close()
         status, out = finished(process)
-    assert status == 128 + signal.SIGTERM, out
+    assert status == 128 + signal.SIGHUP, out
     last = out.strip().splitlines()[-1]
     steps = [line["step"] for line in lines_of(run_dir)]
     assert steps == list(range(1, len(steps) + 1))
-    assert f"stopped by SIGTERM after step {steps[-1]}; the policy as learned until then is" in last
+    assert f"stopped by SIGHUP after step {steps[-1]}; the policy as learned until then is" in last
     assert f"go on from step {steps[-1]} with `python -m launch.train resume={run_dir}`" in last
     reasons = [restart.reason.split(";")[0] for restart in read_restarts(run_dir)]
     assert len(reasons) == 2

@@ -53,19 +53,21 @@ def started(tmp_path):
             text=True,
             cwd=tmp_path,
             env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{PROJECT}"},
+            # Whatever the tests were started with.
+            preexec_fn=lambda: signal.signal(signal.SIGHUP, start.hangup),
         )
         processes.append(process)
         assert process.stdout.readline() == "there\n"
         return process
 
-    start.launch = launch
+    start.launch, start.hangup = launch, signal.SIG_DFL
     yield start
     for process in processes:
         process.kill()
         process.communicate()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("moment", MOMENTS)
 def test_a_signal_ends_a_program_in_one_sentence(started, moment, number):
     process = started(**MOMENTS[moment])
@@ -94,6 +96,43 @@ def test_what_works_is_put_in_order_and_a_second_signal_does_not_wait_for_it(sta
     assert process.stdout.readline() == "in order\n"
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130
+
+
+def test_a_terminal_that_is_gone_says_so_more_than_once(started):
+    process = started(inside=ENDS_IN_ORDER.format(then="time.sleep(100)"))
+    process.send_signal(signal.SIGHUP)
+    assert process.stdout.readline() == "in order\n"
+    process.send_signal(signal.SIGHUP)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(0.2)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 143
+
+
+def test_a_program_under_nohup_hears_of_no_terminal(started):
+    started.hangup = signal.SIG_IGN
+    process = started(inside=ENDS_IN_ORDER.format(then="pass"))
+    process.send_signal(signal.SIGHUP)
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=60) == ("in order\n", "error: stopped by SIGTERM\n")
+
+
+def test_a_hangup_that_is_held_comes_late_and_never_to_what_was_started_then():
+    program = (
+        "import os, signal, subprocess\n"
+        "from launch.cli.signals import hangups_held\n"
+        "signal.signal(signal.SIGHUP, lambda *_: heard.append('hangup'))\n"
+        "heard = []\n"
+        "with hangups_held():\n"
+        "    child = subprocess.Popen(['sleep', '100'])\n"
+        "    for pid in (os.getpid(), child.pid):\n"
+        "        os.kill(pid, signal.SIGHUP)\n"
+        "    heard.append('held')\n"
+        "child.terminate()\n"
+        "print(*heard, child.wait())\n"
+    )
+    out = subprocess.check_output([sys.executable, "-c", program], cwd=PROJECT, text=True)
+    assert out == f"held hangup {-signal.SIGTERM}\n"
 
 
 def test_a_block_that_must_be_ended_is_not_given_up():
