@@ -27,7 +27,7 @@ class Terminal:
         }
 
     def close(self):
-        """Hang up: the kernel sends SIGHUP to all that was started from here."""
+        """Hang up: the kernel sends SIGHUP to the process that was started from here."""
         for file in (self.file, self._screen):
             with suppress(OSError):
                 os.close(file)
