@@ -39,7 +39,8 @@ class DatasetTask:
     """The prompts of a data set, or of a part of it."""
 
     path: str
-    """A file (JSONL, JSON, CSV, TSV, Parquet), a folder that `datasets` saved, or a hub id."""
+    """A file (JSONL, JSON, CSV, TSV, Parquet, the first four also as .gz), a pattern for several
+    files, a folder that `datasets` saved, or a hub id."""
     subset: str | None = None
     """Configuration of the data set on the hub; null where it has one only."""
     hub_split: str | None = None

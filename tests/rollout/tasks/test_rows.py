@@ -121,6 +121,43 @@ def test_a_json_file_holds_one_object_or_a_list_of_them(tmp_path, tokenizer, con
     assert (found.text, found.answer) == ("a1 b+2", '["3", "3.0"]')
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("d.jsonl.gz", b'{"prompt": "a1 b+2", "answer": "3"}\n'),
+        ("d.json.gz", b'[{"prompt": "a1 b+2", "answer": "3"}]'),
+        ("d.csv.gz", b"prompt,answer\na1 b+2,3\n"),
+        ("d.tsv.GZ", b"prompt\tanswer\na1 b+2\t3\n"),
+    ],
+)
+def test_packed_files_are_read_as_what_is_in_them(tmp_path, tokenizer, name, content):
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(content))
+    (prompt,) = DatasetTask(path=str(path)).prompts(tokenizer)
+    assert (prompt.text, prompt.answer) == ("a1 b+2", "3")
+    for damaged in (path.read_bytes()[:-9], content):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=rf"^{path} is not whole \(.*pack it with gzip anew$"):
+            DatasetTask(path=str(path)).prompts(tokenizer)
+
+
+def test_a_pattern_names_several_files(tmp_path, tokenizer, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "train-2.jsonl").write_text('{"prompt": "a1 b+2", "answer": "3"}\n')
+    (tmp_path / "data" / "train-1.csv").write_text("prompt,answer\na1 b+3,4\n")
+    task = DatasetTask(path="data/train-*")
+    assert [(p.text, p.answer) for p in task.prompts(tokenizer)] == [
+        ("a1 b+3", "4"),
+        ("a1 b+2", "3"),
+    ]
+    # A file that is called so is no pattern.
+    (tmp_path / "data" / "train-*").write_text('{"prompt": "a1 b+4", "answer": "5"}\n')
+    assert [p.answer for p in task.prompts(tokenizer)] == ["5"]
+    with pytest.raises(ValueError, match=r"^task\.path cannot be read .*, got 'data/test-\*'$"):
+        DatasetTask(path="data/test-*").prompts(tokenizer)
+
+
 def test_a_fault_in_a_json_list_is_told_with_its_line(tmp_path, tokenizer):
     path = tmp_path / "mine.json"
     path.write_text('\ufeff[\n {"prompt": "a", "answer": 1},\n {"prompt": "b" "answer": 2}\n]')
@@ -131,7 +168,7 @@ def test_a_fault_in_a_json_list_is_told_with_its_line(tmp_path, tokenizer):
         DatasetTask(path=str(path)).prompts(tokenizer)
 
 
-@pytest.mark.parametrize("name", ["mine.jsonl.gz", "mine.json", "mine.csv"])
+@pytest.mark.parametrize("name", ["mine.jsonl", "mine.json", "mine.csv"])
 def test_bytes_that_are_no_text_are_refused(tmp_path, tokenizer, name):
     path = tmp_path / name
     path.write_bytes(gzip.compress(b'{"prompt": "a", "answer": 1}\n'))
