@@ -171,7 +171,7 @@ def test_a_fault_in_a_json_list_is_told_with_its_line(tmp_path, tokenizer):
 @pytest.mark.parametrize("name", ["mine.jsonl", "mine.json", "mine.csv"])
 def test_bytes_that_are_no_text_are_refused(tmp_path, tokenizer, name):
     path = tmp_path / name
-    path.write_bytes(gzip.compress(b'{"prompt": "a", "answer": 1}\n'))
+    path.write_bytes(gzip.compress(b'{"prompt": "a", "answer": 1}\n', mtime=0))
     message = r"is not UTF-8 text; convert the file, or unpack it, got b'\\x1f"
     with pytest.raises(ValueError, match=message):
         DatasetTask(path=str(path)).prompts(tokenizer)
