@@ -55,7 +55,7 @@ def main(composed: DictConfig) -> None:
     """Measure as configured."""
 
     def program() -> None:
-        from launch.run.inputs import resolve_model
+        from launch.run.model_folder import resolve_model
         from launch.study.bench.suite import measure
 
         composed.model.path = resolve_model(composed.model.path)

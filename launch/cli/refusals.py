@@ -2,6 +2,7 @@
 
 hydra, OmegaConf  -> composition_sentence, key_sentence, plug_sentence
 a reader of files -> reading
+a check's own     -> refusing
 UserError         -> one line on stderr, exit status 2
 """
 
@@ -69,6 +70,24 @@ def reading(sentence: str, got: object) -> Iterator[None]:
         raise
     except Exception as error:
         raise UserError(f"{sentence} ({reason_of(error)}), got {got!r}") from error
+
+
+@contextmanager
+def refusing(
+    kinds: type[Exception] | tuple[type[Exception], ...] = ValueError,
+) -> Iterator[None]:
+    """Let the sentence of a check refuse what is asked for.
+
+    Args:
+        kinds: Of exceptions that say what to change.
+
+    Raises:
+        UserError: With that sentence.
+    """
+    try:
+        yield
+    except kinds as error:
+        raise UserError(str(error)) from error
 
 
 def one_line(error: BaseException) -> str:

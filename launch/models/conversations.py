@@ -10,7 +10,7 @@ from typing import Any
 
 from conf.models import WarmStartConfig
 from launch.program import UserError
-from launch.run.inputs import load_tokenizer, resolve_model
+from launch.run.model_folder import load_tokenizer, resolve_model
 from rollout.environments import for_policy, prompt_tokenizer
 from rollout.environments.scripted import scripted_play
 from rollout.own_code import absolute, find

@@ -12,7 +12,7 @@ import ray
 from conf.resources import ResourcesConfig
 from conf.schema import EvaluateConfig, RunConfig
 from cost.types import LengthReport, Ticket
-from launch.program import UserError
+from launch.cli.refusals import refusing
 from launch.run.placement import Placement
 from rollout.actor import RolloutActor
 from rollout.config import RolloutConfig
@@ -50,14 +50,16 @@ def make_pool(
     layout = placement.layout
     on_gpu = layout.engine_gpus > 0
     if not on_gpu:
-        _check_cpus(run.model.path)
+        with refusing():
+            check_vllm_on_cpus()
+            check_heads(run.model.path)
 
     def make_actor(index: int, scheduler: Any, seed: int) -> Any:
         engine = config.engine
         if index < layout.num_shared:
             share = run.resources.engine_memory_share
             engine = replace(engine, gpu_memory_utilization=share)
-        try:
+        with refusing():
             arguments = engine_arguments(
                 engine,
                 model_path=run.model.path,
@@ -71,8 +73,6 @@ def make_pool(
                 sleeps=run.resources.engines_sleep and layout.num_learners > 0,
                 seed=seed + index,
             )
-        except ValueError as error:
-            raise UserError(str(error)) from error
         options = placement.engine_options(index, run.resources.engine_cpus)
         # The engine runs hundreds of requests at once, each waiting in a coroutine of its own.
         actor = ray.remote(RolloutActor).options(
@@ -83,14 +83,6 @@ def make_pool(
 
     room = _room(run.resources, placement, look_at)
     return RolloutPool(make_actor, run.resources.num_engines, config, scheduler, run.seed, room)
-
-
-def _check_cpus(model_path: str) -> None:
-    try:
-        check_vllm_on_cpus()
-        check_heads(model_path)
-    except ValueError as error:
-        raise UserError(str(error)) from error
 
 
 def _room(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,30 +16,26 @@ from conf.evaluation import HELD_OUT
 from conf.schema import EvaluateConfig, RunConfig
 from conf.secrets import recorded
 from conf.targets import foreign_code
-from launch.cli.refusals import reading
+from launch.cli.refusals import refusing
 from launch.cli.visible import visible
 from launch.program import UserError, build, prepare_run_dir
 from launch.record.checkpoint import Checkpoint, remove_unfinished
 from launch.record.hub import require_token
 from launch.record.restarts import cut_back
 from launch.run.compute import compute_of
-from launch.run.hub_model import fetched, is_hub_id
 from launch.run.kept_paths import keep_paths
 from launch.run.memory_plan import plan_memory
 from launch.run.model_folder import (
-    check_vocabulary,
-    check_weights,
-    read_settings,
+    check_context,
+    check_model,
+    check_tokens,
+    load_tokenizer,
+    resolve_model,
     resolve_reference,
 )
 from launch.run.rehearsal import rehearse
 from launch.run.resume import about, changes, check_goes_on, check_stays, find_checkpoint
 from launch.run.rewards import try_rewards
-from learner.architecture import check_architecture, check_token_ids
-from learner.lora import LoraConfig, check_targets
-from rollout.config import EngineConfig
-from rollout.engines.arguments import check_names
-from rollout.engines.versions import check_vllm
 from rollout.environments import for_policy, prompt_tokenizer
 from rollout.own_code import PROJECT
 from rollout.rewards.by_set import address
@@ -120,8 +116,7 @@ def read_inputs(composed: DictConfig) -> Prepared:
         reference.path = resolve_reference(reference.path)
     config: RunConfig = _build(composed)
     require_token(config.loop.push_to_hub)
-    check_model(config.model.path, config.rollout.engine, trained=True)
-    check_adapters(config.model.path, config.learner.lora)
+    check_model(config.model.path, config.rollout.engine, config.learner.lora)
     compute_of(config)
     tokenizer = load_tokenizer(config.model.path)
     asking = check_environment(config, tokenizer)
@@ -197,7 +192,7 @@ def prepare_evaluation(composed: DictConfig) -> tuple[EvaluateConfig, Sets]:
         UserError: With one sentence on what to change.
     """
     config: EvaluateConfig = _build(composed)
-    check_model(config.model.path, config.rollout.engine, trained=False)
+    check_model(config.model.path, config.rollout.engine)
     sets = load_sets(config, check_environment(config, load_tokenizer(config.model.path)))
     check_tokens(config.model.path, sets.values())
     try_rewards(config, sets[HELD_OUT][0], sets)
@@ -207,101 +202,14 @@ def prepare_evaluation(composed: DictConfig) -> tuple[EvaluateConfig, Sets]:
 
 def _build(composed: DictConfig) -> Any:
     composed.model.path = resolve_model(composed.model.path)
-    try:
+    with refusing():
         # What is made absolute looks like a path whatever it was.
         require_path("run_dir", str(composed.run_dir))
-    except ValueError as error:
-        raise UserError(str(error)) from error
     composed.run_dir = str(Path(composed.run_dir).resolve())
     config = build(composed)
     keep_paths(composed, config.model.path)
     check_context(config.model.path, config.model.max_model_len)
     return config
-
-
-def resolve_model(path: str) -> str:
-    """Make a model folder absolute: relative to here, or to the project for the model it ships.
-
-    OWNER/NAME, where there is no such folder, is a model of the hub.
-
-    Raises:
-        UserError: If none is a folder with a config.json and weights that belong to it.
-    """
-    for folder in (Path(path), PROJECT / path):
-        if (folder / "config.json").is_file():
-            # Other weight files are pickles, which could run code of whoever wrote them.
-            if not any(folder.glob("*.safetensors")):
-                raise UserError(
-                    "model.path must hold weights as *.safetensors beside its config.json, "
-                    f"got {str(folder)!r}"
-                )
-            check_weights(folder, read_settings(folder))
-            return str(folder.resolve())
-    if is_hub_id(path) and not Path(path).exists():
-        return resolve_model(fetched(path))
-    policy = Path(path, "policy")
-    remedy = "make one with `python -m launch.warmstart` or `python -m launch.smollm2`"
-    if (policy / "config.json").is_file():
-        remedy = f"did you mean {policy}?"
-    raise UserError(
-        "model.path must be a Hugging Face folder with a config.json, or OWNER/NAME on the hub, "
-        f"got {path!r}; {remedy}"
-    )
-
-
-def check_context(path: str, max_model_len: int) -> None:
-    """Compare the configured context with the one the model was made for.
-
-    Raises:
-        UserError: If the model's is shorter.
-    """
-    settings = read_settings(Path(path))
-    # GPT-2 and its kin call it otherwise.
-    longest = settings.get("max_position_embeddings", settings.get("n_positions"))
-    if longest is not None and max_model_len > longest:
-        raise UserError(
-            f"model.max_model_len must not exceed the {longest} positions of the model in "
-            f"model.path, got {max_model_len}"
-        )
-
-
-def check_model(path: str, engine: EngineConfig, *, trained: bool) -> None:
-    """Refuse what learners, or the engines that are installed, could not load or would get wrong.
-
-    Raises:
-        UserError: With what to change.
-    """
-    try:
-        check_vllm()
-        check_names(engine.vllm)
-        check_architecture(path, trained=trained)
-    except ValueError as error:
-        raise UserError(str(error)) from error
-
-
-def check_adapters(path: str, lora: LoraConfig) -> None:
-    """Refuse adapters of layers that the model does not have.
-
-    Raises:
-        UserError: With the layers that it has.
-    """
-    try:
-        check_targets(path, lora)
-    except ValueError as error:
-        raise UserError(str(error)) from error
-
-
-def check_tokens(path: str, sets: Iterable[Sequence[Prompt]]) -> None:
-    """Refuse prompts with tokens that the model does not know.
-
-    Raises:
-        UserError: With what to change.
-    """
-    largest = max(int(prompt.token_ids.max()) for prompts in sets for prompt in prompts)
-    try:
-        check_token_ids(path, largest)
-    except ValueError as error:
-        raise UserError(str(error)) from error
 
 
 def check_features(prompts: Sequence[Prompt]) -> None:
@@ -310,33 +218,13 @@ def check_features(prompts: Sequence[Prompt]) -> None:
     Raises:
         UserError: With what to change.
     """
-    try:
+    with refusing():
         table = feature_table(prompts)
-    except ValueError as error:
-        raise UserError(str(error)) from error
     if table is None:
         raise UserError(
             "scheduler.prompt_features needs a task that gives its prompts features which differ "
             "(Prompt.features); choose such a task or set it to false, got true"
         )
-
-
-def load_tokenizer(path: str) -> Any:
-    """Load the tokenizer of a local model folder.
-
-    Raises:
-        UserError: If it has none that loads.
-    """
-    from transformers import AutoTokenizer
-
-    with reading(
-        "model.path must hold a tokenizer that loads; save one there with its save_pretrained", path
-    ):
-        tokenizer = AutoTokenizer.from_pretrained(
-            path, local_files_only=True, trust_remote_code=False
-        )
-    check_vocabulary(Path(path), tokenizer, read_settings(Path(path)))
-    return tokenizer
 
 
 def check_environment(config: RunConfig | EvaluateConfig, tokenizer: Any) -> Any:
@@ -345,11 +233,9 @@ def check_environment(config: RunConfig | EvaluateConfig, tokenizer: Any) -> Any
     Raises:
         UserError: If the policy cannot play the environment, or this machine not run its tools.
     """
-    try:
+    with refusing((ValueError, SandboxError)):
         for_policy(config.environment, tokenizer, stopping_of(config.model.path, tokenizer))
         return prompt_tokenizer(config.environment, tokenizer)
-    except (ValueError, SandboxError) as error:
-        raise UserError(str(error)) from error
 
 
 def load_prompts(

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from conf.schema import RunConfig
-from launch.program import UserError
+from launch.cli.refusals import UserError, refusing
 from launch.run.memory import (
     GIB,
     Need,
@@ -105,10 +105,8 @@ def plan_memory(config: RunConfig) -> dict[str, str]:
     """
     device = device_of(config)
     if device is not None and not device.on_gpu and not _elsewhere(config):
-        try:
+        with refusing():
             check_device(config.learner, config.model.dtype, on_gpu=False)
-        except ValueError as error:
-            raise UserError(str(error)) from error
     lines = memory_lines(config, Shape.of_folder(config.model.path), device)
     if lines and device is None and not _elsewhere(config):
         lines["memory"] = _UNTOLD

@@ -1,18 +1,28 @@
-"""Whether a model folder holds a model: looked at before anything starts, without its weights.
+"""Which folder holds the model, and whether it fits a run: looked at without loading its weights.
 
-config.json              -> read_settings
+model.path               -> resolve_model
+config.json              -> read_settings, check_context, check_model
 headers of *.safetensors -> check_weights
-tokenizer                -> check_vocabulary
+tokenizer                -> load_tokenizer, check_vocabulary
+prompts                  -> check_tokens
 """
 
 import json
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from launch.cli.refusals import UserError, reading
+from launch.cli.refusals import UserError, reading, refusing
+from launch.run.hub_model import fetched, is_hub_id
+from learner.architecture import check_architecture, check_token_ids
+from learner.lora import LoraConfig, check_targets
+from rollout.config import EngineConfig
+from rollout.engines.arguments import check_names
+from rollout.engines.versions import check_vllm
+from rollout.own_code import PROJECT
+from rollout.types import Prompt
 
 INDEX = "model.safetensors.index.json"
 LONGEST_HEADER = 100_000_000
@@ -33,6 +43,36 @@ SHAPES = {
 """Names of tensors that mean the same in every model that has them, and their shapes."""
 
 Shapes = Mapping[str, tuple[int, ...]]
+
+
+def resolve_model(path: str) -> str:
+    """Make a model folder absolute: relative to here, or to the project for the model it ships.
+
+    OWNER/NAME, where there is no such folder, is a model of the hub.
+
+    Raises:
+        UserError: If none is a folder with a config.json and weights that belong to it.
+    """
+    for folder in (Path(path), PROJECT / path):
+        if (folder / "config.json").is_file():
+            # Other weight files are pickles, which could run code of whoever wrote them.
+            if not any(folder.glob("*.safetensors")):
+                raise UserError(
+                    "model.path must hold weights as *.safetensors beside its config.json, "
+                    f"got {str(folder)!r}"
+                )
+            check_weights(folder, read_settings(folder))
+            return str(folder.resolve())
+    if is_hub_id(path) and not Path(path).exists():
+        return resolve_model(fetched(path))
+    policy = Path(path, "policy")
+    remedy = "make one with `python -m launch.warmstart` or `python -m launch.smollm2`"
+    if (policy / "config.json").is_file():
+        remedy = f"did you mean {policy}?"
+    raise UserError(
+        "model.path must be a Hugging Face folder with a config.json, or OWNER/NAME on the hub, "
+        f"got {path!r}; {remedy}"
+    )
 
 
 def read_settings(folder: Path) -> dict[str, Any]:
@@ -139,6 +179,59 @@ def _check_embedding(folder: Path, settings: Mapping[str, Any], found: Shapes) -
         )
 
 
+def check_context(path: str, max_model_len: int) -> None:
+    """Compare the configured context with the one the model was made for.
+
+    Raises:
+        UserError: If the model's is shorter.
+    """
+    settings = read_settings(Path(path))
+    # GPT-2 and its kin call it otherwise.
+    longest = settings.get("max_position_embeddings", settings.get("n_positions"))
+    if longest is not None and max_model_len > longest:
+        raise UserError(
+            f"model.max_model_len must not exceed the {longest} positions of the model in "
+            f"model.path, got {max_model_len}"
+        )
+
+
+def check_model(path: str, engine: EngineConfig, lora: LoraConfig | None = None) -> None:
+    """Refuse what learners, or the engines that are installed, could not load or would get wrong.
+
+    Args:
+        path: The model's folder.
+        engine: Of those that load it.
+        lora: Adapters that learners train, or rank 0; None where nothing is trained.
+
+    Raises:
+        UserError: With what to change.
+    """
+    with refusing():
+        check_vllm()
+        check_names(engine.vllm)
+        check_architecture(path, trained=lora is not None)
+        if lora is not None:
+            check_targets(path, lora)
+
+
+def load_tokenizer(path: str) -> Any:
+    """Load the tokenizer of a local model folder.
+
+    Raises:
+        UserError: If it has none that loads.
+    """
+    from transformers import AutoTokenizer
+
+    with reading(
+        "model.path must hold a tokenizer that loads; save one there with its save_pretrained", path
+    ):
+        tokenizer = AutoTokenizer.from_pretrained(
+            path, local_files_only=True, trust_remote_code=False
+        )
+    check_vocabulary(Path(path), tokenizer, read_settings(Path(path)))
+    return tokenizer
+
+
 def check_vocabulary(folder: Path, tokenizer: Any, settings: Mapping[str, Any]) -> None:
     """Refuse a tokenizer with tokens that the model has no embedding for.
 
@@ -153,6 +246,17 @@ def check_vocabulary(folder: Path, tokenizer: Any, settings: Mapping[str, Any]) 
             f"{last}, the model's vocab_size is {size}; copy the right one there, "
             f"got {str(folder)!r}"
         )
+
+
+def check_tokens(path: str, sets: Iterable[Sequence[Prompt]]) -> None:
+    """Refuse prompts with tokens that the model does not know.
+
+    Raises:
+        UserError: With what to change.
+    """
+    largest = max(int(prompt.token_ids.max()) for prompts in sets for prompt in prompts)
+    with refusing():
+        check_token_ids(path, largest)
 
 
 def resolve_reference(path: str) -> str:

@@ -20,7 +20,7 @@ import ray
 from conf.schema import RunConfig
 from cost.prices.shape import ModelShape
 from cost.types import LengthReport, Undone
-from launch.cli.refusals import UserError
+from launch.cli.refusals import refusing
 from launch.record.checkpoint import LEARNER, SCHEDULER
 from launch.record.startup import Startup
 from launch.run.clocks import Laps
@@ -295,10 +295,8 @@ class System:
         """
         path = str(folder / SCHEDULER)
         undone: list[Undone] = await self.scheduler.call("resume", path, version, list(held))
-        try:
+        with refusing():
             await self.learners.load_state(str(folder / LEARNER))
-        except ValueError as error:
-            raise UserError(str(error)) from error
         self._parity.load_state_dict(state)
         await self.publish(version)
         await self.checked()

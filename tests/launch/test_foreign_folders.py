@@ -16,7 +16,7 @@ from launch.program import UserError
 from launch.record.report.page import write_page
 from launch.record.run_folder import MOST_BYTES, read_config, read_steps
 from launch.record.trace import write_trace
-from launch.run.inputs import load_tokenizer
+from launch.run.model_folder import load_tokenizer
 from launch.study.comparison.checks import require_same_settings
 from launch.study.comparison.plan import plan_runs
 from launch.study.simulation.check import compare

@@ -27,7 +27,8 @@ from typing import Any
 from conf.evaluation import HELD_OUT
 from conf.studies import BenchConfig
 from launch.record.startup import Startup
-from launch.run.inputs import Inputs, load_tokenizer
+from launch.run.inputs import Inputs
+from launch.run.model_folder import load_tokenizer
 from launch.run.training import TrainingRun
 from launch.study.bench.growth import Readings, memory_of_tree, resident_bytes
 from launch.study.simulation import clock

@@ -40,7 +40,8 @@ from launch.record.evaluation import Evaluation
 from launch.record.outcomes import changes
 from launch.record.run_folder import read_summary
 from launch.record.statistics import Estimate
-from launch.run.inputs import check_environment, load_sets, load_tokenizer, resolve_model
+from launch.run.inputs import check_environment, load_sets
+from launch.run.model_folder import load_tokenizer, resolve_model
 from launch.study.bench.peer_settings import PLAIN, require_matched, settings
 from launch.study.bench.peer_trl import FIGURES
 from launch.study.bench.timing import load_average

@@ -22,7 +22,8 @@ from hydra import compose, initialize_config_dir
 from conf.programs import register
 from conf.schema import RunConfig
 from launch.program import UserError, build
-from launch.run.inputs import load_prompts, load_tokenizer, resolve_model
+from launch.run.inputs import load_prompts
+from launch.run.model_folder import load_tokenizer, resolve_model
 from launch.study.bench import PROCESS_START
 from launch.study.bench.peer_settings import require_matched, settings
 from learner.schedule import learning_rate

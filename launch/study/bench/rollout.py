@@ -28,7 +28,7 @@ import ray
 
 from conf.schema import RunConfig
 from cost.types import Ticket
-from launch.run.inputs import load_tokenizer
+from launch.run.model_folder import load_tokenizer
 from launch.run.placement import use_gpu
 from launch.run.system import System
 from launch.study.bench.timing import ratio_of_medians, turns

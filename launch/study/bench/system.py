@@ -12,7 +12,8 @@ from rich.console import Console
 from conf.schema import RunConfig
 from launch.record.startup import Startup
 from launch.run.cluster import cluster
-from launch.run.inputs import load_prompts, load_tokenizer
+from launch.run.inputs import load_prompts
+from launch.run.model_folder import load_tokenizer
 from launch.run.system import System
 from launch.study.bench import PROCESS_START
 from launch.study.bench.overlap import bench_overlap

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from conf.schema import RunConfig
-from launch.run.inputs import load_tokenizer
+from launch.run.model_folder import load_tokenizer
 from launch.study.bench.timing import ratio_of_medians, turns
 from launch.study.bench.workload import best_device
 from rollout.actor import request_seed

@@ -21,8 +21,9 @@ from launch.record.atomic_files import write_atomically
 from launch.record.plain_yaml import plain_yaml
 from launch.record.run_folder import read_config
 from launch.run.compute import compute_of
-from launch.run.inputs import resolve_model, say_whose_code
+from launch.run.inputs import say_whose_code
 from launch.run.kept_paths import keep_paths
+from launch.run.model_folder import resolve_model
 from launch.study.comparison.plan import PlannedRun, compare_config, or_move_away, plan_runs
 from launch.study.comparison.results import results_of
 

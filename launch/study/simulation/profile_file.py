@@ -12,7 +12,8 @@ from omegaconf import OmegaConf
 from conf.targets import require_own_settings
 from launch.program import UserError
 from launch.record.run_folder import CONFIG, refused, write_new
-from launch.run.inputs import load_prompts, load_tokenizer, resolve_model
+from launch.run.inputs import load_prompts
+from launch.run.model_folder import load_tokenizer, resolve_model
 from launch.study.simulation.fit import fit
 from launch.study.simulation.measured import MeasuredRun
 from launch.study.simulation.profile import Profile

@@ -8,7 +8,7 @@ import numpy as np
 
 from conf.studies import SimulateConfig
 from cost.scheduler.config import SchedulerConfig
-from launch.program import UserError
+from launch.cli.refusals import refusing
 from launch.record.counter import Counter
 from launch.study.simulation.policy import SimulatedPolicy
 from launch.study.simulation.profile import Profile
@@ -168,12 +168,10 @@ def batch_of(config: SimulateConfig, num_accelerators: int) -> SchedulerConfig:
 
 
 def _layout(config: SimulateConfig, num_accelerators: int) -> Layout:
-    try:
+    with refusing():
         engines, learners, colocated = split(
             num_accelerators, config.learner_share, config.profile.engine.accelerators
         )
-    except ValueError as error:
-        raise UserError(str(error)) from error
     return layout_of(config, num_accelerators, engines, learners, colocated)
 
 

@@ -17,7 +17,8 @@ from conf.studies import VarianceConfig
 from cost.types import BoolArray, FloatArray
 from launch.program import UserError
 from launch.record.counter import Counter
-from launch.run.inputs import load_prompts, load_tokenizer, resolve_model
+from launch.run.inputs import load_prompts
+from launch.run.model_folder import load_tokenizer, resolve_model
 from launch.study.variance.measurement import Batch, BatchResult, measure_batch, measure_heads
 from launch.study.variance.rules import FLOOR, group_responses
 from launch.study.variance.summary import summarise

@@ -7,7 +7,7 @@ import pytest
 
 from launch.cli.refusals import UserError
 from launch.run.hub_model import is_hub_id
-from launch.run.inputs import resolve_model
+from launch.run.model_folder import resolve_model
 from tests.places import CHAIN_MODEL
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

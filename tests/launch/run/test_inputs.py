@@ -11,17 +11,13 @@ from conf.programs import register
 from launch.program import UserError, compose_run
 from launch.run.inputs import (
     PROJECT,
-    check_adapters,
-    check_context,
     check_environment,
     load_prompts,
-    load_tokenizer,
     read_inputs,
-    resolve_model,
     say_trained_on,
     say_whose_code,
 )
-from learner.lora import LoraConfig
+from launch.run.model_folder import load_tokenizer
 from rollout.environments.tools import ToolEnvironment
 from rollout.rewards.chain import ChainReward
 from rollout.rewards.code import CodeReward
@@ -53,44 +49,6 @@ def task(tmp_path):
         return DatasetTask(path=str(path), **settings)
 
     return make
-
-
-def test_a_model_is_found_here_first_and_then_in_the_project(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert resolve_model("rollout/tasks/chain_model") == str(CHAIN_MODEL)
-    here = shutil.copytree(CHAIN_MODEL, tmp_path / "rollout/tasks/chain_model")
-    assert resolve_model("rollout/tasks/chain_model") == str(here)
-
-
-def test_a_missing_model_is_refused_with_the_way_to_make_one(tmp_path):
-    with pytest.raises(UserError, match=r"^model\.path must be .* got '.*nothing'; .*launch\.smol"):
-        resolve_model(str(tmp_path / "nothing"))
-
-
-def test_in_place_of_a_run_its_policy_is_meant(tmp_path):
-    shutil.copytree(CHAIN_MODEL, tmp_path / "run" / "policy")
-    with pytest.raises(UserError, match=r" got '.*/run'; did you mean .*/run/policy\?$"):
-        resolve_model(str(tmp_path / "run"))
-
-
-def test_a_model_without_weights_is_refused(model):
-    (model / "model.safetensors").unlink()
-    with pytest.raises(UserError, match=r"^model\.path must hold weights .* got '.*model'$"):
-        resolve_model(str(model))
-
-
-@pytest.mark.parametrize("content", [None, "{", "{}"])
-def test_a_tokenizer_that_does_not_load_is_refused_in_one_line(model, content):
-    if content is None:
-        (model / "tokenizer.json").unlink()
-    else:
-        (model / "tokenizer.json").write_text(content)
-    with pytest.raises(
-        UserError, match=r"^model\.path must hold a tokenizer.*got '.*'$"
-    ) as refusal:
-        load_tokenizer(str(model))
-    assert "\n" not in str(refusal.value)
-    assert len(str(refusal.value)) < 500
 
 
 def test_prompts_are_numbered_and_tokenised(task, tokenizer):
@@ -154,16 +112,6 @@ def test_a_machine_without_a_sandbox_is_told_before_code_is_run(task, tokenizer,
         check_environment(config, tokenizer)
 
 
-def test_a_context_longer_than_the_models_is_refused(tmp_path):
-    settings = '{"model_type": "llama", "max_position_embeddings": 512}'
-    (tmp_path / "config.json").write_text(settings)
-    check_context(str(tmp_path), 512)
-    with pytest.raises(UserError, match=r"^model\.max_model_len .* 512 positions .*, got 513$"):
-        check_context(str(tmp_path), 513)
-    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
-    check_context(str(tmp_path), 10**6)
-
-
 def configured(path, address):
     reward = {"_target_": "rollout.rewards.function.FunctionReward", "path": f"{path}:score"}
     return OmegaConf.create({"resources": {"address": address}, "reward": reward})
@@ -215,10 +163,3 @@ def test_a_reference_is_looked_for_before_anything_is_started(tmp_path):
     chosen += ["thinning@scheduler.thinning=keep_all", f"run_dir={tmp_path}/run"]
     with pytest.raises(UserError, match=r"^learner\.reference\.path must be a folder"):
         read_inputs(compose_run(["experiment=quickstart", *chosen]))
-
-
-def test_adapters_of_layers_that_are_not_there_are_refused_before_anything_is_started():
-    check_adapters(str(CHAIN_MODEL), LoraConfig(rank=4))
-    check_adapters(str(CHAIN_MODEL), LoraConfig(rank=4, target_modules=["q_proj", "mlp.up_proj"]))
-    with pytest.raises(UserError, match=r"^learner\.lora\.target_modules .*q_proj.* got 'qproj'"):
-        check_adapters(str(CHAIN_MODEL), LoraConfig(rank=4, target_modules=["qproj"]))

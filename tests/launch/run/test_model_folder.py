@@ -5,8 +5,17 @@ import pytest
 from transformers import AutoTokenizer
 
 from launch.cli.refusals import UserError
-from launch.run.inputs import load_tokenizer, resolve_model
-from launch.run.model_folder import check_vocabulary, read_settings, resolve_reference
+from launch.run.model_folder import (
+    check_context,
+    check_model,
+    check_vocabulary,
+    load_tokenizer,
+    read_settings,
+    resolve_model,
+    resolve_reference,
+)
+from learner.lora import LoraConfig
+from rollout.config import EngineConfig
 from tests.places import CHAIN_MODEL
 
 
@@ -93,12 +102,15 @@ def test_an_index_that_does_not_fit_is_refused(model, index, part):
     assert_refused(model, part)
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"\xff", b'{"model": 3}'])
+@pytest.mark.parametrize("content", [None, b"", b"{", b"{}", b"[]", b"\xff", b'{"model": 3}'])
 def test_a_tokenizer_that_does_not_load_is_refused(model, content):
-    (model / "tokenizer.json").write_bytes(content)
+    (model / "tokenizer.json").unlink()
+    if content is not None:
+        (model / "tokenizer.json").write_bytes(content)
     with pytest.raises(UserError, match=r"^model\.path must hold a tokenizer that loads") as found:
         load_tokenizer(str(model))
     assert "\n" not in str(found.value)
+    assert len(str(found.value)) < 500
 
 
 def test_a_tokenizer_of_a_larger_model_is_refused(model):
@@ -119,3 +131,47 @@ def test_a_reference_is_a_folder_with_a_model(model, monkeypatch):
     for none in ("nowhere", "OWNER/NAME"):
         with pytest.raises(UserError, match=r"^learner\.reference\.path must be a folder with a "):
             resolve_reference(none)
+
+
+def test_a_model_is_found_here_first_and_then_in_the_project(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert resolve_model("rollout/tasks/chain_model") == str(CHAIN_MODEL)
+    here = shutil.copytree(CHAIN_MODEL, tmp_path / "rollout/tasks/chain_model")
+    assert resolve_model("rollout/tasks/chain_model") == str(here)
+
+
+def test_a_missing_model_is_refused_with_the_way_to_make_one(tmp_path):
+    with pytest.raises(UserError, match=r"^model\.path must be .* got '.*nothing'; .*launch\.smol"):
+        resolve_model(str(tmp_path / "nothing"))
+
+
+def test_in_place_of_a_run_its_policy_is_meant(tmp_path):
+    shutil.copytree(CHAIN_MODEL, tmp_path / "run" / "policy")
+    with pytest.raises(UserError, match=r" got '.*/run'; did you mean .*/run/policy\?$"):
+        resolve_model(str(tmp_path / "run"))
+
+
+def test_a_model_without_weights_is_refused(model):
+    (model / "model.safetensors").unlink()
+    with pytest.raises(UserError, match=r"^model\.path must hold weights .* got '.*modell ü'$"):
+        resolve_model(str(model))
+
+
+def test_a_context_longer_than_the_models_is_refused(tmp_path):
+    settings = '{"model_type": "llama", "max_position_embeddings": 512}'
+    (tmp_path / "config.json").write_text(settings)
+    check_context(str(tmp_path), 512)
+    with pytest.raises(UserError, match=r"^model\.max_model_len .* 512 positions .*, got 513$"):
+        check_context(str(tmp_path), 513)
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    check_context(str(tmp_path), 10**6)
+
+
+def test_adapters_of_layers_that_are_not_there_are_refused():
+    def check(**settings):
+        check_model(str(CHAIN_MODEL), EngineConfig(), LoraConfig(rank=4, **settings))
+
+    check()
+    check(target_modules=["q_proj", "mlp.up_proj"])
+    with pytest.raises(UserError, match=r"^learner\.lora\.target_modules .*q_proj.* got 'qproj'"):
+        check(target_modules=["qproj"])

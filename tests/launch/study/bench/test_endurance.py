@@ -14,7 +14,7 @@ from conf.studies import BenchConfig
 from cost.types import RewardStatus, Ticket
 from launch.cli.command_line import with_words
 from launch.program import build
-from launch.run.inputs import resolve_model
+from launch.run.model_folder import resolve_model
 from launch.study.bench.endurance import bench_endurance, profile_of
 from launch.study.bench.growth import Readings, memory_of_tree, resident_bytes, slope
 from launch.study.bench.timekeeping import TimekeepingLearner, TimekeepingRollouts

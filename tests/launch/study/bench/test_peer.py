@@ -19,7 +19,7 @@ from cost.types import LengthReport, RewardStatus
 from launch.cli.command_line import with_words
 from launch.program import UserError, build
 from launch.record.evaluation import Evaluation, SetResult
-from launch.run.inputs import load_tokenizer, resolve_model
+from launch.run.model_folder import load_tokenizer, resolve_model
 from launch.study.bench import peer
 from launch.study.bench.peer_settings import PLAIN, require_matched, settings
 from launch.study.bench.peer_trl import Rewards, messages_of, our_schedule, read_config

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from omegaconf import OmegaConf
 
-from launch.run.inputs import resolve_model
 from launch.run.kept_paths import keep_paths
+from launch.run.model_folder import resolve_model
 from launch.study.comparison.checks import write_plan
 
 PLAIN = ["allocator@scheduler.allocator=epoch", "thinning@scheduler.thinning=keep_all"]
