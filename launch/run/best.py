@@ -46,7 +46,7 @@ class BestPolicy:
         self._run_dir = run_dir
         self._save = save
         # By step, each better than those before.
-        self._found = _found_before(run_dir / BEST, of_set)
+        self._found = _found_before(run_dir, of_set)
 
     @property
     def path(self) -> Path | None:
@@ -121,19 +121,25 @@ class BestPolicy:
                 shutil.rmtree(other, ignore_errors=True)
 
 
-def _found_before(file: Path, of_set: str | None) -> list[dict[str, Any]]:
+def _found_before(run_dir: Path, of_set: str | None) -> list[dict[str, Any]]:
     """The best policies of a run when it stopped, by step; those that are gone are left out."""
     try:
-        best = json.loads(file.read_text(encoding="utf-8"))
+        best = json.loads((run_dir / BEST).read_text(encoding="utf-8"))
         found = [
             {
                 "set": each["set"],
                 "pass_rate": float(each["pass_rate"]),
                 "step": int(each["step"]),
-                "policy": str(each["policy"]),
+                "policy": _place_now(run_dir, Path(each["policy"])),
             }
             for each in (*best.pop(EARLIER, ()), best)
         ]
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return []
     return [each for each in found if each["set"] == of_set and Path(each["policy"]).is_dir()]
+
+
+def _place_now(run_dir: Path, written: Path) -> str:
+    """Where a policy is: in the run folder, wherever that was, or where there was room instead."""
+    here = run_dir / written.name
+    return str(here if here.is_dir() else written)

@@ -158,11 +158,10 @@ def reserve(
             "resources.max_engines must be null where engines and learners share GPUs, as "
             f"{layout.num_shared} of each would here, got {resources.max_engines}"
         )
-    asked = {
-        "CPU": layout.num_engines * resources.engine_cpus
-        + layout.num_learners * resources.learner_cpus,
-        "GPU": layout.num_gpus,
-    }
+    engine_cpus = layout.num_engines * resources.engine_cpus
+    cpus = engine_cpus + layout.num_learners * resources.learner_cpus
+    # Ray counts in ten-thousandths, and parts may add up to a little more than all there is.
+    asked = {"CPU": round(cpus, 4), "GPU": layout.num_gpus}
     free = _free_when_enough(asked)
     for kind, amount in asked.items():
         if amount > free.get(kind, 0):

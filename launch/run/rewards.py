@@ -154,7 +154,7 @@ class RewardWatch:
             self.first = self.first or first
             told = f"{_outcome(status)} for {count} of {total} responses of {where}"
             culprit = _culprit(status, reports)
-            if stop and count > most * total:
+            if stop and count / total > most:
                 refusal = self._refusal(culprit, status, most, told)
                 raise UserError(f"{refusal}; the first:\n{first}")
             if status not in self._told:

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import math
+import shutil
 
 import pytest
 
@@ -50,6 +51,20 @@ def test_a_run_that_goes_on_keeps_its_best_unless_something_is_better(make_best,
     assert kept(tmp_path) == ["policy-best-1"]
     look(again, 0.7, first=3)
     assert kept(tmp_path) == ["policy-best-3"]
+
+
+def test_a_run_folder_that_was_moved_or_copied_keeps_its_own_best_policy(make_best, tmp_path):
+    old = tmp_path / "old"
+    (old / "policy-best-1").mkdir(parents=True)
+    best = {"set": "held_out", "pass_rate": 0.6, "step": 1, "policy": str(old / "policy-best-1")}
+    (tmp_path / "best.json").write_text(json.dumps(best))
+    (tmp_path / "policy-best-1").mkdir()
+    for _ in ("copied", "moved"):
+        best = make_best()
+        assert best.path == tmp_path / "policy-best-1"
+        look(best, 0.5, first=2)
+        assert kept(tmp_path) == ["policy-best-1"]
+        shutil.rmtree(old, ignore_errors=True)
 
 
 @pytest.mark.parametrize("started_anew", [False, True])

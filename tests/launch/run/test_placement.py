@@ -82,6 +82,13 @@ def test_what_asks_for_more_than_its_bundle_is_none(cluster_of):
                 assert sum(gpu for _, gpu in room.values()) == min(gpus, engines + learners)
 
 
+def test_parts_of_cores_that_add_up_to_all_of_them_fit(cluster_of):
+    """As floats, 7 * 2.2 + 0.6 is a little more than 16."""
+    cluster_of(0)
+    asked = ResourcesConfig(num_engines=7, engine_cpus=2.2, num_learners=1, learner_cpus=0.6)
+    assert len(reserve(asked, say=lambda _: None).engines) == 7
+
+
 def test_an_engine_that_joins_has_a_group_of_its_own_from_then_on(cluster_of, monkeypatch):
     cluster_of(4)
     placed = reserve(ResourcesConfig(num_engines=2, max_engines=3), say=lambda _: None)

@@ -224,6 +224,12 @@ def test_plays_that_failed_are_not_the_rewards_fault(caplog):
     ]  # fmt: skip
 
 
+def test_a_share_that_is_reached_to_the_last_digit_is_not_a_larger_one():
+    """As a product, 0.29 of 100 is a little less than 29."""
+    reports = [report(*[CRASHED] * 29, *[OK] * 71)]
+    watch(reward_max_crashed_share=0.29).look("step 2", reports)
+
+
 def test_a_batch_without_responses_says_nothing_about_the_reward():
     looking = watch(reward_max_crashed_share=0.0, reward_max_timed_out_share=0.0)
     looking.look("step 1", [report()])
