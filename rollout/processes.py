@@ -68,9 +68,9 @@ def look(pid: int, proc: Path = PROC) -> Process | None:
     )
 
 
-def threads_at_work(pid: int, proc: Path = PROC) -> bool:
+def threads_at_work(pid: int) -> bool:
     """Say whether a thread of a process runs, or waits for a core or a device."""
-    threads = (proc / str(pid) / "task").glob("[0-9]*/stat")
+    threads = (PROC / str(pid) / "task").glob("[0-9]*/stat")
     with suppress(OSError):
         return any((fields := _stat(path)) and fields[_STATE] in "RD" for path in threads)
     return False
@@ -99,10 +99,10 @@ def command(pid: int, proc: Path = PROC) -> str:
     return content.replace(b"\0", b" ").decode(errors="replace").strip()
 
 
-def shared_memory(pid: int, proc: Path = PROC) -> set[Path]:
+def shared_memory(pid: int) -> set[Path]:
     """Return the named blocks and semaphores of Python's multiprocessing that a process holds."""
     try:
-        maps = (proc / str(pid) / "maps").read_text(errors="replace")
+        maps = (PROC / str(pid) / "maps").read_text(errors="replace")
     except OSError:
         return set()
     # By number: a semaphore is mapped under the name that it had before its own.
@@ -125,10 +125,10 @@ def left_semaphores(pid: int) -> set[Path]:
     return set(SHARED.glob(f"sem.loky-{pid}-*")) - shared_memory(pid)
 
 
-def belongs(pid: int, variable: str, proc: Path = PROC) -> bool:
+def belongs(pid: int, variable: str) -> bool:
     """Say whether a process, or one that it descends from, was started with NAME=VALUE."""
     try:
-        return variable.encode() in (proc / str(pid) / "environ").read_bytes().split(b"\0")
+        return variable.encode() in (PROC / str(pid) / "environ").read_bytes().split(b"\0")
     except OSError:
         return False
 

@@ -32,7 +32,7 @@ def select_batch(
     earlier_tokens: float,
     progress: float,
     rng: np.random.Generator,
-    penalties: FloatArray | None = None,
+    penalties: FloatArray | None,
 ) -> tuple[list[Selection], dict[str, float], Plugs, Candidates]:
     """Choose what to train on from P finished tickets.
 

@@ -54,7 +54,6 @@ class Checkpoints:
         run_dir: The run folder.
         system: What is saved.
         about: What the run is, for whoever goes on from it; JSON-able.
-        clock: Seconds.
     """
 
     def __init__(
@@ -63,14 +62,12 @@ class Checkpoints:
         run_dir: Path,
         system: System,
         about: Mapping[str, Any],
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._config = config
         self._run_dir = run_dir
         self._system = system
         self._about = about
-        self._clock = clock
-        self._last_seconds = clock()
+        self._last_seconds = time.monotonic()
         self.last_step = -1
         """Step of the newest checkpoint, written or gone on from; -1 without one."""
         self._writing: asyncio.Task[None] | None = None
@@ -83,7 +80,7 @@ class Checkpoints:
             return False
         every, seconds = self._config.every_steps, self._config.every_seconds
         by_step = bool(every) and step % every == 0
-        return by_step or (seconds is not None and self._clock() - self._last_seconds >= seconds)
+        return by_step or (seconds is not None and time.monotonic() - self._last_seconds >= seconds)
 
     async def save(self, position: Position, state: Mapping[str, Any]) -> None:
         """Take a snapshot of a run between two steps, and begin to write it.
@@ -102,7 +99,7 @@ class Checkpoints:
     async def _save(
         self, position: Position, state: Mapping[str, Any], taken: asyncio.Event
     ) -> None:
-        step, began, partial = position.batch, self._clock(), None
+        step, began, partial = position.batch, time.monotonic(), None
         try:
             async with asyncio.timeout(self._config.deadline_seconds):
                 partial = await asyncio.to_thread(partial_folder, self._run_dir, step)
@@ -113,17 +110,17 @@ class Checkpoints:
                 content = {"position": position.state_dict(), **state}
                 await self._system.learners.snapshot(str(partial / LEARNER))
                 taken.set()
-                self._metrics = {"checkpoint/pause_seconds": self._clock() - began}
+                self._metrics = {"checkpoint/pause_seconds": time.monotonic() - began}
                 await self._write(partial, step, held, content)
             self.last_step = step
-            self._metrics["checkpoint/seconds"] = self._clock() - began
+            self._metrics["checkpoint/seconds"] = time.monotonic() - began
         except Exception as error:
             # A part that died is found by whoever needs it next.
             self._tell(error)
             if partial is not None:
                 await asyncio.to_thread(shutil.rmtree, partial, True)
         finally:
-            self._last_seconds = self._clock()
+            self._last_seconds = time.monotonic()
             taken.set()
 
     async def finish(self) -> None:

@@ -38,15 +38,14 @@ class LearnerClock:
     seconds of calls that overlap add up to those in which learners were at work.
     """
 
-    def __init__(self, now: Callable[[], float] = loop_time) -> None:
-        self._now = now
+    def __init__(self) -> None:
         self._answered = -math.inf
 
     async def of(self, call: Awaitable[Answer]) -> tuple[Answer, float]:
         """Wait for a call, and return its answer and its seconds."""
-        asked = self._now()
+        asked = loop_time()
         answer = await call
-        answered = self._now()
+        answered = loop_time()
         seconds = answered - max(asked, self._answered)
         self._answered = answered
         return answer, seconds

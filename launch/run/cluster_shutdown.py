@@ -84,7 +84,7 @@ def in_time(seconds: float, call: Callable[[], object]) -> bool:
     return done.wait(seconds)
 
 
-def kill_cluster(raylet: int, started: Sequence[Process] = ()) -> None:
+def kill_cluster(raylet: int, started: Sequence[Process]) -> None:
     """Kill what is left of a cluster that was started here: Ray's processes, and actors' own.
 
     Args:

@@ -28,7 +28,7 @@ class NoScoreError(ValueError):
         place: File and first line of the reward as "FILE:LINE"; "" if not known.
     """
 
-    def __init__(self, message: str, place: str = "") -> None:
+    def __init__(self, message: str, place: str) -> None:
         super().__init__(message)
         self.place = place
 

@@ -74,9 +74,7 @@ def document(
 """
 
 
-def navigation(
-    links: Sequence[tuple[str, str]], chips: Sequence[str] = (), choices: str = ""
-) -> str:
+def navigation(links: Sequence[tuple[str, str]], chips: Sequence[str], choices: str = "") -> str:
     """Return the bar that stays at the top.
 
     Args:

@@ -15,9 +15,9 @@ def notes(
     *,
     held_out: bool,
     background: bool,
-    in_flight: bool = False,
-    target: float | None = None,
-    raced: float | None = None,
+    in_flight: bool,
+    target: float | None,
+    raced: float | None,
 ) -> list[str]:
     """Return what must be known, a sentence or two each.
 
