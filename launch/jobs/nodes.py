@@ -32,7 +32,7 @@ def nodes_for(resources: ResourcesConfig, node: NodeConfig) -> Nodes:
     asked for as if none were.
 
     Args:
-        resources: What the run asks for, as `launch.run.cluster.reserve` will.
+        resources: What the run asks for, as `launch.run.placement.reserve` will.
         node: What one machine has.
 
     Raises:

@@ -3,7 +3,7 @@
     reports of a set -> SetResult -> Evaluation -> metrics, files, table
 
 avg@n is the mean over prompts of the share of a prompt's n responses that pass, which is pass@1;
-pass@k is estimated without bias from the same responses (`launch.record.summary.pass_at_k`).
+pass@k is estimated without bias from the same responses (`launch.record.outcomes.pass_at_k`).
 Responses to one prompt are alike, so the interval of each figure is over prompts: Student's t, 95%,
 cut to [0, 1] where the figure is a share. It speaks of other prompts of the same kind. Where all
 prompts agree it has no width, which says nothing about prompts that were not asked.

@@ -22,6 +22,8 @@ class Startup:
 
     Args:
         last: How long they took before; without it nothing is said of it, and nothing kept.
+        console: Where it is shown; None for the program's own.
+        quiet: Whether to show nothing.
 
     Example:
         with startup.part("engines", 8) as ready: ready(3)
