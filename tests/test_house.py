@@ -1,6 +1,7 @@
 """The way through the house: rooms within rooms, doors, and sizes a person can hold in mind."""
 
 import ast
+import re
 
 from tests.places import PROJECT
 from tests.test_layering import FILES, imports_of, nodes_of
@@ -92,6 +93,15 @@ def test_rooms_of_cost_know_those_below():
 def test_a_batchs_life_fits_one_page():
     assert num_lines("launch/run/loop.py") <= 150
     assert num_lines("cost/scheduler/scheduler.py") <= 160
+
+
+def test_the_map_of_the_largest_room_has_all_its_modules():
+    room = "launch/run/"
+    text = ast.get_docstring(nodes_of(f"{room}__init__.py")[0])
+    lines = re.findall(r"^    [a-z ]+?  +(.*)$", text, re.MULTILINE)
+    named = [name for line in lines for name in line.split(", ")]
+    there = [path.removeprefix(room).removesuffix(".py") for path in FILES if room in path]
+    assert sorted(named) == sorted(set(there) - {"__init__"})
 
 
 def test_no_function_is_longer_than_a_page():
