@@ -125,6 +125,9 @@ def plug_sentence(error: InstantiationException, config: DictConfig) -> str:
     """
     found = re.search(r"^full_key: (.+)$", str(error), flags=re.MULTILINE)
     key = found[1] if found else ""
+    if OmegaConf.select(config, key) is None:
+        # OmegaConf names the first of a list "tools0", and what is in it "tools[0].key".
+        key = re.sub(r"\d+$", r"[\g<0>]", key)
     plug: Any = OmegaConf.select(config, key) if key else None
     if not OmegaConf.is_dict(plug):
         plug = {}

@@ -67,6 +67,17 @@ def test_build_gives_the_schema_with_plugs_built():
             ["objective=function", "objective.path=losses.py:f", "+objective.width=0.3"],
             "'width'); settings of what path names go under objective.settings, got",
         ),
+        (
+            [
+                "environment=tools",
+                "environment.tools=[{_target_: rollout.tools.python.PythonTool, x: 1}]",
+            ],
+            "environment.tools[0]: rollout.tools.python.PythonTool does not fit",
+        ),
+        (
+            ["environment=tools", "environment.tools=[my_tools.py:longest]"],
+            "environment.tools[0]: tool.path must name a file that can be read on every node",
+        ),
         # Plugs that do not exist.
         (["task._target_=nowhere.Task"], "task: nowhere.Task does not fit (No module named"),
         (["task._target_=rollout.tasks.chain.No"], "task: rollout.tasks.chain.No does not fit"),
