@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
 
 from conf.evaluation import EvaluationConfig
@@ -33,45 +34,40 @@ async def evaluate(config: EvaluateConfig, sets: Sets) -> Evaluation:
     Raises:
         PlacementError: If the cluster has too little.
     """
-    placement = reserve(config.resources, learners=False)
-    checks = NodeChecks(config)
-    try:
+    async with AsyncExitStack() as started:
+        placement = reserve(config.resources, learners=False)
+        started.callback(placement.release)
+        checks = NodeChecks(config)
         await checks.check(placement.nodes())
-    except BaseException:
-        placement.release()
-        raise
-    pool = make_pool(
-        config=config.rollout,
-        run=config,
-        placement=placement,
-        scheduler=None,
-        receives_weights=False,
-        look_at=checks.look_at,
-    )
-    watch = Watch(config)
-    watch.rollouts(pool)
-    watch.health.start()
-
-    async def work() -> Evaluation:
-        startup = Startup(last=StartupTimes(config.model.path))
-        with startup.part("engines", config.resources.num_engines) as ready:
-            await pool.start(ready)
-        pool.actors.join()
-        return await measure(
-            pool,
-            sets,
-            config.evaluation,
-            max_tokens=config.rollout.max_tokens,
-            greedy=config.evaluation.greedy,
-            version=lambda: 0,
+        pool = make_pool(
+            config=config.rollout,
+            run=config,
+            placement=placement,
+            scheduler=None,
+            receives_weights=False,
+            look_at=checks.look_at,
         )
+        started.push_async_callback(pool.close)
+        watch = Watch(config)
+        watch.rollouts(pool)
+        watch.health.start()
+        started.callback(watch.health.close)
+        return await watch.health.guard(_start_and_measure(config, sets, pool))
 
-    try:
-        return await watch.health.guard(work())
-    finally:
-        watch.health.close()
-        await pool.close()
-        placement.release()
+
+async def _start_and_measure(config: EvaluateConfig, sets: Sets, pool: RolloutPool) -> Evaluation:
+    startup = Startup(last=StartupTimes(config.model.path))
+    with startup.part("engines", config.resources.num_engines) as ready:
+        await pool.start(ready)
+    pool.actors.join()
+    return await measure(
+        pool,
+        sets,
+        config.evaluation,
+        max_tokens=config.rollout.max_tokens,
+        greedy=config.evaluation.greedy,
+        version=lambda: 0,
+    )
 
 
 async def measure(

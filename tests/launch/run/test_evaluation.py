@@ -1,14 +1,17 @@
 """Asking every prompt of every set, with a hand-written pool in place of engines."""
 
 import asyncio
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from conf.evaluation import EvaluationConfig
 from cost.types import LengthReport, RewardStatus
+from launch.cli.refusals import UserError
 from launch.record import counter
-from launch.run.evaluation import measure
+from launch.run import evaluation as module
+from launch.run.evaluation import evaluate, measure
 from rollout.types import Prompt, Sampling
 
 
@@ -98,3 +101,32 @@ def test_the_responses_that_are_there_are_counted(sets, capsys, monkeypatch):
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 10 and "evaluation: 4 of 25 responses, left " in lines[0]
     assert "evaluation: 25 of 25 responses, left 0.0s" in lines[-1]
+
+
+class Checked:
+    """Finds nothing lacking on any node."""
+
+    def __init__(self, config):
+        pass
+
+    async def check(self, nodes):
+        pass
+
+    async def look_at(self, node):
+        pass
+
+
+def test_what_is_reserved_is_given_back_where_no_engine_can_be_made(monkeypatch):
+    given_back = []
+    placement = SimpleNamespace(nodes=dict, release=lambda: given_back.append(True))
+
+    def refuse(**_):
+        raise UserError("model.path must hold another model")
+
+    monkeypatch.setattr(module, "reserve", lambda resources, *, learners: placement)
+    monkeypatch.setattr(module, "NodeChecks", Checked)
+    monkeypatch.setattr(module, "make_pool", refuse)
+    config = SimpleNamespace(resources=None, rollout=None)
+    with pytest.raises(UserError, match="another model"):
+        asyncio.run(evaluate(config, {}))
+    assert given_back == [True]
