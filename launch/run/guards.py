@@ -71,7 +71,7 @@ class Guards:
         self._deaths[-1].set_exception(error)
         return True
 
-    def end_all(self, error: Exception) -> None:
+    def end_all(self, error: BaseException) -> None:
         """End all work."""
         for death in self._deaths:
             if not death.done():

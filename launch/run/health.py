@@ -117,6 +117,7 @@ class HealthChecks:
     def start(self) -> None:
         """Begin to watch, the cluster too, in the running event loop."""
         self._watching = asyncio.create_task(self._watch())
+        self._watching.add_done_callback(self._watch_ended)
         watch, loop = watch_of_cluster(), asyncio.get_running_loop()
         if watch is not None:
 
@@ -124,6 +125,11 @@ class HealthChecks:
                 loop.call_soon_threadsafe(self._lost_cluster, died)
 
             watch.listen(tell)
+
+    def _watch_ended(self, watching: asyncio.Task[None]) -> None:
+        """Let no work go on that nobody watches over, as where there was no thread to be had."""
+        if not watching.cancelled() and (error := watching.exception()) is not None:
+            self._guards.end_all(error)
 
     def _lost_cluster(self, died: PartDied) -> None:
         self.close()

@@ -135,6 +135,29 @@ def test_a_part_that_dies_or_hangs_ends_the_work_and_is_named(make, state, seen,
     assert seconds <= 100 + most_seconds
 
 
+def test_a_watch_that_fails_itself_ends_the_work(make, monkeypatch):
+    def full(*_):
+        raise RuntimeError("can't start new thread")
+
+    async def main():
+        monkeypatch.setattr(module, "write_stacks", full)
+        sick = Handle("learner 1", seen=Seen.STOPPED)
+        health = make(sick)
+        health.start()
+
+        async def work():
+            await asyncio.sleep(100)
+            sick.state = "hung"
+            await asyncio.sleep(1e6)
+
+        with pytest.raises(RuntimeError, match="new thread"):
+            await health.guard(work())
+        health.close()
+
+    _, seconds = in_time(main)
+    assert seconds <= 200
+
+
 def test_what_is_at_work_may_be_silent_for_hours(make):
     async def main():
         busy = Handle("learner 0", "hung", Seen.AT_WORK)
