@@ -69,7 +69,11 @@ def save_checkpoint(
             # A folder cannot be renamed over another one that has files in it.
             old = partial.with_suffix(".old")
             path.rename(old)
-            partial.rename(path)
+            try:
+                partial.rename(path)
+            except OSError:
+                old.rename(path)
+                raise
             shutil.rmtree(old)
         else:
             partial.rename(path)

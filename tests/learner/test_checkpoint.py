@@ -1,6 +1,7 @@
 """Checkpoints: whole or absent, and readable by others."""
 
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -65,6 +66,22 @@ def test_a_failed_save_leaves_the_old_checkpoint_and_nothing_else(model_paths, t
     assert [file.name for file in tmp_path.iterdir()] == ["latest"]
     assert json.loads((tmp_path / "latest" / "config.json").read_text())["vocab_size"] == 261
     AutoModelForCausalLM.from_pretrained(tmp_path / "latest")
+
+
+def test_an_old_checkpoint_that_cannot_be_replaced_stays(model_paths, tmp_path, monkeypatch):
+    model = AutoModelForCausalLM.from_pretrained(model_paths[False])
+    save_checkpoint(model, changed(model), tmp_path / "latest")
+    rename = Path.rename
+
+    def refuse(path, target):
+        if path.suffix == ".partial":
+            raise OSError(5, "Input/output error")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(OSError, match="Input/output"):
+        save_checkpoint(model, changed(model), tmp_path / "latest")
+    assert [file.name for file in tmp_path.iterdir()] == ["latest"]
 
 
 def test_what_killed_saves_left_goes_with_the_next_one(model_paths, tmp_path):
