@@ -30,6 +30,7 @@ from launch.record.formatting import number_text, share_text
 from launch.record.outcomes import (
     EvaluationResult,
     PromptOutcome,
+    count_of,
     evaluate_statistics,
     outcomes,
     pass_at_k,
@@ -93,8 +94,8 @@ class Figures:
             },
             length=Estimate.of([p.length_mean for p in prompts if math.isfinite(p.length_mean)]),
             truncated_share=truncated / num_responses if num_responses else math.nan,
-            timed_out=_count(reports, RewardStatus.TIMED_OUT),
-            crashed=_count(reports, RewardStatus.CRASHED),
+            timed_out=count_of(reports, RewardStatus.TIMED_OUT),
+            crashed=count_of(reports, RewardStatus.CRASHED),
         )
 
     @property
@@ -354,7 +355,3 @@ def _caption(evaluation: Evaluation) -> str:
         for estimate in (result.overall.length, *result.overall.pass_at.values())
     )
     return f"{caption}; (n): over n prompts only" if partial else caption
-
-
-def _count(reports: Sequence[LengthReport], status: RewardStatus) -> int:
-    return sum(int((report.status == status).sum()) for report in reports)

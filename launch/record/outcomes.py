@@ -131,8 +131,8 @@ def evaluate_statistics(reports: Sequence[LengthReport], k: int) -> EvaluationRe
         length_stderr=length_stderr,
         length_half_width=length_half_width,
         truncated_share=truncated / num_responses if num_responses else math.nan,
-        timed_out=_count(reports, RewardStatus.TIMED_OUT),
-        crashed=_count(reports, RewardStatus.CRASHED),
+        timed_out=count_of(reports, RewardStatus.TIMED_OUT),
+        crashed=count_of(reports, RewardStatus.CRASHED),
         num_lost=len(prompts) - len(rates),
     )
 
@@ -215,5 +215,6 @@ def _mean_and_errors(values: Sequence[float]) -> tuple[float, float, float]:
     return float(np.mean(values)), error, t_quantile(len(values) - 1) * error
 
 
-def _count(reports: Sequence[LengthReport], status: RewardStatus) -> int:
+def count_of(reports: Sequence[LengthReport], status: RewardStatus) -> int:
+    """Return how many responses have a status."""
     return sum(int((report.status == status).sum()) for report in reports)
