@@ -14,7 +14,8 @@ class Cispo:
 
         loss = -sg(clip(r, min_ratio, max_ratio)) A log pi,    F = clip(r, min_ratio, max_ratio)
 
-    The loss contains log pi, so its value says little; its gradient is what counts.
+    The loss contains log pi, so its value says little; its gradient is what counts. With both
+    bounds at 1 it is REINFORCE, which looks at no ratio: there is no clip to report.
 
     Sources: MiniMax-M1, arXiv:2506.13585, which in practice uses the upper bound only; ScaleRL,
     arXiv:2510.13786, finds upper limits of 4, 5 and 8 all alike.
@@ -40,8 +41,8 @@ class Cispo:
         ratios = token_ratios(inputs.learner_logprobs.detach(), inputs.rollout_logprobs)
         weights = ratios.clamp(self.min_ratio, self.max_ratio)
         losses = -weights * inputs.advantages * inputs.learner_logprobs
-        clipped = (weights != ratios) & (inputs.advantages != 0)
-        return ObjectiveOutput(
-            token_losses=torch.where(inputs.loss_mask, losses, 0.0),
-            metrics={"ratio": ratios, "clip_fraction": clipped.to(ratios.dtype)},
-        )
+        metrics = {"ratio": ratios}
+        if self.min_ratio < self.max_ratio:
+            clipped = (weights != ratios) & (inputs.advantages != 0)
+            metrics["clip_fraction"] = clipped.to(ratios.dtype)
+        return ObjectiveOutput(torch.where(inputs.loss_mask, losses, 0.0), metrics)

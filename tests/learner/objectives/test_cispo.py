@@ -41,6 +41,12 @@ def test_clip_fraction_counts_both_bounds_and_both_signs(run):
     assert output.metrics["clip_fraction"].tolist() == [1, 0, 0, 1, 1, 0]
 
 
+def test_weights_that_are_always_one_are_no_clip(run):
+    """Nothing is wrong with a step because REINFORCE does not look at its ratios."""
+    output, _ = run(Cispo(max_ratio=1.0, min_ratio=1.0), [0.4, 1.0, 2.1], [1, 1, -1])
+    assert "clip_fraction" not in output.metrics
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [("max_ratio", 0.9), ("min_ratio", -0.1), ("min_ratio", 1.1), ("max_ratio", math.nan)],
