@@ -11,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 
 from cost.advantages.penalties import excess_penalties
-from cost.ranges import amount, count, positive, require_ranges
+from cost.ranges import Range, amount, positive, require_ranges
 from cost.thinning.max_variance import max_variance_subsets
 from cost.thinning.thinning import Candidates, Thinning
 from cost.types import FloatArray, IntArray
@@ -30,7 +30,8 @@ class Pods:
     """
 
     num_kept: int = 4
-    """m, the responses of a group to select, at least 1; a group with fewer is selected whole."""
+    """m, the responses of a group to select, at least 2, since advantages compare them with each
+    other; a group with fewer is selected whole."""
     epsilon: float = 1e-6
     """Added to the deviation, in units of reward, not negative."""
 
@@ -39,7 +40,7 @@ class Pods:
 
     def __post_init__(self) -> None:
         """Refuse settings that are out of range."""
-        require_ranges("thinning.", self, {"num_kept": count(), "epsilon": amount()})
+        require_ranges("thinning.", self, {"num_kept": Range(2, 1e9), "epsilon": amount()})
 
     def thin(self, candidates: Candidates, rng: np.random.Generator) -> Thinning:
         """Select the responses of every group; `rng` breaks ties between equal rewards."""

@@ -118,8 +118,9 @@ def test_d3s_with_everything_trains_on_the_full_gradient():
 
 
 def test_pods_and_d3s_refuse():
-    with pytest.raises(ValueError, match=r"^thinning\.num_kept must be at least 1, got 0"):
-        Pods(num_kept=0)
+    # One response compared with itself has no advantage: nothing would ever be learned.
+    with pytest.raises(ValueError, match=r"^thinning\.num_kept must be at least 2, got 1"):
+        Pods(num_kept=1)
     with pytest.raises(ValueError, match=r"^thinning\.epsilon must not be negative, got -1"):
         Pods(epsilon=-1)
     for key in (
