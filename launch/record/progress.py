@@ -235,9 +235,9 @@ def print_result(
         lines["failed tickets"] = f"{failed:,} (none of their responses was trained on)"
     lines |= {f"{kind} tokens": summary[f"{kind}_tokens"] for kind in TOKENS}
     lines["saved in learning"] = share_text(_number(summary["saved_share"]))
-    for kind in ("generated", "trained"):
+    for kind, what in (("generated", "draws"), ("trained", "thinning")):
         tokens = summary[f"uniform_{kind}_tokens_estimated"]
-        lines[f"{kind}, uniform draws"] = f"{tokens:,} (estimated)"
+        lines[f"{kind}, uniform {what}"] = f"{tokens:,} (estimated)"
     if (sizing := summary.get("sizing")) is not None:
         assert isinstance(sizing, Mapping)
         lines["chosen sizes"] = (

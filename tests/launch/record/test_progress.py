@@ -140,6 +140,7 @@ def test_result_shows_before_after_and_change():
         {
             "cost/trained_tokens": 1_234_567.0,
             "cost/uniform_generated_tokens_estimated": 7_654_321.0,
+            "cost/uniform_trained_tokens_estimated": 2_345_678.0,
             "cost/engine_seconds": 98.76,
             "cost/spent_currency": 12.345,
             "loop/update_seconds": 61.0,
@@ -160,7 +161,9 @@ def test_result_shows_before_after_and_change():
         "+0.300 +- 0.012",
         "-2.0 +- 1.5",
         "1,234,567",
-        "7,654,321 (estimated)",
+        "generated, uniform draws │ 7,654,321 (estimated)",
+        # The draws as they are.
+        "trained, uniform thinning │ 2,345,678 (estimated)",
         "98.8",
         "12.35",
         "1m01s",
