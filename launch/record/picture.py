@@ -155,13 +155,17 @@ def _tokens_panel(axes: Any, metrics: Mapping[str, FloatArray]) -> None:
     axes.set_title("Tokens per step, prompt share included")
     steps = metrics["step"]
     # Generated is dashed and on top: it often lies where selectable does.
-    series = (("selectable", ORANGE, "-"), ("trained", BLUE, "-"), ("generated", "#30343a", "--"))
-    for kind, colour, dash in series:
-        values = metrics.get(f"cost/step_{kind}_tokens")
+    series = (
+        ("cost/step_selectable_tokens", "selectable", ORANGE, "-"),
+        ("cost/step_trained_tokens", "trained", BLUE, "-"),
+        ("loop/generated_tokens", "generated", "#30343a", "--"),
+    )
+    for key, kind, colour, dash in series:
+        values = metrics.get(key)
         if values is not None:
             axes.plot(steps, values, color=colour, alpha=0.2, linewidth=1)
             axes.plot(steps, smoothed(values), dash, color=colour, linewidth=1.8, label=kind)
-    selectable, trained = (metrics.get(f"cost/step_{kind}_tokens") for kind, *_ in series[:2])
+    selectable, trained = (metrics.get(key) for key, *_ in series[:2])
     if selectable is not None and trained is not None:
         saved = "saved in learning"
         low, high = smoothed(trained), smoothed(selectable)

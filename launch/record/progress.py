@@ -110,7 +110,7 @@ class Progress:
         length = number_text(value("rollout/length_mean_tokens"), 0)
         p95 = number_text(value("rollout/length_p95_tokens"), 0)
         cut = share_text(value("rollout/truncated_share"))
-        generated = count_text(value("cost/step_generated_tokens"))
+        generated = count_text(value("loop/generated_tokens"))
         trained = count_text(value("cost/step_trained_tokens"))
         saved = share_text(value("cost/step_saved_share"))
         return [
@@ -122,7 +122,7 @@ class Progress:
             ),
             ("pass rate", share_text(value("rollout/pass_rate")), "rollout/pass_rate"),
             ("length", f"{length} (p95 {p95}, cut {cut})", "rollout/length_mean_tokens"),
-            ("generated", generated, "cost/step_generated_tokens"),
+            ("generated", generated, "loop/generated_tokens"),
             ("trained", f"{trained} (saved {saved})", "cost/step_trained_tokens"),
             ("staleness", number_text(value("loop/staleness"), 0), "loop/staleness"),
         ]

@@ -42,7 +42,7 @@ ARGUMENTS = {
     "update": ("learner/tokens", "learner/rows", "learner/row_fill", "cost/step_trained_tokens"),
     "publish": ("publish/bytes", "parity/max_logprob_difference"),
     "generate": (
-        "cost/step_generated_tokens",
+        "loop/generated_tokens",
         "rollout/length_mean_tokens",
         "loop/staleness",
         "rollout/turns_mean",

@@ -192,7 +192,10 @@ def _add_held_out(figure: go.Figure, runs: Sequence[Run]) -> None:
 def token_charts(runs: Sequence[Run]) -> list[Chart]:
     """Return charts of the tokens of each step, and so far."""
     kinds = (("generated", GREY), ("selectable", ORANGE), ("trained", BLUE))
-    per_step = [Series(f"cost/step_{kind}_tokens", kind, colour) for kind, colour in kinds]
+    per_step = [
+        Series("loop/generated_tokens", "generated", GREY),
+        *(Series(f"cost/step_{kind}_tokens", kind, colour) for kind, colour in kinds[1:]),
+    ]
     so_far = [Series(f"cost/{kind}_tokens", kind, colour) for kind, colour in kinds]
     flops = (("generate", GREY), ("learn", BLUE), ("score", PURPLE), ("probe", ORANGE))
     computed = [Series(f"cost/{kind}_flops", kind, colour) for kind, colour in flops]
@@ -200,7 +203,8 @@ def token_charts(runs: Sequence[Run]) -> list[Chart]:
         Chart(
             "step_tokens",
             "Tokens of each step",
-            "Last pass over the batch. Selectable less trained is what thinning saved.",
+            "Generated for all tickets of the batch, pilots and filtered ones too; trained in the "
+            "last pass. Selectable less trained is what thinning saved.",
             lines(runs, per_step, "tokens", from_zero=True),
         ),
         Chart(

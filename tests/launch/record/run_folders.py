@@ -83,6 +83,7 @@ def _metrics(step, rng):
         "cost/trained_tokens": 6_000.0 * step,
         "cost/engine_seconds": 2.0 * step,
         "cost/step_generated_tokens": 14_000.0,
+        "loop/generated_tokens": 14_000.0,
         "cost/step_selectable_tokens": 13_000.0 + 900 * noise,
         "cost/step_trained_tokens": 6_000.0 + 900 * noise,
         "learner/loss": noise,

@@ -36,7 +36,7 @@ def write_metrics(path: Path, num_steps: int) -> Path:
                 "rollout/reward_mean": None if step == 2 else 0.1 * step,
                 "rollout/pass_rate": 0.1 * step,
                 "rollout/length_mean_tokens": 100.0 - step,
-                "cost/step_generated_tokens": 5000.0,
+                "loop/generated_tokens": 5000.0,
                 "cost/step_selectable_tokens": 4800.0,
                 "cost/step_trained_tokens": 2400.0,
                 "loop/wait_seconds": 4.0,
@@ -117,7 +117,7 @@ def test_staleness_has_an_axis_of_its_own_and_only_where_there_is_any():
 
 def test_generated_tokens_are_seen_where_selectable_are_as_many():
     axes = Figure().subplots()
-    tokens = {f"cost/step_{kind}_tokens": np.ones(3) for kind in ("generated", "selectable")}
+    tokens = dict.fromkeys(("loop/generated_tokens", "cost/step_selectable_tokens"), np.ones(3))
     _tokens_panel(axes, {"step": np.arange(3.0), **tokens})
     labelled = [line for line in axes.lines if not line.get_label().startswith("_")]
     assert [(line.get_label(), line.get_linestyle()) for line in labelled] == [
