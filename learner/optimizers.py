@@ -110,13 +110,18 @@ class Adafactor:
 
     It needs `learner.zero_stage` 0.
 
-    It is torch's, without relative step sizes beyond its own `min(lr, 1 / sqrt(step))`.
+    It is torch's, whose steps are relative: the root mean square of a matrix's step is at most
+
+        min(lr, 1 / sqrt(step)) x clip x max(0.001, root mean square of the matrix)
+
+    So weights of 0.02 take a fiftieth of the step that AdamW takes at the same `learner.lr`, and
+    the half of an adapter that starts at 0 a thousandth: raise `learner.lr` accordingly.
     """
 
     beta2_decay: float = -0.8
     """Exponent with which the second moment's decay rate approaches 1, negative."""
     clip: float = 1.0
-    """Largest root mean square of a step over lr, positive; torch's `d`."""
+    """Largest root mean square of a step in these units, positive; torch's `d`."""
     weight_decay: float = 0.0
     """Decoupled weight decay, at least 0."""
 

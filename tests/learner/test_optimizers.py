@@ -39,6 +39,19 @@ def test_the_steps_are_torchs(plug, theirs):
     assert not torch.equal(results[0], start)
 
 
+@pytest.mark.parametrize(("size", "relative"), [(0.0, 1e-3), (0.02, 0.02), (5.0, 5.0)])
+def test_adafactor_s_first_step_is_relative_to_the_weights_and_adamw_s_is_not(size, relative):
+    generator = torch.Generator().manual_seed(0)
+    start, gradient = (torch.randn(64, 64, generator=generator) for _ in range(2))
+    for plug, expected in ((Adafactor(), relative), (AdamW(), 1.0)):
+        weight = torch.nn.Parameter(size * start)
+        optimizer = plug.build([weight], 1e-3)
+        weight.grad = gradient.clone()
+        optimizer.step()
+        step = (weight.detach() - size * start).square().mean().sqrt().item() / 1e-3
+        assert step == pytest.approx(expected, rel=0.05)
+
+
 @pytest.mark.parametrize("plug", [AdamW(weight_decay=0.1), Sgd(momentum=0.9), Adafactor()])
 def test_elementwise_optimisers_step_alike_on_flat_slices(plug):
     """What ZeRO 1 to 3 rest on; where it fails they are refused."""
