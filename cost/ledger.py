@@ -74,7 +74,8 @@ METRICS = {
     "cost/gradient_clipped_share": "last batch: share of responses kept whose weight "
     "scheduler.clipping lowered",
     "cost/reward_mean_uniform": "last batch: mean reward as under uniform draws, without bias: the "
-    "mean over tickets of weight times mean reward, which may leave the range of rewards",
+    "mean over tickets of weight times mean reward, which may leave the range of rewards; with an "
+    "allocator that is not objective_preserving, of the prompts that its batches hold",
     "cost/thinning_target_cost": "last batch: expected cost of what is kept, in the price's unit",
     "cost/thinning_realised_share": "last batch: realised over expected cost of what was kept",
     "cost/thinning_capped_share": "last batch: share of candidates kept for certain",

@@ -189,8 +189,10 @@ class PassDraws:
 
     with S as it was when the batch began, or all prompts once it goes on in a new pass. Weights
     1 / (N p_i) are those of a p that stays. Where a pass learns that most of what it met is worth
-    little, they make its later steps too small. Exact up to terms of order 1 / N where a pass ends
-    within a batch (ours; Poisson sampling of a finite population, textbook).
+    little, they make its later steps too small. Exact up to terms of order 1 / N, since coins
+    decide how many prompts a batch meets, not only where a pass ends: of few prompts, those of
+    small q count a little less than others (ours; Poisson sampling of a finite population,
+    textbook).
     """
 
     any_probabilities: ClassVar[bool] = False
