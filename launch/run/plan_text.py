@@ -29,10 +29,17 @@ def objective_text(config: RunConfig) -> str:
         )
     if config.rollout.branching is not None:
         text += "; reweighted by rollout.branching, as plays branch where the policy was unsure"
+    again = []
+    if config.learner.num_epochs > 1:
+        again.append(f"each batch {config.learner.num_epochs} times")
     if config.scheduler.reuse is not None:
         age = config.scheduler.reuse.max_age
-        again = f"up to {age} earlier batches" if age else "each batch a second time"
-        text += f"; also trained on {again}, which is biased where the objective clips the ratio"
+        again.append(f"up to {age} earlier batches" if age else "each batch once more")
+    if again:
+        text += (
+            f"; also trained on {' and '.join(again)}, which is biased where the objective clips "
+            "the ratio"
+        )
     if config.learner.curvature.masks:
         text += "; biased by learner.curvature, whose mask depends on what was drawn"
     return text

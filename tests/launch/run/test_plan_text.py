@@ -89,6 +89,14 @@ def test_batches_that_are_used_again_are_named(plan_of):
     assert "also trained on up to 3 earlier batches" in str(plan["objective"])
 
 
+def test_further_passes_over_a_batch_are_named_as_reuse_is(plan_of):
+    """Both are second updates on the same responses."""
+    assert "clips the ratio" not in str(plan_of()["objective"])
+    assert str(plan_of("learner.num_epochs=2")["objective"]).endswith(
+        "; also trained on each batch 2 times, which is biased where the objective clips the ratio"
+    )
+
+
 def test_exploring_tickets_are_named_beside_the_others(plan_of):
     plan = plan_of("entropy_control@scheduler.entropy_control=aepo", "scheduler.tickets_per_step=4")
     assert str(plan["one step"]).startswith("(4 tickets + 1 exploring) x 8 responses = 40 resp")
