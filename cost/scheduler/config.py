@@ -165,7 +165,7 @@ class SchedulerConfig:
             raise ValueError(
                 "scheduler.thinning must undo its probabilities with scheduler.reuse, or the two "
                 "batches of a step would follow different objectives; take another thinning or "
-                f"reuse=null, got {self.thinning!r}"
+                f"scheduler.reuse=null, got {self.thinning!r}"
             )
 
     def _check_sizing(self) -> None:
@@ -186,7 +186,8 @@ class SchedulerConfig:
         if self.allocator.varies_group_sizes:
             raise ValueError(
                 "scheduler.allocator must ask for groups of one size with scheduler.sizing, which "
-                f"chooses it; take another allocator or sizing=null, got {self.allocator!r}"
+                "chooses it; take another allocator or scheduler.sizing=null, "
+                f"got {self.allocator!r}"
             )
         if not (self.advantage.size_free and self.aggregation.size_free):
             raise ValueError(

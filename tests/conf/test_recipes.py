@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import re
 from dataclasses import fields
 from functools import cache
 
@@ -11,7 +12,7 @@ from omegaconf import OmegaConf
 from conf.schema import RunConfig
 from launch.program import UserError, build
 from launch.run.plan_text import objective_text, sizes_text
-from tests.composing import composed
+from tests.composing import composed, composed_by_hydra
 from tests.places import CONF
 
 RECIPES = sorted(path.stem for path in (CONF / "recipe").glob("*.yaml"))
@@ -90,6 +91,21 @@ def test_aepo_is_grpo_with_exploring_tickets_and_says_so():
     assert config.responses_per_step * 4 == grpo.responses_per_step * 5
     config.scheduler.entropy_control = None
     assert (config.scheduler, config.objective) == (grpo.scheduler, grpo.objective)
+
+
+@pytest.mark.parametrize(
+    "choices",
+    [
+        ("recipe=sized", "allocator@scheduler.allocator=knapsack"),
+        ("reuse@scheduler.reuse=earlier", "thinning@scheduler.thinning=pods"),
+    ],
+)
+def test_the_remedy_of_a_refused_combination_can_be_typed(choices):
+    with pytest.raises(UserError) as refused:
+        build(composed("train", "experiment=quickstart", *choices))
+    remedy = re.search(r"\S+=null", str(refused.value))
+    assert remedy is not None
+    build(composed_by_hydra("train", "experiment=quickstart", *choices, remedy[0]))
 
 
 def test_sizes_that_move_are_said_before_the_run():
