@@ -77,7 +77,7 @@ class MlflowTracker:
             return _OpenMlflow(client, known)
         found = client.get_experiment_by_name(self.experiment)
         experiment = found.experiment_id if found else client.create_experiment(self.experiment)
-        begun = client.create_run(experiment, run_name=run.run_dir.name, tags={"name": run.name})
+        begun = client.create_run(experiment, run_name=run.title, tags={"name": run.name})
         client.log_dict(begun.info.run_id, json_ready(run.config), "config.json")
         return _OpenMlflow(client, begun.info.run_id)
 

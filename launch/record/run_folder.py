@@ -359,9 +359,18 @@ def _read_text(folder: Path, name: str, remark: str = "") -> str:
             raise refused(folder, f"{name} has more than {most} MiB, which no run writes")
         return path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        raise refused(folder, f"it has no {name}{remark}") from error
+        raise refused(folder, f"it has no {name}{remark}{_what_it_is(folder)}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise refused(folder, f"{name} cannot be read ({reason_of(error)})") from error
+
+
+def _what_it_is(folder: Path) -> str:
+    """Return what is to be read in the place of a folder that other programs than a run made."""
+    if any(folder.glob(f"*/seed-*/{CONFIG}")):
+        return "; it is a comparison's, whose page is comparison.html: name its runs, ARM/seed-N"
+    if (folder / EVALUATION).exists():
+        return f"; it is an evaluation's, whose results are in {EVALUATION}: name a run's folder"
+    return ""
 
 
 def write_new(path: Path, content: bytes) -> None:

@@ -67,6 +67,16 @@ class RunInfo:
     state: Mapping[str, Any] = field(default_factory=dict)
     """What this tracker's `state_dict` returned as of `first_step`; empty where there is none."""
 
+    @property
+    def title(self) -> str:
+        """Return what tells the run from others in a list: runs of a recipe share their name, and
+        those of a comparison's arms the names of their folders.
+
+        Example: "quickstart-20260901-120000", which has the name in it, or "thinned-0/seed-0".
+        """
+        folder = self.run_dir.name
+        return folder if folder.startswith(self.name) else f"{self.name}/{folder}"
+
 
 @dataclass(frozen=True, slots=True)
 class SampleTurn:
@@ -265,8 +275,7 @@ class WandbTracker:
                 id=known,
                 # Not `resume_from`, which rewinds: servers without that would refuse the run.
                 resume="allow" if known else None,
-                # The run's own name is that of every run of a recipe.
-                name=run.run_dir.name,
+                name=run.title,
                 group=self.group,
                 tags=list(self.tags),
                 dir=str(run.run_dir),

@@ -6,7 +6,7 @@ PREFIX = "cost_aware_rl"
 RAY_PREFIX = "ray_"
 """Put before every name by Ray's metrics agent."""
 RUN_TAG = "run"
-"""Label with the run's name."""
+"""Label with the run's name and its folder's (`RunInfo.title`)."""
 
 
 def ray_name(key: str) -> str:

@@ -1,4 +1,4 @@
-"""The tracker that hands a run's metrics to Ray, as gauges with the run's name as a tag."""
+"""The tracker that hands a run's metrics to Ray, as gauges with the run's title as a tag."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class RayTracker:
                 "tracker.ray needs a Ray cluster and this process is connected to none; "
                 "leave it out with ~tracker.ray"
             )
-        opened = _OpenRay(run.name)
+        opened = _OpenRay(run.title)
         opened.log(run.first_step, {"loop/restarts": float(len(run.restarts))})
         return opened
 

@@ -60,7 +60,7 @@ def mlflow(monkeypatch):
 
 @pytest.fixture
 def run(tmp_path):
-    return RunInfo("test", tmp_path / "run-1", {"seed": 3}, 2)
+    return RunInfo("test", tmp_path / "test-1", {"seed": 3}, 2)
 
 
 def test_metrics_samples_configuration_and_results_are_sent(run):
@@ -71,7 +71,7 @@ def test_metrics_samples_configuration_and_results_are_sent(run):
     tracker.close({"completed": True, "num_steps": 1})
     client = FakeClient.last
     assert client.uri == "http://server:5000"
-    assert client.begun == ("id of cost-aware-rl", "run-1", {"name": "test"})
+    assert client.begun == ("id of cost-aware-rl", "test-1", {"name": "test"})
     assert client.sent[0] == ("r1", "learner/loss", 0.5, 1)
     assert len(client.sent) == 1 + MOST_METRICS
     assert client.files["r1", "config.json"] == {"seed": 3}

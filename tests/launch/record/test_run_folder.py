@@ -37,6 +37,20 @@ def test_steps_are_put_in_order_and_gaps_are_filled(folder):
 
 
 @pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        ("thinned/seed-0/config.yaml", "it is a comparison's, whose page is comparison.html"),
+        ("evaluation.json", "it is an evaluation's, whose results are in evaluation.json"),
+    ],
+)
+def test_a_folder_of_another_program_is_told_with_what_to_read(tmp_path, made, said):
+    (tmp_path / made).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / made).write_text("{}")
+    with pytest.raises(UserError, match=f"it has no metrics.jsonl; {said}: name .*run"):
+        read_steps(tmp_path)
+
+
+@pytest.mark.parametrize(
     ("line", "said"),
     [
         ('{"step": 2}', "line 4 of metrics.jsonl repeats step 2"),

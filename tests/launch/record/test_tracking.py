@@ -35,11 +35,23 @@ SAMPLE = Sample("2+2?", "it is 4", "4", "4", 1.0, 4, 0.5, 2.0)
 
 @pytest.fixture
 def run(tmp_path: Path) -> RunInfo:
-    return RunInfo("test", tmp_path / "run", {"seed": 3, "learner": {"lr": 1e-5}}, 2)
+    return RunInfo("test", tmp_path / "test-run", {"seed": 3, "learner": {"lr": 1e-5}}, 2)
 
 
 def lines(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.mark.parametrize(
+    ("name", "folder", "title"),
+    [
+        ("quickstart", "runs/quickstart-20260901-120000", "quickstart-20260901-120000"),
+        ("quickstart", "runs/mine", "quickstart/mine"),
+        ("thinned-0", "runs/methods/thinned/seed-0", "thinned-0/seed-0"),
+    ],
+)
+def test_lists_of_runs_tell_those_of_a_recipe_and_those_of_arms_apart(name, folder, title):
+    assert RunInfo(name, Path(folder), {}, 2).title == title
 
 
 def test_examples_are_of_the_response_that_the_scheduler_selected():
@@ -277,7 +289,7 @@ def test_an_offline_wandb_run_holds_everything_but_the_key(run, no_account, monk
     [path] = (run.run_dir / "wandb").glob("offline-run-*/*.wandb")
     found = records(path)
     [opened] = [record.run for record in found if record.HasField("run")]
-    assert (opened.display_name, opened.run_group) == ("run", "baselines")
+    assert (opened.display_name, opened.run_group) == ("test-run", "baselines")
     assert list(opened.tags) == ["plain", "seed-3"]
     config = read_items(opened.config.update)
     assert config["seed"] == 3 and config["learner"] == {"lr": 1e-5}

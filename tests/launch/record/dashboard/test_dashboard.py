@@ -18,7 +18,7 @@ from launch.record.metrics import METRICS
 from launch.record.restarts import Restart
 from launch.record.tracking import RunInfo
 
-RUN = RunInfo("test", Path("unused"), {}, 2)
+RUN = RunInfo("test", Path("runs/test"), {}, 2)
 
 
 def test_every_metric_has_a_name_of_its_own_that_prometheus_allows():
