@@ -117,10 +117,11 @@ def pack(project: Path, folder: Path, own: Path | None = None) -> tuple[int, int
         taken = {path: own / path for path in own_files(own)} | taken
     size = sum(source.lstat().st_size for source in taken.values())
     if size > MAX_BYTES:
+        largest = max(taken, key=lambda path: taken[path].lstat().st_size)
         raise UserError(
             "the project's files known to git, with those of the current folder, must not exceed "
-            f"{MAX_BYTES // 2**20} MiB, got {size / 2**20:.0f}; keep models and data on a file "
-            "system that the nodes share"
+            f"{MAX_BYTES // 2**20} MiB, got {size / 2**20:.0f}, the largest is {largest!r}; keep "
+            "models and data on a file system that the nodes share"
         )
     for path, source in taken.items():
         target = folder / path

@@ -149,16 +149,30 @@ def send(
                     f"name must be new on the cluster, where a job {name!r} already exists; choose "
                     "another"
                 ) from error
-            if NO_AGENT not in str(error) or not tries_left:
+            if NO_AGENT not in str(error):
                 lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-                said = f"the job server refused the job: {lines[0]} {lines[-1]}"
+                said = f"the job server refused the job: {' '.join(dict.fromkeys(lines))}"
                 raise RunError(said) from error
+            if not tries_left:
+                raise RunError(
+                    "the head has no process that starts jobs, as dashboard_agent.log in its "
+                    "folder of logs says; where another Ray on that machine holds the agent's "
+                    "port, start the head with another `ray start --dashboard-agent-listen-port`"
+                ) from error
 
 
-def follow(client: JobSubmissionClient, name: str, write: Callable[[str], object]) -> JobDetails:
+def follow(
+    client: JobSubmissionClient, name: str, write: Callable[[str], object], later: str
+) -> JobDetails:
     """Write the job's output as it comes, until the job has ended.
 
     A lost connection is taken up again where it broke.
+
+    Args:
+        client: From `connect`.
+        name: The job's.
+        write: Takes new output.
+        later: The command that follows the job again.
 
     Returns:
         How the job ended.
@@ -193,7 +207,7 @@ def follow(client: JobSubmissionClient, name: str, write: Callable[[str], object
             if failures > RECONNECTS:
                 raise RunError(
                     f"the job server no longer answers ({' '.join(str(error).split())}); the job "
-                    f"goes on: RAY_AUTH_MODE=token ray job logs --follow {name}"
+                    f"goes on: {later}"
                 ) from error
             time.sleep(RECONNECT_SECONDS)
             continue

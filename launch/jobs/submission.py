@@ -28,7 +28,7 @@ from launch.jobs.forms import (
 from launch.jobs.nodes import nodes_for
 from launch.jobs.package import pack
 from launch.jobs.server import connect, follow, send, server_address
-from launch.jobs.verbs import again, metadata_of, stop, table_of
+from launch.jobs.verbs import again, answering, metadata_of, stop, table_of
 from launch.program import RunError, UserError, build, compose_run
 from rollout.own_code import PROJECT
 
@@ -160,7 +160,9 @@ def _act(config: SubmitConfig, overrides: Sequence[str]) -> tuple[SubmitConfig, 
     address = server_address(config.address, os.environ)
     client = connect(address)
     if verb == "list":
-        print(table_of(client.list_jobs()) or f"there are no jobs at {address}")
+        with answering("its jobs"):
+            jobs = client.list_jobs()
+        print(table_of(jobs) or f"there are no jobs at {address}")
     elif verb == "stop":
         stop(client, names[0], print)
     else:
@@ -195,7 +197,7 @@ def _send_and_follow(
         sys.stdout.flush()
 
     try:
-        details = follow(client, config.name, write)
+        details = follow(client, config.name, write, later)
     except KeyboardInterrupt:
         raise RunError(
             f"no longer following; the job goes on: {later}; end it with: python -m launch.submit "

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any
 
@@ -72,6 +72,16 @@ def _time(milliseconds: int | None) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(milliseconds / 1000))
 
 
+@contextmanager
+def answering(what: str) -> Iterator[None]:
+    """Tell in one sentence what the server says where it refuses, or no longer answers."""
+    try:
+        yield
+    # Of a connection that fails it is an OSError.
+    except (RuntimeError, OSError) as error:
+        raise RunError(f"the job server says of {what}: {_line(error)}") from error
+
+
 def found(client: Any, name: str) -> Any:
     """Return what the server knows of a job.
 
@@ -80,11 +90,11 @@ def found(client: Any, name: str) -> Any:
         RunError: If the server does not answer.
     """
     try:
-        return client.get_job_info(name)
-    # Of a connection that fails it is an OSError.
-    except (RuntimeError, OSError) as error:
+        with answering(repr(name)):
+            return client.get_job_info(name)
+    except RunError as error:
         if "does not exist" not in str(error):
-            raise RunError(f"the job server says of {name!r}: {_line(error)}") from error
+            raise
         raise UserError(
             f"the job must be one of the cluster's, which `python -m launch.submit list` shows, "
             f"got {name!r}"
@@ -123,7 +133,8 @@ def stop(
         say(f"job {name} has ended as {job.status.value}")
         return
     patience = patience_of(job)
-    client.stop_job(name)
+    with answering(repr(name)):
+        client.stop_job(name)
     say(f"job {name} is asked to end in order, for which it has {patience:g} s")
     waited = 0.0
     while True:

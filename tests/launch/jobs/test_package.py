@@ -10,7 +10,7 @@ from importlib.metadata import distributions, entry_points
 import pytest
 from packaging.requirements import Requirement
 
-from launch.jobs.package import metadata_files, own_files, pack, packed_files
+from launch.jobs.package import MAX_BYTES, metadata_files, own_files, pack, packed_files
 from launch.program import UserError
 from tests.places import PROJECT
 
@@ -133,3 +133,6 @@ def test_the_users_folder_goes_along_and_replaces_nothing(tmp_path):
     pack(project, target, own)
     assert (target / "mine.py").exists() and (target / "conf" / "b.yaml").exists()
     assert (target / "conf" / "a.yaml").read_text() == "a"
+    os.truncate(own / "rows.jsonl", MAX_BYTES + 1)
+    with pytest.raises(UserError, match=r"must not exceed 100 MiB, .* largest is 'rows\.jsonl'"):
+        pack(project, target, own)

@@ -5,7 +5,8 @@ import threading
 
 import pytest
 
-from launch.jobs.server import AGENT_TRIES, connect, send, server_address
+from launch.jobs import server
+from launch.jobs.server import AGENT_TRIES, connect, follow, send, server_address
 from launch.program import RunError, UserError
 
 
@@ -111,10 +112,20 @@ def test_a_job_is_sent_once_the_server_that_has_just_started_can_start_it(tmp_pa
         if up_at < 99:
             send(client, "mine", "true", tmp_path, {}, {})
         else:
-            with pytest.raises(RunError, match=r"^the job server refused the job: .*No available"):
+            with pytest.raises(RunError, match=r"dashboard_agent\.log .*ray start --dashboard-"):
                 send(client, "mine", "true", tmp_path, {}, {})
         assert client.tries == tries
     client = Client(99, "Permission denied")
     with pytest.raises(RunError, match="Permission denied"):
         send(client, "mine", "true", tmp_path, {}, {})
     assert client.tries == 1
+
+
+def test_a_server_that_is_lost_is_told_with_the_command_that_follows_the_job_later(monkeypatch):
+    class Lost:
+        def tail_job_logs(self, name):
+            raise ConnectionError("reset by peer")
+
+    monkeypatch.setattr(server, "RECONNECT_SECONDS", 0.0)
+    with pytest.raises(RunError, match=r"\(reset by peer\); the job goes on: ray --address a$"):
+        follow(Lost(), "mine", str, "ray --address a")

@@ -99,6 +99,17 @@ def test_a_server_that_does_not_answer_once_is_asked_again(error):
     assert said[-1] == "job first ended as STOPPED" and not failures
 
 
+def test_a_server_that_does_not_take_the_stop_is_told_in_a_sentence():
+    server = Server(details())
+
+    def stop_job(name):
+        raise ConnectionError("reset\nby peer")
+
+    server.stop_job = stop_job
+    with pytest.raises(RunError, match=r"^the job server says of 'first': reset by peer$"):
+        stop(server, "first", lambda text: None, lambda seconds: None)
+
+
 def test_a_job_that_does_not_end_is_an_error_after_its_time():
     waited = []
     with pytest.raises(RunError, match=r"^job first has not ended within 180 s; it is RUNNING$"):
