@@ -12,10 +12,13 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
+from conf.targets import ROOMS
 from cost.draws.distribution import DrawCells
 from launch.cli.refusals import UserError
 from launch.record.notices import tell, why
 from launch.record.tracking import OpenTracker, RunInfo, Sample, Tracker
+from rollout.own_code import PROJECT
+from rollout.raised import told
 
 
 def open_all(
@@ -46,6 +49,13 @@ def open_all(
                 if not said.startswith("tracker."):
                     said = f"tracker.{name} cannot be opened ({said})"
                 raise UserError(said) from error
+            # Clients of servers raise kinds of their own where nobody answers.
+            except Exception as error:
+                ours = (str(PROJECT / room) for room in ROOMS)
+                raise UserError(
+                    f"tracker.{name} cannot be opened, it {told(error, *ours)}; leave it out with "
+                    f"~tracker.{name}"
+                ) from error
             stack.callback(_Supervised(name, opened[name]).close, {})
         stack.pop_all()
     return OpenTrackers(opened)
