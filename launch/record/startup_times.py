@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ class StartupTimes:
 
     def __init__(self, of: str, path: Path | None = None) -> None:
         self._of = of
-        self._path = path or _in_cache()
+        self._path = path or _in_cache(os.environ)
 
     def of(self, name: str, total: int) -> float | None:
         """Return how long a part of so many pieces took the last time, in seconds."""
@@ -69,6 +70,7 @@ def _is_time(value: Any) -> bool:
     return type(value) in (int, float) and 0 <= value < math.inf
 
 
-def _in_cache() -> Path:
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(cache) / "cost-aware-rl" / "startup.json"
+def _in_cache(environ: Mapping[str, str]) -> Path:
+    cache = environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    # Of a user without a folder, "~" stays what it is: times are then not kept.
+    return Path(os.devnull if cache.startswith("~") else cache) / "cost-aware-rl" / "startup.json"

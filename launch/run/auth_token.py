@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Mapping
+from collections.abc import MutableMapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -16,8 +16,13 @@ ELSEWHERE = ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")
 PRIVATE = 0o600
 
 
-def keep_token_private(home: Path | None = None, environ: Mapping[str, str] = os.environ) -> None:
+def keep_token_private(
+    home: Path | None = None, environ: MutableMapping[str, str] = os.environ
+) -> None:
     """Make `~/.ray/auth_token`, or take away the rights of others to one that is there.
+
+    A user without a folder that can be written, as in many containers, gets a token in the
+    environment, for the clusters of this process.
 
     Args:
         home: The user's folder; None takes this user's.
@@ -25,7 +30,12 @@ def keep_token_private(home: Path | None = None, environ: Mapping[str, str] = os
     """
     if any(environ.get(name) for name in ELSEWHERE):
         return
-    path = (home or Path.home()) / ".ray" / "auth_token"
+    try:
+        path = (home or Path.home()) / ".ray" / "auth_token"
+    except RuntimeError:
+        # The list of users lacks this one, and HOME is not set.
+        environ[ELSEWHERE[0]] = secrets.token_hex(32)
+        return
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not path.exists():
@@ -33,8 +43,8 @@ def keep_token_private(home: Path | None = None, environ: Mapping[str, str] = os
         if path.stat().st_mode & 0o777 != PRIVATE:
             path.chmod(PRIVATE)
     except OSError:
-        # Where the folder is another's or cannot be written, Ray says so.
-        return
+        if not os.access(path, os.R_OK):
+            environ[ELSEWHERE[0]] = secrets.token_hex(32)
 
 
 def _make(path: Path) -> None:

@@ -62,3 +62,12 @@ def test_the_oldest_go(tmp_path):
     for number in range(MOST + 2):
         times.took("e", number, 1.0)
     assert times.of("e", 1) is None and times.of("e", 2) == 1.0 and times.of("e", MOST + 1) == 1.0
+
+
+def test_times_of_a_user_without_a_folder_are_not_kept(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)
+    times = StartupTimes("model")
+    times.took("engines", 1, 1.0)
+    assert times.of("engines", 1) is None and not list(tmp_path.iterdir())

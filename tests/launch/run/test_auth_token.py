@@ -2,6 +2,7 @@
 
 import os
 import stat
+from pathlib import Path
 
 import pytest
 
@@ -49,9 +50,19 @@ def test_a_token_from_elsewhere_needs_no_file(name, tmp_path):
     assert not (tmp_path / ".ray").exists()
 
 
-def test_a_folder_that_cannot_be_written_is_left_for_ray_to_name(tmp_path):
+def test_a_user_without_a_folder_that_can_be_written_has_a_token_in_the_environment(
+    tmp_path, monkeypatch
+):
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
     (tmp_path / ".ray").write_text("a file")
-    keep_token_private(tmp_path, {})
+    written, nowhere = {}, {}
+    keep_token_private(tmp_path, written)
+    monkeypatch.setattr(Path, "home", homeless)
+    keep_token_private(environ=nowhere)
+    assert len(bytes.fromhex(written["RAY_AUTH_TOKEN"])) == 32
+    assert len(bytes.fromhex(nowhere["RAY_AUTH_TOKEN"])) == 32
     assert (tmp_path / ".ray").read_text() == "a file"
 
 
