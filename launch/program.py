@@ -35,7 +35,7 @@ from launch.cli.command_line import (
 )
 from launch.cli.folder_lock import lock_folder
 from launch.cli.held_out import with_held_out
-from launch.cli.help import end_quietly, help_of
+from launch.cli.help import end_quietly, help_of, open_streams
 from launch.cli.measured import with_measured
 from launch.cli.own_code import settle_plugs, with_own_files
 from launch.cli.previewed import drop_preview, with_preview
@@ -219,6 +219,7 @@ def start(
         resumes: Whether `resume=RUN` takes the configuration of that run, see `with_resumed`.
         measures: Whether the bare word RUN takes it, and the run's policy, see `with_measured`.
     """
+    open_streams()
     os.environ["HYDRA_FULL_ERROR"] = "1"
     # A folder of configurations that is not there would otherwise be passed over.
     warnings.filterwarnings("error", message=r"provider=.* is not available")

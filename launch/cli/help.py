@@ -89,6 +89,17 @@ def first_sentence(text: str) -> str:
     return _SENTENCE_END.split(said, maxsplit=1)[0]
 
 
+def open_streams() -> None:
+    """Put what takes everything in the place of streams that the caller closed, as `>&-` does.
+
+    Python has none then, and the next file that is opened would get what others write there.
+    """
+    for number, name in ((1, "stdout"), (2, "stderr")):
+        if getattr(sys, name) is None:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), number)
+            setattr(sys, name, os.fdopen(number, "w"))
+
+
 def end_quietly() -> None:
     """Write what is left on stdout, and take no offence where nobody reads it any more."""
     try:
