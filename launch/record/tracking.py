@@ -69,8 +69,9 @@ class RunInfo:
 
     @property
     def title(self) -> str:
-        """Return what tells the run from others in a list: runs of a recipe share their name, and
-        those of a comparison's arms the names of their folders.
+        """Return what tells the run from others in a list.
+
+        Runs of a recipe share their name, those of a comparison's arms the names of their folders.
 
         Example: "quickstart-20260901-120000", which has the name in it, or "thinned-0/seed-0".
         """

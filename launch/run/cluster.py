@@ -19,6 +19,7 @@ from conf.resources import ResourcesConfig
 from launch.cli.signals import handled, hangups_held, ignore, interrupt
 from launch.cli.visible import from_ray
 from launch.program import RunError, UserError
+from launch.record.notices import why
 from launch.run.auth_token import keep_token_private
 from launch.run.cluster_shutdown import begin_watch, leave, watch_of_cluster
 from launch.run.interruption import stopped
@@ -29,6 +30,8 @@ from rollout.rewards.pool import HopelessRewardError
 
 CONNECT_SECONDS = 10.0
 START_TRIES = 3
+NO_ANSWER = (ConnectionError, TimeoutError)
+"""Of the errors that are OSErrors, those that are of no file."""
 TOO_SLOW = "timed out during startup"
 """What Ray says of a cluster that did not start in time."""
 DEATH = "A worker died or was killed while executing a task"
@@ -117,6 +120,12 @@ def _start_in_tries(**options: Any) -> None:
             _start(**options)
             return
         except Exception as error:
+            if isinstance(error, OSError | UnicodeError) and not isinstance(error, NO_ANSWER):
+                folder = get_default_ray_temp_dir()  # type: ignore[no-untyped-call]
+                raise UserError(
+                    "RAY_TMPDIR, or TMPDIR without it, must be a folder that can be written, with "
+                    f"a path of ASCII as short as that of /tmp, got {folder!r}: {why(error)}"
+                ) from error
             # Ray gives its own processes a fixed 30 s to start, too little on a busy machine, and
             # says so with a bare Exception.
             if TOO_SLOW not in str(error):

@@ -54,15 +54,15 @@ def answering(monkeypatch):
 
     def start(status, body=b""):
         handler = type("Given", (Answer,), {"status": status, "body": body})
-        server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        servers.append(server)
-        return f"http://127.0.0.1:{server.server_port}"
+        started = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        threading.Thread(target=started.serve_forever, daemon=True).start()
+        servers.append(started)
+        return f"http://127.0.0.1:{started.server_port}"
 
     yield start
-    for server in servers:
-        server.shutdown()
-        server.server_close()
+    for each in servers:
+        each.shutdown()
+        each.server_close()
 
 
 @pytest.mark.parametrize(

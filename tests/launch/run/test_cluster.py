@@ -11,7 +11,7 @@ import ray
 from ray._private import node, utils, worker
 
 from conf.resources import ResourcesConfig
-from launch.cli.refusals import RunError
+from launch.cli.refusals import RunError, UserError
 from launch.cli.signals import Interrupted, handled, interrupt
 from launch.run import cluster
 from launch.run.cluster import DEATH, leave_deaths_to_us
@@ -101,6 +101,24 @@ def test_a_signal_while_it_starts_says_so_and_what_was_started_is_ended(monkeypa
     ):
         pass
     assert left == ["left"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError("path length cannot exceed 107"),
+        PermissionError(),
+        UnicodeEncodeError("ascii", "ü", 0, 1, "ordinal not in range(128)"),
+    ],
+)
+def test_a_folder_that_rays_files_cannot_lie_in_is_refused_by_name(monkeypatch, error):
+    def refuse(**options):
+        raise error
+
+    monkeypatch.setenv("RAY_TMPDIR", "/a")
+    monkeypatch.setattr(cluster, "_start", refuse)
+    with pytest.raises(UserError, match=r"^RAY_TMPDIR, or TMPDIR .*, got '/a/ray': "):
+        cluster._start_in_tries()
 
 
 def test_a_ray_that_never_starts_is_told_of_in_one_sentence(monkeypatch, started):
