@@ -65,7 +65,7 @@ def in_folder() -> Iterator[None]:
     """Have what is made meanwhile, and by processes that begin meanwhile, in that folder."""
     place, before = folder(), os.environ.get("TMPDIR")
     # What is compiled serves the next engine, too.
-    cached = f"{tempfile.gettempdir()}/torchinductor_{getpass.getuser()}"
+    cached = f"{tempfile.gettempdir()}/torchinductor_{_user()}"
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", cached)
     own, tempfile.tempdir = tempfile.tempdir, place
     os.environ["TMPDIR"] = place
@@ -77,6 +77,16 @@ def in_folder() -> Iterator[None]:
             del os.environ["TMPDIR"]
         else:
             os.environ["TMPDIR"] = before
+
+
+def _user() -> str:
+    """Return the user's name; one whom the list of users lacks, as in many containers, gets one."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        # vLLM asks Python too, which looks here first.
+        os.environ["LOGNAME"] = f"uid_{os.getuid()}"
+        return os.environ["LOGNAME"]
 
 
 def remove() -> None:

@@ -1,6 +1,8 @@
 """What an engine keeps among temporary files lies in one folder, and is gone with it."""
 
+import getpass
 import os
+import pwd
 import shutil
 import subprocess
 import sys
@@ -42,6 +44,19 @@ def test_what_is_made_by_it_and_its_processes_lies_in_its_folder(place):
     assert Path(own).parent == Path(told.stdout.strip()) == Path(files.folder())
     assert Path(files.folder()).parent == place
     assert tempfile.gettempdir() == str(place) and "TMPDIR" not in os.environ
+    files.remove()
+
+
+def test_a_user_whom_the_list_of_users_lacks_gets_a_name(place, monkeypatch):
+    def lacking(uid):
+        raise KeyError(uid)
+
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setattr(pwd, "getpwuid", lacking)
+    with files.in_folder():
+        assert os.environ["TORCHINDUCTOR_CACHE_DIR"].endswith(f"/torchinductor_uid_{os.getuid()}")
+        assert getpass.getuser() == f"uid_{os.getuid()}"
     files.remove()
 
 
