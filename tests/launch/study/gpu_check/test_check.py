@@ -1,6 +1,7 @@
 """Which processes a check starts, and what it makes of their ends; on a GPU the check itself."""
 
 import json
+import os
 import signal
 import sys
 from dataclasses import replace
@@ -15,6 +16,7 @@ from launch.program import build
 from launch.run.interruption import StoppedError
 from launch.study.gpu_check import check
 from launch.study.gpu_check.check import run_check, stopping, tried, verdict_of
+from launch.study.gpu_check.evidence import machine
 from launch.study.gpu_check.gpu import Gpu, one_gpu, parsed
 from launch.study.gpu_check.parts import Part, fault_of, figures_of, parts_of
 from tests.composing import composed
@@ -69,9 +71,10 @@ def test_a_part_that_fails_leaves_the_end_of_what_it_said(tmp_path):
     assert told["status"] == "failed"
     assert told["error"].startswith("exit status 1: xxx")
     assert told["error"].endswith("no such device")
-    assert len(told["error"]) < 4000
+    assert len(told["error"]) < 5000
     nothing = try_on_cpu(python("print('no JSON')"), tmp_path)
     assert nothing["error"].startswith("it left no findings")
+    assert nothing["stdout"] == "no JSON"
     wrong = try_on_cpu(python("print('{\"completed\": false}')"), tmp_path)
     assert (wrong["status"], wrong["error"]) == ("failed", "completed is false")
 
@@ -81,6 +84,51 @@ def test_a_part_ends_at_its_deadline_even_if_it_will_not(tmp_path):
     told = try_on_cpu(python(stubborn, seconds=2.0), tmp_path)
     assert told["status"] == "failed"
     assert told["error"].startswith("it took more than 2 s")
+
+
+def test_where_a_part_hangs_is_told(tmp_path):
+    hangs = "from rollout.stack_traces import offer; import time; offer(); time.sleep(600)"
+    child = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {hangs!r}])"
+    told = try_on_cpu(python(child, seconds=6.0), tmp_path)
+    (where,) = told["stacks"]
+    assert 'File "<string>", line 1 in <module>' in where
+
+
+def test_what_actors_logged_last_is_told(tmp_path, monkeypatch):
+    logs = tmp_path / "ray" / "session_1" / "logs"
+    logs.mkdir(parents=True)
+    (tmp_path / "ray" / "session_latest").symlink_to("session_1")
+    monkeypatch.setenv("RAY_TMPDIR", str(tmp_path))
+    write = "from pathlib import Path; Path({0!r}).write_text('{1} no room'); raise SystemExit(1)"
+    text = write.format(str(logs / "worker-1.err"), "x" * 5000)
+    (logs / "worker-0.out").write_text("of a part before")
+    os.utime(logs / "worker-0.out", (1, 1))
+    (logs / "worker-2.out").write_text(":job_id:01000000\n")
+    os.utime(logs / "worker-2.out", (9e9, 9e9))
+    (found,) = try_on_cpu(python(text), tmp_path)["logs"].items()
+    assert found[0] == "worker-1.err"
+    assert found[1].endswith("x no room")
+    assert len(found[1]) == 4000
+
+
+def test_the_machine_is_described_without_secrets(monkeypatch):
+    monkeypatch.setenv("NCCL_DEBUG", "INFO")
+    monkeypatch.setenv("VLLM_API_KEY", "hidden")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "hidden")
+    found = machine()
+    assert found["variables"]["NCCL_DEBUG"] == "INFO"
+    assert "hidden" not in json.dumps(found)
+    assert f"torch=={torch.__version__}" in found["packages"]
+
+
+@pytest.mark.parametrize(("visible", "seen"), [(None, "0"), ("2,3", "2")])
+def test_a_part_sees_one_gpu(tmp_path, monkeypatch, visible, seen):
+    monkeypatch.setattr(check, "one_gpu", lambda: None)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    asked = "import json, os; print(json.dumps({'kernels': os.environ['CUDA_VISIBLE_DEVICES']}))"
+    assert tried(python(asked), 60.0, tmp_path, on_gpu=True)["findings"] == {"kernels": seen}
 
 
 def test_a_part_without_time_is_not_begun(tmp_path):
