@@ -74,6 +74,10 @@ class DeepSpeedEngine:
         """Tells the weights that adapters go with from others; 0 without adapters."""
         self.weights = DeepSpeedWeights(self)
         self._packed = self._policy_of(self.model)
+        if torch.cuda.is_available():
+            # DeepSpeed would do it next. There the check takes minutes less for a large model, and
+            # is of the kernels that will be used.
+            self.model.to(torch.device("cuda"))
         check_packing(self._packed)
         if config.curvature.masks:
             check_head(self._packed)

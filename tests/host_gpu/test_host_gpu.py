@@ -12,9 +12,10 @@ from tests.places import PROJECT
 
 
 @pytest.mark.system
-def test_what_a_gpu_refuses_is_refused():
+@pytest.mark.parametrize("name", ["refusals", "packing"])
+def test_what_a_gpu_refuses_is_refused_and_a_learner_begins_there(name):
     done = subprocess.run(
-        [sys.executable, "-m", "tests.host_gpu", str(Path(__file__).with_name("refusals.py"))],
+        [sys.executable, "-m", "tests.host_gpu", str(Path(__file__).with_name(f"{name}.py"))],
         env=os.environ | {"HOST_GPU": str(library()), "PYTHONPATH": str(PROJECT)},
         capture_output=True,
         text=True,
