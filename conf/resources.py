@@ -24,7 +24,8 @@ class ResourcesConfig:
     num_learners: int = 1
     """Learner workers."""
     use_gpu: bool | None = None
-    """None uses GPUs if the cluster has any. Without GPUs, vLLM must be built for CPUs."""
+    """None uses GPUs if the cluster has any and the packages here are those for GPUs. Without GPUs,
+    vLLM must be built for CPUs."""
     share_gpus: bool | None = None
     """Whether engine k and learner k share a GPU. None: only as many pairs as necessary do, if the
     cluster has fewer GPUs than the run has parts. Engines on several GPUs never share."""

@@ -26,6 +26,7 @@ from launch.run.memory import (
 )
 from launch.run.packing_memory import received_bytes
 from learner.deepspeed_settings import check_device
+from rollout.engines.versions import built_for_cpus
 
 CGROUP = Path("/sys/fs/cgroup/memory.max")
 _MAY_RUN_OUT = "may run out: with the estimated activations it does not fit"
@@ -56,7 +57,7 @@ def device_of(config: RunConfig) -> Device | None:
     """
     resources = config.resources
     given = resources.device_memory_gib
-    found = None if resources.use_gpu is False or _elsewhere(config) else _gpu_bytes()
+    found = None if _takes_no_gpu(config) or _elsewhere(config) else _gpu_bytes()
     if given is not None:
         return Device(given * GIB, resources.use_gpu is True or found is not None)
     if _elsewhere(config) or (resources.use_gpu and found is None):
@@ -64,6 +65,12 @@ def device_of(config: RunConfig) -> Device | None:
     if found is not None and math.isnan(found):
         return None
     return Device(_machine_bytes(), False) if found is None else Device(found, True)
+
+
+def _takes_no_gpu(config: RunConfig) -> bool:
+    """Whether the run leaves GPUs alone, whatever there is."""
+    asked = config.resources.use_gpu
+    return built_for_cpus() if asked is None else not asked
 
 
 def _elsewhere(config: RunConfig) -> bool:
@@ -126,7 +133,7 @@ def memory_lines(config: RunConfig, shape: Shape | None, device: Device | None) 
     """
     if shape is None:
         return {}
-    on_gpu = device.on_gpu if device is not None else config.resources.use_gpu is not False
+    on_gpu = device.on_gpu if device is not None else not _takes_no_gpu(config)
     learner, engine = needs(config, shape, device, on_gpu=on_gpu)
     if device is not None and (missing := shortage(config, shape, device)) is not None:
         raise _refusal(config, shape, device, missing)

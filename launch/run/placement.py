@@ -24,6 +24,7 @@ from conf.resources import ResourcesConfig
 from launch.program import UserError
 from launch.run.cluster_shutdown import in_time, watch_of_cluster
 from launch.run.layout import Layout, describe, lay_out
+from rollout.engines.versions import built_for_cpus
 
 RELEASE_SECONDS = 15.0
 """Longest wait for a run that has just ended, or is ending, to give its resources back."""
@@ -37,7 +38,8 @@ def use_gpu(resources: ResourcesConfig) -> bool:
     """Say whether the run places engines and learners on GPUs."""
     if resources.use_gpu is not None:
         return resources.use_gpu
-    return bool(ray.cluster_resources().get("GPU", 0) >= 1)  # type: ignore[no-untyped-call]
+    there = ray.cluster_resources().get("GPU", 0) >= 1  # type: ignore[no-untyped-call]
+    return bool(there) and not built_for_cpus()
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +154,11 @@ def reserve(
             it within the deadline.
     """
     total: float = ray.cluster_resources().get("GPU", 0)  # type: ignore[no-untyped-call]
+    if total >= 1 and resources.use_gpu is None and built_for_cpus():
+        say(
+            f"{total:g} GPU(s) stay idle, as the packages here are those for CPUs; "
+            "`make install DEVICE=gpu VENV=.venv-gpu` installs those for GPUs"
+        )
     layout = lay_out(resources, total, on_gpu=use_gpu(resources), learners=learners)
     if resources.max_engines is not None and layout.num_shared:
         raise PlacementError(

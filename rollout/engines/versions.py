@@ -39,14 +39,19 @@ def check_vllm_on_cpus() -> None:
     Raises:
         ValueError: In one sentence on what to change.
     """
-    package, found = _installed()
-    # As vLLM itself tells.
-    if not found or "cpu" in package + found or sys.platform == "darwin":
+    found = _installed()[1]
+    if not found or built_for_cpus():
         return
     raise ValueError(
         "resources.use_gpu must be true, with GPUs in the cluster, for a vLLM that is built for "
         f"them; without GPUs install this project's set with `make install`, got vLLM {found}"
     )
+
+
+def built_for_cpus() -> bool:
+    """Say whether a vLLM is installed that knows no GPUs, as it tells itself."""
+    package, found = _installed()
+    return bool(found) and ("cpu" in package + found or sys.platform == "darwin")
 
 
 def _installed() -> tuple[str, str]:

