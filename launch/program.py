@@ -35,8 +35,9 @@ from launch.cli.command_line import (
 )
 from launch.cli.folder_lock import lock_folder
 from launch.cli.held_out import with_held_out
-from launch.cli.help import end_quietly, help_of, open_streams
+from launch.cli.help import help_of
 from launch.cli.measured import with_measured
+from launch.cli.output import end_quietly, open_streams
 from launch.cli.own_code import settle_plugs, with_own_files
 from launch.cli.previewed import drop_preview, with_preview
 from launch.cli.recipes import with_whole_members, without_outranked

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Sequence
 from itertools import takewhile
 from textwrap import fill
@@ -15,7 +14,6 @@ from omegaconf import OmegaConf
 from conf.keys import CONF, describe, keys_of, nearest
 from launch.cli.own_code import package_of
 from launch.cli.refusals import UserError
-from launch.cli.terminal import drop
 
 WIDTH = 120
 """Columns of the list of a group's members."""
@@ -87,23 +85,3 @@ def first_sentence(text: str) -> str:
     comment = takewhile(re.compile("#(?!  )").match, text.splitlines())
     said = " ".join(line.lstrip("# ") for line in comment if "@package" not in line)
     return _SENTENCE_END.split(said, maxsplit=1)[0]
-
-
-def open_streams() -> None:
-    """Put what takes everything in the place of streams that the caller closed, as `>&-` does.
-
-    Python has none then, and the next file that is opened would get what others write there.
-    """
-    for number, name in ((1, "stdout"), (2, "stderr")):
-        if getattr(sys, name) is None:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), number)
-            setattr(sys, name, os.fdopen(number, "w"))
-
-
-def end_quietly() -> None:
-    """Write what is left on stdout, and take no offence where nobody reads it any more."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # Python would write it once more when it ends.
-        drop(sys.stdout.fileno())

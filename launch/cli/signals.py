@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from launch.cli.terminal import leave_terminal
+from launch.cli.output import leave_terminal
 
 SIGNALS = (
     signal.SIGINT,

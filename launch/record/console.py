@@ -9,7 +9,7 @@ from functools import cache
 
 from rich.console import Console
 
-from launch.cli.terminal import drop, leave_terminal
+from launch.cli.output import drop, leave_terminal
 
 
 class _Output(Console):

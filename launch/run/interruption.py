@@ -10,9 +10,9 @@ from functools import partial
 from types import FrameType
 from typing import Any, TypeVar
 
+from launch.cli.output import leave_terminal
 from launch.cli.refusals import RunError
 from launch.cli.signals import SIGNALS, Interrupted, end, handled, interrupt, let_next_end
-from launch.cli.terminal import leave_terminal
 
 Result = TypeVar("Result")
 

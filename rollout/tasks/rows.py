@@ -9,6 +9,8 @@ any but Parquet with .gz   the same, unpacked
 FILES with *, ? or []      the rows of each, by name
 FOLDER of `save_to_disk`   rows, or those of one split             pyarrow
 other FOLDER, owner/name   what `datasets.load_dataset` reads      datasets
+
+Patterns are those of Python's `glob`, `**` for folders at any depth among them.
 """
 
 import importlib
@@ -55,12 +57,12 @@ class Rows:
         """
         files = files_of(located(self.path))
         path = Path(files[0]) if files else Path(self.path)
-        if path.is_dir():
+        if len(files) == 1 and path.is_dir():
             if any((path / name).is_file() for name in ("state.json", "dataset_dict.json")):
                 return self._saved(path)
-            return self._loaded()
-        if not path.exists() and not path.suffix and HUB_ID.fullmatch(self.path):
-            return self._loaded()
+            return self._loaded(str(path))
+        if not files and not path.suffix and HUB_ID.fullmatch(self.path):
+            return self._loaded(self.path)
         return self._of_files([Path(file) for file in files] or [path])
 
     def _of_files(self, files: Sequence[Path]) -> Iterator[Placed]:
@@ -104,7 +106,7 @@ class Rows:
                         yield f"{folder}:{number}", row
                         number += 1
 
-    def _loaded(self) -> Iterator[Placed]:
+    def _loaded(self, path: str) -> Iterator[Placed]:
         """Rows of what the package `datasets` loads; it runs no code of a data set's author."""
         split = self.hub_split or "train"
         try:
@@ -119,9 +121,7 @@ class Rows:
                 f"got {self.path!r}"
             ) from error
         try:
-            found = datasets.load_dataset(
-                self.path, self.subset, split=split, revision=self.revision
-            )
+            found = datasets.load_dataset(path, self.subset, split=split, revision=self.revision)
         except Exception as error:
             # Hub, network, parser and cache each fail with errors of their own.
             reason = " ".join(str(error).split())

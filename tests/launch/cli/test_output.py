@@ -1,4 +1,4 @@
-"""A terminal that is closed while a program prints on it."""
+"""Streams that are closed from the start, and a terminal that is closed later on."""
 
 import signal
 import subprocess
@@ -54,3 +54,14 @@ def test_a_program_comes_to_its_end_without_its_terminal(tmp_path, hangup, statu
     finally:
         process.kill()
     assert (tmp_path / "done").exists()
+
+
+def test_a_program_whose_streams_are_closed_writes_them_nowhere(tmp_path):
+    script = (
+        "import os; from launch.cli.output import open_streams; open_streams();"
+        "file = open('a', 'w'); os.write(1, b'x'); os.write(2, b'x'); print('x'); file.write('a')"
+    )
+    command = [sys.executable, "-c", script]
+    closed = subprocess.run(["sh", "-c", '"$@" >&- 2>&-', "sh", *command], cwd=tmp_path)
+    assert closed.returncode == 0
+    assert (tmp_path / "a").read_text() == "a"
