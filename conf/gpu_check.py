@@ -25,7 +25,7 @@ class GpuCheckConfig:
     """"gpu", or "cpu" to try the check itself without one."""
     num_steps: int = 20
     """Steps of the quickstart."""
-    seconds: float = 1800.0
+    seconds: float = 480.0
     """Time limit of all parts together; each part also has its own."""
     overrides: list[str] = field(default_factory=list)
     """Further overrides for every part."""
