@@ -35,7 +35,7 @@ async def evaluate(config: EvaluateConfig, sets: Sets) -> Evaluation:
         PlacementError: If the cluster has too little.
     """
     async with AsyncExitStack() as started:
-        placement = reserve(config.resources, learners=False)
+        placement = await reserve(config.resources, learners=False)
         started.callback(placement.release)
         checks = NodeChecks(config)
         await checks.check(placement.nodes())

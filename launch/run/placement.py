@@ -5,6 +5,7 @@ resources, the cluster's GPUs -> Layout -> placement groups -> options of each a
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from launch.run.cluster_shutdown import in_time, watch_of_cluster
 from launch.run.layout import Layout, describe, lay_out
 from rollout.engines.versions import built_for_cpus
 
+LOOK_SECONDS = 0.2
 RELEASE_SECONDS = 15.0
 """Longest wait for a run that has just ended, or is ending, to give its resources back."""
 
@@ -124,7 +126,7 @@ def _remove(group: PlacementGroup) -> None:
         in_time(RELEASE_SECONDS, partial(remove_placement_group, group))
 
 
-def _free_when_enough(asked: dict[str, float]) -> dict[str, float]:
+async def _free_when_enough(asked: dict[str, float]) -> dict[str, float]:
     """What is free, after a moment's wait while what is asked is only being given back."""
     total: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
     patience = 0.0
@@ -136,10 +138,10 @@ def _free_when_enough(asked: dict[str, float]) -> dict[str, float]:
         enough = all(amount <= free.get(kind, 0) for kind, amount in asked.items())
         if enough or time.monotonic() >= deadline:
             return free
-        time.sleep(0.2)
+        await asyncio.sleep(LOOK_SECONDS)
 
 
-def reserve(
+async def reserve(
     resources: ResourcesConfig, *, learners: bool = True, say: Callable[[str], None] = print
 ) -> Placement:
     """Reserve the run's placement groups.
@@ -169,7 +171,7 @@ def reserve(
     cpus = engine_cpus + layout.num_learners * resources.learner_cpus
     # Ray counts in ten-thousandths, and parts may add up to a little more than all there is.
     asked = {"CPU": round(cpus, 4), "GPU": layout.num_gpus}
-    free = _free_when_enough(asked)
+    free = await _free_when_enough(asked)
     for kind, amount in asked.items():
         if amount > free.get(kind, 0):
             raise PlacementError(
@@ -190,14 +192,25 @@ def reserve(
         else None,
         hides_gpus=total >= 1 and not layout.learner_gpus,
     )
-    for group in placement.groups:
-        if not group.wait(resources.placement_deadline_seconds):
-            placement.release()
-            raise PlacementError(
-                f"resources: no node could hold {group.bundle_specs} within "
-                f"{resources.placement_deadline_seconds:g} s, free was {free}"
-            )
+    try:
+        await _placed(placement, resources.placement_deadline_seconds, free)
+    except BaseException:
+        placement.release()
+        raise
     return placement
+
+
+async def _placed(placement: Placement, seconds: float, free: dict[str, float]) -> None:
+    """Wait for all groups; a signal is heard meanwhile."""
+    deadline = time.monotonic() + seconds
+    for group in placement.groups:
+        while not group.wait(0):
+            if time.monotonic() >= deadline:
+                raise PlacementError(
+                    f"resources: no node could hold {group.bundle_specs} within {seconds:g} s, "
+                    f"free was {free}"
+                )
+            await asyncio.sleep(LOOK_SECONDS)
 
 
 def engine_bundles(layout: Layout, resources: ResourcesConfig) -> list[dict[str, float]]:

@@ -148,7 +148,7 @@ class System:
         started: AsyncExitStack,
     ) -> System:
         """Start all parts; `started` ends those that were, where others fail."""
-        placement = reserve(config.resources, say=startup.say)
+        placement = await reserve(config.resources, say=startup.say)
         started.callback(placement.release)
         checks = NodeChecks(config)
         await checks.check(placement.nodes())

@@ -4,6 +4,7 @@ Every refusal below comes out of `prepare`, which runs before a cluster is joine
 folder behind.
 """
 
+import asyncio
 import json
 import os
 import shutil
@@ -204,7 +205,7 @@ def test_more_than_the_cluster_has_is_refused_with_both_numbers(prepared, monkey
     monkeypatch.setattr("ray.available_resources", lambda: {"CPU": 16.0, "GPU": 2.0})
     monkeypatch.setattr("ray.cluster_resources", lambda: {"CPU": 16.0, "GPU": 2.0})
     with pytest.raises(PlacementError) as refusal:
-        reserve(resources)
+        asyncio.run(reserve(resources))
     message = str(refusal.value)
     assert (
         "asks for 3 GPUs (3 engines, 1 learners, 1 of each on shared GPUs), the cluster has 2 f"

@@ -56,4 +56,5 @@ class DynamicSampling(Filtering):
 
     def num_tickets(self, missing: int, so_far: BatchSoFar, state: DynamicSamplingState) -> int:
         """Return the missing groups times `oversample`, rounded up."""
-        return math.ceil(self.oversample * missing)
+        # Products such as 1.1 * 10 are a little more than what is asked.
+        return math.ceil(self.oversample * missing - 1e-9)

@@ -123,7 +123,10 @@ def test_what_is_reserved_is_given_back_where_no_engine_can_be_made(monkeypatch)
     def refuse(**_):
         raise UserError("model.path must hold another model")
 
-    monkeypatch.setattr(module, "reserve", lambda resources, *, learners: placement)
+    async def reserve(resources, *, learners):
+        return placement
+
+    monkeypatch.setattr(module, "reserve", reserve)
     monkeypatch.setattr(module, "NodeChecks", Checked)
     monkeypatch.setattr(module, "make_pool", refuse)
     config = SimpleNamespace(resources=None, rollout=None)

@@ -1,10 +1,16 @@
 """What is reserved for whom, without a cluster."""
 
+import asyncio
+
 import pytest
 
 from conf.resources import ResourcesConfig
 from launch.run import placement as module
-from launch.run.placement import PlacementError, reserve
+from launch.run.placement import PlacementError
+
+
+def reserve(*arguments, **options):
+    return asyncio.run(module.reserve(*arguments, **options))
 
 
 class Group:
@@ -130,3 +136,25 @@ def test_nodes_with_learners_are_told_from_the_others(cluster_of, monkeypatch):
         module, "placement_group_table", lambda group: {"bundles_to_node_id": {0: at[id(group)]}}
     )
     assert placed.nodes() == {"a": False, "b": True}
+
+
+def test_a_wait_for_room_is_given_up_with_all_that_was_reserved(cluster_of, monkeypatch):
+    cluster_of(0)
+    removed = []
+    monkeypatch.setattr(module, "remove_placement_group", removed.append)
+    monkeypatch.setattr(Group, "wait", lambda self, seconds: len(self.bundle_specs) == 2)
+    asked = ResourcesConfig(num_engines=1, num_learners=2, placement_deadline_seconds=0.5)
+
+    async def given_up():
+        waiting = asyncio.create_task(module.reserve(asked, say=lambda _: None))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await waiting
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(given_up())
+    assert len(removed) == 2
+    message = r"^resources: no node could hold \[{'CPU': 1(\.0)?}\] within 0\.5 s, free was "
+    with pytest.raises(PlacementError, match=message):
+        reserve(asked, say=lambda _: None)
+    assert len(removed) == 4

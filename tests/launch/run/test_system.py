@@ -415,7 +415,7 @@ def test_a_start_that_fails_is_looked_into_before_what_was_started_ends(monkeypa
         async def close(self):
             left.discard(self.name)
 
-    def reserved(*_, **__):
+    async def reserved(*_, **__):
         started = Started("placement")
         layout = Layout(1, 1, 0, 0)
         return SimpleNamespace(layout=layout, release=started.close, nodes=list)

@@ -242,3 +242,8 @@ def test_gradient_direction_is_kept_and_its_length_is_over_the_mixed_share(make_
     mean, error = np.mean(learned, axis=0), np.std(learned, axis=0) / np.sqrt(len(learned))
     expected = (chances[:, None] * gradients).mean(axis=0) / chances.mean()
     assert (np.abs(mean - expected) < 5 * error).all()
+
+
+def test_missing_groups_times_oversample_are_rounded_up_only_where_they_are_not_whole():
+    asked = DynamicSampling(oversample=1.1).num_tickets
+    assert [asked(missing, None, None) for missing in (1, 9, 10, 11, 30)] == [2, 10, 11, 13, 33]
