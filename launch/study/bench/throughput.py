@@ -18,10 +18,17 @@ PEAK_FLOPS = {
     "H100 PCIe": 756e12,
     "H100": 989e12,
     "H200": 989e12,
+    "H800": 989e12,
+    "GB200": 2500e12,
+    "B200": 2250e12,
     "A100": 312e12,
+    "A800": 312e12,
+    "L40S": 362e12,
+    "RTX 4090": 165e12,
+    "RTX 3090": 71e12,
 }
-"""Part of a GPU's name to its peak for 16-bit matrices without sparsity, operations per second, by
-NVIDIA's data sheets; the first that fits counts."""
+"""Part of a GPU's name to its peak for 16-bit matrices without sparsity, added up in float32,
+operations per second, by NVIDIA's data sheets; the first that fits counts."""
 
 
 def device_name() -> str:

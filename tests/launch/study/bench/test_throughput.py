@@ -39,5 +39,6 @@ def test_a_step_costs_three_forward_passes() -> None:
 def test_a_peak_is_told_only_where_it_is_known() -> None:
     assert peak_flops("NVIDIA H100 80GB HBM3", "bfloat16") == 989e12
     assert peak_flops("NVIDIA H100 PCIe", "float16") == 756e12
+    assert peak_flops("NVIDIA GB200", "bfloat16") == 2500e12
     assert peak_flops("NVIDIA H100 80GB HBM3", "float32") is None
     assert peak_flops("cpu", "bfloat16") is None
