@@ -120,13 +120,14 @@ def track(folder):
     """Hand every metric of the panels to Ray; returns the values by name and run."""
     names, tracked = [prometheus_name(key) for key in KEYS], {}
     # One process may make several runs, one after the other.
-    for first, run in enumerate(("one", "two")):
-        tracker = RayTracker().open(RunInfo(run, folder, {}, 2))
+    for first, name in enumerate(("one", "two")):
+        run = RunInfo(name, folder, {}, 2)
+        tracker = RayTracker().open(run)
         values = [float(first + index) for index in range(len(KEYS))]
         tracker.log(1, dict(zip(KEYS, values, strict=True)))
         tracker.log(2, dict.fromkeys(KEYS, math.nan))
         tracker.close({})
-        tracked |= {(name, run): x for name, x in zip(names, values, strict=True)}
+        tracked |= {(key, run.title): x for key, x in zip(names, values, strict=True)}
     return tracked
 
 
@@ -150,7 +151,7 @@ def scrape(address, names):
     """Values of these metrics by name and run."""
     with urllib.request.urlopen(f"http://{address}/metrics", timeout=10) as answer:
         text = answer.read().decode()
-    line = re.compile(r'^(\w+)\{[^}]*\brun="(\w+)"[^}]*\} (\S+)$', re.MULTILINE)
+    line = re.compile(r'^(\w+)\{[^}]*\brun="([^"]+)"[^}]*\} (\S+)$', re.MULTILINE)
     return {(name, run): float(value) for name, run, value in line.findall(text) if name in names}
 
 
