@@ -2,6 +2,7 @@
 
 import os
 import socket
+import time
 from ipaddress import ip_address
 from pathlib import Path
 
@@ -31,6 +32,20 @@ def command_line(pid):
         )
     except OSError:
         return ""
+
+
+def titled(title, root=None):
+    """The one process below that calls itself so.
+
+    Ray writes a worker's title anew whenever it is called, and there may be none to read meanwhile.
+    """
+    deadline = time.monotonic() + 30
+    while True:
+        found = [pid for pid in descendants(root) if command_line(pid).startswith(title)]
+        if len(found) == 1 or time.monotonic() > deadline:
+            (pid,) = found
+            return pid
+        time.sleep(0.05)
 
 
 def listening(pids):

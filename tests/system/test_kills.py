@@ -7,7 +7,7 @@ import time
 import pytest
 
 from launch.record.restarts import read_restarts
-from tests.processes import command_line, descendants
+from tests.processes import titled
 from tests.system.program import finished, lines_of, train, wait_for_step
 from tests.terminal import Terminal
 
@@ -25,9 +25,7 @@ def test_whatever_is_killed_the_run_goes_on_and_a_closed_terminal_ends_it(tmp_pa
             (14, "ray::LearnerWorker"),
         ):
             wait_for_step(process, run_dir, step)
-            below = descendants(process.pid)
-            (victim,) = (pid for pid in below if command_line(pid).startswith(title))
-            os.kill(victim, signal.SIGKILL)
+            os.kill(titled(title, process.pid), signal.SIGKILL)
             # What was learned after the newest checkpoint is learned anew.
             time.sleep(5)
         wait_for_step(process, run_dir, 18)

@@ -13,7 +13,7 @@ import pytest
 import launch.run.evaluation
 from rollout.places import ray_logs
 from rollout.processes import belongs, every, look
-from tests.processes import command_line, descendants, listening
+from tests.processes import command_line, descendants, listening, titled
 
 pytestmark = pytest.mark.system
 
@@ -107,7 +107,7 @@ def test_a_run_with_two_learners_survives_a_stopped_engine_and_names_a_stopped_s
 
 def stopped(title):
     """Stop the process of this one's cluster that calls itself so."""
-    (pid,) = (pid for pid in descendants() if command_line(pid).startswith(title))
+    pid = titled(title)
     os.kill(pid, signal.SIGSTOP)
     return pid
 
@@ -131,11 +131,9 @@ def names_in(stacks):
 
 def assert_no_part_has_imported_scikit_learn():
     """Where transformers is imported first, it does at once: see `rollout.loading`."""
-    titles = {pid: command_line(pid) for pid in descendants()}
-    parts = ("ray::LearnerWorker", "ray::RolloutActor", "VLLM::EngineCore")
-    pids = [pid for pid, title in titles.items() if title.startswith(parts)]
-    assert len(pids) == len(parts)
-    assert not [titles[p] for p in pids if "sklearn" in Path(f"/proc/{p}/maps").read_text()]
+    titles = ("ray::LearnerWorker", "ray::RolloutActor", "VLLM::EngineCore")
+    found = {titled(title) for title in titles}
+    assert not [pid for pid in found if "sklearn" in Path(f"/proc/{pid}/maps").read_text()]
 
 
 def assert_nothing_is_open_to_others(run_dir):
