@@ -3,11 +3,12 @@
 import os
 import signal
 import time
+from functools import partial
 
 import pytest
 
 from launch.record.restarts import read_restarts
-from tests.processes import titled
+from tests.processes import engine_of, titled
 from tests.system.program import finished, lines_of, train, wait_for_step
 from tests.terminal import Terminal
 
@@ -19,13 +20,13 @@ def test_whatever_is_killed_the_run_goes_on_and_a_closed_terminal_ends_it(tmp_pa
     # Whatever else goes on here, the step that a signal comes into is finished.
     settings = ("loop.max_staleness=1", "loop.num_steps=400", "checkpoint.grace_seconds=300")
     with train(run_dir, *settings, **terminal.options()) as process:
-        for step, title in (
-            (2, "ray::SchedulerActor"),
-            (8, "VLLM::EngineCore"),
-            (14, "ray::LearnerWorker"),
+        for step, victim in (
+            (2, partial(titled, "ray::SchedulerActor")),
+            (8, engine_of),
+            (14, partial(titled, "ray::LearnerWorker")),
         ):
             wait_for_step(process, run_dir, step)
-            os.kill(titled(title, process.pid), signal.SIGKILL)
+            os.kill(victim(process.pid), signal.SIGKILL)
             # What was learned after the newest checkpoint is learned anew.
             time.sleep(5)
         wait_for_step(process, run_dir, 18)

@@ -13,7 +13,7 @@ import pytest
 import launch.run.evaluation
 from rollout.places import ray_logs
 from rollout.processes import belongs, every, look
-from tests.processes import command_line, descendants, listening, titled
+from tests.processes import command_line, descendants, engine_of, listening, titled
 
 pytestmark = pytest.mark.system
 
@@ -54,7 +54,7 @@ def test_a_run_with_two_learners_survives_a_stopped_engine_and_names_a_stopped_s
             assert system.rollouts.num_replaced == 1
             assert_nothing_is_open_to_others(run_dir)
             logprobs = await system.learners.logprobs(probe)
-            scheduler, began = stopped("ray::Scheduler"), time.monotonic()
+            scheduler, began = stopped(titled("ray::Scheduler")), time.monotonic()
             with pytest.raises(PartDied) as found:
                 await system.guard(asyncio.sleep(600))
             assert time.monotonic() - began < 300
@@ -66,7 +66,7 @@ def test_a_run_with_two_learners_survives_a_stopped_engine_and_names_a_stopped_s
     async def stop_engine_after(system, step):
         while system.version < step:
             await asyncio.sleep(0.05)
-        return stopped("VLLM::EngineCore")
+        return stopped(engine_of())
 
     async def main_and_evaluate():
         """vLLM loads what the run saved, from disk and without a learner."""
@@ -105,9 +105,8 @@ def test_a_run_with_two_learners_survives_a_stopped_engine_and_names_a_stopped_s
     )
 
 
-def stopped(title):
-    """Stop the process of this one's cluster that calls itself so."""
-    pid = titled(title)
+def stopped(pid):
+    """Stop a process."""
     os.kill(pid, signal.SIGSTOP)
     return pid
 
@@ -131,8 +130,7 @@ def names_in(stacks):
 
 def assert_no_part_has_imported_scikit_learn():
     """Where transformers is imported first, it does at once: see `rollout.loading`."""
-    titles = ("ray::LearnerWorker", "ray::RolloutActor", "VLLM::EngineCore")
-    found = {titled(title) for title in titles}
+    found = {titled("ray::LearnerWorker"), titled("ray::RolloutActor"), engine_of()}
     assert not [pid for pid in found if "sklearn" in Path(f"/proc/{pid}/maps").read_text()]
 
 
