@@ -7,6 +7,7 @@ driver -> take_heartbeat, run inside the actor -> Heartbeat
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 from collections.abc import Iterable
@@ -132,10 +133,11 @@ class EngineProcesses:
         return ""
 
     def _find(self) -> None:
+        # A spawned one cannot always write its title; see `rollout.engines.preload`.
+        started = {child.pid for child in multiprocessing.active_children()}
         for process in descendants(os.getpid()):
             title = command(process.pid)
-            if process.pid in self._known or not title.startswith(_TITLE):
-                continue
             # What an engine's process starts has its title until it is a program of its own.
-            if title != command(process.parent):
+            titled = title.startswith(_TITLE) and title != command(process.parent)
+            if process.pid not in self._known and (titled or process.pid in started):
                 self._known[process.pid] = process

@@ -22,8 +22,6 @@ from multiprocessing.context import ForkServerContext, ForkServerProcess
 from threading import Thread
 from typing import Any
 
-import setproctitle
-
 from rollout.processes import die_with
 
 IMPORTED = (
@@ -45,9 +43,6 @@ class EngineProcess(ForkServerProcess):
 
     def run(self) -> None:
         """See `multiprocessing.Process`."""
-        # `setproctitle`, by which vLLM's processes are known, looks up where the variables of this
-        # process began, once.
-        setproctitle.getproctitle()
         os.environ.clear()
         os.environ.update(self._environment)
         gc.enable()

@@ -1,6 +1,7 @@
 """Heartbeats, with processes that call themselves as an engine's do."""
 
 import math
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -87,6 +88,18 @@ def test_a_process_that_is_stopped_is_waited_for_and_then_makes_it_useless(engin
     assert watched.fault(30, now=70.0) == (
         f"is of no use: its engine process {engines[0].pid} is stopped"
     )
+
+
+def test_a_process_that_cannot_write_its_title_is_one_of_the_engines_too():
+    process = multiprocessing.get_context("spawn").Process(target=time.sleep, args=(100,))
+    process.start()
+    try:
+        watched = EngineProcesses()
+        watched.complete()
+        assert watched.pids == [process.pid]
+    finally:
+        process.kill()
+        process.join()
 
 
 PARENT = """

@@ -46,6 +46,35 @@ def test_a_process_has_the_servers_imports_and_its_starters_environment(tmp_path
     assert done.stdout.split() == ["2", "False", "True", "True", "0", "False"]
 
 
+TITLED = """
+import os, sys
+from pathlib import Path
+from setproctitle import setproctitle
+from rollout.engines import fork_server
+
+def called():
+    setproctitle("VLLM::EngineCore")
+    print(Path("/proc/self/cmdline").read_text().strip("\\0"), os.environ["FIRST"], flush=True)
+
+if __name__ == "__main__":
+    fork_server.IMPORTED = ("changes_a_variable",)
+    fork_server.begin(compiling=False)
+    process = fork_server.EngineContext().Process(target=called)
+    process.start()
+    process.join(60)
+"""
+
+
+def test_a_process_has_its_title_whatever_the_servers_imports_do_to_the_first_variable(tmp_path):
+    (tmp_path / "program.py").write_text(TITLED)
+    (tmp_path / "changes_a_variable.py").write_text("import os\nos.environ['FIRST'] = 'changed'\n")
+    done = subprocess.run(
+        [sys.executable, str(tmp_path / "program.py")], capture_output=True, text=True, timeout=60,
+        env={"FIRST": "as it was"} | ENVIRONMENT | {"PYTHONPATH": f"{PROJECT}:{tmp_path}"},
+    )  # fmt: skip
+    assert done.stdout == "VLLM::EngineCore as it was\n"
+
+
 EAGER = """
 import sys
 import rollout.engines.preload
