@@ -54,7 +54,7 @@ SHELLS = {
     "launch/jobs/check.py": {"ray"},
     "launch/jobs/server.py": {"ray"},
     "launch/run/system.py": {"ray"},
-    "launch/record/tracking.py": {"wandb"},
+    "launch/record/wandb_tracker.py": {"wandb"},
     "launch/models/smollm2.py": {"torch"},
     "launch/models/warmstart.py": {"torch"},
     "launch/study/bench/overlap.py": {"ray"},

@@ -6,14 +6,11 @@ A tracker is a frozen setting; `open` gives the thing that holds files and conne
 run's are opened by `launch.record.open_trackers`.
 """
 
-import glob
 import json
-import os
-import shlex
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,14 +22,6 @@ from launch.record.progress import Progress
 from launch.record.restarts import Restart
 from launch.record.retried_writes import RetriedWrites
 from launch.record.run_folder import CELLS, METRICS, SAMPLES
-
-LONGEST_TAG = 64
-"""Most characters of a tag; wandb refuses longer ones."""
-FINISH_SECONDS = 300.0
-"""Longest wait at a run's end for what wandb has not uploaded; `wandb sync` uploads it later."""
-MOST_ROWS = 64
-MOST_CHARACTERS = 20_000
-"""Most of a table of samples at wandb, whose pages grow slow with large ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,82 +209,6 @@ class ConsoleTracker:
         return _OpenConsole(Progress(run.name, run.num_steps, first_step=run.first_step))
 
 
-@dataclass(frozen=True, slots=True)
-class WandbTracker:
-    """Sends metrics, samples, configuration and results to Weights & Biases.
-
-    Offline needs no account and no network; the run lies in the folder `wandb` in the run folder,
-    and the line printed at its end uploads it later. The account is wandb's own business: `wandb
-    login` or WANDB_API_KEY, which no file of the run folder holds.
-
-    A run that goes on after a stop goes on at wandb under the same id, whose history only grows:
-    online wandb passes over steps that it has already, so that lost steps stay there as they were
-    before the stop. Offline every start leaves a folder of its own, with all steps that it took;
-    the line printed at the end uploads all of them, in order.
-    """
-
-    project: str = "cost-aware-rl"
-    """Under which wandb lists the run."""
-    mode: str = "offline"
-    """"offline" or "online"."""
-    group: str | None = None
-    """Name under which wandb shows runs together; None for none. A comparison puts its own name."""
-    tags: Sequence[str] = ()
-    """Labels of the run; a comparison adds arm and seed."""
-
-    def __post_init__(self) -> None:
-        """Check the mode and what wandb takes for a tag."""
-        if self.mode not in ("offline", "online"):
-            raise ValueError(f"tracker.wandb.mode must be offline or online, got {self.mode!r}")
-        if any(not 1 <= len(tag) <= LONGEST_TAG for tag in self.tags):
-            raise ValueError(
-                f"tracker.wandb.tags must have 1 to {LONGEST_TAG} characters each, "
-                f"got {list(self.tags)!r}"
-            )
-
-    def open(self, run: RunInfo) -> OpenTracker:
-        """Start a wandb run.
-
-        Raises:
-            ValueError: If the mode is online and wandb knows no account.
-        """
-        # wandb would advertise another product on every start.
-        os.environ.setdefault("WANDB_DISABLE_WEAVE", "true")
-        import wandb
-
-        if self.mode == "online" and not wandb.login(prompt=False):
-            raise ValueError(
-                "tracker.wandb.mode is online but no account is set: run `wandb login`, set "
-                f"WANDB_API_KEY, or use mode offline, got {self.mode!r}"
-            )
-        run.run_dir.mkdir(parents=True, exist_ok=True)
-        known = run.state.get("id")
-        return _OpenWandb(
-            wandb.init(
-                project=self.project,
-                id=known,
-                # Not `resume_from`, which rewinds: servers without that would refuse the run.
-                resume="allow" if known else None,
-                name=run.title,
-                group=self.group,
-                tags=list(self.tags),
-                dir=str(run.run_dir),
-                config=dict(run.config),
-                mode="online" if self.mode == "online" else "offline",
-                # wandb would read the terminal, the git remote and the list of packages.
-                settings=wandb.Settings(
-                    silent=True,
-                    console="off",
-                    disable_git=True,
-                    x_save_requirements=False,
-                    finish_timeout=FINISH_SECONDS,
-                    finish_timeout_raises=True,
-                ),
-            ),
-            offline=self.mode == "offline",
-        )
-
-
 class _OpenJsonl:
     def __init__(self, run_dir: Path, setting: JsonlTracker, state: Mapping[str, Any]) -> None:
         self._metrics = AtomicLines(run_dir / METRICS)
@@ -356,44 +269,3 @@ class _OpenConsole:
 
     def close(self, summary: Mapping[str, object]) -> None:
         self._progress.close()
-
-
-class _OpenWandb:
-    def __init__(self, run: Any, *, offline: bool) -> None:
-        self._run = run
-        self._offline = offline
-
-    def log(self, step: int, metrics: Mapping[str, float]) -> None:
-        self._run.log(dict(metrics), step=step)
-
-    def samples(self, step: int, rows: Sequence[Sample]) -> None:
-        import wandb
-
-        columns: list[str | int] = [field.name for field in fields(Sample)]
-        data = [[_short(value) for value in asdict(row).values()] for row in rows[:MOST_ROWS]]
-        table = wandb.Table(columns=columns, data=data)
-        self._run.log({"samples": table}, step=step)
-
-    def cells(self, step: int, cells: DrawCells) -> None:
-        """The metrics say how far from uniform the draws are; the files have the rest."""
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"id": self._run.id}
-
-    def close(self, summary: Mapping[str, object]) -> None:
-        self._run.summary.update(json_ready(summary))
-        folder = Path(self._run.dir).parent
-        self._run.finish()
-        if self._offline:
-            # One folder a start; their names begin with the time.
-            folders = sorted(folder.parent.glob(f"offline-run-*-{glob.escape(self._run.id)}*"))
-            print(f"to upload the run: wandb sync {shlex.join(map(str, folders))}")
-
-
-def _short(value: Any) -> Any:
-    """Cut a text that is too long for a table; the files have all of it."""
-    if isinstance(value, tuple):
-        value = json.dumps(value) if value else ""
-    if isinstance(value, str) and len(value) > MOST_CHARACTERS:
-        return value[:MOST_CHARACTERS] + f" ... ({len(value):,} characters)"
-    return value

@@ -122,7 +122,7 @@ def test_the_run_folder_runs_again_with_the_key_of_that_time(judged, tmp_path, m
 @pytest.mark.parametrize(
     "override",
     [
-        "+tracker.wandb={_target_: launch.record.tracking.WandbTracker, api_key: %s}",
+        "+tracker.wandb={_target_: launch.record.wandb_tracker.WandbTracker, api_key: %s}",
         "+reward.settings.api_key=%s",
         "+task.password=%s",
         "+resources.address='ray://me:%s@head:10001'",

@@ -16,7 +16,7 @@ from conf.secrets import recorded
 from launch.cli.command_line import parsed, with_quotes, without_config_dirs
 from launch.program import UserError, build, compose_run
 from launch.record.run_folder import SUMMARY, read_summary, refused
-from launch.record.tracking import LONGEST_TAG
+from launch.record.wandb_tracker import LONGEST_TAG
 
 SHARED = (
     "model",
