@@ -1,8 +1,13 @@
-"""What a machine must have before a cluster is started on it: open files, and shared memory."""
+"""What a machine must have, beside Python packages, for a cluster and for an engine on CPUs."""
 
 from __future__ import annotations
 
+import ctypes
+import os
 import resource
+import shutil
+import sysconfig
+from pathlib import Path
 from typing import Any
 
 from launch.program import UserError
@@ -57,3 +62,31 @@ def store_options(free: int, memory: int) -> dict[str, int]:
         )
     room = int(free * SHARED_PART)
     return {"object_store_memory": room} if room < memory * STORE_PART else {}
+
+
+def lacking_for_engines(*, compiling: bool) -> list[str]:
+    """List what an engine on CPUs needs and this machine lacks, each with its remedy.
+
+    Args:
+        compiling: Whether the engine compiles the model at its start, for which torch calls a C++
+            compiler.
+    """
+    found = []
+    try:
+        ctypes.CDLL("libnuma.so.1")
+    except OSError:
+        found.append(
+            "the library libnuma.so.1 (package libnuma1 of Debian and Ubuntu, numactl-libs of "
+            "Fedora)"
+        )
+    if not compiling:
+        return found
+    compiler = os.environ.get("CXX", "g++")
+    headers = Path(sysconfig.get_paths()["include"])
+    without = "or set rollout.engine.enforce_eager=true"
+    if shutil.which(compiler) is None:
+        found.append(f"the C++ compiler {compiler} (install g++, {without})")
+    if not (headers / "Python.h").exists():
+        package = f"python{sysconfig.get_python_version()}-dev of Debian and Ubuntu"
+        found.append(f"Python's headers in {headers} (package {package}, {without})")
+    return found

