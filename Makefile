@@ -84,11 +84,11 @@ one-device:
 
 # Made anew where an interruption has left it without a pip that works, or where it is of another
 # Python. Only an environment is cleared, never a folder that VENV names by mistake.
-RIGHT_PYTHON := -c "import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))"
+RIGHT_PYTHON := -c "import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))"
 define MAKE_VENV
 @$(PY) $(RIGHT_PYTHON) 2> /dev/null && $(PIP) --version > /dev/null 2>&1 || { \
   $(PYTHON) $(RIGHT_PYTHON) 2> /dev/null || { \
-    echo "error: Python 3.11 or 3.12 is needed: make PYTHON=python3.11" >&2; exit 2; }; \
+    echo "error: Python 3.11, 3.12 or 3.13 is needed: make PYTHON=python3.11" >&2; exit 2; }; \
   $(PYTHON) -m venv $$(test -e "$(VENV)/pyvenv.cfg" && echo --clear) "$(VENV)"; }
 endef
 

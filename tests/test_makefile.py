@@ -133,7 +133,7 @@ def test_a_folder_that_is_no_environment_is_not_cleared(folder):
 def test_another_python_is_refused_in_a_sentence(folder):
     status, said, calls = make(folder, "install", WRONG_PYTHON="1")
     assert status == 2
-    assert said.startswith("error: Python 3.11 or 3.12 is needed: make PYTHON=python3.11\n")
+    assert said.startswith("error: Python 3.11, 3.12 or 3.13 is needed: make PYTHON=python3.11\n")
     assert not any("<-m>" in call for call in calls)
 
 
