@@ -43,7 +43,7 @@ def main(composed: DictConfig) -> None:
         from launch.record.notices import Unwritten
         from launch.record.run_folder import EVALUATION
         from launch.run.cluster import cluster
-        from launch.run.evaluation import evaluate
+        from launch.run.measuring import evaluate
         from launch.run.rewards import RewardWatch
 
         with cluster(config.resources):

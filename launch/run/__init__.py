@@ -8,7 +8,7 @@ Its modules in the order in which a run goes through them, those that lead first
     its parts     system, placement, layout, node_checks, engines, remote, sleeping
     the loop      training, loop, parts, drawing, learning, scoring, reusing
     its accounts  budget, compute, clocks
-    beside it     recorder, evaluations, evaluation, best, parity_checks, parity
+    beside it     recorder, evaluations, measuring, best, parity_checks, parity
     going on      checkpoints, position, recovery, rescue
     what ends it  interruption, health, liveness, guards, deaths, deadlines, stack_traces
 """

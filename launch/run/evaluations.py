@@ -1,7 +1,9 @@
-"""The evaluations of a training run: when its turn comes for one, and what is told of it.
+"""The evaluations of a training run: when one is made, and who is told of its result.
 
-before -> after steps, waited for or in the background -> after
-state_dict <-> checkpoint: what goes on at a checkpoint, or was cut off, is begun once more
+before the first step -> after every n-th, waited for or in the background -> after the last
+
+How one is made is `launch.run.measuring`. An evaluation that a checkpoint finds unfinished, or that
+a signal cut off, is made from its beginning when the run continues.
 """
 
 from __future__ import annotations
@@ -18,8 +20,8 @@ from launch.record.evaluation_file import EvaluationFile
 from launch.record.outcomes import PromptOutcome, changes
 from launch.record.statistics import Estimate
 from launch.record.summary import RunSummary
-from launch.run.evaluation import measure
 from launch.run.inputs import Inputs
+from launch.run.measuring import measure
 from launch.run.rewards import RewardWatch
 from launch.run.system import System
 

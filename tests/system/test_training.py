@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import launch.run.evaluation
+import launch.run.measuring
 from rollout.places import ray_logs
 from rollout.processes import belongs, every, look
 from tests.processes import command_line, descendants, engine_of, listening, titled
@@ -72,7 +72,7 @@ def test_a_run_with_two_learners_survives_a_stopped_engine_and_names_a_stopped_s
         """vLLM loads what the run saved, from disk and without a learner."""
         found = await main()
         raylet = next(pid for pid in descendants() if "/raylet" in command_line(pid))
-        return *found, raylet, await launch.run.evaluation.evaluate(evaluation, inputs.sets)
+        return *found, raylet, await launch.run.measuring.evaluate(evaluation, inputs.sets)
 
     evaluation = evaluate_config(f"model.path={run_dir / 'policy'}")
     logprobs, core, scheduler, raylet, evaluated = on_cluster(

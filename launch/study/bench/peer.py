@@ -261,7 +261,7 @@ def scored(config: RunConfig, policies: Mapping[str, str]) -> dict[str, Evaluati
         policies: Folders by name.
     """
     from launch.run.cluster import cluster
-    from launch.run.evaluation import evaluate
+    from launch.run.measuring import evaluate
 
     found = {}
     with cluster(config.resources):

@@ -92,7 +92,7 @@ def test_a_quiet_one_shows_nothing(capsys, monkeypatch):
 @pytest.mark.parametrize(
     "path",
     [
-        "launch/run/evaluation.py",
+        "launch/run/measuring.py",
         "launch/run/training.py",
         "launch/study/simulation/sizes.py",
         "launch/study/simulation/plan.py",

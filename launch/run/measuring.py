@@ -1,6 +1,8 @@
-"""Asking a policy every prompt of every set.
+"""One evaluation: the engines answer every prompt of every held-out set, and rewards score them.
 
 sets -> measure -> `launch.record.evaluation.Evaluation`
+
+When a training run makes one, and who is told of it, is `launch.run.evaluations`.
 """
 
 from __future__ import annotations
@@ -81,7 +83,7 @@ async def measure(
     label: str = "",
     quiet: bool = False,
 ) -> Evaluation:
-    """Ask every prompt of every set, and show how many responses are there.
+    """Sample responses to every prompt of every set, and show how many are there.
 
     Args:
         rollouts: Started engines.

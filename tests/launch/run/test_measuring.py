@@ -10,8 +10,8 @@ from conf.evaluation import EvaluationConfig
 from cost.types import LengthReport, RewardStatus
 from launch.cli.refusals import UserError
 from launch.record import counter
-from launch.run import evaluation as module
-from launch.run.evaluation import evaluate, measure
+from launch.run import measuring as module
+from launch.run.measuring import evaluate, measure
 from rollout.types import Prompt, Sampling
 
 
