@@ -23,7 +23,7 @@ from cost.types import Draw, FloatArray, LengthReport, Ticket, Undone
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
+class DrawnRound:
     """A round, and what became of the rounds before."""
 
     draw: Draw
@@ -64,7 +64,7 @@ class Drawing:
         folded_batches: int,
         gradient_norms: Mapping[int, FloatArray],
         selected_batch: int,
-    ) -> Drawn:
+    ) -> DrawnRound:
         """Fold, then draw one round of a batch; see `Scheduler.draw`.
 
         `selected_batch` is the last one that was selected: those before are not needed any more.
@@ -110,7 +110,7 @@ class Drawing:
         """Whether the batch is the one whose rounds are not over."""
         return not self.batches.drawn and batch == self.batches.batch
 
-    def _next_round(self) -> Drawn:
+    def _next_round(self) -> DrawnRound:
         """Ask the allocator for the next round of the open batch, and issue its tickets.
 
         Raises:
@@ -140,7 +140,7 @@ class Drawing:
             carried=batches.carried_ids,
             gradient_norms=bool(batches.norms_of),
         )
-        return Drawn(draw, filtered)
+        return DrawnRound(draw, filtered)
 
     def _so_far(self) -> BatchSoFar:
         ids = range(self.batches.first_ticket, self._book.next_ticket_id)

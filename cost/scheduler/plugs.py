@@ -46,8 +46,8 @@ TURNS = TurnCounts()
 
 
 @dataclass(frozen=True, slots=True)
-class Scored:
-    """What a calibration compares gradient norms with: M responses of a selected batch."""
+class CalibrationInputs:
+    """What a calibration fits measured gradient norms to: the M responses of a selected batch."""
 
     advantages: FloatArray
     """[M] from the full groups."""
@@ -59,7 +59,9 @@ class Scored:
     """[M] aggregation factors, tokens^-1."""
 
     @classmethod
-    def of(cls, reports: Sequence[LengthReport], selections: Sequence[Selection]) -> "Scored":
+    def of(
+        cls, reports: Sequence[LengthReport], selections: Sequence[Selection]
+    ) -> "CalibrationInputs":
         """Lay the responses of groups end to end; the sequences are aligned."""
         none = np.zeros(0)
         return cls(
@@ -130,11 +132,11 @@ class Plugs:
             return self
         return self._with(price=self.price.update_spending(self.states["price"], spending))
 
-    def calibrated(self, scored: Scored, norms: Sequence[FloatArray]) -> "Plugs":
+    def calibrated(self, inputs: CalibrationInputs, norms: Sequence[FloatArray]) -> "Plugs":
         """Return the plugs after a calibration.
 
         Args:
-            scored: A batch's responses.
+            inputs: Of a batch's responses.
             norms: Norms of their scores, one array a group.
 
         Raises:
@@ -143,10 +145,10 @@ class Plugs:
         state = calibration.updated(
             self.states["calibration"],
             np.concatenate([np.zeros(0), *norms]),
-            scored.advantages,
-            scored.lengths,
-            scored.surprise,
-            scored.factors,
+            inputs.advantages,
+            inputs.lengths,
+            inputs.surprise,
+            inputs.factors,
         )
         return self._with(calibration=state)
 

@@ -117,8 +117,8 @@ class Scheduler:
 
     def learned(self, batch: int, feedback: Feedback) -> None:
         """Take in what learning a batch took and showed, before it is folded, or ValueError."""
-        reports, scored = self.drawing.reports_of(batch), self.selecting.scored(batch)
-        spending = self._statistics.learned(batch, reports, scored, feedback)
+        reports, inputs = self.drawing.reports_of(batch), self.selecting.calibration_inputs(batch)
+        spending = self._statistics.learned(batch, reports, inputs, feedback)
         self._ledger = self._ledger.with_spending(spending)
 
     def resume(self, batch: int, held: Sequence[LengthReport]) -> list[Undone]:

@@ -19,7 +19,7 @@ from cost.draws.streams import generator_for
 from cost.ledger import Ledger
 from cost.scheduler.batches import Batches
 from cost.scheduler.config import SchedulerConfig
-from cost.scheduler.plugs import Plugs, Scored
+from cost.scheduler.plugs import CalibrationInputs, Plugs
 from cost.scheduler.selection import Earlier, select_batch, select_exploring
 from cost.scheduler.spending import Spendings
 from cost.scheduler.ticket_book import TicketBook
@@ -117,7 +117,7 @@ class Selecting:
         self._earlier = (0.0, 0.0)
         self._earlier_next = (0.0, 0.0)
         self._metrics: dict[str, float] = {}
-        self._scored: Scored | None = None
+        self._calibration_inputs: CalibrationInputs | None = None
         # With `reuse`, by number: the present batch and at most max_age before it.
         self._lately: dict[int, Earlier] = {}
 
@@ -156,7 +156,7 @@ class Selecting:
             earlier = Earlier(members.plain, members.plain_reports, candidates, factors)
             self._lately = {**self._lately, batch: earlier}
         if epoch == 0 and self._config.calibrate_every:
-            self._scored = Scored.of(members.plain_reports, selections)
+            self._calibration_inputs = CalibrationInputs.of(members.plain_reports, selections)
         exploring = select_exploring(
             plugs,
             self._config.entropy_control,
@@ -239,7 +239,7 @@ class Selecting:
 
     def _enter(self, batch: int, members: Members) -> None:
         """Move on to a batch: what came before it is now earlier, and is no longer needed."""
-        self.batch, self._scored = batch, None
+        self.batch, self._calibration_inputs = batch, None
         if self._config.reuse is not None:
             oldest = batch - self._config.reuse.max_age
             self._lately = {key: own for key, own in self._lately.items() if key >= oldest}
@@ -252,9 +252,9 @@ class Selecting:
             weight += ticket.weight * report.num_responses
         self._earlier_next = (total, weight)
 
-    def scored(self, batch: int) -> Scored | None:
+    def calibration_inputs(self, batch: int) -> CalibrationInputs | None:
         """Return the responses of the first pass over a batch; None if it is not the last one."""
-        return self._scored if batch == self.batch else None
+        return self._calibration_inputs if batch == self.batch else None
 
     @property
     def _earlier_tokens(self) -> float:
@@ -272,7 +272,7 @@ class Selecting:
             "earlier": list(self._earlier),
             "earlier_next": list(self._earlier_next),
             "metrics": dict(self._metrics),
-            "scored": to_plain(self._scored),
+            "scored": to_plain(self._calibration_inputs),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -282,4 +282,6 @@ class Selecting:
         self._earlier_next = tuple(state["earlier_next"])
         self._metrics = dict(state["metrics"])
         self._lately = {}
-        self._scored = None if state["scored"] is None else Scored(**state["scored"])
+        self._calibration_inputs = (
+            None if state["scored"] is None else CalibrationInputs(**state["scored"])
+        )

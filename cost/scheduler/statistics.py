@@ -20,7 +20,7 @@ from cost.draws.streams import generator_for
 from cost.prompts import PromptPool, Visit
 from cost.scheduler.config import SchedulerConfig
 from cost.scheduler.overhead import group_overhead
-from cost.scheduler.plugs import Plugs, Scored
+from cost.scheduler.plugs import CalibrationInputs, Plugs
 from cost.scheduler.savings import draw_saving, floored_share
 from cost.scheduler.selecting import Selected
 from cost.scheduler.spending import Spendings
@@ -149,7 +149,7 @@ class Statistics:
         self,
         batch: int,
         reports: Sequence[LengthReport],
-        scored: Scored | None,
+        inputs: CalibrationInputs | None,
         feedback: Feedback,
     ) -> BatchSpending:
         """Take in what learning from a batch took and showed; a fold uses it with the batch.
@@ -157,7 +157,7 @@ class Statistics:
         Args:
             batch: Number of the batch, not folded yet.
             reports: Of all tickets drawn for it.
-            scored: The responses that gradient norms are of; None if none was selected.
+            inputs: Of the responses that gradient norms are of; None if none was selected.
             feedback: Of the learners and engines.
 
         Raises:
@@ -172,8 +172,8 @@ class Statistics:
         )
         if math.isfinite(feedback.entropy):
             self._entropies[batch] = float(feedback.entropy)
-        if feedback.gradient_norms is not None and scored is not None:
-            self.plugs = self.plugs.calibrated(scored, feedback.gradient_norms)
+        if feedback.gradient_norms is not None and inputs is not None:
+            self.plugs = self.plugs.calibrated(inputs, feedback.gradient_norms)
         return spending
 
     def next_round(self, so_far: BatchSoFar, rng: np.random.Generator) -> Round | Complete:

@@ -19,7 +19,7 @@ from launch.run.deadlines import while_heard
 from launch.run.drawing import DrawnBatch
 from launch.run.parts import Learners, Metrics, Parts, Plan
 from launch.run.reusing import Reusing
-from launch.run.scoring import Scored, Scoring
+from launch.run.scoring import Scoring, ScoringCost
 from rollout.buffer import OrderedBuffer
 from rollout.types import GroupRef
 
@@ -105,7 +105,7 @@ class Learned:
     """Of the learners in all passes; 0 where nobody counts them."""
     gradient_norms: list[FloatArray] | None
     """[n] of every plain member, if this batch's were measured."""
-    scored: Scored
+    scored: ScoringCost
     """What that took, and what else the batch's responses were scored for."""
 
     def step(

@@ -15,10 +15,10 @@ from rollout.types import GroupRef
 
 
 @dataclass(frozen=True, slots=True)
-class Scored:
+class ScoringCost:
     """What scoring the responses of a batch took.
 
-    Example: Scored(flops=3e9, seconds=0.4)
+    Example: ScoringCost(flops=3e9, seconds=0.4)
     """
 
     flops: float = 0.0
@@ -28,19 +28,19 @@ class Scored:
 
 
 class ScoredBatches:
-    """What was scored for batches that are not learned yet."""
+    """What scoring took for batches that are not learned yet."""
 
     def __init__(self) -> None:
-        self._batches: dict[int, Scored] = {}
+        self._batches: dict[int, ScoringCost] = {}
 
     def add(self, batch: int, flops: float, seconds: float) -> None:
         """Count something for a batch."""
-        before = self._batches.get(batch, Scored())
-        self._batches[batch] = Scored(before.flops + flops, before.seconds + seconds)
+        before = self._batches.get(batch, ScoringCost())
+        self._batches[batch] = ScoringCost(before.flops + flops, before.seconds + seconds)
 
-    def take(self, batch: int) -> Scored:
+    def take(self, batch: int) -> ScoringCost:
         """Return what was counted for a batch since the last call for it."""
-        return self._batches.pop(batch, Scored())
+        return self._batches.pop(batch, ScoringCost())
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything as dicts of numbers."""
@@ -48,7 +48,7 @@ class ScoredBatches:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from `state_dict`."""
-        self._batches = {int(batch): Scored(**scored) for batch, scored in state.items()}
+        self._batches = {int(batch): ScoringCost(**scored) for batch, scored in state.items()}
 
 
 class Scoring:

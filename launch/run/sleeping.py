@@ -1,4 +1,4 @@
-"""Engines and learners that have the memory of GPUs in turn.
+"""Engines and learners that share GPUs: their memory belongs to one of the two at a time.
 
     groups are there -> engines sleep -> learners work, then release -> weights: engines wake
 
@@ -15,8 +15,8 @@ from learner.team import LearnerTeam
 from rollout.pool import RolloutPool
 
 
-class Turns:
-    """Whose turn it is.
+class GpuSharing:
+    """Lets engines or learners have the memory of the GPUs that they share.
 
     Args:
         rollouts: The engines.
@@ -26,11 +26,12 @@ class Turns:
     def __init__(self, rollouts: RolloutPool, deadline_seconds: float) -> None:
         self._rollouts = rollouts
         self._deadline_seconds = deadline_seconds
+        # Set while engines may have memory.
         self._engines = asyncio.Event()
         self._engines.set()
-        rollouts.actors.places.before_start = self.of_engines
+        rollouts.actors.places.before_start = self.until_engines
 
-    async def of_engines(self) -> None:
+    async def until_engines(self) -> None:
         """Wait until engines may have memory."""
         await self._engines.wait()
 
@@ -56,11 +57,11 @@ class Turns:
         self._engines.clear()
 
     async def to_engines(self, learners: LearnerTeam) -> None:
-        """Let learners give back what they do not hold, if it is their turn."""
+        """Let learners give back the memory that is free, if they have it."""
         if not self._engines.is_set():
             await learners.release()
             self._engines.set()
 
     def begin_again(self) -> None:
-        """Let engines have memory whatever learners hold, as where these begin anew."""
+        """Let engines have memory whatever learners hold: the learners are started anew."""
         self._engines.set()

@@ -36,7 +36,7 @@ from launch.run.parts import Parts
 from launch.run.placement import Placement, reserve
 from launch.run.remote import RemoteScheduler, Watch, create_learners, start_scheduler
 from launch.run.rewards import RewardWatch
-from launch.run.sleeping import Turns
+from launch.run.sleeping import GpuSharing
 from learner.team import LearnerTeam
 from rollout.pool import RolloutPool
 from rollout.replacing import LostMeanwhileError
@@ -110,7 +110,7 @@ class System:
         self.startup_seconds: dict[str, float] = {}
         self._learners_lost = False
         rollouts.actors.on_replaced = self._republish
-        self._turns = Turns(rollouts, config.loop.publish_deadline_seconds)
+        self._gpu_sharing = GpuSharing(rollouts, config.loop.publish_deadline_seconds)
 
     @classmethod
     async def create(cls, config: RunConfig, prompts: Sequence[Prompt], startup: Startup) -> System:
@@ -227,7 +227,7 @@ class System:
         """
         self.watch.begin(config)
         self._parity.begin_again()
-        self._turns.begin_again()
+        self._gpu_sharing.begin_again()
         ray.kill(self.scheduler.handle)
         self._config = config
         self.scheduler = start_scheduler(config, prompts, self.watch)
@@ -327,7 +327,7 @@ class System:
         """
         if self._config.resources.engines_sleep:
             await self.checked()
-            await self._whoever_dies(self._turns.to_learners)
+            await self._whoever_dies(self._gpu_sharing.to_learners)
 
     async def publish(self, version: int, groups: Sequence[GroupRef] = ()) -> dict[str, float]:
         """Bring the learner's weights to every engine as `version`, and have it checked meanwhile.
@@ -343,7 +343,7 @@ class System:
             ParityError: If engine and learner disagreed at the version before.
         """
         await self.checked()
-        await self._turns.to_engines(self.learners)
+        await self._gpu_sharing.to_engines(self.learners)
         # Engines that came or went while the learner worked are given it first, so that none of
         # those that receive now is known to be dead.
         await self.learners.name(version)
@@ -369,7 +369,7 @@ class System:
 
         While the learner is at work on them it waits for the next publish.
         """
-        await self._turns.of_engines()
+        await self._gpu_sharing.until_engines()
         await self.learners.republish(self.rollouts.actors.choose, **self._transfer)
 
     @property

@@ -9,7 +9,7 @@ import pytest
 from launch.run.clocks import LearnerClock, Phases
 from launch.run.drawing import DrawnBatch
 from launch.run.learning import HandOver, Learned, Steps
-from launch.run.scoring import Scored
+from launch.run.scoring import ScoringCost
 from rollout.buffer import OrderedBuffer
 from rollout.types import GroupRef
 
@@ -62,7 +62,7 @@ def test_generated_tokens_of_a_step_are_of_all_tickets_drawn_for_it():
 
     # Of three tickets the first is a pilot and the second was filtered.
     [found], _ = taken([drawn(0, 3, (2,))], [generated(key, 10**key) for key in range(3)])
-    step = Learned([], {}, 0, 0.0, 0.0, None, Scored()).step(found, {}, Phases(0, 0, 0), 0.5)
+    step = Learned([], {}, 0, 0.0, 0.0, None, ScoringCost()).step(found, {}, Phases(0, 0, 0), 0.5)
     assert step.metrics["loop/generated_tokens"] == 111 and len(step.groups) == 1
 
 

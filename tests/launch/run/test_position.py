@@ -9,7 +9,7 @@ from cost.types import Draw, LengthReport, Ticket, Undone
 from launch.run.drawing import Rounds
 from launch.run.parts import Parts, Plan
 from launch.run.position import Position
-from launch.run.scoring import Scored
+from launch.run.scoring import ScoringCost
 from rollout.types import GroupRef
 
 PLAN = Plan(num_steps=9, num_epochs=1, max_staleness=1, batch_deadline_seconds=60.0)
@@ -74,7 +74,8 @@ def test_what_was_scored_before_a_stop_stays_with_its_batch():
         return [[one.scored.take(batch) for batch in (3, 4, 3)] for one in (again, older)]
 
     again, older = asyncio.run(main())
-    assert again == [Scored(3e9, 0.75), Scored(5e9, 1.0), Scored()] and older == [Scored()] * 3
+    assert again == [ScoringCost(3e9, 0.75), ScoringCost(5e9, 1.0), ScoringCost()]
+    assert older == [ScoringCost()] * 3
 
 
 def test_seconds_of_engines_before_a_stop_stay_with_the_groups_that_they_were_for():
