@@ -151,3 +151,22 @@ def visit_means(
         counts = np.add.reduceat(counted.astype(np.int64), starts)
         values = np.where(counted, values, 0.0)
     return counts, np.add.reduceat(values, starts, dtype=np.float64) / np.maximum(counts, 1)
+
+
+def by_occurrence(indices: IntArray) -> list[IntArray]:
+    """Split V visits into all first visits of their prompts, all second ones, and so on.
+
+    No prompt occurs twice in a part, so that each part can be taken in at once.
+
+    Args:
+        indices: [V] int64, the prompt of each visit, oldest first.
+
+    Returns:
+        Positions in `indices`; all parts together have each of [0, V) once.
+
+    Example:
+        by_occurrence(array([4, 7, 4])) is [array([0, 1]), array([2])].
+    """
+    order = np.argsort(indices, kind="stable")
+    _, starts, counts = np.unique(indices[order], return_index=True, return_counts=True)
+    return [order[starts[counts > k] + k] for k in range(int(counts.max(initial=0)))]

@@ -6,8 +6,9 @@ from typing import ClassVar
 
 import numpy as np
 
-from cost.advantages.types import GroupBatch, Moments, check_epsilon, moments, standardised
-from cost.prompts import PromptPool, Visit
+from cost.advantages.types import GroupBatch, Moments, moments, standardised
+from cost.prompts import PromptPool, Visit, by_occurrence
+from cost.ranges import amount, require_ranges
 from cost.types import FloatArray, IntArray
 
 
@@ -49,7 +50,7 @@ class SmoothCumulative:
 
     def __post_init__(self) -> None:
         """Refuse settings that are out of range."""
-        check_epsilon(self.epsilon)
+        require_ranges("advantage.", self, {"epsilon": amount()})
 
     def initial_state(self, prompts: PromptPool) -> SmoothCumulativeState:
         """Return the state without a visit."""
@@ -73,13 +74,9 @@ class SmoothCumulative:
         rewards = state.rewards
         num_visits = state.num_visits + np.bincount(indices, minlength=prompts.num_prompts)
         rewards = Moments(rewards.counts.copy(), rewards.means.copy(), rewards.squares.copy())
-        # A prompt's k-th visit of these in the k-th turn: within a turn every prompt is another.
-        order = np.argsort(indices, kind="stable")
-        _, starts, counts = np.unique(indices[order], return_index=True, return_counts=True)
-        for turn in range(int(counts.max(initial=0))):
-            chosen = order[starts[counts > turn] + turn]
-            prompt = indices[chosen]
-            pooled = _at(rewards, prompt).pooled(_at(seen, scored[chosen]))
+        for visit in by_occurrence(indices):
+            prompt = indices[visit]
+            pooled = _at(rewards, prompt).pooled(_at(seen, scored[visit]))
             rewards.counts[prompt] = pooled.counts
             rewards.means[prompt] = pooled.means
             rewards.squares[prompt] = pooled.squares

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from cost.prompts import PromptPool
+from cost.prompts import PromptPool, by_occurrence
 from cost.types import FloatArray, IntArray
 from cost.worth.predictors import Predictor
 
@@ -99,15 +99,15 @@ class ShrunkMean:
             # The reading that ends the warm-up still belongs to it.
             in_warm_up[ends[0] + 1 :] = False
             warm_reference = float(pool_means[ends[0]])
-        for turn in _turns(readings.indices):
-            prompt, pool_mean, warm = readings.indices[turn], pool_means[turn], in_warm_up[turn]
-            drift = np.ones(len(turn))
+        for visit in by_occurrence(readings.indices):
+            prompt, pool_mean, warm = readings.indices[visit], pool_means[visit], in_warm_up[visit]
+            drift = np.ones(len(visit))
             if self.follow_drift:
                 old = references[prompt]
                 old = np.where(np.isnan(old), warm_reference, old)
                 np.divide(pool_mean, old, out=drift, where=~warm & (old > 0))
-            mass = readings.masses[turn]
-            totals[prompt] = self.decay * totals[prompt] * drift + mass * readings.values[turn]
+            mass = readings.masses[visit]
+            totals[prompt] = self.decay * totals[prompt] * drift + mass * readings.values[visit]
             masses[prompt] = self.decay * masses[prompt] + mass
             references[prompt] = np.where(warm, np.nan, pool_mean)
         return ShrunkMeanState(
@@ -151,13 +151,3 @@ class ShrunkMean:
             )
         ]
         return np.array(totals), np.array(weights)
-
-
-def _turns(indices: IntArray) -> list[IntArray]:
-    """Split [V] positions into parts in which no prompt occurs twice, a prompt's earlier first."""
-    order = np.argsort(indices, kind="stable")
-    _, starts, counts = np.unique(indices[order], return_index=True, return_counts=True)
-    turn = np.empty(len(indices), dtype=np.int64)
-    turn[order] = np.arange(len(indices)) - np.repeat(starts, counts)
-    ends = np.cumsum(np.bincount(turn))
-    return np.split(np.argsort(turn, kind="stable"), ends[:-1]) if len(indices) else []

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from cost.prompts import prompt_pool, visit_means
+from cost.prompts import by_occurrence, prompt_pool, visit_means
 
 
 def test_sources_are_coded_by_first_appearance():
@@ -53,3 +53,9 @@ def test_visit_means_count_what_they_are_told(make_visit):
     counted = np.array([False, True, False, True, True, False])
     counts, means = visit_means(visits, np.where(counted, values, np.nan), counted)
     assert counts.tolist() == [1, 0, 2] and means.tolist() == [6, 0, 1.5]
+
+
+def test_visits_are_split_into_the_first_of_each_prompt_the_second_and_so_on():
+    parts = by_occurrence(np.array([4, 7, 4, 4, 7, 1]))
+    assert [part.tolist() for part in parts] == [[5, 0, 1], [2, 4], [3]]
+    assert by_occurrence(np.zeros(0, dtype=np.int64)) == []
