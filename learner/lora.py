@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cost.ranges import amount, positive, require_ranges
 from rollout.config import ADAPTER_RANKS
 
 if TYPE_CHECKING:
@@ -66,10 +67,7 @@ class LoraConfig:
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""
-        if self.rank < 0:
-            raise ValueError(f"learner.lora.rank must not be negative, got {self.rank!r}")
-        if not self.alpha > 0:
-            raise ValueError(f"learner.lora.alpha must be positive, got {self.alpha!r}")
+        require_ranges("learner.lora.", self, {"rank": amount(), "alpha": positive()})
         if self.publish not in ("merged", "adapters"):
             raise ValueError(
                 f"learner.lora.publish must be merged or adapters, got {self.publish!r}"

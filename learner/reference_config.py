@@ -1,7 +1,8 @@
 """The settings under `learner.reference`."""
 
-import math
 from dataclasses import dataclass
+
+from cost.ranges import amount, require_ranges
 
 
 @dataclass(kw_only=True, slots=True)
@@ -25,11 +26,7 @@ class ReferenceConfig:
 
     def __post_init__(self) -> None:
         """Refuse values outside their range."""
-        if not 0 <= self.kl_coefficient < math.inf:
-            raise ValueError(
-                "learner.reference.kl_coefficient must be finite and not negative, "
-                f"got {self.kl_coefficient!r}"
-            )
+        require_ranges("learner.reference.", self, {"kl_coefficient": amount()})
         if self.kl_in not in ("loss", "reward"):
             raise ValueError(f"learner.reference.kl_in must be loss or reward, got {self.kl_in!r}")
         if self.kl_in == "reward" and self.kl_estimator != "k1":

@@ -1,6 +1,5 @@
 """The settings of everything that generates."""
 
-import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -82,13 +81,9 @@ class EngineConfig:
             "max_num_batched_tokens": count(1e8),
             "num_threads": count(10_000),
             "kv_cache_gib": positive(100_000),
+            "gpu_memory_utilization": positive(1),
         }
         require_ranges("rollout.engine.", self, ranges)
-        if not 0 < self.gpu_memory_utilization <= 1:
-            raise ValueError(
-                "rollout.engine.gpu_memory_utilization must be in (0, 1], "
-                f"got {self.gpu_memory_utilization!r}"
-            )
 
 
 @dataclass(kw_only=True, slots=True)
@@ -108,14 +103,8 @@ class OverlongConfig:
     and deviation (DAPO's overlong filtering)."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.buffer_share <= 1:
-            raise ValueError(
-                f"rollout.overlong.buffer_share must lie in [0, 1], got {self.buffer_share!r}"
-            )
-        if not 0 < self.penalty < math.inf:
-            raise ValueError(
-                f"rollout.overlong.penalty must be finite and positive, got {self.penalty!r}"
-            )
+        ranges = {"buffer_share": amount(1), "penalty": positive()}
+        require_ranges("rollout.overlong.", self, ranges)
         if self.filter_truncated and self.mask_truncated:
             raise ValueError(
                 "rollout.overlong.mask_truncated must be false with filter_truncated=true, which "

@@ -15,7 +15,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from cost.advantages.types import GroupBatch, check_epsilon, moments, standardised
+from cost.advantages.types import GroupBatch, moments, standardised
+from cost.ranges import amount, positive, require_ranges
 from cost.types import FloatArray
 
 
@@ -35,7 +36,7 @@ class BatchDeviation:
 
     def __post_init__(self) -> None:
         """Refuse settings that are out of range."""
-        check_epsilon(self.epsilon)
+        require_ranges("advantage.", self, {"epsilon": amount()})
 
     def advantages(self, groups: GroupBatch) -> FloatArray:
         """Return [R] float64 with mean 0 over each group and deviation about 1 over the batch."""
@@ -63,7 +64,7 @@ class BatchStandardised:
 
     def __post_init__(self) -> None:
         """Refuse settings that are out of range."""
-        check_epsilon(self.epsilon)
+        require_ranges("advantage.", self, {"epsilon": amount()})
 
     def advantages(self, groups: GroupBatch) -> FloatArray:
         """Return [R] float64 with mean 0 and deviation about 1 over the batch's usable."""
@@ -104,15 +105,8 @@ class Consistency:
 
     def __post_init__(self) -> None:
         """Refuse settings that are out of range."""
-        check_epsilon(self.epsilon)
-        if not 0 < self.steepness < np.inf:
-            raise ValueError(
-                f"advantage.steepness must be finite and positive, got {self.steepness!r}"
-            )
-        if not 0 <= self.threshold < np.inf:
-            raise ValueError(
-                f"advantage.threshold must be finite and not negative, got {self.threshold!r}"
-            )
+        ranges = {"steepness": positive(), "threshold": amount(), "epsilon": amount()}
+        require_ranges("advantage.", self, ranges)
 
     def advantages(self, groups: GroupBatch) -> FloatArray:
         """Return [R] float64 advantages."""

@@ -171,9 +171,3 @@ def standardised(
     return np.divide(
         differences, repeated + epsilon, out=np.zeros(len(differences)), where=repeated > 0
     )
-
-
-def check_epsilon(epsilon: float) -> None:
-    """Raise ValueError if what is added to a deviation is negative or not finite."""
-    if not 0 <= epsilon < np.inf:
-        raise ValueError(f"advantage.epsilon must not be negative, got {epsilon!r}")

@@ -5,7 +5,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from cost.advantages.types import GroupBatch, Moments, centred, check_epsilon, standardised
+from cost.advantages.types import GroupBatch, Moments, centred, standardised
+from cost.ranges import amount, require_ranges
 from cost.types import FloatArray
 
 
@@ -24,7 +25,7 @@ class GroupStandardised:
 
     def __post_init__(self) -> None:
         """Refuse settings that are out of range."""
-        check_epsilon(self.epsilon)
+        require_ranges("advantage.", self, {"epsilon": amount()})
         if self.ddof not in (0, 1):
             raise ValueError(f"advantage.ddof must be 0 or 1, got {self.ddof!r}")
 
@@ -57,9 +58,7 @@ class EntropyAware:
 
     def __post_init__(self) -> None:
         """Refuse settings that are out of range."""
-        check_epsilon(self.epsilon)
-        if not 0 <= self.weight < np.inf:
-            raise ValueError(f"advantage.weight must not be negative, got {self.weight!r}")
+        require_ranges("advantage.", self, {"weight": amount(), "epsilon": amount()})
 
     def advantages(self, groups: GroupBatch) -> FloatArray:
         """Return [R] float64 of the signs of `GroupStandardised`."""
@@ -123,7 +122,7 @@ class VirtualBest:
 
     def __post_init__(self) -> None:
         """Refuse settings that are out of range."""
-        check_epsilon(self.epsilon)
+        require_ranges("advantage.", self, {"epsilon": amount()})
         if not np.isfinite(self.best_reward):
             raise ValueError(f"advantage.best_reward must be finite, got {self.best_reward!r}")
 

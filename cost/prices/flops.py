@@ -1,12 +1,12 @@
 """The price in floating-point operations, from the shape of the model."""
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 
 from cost.prices.shape import ModelShape
 from cost.prompts import TurnsTaken
+from cost.ranges import amount, require_ranges
 from cost.types import FloatArray, IntArray
 
 
@@ -32,10 +32,7 @@ class FlopsPrice(ModelShape):
     def __post_init__(self) -> None:
         """Refuse settings that are out of range."""
         ModelShape.__post_init__(self)
-        if not 0 <= self.trained_share < math.inf:
-            raise ValueError(
-                f"price.trained_share must be finite and not negative, got {self.trained_share!r}"
-            )
+        require_ranges("price.", self, {"trained_share": amount()})
 
     def of_drawing(
         self, prompt_tokens: IntArray, lengths: FloatArray, group_size: int

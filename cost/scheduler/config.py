@@ -4,7 +4,6 @@ A hydra structured config, therefore not frozen. Plug fields are `Any` because h
 protocols as field types; each names the plug point whose contract its module states.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -117,21 +116,12 @@ class SchedulerConfig:
         ranges = {
             "tickets_per_step": positive(1e7),
             "group_size": Range(2, MOST_RESPONSES),
+            "pass_rate_decay": amount(1),
             "pass_rate_prior_responses": positive(),
             "calibrate_every": amount(),
+            "accelerator_hour_price": positive(),
         }
         require_ranges("scheduler.", self, ranges)
-        if not 0 <= self.pass_rate_decay <= 1:
-            raise ValueError(
-                f"scheduler.pass_rate_decay must lie in [0, 1], got {self.pass_rate_decay!r}"
-            )
-
-        price = self.accelerator_hour_price
-        if price is not None and not 0 < price < math.inf:
-            raise ValueError(
-                "scheduler.accelerator_hour_price must be finite and positive, or null, "
-                f"got {price!r}"
-            )
 
     def _check_optional_plugs(self) -> None:
         if getattr(self.thinning, "needs_generating_costs", False) and not isinstance(

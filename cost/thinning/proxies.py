@@ -10,8 +10,10 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 
+from cost.ranges import Range, amount, positive, require_ranges
 from cost.types import FloatArray, IntArray
 
+EXPONENTS = {"advantage_exponent": positive(), "length_exponent": Range(-1e9, 1e9)}
 LEAST_EXPONENT = 0.1
 """A fitted exponent of |A| is no smaller: a response's worth grows with its advantage."""
 
@@ -63,7 +65,7 @@ class AdvantageProxy:
 
     def __post_init__(self) -> None:
         """Refuse settings that are out of range."""
-        _check_exponents(self.advantage_exponent, self.length_exponent)
+        require_ranges("proxy.", self, EXPONENTS)
 
     def score(
         self,
@@ -97,12 +99,7 @@ class SurpriseProxy:
 
     def __post_init__(self) -> None:
         """Refuse settings that are out of range."""
-        _check_exponents(self.advantage_exponent, self.length_exponent)
-        if not (self.surprise_exponent >= 0 and np.isfinite(self.surprise_exponent)):
-            raise ValueError(
-                "proxy.surprise_exponent must be finite and not negative, "
-                f"got {self.surprise_exponent!r}"
-            )
+        require_ranges("proxy.", self, EXPONENTS | {"surprise_exponent": amount()})
 
     def with_exponents(self, advantage: float, surprise: float, length: float) -> "SurpriseProxy":
         """Return the proxy with fitted exponents, those out of range moved to its edge."""
@@ -130,12 +127,3 @@ class SurpriseProxy:
             * ticket_weights
         )
         return norms
-
-
-def _check_exponents(advantage_exponent: float, length_exponent: float) -> None:
-    if not (advantage_exponent > 0 and np.isfinite(advantage_exponent)):
-        raise ValueError(
-            f"proxy.advantage_exponent must be positive and finite, got {advantage_exponent!r}"
-        )
-    if not np.isfinite(length_exponent):
-        raise ValueError(f"proxy.length_exponent must be finite, got {length_exponent!r}")

@@ -45,8 +45,8 @@ class PoolShrunkLength:
 
     def __post_init__(self) -> None:
         """Refuse settings that are out of range."""
-        require_ranges("length.", self, {"prior_visits": amount(), "decay": amount(1)})
-        _check_initial_tokens(self.initial_tokens)
+        ranges = {"prior_visits": amount(), "decay": amount(1), "initial_tokens": positive()}
+        require_ranges("length.", self, ranges)
 
     def initial_state(self, prompts: PromptPool) -> ShrunkMeanState:
         """Return the state that knows no visit."""
@@ -87,8 +87,7 @@ class PoolMeanLength:
 
     def __post_init__(self) -> None:
         """Refuse settings that are out of range."""
-        require_ranges("length.", self, {"decay": positive(1)})
-        _check_initial_tokens(self.initial_tokens)
+        require_ranges("length.", self, {"decay": positive(1), "initial_tokens": positive()})
 
     def initial_state(self, prompts: PromptPool) -> Any:
         """Return the state that knows no visit."""
@@ -115,8 +114,3 @@ def _mean_lengths(visits: Sequence[Visit]) -> FloatArray:
 
 def _initial_tokens(initial_tokens: float | None, prompts: PromptPool) -> float:
     return float(prompts.max_tokens if initial_tokens is None else initial_tokens)
-
-
-def _check_initial_tokens(initial_tokens: float | None) -> None:
-    if initial_tokens is not None and not initial_tokens > 0:
-        raise ValueError(f"length.initial_tokens must be positive, got {initial_tokens!r}")

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from cost.prompts import PromptPool
+from cost.ranges import positive, require_ranges
 from cost.types import FloatArray, IntArray
 
 MAX_SOURCE_COLUMNS = 32
@@ -57,7 +58,7 @@ class PoolMeanPredictor:
 
     def __post_init__(self) -> None:
         """Refuse settings that are out of range."""
-        _check_decay(self.decay)
+        require_ranges("predictor.", self, {"decay": positive(1)})
 
     def initial_state(self, prompts: PromptPool, initial: float) -> PoolMeanState:
         """Return the state that predicts `initial` everywhere."""
@@ -110,9 +111,7 @@ class RidgePredictor:
 
     def __post_init__(self) -> None:
         """Refuse settings that are out of range."""
-        _check_decay(self.decay)
-        if not self.ridge > 0:
-            raise ValueError(f"predictor.ridge must be positive, got {self.ridge!r}")
+        require_ranges("predictor.", self, {"ridge": positive(), "decay": positive(1)})
 
     def initial_state(self, prompts: PromptPool, initial: float) -> RidgeState:
         """Return the state that predicts `initial` everywhere."""
@@ -204,8 +203,3 @@ def _first_source(prompts: PromptPool) -> int:
 def _ages(decay: float, count: int) -> tuple[float, FloatArray]:
     """Return what everything earlier counts after V values, and what each of them does, [V]."""
     return decay**count, decay ** np.arange(count - 1, -1, -1, dtype=np.float64)
-
-
-def _check_decay(decay: float) -> None:
-    if not 0 < decay <= 1:
-        raise ValueError(f"predictor.decay must lie in (0, 1], got {decay!r}")

@@ -1,10 +1,10 @@
 """Clips of the value that leave a gradient: GPPO and the clip of agentic AEPO."""
 
-import math
 from dataclasses import dataclass, replace
 
 import torch
 
+from cost.ranges import amount, require_ranges
 from learner.objectives.clipping import check_clip, clipped_output
 from learner.objectives.ratios import own_gradient, token_ratios
 from learner.objectives.types import LossInputs, ObjectiveOutput
@@ -46,10 +46,7 @@ class GradientPreservingClip:
     def __post_init__(self) -> None:
         """Refuse settings outside their range."""
         check_clip(self.clip_low, self.clip_high)
-        if not 0 <= self.lm_weight < math.inf:
-            raise ValueError(
-                f"objective.lm_weight must be finite and not negative, got {self.lm_weight!r}"
-            )
+        require_ranges("objective.", self, {"lm_weight": amount()})
 
     def token_losses(self, inputs: LossInputs) -> ObjectiveOutput:
         """Compute the loss of every token; see `Objective`. The segments play no part here."""

@@ -192,7 +192,7 @@ def test_a_target_that_is_no_linear_layer_is_refused_with_those_there_are(model_
 @pytest.mark.parametrize(
     ("key", "value"),
     [
-        ("rank", -1), ("alpha", 0.0), ("alpha", float("nan")),
+        ("rank", -1), ("alpha", 0.0), ("alpha", float("nan")), ("alpha", float("inf")),
         ("target_modules", "q_proj"), ("target_modules", []), ("target_modules", [""]),
         ("target_modules", None), ("publish", "both"),
     ],

@@ -8,7 +8,7 @@ from learner.reference_config import ReferenceConfig
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"kl_coefficient": -1.0}, "kl_coefficient must be finite and not negative, got -1.0"),
+        ({"kl_coefficient": -1.0}, "kl_coefficient must not be negative, got -1.0"),
         ({"kl_coefficient": float("nan")}, "kl_coefficient must be .*, got nan"),
         ({"kl_in": "both"}, "kl_in must be loss or reward, got 'both'"),
         ({"kl_estimator": "k1"}, "kl_estimator must be k2 or k3 with kl_in: loss .* got 'k1'"),

@@ -27,10 +27,12 @@ from cost.draws.allocators.integers import check_bounds, proportional, rounded
 from cost.draws.allocators.types import BatchSoFar, Round, Snapshot
 from cost.draws.draws import EpochDraws
 from cost.prompts import PromptPool, Visit
-from cost.ranges import amount, count, positive, require_ranges
+from cost.ranges import Range, amount, count, positive, require_ranges
 from cost.types import FloatArray, IntArray, LengthReport
 from cost.worth.predictors import RidgePredictor
 from cost.worth.shrinkage import Readings, ShrunkMean, ShrunkMeanState
+
+_DISCOUNT = {"alpha": amount(), "beta": Range(2, 1000)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +72,8 @@ class Gvm(Drawn):
 
     def __post_init__(self) -> None:
         """Refuse settings that are out of range."""
-        _check_discount(self.alpha, self.beta)
-        require_ranges("allocator.", self, {"pilots": count(), "min_samples": amount()})
+        ranges = _DISCOUNT | {"pilots": count(), "min_samples": amount()}
+        require_ranges("allocator.", self, ranges)
         if self.split is not None and self.split < 2:
             raise ValueError(f"allocator.split must be at least 2 or null, got {self.split!r}")
         if self.split is not None and self.min_samples % self.split:
@@ -173,13 +175,13 @@ class SurpriseGvm(Drawn):
 
     def __post_init__(self) -> None:
         """Refuse settings that are out of range."""
-        _check_discount(self.alpha, self.beta)
         if self.min_samples < 2:
             raise ValueError(
                 "allocator.min_samples must be at least 2, since advantages compare the responses "
                 f"of a group, got {self.min_samples!r}"
             )
-        require_ranges("allocator.", self, {"prior_visits": positive(), "decay": amount(1)})
+        ranges = _DISCOUNT | {"prior_visits": positive(), "decay": amount(1)}
+        require_ranges("allocator.", self, ranges)
 
     def initial_state(self, prompts: PromptPool) -> SurpriseGvmState:
         """Return the state in which all prompts have the same norm."""
@@ -316,10 +318,3 @@ def correctness(report: LengthReport) -> FloatArray:
     correct = np.zeros(report.num_responses)
     correct[ok] = np.clip(report.rewards[ok], 0, 1)
     return correct
-
-
-def _check_discount(alpha: float, beta: float) -> None:
-    if not alpha >= 0:
-        raise ValueError(f"allocator.alpha must not be negative, got {alpha!r}")
-    if not beta >= 2:
-        raise ValueError(f"allocator.beta must be at least 2, got {beta!r}")

@@ -11,6 +11,7 @@ from cost.draws.allocators.filtering import walk
 from cost.draws.allocators.types import Allocation, BatchSoFar, Estimates, Round, Snapshot
 from cost.draws.draws import EpochDraws
 from cost.prompts import PromptPool, Visit
+from cost.ranges import positive, require_ranges
 from cost.types import BoolArray, FloatArray
 
 
@@ -46,8 +47,7 @@ class Retirement:
 
     def __post_init__(self) -> None:
         """Refuse settings that are out of range."""
-        if not self.pass_rate > 0:
-            raise ValueError(f"allocator.pass_rate must be positive, got {self.pass_rate!r}")
+        require_ranges("allocator.", self, {"pass_rate": positive()})
 
     def initial_state(self, prompts: PromptPool) -> RetirementState:
         """Return the state in which nobody is retired."""

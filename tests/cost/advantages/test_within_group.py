@@ -96,6 +96,7 @@ def test_virtual_best_is_in_the_statistics_of_mixed_groups_too(make_groups):
         (GroupStandardised, {"epsilon": -1}, r"^advantage\.epsilon must not be negative, got -1"),
         (GroupStandardised, {"ddof": 2}, r"^advantage\.ddof must be 0 or 1, got 2"),
         (VirtualBest, {"epsilon": np.nan}, r"^advantage\.epsilon must .* got nan"),
+        (GroupStandardised, {"epsilon": np.inf}, r"^advantage\.epsilon must be finite, got inf"),
         (VirtualBest, {"best_reward": np.inf}, r"^advantage\.best_reward must be finite, got inf"),
     ],
 )

@@ -56,7 +56,8 @@ def test_estimates_are_at_least_one_token(pool, make_visit, plug):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"prior_visits": -1.0}, {"decay": 1.5}, {"initial_tokens": 0.0}]
+    "changes",
+    [{"prior_visits": -1.0}, {"decay": 1.5}, {"initial_tokens": 0.0}, {"initial_tokens": np.inf}],
 )
 def test_refuses(changes):
     with pytest.raises(ValueError, match=rf"length\.{next(iter(changes))} must .* got"):

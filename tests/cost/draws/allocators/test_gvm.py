@@ -356,6 +356,7 @@ def test_costs_enter_by_their_root():
     ("fields", "message"),
     [
         ({"alpha": -1.0}, r"^allocator\.alpha must not be negative, got -1\.0"),
+        ({"alpha": np.inf}, r"^allocator\.alpha must be finite, got inf"),
         ({"beta": 1.0}, r"^allocator\.beta must be at least 2, got 1\.0"),
         ({"pilots": 0}, r"^allocator\.pilots must be at least 1, got 0"),
         ({"min_samples": -1}, r"^allocator\.min_samples must not be negative, got -1"),
