@@ -4,12 +4,11 @@ The paper generates in batches of 3 P (1536 prompts for 512) and gives up after 
 first round draws for P groups and each next one for those still missing, each times `oversample`.
 """
 
-import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from cost.draws.allocators.drawn import uniform_allocation
-from cost.draws.allocators.filtering import Filtering
+from cost.draws.allocators.filtering import Filtering, whole
 from cost.draws.allocators.types import Allocation, BatchSoFar, Estimates
 from cost.prompts import PromptPool
 from cost.ranges import count, require_ranges
@@ -56,5 +55,4 @@ class DynamicSampling(Filtering):
 
     def num_tickets(self, missing: int, so_far: BatchSoFar, state: DynamicSamplingState) -> int:
         """Return the missing groups times `oversample`, rounded up."""
-        # Products such as 1.1 * 10 are a little more than what is asked.
-        return math.ceil(self.oversample * missing - 1e-9)
+        return whole(self.oversample * missing)

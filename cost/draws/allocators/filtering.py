@@ -14,6 +14,7 @@ The direction of the expected gradient is still that of uniform draws, its lengt
 group, no KL or entropy term (derived by us).
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
@@ -120,6 +121,11 @@ def mixed(report: LengthReport) -> bool:
     """Tell whether two usable rewards of the group differ; False for an empty group."""
     rewards = report.rewards[report.usable]
     return len(rewards) > 0 and bool(rewards.max() > rewards.min())
+
+
+def whole(tickets: float) -> int:
+    """Round a number of tickets up; products such as 1.1 * 50 are a little more than meant."""
+    return math.ceil(tickets - 1e-9)
 
 
 def accepted(so_far: BatchSoFar) -> list[int]:

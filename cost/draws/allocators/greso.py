@@ -24,7 +24,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from cost.draws.allocators.filtering import Filtering, mixed, walk
+from cost.draws.allocators.filtering import Filtering, mixed, walk, whole
 from cost.draws.allocators.types import Allocation, BatchSoFar, Estimates, Snapshot
 from cost.prompts import PromptPool, Visit
 from cost.ranges import amount, count, positive, require_ranges
@@ -185,7 +185,7 @@ class Greso(Filtering):
         least = self.min_tickets or math.ceil(so_far.num_groups / 4)
         if share * most <= self.oversample * missing:
             return max(most, least)
-        return max(math.ceil(self.oversample * missing / share), least)
+        return max(whole(self.oversample * missing / share), least)
 
     def pick(
         self, count: int, snapshot: Snapshot, rng: np.random.Generator, state: GresoState

@@ -138,6 +138,8 @@ def test_round_sizes_at_the_published_batch(share, missing, count):
     assert Greso().num_tickets(missing, so_far, state) == count
     assert Greso(min_tickets=1, max_tickets=10**6).num_tickets(10, so_far, state_of([0])) == 13
     assert Greso(min_tickets=1).num_tickets(8, so_far, state_of([0])) == 10
+    # In floating point 1.1 * 50 is a little more than 55.
+    assert Greso(oversample=1.1, min_tickets=1).num_tickets(50, so_far, state_of([0])) == 55
 
 
 def test_round_size_follows_the_open_batch_once_it_has_reports(make_report):
