@@ -200,7 +200,7 @@ class LengthReport:
     engine_seconds: float
     """Wall-clock seconds from submission to the last token of the group."""
     version: int
-    """Oldest policy version that produced a token of the group."""
+    """Oldest policy version that produced a token of the group; 0 for a group without tokens."""
     attempt: int = 0
     """The ticket's try that generated the group. The report of the newest one counts, which is the
     one whose group the driver holds: it tries again only when it has given up the try before."""

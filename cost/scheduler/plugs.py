@@ -22,12 +22,7 @@ from cost.draws.allocators.types import (
 )
 from cost.prices.types import FittedPrice, Price, ScoresOwnTokens, SharesPrompts
 from cost.prompts import PromptPool, TurnsTaken, Visit
-from cost.scheduler.answers import (
-    checked_allocation,
-    checked_factors,
-    checked_thinning,
-    numbers,
-)
+from cost.scheduler.answers import checked_allocation, checked_factors, checked_thinning, numbers
 from cost.scheduler.charges import drawing_turns, generating_cost
 from cost.scheduler.config import PROTOCOLS, SchedulerConfig
 from cost.state import from_plain, initial_state, keywords, to_plain, updated

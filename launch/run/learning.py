@@ -45,8 +45,10 @@ class Taken:
     @property
     def staleness(self) -> float:
         """Largest staleness at use: the learner's version minus a group's oldest one."""
-        versions = [group.report.version for group in self.groups if group.data is not None]
-        return float(max((self.drawn.batch - version for version in versions), default=0))
+        reports = [group.report for group in self.groups]
+        # Without a token of the policy, as where every play failed at once, there is no version.
+        stale = [self.drawn.batch - one.version for one in reports if one.own_lengths.any()]
+        return float(max(stale, default=0))
 
 
 class HandOver:

@@ -4,6 +4,7 @@ import asyncio
 import math
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 from launch.run.clocks import LearnerClock, Phases
@@ -14,8 +15,11 @@ from rollout.buffer import OrderedBuffer
 from rollout.types import GroupRef
 
 
-def group(ticket_id, version=0, data="there"):
-    return GroupRef(SimpleNamespace(ticket_id=ticket_id, version=version), data)
+def group(ticket_id, version=0, lengths=(3, 4)):
+    """A group of responses with so many tokens of the policy each."""
+    own_lengths = np.array(lengths, dtype=np.int64)
+    about = SimpleNamespace(ticket_id=ticket_id, version=version, own_lengths=own_lengths)
+    return GroupRef(about, "there")
 
 
 def drawn(batch, num_tickets, members, carried=(), num_exploring=0):
@@ -41,11 +45,12 @@ def test_carried_groups_come_with_the_batch_that_learns_them():
     assert hand_over._held == {}
 
 
-def test_staleness_is_that_of_the_oldest_group_with_data():
-    step = drawn(3, 3, (0, 1, 2), num_exploring=1)
-    groups = [group(0, version=0, data=None), group(1, version=2), group(2, version=3)]
+def test_staleness_is_that_of_the_oldest_group_with_a_token():
+    """A ticket that failed has no response, and plays that failed at once have none with tokens."""
+    step = drawn(3, 4, (0, 1, 2, 3), num_exploring=1)
+    groups = [group(0, lengths=()), group(1, lengths=(0, 0)), group(2, 2), group(3, 3)]
     [found], _ = taken([step], groups)
-    assert found.staleness == 1.0 and found.num_plain == 2
+    assert found.staleness == 1.0 and found.num_plain == 3
     [empty], _ = taken([drawn(3, 0, ())], [])
     assert empty.staleness == 0.0 and empty.groups == []
 
@@ -57,8 +62,9 @@ def test_a_batch_that_is_not_whole_misses_its_deadline():
 
 def test_generated_tokens_of_a_step_are_of_all_tickets_drawn_for_it():
     def generated(ticket_id, tokens):
-        about = SimpleNamespace(ticket_id=ticket_id, version=0, generated_tokens=tokens)
-        return GroupRef(about, "there")
+        found = group(ticket_id)
+        found.report.generated_tokens = tokens
+        return found
 
     # Of three tickets the first is a pilot and the second was filtered.
     [found], _ = taken([drawn(0, 3, (2,))], [generated(key, 10**key) for key in range(3)])
