@@ -56,13 +56,15 @@ _OK, _MASKED = int(RewardStatus.OK), int(RewardStatus.MASKED)
 
 
 ONE_TURN: npt.NDArray[Any] = np.zeros(0)
-"""Stands for what a report of single turns does not say, see `LengthReport.__post_init__`."""
+"""Default of a report's fields about turns; `LengthReport.__post_init__` puts what they are for
+responses of one turn in its place."""
 PER_TURN = (
     "environment_tokens", "inherited_tokens", "turn_prefill_tokens", "tool_seconds", "calls",
     "failed_calls", "ends",
 )  # fmt: skip
+"""Fields about turns that default to 0 for each response, `ends` to what ended one turn."""
 REAL_NUMBERS = ("tool_seconds", "entropy_changes")
-"""What of a report's turns is no whole number."""
+"""Those of the fields about turns that are float64; the others are int64."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -234,7 +236,7 @@ class LengthReport:
     for people, and not kept by the scheduler."""
 
     def __post_init__(self) -> None:
-        """Fill in what a response of one turn comes to, where nobody said anything else."""
+        """Fill in the fields about turns that were not given, as for responses of one turn."""
         count = len(self.lengths)
         for name in ("num_turns", "entropy_changes", *PER_TURN):
             if getattr(self, name) is ONE_TURN:

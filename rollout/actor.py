@@ -50,12 +50,15 @@ from rollout.types import (
 )
 
 LEAVE_SECONDS = 60.0
-"""Longest wait for an engine to leave a transfer group. Over NCCL one that waits for weights of
-whoever is gone waits for ever."""
+"""Longest wait for an engine to leave a transfer group. Over NCCL an engine that waits for weights
+from a process that is gone would wait forever."""
 
 
 def permute_rewards(group: Group, seed: int) -> Group:
-    """Shuffle rewards and their status among the responses of one group, together."""
+    """Shuffle rewards, each with its status, among the responses of one group.
+
+    A control (`rollout.permute_rewards`): a policy that still improves does not learn from rewards.
+    """
     stream = np.random.default_rng([seed, group.ticket.ticket_id, len(group.rewards)])
     order = stream.permutation(len(group.rewards))
     return replace(group, rewards=group.rewards[order], reward_status=group.reward_status[order])
@@ -173,13 +176,13 @@ class RolloutActor:
         )
 
     def attach(self, scheduler: Any, seed: int) -> None:
-        """Work for another run from now on: report to its scheduler, derive seeds from its seed."""
+        """Begin with the tickets of another run: report to its scheduler, and use its seed."""
         self._scheduler = scheduler
         self._seed = seed
 
     async def run(self, ticket: Ticket, prompt: Prompt) -> tuple[LengthReport, Group]:
         """Make the group of one ticket and report it to the scheduler that asked for it."""
-        # The actor may change over to another run meanwhile, whose tickets have the same numbers.
+        # `attach` may come meanwhile, and tickets of the other run have the same numbers.
         scheduler, seed = self._scheduler, self._seed
         sampling = Sampling(self._config.temperature * ticket.temperature_factor)
         group = await self._sample(ticket, prompt, sampling, self._config.branching)
@@ -199,7 +202,7 @@ class RolloutActor:
         return make_report(ticket, prompt, group)
 
     async def progress(self, known: int, patience_seconds: float) -> tuple[int, dict[Key, int]]:
-        """Say which attempts are here, and how many of their responses the engine is done with.
+        """Return which attempts this actor has, and how many responses of each are generated.
 
         See `rollout.progress.Attempts.changed`, which waits for news.
         """
@@ -385,8 +388,8 @@ class RolloutActor:
             raise RuntimeError(gone)
 
     def fault(self, silence_seconds: float) -> str:
-        """Say why this actor is of no use; see also `rollout.heartbeat.EngineProcesses.fault`."""
-        # It is asked time and again, also while the engine works.
+        """Return why this actor is of no use, "" if it is; see `EngineProcesses.fault`."""
+        # Heartbeats ask for this all the time, also while the engine works.
         self._cores.look()
         return self._useless or self._processes.fault(silence_seconds, time.monotonic())
 

@@ -2,10 +2,10 @@
 
     members of a batch -> select_batch, select_exploring -> Selected -> learners, ledger
 
-Owns what one selection hands on to later ones: the mean length of earlier batches, which a constant
-divisor uses. It moves only when a new batch is selected, after that batch's factors are fixed, so
-no batch's divisor depends on the batch itself. With `reuse` also the last few batches themselves,
-which a state that is saved leaves out: a run that goes on begins without.
+Two things are kept from one batch for later ones. The first is the mean response length of earlier
+batches, the divisor of `ConstantLength`: a batch enters it only after its own factors are fixed, so
+that no divisor depends on the batch that it divides. The second, with `reuse`, is the last few
+batches themselves; checkpoints do not hold them, so that a run that continues starts with none.
 """
 
 from collections.abc import Mapping, Sequence

@@ -23,13 +23,13 @@ adds: its own part, and the prompt by the chance that nothing else of its group 
 
     c_j = own_j + prompt prod_{i != j} (1 - q_i)
 
-Found from above: the smaller the other q, the dearer j, so that q falls from step to step to the
-largest solution.
+The q of a group depend on each other by this, and are found by iteration from q = 1: the smaller
+the others' q, the larger c_j, so that every q falls from step to step, to the largest solution.
 
-s is taken from earlier batches alone, discounted. It may depend on anything that was known before
-the batch: q_j stays the probability of keeping j, and 1 / q_j undoes it. Scores may have any scale,
-as long as it stays the same from batch to batch. The derivation is ours; the rule q ~ G / sqrt(c)
-is Cost-Aware GRPO's (2604.28020).
+s is computed from earlier batches alone, the older ones discounted. It may depend on anything that
+was known before the batch: q_j stays the probability of keeping j, and 1 / q_j undoes it. Scores
+may have any scale, as long as it stays the same from batch to batch. The derivation is ours; the
+rule q ~ G / sqrt(c) is Cost-Aware GRPO's (2604.28020).
 """
 
 import math
@@ -45,7 +45,7 @@ from cost.thinning.thinning import Candidates, Thinning, chosen_of, sampled
 from cost.types import FloatArray, IntArray
 
 MOST_STEPS, CLOSE_ENOUGH = 100, 1e-9
-"""When the keep probabilities that hang together by a shared prompt are found."""
+"""When the iteration for the keep probabilities of groups with a shared prompt ends."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,10 @@ A response of advantage exactly 0 has a gradient of exactly zero, unless the los
 entropy term. `keeps_zero_advantage` says whether a rule keeps such responses with q > 0: only then
 may the loss have such a term.
 
-With penalties (`cost.advantages.penalties`) every response has an advantage, however small, also in
-groups whose rewards are all equal. Rules with a budget let such responses compete by their scores,
-and do not count their cost in full: a budget that did would be spent on them, whatever they teach.
+With penalties (`cost.advantages.penalties`) nearly every response has an advantage other than 0,
+also in groups whose rewards are all equal. To a rule with a budget these are candidates like all
+others, but only a part of their cost adds to the budget: if all of it did, they would raise the
+number of responses to keep, however little they teach.
 """
 
 from dataclasses import dataclass, field
@@ -46,12 +47,12 @@ class Candidates:
     penalties: FloatArray | None = None
     """[M] penalties that the advantages contain, in units of advantage; None for none."""
     signal: BoolArray | None = None
-    """[M] True where rewards alone give an advantage; None where all there is comes from them."""
+    """[M] True where the rewards give an advantage other than 0; None without penalties."""
     generating_cost: float = 0.0
     """What generating all of them cost, in the unit of `costs`; 0 where the price does not say."""
     prompt_costs: FloatArray | None = None
-    """[M] of `costs`, and less than they, what a group pays once if anything of it is kept: its
-    prompt, where the learner shares it. One value a group; None where each response has its own."""
+    """[M] the part of `costs` that is for the prompt, where the learner computes a prompt once for
+    all kept responses of its group, the same for all of them; None where it repeats the prompt."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +62,9 @@ class Thinning:
     keep: BoolArray
     """[M] True for the responses to train on."""
     probabilities: FloatArray
-    """[M] q in [0, 1], positive where kept. A rule that does not preserve the objective puts here
-    the share for which 1 / q gives the mean over what it selects."""
+    """[M] q in [0, 1], positive where kept. For a rule that does not preserve the objective it is
+    (number selected) / (number of candidates), so that weights 1 / q give the mean over what it
+    selects."""
     metrics: dict[str, float] = field(default_factory=dict)
     """Metrics of this thinning, by keys of `cost.ledger.METRICS`."""
     advantages: FloatArray | None = None
@@ -137,9 +139,9 @@ class Budgeted:
 
     budget: float = 0.5
     """Share of the candidates' cost to spend, in (0, 1]. Candidates are the usable responses whose
-    advantage is not 0, so the saving on the whole batch is larger. Of a response whose advantage is
-    of a penalty alone only the share |A| / (mean |A| of those with an advantage of rewards) counts,
-    and the floor of the rest."""
+    advantage is not 0, so the saving on the whole batch is larger. A response whose advantage comes
+    from a penalty alone adds less to the sum: of the share r = |A| / (mean |A| of the responses
+    whose rewards give one), at most 1, of its cost this budget, of the rest only the floor."""
     floor: float = 0.02
     """Least q of a candidate, in (0, 1]; a floor above the budget is lowered to it."""
     keep_zero_advantage: bool = False

@@ -3,7 +3,8 @@
     update took 3 s, 4 s, 3 s -> its next deadline is ten times 4 s, within floor and ceiling
     batch: any news           -> its deadline begins anew
 
-Both count in looks: a process that stood still, stopped or starved, does not find everything late.
+Both count the time between regular looks, of which none counts for more than two periods. So if
+this process itself stood still for a while, stopped or starved, it does not find everything late.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Who died, and how, from whatever Ray raises for it.
+"""Who died, and how, told from the errors that Ray raises.
 
-an actor's death   -> reaches whoever awaits it, and who awaits that one, wrapped once more
-the cluster's own  -> reaches everybody, as anything
+The death of an actor reaches whoever awaits it, and whoever awaits that one in turn, wrapped in one
+more error each time. The death of the cluster may reach anybody as any error.
 """
 
 from __future__ import annotations

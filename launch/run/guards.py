@@ -1,7 +1,9 @@
-"""Work that is given up when something dies, piece within piece.
+"""Work that is cancelled when a part of the run dies; one piece of work may contain another.
 
-death -> the innermost piece ends with it; one that is given up already hears of no other
-error -> what is behind it, unless a death is found while that is looked for
+A death cancels the innermost piece, which then raises it. If that piece is being cancelled already,
+`end_innermost` returns False and the caller keeps the death for the next piece. If a piece fails by
+itself, the cause behind its error is looked for, and raised in its place; a death that arrives
+meanwhile comes first.
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ class Guards:
 
         Args:
             work: What to do.
-            missed: What died before, so that it ends at once.
+            missed: A death from before the work began, which ends it at once.
         """
         task, death = asyncio.ensure_future(work), asyncio.get_running_loop().create_future()
         for each in (task, death):

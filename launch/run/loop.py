@@ -1,21 +1,21 @@
-"""The one training loop: a batch's life, in two coroutines and an ordered buffer.
+"""The training loop: two coroutines, of which one generates batches and the other learns them.
 
     draw:   scheduler.draw(b) -> rollouts.run(ticket) -------------------------> buffer
     learn:  buffer -> scheduler.select(b) -> learners.update -> scheduler.learned(b) -> publish
-    report: rollout actors -> scheduler.observe                                not through here
+    report: rollout actors -> scheduler.observe                     (not through the driver)
 
-`max_staleness = 0` makes the two take turns; there is no other loop. An error in either ends both
-with that error, and no wait is without a deadline.
+With `max_staleness = 0` the two coroutines take turns; every run uses this loop. An error in either
+ends both with that error, and every wait has a deadline.
 
 A batch may take several rounds of drawing, each after the reports of the one before
 (`launch.run.drawing`). All its tickets pass through the buffer in draw order; the learners get
 those that the scheduler names as its members, in one or more passes (`launch.run.learning`).
 
-With staleness 1 batch b + 1 goes into generation when version b is published: when b is handed
-over, or before. In every other step it is before, for version 0 admits two batches at once: the two
-share the engines and end close together, so that the first is waited for and the second is there
-already. Holding b + 1 back until b is handed over makes the waits even, and longer in all, since
-the slots beside a batch's last responses would then stay empty.
+With `max_staleness = 1` the engines begin with batch b + 1 as soon as version b is published. At
+the start version 0 admits batches 0 and 1 together. They share the engines and finish at about the
+same time, and so do all later pairs: the learners wait for one batch and find the next one ready.
+Beginning with b + 1 only when the learners take b would make all waits equal, but longer in total:
+the engines' slots that are free beside the last responses of b would stay empty.
 
 Reproducibility: batch b is drawn from statistics folded exactly up to batch b - max_staleness,
 whatever has been reported by then.

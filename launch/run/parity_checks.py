@@ -5,10 +5,11 @@
                             -> engines score them, among what they generate
               both -> Difference -> Tolerance, before the version after it is published
 
-But for adapters, nothing is waited for: the loop goes on while both score what was generated
-anyway. A version whose weights an engine does not hold ends the run before the next one is
-published. Engines score at temperature 1 what they are given, so learners do too; at start the
-sampling temperature counts.
+After a publish the loop does not wait: engines and learners score responses that were generated
+anyway, while it continues. If an engine does not hold the weights of a version, the run ends before
+the next version is published. Only where engines cannot score what they are given (adapters) each
+check is a fresh probe, and is waited for. Engines score given responses at temperature 1, so the
+learners do too; fresh responses are compared at the sampling temperature.
 """
 
 from __future__ import annotations

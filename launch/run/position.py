@@ -2,9 +2,10 @@
 
     loop -> Position.state_dict, held -> checkpoint -> Position.at -> loop
 
-The learners have learned the batches before `batch`, and nothing of it. Batches from it on may be
-drawn, and some of their groups be there: a run that goes on uses each of their tickets once, with
-the group that is there or a new attempt (`cost.scheduler.scheduler.Scheduler.resume`).
+The learners have learned all batches before `batch`, and nothing of `batch` itself. This one and
+later ones may be drawn already, and some of their groups finished. A run that continues uses each
+of their tickets once: with the finished group, or in a new attempt
+(`cost.scheduler.scheduler.Scheduler.resume`).
 """
 
 from collections.abc import Mapping, Sequence

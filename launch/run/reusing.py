@@ -1,10 +1,10 @@
-"""What is learned from once more: groups of earlier batches, or a batch's own.
+"""Learning a second time from groups: those of earlier batches, or a batch's own.
 
-hold, after a batch's first pass -> at most max_age batches -> join, beside a later one
-again -> selections for a second step -> stepped, with what it showed
+earlier batches:   hold, after a batch's first pass -> join, beside a later batch in its step
+the batch's own:   again -> selections for a second step -> stepped, with that step's metrics
 
-See `cost.thinning.reuse`. Only groups with an advantage are held. A run that goes on begins without
-any, like its scheduler.
+See `cost.thinning.reuse`. Only groups with an advantage are held, of at most `max_age` batches.
+Checkpoints hold none of them, nor does the scheduler's: a run that continues starts with none.
 """
 
 import math

@@ -9,8 +9,8 @@ gradients and B the squared norm of their mean. The least (cost) x (variance) of
 and some s. Independent draws have B = 0: they lose to epochs where B is most of V, as it is where
 prompts are alike in themselves and differ from each other (launch/study/RESULTS.md). Ours.
 
-What is learned within a pass tells at once in the coins of the prompts that it has not met, of
-which weights take account (`PassDraws`).
+What is learned during a pass changes the chances q of the prompts that are still to come in it at
+once; the weights are computed for the changed chances (`PassDraws`).
 """
 
 from dataclasses import dataclass, field, replace
