@@ -16,9 +16,9 @@ from ray._private import ray_constants, utils, worker
 from ray.exceptions import RayError
 
 from conf.resources import ResourcesConfig
+from launch.cli.refusals import RunError, UserError
 from launch.cli.signals import handled, hangups_held, ignore, interrupt
 from launch.cli.visible import from_ray
-from launch.program import RunError, UserError
 from launch.record.notices import why
 from launch.run.auth_token import keep_token_private
 from launch.run.cluster_shutdown import begin_watch, leave, watch_of_cluster

@@ -17,7 +17,7 @@ from conf.schema import RunConfig
 from cost.prices.compute import generating, scoring
 from cost.prices.shape import ModelShape
 from cost.types import LengthReport
-from launch.program import UserError
+from launch.cli.refusals import UserError
 from learner.compute import LearnerCompute
 
 

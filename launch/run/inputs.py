@@ -16,9 +16,9 @@ from conf.evaluation import HELD_OUT
 from conf.schema import EvaluateConfig, RunConfig
 from conf.secrets import recorded
 from conf.targets import foreign_code
-from launch.cli.refusals import refusing
+from launch.cli.refusals import UserError, refusing
 from launch.cli.visible import visible
-from launch.program import UserError, build, prepare_run_dir
+from launch.program import build, prepare_run_dir
 from launch.record.checkpoint import Checkpoint, remove_unfinished
 from launch.record.hub import require_token
 from launch.record.restarts import cut_back

@@ -10,7 +10,7 @@ import sysconfig
 from pathlib import Path
 from typing import Any
 
-from launch.program import UserError
+from launch.cli.refusals import UserError
 
 LEAST_SHARED_BYTES = 128 * 2**20
 """What /dev/shm must have free for Ray's object store, which takes no less than 75 MiB."""

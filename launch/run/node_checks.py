@@ -21,7 +21,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from conf.schema import EvaluateConfig, RunConfig
-from launch.program import UserError
+from launch.cli.refusals import UserError
 from launch.run.machine import lacking_for_engines
 from rollout.joining import UnfitError
 

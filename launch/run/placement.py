@@ -22,7 +22,7 @@ from ray.util.placement_group import (
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from conf.resources import ResourcesConfig
-from launch.program import UserError
+from launch.cli.refusals import UserError
 from launch.run.cluster_shutdown import in_time, watch_of_cluster
 from launch.run.layout import Layout, describe, lay_out
 from rollout.engines.versions import built_for_cpus

@@ -14,7 +14,7 @@ from conf.schema import RunConfig
 from conf.targets import ROOMS
 from cost.scheduler.scheduler import Scheduler
 from cost.types import BoolArray, Draw, Feedback, FloatArray, IntArray, LengthReport, Ticket
-from launch.program import UserError
+from launch.cli.refusals import UserError
 from rollout.own_code import PROJECT
 from rollout.raised import told
 from rollout.tasks.features import feature_table

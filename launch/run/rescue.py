@@ -9,8 +9,8 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 
+from launch.cli.refusals import RunError, UserError
 from launch.cli.visible import visible
-from launch.program import RunError, UserError
 from launch.record.notices import tell, why
 from learner.team import DivergedError
 

@@ -17,8 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 from conf.keys import flat
 from conf.schema import RunConfig
 from cost.state_file import load_state
-from launch.cli.refusals import NothingToDoError
-from launch.program import UserError
+from launch.cli.refusals import NothingToDoError, UserError
 from launch.record.checkpoint import RUN, Checkpoint, newest_checkpoint
 from launch.record.notices import why
 from launch.record.run_folder import PICTURE, read_summary

@@ -16,7 +16,7 @@ import numpy as np
 from conf.evaluation import HELD_OUT
 from conf.schema import EvaluateConfig, RunConfig
 from cost.types import LengthReport, PlayEnd, RewardStatus
-from launch.program import UserError
+from launch.cli.refusals import UserError
 from launch.record.evaluation import Evaluation
 from rollout.config import RolloutConfig
 from rollout.rewards.pool import RewardPool, ScoredResponse
