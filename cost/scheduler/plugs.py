@@ -257,14 +257,14 @@ class Plugs:
         return generating_cost(self.price, self._state("price"), groups, prompt_tokens, turns)
 
     def entered(self) -> "Plugs":
-        """Return the plugs at the beginning of a new batch's selection."""
+        """Return the plugs at the start of a new batch; see `SpendingRule.entered`."""
         rule = self.thinning
         if not isinstance(rule, SpendingRule):
             return self
         return self._with(thinning=rule.entered(self.states["thinning"]))
 
     def thinned(self, candidates: Candidates, thinning: Thinning) -> "Plugs":
-        """Return the plugs after the first pass over a batch, which later batches are to know."""
+        """Return the plugs after the first pass over a batch; see `SpendingRule.thinned`."""
         rule = self.thinning
         if not isinstance(rule, SpendingRule):
             return self

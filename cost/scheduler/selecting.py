@@ -66,7 +66,7 @@ class Selected:
     thinning_saving: float
     """Of this pass; 0 where nothing can be said."""
     plugs: Plugs
-    """With what the first pass over a batch shows for later ones."""
+    """As they are after the pass: a thinning may learn from the first one over a batch."""
 
     @property
     def all(self) -> list[Selection]:

@@ -112,7 +112,7 @@ class Priced:
         return state
 
     def entered(self, state: SpentState) -> SpentState:
-        """Return the state for a new batch: the one before it is an earlier one now."""
+        """Return the state at the start of a new batch, from which the one before it counts."""
         return SpentState(
             cost=self.decay * state.cost + state.last_cost,
             variance=self.decay * state.variance + state.last_variance,

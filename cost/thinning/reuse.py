@@ -15,9 +15,9 @@ learned before, never from this batch. So for weights that know nothing of the r
 g is the uniform objective's gradient, up to truncation: older responses come from older policies,
 which the objective's ratio to the stored log-probabilities makes up for until it is clipped.
 
-What no ratio undoes: the present weights have learned from these responses once, so that they are
-better on them than on new ones. A second pass over a batch, a step by g_0 with fresh coins once the
-batch's own step was taken, has the same bias. Formulas are ours.
+One bias no ratio undoes: the present weights have learned from these responses once, so that they
+are better on them than on new ones. A second pass over a batch has it as well: a step by g_0, with
+fresh coins, after the batch's own step. Formulas are ours.
 """
 
 from collections.abc import Sequence
@@ -55,18 +55,21 @@ class Reuse(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Again:
-    """Behind a gate, spends a share of what a batch's responses cost once more."""
+    """Base of the members: learns a second time from a part of a batch's responses.
+
+    It does so from `first_batch` on, unless the step before showed that ratios have gone too far.
+    """
 
     budget: float = 0.25
     """Share of the cost of a batch's responses of advantage other than 0 to spend, in (0, 1]."""
     floor: float = 0.02
     """Least keep probability of a candidate, in (0, 1], as in `CostAware`."""
     first_batch: int = 10
-    """First batch from which anything is learned once more: from a cold start a policy moves far in
-    a step, and what it moves away from misleads."""
+    """First batch with which anything is learned a second time: in the first steps of a run the
+    policy moves far, and responses of the policy that it has left mislead."""
     least_effective_share: float = 0.5
-    """A step whose tokens have a smaller effective share closes the gate for the next batch, in
-    [0, 1]."""
+    """If the tokens of a step have a smaller effective share, nothing is learned a second time with
+    the next batch, in [0, 1]."""
 
     def __post_init__(self) -> None:
         """Refuse settings that are out of range."""

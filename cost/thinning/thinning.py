@@ -90,13 +90,13 @@ class ThinningRule(Protocol):
 
 @runtime_checkable
 class SpendingRule(ThinningRule, Protocol):
-    """A rule with a state (cost/state.py) that goes by what it selected from earlier batches."""
+    """A rule with a state (cost/state.py) that depends on what it kept of earlier batches."""
 
     def entered(self, state: Any) -> Any:
-        """Return the state for a new batch: the one before it is an earlier one now."""
+        """Return the state at the start of a new batch, from which the one before it counts."""
 
     def thinned(self, state: Any, candidates: Candidates, thinning: Thinning) -> Any:
-        """Return the state after the first pass over a batch, of no use before the next one."""
+        """Return the state after the first pass over a batch; `entered` makes that pass count."""
 
 
 @dataclass(frozen=True, slots=True)

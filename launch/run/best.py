@@ -29,9 +29,9 @@ EARLIER = "earlier"
 class BestPolicy:
     """Saves whatever is better than all before.
 
-    The one before stays as long as the run may go back to a checkpoint in whose past it is the
-    best: steps that are learned again may come to other policies. A run that goes on knows its best
-    from the run folder.
+    An earlier best policy is kept as long as there is a checkpoint from before the present best: a
+    run that goes back there may come to other policies than the first time. A run that continues
+    reads from its folder which policies are kept.
 
     Args:
         of_set: Name of the set that decides; None keeps no best policy.

@@ -60,7 +60,7 @@ class Evaluations:
         self._summary = summary
         self._file = EvaluationFile(Path(config.run_dir))
         self._background: asyncio.Task[Evaluation] | None = None
-        # Whether one that was cut off is to be begun once more.
+        # Whether one is due that the loop waits for, or was cut off and is to be made again.
         self._again = False
         # Of the evaluation before the run, sampled and greedy: what changes are measured against.
         self._before: tuple[Sequence[PromptOutcome], Sequence[PromptOutcome]] = ((), ())
@@ -119,10 +119,10 @@ class Evaluations:
         return metrics
 
     async def make_up(self) -> dict[str, float]:
-        """Make the evaluation that a signal cut off while the loop waited for it, if one did.
+        """Make the evaluation that is due after the last step, or that a signal cut off there.
 
         Returns:
-            Metrics; none where nothing was cut off, or `go_on` began it in the background.
+            Metrics; none where none is due, or `go_on` began it in the background.
         """
         if not self._again:
             return {}

@@ -124,8 +124,8 @@ class Plan:
     calibrate_every: int = 0
     """Batches between measurements for the scheduler's calibration; 0 for none."""
     max_generated_tokens: int | None = None
-    """No batch is drawn once those before it are expected to take so many tokens of the engines;
-    None for no such bound."""
+    """No batch is drawn once those before it are expected to take so many generated tokens; None
+    for no such bound."""
     max_trained_tokens: int | None = None
     """The same for tokens of kept responses with their prompts, every pass counted."""
     max_compute_flops: float | None = None

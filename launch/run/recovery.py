@@ -57,7 +57,7 @@ class Recovery:
 
     async def begin(self, saved: Checkpoint) -> Position:
         """Go on from a checkpoint with a system that has just started."""
-        # Whatever dies meanwhile, nothing begins anew while there are checkpoints.
+        # From here on a death leads back to a checkpoint, never to the start of the run.
         self.step = saved.step
         position = await self._load(saved, "started again", self._inputs.changed)
         self._noted = False

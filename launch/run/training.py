@@ -100,8 +100,9 @@ class TrainingRun:
         self._recovery = Recovery(inputs, system, self._recorder, plan_of(config))
         self._interruption = interruption or Interruption()
         self._position: Position | None = None
-        # From then on the learners hold what nobody else has.
+        # Whether the learners may have learned something that is saved nowhere else.
         self._learning = False
+        # Where the policy was saved at the end of the steps.
         self._kept: Path | None = None
         self._best = BestPolicy(config.checkpoint.keep_best, self._run_dir, self._save)
 
