@@ -53,7 +53,7 @@ class LearnerConfig:
     """Optimiser steps, warm-up included, until the minimum is reached, where it stays. None to
     reach it at the end of the run, by `loop.num_steps` or a budget, whichever ends it."""
     min_lr_share: float = 0.0
-    """Share of `lr` at which a schedule ends, in [0, 1]."""
+    """Share of `lr` at which a schedule that falls ends, in [0, 1]."""
     max_grad_norm: float = 1.0
     """DeepSpeed clips the norm of the whole gradient to this, positive. Where it clips, a step is
     not linear in the gradient, so that an unbiased gradient does not make the expected step
@@ -160,6 +160,11 @@ class LearnerConfig:
         if self.schedule not in SCHEDULES:
             raise ValueError(
                 f"learner.schedule must be one of {', '.join(SCHEDULES)}, got {self.schedule!r}"
+            )
+        if self.schedule == "constant" and self.min_lr_share:
+            raise ValueError(
+                "learner.min_lr_share must be 0 with learner.schedule=constant, which never falls: "
+                f"set learner.schedule=cosine or linear, got {self.min_lr_share!r}"
             )
         if self.schedule == "constant" or self.schedule_steps is None:
             return

@@ -70,6 +70,7 @@ def test_without_steps_it_falls_with_the_run(schedule, left):
             r"learner\.schedule_steps must exceed learner\.warmup_steps = 5, got 5",
         ),
         ({"min_lr_share": 1.5}, r"learner\.min_lr_share must lie in \[0, 1\]"),
+        ({"min_lr_share": 0.1}, r"min_lr_share must be 0 with learner\.schedule=constant, .* 0\.1"),
     ],
 )
 def test_a_schedule_that_is_none_is_refused(settings, told):
