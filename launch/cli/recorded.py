@@ -39,6 +39,11 @@ def with_resumed(arguments: Sequence[str]) -> list[str]:
         raise UserError(
             f"resume must be auto or a run folder, which has a config.yaml, got {value!r}"
         )
+    if not (run_dir / "config.yaml").stat().st_size:
+        raise UserError(
+            "resume must be a run folder whose config.yaml has the run's settings, and this one is "
+            f"empty; begin a new run, got {value!r}"
+        )
     for argument in arguments:
         if argument.startswith(("run_dir=", "--config-path", "--config-name", "-cp", "-cn")):
             raise UserError(

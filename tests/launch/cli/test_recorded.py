@@ -74,6 +74,15 @@ def test_resume_must_be_a_run_folder(tmp_path):
         with_resumed([f"resume={tmp_path / 'none'}"])
 
 
+def test_an_empty_record_is_said_to_be_empty(make_run_folder):
+    folder = make_run_folder("a")
+    (folder / "config.yaml").write_text("")
+    with pytest.raises(
+        UserError, match=r"^resume must be a run folder whose .* empty; begin a new"
+    ):
+        with_resumed([f"resume={folder}"])
+
+
 def test_a_run_whose_folder_was_moved_goes_on_there_with_what_the_command_line_changes(tmp_path):
     register()
     first, moved = tmp_path / "first", tmp_path / "zweiter läuf"
