@@ -37,7 +37,7 @@ METRICS = {
     "cost/responses": "responses generated",
     "cost/truncated_responses": "responses that hit the length limit, so that lengths are censored",
     "cost/timed_out_rewards": "responses whose scoring timed out; never trained on",
-    "cost/crashed_rewards": "responses whose scoring crashed; never trained on",
+    "cost/crashed_rewards": "responses whose play or scoring crashed; never trained on",
     "cost/truncated_rewards": "responses left out because the length limit cut them; never trained "
     "on",
     "cost/generated_tokens": "tokens the engines computed: prefilled and sampled tokens",

@@ -68,7 +68,7 @@ METRICS: dict[str, str] = _COST_METRICS | {
     "rollout/end_max_turns_share": "Share of responses that the limit on turns ended.",
     "rollout/end_failure_share": "Share of responses that a failing environment ended.",
     "rollout/reward_timed_out": "Responses whose scoring ran out of time; they get weight 0.",
-    "rollout/reward_crashed": "Responses whose scoring crashed; they get weight 0.",
+    "rollout/reward_crashed": "Responses whose play or scoring crashed; they get weight 0.",
     "rollout/reward_truncated": "Responses left out because they hit the length limit; weight 0.",
     "rollout/retries": "Tries of tickets that failed and were repeated, since the start.",
     "rollout/tickets_in_flight": "Tickets with the engines, or waiting for one, as the step ended.",

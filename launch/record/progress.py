@@ -23,7 +23,7 @@ from launch.cli.visible import visible
 from launch.record.console import get_console, print_line
 from launch.record.formatting import count_text, number_text, seconds_text, share_text, sparkline
 from launch.record.statistics import PAIRED_MARGIN
-from launch.record.summary import BESIDE, OVERLAP, TURNS
+from launch.record.summary import BESIDE, OVERLAP, TURNS, UNSCORED
 
 TREND_STEPS = 30
 TOKENS = ("generated", "selectable", "trained")
@@ -248,9 +248,7 @@ def print_result(
     lines["these times"] = OVERLAP
     for machine in ("engine", "learner"):
         lines[f"{machine} seconds"] = number_text(_number(summary[f"{machine}_seconds"]), 1)
-    for outcome in ("crashed", "timed_out"):
-        if summary[f"reward_{outcome}"]:
-            lines[f"rewards {outcome.replace('_', ' ')}"] = summary[f"reward_{outcome}"]
+    lines |= {what: summary[key] for key, what in UNSCORED.items() if summary[key]}
     if summary["first_reward_failure"]:
         lines["first of them"] = summary["first_reward_failure"]
     if summary["spent_currency"] is not None:

@@ -60,6 +60,12 @@ COUNTERS = (
 )
 """Metrics of which the last value is that of the run; most run since its start."""
 
+UNSCORED = {
+    "reward_crashed": "plays, rewards crashed",
+    "reward_timed_out": "rewards timed out",
+}
+"""Labels of responses without a reward; a play that fails is not scored, and counts as crashed."""
+
 
 class RunSummary:
     """Everything that `summary.json` tells of a run, gathered while it goes on.

@@ -182,7 +182,7 @@ def test_result_says_what_was_lost_in_evaluations_and_in_training():
     summary.evaluation("before", evaluation(0.2), seconds=1.0)
     lossy = replace(evaluation(0.5), num_prompts=311, num_lost=89)
     summary.evaluation("after", lossy, seconds=1.0)
-    summary.step({"rollout/failed_tickets": 3.0})
+    summary.step({"rollout/failed_tickets": 3.0, "rollout/reward_crashed": 4.0})
     finished = summary.finish(
         total_seconds=1.0,
         parity_max_logprob_difference=0.0,
@@ -197,6 +197,8 @@ def test_result_says_what_was_lost_in_evaluations_and_in_training():
     shown = text_of(console)
     assert "311 of 400 (89 lost)" in shown
     assert re.search(r"failed tickets\W+3 ", shown)
+    # Plays that failed are among them.
+    assert re.search(r"plays, rewards crashed\W+4 ", shown) and "timed out" not in shown
     assert re.search(r"restarts\W+2 \(3 steps were repeated\)", shown)
 
 
