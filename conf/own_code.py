@@ -41,7 +41,12 @@ def with_own_code(config: DictConfig) -> DictConfig:
         config: As composed, of any program; it stays as it is.
     """
     found = _with_tools(config)
-    for key, node in list(plugs(found, "")):
+    for key, plug in list(plugs(found, "")):
+        for within, path in list(files_within(plug, key)):
+            found = found if found is not config else config.copy()
+            OmegaConf.update(found, f"{within}._target_", BUILD)
+            OmegaConf.update(found, f"{within}.path", path, force_add=True)
+        node = OmegaConf.select(found, key)
         named = _named(group_of(key), node)
         if named is not None:
             found = found if found is not config else config.copy()
@@ -90,6 +95,19 @@ def plugs(node: DictConfig | ListConfig, key: str) -> Iterator[tuple[str, DictCo
             yield from plugs(child, where)
 
 
+def files_within(node: Any, key: str) -> Iterator[tuple[str, str]]:
+    """Key and FILE.py:NAME of all that stands in a plug and is named by its file."""
+    for at in range(len(node)) if isinstance(node, ListConfig) else node:
+        child, where = node._get_node(at), f"{key}.{at!s}"
+        if isinstance(child, DictConfig | ListConfig) and not (
+            child._is_none() or child._is_missing() or child._is_interpolation()
+        ):
+            yield from files_within(child, where)
+            target = child.get("_target_") if isinstance(child, DictConfig) else None
+            if isinstance(target, str) and FILE.fullmatch(target):
+                yield where, target
+
+
 def _named(group: str, node: DictConfig) -> dict[str, Any] | None:
     try:
         target = str(node.get("_target_"))
@@ -101,6 +119,9 @@ def _named(group: str, node: DictConfig) -> dict[str, Any] | None:
         # Building it says so with the key.
         return None
     others = {name: value for name, value in settings.items() if not name.startswith("_")}
+    if group in MEMBERS and isinstance(others.get("settings"), dict):
+        # As on the command line: of what a file names by itself, they are typed so.
+        others |= others.pop("settings")
     if is_file and group not in MEMBERS:
         return {"_target_": BUILD, "path": target, **others}
     module, _, name = target.rpartition(".")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
-from conf.own_code import BUILD, FILE, MEMBERS, plugs
+from conf.own_code import BUILD, FILE, MEMBERS, files_within, plugs
 from rollout.own_code import PROJECT, absolute
 from rollout.tasks.rows import files_of, located
 
@@ -34,6 +34,8 @@ def keep_paths(composed: DictConfig, model: str) -> None:
     listed = enumerate(tools) if isinstance(tools, ListConfig) else ()
     offered = [(f"environment.tools.{k}", tool) for k, tool in listed if OmegaConf.is_dict(tool)]
     for key, node in [*plugs(composed, ""), *offered]:
+        for within, path in list(files_within(node, key)):
+            OmegaConf.update(composed, f"{within}._target_", _kept(path))
         target = str(node.get("_target_"))
         if FILE.fullmatch(target):
             OmegaConf.update(composed, f"{key}._target_", _kept(target))

@@ -18,6 +18,7 @@ from typing import Any
 
 from cost.ranges import SEED
 from rollout.environments.turns import End, Reply
+from rollout.own_code import build
 from rollout.rewards.by_set import SEPARATOR
 from rollout.tasks.prompts import Check, Item, make_prompts, require_num_prompts, require_split
 from rollout.threads import in_thread
@@ -33,7 +34,7 @@ class StepGame:
 
     make: Any
     """Called without arguments, makes one environment (hydra refuses the type); in YAML
-    {_target_: my_file.MyEnvironment, _partial_: true}."""
+    {_target_: my_file.py:MyEnvironment, _partial_: true}."""
     action: Any = str
     """Makes the environment's action of a turn's text; in YAML likewise."""
     observation: Any = None
@@ -196,4 +197,6 @@ def _in_thread(function: Callable[[], Any]) -> Any:
 
 def _name(make: Any) -> str:
     made = getattr(make, "func", make)
+    if made is build:
+        return str(make.keywords["path"]).rpartition(":")[2]
     return str(getattr(made, "__name__", type(made).__name__))

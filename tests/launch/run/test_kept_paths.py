@@ -23,6 +23,7 @@ def test_paths_of_the_project_are_relative_to_it_and_others_absolute(tmp_path, m
             "environment": {
                 "_target_": "mine.Play",
                 "path": "mine.py:f",
+                "game": {"make": {"_target_": "mine.py:f"}},
                 "tools": [
                     {"_target_": "rollout.tools.own_function.OwnTool", "path": "mine.py:f"},
                     {"_target_": "rollout.tools.calculator.Calculator"},
@@ -43,6 +44,7 @@ def test_paths_of_the_project_are_relative_to_it_and_others_absolute(tmp_path, m
     assert config.reward.path == f"{tmp_path}/mine.py:f"
     assert config.objective._target_ == "rollout/own_code.py:find"
     assert config.environment.path == "mine.py:f"
+    assert config.environment.game.make._target_ == f"{tmp_path}/mine.py:f"
     assert config.environment.tools[0].path == f"{tmp_path}/mine.py:f"
     assert config.task.path == "rollout.own_code:find" == config.held_out.path
     assert OmegaConf.is_interpolation(config.held_out, "path")

@@ -9,6 +9,7 @@ from transformers import AutoTokenizer
 
 from rollout.environments.steps import StepGame, StepTask, parts_of
 from rollout.environments.turns import End, Reply
+from rollout.own_code import build
 from rollout.types import Prompt
 from tests.places import CHAIN_MODEL
 
@@ -76,6 +77,9 @@ def test_prompts_are_what_environments_say_and_splits_share_none():
     assert [p.answer for p in sets[0]] == ["0", "1", "2"] and sets[0][0].source == "Gym"
     assert not {p.text for p in sets[0]} & {p.text for p in sets[1]}
     assert Gym.closed >= 6
+    # By the name of its class, too, where a file names it.
+    named = functools.partial(build, path=f"{__file__}:Gym")
+    assert StepTask(make=named).prompts(tokenizer)[0].source == "Gym"
     # Those that begin alike are one prompt.
     assert len(StepTask(make=OpenEnv, num_prompts=4).prompts(tokenizer)) == 1
 
