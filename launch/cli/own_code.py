@@ -96,21 +96,28 @@ def settle_plugs(config: DictConfig, overrides: Sequence[str]) -> None:
 def write_out_names(config: DictConfig) -> None:
     """Write out what is named by its file alone: plugs, as `reward: FILE.py:NAME`, and tools.
 
-    Where `task` and `held_out` have the same name, each gets its part of the questions.
+    Where `task` and `held_out` name the same, each gets its part of the questions.
 
     Args:
         config: As composed; it is changed.
     """
     for key, path in list(_names(config, "")):
         named: dict[str, str] = {"_target_": path}
-        place, _, kind = key.rpartition(".")
+        kind = key.rpartition(".")[2]
         if kind.isdigit():
             named = {"_target_": MEMBERS["tool"], "path": path}
-        if twin := {"task": "held_out", "held_out": "task"}.get(kind):
-            other = OmegaConf.select(config, f"{place}.{twin}" if place else twin)
-            if path == (other.get("_target_") if isinstance(other, DictConfig) else other):
-                named["split"] = "train" if kind == "task" else "held_out"
         OmegaConf.update(config, key, named, merge=False, force_add=True)
+    _divide(config)
+
+
+def _divide(config: DictConfig) -> None:
+    parts = {"task": "train", "held_out": "held_out"}
+    nodes = [OmegaConf.select(config, key, throw_on_missing=False) for key in parts]
+    paths = {str(each.get("_target_")) for each in nodes if isinstance(each, DictConfig)}
+    if len(paths) == 1 and all(map(FILE.fullmatch, paths)) and None not in nodes:
+        for key, part in parts.items():
+            if "split" not in config[key]:
+                OmegaConf.update(config, f"{key}.split", part, force_add=True)
 
 
 def _names(node: DictConfig, key: str) -> Iterator[tuple[str, str]]:

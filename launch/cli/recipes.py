@@ -88,7 +88,8 @@ def with_whole_members(
             undone.append(f"~{choice}" if picked is None else f"{choice}={picked}")
         undone += _Plug(group, key, picked, history).restored(places, set_here)
     undone += _outranked(files, [key for _, key in plugs], program)
-    return [*undone, *arguments]
+    # Once more, for settings of a class or function that only a file names.
+    return with_own_files([*undone, *arguments], program)
 
 
 def without_outranked(
@@ -210,7 +211,8 @@ class _Plug:
         is_class = isinstance(self.history.member, _Class)
         files = with_parents(self.group, self.member, places)
         if is_class and not all(isinstance(body, DictConfig) for body in own):
-            if others and isinstance(own[-1], str):
+            typed = any(name.startswith(f"{self.key}.") for name in set_here)
+            if (others or typed) and isinstance(own[-1], str):
                 yield f"++{self.key}._target_={_value(own[-1])}"
             return
         before = [*others, *files] if is_class else others

@@ -238,6 +238,16 @@ def test_tools_are_named_by_their_file(plugs):
     assert config.environment.tools == tools
 
 
+def test_what_stands_in_a_plug_is_named_by_its_file_too(plugs):
+    inner = {"_target_": "own_plugs.py:Scorer", "_partial_": True, "ending": "x"}
+    steps = {"_target_": "rollout.environments.steps.StepGame", "make": inner}
+    turns = {"_target_": "rollout.environments.turns.TurnEnvironment", "game": steps}
+    listed = {"_target_": "builtins.dict", "all": [inner]}
+    made = build(OmegaConf.create({"environment": turns, "listed": listed}))
+    for make in (made["environment"].game.make, made["listed"]["all"][0]):
+        assert make().ending == "x"
+
+
 def test_a_folder_of_ones_own_is_passed_on(plugs):
     (plugs / "mine" / "experiment").mkdir(parents=True)
     text = "# @package _global_\ndefaults:\n  - quickstart\n\nseed: 77\n"
@@ -279,5 +289,13 @@ def test_a_recipe_names_plugs_by_their_file_alone(plugs, held_out, splits):
     assert [type(each).__name__ for each in kinds] == [
         "FunctionTask", "FunctionReward", "FunctionEnvironment", "FunctionObjective", "Flat",
     ]  # fmt: skip
+    # Settings are typed as for a plug that the command line names.
+    run = chosen(
+        f"--config-dir={plugs}", "experiment=mine", "reward.settings.ending=x",
+        "task.settings.number=9", "scheduler.thinning.floor=0.1",
+    )  # fmt: skip
+    assert (run.task.split, run.held_out.split) == splits
+    assert run.task.settings == {"number": 9} and run.scheduler.thinning.floor == 0.1
+    assert run.reward.settings == {"ending": "x"}
     more = run.evaluation.sets["more"]
     assert (more.task.split, more.reward.path) == ("all", f"{plugs}/own_plugs.py:Scorer")
