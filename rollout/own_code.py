@@ -94,7 +94,10 @@ def make(kind: Callable[..., Any], settings: Mapping[str, Any]) -> Any:
     try:
         return kind(**settings)
     except TypeError as error:
-        raise ValueError(f"names a class that cannot be made ({error})") from error
+        takes = ", ".join(inspect.signature(kind).parameters) or "nothing"
+        raise ValueError(
+            f"names a class that cannot be made ({error}): it takes {takes}"
+        ) from error
 
 
 def build(path: str, **settings: Any) -> Any:

@@ -32,6 +32,7 @@ ALLOWED = {
     ("conf/own_code.py", "get_object"): "likewise, before it is built",
     ("launch/cli/plug_values.py", "get_object"): "likewise",
     ("launch/cli/own_code.py", "OmegaConf.load"): "files of conf/",
+    ("launch/cli/hydra_errors.py", "OmegaConf.load"): "files of conf/",
     ("launch/cli/recipe_files.py", "OmegaConf.load"): "files of conf/ and of --config-dir",
     ("launch/cli/held_out.py", "OmegaConf.load"): "files of conf/",
     ("conf/reference.py", "get_object"): "names of conf/",

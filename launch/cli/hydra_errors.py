@@ -13,7 +13,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import OmegaConf
 
-from conf.keys import GROUPS, keys_of, nearest
+from conf.keys import CONF, GROUPS, keys_of, nearest
 
 _KINDS = (
     ("could not be converted to Integer", "a whole number"),
@@ -84,6 +84,8 @@ def _no_setting(sentence: str) -> str:
         return ""
     if key.startswith(_PASSED_ON):
         return f"{key} is not there yet; add it with a plus, +{key}=VALUE"
+    if told := _no_setting_of_plug(key):
+        return told
     schemas = [OmegaConf.get_type(node.node) for node in _stored()]
     # What is missing at the top is missing in the program's own schema, whatever others have.
     own = [each for each in schemas if each and f"not in '{each.__name__}'" in sentence]
@@ -95,6 +97,32 @@ def _no_setting(sentence: str) -> str:
         return f"{key} has no {name!r} yet; add it with a plus, +{key}={{{name}:VALUE}}"
     meant = f"; did you mean {close}?" if close else "; --help lists what there is"
     return f"{key} is not a setting{meant} (Key {reason})"
+
+
+def _no_setting_of_plug(key: str) -> str:
+    """What to say of a setting that the member in the place of a plug does not have.
+
+    Which member that is only the composed configuration knows, and there is none.
+    """
+    plug, _, name = key.rpartition(".")
+    group = plug.rpartition(".")[2]
+    group = "task" if group == "held_out" else group
+    if group not in GROUPS or group in _OF_SETTINGS:
+        return ""
+    having: dict[str, list[str]] = {}
+    for path in sorted((CONF / group).glob("*.yaml")):
+        if path.stem.endswith("_held_out"):
+            continue
+        for setting in OmegaConf.load(path):
+            having.setdefault(str(setting), []).append(path.stem)
+    close = name if name in having else nearest(name, having.keys() - {"_target_", "defaults"})
+    what = f"{key} is not a setting of the {group} that is chosen"
+    if not close:
+        return f"{what}; a class or function of yours gets it with a plus, +{key}=VALUE"
+    members = f"{group}={', '.join(having[close])}"
+    if close == name:
+        return f"{what}, but of {members}"
+    return f"{what}; did you mean {plug}.{close}, a setting of {members}?"
 
 
 def _no_member(sentence: str) -> str:

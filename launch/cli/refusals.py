@@ -140,9 +140,7 @@ def plug_sentence(error: InstantiationException, config: DictConfig) -> str:
         written: Any = OmegaConf.to_container(OmegaConf.create(plug), resolve=False)
         settings = {name: value for name, value in written.items() if name != "_target_"}
         reason = re.sub(r" full_key: \S+$", "", reason)
-        own = {"path", "settings"} <= written.keys()
-        remedy = f"; settings of what path names go under {key}.settings" if own else ""
-        return f"{key}: {plug.get('_target_')} does not fit ({reason}){remedy}, got {settings!r}"
+        return f"{key}: {plug.get('_target_')} does not fit ({reason}), got {settings!r}"
     setting = re.match(r"\w+\.(\w+)", reason)
     if reason.startswith(f"{key}."):
         return reason

@@ -39,6 +39,30 @@ def test_a_value_of_another_type_is_refused_in_one_form(override, sentence):
     assert refusal_of(override) == sentence
 
 
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        (
+            "scheduler.allocator.flor=0.9",
+            "chosen; did you mean scheduler.allocator.floor, a setting",
+        ),
+        (
+            "held_out.num_prompt=9",
+            "of the task that is chosen; did you mean held_out.num_prompts, a",
+        ),
+        (
+            "objective.kappa=1",
+            "chosen; a class or function of yours gets it with a plus, +objective",
+        ),
+        ("thinning.d3s=1", "thinning.d3s is not a setting"),
+        ("scheduler.thinning.num_kept=4", "thinning that is chosen, but of thinning=pods"),
+    ],
+)
+def test_a_setting_that_the_member_of_a_group_lacks_is_told_as_such(override, told):
+    """What the nearest key of the schema was named for is the plug itself."""
+    assert told in refusal_of("experiment=quickstart", override)
+
+
 def test_a_mapping_without_a_key_says_how_to_add_it():
     """It is a setting, and was said to be none."""
     found = refusal_of("comparison=pays", "budget.shares={half:0.5}", program="compare")
