@@ -175,6 +175,9 @@ def test_every_command_and_key_exists(document):
             if not argument.lstrip("+").startswith(tuple(own)):
                 assert_argument_exists(argument, document)
     heads = {key.split(".")[0] for key in every_key() if "." in key}
+    if document.endswith("migration.md"):
+        # Keys of other libraries, some of which have a section of the same name as ours.
+        text = re.sub(r"^\|[^|]*", "", text, flags=re.MULTILINE)
     for name in re.findall(r"`([a-z_]+(?:\.[a-z_]+)+)(?:=[^`\s]*)?`", text):
         if name.split(".")[0] in heads and not name.endswith(FILE_ENDINGS):
             assert is_key(name), f"{document}: {name} is no key"
