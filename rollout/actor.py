@@ -175,19 +175,24 @@ class RolloutActor:
             deadline_seconds=self._config.ticket_deadline_seconds,
         )
 
-    def attach(self, scheduler: Any, seed: int) -> None:
-        """Begin with the tickets of another run: report to its scheduler, and use its seed."""
-        self._scheduler = scheduler
-        self._seed = seed
+    def attach(self, config: RolloutConfig, scheduler: Any, seed: int) -> None:
+        """Begin with the tickets of another run: report to its scheduler, and use its seed.
+
+        Args:
+            config: Of that run; it may differ in `branching` and `overlong`.
+            scheduler: As in the constructor.
+            seed: As in the constructor.
+        """
+        self._config, self._scheduler, self._seed = config, scheduler, seed
 
     async def run(self, ticket: Ticket, prompt: Prompt) -> tuple[LengthReport, Group]:
         """Make the group of one ticket and report it to the scheduler that asked for it."""
         # `attach` may come meanwhile, and tickets of the other run have the same numbers.
-        scheduler, seed = self._scheduler, self._seed
-        sampling = Sampling(self._config.temperature * ticket.temperature_factor)
-        group = await self._sample(ticket, prompt, sampling, self._config.branching)
-        group = shape_rewards(group, self._config.overlong)
-        if self._config.permute_rewards:
+        config, scheduler, seed = self._config, self._scheduler, self._seed
+        sampling = Sampling(config.temperature * ticket.temperature_factor)
+        group = await self._sample(ticket, prompt, sampling, config.branching)
+        group = shape_rewards(group, config.overlong)
+        if config.permute_rewards:
             group = permute_rewards(group, seed)
         report = make_report(ticket, prompt, group)
         await scheduler.observe.remote(report)

@@ -65,7 +65,7 @@ class RolloutPool:
 
     def __init__(
         self,
-        make_actor: Callable[[int, Any, int], Any],
+        make_actor: Callable[[int, RolloutConfig, Any, int], Any],
         num_actors: int,
         config: RolloutConfig,
         scheduler: Any,
@@ -79,7 +79,7 @@ class RolloutPool:
             num_actors, full=config.engine.max_num_seqs, queued=config.max_queued_responses
         )
         self.actors = Actors(
-            lambda index: make_actor(index, self._scheduler, self._seed),
+            lambda index: make_actor(index, self._config, self._scheduler, self._seed),
             num_actors,
             config,
             self._admission,
@@ -120,13 +120,19 @@ class RolloutPool:
         """
         return await self.actors.start(ready)
 
-    async def attach(self, scheduler: Any, seed: int) -> None:
+    async def attach(self, config: RolloutConfig, scheduler: Any, seed: int) -> None:
         """Let all actors work for another run; none of the last one's tickets may be left.
 
         Whoever calls gives weights to all of them, then says `actors.go_on`.
+
+        Args:
+            config: Of that run; it may differ in `branching` and `overlong`.
+            scheduler: As in the constructor.
+            seed: As in the constructor.
         """
-        self._scheduler, self._seed, self.num_retries = scheduler, seed, 0
-        await self.actors.begin_anew(lambda handle: handle.attach.remote(scheduler, seed))
+        self._config, self._scheduler, self._seed = config, scheduler, seed
+        self.num_retries = 0
+        await self.actors.begin_anew(lambda handle: handle.attach.remote(config, scheduler, seed))
 
     async def run(self, ticket: Ticket, prompt: Prompt) -> GroupRef:
         """Turn one ticket into a group; an empty one after the last failed retry."""

@@ -54,7 +54,7 @@ def make_pool(
             check_vllm_on_cpus()
             check_heads(run.model.path)
 
-    def make_actor(index: int, scheduler: Any, seed: int) -> Any:
+    def make_actor(index: int, config: RolloutConfig, scheduler: Any, seed: int) -> Any:
         engine = config.engine
         if index < layout.num_shared:
             share = run.resources.engine_memory_share

@@ -222,7 +222,8 @@ class System:
 
         Args:
             config: The run; it must share `model`, `rollout`, `environment`, `reward` and
-                `resources` with the one before.
+                `resources` with the one before, but for `rollout.branching` and
+                `rollout.overlong`.
             prompts: Its training prompts.
         """
         self.watch.begin(config)
@@ -231,7 +232,7 @@ class System:
         ray.kill(self.scheduler.handle)
         self._config = config
         self.scheduler = start_scheduler(config, prompts, self.watch)
-        await self.rollouts.attach(self.scheduler.handle, config.seed)
+        await self.rollouts.attach(config.rollout, self.scheduler.handle, config.seed)
         if self._learners_lost:
             self.learners.close()
             self.learners = create_learners(config, self._placement, self.watch)

@@ -14,13 +14,14 @@ import pytest
 import rollout.actor as actor_module
 from cost.types import RewardStatus, Ticket
 from rollout.actor import RolloutActor, permute_rewards, request_seed
-from rollout.config import RolloutConfig
+from rollout.config import OverlongConfig, RolloutConfig
 from rollout.cores import OwnCores
 from rollout.environments import SingleTurn
 from rollout.environments.branching import EntropyBranching
 from rollout.environments.bridge import Bridge
 from rollout.environments.turns import End, Reply, TurnEnvironment, TurnPlayer
 from rollout.rewards.pool import ScoredResponse
+from rollout.rewards.types import Score
 from rollout.stopping import Stopping
 from rollout.types import Completion, Sampling, VersionSpan
 from tests.rollout.groups import PROMPT, TICKET, make_group, make_trajectory
@@ -99,7 +100,7 @@ def test_a_group_begun_for_one_run_is_never_reported_to_the_next():
 
     class Slow(FakeEngine):
         async def generate(self, token_ids, **settings):
-            actor.attach(scheduler("second"), 4)
+            actor.attach(RolloutConfig(), scheduler("second"), 4)
             return await super().generate(token_ids, **settings)
 
     async def score(items):
@@ -113,6 +114,26 @@ def test_a_group_begun_for_one_run_is_never_reported_to_the_next():
     assert told == {"first": [TICKET.ticket_id], "second": []}
     asyncio.run(actor.run(TICKET, PROMPT))
     assert told == {"first": [TICKET.ticket_id], "second": [TICKET.ticket_id]}
+
+
+def test_the_next_run_shapes_rewards_in_its_own_way():
+    """The responses have 1 of 16 tokens, all of which are the buffer."""
+
+    async def observe(report):
+        pass
+
+    async def score(items):
+        return [ScoredResponse(Score(1.0), RewardStatus.OK, "") for _ in items]
+
+    scheduler = SimpleNamespace(observe=SimpleNamespace(remote=observe))
+    actor = RolloutActor(RolloutConfig(), {}, SingleTurn(), None, scheduler, 3)
+    actor._engine, actor._rewards = FakeEngine(), SimpleNamespace(score=score)
+    actor._tokenizer = SimpleNamespace(decode=lambda ids, **_: "yes")
+    actor._stopping = Stopping(())
+    assert asyncio.run(actor.run(TICKET, PROMPT))[1].rewards == pytest.approx([1.0] * 3)
+    dapo = RolloutConfig(overlong=OverlongConfig(buffer_share=1.0))
+    actor.attach(dapo, scheduler, 3)
+    assert asyncio.run(actor.run(TICKET, PROMPT))[1].rewards == pytest.approx([15 / 16] * 3)
 
 
 def test_groups_branch_in_training_and_never_in_an_evaluation():

@@ -34,6 +34,7 @@ from launch.run.rewards import RewardWatch
 from launch.study.bench.cpu_clock import REST, CpuClock
 from launch.study.bench.processes import Process, Processes
 from launch.study.simulation.system import FOREVER_SECONDS, simulated_prompts
+from rollout.config import RolloutConfig
 from rollout.pool import RolloutPool
 from rollout.progress import Attempts
 from rollout.types import GroupRef, Prompt
@@ -189,7 +190,7 @@ def _measure(config: BenchConfig, sized: Any) -> tuple[dict[str, float], float]:
     at_once = config.rollout.engine.max_num_seqs + config.rollout.max_queued_responses
     mean_seconds = settings.num_engines * at_once / (GROUPS_PER_SECOND * sized.group_size)
 
-    def make_engine(index: int, _: object, seed: int) -> ScalingEngine:
+    def make_engine(index: int, _: RolloutConfig, __: object, seed: int) -> ScalingEngine:
         stream = np.random.default_rng([seed, index])
         return ScalingEngine(processes[ENGINES], scheduler.observe, mean_seconds, stream)
 

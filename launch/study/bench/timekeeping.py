@@ -25,6 +25,7 @@ from learner.batch_plan import MinibatchPlan
 from learner.engine import StepOutcome
 from learner.team import LearnerTeam
 from learner.update import StepSums
+from rollout.config import RolloutConfig
 from rollout.pool import RolloutPool
 from rollout.progress import Attempts, Key
 from rollout.types import Group, Prompt
@@ -144,7 +145,7 @@ async def start(config: RunConfig, profile: Profile, prompts: Sequence[Prompt]) 
     watch.health.start()
     scheduler = start_scheduler(config, prompts, watch)
 
-    def make_actor(index: int, scheduler: Any, seed: int) -> Any:
+    def make_actor(index: int, _: RolloutConfig, scheduler: Any, seed: int) -> Any:
         actor = ray.remote(TimekeepingRollouts).options(
             name=f"rollout-{index}-{config.name}", max_concurrency=10_000, num_cpus=0
         )

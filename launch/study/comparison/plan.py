@@ -11,6 +11,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from conf.keys import flat
 from conf.programs import FRACTIONAL, BudgetConfig, CompareConfig
 from conf.secrets import recorded
 from launch.cli.command_line import parsed, with_quotes, without_config_dirs
@@ -29,6 +30,8 @@ SHARED = (
     "evaluation",
 )
 """What all arms must have in common: the question asked, and what stays up between runs."""
+TRAINED_BY = ("branching", "overlong")
+"""Settings of `rollout` that belong to the method, and do not touch evaluations."""
 NEEDED = (
     "pass_rate_after",
     "num_steps",
@@ -187,11 +190,11 @@ def budget_overrides(budget: BudgetConfig, arm: str, max_steps: int) -> list[str
 
 
 def _require_shared(planned: list[PlannedRun]) -> None:
-    def shared(run: PlannedRun, key: str) -> Any:
+    def shared(run: PlannedRun, key: str) -> dict[str, Any]:
         found: Any = OmegaConf.to_container(run.composed[key], resolve=False)
-        if key == "evaluation":
-            found.pop("before")
-        return found
+        for own in {"evaluation": ("before",), "rollout": TRAINED_BY}.get(key, ()):
+            found.pop(own)
+        return flat({key: found})
 
     def published(run: PlannedRun) -> str:
         lora = run.composed.learner.lora
@@ -199,12 +202,14 @@ def _require_shared(planned: list[PlannedRun]) -> None:
 
     for run in planned:
         for key in SHARED:
-            first, own = shared(planned[0], key), shared(run, key)
-            if first != own:
-                raise UserError(
-                    f"arms must share {key}, or their results mean nothing together: "
-                    f"{planned[0].arm} has {first!r}, {run.arm} has {own!r}"
-                )
+            there, here = shared(planned[0], key), shared(run, key)
+            for name in sorted(there.keys() | here.keys()):
+                if there.get(name, "nothing") != here.get(name, "nothing"):
+                    raise UserError(
+                        f"arms must share {name}, or their results mean nothing together: "
+                        f"{planned[0].arm} has {there.get(name, 'nothing')!r}, {run.arm} has "
+                        f"{here.get(name, 'nothing')!r}"
+                    )
         first, own = published(planned[0]), published(run)
         if first != own:
             raise UserError(

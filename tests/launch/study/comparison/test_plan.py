@@ -128,11 +128,11 @@ def test_an_arm_may_spend_a_share_of_the_budget(make_config, axis, amount, expec
 @pytest.mark.parametrize(
     ("overrides", "key"),
     [
-        (["task.num_prompts=7"], "task"),
-        (["rollout.temperature=0.5"], "rollout"),
-        (["resources.num_engines=2"], "resources"),
-        (["evaluation.num_samples=2"], "evaluation"),
-        (["evaluation.every=2"], "evaluation"),
+        (["task.num_prompts=7"], r"task\.num_prompts"),
+        (["rollout.temperature=0.5"], r"rollout\.temperature"),
+        (["resources.num_engines=2"], r"resources\.num_engines"),
+        (["evaluation.num_samples=2"], r"evaluation\.num_samples"),
+        (["evaluation.every=2"], r"evaluation\.every"),
         (["learner.lora.rank=2", "learner.lora.publish=adapters"], "learner.lora.publish"),
     ],
 )
@@ -168,6 +168,20 @@ def test_runs_that_would_not_be_evaluated_are_refused(make_config):
     base = ["experiment=quickstart", "evaluation.after=false"]
     with pytest.raises(UserError, match=r"^evaluation\.after must be true"):
         plan_runs(make_config(base=base))
+
+
+def test_arms_may_differ_in_what_shapes_rewards_and_plays_of_training(make_config):
+    """As recipes do, one of which the speedrun's command names."""
+    arms = {
+        "plain": [],
+        "dapo": ["recipe=dapo"],
+        "branched": ["branching@rollout.branching=agentic_aepo"],
+    }
+    shares = {
+        run.arm: run.composed.rollout.overlong.buffer_share
+        for run in plan_runs(make_config(arms=arms))
+    }
+    assert shares == {"plain": 0.0, "dapo": 0.2, "branched": 0.0}
 
 
 def test_arms_may_differ_in_the_learner(make_config):
