@@ -60,6 +60,11 @@ class SimulatedTimeLoop(asyncio.SelectorEventLoop):
         result.add_done_callback(self._came_back)
         return result
 
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        """Report what no coroutine asked for, but for a stop: that ends the run and is told of."""
+        if not isinstance(context.get("exception"), KeyboardInterrupt):
+            super().call_exception_handler(context)
+
     async def shutdown_default_executor(self, *args: Any) -> None:
         """End the threads; another one waits for them."""
         self._jumping.num_threads += 1

@@ -76,36 +76,58 @@ def best_count(seconds: Callable[[int], float], most: int) -> int:
             candidates = {min(max(best + side * stride, 1), most) for side in (-1, 1)}
 
 
+def about_asked(most: int) -> int:
+    """Return how often `best_count` asks for seconds that first fall and then rise, at the most."""
+    stride = max(1, most // COARSE_POINTS)
+    return min(most, len(range(1, most, stride)) + 1 + 2 * stride.bit_length())
+
+
 def plan_sizes(config: SimulateConfig) -> list[SplitPlan]:
     """Find the best splits of every number of accelerators, and show how far it is."""
-    plans = []
-    with Counter("planning", len(config.accelerators)) as counter:
-        for number, accelerators in enumerate(config.accelerators):
-            counter.to(number, f"{accelerators} accelerators")
-            plans.append(_plan(config, accelerators))
+    # What a split takes to simulate grows with its tickets.
+    work = [batch_of(config, number).tickets_per_step for number in config.accelerators]
+    plans: list[SplitPlan] = []
+    with Counter("planning", sum(work)) as counter:
+        for accelerators in config.accelerators:
+
+            def say(share: float, row: Row) -> None:
+                done = sum(work[: len(plans)]) + share * work[len(plans)]
+                name = f"{row.accelerators} accelerators, {row.engines} + {row.learners}"
+                counter.to(done, name)
+
+            plans.append(_plan(config, accelerators, say))
     return plans
 
 
-def _plan(config: SimulateConfig, accelerators: int) -> SplitPlan:
+def _plan(
+    config: SimulateConfig, accelerators: int, say: Callable[[float, Row], None]
+) -> SplitPlan:
     thinned = batch_of(config, accelerators)
     keep_all = replace(thinned, thinning=KeepAll())
-    best = _best(config, keep_all, accelerators)
+    best = _best(config, keep_all, accelerators, lambda share, row: say(share / 2, row))
     unmoved = _row(config, thinned, accelerators, best.engines)
-    moved = _best(config, thinned, accelerators)
+    moved = _best(config, thinned, accelerators, lambda share, row: say((1 + share) / 2, row))
     if unmoved.step_seconds <= moved.step_seconds:
         moved = unmoved
     return SplitPlan(keep_all=best, unmoved=unmoved, thinned=moved)
 
 
-def _best(config: SimulateConfig, scheduler: SchedulerConfig, accelerators: int) -> Row:
+def _best(
+    config: SimulateConfig,
+    scheduler: SchedulerConfig,
+    accelerators: int,
+    say: Callable[[float, Row], None],
+) -> Row:
     rows: dict[int, Row] = {}
+    # At least one accelerator is a learner.
+    most = (accelerators - 1) // config.profile.engine.accelerators
 
     def seconds(engines: int) -> float:
         rows[engines] = _row(config, scheduler, accelerators, engines)
+        say(min(len(rows) / about_asked(most), 1.0), rows[engines])
         return rows[engines].step_seconds
 
-    # At least one accelerator is a learner.
-    return rows[best_count(seconds, (accelerators - 1) // config.profile.engine.accelerators)]
+    return rows[best_count(seconds, most)]
 
 
 def _row(

@@ -1,10 +1,13 @@
 """Waiting takes no time, and nothing waits for ever."""
 
 import asyncio
+import gc
+import signal
 import time
 
 import pytest
 
+from launch.cli.signals import Interrupted
 from launch.run.clocks import GenerationClock, Laps
 from launch.study.simulation import clock
 
@@ -60,3 +63,17 @@ def test_a_deadlock_is_an_error():
 
     with pytest.raises(clock.StuckError, match="never happen"):
         clock.run(main())
+
+
+def test_a_signal_that_comes_into_a_task_is_told_of_once(caplog):
+    async def struck():
+        await asyncio.sleep(1)
+        raise Interrupted(signal.SIGTERM)
+
+    async def main():
+        await asyncio.gather(struck(), asyncio.sleep(5))
+
+    with pytest.raises(Interrupted):
+        clock.run(main())
+    gc.collect()
+    assert not caplog.records
