@@ -22,7 +22,7 @@ from conf.programs import register
 from conf.studies import SimulateConfig
 from launch.program import build, run_program, start
 
-WIDTH = 170
+WIDTH = 210
 """Columns of the tables: wide enough for all, also where the output goes to a file."""
 register()
 

@@ -32,6 +32,12 @@ SAMPLES = "samples.jsonl"
 CELLS = "cells.jsonl"
 EVALUATION = "evaluation.json"
 """Of `launch.evaluate`."""
+OTHERS = {
+    EVALUATION: "an evaluation's",
+    **dict.fromkeys(("simulation.json", "plan.json", "check.json"), "a simulation's"),
+    "theory.json": "that of launch.theory",
+}
+"""Results of other programs than a run, and whose folder has them."""
 EVALUATIONS = "evaluations.jsonl"
 """Of `launch.train`: a line for each evaluation; see `launch.record.evaluation_file`."""
 SUMMARY = "summary.json"
@@ -359,7 +365,7 @@ def _read_text(folder: Path, name: str, remark: str = "") -> str:
             raise refused(folder, f"{name} has more than {most} MiB, which no run writes")
         return path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        raise refused(folder, f"it has no {name}{remark}{_what_it_is(folder)}") from error
+        raise refused(folder, f"it has no {name}{_what_it_is(folder) or remark}") from error
     except (OSError, UnicodeDecodeError) as error:
         raise refused(folder, f"{name} cannot be read ({reason_of(error)})") from error
 
@@ -368,8 +374,9 @@ def _what_it_is(folder: Path) -> str:
     """Return what is to be read in the place of a folder that other programs than a run made."""
     if any(folder.glob(f"*/seed-*/{CONFIG}")):
         return "; it is a comparison's, whose page is comparison.html: name its runs, ARM/seed-N"
-    if (folder / EVALUATION).exists():
-        return f"; it is an evaluation's, whose results are in {EVALUATION}: name a run's folder"
+    for name, whose in OTHERS.items():
+        if (folder / name).exists():
+            return f"; it is {whose}, whose results are in {name}: name a run's folder"
     return ""
 
 

@@ -41,6 +41,8 @@ def test_steps_are_put_in_order_and_gaps_are_filled(folder):
     [
         ("thinned/seed-0/config.yaml", "it is a comparison's, whose page is comparison.html"),
         ("evaluation.json", "it is an evaluation's, whose results are in evaluation.json"),
+        ("plan.json", "it is a simulation's, whose results are in plan.json"),
+        ("theory.json", "it is that of launch.theory, whose results are in theory.json"),
     ],
 )
 def test_a_folder_of_another_program_is_told_with_what_to_read(tmp_path, made, said):
@@ -48,6 +50,8 @@ def test_a_folder_of_another_program_is_told_with_what_to_read(tmp_path, made, s
     (tmp_path / made).write_text("{}")
     with pytest.raises(UserError, match=f"it has no metrics.jsonl; {said}: name .*run"):
         read_steps(tmp_path)
+    with pytest.raises(UserError, match=f"it has no summary.json; {said}: name .*run"):
+        read_summary(tmp_path)
 
 
 @pytest.mark.parametrize(
