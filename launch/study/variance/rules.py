@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 FLOOR = 0.02
 TOKEN_SHARE = 0.5
 """What "D3S + tokens" keeps of the tokens of its responses; plain "D3S" keeps all."""
-ORACLE = "oracle"
+ORACLE, FITTED = "oracle", "surprise, fitted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +136,7 @@ def keep_probabilities(
         "surprise": cost_aware(SurpriseProxy().score(*arguments)),
     }
     if fitted is not None:
-        rules["surprise, fitted"] = cost_aware(fitted.score(*arguments))
+        rules[FITTED] = cost_aware(fitted.score(*arguments))
     if head_norms is not None:
         rules["head's norm"] = cost_aware(np.abs(responses.advantages) * factors * head_norms)
     rules[ORACLE] = cost_aware(np.abs(responses.advantages) * factors * score_norms)

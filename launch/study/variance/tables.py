@@ -9,6 +9,7 @@ from rich.table import Table
 
 from launch.record.formatting import number_text
 from launch.record.statistics import MARGIN, t_quantile
+from launch.study.variance.rules import FITTED
 
 AGGREGATIONS = {"constant_length": "token sums", "sequence_mean": "sequence means"}
 """What the aggregations are called."""
@@ -64,9 +65,11 @@ def _print_fits(console: Console, report: Mapping[str, Any]) -> None:
         )
     if report["fitted_exponents"]:
         exponents = report["fitted_exponents"]
+        # With one batch there are no others, and no such rule.
+        judged = any(FITTED in rules for rules in report["added_variance"].values())
         console.print(
-            f"|g| ~ surprise^{exponents['surprise']:.2f} length^{exponents['length']:.2f} together;"
-            " each batch is judged with exponents fitted to the others"
+            f"|g| ~ surprise^{exponents['surprise']:.2f} length^{exponents['length']:.2f} together"
+            + ("; each batch is judged with exponents fitted to the others" if judged else "")
         )
 
 

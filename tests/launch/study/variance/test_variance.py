@@ -242,6 +242,21 @@ def test_what_follows_a_figure_is_half_of_a_95_percent_interval(capsys):
         assert ("alignment 0.050 +- 0.043," in printed) is (batches == 3) and "nan" not in printed
 
 
+@pytest.mark.parametrize("num_batches", [1, 2])
+def test_one_batch_is_not_said_to_be_judged_by_others(responses, norms, capsys, num_batches):
+    results = [BatchResult(responses, norms, {}, None)] * num_batches
+    report = {
+        "model": "model", "task": "chain", "responses": 9, "responses_with_advantage": 4,
+        "advantage_token_share": 0.5, "mean_length_tokens": 20.0, "pass_rate": 0.4, "group_size": 4,
+        "layer": "all", "batches": num_batches,
+    }  # fmt: skip
+    print_tables(report | summarise(results, ["sequence_mean"], [0.5], 4))
+    printed = capsys.readouterr().out
+    assert "together" in printed
+    assert ("fitted to the others" in printed) is ("surprise, fitted" in printed)
+    assert ("surprise, fitted" in printed) is (num_batches == 2)
+
+
 def test_norms_by_the_head_are_held_against_those_by_all_weights(responses, norms):
     alike = [BatchResult(responses, norms, {}, PULLS, head_norms=0.1 * norms**2)]
     assert head_fit(alike) == {
