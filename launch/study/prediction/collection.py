@@ -140,10 +140,12 @@ def _collect(
     rewards = rewards_of(sampled)
     lengths = np.array([[len(response) for response in group] for group in sampled])
     surprise = np.zeros(rewards.shape)
-    for i, (prompt, group) in enumerate(zip(token_ids, sampled, strict=True)):
-        for j, response in enumerate(group):
-            logprobs = policy.token_scores(prompt, response).logprobs
-            surprise[i, j] = float(((1 - np.exp(logprobs)) ** 2).sum())
+    with Counter("surprise", len(sampled), "prompts") as counter:
+        for i, (prompt, group) in enumerate(zip(token_ids, sampled, strict=True)):
+            for j, response in enumerate(group):
+                logprobs = policy.token_scores(prompt, response).logprobs
+                surprise[i, j] = float(((1 - np.exp(logprobs)) ** 2).sum())
+            counter.to(i + 1)
     if config.gradients:
         products, adam_products = _products(config, token_ids, sampled, rewards, policy)
     else:
@@ -170,10 +172,11 @@ def _sample(
     order = np.argsort([len(prompt) for prompt in token_ids], kind="stable")
     rng = np.random.default_rng(config.seed)
     num_prompts = max(ROWS // config.group_size, 1)
-    with Counter("sampling responses", len(order), "prompts") as counter:
+    num_groups, done = config.num_responses // config.group_size, 0
+    with Counter("sampling responses", len(order) * num_groups, "groups") as counter:
         for start in range(0, len(order), num_prompts):
             part = order[start : start + num_prompts]
-            for _ in range(config.num_responses // config.group_size):
+            for _ in range(num_groups):
                 answers = policy.sample(
                     [token_ids[i] for i in part],
                     num_samples=config.group_size,
@@ -182,7 +185,8 @@ def _sample(
                 )
                 for i, group in zip(part, answers, strict=True):
                     sampled[i] += group
-            counter.to(min(start + num_prompts, len(order)))
+                done += len(part)
+                counter.to(done)
     return sampled
 
 

@@ -14,6 +14,7 @@ from cost.state_file import save_state
 from cost.worth.lengths import PoolShrunkLength
 from cost.worth.utilities import ConstantUtility, PosteriorMoment
 from launch.program import UserError
+from launch.record.counter import Counter
 from launch.study.prediction import collection
 from launch.study.prediction.beliefs import (
     cost_times_moment,
@@ -219,3 +220,22 @@ def test_a_file_that_cannot_be_written_is_refused_before_anything_is_sampled(key
     done = call("launch.predict", f"{key}={tmp_path}")
     assert done.status == 2
     assert done.err.startswith(f"error: {key} must be a file that can be written, got '{tmp_path}'")
+
+
+def test_sampling_tells_how_far_it_is_after_every_call_of_the_model(config, monkeypatch):
+    """Few prompts are sampled together, and their rounds one after the other."""
+    told = []
+
+    class Told(Counter):
+        def __init__(self, *arguments):
+            super().__init__(*arguments, quiet=True)
+
+        def to(self, done, text=""):
+            told.append(done)
+
+    def sample(prompts, *, num_samples, max_tokens, seed):
+        return [[np.zeros(3, np.int64)] * num_samples for _ in prompts]
+
+    monkeypatch.setattr(collection, "Counter", Told)
+    collection._sample(config, [np.zeros(2)] * 5, SimpleNamespace(sample=sample))
+    assert told == [5, 10, 15, 20]
