@@ -99,6 +99,9 @@ def reach_sentence(along: AxisCurves, baseline: str) -> str:
 def reach_text(axis: str, reach: Reach, baseline: str) -> str:
     """Say what one arm spent, and what that is of what the baseline spent."""
     ratio = ratio_text(reach.cost)
+    if math.isinf(reach.cost.ratio) and reach.cost.low == 0:
+        # As where the baseline ends no higher than it began. "inf times" would be believed.
+        return f"not reached (no ratio to what {baseline} took is ruled out)"
     if math.isinf(reach.spent):
         return (
             f"not reached (to {reach.quality:.3f}, the best that both reach, {ratio} times what "

@@ -48,6 +48,14 @@ def test_why_a_saving_is_not_shown_is_said_where_the_ratio_alone_would_show_one(
     assert reach_text("generated_tokens", wide, "base").endswith("times, no saving shown)")
 
 
+def test_an_arm_of_which_no_ratio_is_ruled_out_is_not_said_to_cost_infinitely_more():
+    """As where the baseline does not learn: nothing it paid for is there to be reached."""
+    unknown = Reach(math.inf, 0.0, math.inf, 0.4, CostRatio(math.inf, 0.0, math.inf), saves=False)
+    assert reach_text("generated_tokens", unknown, "base") == (
+        "not reached (no ratio to what base took is ruled out)"
+    )
+
+
 def test_too_few_evaluations_are_said_in_place_of_what_they_would_show():
     found = find_in(base=[0.5, 0.5], other=[0.7, 0.7])
     said = sentences(found)[-1]
