@@ -206,10 +206,12 @@ def _products(
 
     moment = policy.zeros()
     size = config.group_size
-    for i, group in enumerate(standardised(rewards[:, :size])):
-        if group.any():
-            advantages = torch.from_numpy(group / size).float()
-            moment += (advantages @ gradients(i, size)).square()
+    with Counter("second moment of gradients", len(rewards), "prompts") as counter:
+        for i, group in enumerate(standardised(rewards[:, :size])):
+            if group.any():
+                advantages = torch.from_numpy(group / size).float()
+                moment += (advantages @ gradients(i, size)).square()
+            counter.to(i + 1)
     divisor = (moment / len(rewards)).sqrt()
     divisor += DAMPING * divisor.mean()
     num_prompts, num_responses = rewards.shape
