@@ -22,7 +22,11 @@ from rollout.raised import told
 
 
 def open_all(
-    trackers: Mapping[str, Tracker], run: RunInfo, states: Mapping[str, Any] | None = None
+    trackers: Mapping[str, Tracker],
+    run: RunInfo,
+    states: Mapping[str, Any] | None = None,
+    *,
+    again: bool = False,
 ) -> "OpenTrackers":
     """Open every tracker, to hand each call to all of them in order.
 
@@ -32,6 +36,8 @@ def open_all(
         trackers: By name.
         run: What they may know; each gets its own state.
         states: From `OpenTrackers.state_dict` as of the step that the run goes on from.
+        again: Whether the run goes on after a death, which one that cannot be opened now does not
+            end: it is told of and left out, and keeps its state for the next start.
 
     Raises:
         UserError: If a tracker cannot be opened.
@@ -41,24 +47,52 @@ def open_all(
         for name, tracker in trackers.items():
             state = (states or {}).get(name) or {}
             try:
-                opened[name] = tracker.open(replace(run, state=state))
-            except OSError as error:
-                raise UserError(f"tracker.{name} cannot be opened ({why(error)})") from error
-            except ValueError as error:
-                said = str(error)
-                if not said.startswith("tracker."):
-                    said = f"tracker.{name} cannot be opened ({said})"
-                raise UserError(said) from error
-            # Clients of servers raise kinds of their own where nobody answers.
-            except Exception as error:
-                ours = (str(PROJECT / room) for room in ROOMS)
-                raise UserError(
-                    f"tracker.{name} cannot be opened, it {told(error, *ours)}; leave it out with "
-                    f"~tracker.{name}"
-                ) from error
+                opened[name] = _open(name, tracker, replace(run, state=state))
+            except UserError as error:
+                if not again:
+                    raise
+                tell(f"{error}; the run goes on without it")
+                opened[name] = _LeftOut(state)
             stack.callback(_Supervised(name, opened[name]).close, {})
         stack.pop_all()
     return OpenTrackers(opened)
+
+
+def _open(name: str, tracker: Tracker, run: RunInfo) -> OpenTracker:
+    try:
+        return tracker.open(run)
+    except OSError as error:
+        raise UserError(f"tracker.{name} cannot be opened ({why(error)})") from error
+    except ValueError as error:
+        said = str(error)
+        if not said.startswith("tracker."):
+            said = f"tracker.{name} cannot be opened ({said})"
+        raise UserError(said) from error
+    # Clients of servers raise kinds of their own where nobody answers.
+    except Exception as error:
+        ours = (str(PROJECT / room) for room in ROOMS)
+        raise UserError(
+            f"tracker.{name} cannot be opened, it {told(error, *ours)}; leave it out with "
+            f"~tracker.{name}"
+        ) from error
+
+
+class _LeftOut:
+    """In the place of a tracker that could not be opened: holds its state, and nothing else."""
+
+    def __init__(self, state: Mapping[str, Any]) -> None:
+        self._state = state
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None: ...
+
+    def samples(self, step: int, rows: Sequence[Sample]) -> None: ...
+
+    def cells(self, step: int, cells: DrawCells) -> None: ...
+
+    def state_dict(self) -> Mapping[str, Any]:
+        return self._state
+
+    def close(self, summary: Mapping[str, object]) -> None: ...
 
 
 class OpenTrackers:

@@ -79,7 +79,8 @@ class Recorder:
             first_step=self.step,
             restarts=read_restarts(self._run_dir),
         )
-        self._tracker = open_all(self._config.tracker, info, self._tracked)
+        again = self._stopped is not None
+        self._tracker = open_all(self._config.tracker, info, self._tracked, again=again)
         # A loop that had come to its end may go on, after a death in what is behind it.
         self._loop_began, self._loop_seconds = time.monotonic(), math.nan
         self.evaluations.go_on()

@@ -81,7 +81,7 @@ def go_on(inputs):
 def start(inputs, interruption=None):
     """Return a run that can be awaited, and its system."""
     system = LocalSystem(inputs.config, inputs.prompts)
-    run = TrainingRun(inputs, system, began=time.time(), quiet=True, interruption=interruption)
+    run = TrainingRun(inputs, system, began=time.monotonic(), quiet=True, interruption=interruption)
     # Steps take no time here: each waits for the checkpoint before it.
     run._checkpoints.due = lambda step: inputs.config.checkpoint.every_steps == 1
     return run, system
@@ -651,10 +651,13 @@ def test_a_checkpoint_that_cannot_be_gone_on_from_leaves_the_folder_as_it_was(
 class Tracker:
     """Goes on under the id that it is given, as wandb does."""
 
-    def __init__(self):
+    def __init__(self, opens=99):
         self.ids = []
+        self.opens = opens
 
     def open(self, run):
+        if len(self.ids) == self.opens:
+            raise ConnectionError("no server answers")
         own = run.state.get("id", f"id-{len(self.ids)}")
         self.ids.append(own)
         nothing = dict.fromkeys(("log", "samples", "cells", "close"), lambda *arguments: None)
@@ -670,6 +673,23 @@ def test_trackers_go_on_with_the_same_run_from_a_checkpoint_and_from_the_start(
     run._checkpoints.due = lambda step: saved and step == 2
     system.scheduler.dies_at = ("select", 5)
     run_to_end(run)
+    assert tracker.ids == ["id-0", "id-0"]
+
+
+def test_a_tracker_that_cannot_be_opened_after_a_death_is_left_out_and_keeps_its_state(
+    begin, make_inputs, capsys
+):
+    inputs = make_inputs("loop.max_staleness=0")
+    run, system = start(inputs)
+    run._config.tracker["mine"] = tracker = Tracker(opens=1)
+    system.scheduler.dies_at = ("select", 5)
+    run_to_end(run)
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "tracker.mine cannot be opened (no server answers); the run goes on without it"
+    )
+    tracker.opens = 2
+    again, _ = start(go_on(inputs))
+    run_to_end(again)
     assert tracker.ids == ["id-0", "id-0"]
 
 
