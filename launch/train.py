@@ -24,7 +24,7 @@ from launch.program import run_program, start
 from launch.run.inputs import prepare, read_inputs, say_whose_code
 from rollout.loading import begin_loading, loading
 
-PROCESS_START = time.time()
+PROCESS_START = time.monotonic()
 register()
 
 

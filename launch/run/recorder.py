@@ -40,7 +40,7 @@ class Recorder:
     Args:
         inputs: What the run starts from.
         system: Its running parts.
-        began: When it began, seconds since the epoch.
+        began: When it began, in seconds of `time.monotonic`.
         label: What is said before "evaluation" while one goes on.
     """
 
@@ -53,7 +53,7 @@ class Recorder:
         self._run_dir = Path(self._config.run_dir)
         self.watch = RewardWatch(self._config.rollout)
         self._summary, self.evaluations = self._nothing_yet()
-        self._startup = (time.time() - began, system.startup_seconds)
+        self._startup = (time.monotonic() - began, system.startup_seconds)
         self._summary.startup(*self._startup)
         self._stopped: float | None = None
         self._tracker: OpenTrackers | None = None
@@ -138,7 +138,7 @@ class Recorder:
             self._tracker.close({})
             self._tracker = None
         self.evaluations.cancel()
-        self._stopped = time.time()
+        self._stopped = time.monotonic()
 
     def loop_ended(self) -> None:
         """Stop the clock of the loop."""
@@ -183,7 +183,7 @@ class Recorder:
     def _told(self) -> dict[str, Any]:
         """What the summary does not gather by itself, of this start."""
         return {
-            "total_seconds": time.time() - self._began,
+            "total_seconds": time.monotonic() - self._began,
             "loop_seconds": self._seconds_of_loop(),
             "parity_max_logprob_difference": self._system.max_logprob_difference,
             "first_reward_failure": self.watch.first or None,

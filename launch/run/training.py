@@ -43,7 +43,7 @@ async def train(inputs: Inputs, *, began: float) -> None:
 
     Args:
         inputs: What the run starts from.
-        began: When the program began, seconds since the epoch.
+        began: When the program began, in seconds of `time.monotonic`.
 
     Raises:
         UserError: If the cluster has too little, or the loss stayed non-finite.
@@ -73,7 +73,7 @@ class TrainingRun:
     Args:
         inputs: What the run starts from, or goes on from.
         system: Its running parts.
-        began: When it began, seconds since the epoch.
+        began: When it began, in seconds of `time.monotonic`.
         quiet: Whether to leave the results to the caller.
         label: A name under which it shows how far it is, where no tracker does.
         interruption: Says when to stop; None where nobody does.

@@ -46,7 +46,7 @@ def test_engine_and_learner_agree_on_a_model_that_is_trained(
     async def main():
         system = await System.create(inputs.config, inputs.prompts, Startup())
         try:
-            await TrainingRun(inputs, system, began=time.time()).run(Startup())
+            await TrainingRun(inputs, system, began=time.monotonic()).run(Startup())
         finally:
             await system.close()
 

@@ -47,7 +47,7 @@ def test_a_run_with_two_learners_survives_a_stopped_engine_and_names_a_stopped_s
     async def main():
         system = await System.create(inputs.config, inputs.prompts, Startup())
         try:
-            run = TrainingRun(inputs, system, began=time.time())
+            run = TrainingRun(inputs, system, began=time.monotonic())
             stopping = asyncio.create_task(stop_engine_after(system, step=2))
             await run.run(Startup())
             core = await stopping
@@ -194,7 +194,7 @@ def test_engines_follow_adapters_that_are_published_by_themselves(prepared, on_c
         system = await System.create(inputs.config, inputs.prompts, Startup())
         try:
             before = await system.learners.logprobs(probe)
-            await TrainingRun(inputs, system, began=time.time()).run(Startup())
+            await TrainingRun(inputs, system, began=time.monotonic()).run(Startup())
             assert_no_part_has_imported_scikit_learn()
             return before, await system.learners.logprobs(probe)
         finally:

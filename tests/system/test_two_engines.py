@@ -87,7 +87,7 @@ def ran(tmp_path_factory, prepared_in, on_cluster):
     async def main():
         system = await System.create(inputs.config, inputs.prompts, Startup())
         try:
-            await TrainingRun(inputs, system, began=time.time()).run(Startup())
+            await TrainingRun(inputs, system, began=time.monotonic()).run(Startup())
             tracked, scraped = tracked_and_scraped(folder)
             # Weights that were changed but not published, as after a transfer that lost some.
             await system.learners.disturb_weights()

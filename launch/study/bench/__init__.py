@@ -2,5 +2,5 @@
 
 import time
 
-PROCESS_START = time.time()
+PROCESS_START = time.monotonic()
 """Before anything heavy is imported, so that imports can be part of the start-up time."""

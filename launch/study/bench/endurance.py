@@ -198,7 +198,7 @@ class LongRun:
             sets={HELD_OUT: self._prompts[:NUM_HELD_OUT]},
             about={},
         )
-        run = TrainingRun(inputs, system, began=time.time(), quiet=True)
+        run = TrainingRun(inputs, system, began=time.monotonic(), quiet=True)
         # As `launch.run.training.train` does before it runs one.
         gc.collect()
         gc.freeze()

@@ -115,10 +115,10 @@ def train(config: RunConfig, folder: Path) -> dict[str, Any]:
         began = ended = 0.0
 
         def on_train_begin(self, *_: Any, **__: Any) -> None:
-            self.began = time.time()
+            self.began = time.monotonic()
 
         def on_train_end(self, *_: Any, **__: Any) -> None:
-            self.ended = time.time()
+            self.ended = time.monotonic()
 
     # Mixed precision, where there is any, keeps the weights themselves in float32.
     model = AutoModelForCausalLM.from_pretrained(

@@ -36,15 +36,15 @@ def measure_on_system(
     Returns:
         By bench what it found.
     """
-    seconds = {"imports_and_config": time.time() - PROCESS_START}
-    began = time.time()
+    seconds = {"imports_and_config": time.monotonic() - PROCESS_START}
+    began = time.monotonic()
     tokenizer = load_tokenizer(config.model.path)
     prompts = load_prompts(config.task, tokenizer, config.reward, config.max_prompt_tokens)
-    seconds["tokenizer_and_prompts"] = time.time() - began
-    began = time.time()
+    seconds["tokenizer_and_prompts"] = time.monotonic() - began
+    began = time.monotonic()
     counts = {"repetitions": repetitions, "warm_ups": warm_ups}
     with cluster(config.resources):
-        seconds["ray"] = time.time() - began
+        seconds["ray"] = time.monotonic() - began
         return asyncio.run(_measure(config, prompts, benches, seconds, counts))
 
 
@@ -57,7 +57,7 @@ async def _measure(
 ) -> dict[str, Any]:
     system = await System.create(config, prompts, Startup(console=Console(stderr=True)))
     # engine_* and learner run side by side, within side_by_side; all others follow each other.
-    seconds |= system.startup_seconds | {"total": time.time() - PROCESS_START}
+    seconds |= system.startup_seconds | {"total": time.monotonic() - PROCESS_START}
     found: dict[str, Any] = {"startup": {"seconds": seconds}}
     batches = Batches(system, prompts)
     try:

@@ -44,7 +44,7 @@ async def _run_all(planned: list[PlannedRun], interruption: Interruption) -> Non
             if aside is not None:
                 print_line(f"{run.arm} seed {run.seed} was interrupted; kept in {aside}", console)
             label = f"{number}/{len(planned)} {run.arm} seed {run.seed}"
-            inputs, began = prepare(run.composed.copy()), time.time()
+            inputs, began = prepare(run.composed.copy()), time.monotonic()
             beginning = f"while {run.arm} seed {run.seed} was starting"
             if system is None:
                 startup = Startup(last=StartupTimes(inputs.config.model.path))

@@ -65,6 +65,13 @@ def test_seconds_of_a_run_that_is_cut_short_are_counted(inputs, clock):
     assert seconds(again) == (17, 18)
 
 
+def test_a_clock_that_is_set_back_changes_no_seconds(inputs, clock):
+    found, _ = start(inputs, clock)
+    clock.time = lambda: 0.0
+    clock.now += 10
+    assert seconds(found)[1] == 10
+
+
 def test_a_loop_that_ended_gets_no_more_seconds(inputs, clock):
     found, _ = start(inputs, clock)
     found.open()

@@ -159,7 +159,7 @@ def make_run(tmp_path):
             publish=publish, sleep=checked, version=0, max_logprob_difference=1e-6,
             startup_seconds={}, shared_gpus=1,
         )  # fmt: skip
-        return TrainingRun(inputs, system, began=time.time()), system, tmp_path / folder
+        return TrainingRun(inputs, system, began=time.monotonic()), system, tmp_path / folder
 
     return build
 
