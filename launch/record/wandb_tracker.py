@@ -4,6 +4,8 @@ import glob
 import json
 import os
 import shlex
+import struct
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -17,6 +19,10 @@ LONGEST_TAG = 64
 """Most characters of a tag; wandb refuses longer ones."""
 FINISH_SECONDS = 300.0
 """Longest wait at a run's end for what wandb has not uploaded; `wandb sync` uploads it later."""
+FLUSH_SECONDS = 10.0
+"""Longest wait for wandb's process to write the end of an offline run, after `finish`."""
+BLOCK = 32768
+"""Bytes in which the file of an offline run is divided."""
 MOST_ROWS = 64
 MOST_CHARACTERS = 20_000
 """Most of a table of samples at wandb, whose pages grow slow with large ones."""
@@ -128,6 +134,45 @@ class _OpenWandb:
             # One folder a start; their names begin with the time.
             folders = sorted(folder.parent.glob(f"offline-run-*-{glob.escape(self._run.id)}*"))
             print(f"to upload the run: wandb sync {shlex.join(map(str, folders))}")
+            _require_end(folder / f"run-{self._run.id}.wandb")
+
+
+def _require_end(path: Path) -> None:
+    """Check that an offline run is written to its end, of which wandb only writes a log.
+
+    Raises:
+        OSError: If its file ends before, as on a full disk.
+    """
+    until = time.monotonic() + FLUSH_SECONDS
+    while not _has_end(path.read_bytes()):
+        if time.monotonic() >= until:
+            raise OSError(f"{path} lacks the last steps and the results, as where the disk is full")
+        time.sleep(0.1)
+
+
+def _has_end(content: bytes) -> bool:
+    """Whether the last record is the one of a run's end.
+
+    Behind 7 bytes blocks hold parts of records: checksum (4 bytes), length (2), kind (1: all of a
+    record, 2: its first part, 3, 4: a further one), then the part. None begins in a block's last 6
+    bytes.
+    """
+    from google.protobuf.message import DecodeError
+    from wandb.proto.wandb_internal_pb2 import Record
+
+    position, last = 7, b""
+    while position + 7 <= len(content):
+        if (left := BLOCK - position % BLOCK) < 7:
+            position += left
+            continue
+        length, kind = struct.unpack_from("<HB", content, position + 4)
+        part = content[position + 7 : position + 7 + length]
+        last = part if kind <= 2 else last + part
+        position += 7 + length
+    try:
+        return bool(Record.FromString(last).HasField("exit"))
+    except DecodeError:
+        return False
 
 
 def _short(value: Any) -> Any:

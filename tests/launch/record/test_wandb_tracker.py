@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import socket
 import struct
 from dataclasses import fields, replace
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from launch.record import wandb_tracker
 from launch.record.restarts import Restart
 from launch.record.tracking import RunInfo, Sample
 from launch.record.wandb_tracker import MOST_CHARACTERS, MOST_ROWS, WandbTracker
@@ -130,6 +132,27 @@ def test_an_offline_wandb_run_holds_everything_but_the_key(run, no_account, monk
     written = [file for file in run.run_dir.rglob("*") if file.is_file()]
     assert path in written and len(written) > 2
     assert not [file for file in written if key.encode() in file.read_bytes()]
+
+
+@pytest.mark.parametrize("rows", [1, 300])
+def test_an_offline_run_that_a_full_disk_cut_short_is_told_of(run, no_account, monkeypatch, rows):
+    import wandb
+
+    tracker = WandbTracker().open(run)
+    for step in range(rows):
+        tracker.log(step, {f"metric/{number}": step / 7 for number in range(20)})
+    [path] = (run.run_dir / "wandb").glob("offline-run-*/*.wandb")
+    finish = tracker._run.finish
+
+    def finish_on_a_full_disk():
+        finish()
+        wandb.teardown()
+        os.truncate(path, path.stat().st_size - 20)
+
+    monkeypatch.setattr(tracker._run, "finish", finish_on_a_full_disk)
+    monkeypatch.setattr(wandb_tracker, "FLUSH_SECONDS", 0.0)
+    with pytest.raises(OSError, match=r"\.wandb lacks the last steps"):
+        tracker.close({"pass_rate_after": 0.5})
 
 
 def test_a_wandb_run_goes_on_under_its_id(run, no_account, capsys):
