@@ -1,8 +1,9 @@
-"""Output that nobody reads: streams closed from the start, terminals and pipes later on."""
+"""Output that nobody can read: closed streams, terminals and pipes, and letters they lack."""
 
 from __future__ import annotations
 
 import errno
+import io
 import os
 import sys
 import termios
@@ -11,12 +12,16 @@ import termios
 def open_streams() -> None:
     """Put what takes everything in the place of streams that the caller closed, as `>&-` does.
 
-    Python has none then, and the next file that is opened would get what others write there.
+    Python has none then, and the next file that is opened would get what others write there. A
+    letter that an open stdout cannot show is written as its number, as Python does on stderr.
     """
     for number, name in ((1, "stdout"), (2, "stderr")):
         if getattr(sys, name) is None:
             drop(number)
             setattr(sys, name, os.fdopen(number, "w"))
+    # Where it is not strict the terminal takes any bytes.
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def leave_terminal() -> None:

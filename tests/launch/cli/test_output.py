@@ -1,5 +1,6 @@
 """Streams that are closed from the start, and a terminal that is closed later on."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -65,3 +66,17 @@ def test_a_program_whose_streams_are_closed_writes_them_nowhere(tmp_path):
     closed = subprocess.run(["sh", "-c", '"$@" >&- 2>&-', "sh", *command], cwd=tmp_path)
     assert closed.returncode == 0
     assert (tmp_path / "a").read_text() == "a"
+
+
+def test_letters_that_an_output_lacks_are_written_as_numbers():
+    script = (
+        "from launch.cli.output import open_streams; open_streams(); print('na\u00efve \u4f60')"
+    )
+    told = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=PROJECT,
+        env={**os.environ, "PYTHONIOENCODING": "latin-1"},
+        capture_output=True,
+        check=True,
+    )
+    assert told.stdout == b"na\xefve \\u4f60\n"
