@@ -32,8 +32,8 @@ CONNECT_SECONDS = 10.0
 START_TRIES = 3
 NO_ANSWER = (ConnectionError, TimeoutError)
 """Of the errors that are OSErrors, those that are of no file."""
-TOO_SLOW = "timed out during startup"
-"""What Ray says of a cluster that did not start in time."""
+TOO_SLOW = ("timed out during startup", "Timed out waiting for file")
+"""What Ray says of a cluster that did not start in time: its nodes, or its own processes."""
 DEATH = "A worker died or was killed while executing a task"
 TASK_EVENTS = {
     "RAY_task_events_max_num_task_in_gcs": "4000",
@@ -128,13 +128,14 @@ def _start_in_tries(**options: Any) -> None:
                 ) from error
             # Ray gives its own processes a fixed 30 s to start, too little on a busy machine, and
             # says so with a bare Exception.
-            if TOO_SLOW not in str(error):
+            if not any(said in str(error) for said in TOO_SLOW):
                 raise
             if not tries_left:
                 logs = f"{get_default_ray_temp_dir()}/session_latest/logs"  # type: ignore[no-untyped-call]
                 raise RunError(
                     f"Ray did not start on this machine in {START_TRIES} tries; wait until the "
-                    "machine is less busy, and unset PYTHONWARNINGS=error, which ends Ray's own "
+                    "machine is less busy, raise the limit of processes and threads (ulimit -u) "
+                    "if there is one, and unset PYTHONWARNINGS=error, which ends Ray's own "
                     f"processes, if it is set; logs are in {logs}"
                 ) from error
             ray.shutdown()
