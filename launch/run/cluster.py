@@ -23,7 +23,7 @@ from launch.record.notices import why
 from launch.run.auth_token import keep_token_private
 from launch.run.cluster_shutdown import begin_watch, leave, watch_of_cluster
 from launch.run.interruption import stopped
-from launch.run.machine import raise_open_files, store_options
+from launch.run.machine import STORE_PART, raise_open_files, require_addresses, store_options
 from launch.run.parity import ParityError
 from rollout.places import EngineError, ray_logs
 from rollout.rewards.pool import HopelessRewardError
@@ -107,6 +107,7 @@ def connect(resources: ResourcesConfig) -> None:
     raise_open_files()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     common |= store_options(shutil.disk_usage("/dev/shm").free, memory)
+    require_addresses(common.get("object_store_memory", memory * STORE_PART))
     _start_in_tries(
         num_cpus=max(os.cpu_count() or 1, math.ceil(asked)),
         include_dashboard=resources.dashboard,

@@ -18,6 +18,10 @@ SHARED_PART = 0.9
 """Of what is free there; engines exchange messages in the rest."""
 STORE_PART = 0.3
 """Of the memory that Ray takes for its object store by itself."""
+LARGEST_STORE = 200 * 10**9
+"""Bytes that it takes at most."""
+LEAST_ADDRESSES = 2**32
+"""Bytes of addresses that a process needs beside the object store, which each of them maps."""
 LEAST_FILES = 1024
 MOST_FILES = 65_536
 """Open files of a process: a cluster of one engine and one learner takes several hundred."""
@@ -62,6 +66,27 @@ def store_options(free: int, memory: int) -> dict[str, int]:
         )
     room = int(free * SHARED_PART)
     return {"object_store_memory": room} if room < memory * STORE_PART else {}
+
+
+def require_addresses(store: float, limits: Any = resource) -> None:
+    """Refuse a limit on addresses with which a process could not map Ray's object store.
+
+    Ray itself would wait for such a process without a word.
+
+    Args:
+        store: Bytes of the object store.
+        limits: The module `resource`, or what stands for it.
+
+    Raises:
+        UserError: If the limit is too low.
+    """
+    limit, _ = limits.getrlimit(limits.RLIMIT_AS)
+    least = int(min(store, LARGEST_STORE)) + LEAST_ADDRESSES
+    if limit != limits.RLIM_INFINITY and limit < least:
+        raise UserError(
+            f"a process must be allowed {least // 2**10} kB of addresses, for Ray's object store "
+            f"and itself; raise the limit (ulimit -v), got {limit // 2**10}"
+        )
 
 
 def lacking_for_engines(*, compiling: bool) -> list[str]:

@@ -7,7 +7,7 @@ import pytest
 from conf.resources import ResourcesConfig
 from launch.cli.refusals import UserError
 from launch.run.cluster import connect
-from launch.run.machine import raise_open_files, store_options
+from launch.run.machine import raise_open_files, require_addresses, store_options
 
 MIB, GIB = 2**20, 2**30
 
@@ -50,6 +50,21 @@ def test_a_low_limit_of_open_files_is_raised_and_none_lowered(before, after):
 def test_a_hard_limit_too_low_is_refused(hard):
     with pytest.raises(UserError, match=rf"^open files must .*ulimit -Hn.*, got {hard}$"):
         raise_open_files(Limits(256, hard))
+
+
+@pytest.mark.parametrize("limit", [-1, 10 * GIB])
+def test_addresses_that_hold_the_store_and_a_process_are_enough(limit):
+    require_addresses(6 * GIB, addresses(limit))
+
+
+@pytest.mark.parametrize("limit", [6 * GIB, 10 * GIB - 1])
+def test_a_limit_of_addresses_too_low_for_the_store_is_refused(limit):
+    with pytest.raises(UserError, match=rf"10485760 kB .*ulimit -v\), got {limit // 1024}$"):
+        require_addresses(6 * GIB, addresses(limit))
+
+
+def addresses(limit):
+    return SimpleNamespace(RLIMIT_AS=9, RLIM_INFINITY=-1, getrlimit=lambda _: (limit, limit))
 
 
 def test_a_store_that_fits_by_itself_is_left_to_ray():
