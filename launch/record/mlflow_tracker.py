@@ -75,11 +75,24 @@ class MlflowTracker:
             client.update_run(known, status="RUNNING")
             client.set_tag(known, "went_on_from", str(run.first_step))
             return _OpenMlflow(client, known)
-        found = client.get_experiment_by_name(self.experiment)
-        experiment = found.experiment_id if found else client.create_experiment(self.experiment)
+        experiment = _experiment_id(client, self.experiment)
         begun = client.create_run(experiment, run_name=run.title, tags={"name": run.name})
         client.log_dict(begun.info.run_id, json_ready(run.config), "config.json")
         return _OpenMlflow(client, begun.info.run_id)
+
+
+def _experiment_id(client: Any, name: str) -> str:
+    """Return the id of an experiment, which is made where there is none."""
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        try:
+            return str(client.create_experiment(name))
+        # Of MLflow's own kind where another run made it meanwhile.
+        except Exception:
+            found = client.get_experiment_by_name(name)
+            if found is None:
+                raise
+    return str(found.experiment_id)
 
 
 class _OpenMlflow:

@@ -81,6 +81,21 @@ def test_metrics_samples_configuration_and_results_are_sent(run):
     assert client.status == {"r1": "FINISHED"}
 
 
+def test_an_experiment_that_another_run_makes_meanwhile_is_used(run, monkeypatch):
+    made = []
+
+    def create(self, name):
+        made.append(SimpleNamespace(experiment_id="theirs"))
+        raise RuntimeError("RESOURCE_ALREADY_EXISTS")
+
+    monkeypatch.setattr(FakeClient, "create_experiment", create)
+    monkeypatch.setattr(
+        FakeClient, "get_experiment_by_name", lambda self, name: made[0] if made else None
+    )
+    MlflowTracker(uri="http://server").open(run).close({})
+    assert FakeClient.last.begun[0] == "theirs"
+
+
 def test_a_run_that_goes_on_goes_on_under_its_id(run):
     first = MlflowTracker(uri="http://server").open(run)
     state = first.state_dict()
