@@ -135,7 +135,8 @@ class Sample:
 class OpenTracker(Protocol):
     """A tracker at work, which holds files or connections.
 
-    Whatever its methods raise is told, and ends no run; they are called again at the next step.
+    Whatever its methods raise is told, and ends no run; they are called again at the next step. The
+    run waits for each: what may hang, such as a server, belongs in `BackgroundCalls`.
     """
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
