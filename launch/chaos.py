@@ -14,7 +14,8 @@ from omegaconf import DictConfig
 
 from conf.chaos import ChaosConfig
 from conf.programs import register
-from launch.program import RunError, build, run_program, start
+from launch.cli.refusals import RunError
+from launch.program import build, run_program, start
 
 WIDTH = 240
 """Columns of the table."""

@@ -22,7 +22,8 @@ from omegaconf import DictConfig
 
 from conf.gpu_check import GpuCheckConfig
 from conf.programs import register
-from launch.program import RunError, UserError, build, run_program, start
+from launch.cli.refusals import RunError, UserError
+from launch.program import build, run_program, start
 
 register()
 

@@ -55,9 +55,6 @@ from launch.cli.shown import show, without_shown
 from launch.cli.signals import Interrupted, handled, interrupt, refuse
 from launch.cli.visible import VisibleFilter, visible
 
-__all__ = ["RunError", "UserError", "build", "compose_run", "prepare_run_dir", "run_program",
-           "start"]  # fmt: skip
-
 
 def compose_run(
     overrides: Sequence[str], program: str = "train", base: Sequence[str] = ()

@@ -14,7 +14,8 @@ from rich.console import Console
 
 from conf.programs import register
 from conf.studies import TheoryConfig
-from launch.program import UserError, build, run_program, start
+from launch.cli.refusals import UserError
+from launch.program import build, run_program, start
 
 WIDTH = 150
 """Columns of the tables where stdout is not a terminal."""

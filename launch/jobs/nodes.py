@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from conf.resources import ResourcesConfig
 from conf.submit import NodeConfig
-from launch.program import UserError
+from launch.cli.refusals import UserError
 
 
 @dataclass(frozen=True, slots=True)

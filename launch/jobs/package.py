@@ -13,7 +13,7 @@ import subprocess
 import tomllib
 from pathlib import Path
 
-from launch.program import UserError
+from launch.cli.refusals import UserError
 
 SOURCES = (".py", ".yaml")
 DATA = (".jsonl", ".csv", ".parquet")

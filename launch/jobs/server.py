@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from launch.program import RunError, UserError
+from launch.cli.refusals import RunError, UserError
 
 if TYPE_CHECKING:
     from ray.job_submission import JobDetails, JobSubmissionClient

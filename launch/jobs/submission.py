@@ -17,6 +17,7 @@ from conf.schema import RunConfig
 from conf.secrets import SECRET_TEXT
 from conf.submit import SubmitConfig
 from launch.cli.command_line import quoted
+from launch.cli.refusals import RunError, UserError
 from launch.jobs.forms import (
     STOP_WAIT,
     checked_command,
@@ -29,7 +30,7 @@ from launch.jobs.nodes import nodes_for
 from launch.jobs.package import pack
 from launch.jobs.server import connect, follow, send, server_address
 from launch.jobs.verbs import again, answering, metadata_of, stop, table_of
-from launch.program import RunError, UserError, build, compose_run
+from launch.program import build, compose_run
 from rollout.own_code import PROJECT
 
 Reader = Callable[[Sequence[str]], RunConfig]

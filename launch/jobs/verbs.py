@@ -13,8 +13,8 @@ from dataclasses import replace
 from typing import Any
 
 from conf.submit import SubmitConfig
+from launch.cli.refusals import RunError, UserError
 from launch.jobs.forms import SAVE_SECONDS, STOP_WAIT
-from launch.program import RunError, UserError
 
 POLL_SECONDS = 1.0
 UNKNOWN = "-"

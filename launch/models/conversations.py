@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from conf.models import WarmStartConfig
-from launch.program import UserError
+from launch.cli.refusals import UserError
 from launch.run.model_folder import load_tokenizer, resolve_model
 from rollout.environments import for_policy, prompt_tokenizer
 from rollout.environments.scripted import scripted_play

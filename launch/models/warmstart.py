@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from conf.models import WarmStartConfig
+from launch.cli.refusals import UserError
 from launch.models.conversations import Example, conversations, read_base
-from launch.program import UserError
 from rollout.tasks.calculator import CALL_BEGIN, CALL_END, CalculatorTeacher, draw_products
 from rollout.tasks.chain import HELD_OUT_ONE_IN, NUM_STEPS, Teacher, draw_chain
 from rollout.tasks.prompts import is_held_out

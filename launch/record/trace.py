@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from launch.program import UserError
+from launch.cli.refusals import UserError
 from launch.record.restarts import Restart, first_steps_after, read_restarts, still_seen
 from launch.record.run_folder import SAMPLES, read_samples, read_steps, write_new
 from launch.record.summary import PHASES

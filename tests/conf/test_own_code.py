@@ -7,7 +7,8 @@ from omegaconf import OmegaConf
 from conf.own_code import with_own_code
 from conf.programs import register
 from launch.cli.own_code import with_own_files, write_out_names
-from launch.program import UserError, build, compose_run
+from launch.cli.refusals import UserError
+from launch.program import build, compose_run
 from rollout.rewards.function import FunctionReward
 from rollout.rewards.types import Score
 

@@ -10,7 +10,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from conf.schema import RunConfig
-from launch.program import UserError, build
+from launch.cli.refusals import UserError
+from launch.program import build
 from launch.run.plan_text import objective_text, sizes_text
 from tests.composing import composed, composed_by_hydra
 from tests.places import CONF

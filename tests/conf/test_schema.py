@@ -6,7 +6,8 @@ from conf.checkpoint import CheckpointConfig
 from conf.evaluation import EvaluationConfig
 from conf.resources import ResourcesConfig
 from conf.schema import LoopConfig, ModelConfig, ParityConfig, RunConfig
-from launch.program import UserError, build
+from launch.cli.refusals import UserError
+from launch.program import build
 from tests.composing import composed
 
 

@@ -14,7 +14,7 @@ import sys
 import pytest
 
 from conf.resources import ResourcesConfig
-from launch.program import UserError
+from launch.cli.refusals import UserError
 from launch.run.cluster import connect
 from launch.run.inputs import prepare
 from launch.run.placement import PlacementError, reserve

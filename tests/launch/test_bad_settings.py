@@ -7,7 +7,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from conf.evaluation import EvaluationConfig, EvaluationSet
-from launch.program import UserError, build, prepare_run_dir
+from launch.cli.refusals import UserError
+from launch.program import build, prepare_run_dir
 from rollout.tasks.chain import ChainTask
 from tests.composing import composed
 from tests.launch.programs import call

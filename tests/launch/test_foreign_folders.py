@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from conf.programs import BudgetConfig, CompareConfig, register
 from conf.secrets import recorded
-from launch.program import UserError
+from launch.cli.refusals import UserError
 from launch.record.report.page import write_page
 from launch.record.run_folder import MOST_BYTES, read_config, read_steps
 from launch.record.trace import write_trace

@@ -6,15 +6,8 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from conf.schema import RunConfig
-from launch.cli.refusals import NothingToDoError
-from launch.program import (
-    RunError,
-    UserError,
-    build,
-    prepare_run_dir,
-    run_program,
-    start,
-)
+from launch.cli.refusals import NothingToDoError, RunError, UserError
+from launch.program import build, prepare_run_dir, run_program, start
 from tests.composing import composed
 from tests.places import PROJECT
 

@@ -13,10 +13,11 @@ from omegaconf import OmegaConf
 
 from conf.programs import register
 from conf.submit import KubeRayConfig, SubmitConfig
+from launch.cli.refusals import UserError
 from launch.jobs.package import pack
 from launch.jobs.server import server_address
 from launch.jobs.submission import allowed_variables, submit, training
-from launch.program import UserError, compose_run
+from launch.program import compose_run
 from launch.record.open_trackers import open_all
 from launch.record.picture import draw_picture
 from launch.record.progress import print_plan

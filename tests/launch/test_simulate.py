@@ -5,7 +5,8 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from conf.studies import SimulateConfig
-from launch.program import UserError, build
+from launch.cli.refusals import UserError
+from launch.program import build
 from launch.study.simulation.check import Comparison
 from launch.study.simulation.plan import plan_sizes
 from launch.study.simulation.profile_file import plain

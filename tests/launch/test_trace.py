@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from launch.program import UserError
+from launch.cli.refusals import UserError
 from launch.record.trace import LANES, write_trace
 from tests.launch.programs import call
 from tests.launch.record.run_folders import write_run

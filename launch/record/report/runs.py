@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from cost.types import FloatArray
+from launch.cli.refusals import UserError
 from launch.cli.visible import visible
-from launch.program import UserError
 from launch.record.held_out import HeldOut
 from launch.record.restarts import Restart, first_steps_after, read_restarts
 from launch.record.run_folder import (

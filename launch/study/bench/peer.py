@@ -35,7 +35,8 @@ from omegaconf import DictConfig
 
 from conf.schema import EvaluateConfig, RunConfig
 from conf.studies import BenchConfig
-from launch.program import RunError, UserError, build, compose_run, prepare_run_dir
+from launch.cli.refusals import RunError, UserError
+from launch.program import build, compose_run, prepare_run_dir
 from launch.record.evaluation import Evaluation
 from launch.record.outcomes import changes
 from launch.record.run_folder import read_summary

@@ -19,7 +19,7 @@ from cost.aggregations import SequenceMean
 from cost.draws.allocators.uniform import Uniform
 from cost.draws.draws import EpochDraws
 from cost.thinning.thinning import KeepAll
-from launch.program import UserError
+from launch.cli.refusals import UserError
 from learner.corrections import NoCorrection
 from learner.objectives.clipped_surrogate import ClippedSurrogate
 from learner.optimizers import AdamW

@@ -21,7 +21,8 @@ from hydra import compose, initialize_config_dir
 
 from conf.programs import register
 from conf.schema import RunConfig
-from launch.program import UserError, build
+from launch.cli.refusals import UserError
+from launch.program import build
 from launch.run.inputs import load_prompts
 from launch.run.model_folder import load_tokenizer, resolve_model
 from launch.study.bench import PROCESS_START

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from conf.chaos import ChaosConfig
-from launch.program import UserError, compose_run
+from launch.cli.refusals import UserError
+from launch.program import compose_run
 from launch.record.json_file import write_json
 from launch.study.chaos.outcomes import Trial, from_json, to_json
 from launch.study.chaos.session import Session

@@ -15,8 +15,8 @@ from conf.keys import flat
 from conf.programs import CompareConfig
 from conf.schema import RunConfig
 from conf.secrets import recorded
-from launch.cli.refusals import one_line, reason_of
-from launch.program import UserError, build, compose_run, hold_folder
+from launch.cli.refusals import UserError, one_line, reason_of
+from launch.program import build, compose_run, hold_folder
 from launch.record.atomic_files import write_atomically
 from launch.record.plain_yaml import plain_yaml
 from launch.record.run_folder import read_config

@@ -15,7 +15,8 @@ from conf.keys import flat
 from conf.programs import FRACTIONAL, BudgetConfig, CompareConfig
 from conf.secrets import recorded
 from launch.cli.command_line import parsed, with_quotes, without_config_dirs
-from launch.program import UserError, build, compose_run
+from launch.cli.refusals import UserError
+from launch.program import build, compose_run
 from launch.record.run_folder import SUMMARY, read_summary, refused
 from launch.record.wandb_tracker import LONGEST_TAG
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from launch.program import UserError
+from launch.cli.refusals import UserError
 from launch.record.statistics import Estimate, Paired, corrected, sentence
 from launch.study.comparison.curves import AXES, Curve, amount_text, compare_along, evaluations
 from launch.study.comparison.rendering import reach_sentence

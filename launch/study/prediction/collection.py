@@ -14,7 +14,7 @@ import numpy as np
 from conf.prediction import PredictConfig
 from cost.state_file import load_state, save_state
 from cost.types import FloatArray, IntArray
-from launch.program import UserError
+from launch.cli.refusals import UserError
 from launch.record.counter import Counter
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from cost.draws.allocators.types import Estimates
 from cost.prompts import Features, prompt_pool
 from cost.types import BoolArray, FloatArray
 from cost.worth.posterior import mixed_chance
-from launch.program import UserError
+from launch.cli.refusals import UserError
 from launch.run.inputs import load_prompts
 from launch.run.model_folder import load_tokenizer, resolve_model
 from launch.study.prediction.beliefs import (

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from launch.program import UserError
+from launch.cli.refusals import UserError
 from launch.study.simulation.measured import MeasuredRun
 from launch.study.simulation.profile import Profile
 from launch.study.simulation.study import simulate

@@ -25,7 +25,7 @@ from dataclasses import replace
 import numpy as np
 
 from cost.types import IntArray
-from launch.program import UserError
+from launch.cli.refusals import UserError
 from launch.study.simulation.measured import MeasuredRun
 from launch.study.simulation.moments import (
     LEAST_PASS_RATE,

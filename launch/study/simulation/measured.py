@@ -15,8 +15,7 @@ from conf.studies import require_simulated
 from conf.targets import require_own_settings
 from cost.scheduler.config import SchedulerConfig
 from cost.types import FloatArray
-from launch.cli.refusals import reading
-from launch.program import UserError
+from launch.cli.refusals import UserError, reading
 from launch.record.run_folder import (
     CONFIG,
     METRICS,

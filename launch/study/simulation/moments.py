@@ -3,7 +3,7 @@
 import numpy as np
 
 from cost.types import IntArray
-from launch.program import UserError
+from launch.cli.refusals import UserError
 from launch.study.simulation.measured import MeasuredRun
 from launch.study.simulation.task import MeasuredPrompts, logit, sigmoid
 

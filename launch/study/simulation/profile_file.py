@@ -10,7 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from conf.targets import require_own_settings
-from launch.program import UserError
+from launch.cli.refusals import UserError
 from launch.record.run_folder import CONFIG, refused, write_new
 from launch.run.inputs import load_prompts
 from launch.run.model_folder import load_tokenizer, resolve_model

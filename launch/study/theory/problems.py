@@ -10,7 +10,7 @@ import numpy as np
 
 from cost.draws.streams import generator_for
 from cost.types import FloatArray, IntArray
-from launch.program import UserError
+from launch.cli.refusals import UserError
 
 RADIUS = 3.0
 SHARE_OF_GAP = 0.1

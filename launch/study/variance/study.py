@@ -15,7 +15,7 @@ import numpy as np
 
 from conf.studies import VarianceConfig
 from cost.types import BoolArray, FloatArray
-from launch.program import UserError
+from launch.cli.refusals import UserError
 from launch.record.counter import Counter
 from launch.run.inputs import load_prompts
 from launch.run.model_folder import load_tokenizer, resolve_model

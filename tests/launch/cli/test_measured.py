@@ -7,7 +7,8 @@ from omegaconf import OmegaConf
 from conf.programs import register
 from conf.schema import EvaluateConfig
 from launch.cli.measured import evaluation_of, with_measured
-from launch.program import UserError, build, compose_run, prepare_run_dir
+from launch.cli.refusals import UserError
+from launch.program import build, compose_run, prepare_run_dir
 from tests.composing import composed_by_hydra
 
 register()

@@ -4,8 +4,8 @@ import pytest
 
 from conf.resources import ResourcesConfig
 from conf.submit import NodeConfig
+from launch.cli.refusals import UserError
 from launch.jobs.nodes import nodes_for
-from launch.program import UserError
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,8 @@ from importlib.metadata import distributions, entry_points
 import pytest
 from packaging.requirements import Requirement
 
+from launch.cli.refusals import UserError
 from launch.jobs.package import MAX_BYTES, metadata_files, own_files, pack, packed_files
-from launch.program import UserError
 from tests.places import PROJECT
 
 

@@ -5,9 +5,9 @@ import threading
 
 import pytest
 
+from launch.cli.refusals import RunError, UserError
 from launch.jobs import server
 from launch.jobs.server import AGENT_TRIES, connect, follow, send, server_address
-from launch.program import RunError, UserError
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,9 @@ import pytest
 
 from conf.programs import register
 from conf.submit import KubeRayConfig, SubmitConfig
+from launch.cli.refusals import UserError
 from launch.jobs.submission import allowed_variables, checked_run, resuming, submit, training
-from launch.program import UserError, compose_run
+from launch.program import compose_run
 from launch.study.comparison.checks import first_run
 
 register()

@@ -6,10 +6,11 @@ import pytest
 
 from conf.programs import register
 from conf.submit import SubmitConfig
+from launch.cli.refusals import RunError, UserError
 from launch.jobs.forms import STOP_WAIT
 from launch.jobs.submission import checked_run, resuming, submit, training
 from launch.jobs.verbs import again, found, metadata_of, patience_of, read_metadata, stop, table_of
-from launch.program import RunError, UserError, compose_run
+from launch.program import compose_run
 
 register()
 SENT = ["experiment=quickstart", "loop.num_steps=3"]

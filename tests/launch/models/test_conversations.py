@@ -5,9 +5,9 @@ import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from conf.models import WarmStartConfig
+from launch.cli.refusals import UserError
 from launch.models.conversations import conversations, read_base
 from launch.models.warmstart import make_batches, warm_start
-from launch.program import UserError
 from rollout.environments.tools import ToolEnvironment
 from rollout.tasks.calculations import CalculationTask
 from rollout.tools.calculator import Calculator

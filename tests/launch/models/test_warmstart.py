@@ -8,6 +8,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 import rollout.tasks.chain
 from conf.models import WarmStartConfig
+from launch.cli.refusals import UserError
 from launch.models.warmstart import (
     build_model,
     build_tokenizer,
@@ -16,7 +17,6 @@ from launch.models.warmstart import (
     make_batches,
     warm_start,
 )
-from launch.program import UserError
 from rollout.tasks.chain import HELD_OUT_ONE_IN
 from rollout.tasks.prompts import is_held_out
 

@@ -5,7 +5,7 @@ import sys
 import pytest
 from ray.exceptions import RayTaskError
 
-from launch.program import RunError, UserError
+from launch.cli.refusals import RunError, UserError
 from launch.record.notices import Unwritten, tell, why
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from launch.program import UserError
+from launch.cli.refusals import UserError
 from launch.record.open_trackers import open_all
 from launch.record.restarts import Restart
 from launch.record.tracking import JsonlTracker, RunInfo, Sample

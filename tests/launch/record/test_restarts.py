@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from launch.program import UserError
+from launch.cli.refusals import UserError
 from launch.record import restarts
 from launch.record.restarts import (
     Restart,

@@ -9,7 +9,7 @@ import math
 import numpy as np
 import pytest
 
-from launch.program import UserError
+from launch.cli.refusals import UserError
 from launch.record.run_folder import (
     CONFIG,
     METRICS,

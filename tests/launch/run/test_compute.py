@@ -8,7 +8,7 @@ import pytest
 
 from cost.prices.compute import generating, scoring
 from cost.prices.shape import ModelShape
-from launch.program import UserError
+from launch.cli.refusals import UserError
 from launch.run.compute import Flops, compute_of, generated, probed
 from learner.compute import LearnerCompute
 from learner.config import LearnerConfig

@@ -8,7 +8,8 @@ from omegaconf import OmegaConf
 from transformers import AutoTokenizer
 
 from conf.programs import register
-from launch.program import UserError, compose_run
+from launch.cli.refusals import UserError
+from launch.program import compose_run
 from launch.run.inputs import (
     PROJECT,
     check_environment,

@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 from transformers import AutoModelForCausalLM
 
-from launch.program import UserError, build
+from launch.cli.refusals import UserError
+from launch.program import build
 from launch.run import memory_plan
 from launch.run.memory import GIB, Shape, engine_need, learner_need, responses_at_once, size
 from launch.run.memory_plan import Device, device_of, memory_lines, needs, plan_memory, turns

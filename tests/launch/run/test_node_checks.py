@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from launch.program import UserError
+from launch.cli.refusals import UserError
 from launch.run import node_checks as module
 from launch.run.node_checks import NodeChecks, lacking, needs_of, sentence
 from rollout.joining import UnfitError

@@ -15,8 +15,7 @@ import pytest
 
 from cost.draws.streams import generator_for
 from cost.types import LengthReport, RewardStatus
-from launch.cli.refusals import NothingToDoError
-from launch.program import RunError, UserError
+from launch.cli.refusals import NothingToDoError, RunError, UserError
 from launch.record.checkpoint import MANIFEST, newest_checkpoint, read_checkpoint
 from launch.record.restarts import read_restarts
 from launch.record.run_folder import at_versions, is_afterwards, metric_columns, read_steps

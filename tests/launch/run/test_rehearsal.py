@@ -3,7 +3,7 @@
 import pytest
 from omegaconf import OmegaConf
 
-from launch.program import UserError
+from launch.cli.refusals import UserError
 from launch.run.inputs import read_inputs
 from launch.run.rehearsal import rehearse
 from tests.composing import composed

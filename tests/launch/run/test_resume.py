@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from launch.program import UserError
+from launch.cli.refusals import UserError
 from launch.record.checkpoint import MANIFEST, RUN, SCHEDULER, partial_folder, seal
 from launch.run.resume import ABSENT, AUTO, about, changes, check_stays, find_checkpoint
 from tests.composing import composed

@@ -14,8 +14,8 @@ import pytest
 
 from conf.evaluation import EvaluationConfig, EvaluationSet
 from cost.types import LengthReport, PlayEnd, RewardStatus
+from launch.cli.refusals import UserError
 from launch.cli.signals import SIGNALS, Interrupted, handled, interrupt
-from launch.program import UserError
 from launch.run.rewards import RESPONSE, RewardWatch, try_rewards
 from rollout.config import RolloutConfig
 from rollout.rewards.by_set import address

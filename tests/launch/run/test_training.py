@@ -19,7 +19,7 @@ from conf.resources import ResourcesConfig
 from cost.draws.distribution import DrawDistribution
 from cost.state_file import save_state
 from cost.types import Draw, LengthReport, RewardStatus, Selection, Ticket
-from launch.program import RunError, UserError
+from launch.cli.refusals import RunError, UserError
 from launch.record.checkpoint import newest_checkpoint
 from launch.record.report.runs import read_runs
 from launch.record.run_folder import at_versions, metric_columns, read_steps

@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from launch.program import UserError
+from launch.cli.refusals import UserError
 from launch.record.report.page import write_page
 from launch.record.report.runs import read_runs
 from tests.launch.programs import call

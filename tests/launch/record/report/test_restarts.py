@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from launch.program import UserError
+from launch.cli.refusals import UserError
 from launch.record.report.page import write_page
 from launch.record.report.runs import read_runs
 from launch.record.restarts import note_restart

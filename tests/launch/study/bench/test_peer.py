@@ -17,7 +17,8 @@ from cost.draws.allocators.uniform import Uniform
 from cost.thinning.thinning import CostAware
 from cost.types import LengthReport, RewardStatus
 from launch.cli.command_line import with_words
-from launch.program import UserError, build
+from launch.cli.refusals import UserError
+from launch.program import build
 from launch.record.evaluation import Evaluation, SetResult
 from launch.run.model_folder import load_tokenizer, resolve_model
 from launch.study.bench import peer

@@ -7,7 +7,7 @@ import pytest
 import launch.study.chaos.study as study
 from conf.chaos import ChaosConfig
 from conf.programs import register
-from launch.program import UserError
+from launch.cli.refusals import UserError
 from launch.study.chaos.outcomes import Trained, Trial
 
 register()

@@ -4,7 +4,8 @@ import pytest
 from omegaconf import OmegaConf
 
 from conf.programs import BudgetConfig
-from launch.program import UserError, build
+from launch.cli.refusals import UserError
+from launch.program import build
 from launch.study.comparison.plan import plan_runs
 from tests.places import CONF
 

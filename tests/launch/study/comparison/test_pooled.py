@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from launch.program import UserError
+from launch.cli.refusals import UserError
 from launch.record.statistics import Estimate
 from launch.study.comparison.pooled import read, said
 from tests.launch.programs import call

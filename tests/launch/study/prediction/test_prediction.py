@@ -13,7 +13,7 @@ from cost.prices.tokens import TokenPrice
 from cost.state_file import save_state
 from cost.worth.lengths import PoolShrunkLength
 from cost.worth.utilities import ConstantUtility, PosteriorMoment
-from launch.program import UserError
+from launch.cli.refusals import UserError
 from launch.record.counter import Counter
 from launch.study.prediction import collection
 from launch.study.prediction.beliefs import (

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from omegaconf import OmegaConf
 
-from launch.program import UserError
+from launch.cli.refusals import UserError
 from launch.study.simulation import clock
 from launch.study.simulation.check import compare, passes
 from launch.study.simulation.engine import SimulatedEngine

@@ -9,7 +9,7 @@ import pytest
 
 from conf.studies import AGGREGATIONS
 from cost.thinning.thinning import KeepAll, systematic_sample
-from launch.program import UserError
+from launch.cli.refusals import UserError
 from launch.study.variance.measurement import BatchResult, Bias
 from launch.study.variance.pulls import Pulls
 from launch.study.variance.rules import (
