@@ -5,10 +5,12 @@ import re
 import subprocess
 import sys
 import tomllib
-from importlib.metadata import distributions, entry_points
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, distribution, distributions, entry_points
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 from launch.cli.refusals import UserError
 from launch.jobs.package import MAX_BYTES, metadata_files, own_files, pack, packed_files
@@ -96,7 +98,23 @@ def test_the_images_pins_are_those_of_the_project():
                 assert pins[name] == pin, f"{file}: {name}"
 
 
-@pytest.mark.parametrize("python", ["3.11", "3.12"])
+def test_what_is_pinned_takes_every_python_that_the_project_takes():
+    """Debian 12 has Python 3.11.2, Ubuntu 24.04 has 3.12.3."""
+    lines = (PROJECT / ".ci" / "constraints.txt").read_text().splitlines()
+    pins = dict(line.split("==") for line in lines if "==" in line)
+    asked = 0
+    for name, pin in pins.items():
+        with suppress(PackageNotFoundError):
+            found = distribution(name)
+            takes = SpecifierSet(found.metadata.get("Requires-Python") or "")
+            if found.version == pin:
+                asked += 1
+                for python in ("3.11.0", "3.12.0", "3.13.0"):
+                    assert python in takes, f"{name} {pin} needs Python {takes}"
+    assert asked > 100
+
+
+@pytest.mark.parametrize("python", ["3.11", "3.12", "3.13"])
 def test_the_pins_are_one_version_each_for_every_python(python):
     for file in ("constraints.txt", "constraints-gpu.txt"):
         lines = (PROJECT / ".ci" / file).read_text().splitlines()
