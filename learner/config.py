@@ -161,14 +161,13 @@ class LearnerConfig:
             raise ValueError(
                 f"learner.schedule must be one of {', '.join(SCHEDULES)}, got {self.schedule!r}"
             )
-        if self.schedule == "constant" and self.min_lr_share:
-            raise ValueError(
-                "learner.min_lr_share must be 0 with learner.schedule=constant, which never falls: "
-                f"set learner.schedule=cosine or linear, got {self.min_lr_share!r}"
-            )
-        if self.schedule == "constant" or self.schedule_steps is None:
-            return
-        if self.schedule_steps <= self.warmup_steps:
+        for key, none in (("min_lr_share", "0"), ("schedule_steps", "null")):
+            if self.schedule == "constant" and (value := getattr(self, key)):
+                raise ValueError(
+                    f"learner.{key} must be {none} with learner.schedule=constant, which never "
+                    f"falls: set learner.schedule=cosine or linear, got {value!r}"
+                )
+        if self.schedule_steps is not None and self.schedule_steps <= self.warmup_steps:
             raise ValueError(
                 f"learner.schedule_steps must exceed learner.warmup_steps = {self.warmup_steps}, "
                 f"got {self.schedule_steps}"

@@ -80,8 +80,7 @@ class TopTokens:
     engine: Engine
     share: float
     """Share to train on of the step's loss tokens whose weight is not 0, in (0, 1], the same on all
-    ranks; at 1 there is
-    no pass to find entropies."""
+    ranks; at 1 there is no pass to find entropies."""
 
     def __post_init__(self) -> None:
         """Refuse a share that is none."""

@@ -71,6 +71,11 @@ def test_without_steps_it_falls_with_the_run(schedule, left):
         ),
         ({"min_lr_share": 1.5}, r"learner\.min_lr_share must lie in \[0, 1\]"),
         ({"min_lr_share": 0.1}, r"min_lr_share must be 0 with learner\.schedule=constant, .* 0\.1"),
+        # Its rate was 0 / 0.
+        (
+            {"schedule_steps": 4, "warmup_steps": 5},
+            r"schedule_steps must be null with learner\.schedule=constant, .* got 4",
+        ),
     ],
 )
 def test_a_schedule_that_is_none_is_refused(settings, told):
