@@ -91,7 +91,11 @@ class Bridge:
         return between
 
     def _plain(self, text: str) -> str:
-        """Break special tokens in an observation: it must not end a turn or begin another."""
+        """Break special tokens in an observation: it must not end a turn or begin another.
+
+        Half of a surrogate pair, which JSON can spell and no tokenizer takes, becomes a "?".
+        """
+        text = text.encode(errors="replace").decode()
         for added in self.tokenizer.added_tokens_decoder.values():
             token = added.content
             if added.special and len(token) > 1:

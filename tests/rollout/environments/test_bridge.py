@@ -134,6 +134,12 @@ def test_an_observation_cannot_end_its_turn():
     assert between.count(tokenizer.convert_tokens_to_ids("<|im_start|>")) == 2
 
 
+def test_half_of_a_surrogate_pair_in_an_observation_is_read_as_a_question_mark():
+    tokenizer = make_tokenizer(SMOLLM2)
+    between = Bridge(tokenizer).tokens(["6 \ud83d 7 \N{GRINNING FACE}"], -1, Stopping((0,)))
+    assert "\n6 ? 7 \N{GRINNING FACE}<" in tokenizer.decode(between)
+
+
 @pytest.mark.parametrize(
     ("template", "role", "said"),
     [
