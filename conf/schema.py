@@ -160,19 +160,22 @@ def check_run(name: str, seed: int, run_dir: str) -> None:
     require_path("run_dir", run_dir)
 
 
-def check_seconds(reward: object, rollout: RolloutConfig) -> None:
+def check_seconds(config: "RunConfig | EvaluateConfig") -> None:
     """Refuse a reward of code whose own time is not over before that of its process.
 
     Raises:
         ValueError: Beginning with the key.
     """
-    seconds = reward.seconds if isinstance(reward, CodeReward) else 0.0
-    require(
-        seconds < rollout.reward_timeout_seconds,
-        "reward.seconds must be less than rollout.reward_timeout_seconds = "
-        f"{rollout.reward_timeout_seconds:g}, or late responses are not scored at all",
-        seconds,
-    )
+    sets = config.evaluation.sets.items()
+    own = {f"evaluation.sets.{name}.reward": chosen.reward for name, chosen in sets}
+    for key, reward in {"reward": config.reward, **own}.items():
+        seconds = reward.seconds if isinstance(reward, CodeReward) else 0.0
+        require(
+            seconds < config.rollout.reward_timeout_seconds,
+            f"{key}.seconds must be less than rollout.reward_timeout_seconds = "
+            f"{config.rollout.reward_timeout_seconds:g}, or late responses are not scored at all",
+            seconds,
+        )
 
 
 @dataclass(kw_only=True, slots=True)
@@ -226,7 +229,7 @@ class RunConfig:
         require_plug("task", self.task, Task)
         require_plug(HELD_OUT, self.held_out, Task)
         require_plug("reward", self.reward, Reward)
-        check_seconds(self.reward, self.rollout)
+        check_seconds(self)
         require_plug("environment", self.environment, Environment)
         require_plug("objective", self.objective, ObjectivePlug)
         require(
@@ -386,7 +389,7 @@ class EvaluateConfig:
         check_run(self.name, self.seed, self.run_dir)
         require_plug(HELD_OUT, self.held_out, Task)
         require_plug("reward", self.reward, Reward)
-        check_seconds(self.reward, self.rollout)
+        check_seconds(self)
         require_plug("environment", self.environment, Environment)
 
     @property

@@ -110,6 +110,15 @@ def test_engines_that_cannot_join_are_refused(settings, message):
             ],
             r"^evaluation\.background must be false with resources\.engines_sleep=true, .*True$",
         ),
+        (
+            [
+                "+evaluation_set@evaluation.sets.code=dataset",
+                "evaluation.sets.code.task.path=rollout/tasks/examples.jsonl",
+                "+reward@evaluation.sets.code.reward=code",
+                "evaluation.sets.code.reward.seconds=20",
+            ],
+            r"^evaluation\.sets\.code\.reward\.seconds must be less than .* = 10, .*got 20$",
+        ),
     ],
 )
 def test_settings_of_several_rooms_must_agree(overrides, message):
