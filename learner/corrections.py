@@ -80,7 +80,7 @@ class Truncated:
     """
 
     cap: float = 2.0
-    """Largest factor, at least 1; `.inf` for none."""
+    """Largest factor, at least 1; 1e9 cuts nothing, since w is at most e^20."""
 
     def __post_init__(self) -> None:
         """Refuse a cap that would scale everything."""

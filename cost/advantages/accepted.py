@@ -52,7 +52,7 @@ class DecoupledLength:
     """
 
     length_temperature: float = 0.1
-    """lambda, in shares of `max_tokens`, positive; infinity weighs all right responses alike."""
+    """lambda, in shares of `max_tokens`, positive; a large one weighs right responses alike."""
     max_tokens: int | None = None
     """Length in tokens that is 1 on that scale, positive; None for the response limit."""
     correct_reward: float = 1.0

@@ -191,10 +191,12 @@ def _probability_panel(axes: Any, distribution: DrawDistribution | None) -> None
     chosen = np.arange(num_prompts)
     if num_prompts > MOST_POINTS:
         chosen = np.random.default_rng(0).choice(num_prompts, MOST_POINTS, replace=False)
-    multiple = (num_prompts * distribution.probabilities)[chosen]
+    multiple = num_prompts * distribution.probabilities
+    # Of all prompts, for none of those that are shown may be drawn any more.
     positive = multiple[multiple > 0]
     # Symmetric about 1, so that the colour tells more from less than uniform at a glance.
     reach = max(1.25, float(np.exp(np.quantile(np.abs(np.log(positive)), 0.99))))
+    multiple = multiple[chosen]
     # Likely prompts on top: they are the few that matter.
     order = np.argsort(multiple)
     points = axes.scatter(

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,13 @@ import pytest
 from matplotlib.figure import Figure
 
 from cost.draws.distribution import DrawDistribution
-from launch.record.picture import _headline, _panels, _tokens_panel, draw_picture
+from launch.record.picture import (
+    _headline,
+    _panels,
+    _probability_panel,
+    _tokens_panel,
+    draw_picture,
+)
 from launch.record.restarts import note_restart
 from launch.record.smoothing import smoothed
 
@@ -67,6 +74,15 @@ def test_picture_is_written(tmp_path, num_steps, num_prompts, uniform):
     draw_picture(tmp_path, distribution(num_prompts, uniform=uniform), summary=SUMMARY)
     content = (tmp_path / "run.png").read_bytes()
     assert content.startswith(b"\x89PNG") and len(content) > 10_000
+
+
+def test_none_of_the_prompts_that_are_shown_need_have_a_chance():
+    # As where nearly all of many prompts are retired.
+    many = distribution(50_000)
+    last = replace(many, probabilities=np.eye(1, 50_000, 0)[0])
+    axes = Figure().subplots()
+    _probability_panel(axes, last)
+    assert len(axes.collections[0].get_offsets()) == 4000
 
 
 def test_picture_of_a_run_that_left_nothing(tmp_path):
