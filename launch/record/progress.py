@@ -66,7 +66,7 @@ class Progress:
 
     def update(self, step: int, metrics: Mapping[str, float]) -> None:
         """Show one more step; what is told of the same one afterwards is no new one."""
-        if self._metrics and step == self._step:
+        if step == self._step:
             self._metrics = {**self._metrics, **metrics}
             return
         self._step, self._metrics = step, metrics

@@ -62,6 +62,16 @@ def test_what_is_told_of_a_step_afterwards_is_no_new_one():
     assert len(text_of(console).splitlines()) == 1
 
 
+def test_an_evaluation_that_a_resumed_run_makes_first_is_no_step():
+    console, now = plain(), [0.0]
+    progress = Progress("run", 20, first_step=10, console=console, clock=lambda: now[0])
+    now[0] = 90.0
+    progress.update(10, {"evaluation/pass_rate": 0.5})
+    progress.update(11, METRICS)
+    (line,) = without_times(text_of(console)).splitlines()
+    assert line.startswith("step 11/20 ") and line.endswith("left 1m30s")
+
+
 def test_a_step_without_metrics_still_prints():
     console = plain()
     Progress("run", 2, console=console).update(1, {})
