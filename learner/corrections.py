@@ -29,7 +29,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from learner.objectives.ratios import MAX_LOG_RATIO, run_means, token_ratios
+from learner.objectives.ratios import segment_log_ratios, token_ratios
 from learner.objectives.types import LossInputs
 
 
@@ -152,7 +152,7 @@ class SequenceMask:
 
     def factors(self, inputs: LossInputs) -> Tensor:
         """Return [T] 1 for tokens of responses inside the band, 0 for others."""
-        means = _mean_log_ratios(inputs).exp()
+        means = segment_log_ratios(inputs).exp()
         return ((means >= self.low) & (means <= self.high)).to(inputs.rollout_logprobs.dtype)
 
 
@@ -185,20 +185,13 @@ class OffPolicyMask:
 
     def factors(self, inputs: LossInputs) -> Tensor:
         """Return [T] 0 for tokens of responses to leave out, 1 for others."""
-        means = _mean_log_ratios(inputs)
+        means = segment_log_ratios(inputs)
         left_out = (inputs.advantages < 0) & (-means > self.delta)
         return (~left_out).to(inputs.rollout_logprobs.dtype)
 
 
 def _ratios(inputs: LossInputs) -> Tensor:
     return token_ratios(inputs.learner_logprobs.detach(), inputs.rollout_logprobs)
-
-
-def _mean_log_ratios(inputs: LossInputs) -> Tensor:
-    differences = inputs.learner_logprobs.detach() - inputs.rollout_logprobs
-    differences = differences.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
-    # Padding has the id -1.
-    return run_means(differences, inputs.segment_ids + 1, inputs.loss_mask)
 
 
 def _check_band(low: float, high: float) -> None:

@@ -24,8 +24,13 @@ def segment_ratios(inputs: LossInputs) -> Tensor:
     them. The gradient with respect to the log-probability of token t is s at place t and 0 at all
     other places: sg(s) * pi_t / sg(pi_t), "GSPO-token" of arXiv:2507.18071 (read second-hand).
     """
+    return segment_log_ratios(inputs).exp() * own_gradient(inputs.learner_logprobs)
+
+
+def segment_log_ratios(inputs: LossInputs) -> Tensor:
+    """Return [T] the logarithm of `segment_ratios`, without gradient."""
     # Padding has the id -1.
-    return _run_ratios(inputs, inputs.segment_ids + 1)
+    return _mean_log_ratios(inputs, inputs.segment_ids + 1)
 
 
 def turn_ratios(inputs: LossInputs) -> Tensor:
@@ -34,7 +39,8 @@ def turn_ratios(inputs: LossInputs) -> Tensor:
     A turn is a longest run of loss tokens within a segment: what the policy wrote between two
     messages of the environment.
     """
-    return _run_ratios(inputs, turns(inputs.segment_ids, inputs.loss_mask))
+    means = _mean_log_ratios(inputs, turns(inputs.segment_ids, inputs.loss_mask))
+    return means.exp() * own_gradient(inputs.learner_logprobs)
 
 
 def turns(segment_ids: Tensor, loss_mask: Tensor) -> Tensor:
@@ -79,7 +85,6 @@ def _log_ratios(learner_logprobs: Tensor, rollout_logprobs: Tensor) -> Tensor:
     return (learner_logprobs - rollout_logprobs).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
 
 
-def _run_ratios(inputs: LossInputs, run_ids: Tensor) -> Tensor:
+def _mean_log_ratios(inputs: LossInputs, run_ids: Tensor) -> Tensor:
     log_ratios = _log_ratios(inputs.learner_logprobs.detach(), inputs.rollout_logprobs)
-    means = run_means(log_ratios, run_ids, inputs.loss_mask)
-    return means.exp() * own_gradient(inputs.learner_logprobs)
+    return run_means(log_ratios, run_ids, inputs.loss_mask)
