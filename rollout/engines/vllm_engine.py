@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +87,7 @@ class VLLMEngine:
             seed: Seed of this request; None takes the engine's stream.
 
         Raises:
+            ValueError: If vLLM refuses it, such as a prompt that is longer than the context.
             StalledError: If it gets no token for too long; see `rollout.progress.Silence`.
             EngineDiedError: If the engine is dead.
         """
@@ -94,21 +95,22 @@ class VLLMEngine:
         from vllm.logprobs import FlatLogprobs
         from vllm.sampling_params import RequestOutputKind
 
-        parameters = SamplingParams(
-            temperature=sampling.temperature,
-            top_p=sampling.top_p,
-            top_k=sampling.top_k,
-            max_tokens=max_tokens,
-            seed=seed,
-            logprobs=0,
-            flat_logprobs=True,
-            **self._stops,
-            output_kind=RequestOutputKind.FINAL_ONLY,
-        )
-        prompt = TokensPrompt(prompt_token_ids=token_ids.tolist())
-        if self._cache_salt is not None:
-            prompt["cache_salt"] = self._cache_salt
-        final = await self._answer(prompt, parameters)
+        with _refusals():
+            parameters = SamplingParams(
+                temperature=sampling.temperature,
+                top_p=sampling.top_p,
+                top_k=sampling.top_k,
+                max_tokens=max_tokens,
+                seed=seed,
+                logprobs=0,
+                flat_logprobs=True,
+                **self._stops,
+                output_kind=RequestOutputKind.FINAL_ONLY,
+            )
+            prompt = TokensPrompt(prompt_token_ids=token_ids.tolist())
+            if self._cache_salt is not None:
+                prompt["cache_salt"] = self._cache_salt
+            final = await self._answer(prompt, parameters)
         assert final.finished
         out = final.outputs[0]
         num_tokens = len(out.token_ids)
@@ -272,6 +274,17 @@ class VLLMEngine:
         files.remove()
         if self._adapter_folder is not None:
             self._adapter_folder.cleanup()
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """Raise a ValueError for what vLLM refuses, of whatever kind its own error is."""
+    from vllm.exceptions import VLLMValidationError
+
+    try:
+        yield
+    except VLLMValidationError as error:
+        raise ValueError(str(error)) from error
 
 
 def _version_spans(spans: Sequence[Any] | None, num_tokens: int) -> tuple[VersionSpan, ...]:

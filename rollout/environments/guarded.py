@@ -22,7 +22,7 @@ async def play_guarded(
     Args:
         environment: Whose `play` may raise anything.
         generate: See `rollout.environments.Environment`; what it raises itself is the engine's
-            failure, and is raised on.
+            failure, and is raised on. A ValueError is not: it refuses what it was asked for.
         prompt: Likewise.
         max_tokens: Likewise.
     """
@@ -32,6 +32,9 @@ async def play_guarded(
     async def noted(token_ids: TokenArray, max_tokens: int) -> Completion:
         try:
             completion = await generate(token_ids, max_tokens)
+        except ValueError:
+            # Such as for no tokens more, or after a text that is longer than the context.
+            raise
         except Exception as error:
             failures.append(error)
             raise

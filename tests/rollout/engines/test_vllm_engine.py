@@ -44,6 +44,9 @@ def test_an_engine_scores_and_tells_tokens_that_arrive_from_tokens_that_do_not()
             text = np.concatenate([prompt, found.token_ids])
             scored, version = await engine.score(text, len(found.token_ids))
             assert np.abs(scored - found.rollout_logprobs).max() < 1e-5
+            for text, most, said in ((prompt, 0, "max_tokens"), (np.tile(prompt, 64), 1, "512")):
+                with pytest.raises(ValueError, match=said):
+                    await engine.generate(text, max_tokens=most, sampling=Sampling(1.0), seed=0)
             # Of the likeliest token alone is drawn what is likeliest.
             alike = [Sampling(0.0), Sampling(1.0, top_k=1), Sampling(1.0, top_p=1e-6)]
             drawn = [

@@ -85,6 +85,19 @@ def test_a_failure_of_the_engine_is_none_of_the_environment(environment):
         played(environment, dead)
 
 
+def test_what_an_engine_refuses_is_a_fault_of_the_environment():
+    async def refusing(token_ids, max_tokens):
+        if len(token_ids) > 5:
+            raise ValueError("the prompt is too long")
+        return await generate(token_ids, max_tokens)
+
+    found = played(Service(), refusing)
+    assert found.failure.startswith(
+        "environment: Service raised ValueError: the prompt is too long"
+    )
+    assert found.token_ids.tolist() == [4, 1]
+
+
 def test_who_is_cancelled_has_not_failed():
     class Waiting:
         async def play(self, generate, prompt, max_tokens):
