@@ -168,7 +168,7 @@ class _Tally:
         for name in MAXIMA.values():
             if name in values:
                 largest = values[name].abs().max().item()
-                self.token_maxima[name] = max(self.token_maxima.get(name, 0.0), largest)
+                self.token_maxima[name] = _largest([self.token_maxima.get(name, 0.0), largest])
 
     def sums(self, outcome: StepOutcome) -> StepSums:
         """Return the sums, with how the step ended."""
@@ -215,12 +215,17 @@ def merge_sums(steps: Sequence[Sequence[StepSums]], *, row_tokens: int) -> dict[
     for key, name in MAXIMA.items():
         found = [sums.token_maxima[name] for sums in every if name in sums.token_maxima]
         if found or key == "max_logprob_difference":
-            metrics[f"learner/{key}"] = max(found, default=math.nan)
+            metrics[f"learner/{key}"] = _largest(found)
     names = sorted({name for sums in every for name in sums.token_sums})
     means = {
         name: sum(sums.token_sums.get(name, 0.0) for sums in every) / num_tokens for name in names
     }
     return metrics | {f"learner/{name}": mean for name, mean in (means | derived(means)).items()}
+
+
+def _largest(values: Sequence[float]) -> float:
+    """Return the largest value; NaN where one is NaN, which `max` may pass over, or without any."""
+    return math.nan if any(map(math.isnan, values)) else max(values, default=math.nan)
 
 
 def _mean(values: Sequence[float]) -> float:

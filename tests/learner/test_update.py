@@ -129,6 +129,14 @@ class LossWithoutGradient:
         return ObjectiveOutput(token_losses=inputs.learner_logprobs * 0 + torch.inf, metrics={})
 
 
+def test_a_difference_that_is_not_a_number_is_not_told_as_none(plain_engine, pack, batch):
+    [rows] = pack(*batch, row_tokens=64)
+    broken = replace(rows[0], rollout_logprobs=rows[0].rollout_logprobs * math.nan)
+    sums = Updater(plain_engine(), Loss(OBJECTIVE)).step([broken, *rows[1:]])
+    ranks = [replace(sums, token_maxima={"kl_rollout_k1": 0.5}), sums]
+    assert math.isnan(merge_sums([ranks], row_tokens=64)["learner/max_logprob_difference"])
+
+
 @pytest.mark.parametrize("kind", ["infinite loss", "nan weight", "nan weight before padding"])
 def test_a_non_finite_loss_changes_nothing_and_the_next_step_works(plain_engine, pack, batch, kind):
     [rows] = pack(*batch)
