@@ -2,6 +2,7 @@
 
 Error merging override seed=a; Value 'a' of type ... -> seed must be a whole number, got 'a'
 Could not override 'learner.lrr'.; To append ...     -> learner.lrr is not a setting; did you ...
+In 'experiment/my': ...; Key 'lrr' not in... -> learner.lrr is not a setting in experiment/my
 In 'train': Could not find 'reward/r.py'; Avail...   -> reward must name what it takes of r.py ...
 """
 
@@ -38,7 +39,15 @@ def reworded(sentence: str) -> str:
     Args:
         sentence: What hydra says, its lines joined by "; "; what is not known here stays.
     """
-    for reword in (_no_number_yet, _wrong_type, _no_setting, _no_member, _no_group):
+    for reword in (
+        _no_number_yet,
+        _wrong_type,
+        _no_setting,
+        _no_setting_of_file,
+        _no_member,
+        _no_group,
+        _elsewhere,
+    ):
         if found := reword(sentence):
             return found
     return sentence
@@ -86,17 +95,35 @@ def _no_setting(sentence: str) -> str:
         return f"{key} is not there yet; add it with a plus, +{key}=VALUE"
     if told := _no_setting_of_plug(key):
         return told
-    schemas = [OmegaConf.get_type(node.node) for node in _stored()]
-    # What is missing at the top is missing in the program's own schema, whatever others have.
-    own = [each for each in schemas if each and f"not in '{each.__name__}'" in sentence]
-    keys = {each for schema in own or schemas if schema for each in keys_of(schema)}
-    close = nearest(key, sorted(keys))
+    close = _meant(key, sentence)
     reason = sentence.rpartition("Key ")[2].partition(";")[0]
     if close == key:
         name = reason.split("'")[1]
         return f"{key} has no {name!r} yet; add it with a plus, +{key}={{{name}:VALUE}}"
     meant = f"; did you mean {close}?" if close else "; --help lists what there is"
     return f"{key} is not a setting{meant} (Key {reason})"
+
+
+def _no_setting_of_file(sentence: str) -> str:
+    found = re.match(r"In '([^']+)': ConfigKeyError .*; (Key .*); full_key: ([\w.]+)$", sentence)
+    if not found:
+        return ""
+    file, reason, key = found.groups()
+    if key in _OF_SETTINGS:
+        return f"{key} is chosen among the defaults in {file}: override /{key}: MEMBER"
+    close = _meant(key, sentence)
+    within = close and key.startswith(f"{close}.")
+    meant = f"; did you mean {close}?" if close and not within else "; --help lists what there is"
+    return f"{key} is not a setting in {file}{meant} ({reason})"
+
+
+def _meant(key: str, sentence: str) -> str:
+    """Return the setting that comes nearest to a key of which hydra says that it is none."""
+    schemas = [OmegaConf.get_type(node.node) for node in _stored()]
+    # What is missing at the top is missing in the program's own schema, whatever others have.
+    own = [each for each in schemas if each and f"not in '{each.__name__}'" in sentence]
+    keys = {each for schema in own or schemas if schema for each in keys_of(schema)}
+    return nearest(key, sorted(keys))
 
 
 def _no_setting_of_plug(key: str) -> str:
@@ -148,6 +175,14 @@ def _no_group(sentence: str) -> str:
     close = nearest(found[2], GROUPS)
     meant = f"; did you mean {close}?" if close else "; --help lists the groups"
     return f"{found[2]} is not a group{meant}, got {found[1]!r}"
+
+
+def _elsewhere(sentence: str) -> str:
+    """A group is overridden where it stands; what hydra says to append would change nothing."""
+    found = re.match(r"Could not override '(\w+)'\.; Did you mean to override (\S+)\?;", sentence)
+    if not found:
+        return ""
+    return f"a member of {found[1]} is chosen by its place too: {found[2]}=MEMBER"
 
 
 def _stored() -> list[Any]:

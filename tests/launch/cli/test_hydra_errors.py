@@ -94,6 +94,45 @@ def test_a_value_in_a_file_is_named_with_the_file(tmp_path):
     assert found == "learner.lr must be a number in experiment/bad, got 'abc'"
 
 
+@pytest.mark.parametrize(
+    ("line", "sentence"),
+    [
+        (
+            "learner: {lrr: 1}",
+            "learner.lrr is not a setting in experiment/bad; did you mean learner.lr? "
+            "(Key 'lrr' not in 'LearnerConfig')",
+        ),
+        (
+            "allocator: mine.py:Mine",
+            "allocator is not a setting in experiment/bad; did you mean scheduler.allocator? "
+            "(Key 'allocator' not in 'RunConfig')",
+        ),
+        (
+            "evaluation: {sets: {mine: {foo: 1}}}",
+            "evaluation.sets.mine.foo is not a setting in experiment/bad; --help lists what "
+            "there is (Key 'foo' not in 'EvaluationSet')",
+        ),
+        (
+            "recipe: dapo",
+            "recipe is chosen among the defaults in experiment/bad: override /recipe: MEMBER",
+        ),
+    ],
+)
+def test_a_key_in_a_file_is_told_with_the_one_that_was_meant(line, sentence, tmp_path):
+    """Hydra named its own error and its schema, and nothing that exists."""
+    file = tmp_path / "experiment" / "bad.yaml"
+    file.parent.mkdir()
+    file.write_text(f"# @package _global_\ndefaults: [quickstart]\n{line}\n")
+    assert refusal_of(f"--config-dir={tmp_path}", "experiment=bad") == sentence
+
+
+def test_a_member_without_its_place_is_told_the_place():
+    """What hydra said to append would have been refused as well."""
+    assert refusal_of("allocator=epoch") == (
+        "a member of allocator is chosen by its place too: allocator@scheduler.allocator=MEMBER"
+    )
+
+
 @pytest.mark.parametrize("file", ["r.py", "some/where/r.py", "/some/where/r.py"])
 @pytest.mark.parametrize("chosen", ["reward", "allocator@scheduler.allocator"])
 def test_a_file_without_a_name_in_it_is_told_how_to_name_one(chosen, file):
