@@ -25,10 +25,15 @@ def with_preview(arguments: Sequence[str], program: str) -> list[str]:
     Args:
         arguments: The command line, or overrides alone.
         program: Whose they are; only a training shows one.
+
+    Raises:
+        UserError: If another program is asked for one.
     """
-    if program != "train":
-        return list(arguments)
     beginning = re.compile(rf"\+*{re.escape(KEY)}(?==)")
+    if program != "train":
+        if asked := next((each for each in arguments if beginning.match(each)), ""):
+            raise UserError(f"{KEY} must be left out here, only launch.train has it, got {asked!r}")
+        return list(arguments)
     return [beginning.sub(f"++{_BESIDE}", each) for each in arguments]
 
 

@@ -76,5 +76,12 @@ def test_a_task_that_a_recipe_names_by_its_file_may_be_previewed(plus, tmp_path,
     assert build(config).task.path == f"{tmp_path}/mine.py:rows"
 
 
-def test_other_programs_have_no_preview():
-    assert with_preview(["task.preview=true"], "evaluate") == ["task.preview=true"]
+@pytest.mark.parametrize("program", ["evaluate", "warmstart"])
+def test_other_programs_have_no_preview(program):
+    """It was called a setting that a class gets with a plus."""
+    assert with_preview(["seed=1"], program) == ["seed=1"]
+    with pytest.raises(UserError) as refused:
+        compose_run(["task.preview=true"], program)
+    assert str(refused.value) == (
+        "task.preview must be left out here, only launch.train has it, got 'task.preview=true'"
+    )
