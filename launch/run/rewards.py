@@ -31,7 +31,9 @@ log = logging.getLogger(__name__)
 def try_rewards(
     config: RunConfig | EvaluateConfig, first: Prompt, sets: Mapping[str, Sequence[Prompt]]
 ) -> None:
-    """Score a made-up response with the run's reward and with those of sets with their own.
+    """Score a made-up response to the first prompt of the task and of every set.
+
+    Sets that the run's reward scores may lack a column of the task's rows that it takes.
 
     Args:
         config: The run or evaluation.
@@ -41,20 +43,23 @@ def try_rewards(
     Raises:
         UserError: If a reward fails, with its file, line and exception.
     """
-    tried = {"reward": first}
-    for name, chosen in config.evaluation.sets.items():
-        if name != HELD_OUT and chosen.reward is not None:
-            tried[f"evaluation.sets.{name}.reward"] = sets[name][0]
+    tried = [("reward", "", first)]
+    for name, prompts in sets.items():
+        place = name if name == HELD_OUT else f"evaluation.sets.{name}"
+        if name != HELD_OUT and config.evaluation.sets[name].reward is not None:
+            tried.append((f"{place}.reward", "", prompts[0]))
+        elif prompts[0] is not first:
+            tried.append(("reward", f" of {place}", prompts[0]))
     timeout = config.rollout.reward_timeout_seconds
-    found = score_responses(config, [(prompt, RESPONSE) for prompt in tried.values()])
-    for (key, prompt), one in zip(tried.items(), found, strict=True):
+    found = score_responses(config, [(prompt, RESPONSE) for *_, prompt in tried])
+    for (key, place, prompt), one in zip(tried, found, strict=True):
         if one.status != RewardStatus.OK:
             late = one.status == RewardStatus.TIMED_OUT
             hint = f" ({ONCE})" if late else ""
             raise UserError(
                 f"{key} must give every response a number, 0.0 where it finds no answer, within "
                 f"rollout.reward_timeout_seconds = {timeout:g}{hint}; for the response "
-                f"{RESPONSE!r} to the prompt {prompt.text[:80]!r} got "
+                f"{RESPONSE!r} to the prompt {prompt.text[:80]!r}{place} got "
                 f"{' '.join(one.summary.split())}"
             )
 

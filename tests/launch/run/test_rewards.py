@@ -59,6 +59,9 @@ class Leaves:
 
 def exits(response_text):
     sys.exit("enough")
+
+def takes_level(response_text, level):
+    return level
 """
 
 
@@ -80,7 +83,26 @@ def tried(reward, own=None, seconds=60.0):
         evaluation=EvaluationConfig(sets=sets),
         rollout=RolloutConfig(reward_timeout_seconds=seconds),
     )
-    try_rewards(config, prompt(), {"held_out": [prompt()], "mine": [address(prompt(), "mine")]})
+    mine = {name: [address(prompt(), name)] for name in sets}
+    try_rewards(config, prompt(), {"held_out": [prompt()]} | mine)
+
+
+@pytest.mark.parametrize(
+    ("lacking", "place"), [("held_out", "held_out"), ("mine", "evaluation.sets.mine")]
+)
+def test_a_set_without_a_column_that_the_reward_takes_is_refused_before_the_run(
+    lacking, place, rewards
+):
+    """Only the task's first prompt was tried: engines started, and the evaluation failed whole."""
+    config = SimpleNamespace(
+        reward=rewards("takes_level"),
+        evaluation=EvaluationConfig(sets={"mine": EvaluationSet(task=ChainTask())}),
+        rollout=RolloutConfig(),
+    )
+    full = replace(prompt(), columns={"level": 3})
+    try_rewards(config, full, {"held_out": [full], "mine": [full]})
+    with pytest.raises(UserError, match=rf"prompt 'what is 2\+3\?' of {place} got .*level that no"):
+        try_rewards(config, full, {"held_out": [full], "mine": [full]} | {lacking: [prompt()]})
 
 
 def test_a_reward_that_gives_a_number_passes_and_prints_nothing_on_stdout(rewards, capfd):
