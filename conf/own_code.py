@@ -47,7 +47,8 @@ def with_own_code(config: DictConfig) -> DictConfig:
             OmegaConf.update(found, f"{within}._target_", BUILD)
             OmegaConf.update(found, f"{within}.path", path, force_add=True)
         node = OmegaConf.select(found, key)
-        named = _named(group_of(key), node)
+        # A name with a dot in it, which is refused later, is not found by its key.
+        named = None if node is None else _named(group_of(key), node)
         if named is not None:
             found = found if found is not config else config.copy()
             OmegaConf.update(found, key, named, merge=False, force_add=True)
