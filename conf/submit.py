@@ -151,7 +151,8 @@ class SubmitConfig:
         )
         require(self.form in SUBMIT_FORMS, f"form must be one of {SUBMIT_FORMS}", self.form)
         require(
-            not self.action or SUBMIT_ACTIONS.get(self.action[0]) == len(self.action) - 1,
+            not self.action
+            or (all(self.action) and SUBMIT_ACTIONS.get(self.action[0]) == len(self.action) - 1),
             "action, the bare words, must be list, stop NAME or resume NAME",
             " ".join(self.action),
         )

@@ -107,7 +107,14 @@ def connect(address: str) -> JobSubmissionClient:
 
 
 def _token_refused(address: str, error: Exception) -> UserError:
-    if "Authentication required" in str(error):
+    said = str(error)
+    if "RAY_AUTH_TOKEN_PATH is set" in said:
+        return UserError(
+            "RAY_AUTH_TOKEN_PATH must name a file with the cluster's token, got "
+            f"{os.environ.get('RAY_AUTH_TOKEN_PATH')!r}"
+        )
+    # The first is the server's answer; with the second, Ray finds no token here and asks nobody.
+    if "Authentication required" in said or "couldn't find an authentication token" in said:
         return UserError(
             f"the cluster at {address!r} asks for a token and none was sent; put the cluster's "
             "into RAY_AUTH_TOKEN or ~/.ray/auth_token, and leave RAY_AUTH_MODE unset"

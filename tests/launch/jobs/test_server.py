@@ -4,6 +4,7 @@ import http.server
 import threading
 
 import pytest
+from ray._raylet import AuthenticationTokenLoader
 
 from launch.cli.refusals import RunError, UserError
 from launch.jobs import server
@@ -84,6 +85,30 @@ def test_what_answers_instead_of_a_job_server_is_named(answering, status, body, 
     assert sentence in message
     assert "\n" not in message
     assert "0123456789abcdef" not in message
+
+
+@pytest.mark.parametrize(
+    ("variables", "sentence"),
+    [
+        ({}, "asks for a token and none was sent"),
+        ({"RAY_AUTH_TOKEN_PATH": "/no/file"}, r"^RAY_AUTH_TOKEN_PATH must name .* got '/no/file'$"),
+    ],
+)
+def test_a_token_that_is_not_found_here_is_not_called_refused(
+    answering, monkeypatch, tmp_path, variables, sentence
+):
+    address = answering(401, b"Unauthorized")
+    monkeypatch.delenv("RAY_AUTH_TOKEN")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    loader = AuthenticationTokenLoader.instance()
+    loader.reset_cache()
+    try:
+        with pytest.raises(UserError, match=sentence):
+            connect(address)
+    finally:
+        loader.reset_cache()
 
 
 def test_nobody_answering_is_one_sentence(monkeypatch):

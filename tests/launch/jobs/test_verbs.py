@@ -187,6 +187,7 @@ def test_actions_reach_the_server_and_a_job_that_goes_on_is_sent(monkeypatch, ca
     ("settings", "sentence"),
     [
         ({"action": ["stopp", "a"]}, r"^action, the bare words, must be list, stop NAME or resume"),
+        ({"action": ["stop", ""]}, r"^action, the bare words, must be list, stop NAME or resume"),
         ({"action": ["stop"]}, r"^action, .* got 'stop'$"),
         ({"action": ["list", "a"]}, r"^action, .* got 'list a'$"),
         ({"action": ["list"], "form": "slurm"}, r"^form must be submit with list, .* got 'slurm'$"),
