@@ -7,7 +7,9 @@ import os
 import resource
 import shutil
 import sysconfig
-from pathlib import Path
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from launch.cli.refusals import UserError
@@ -87,6 +89,43 @@ def require_addresses(store: float, limits: Any = resource) -> None:
             f"a process must be allowed {least // 2**10} kB of addresses, for Ray's object store "
             f"and itself; raise the limit (ulimit -v), got {limit // 2**10}"
         )
+
+
+def memory_bytes(root: Path = Path("/")) -> float:
+    """Return the memory that this process may use, in bytes: the machine's, or less where limited.
+
+    Containers, Slurm and systemd set limits on control groups, of which those around a group count
+    too.
+
+    Args:
+        root: Where proc and sys are.
+    """
+    found = [float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))]
+    for limit in _memory_limits(root):
+        # A container of version 1 does not see its group at the path that it is told; "max" is
+        # version 2's word for none.
+        with suppress(OSError, ValueError):
+            found.append(float(limit.read_text()))
+    return min(found)
+
+
+def _memory_limits(root: Path) -> Iterator[Path]:
+    """Name the files with the limits of this process's control groups, in version 2 and in 1."""
+    top = root / "sys/fs/cgroup"
+    try:
+        lines = (root / "proc/self/cgroup").read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if "memory" in controllers.split(","):
+            base, name = top / "memory", "memory.limit_in_bytes"
+        elif not controllers:
+            base, name = top, "memory.max"
+        else:
+            continue
+        group = PurePosixPath(path.lstrip("/"))
+        yield from (base / each / name for each in (group, *group.parents))
 
 
 def lacking_for_engines(*, compiling: bool) -> list[str]:

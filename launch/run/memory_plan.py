@@ -11,10 +11,10 @@ import os
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 from conf.schema import RunConfig
 from launch.cli.refusals import UserError, refusing
+from launch.run.machine import memory_bytes
 from launch.run.memory import (
     GIB,
     Need,
@@ -28,7 +28,6 @@ from launch.run.packing_memory import received_bytes
 from learner.deepspeed_settings import check_device
 from rollout.engines.versions import built_for_cpus
 
-CGROUP = Path("/sys/fs/cgroup/memory.max")
 _MAY_RUN_OUT = "may run out: with the estimated activations it does not fit"
 _UNTOLD = (
     "not checked: nvidia-smi does not say how much a GPU has, as for part of one (MIG); set "
@@ -64,7 +63,7 @@ def device_of(config: RunConfig) -> Device | None:
         return None
     if found is not None and math.isnan(found):
         return None
-    return Device(_machine_bytes(), False) if found is None else Device(found, True)
+    return Device(memory_bytes(), False) if found is None else Device(found, True)
 
 
 def _takes_no_gpu(config: RunConfig) -> bool:
@@ -93,15 +92,6 @@ def _gpu_bytes() -> float | None:
         return math.nan
     # It tells of whole GPUs only.
     return math.nan if "MIG-" in os.environ.get("CUDA_VISIBLE_DEVICES", "") else least
-
-
-def _machine_bytes() -> float:
-    """Memory of the machine, or of the container that this is."""
-    own = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))
-    try:
-        return min(own, float(CGROUP.read_text()))
-    except (OSError, ValueError):
-        return own
 
 
 def plan_memory(config: RunConfig) -> dict[str, str]:
