@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 CONNECT_SECONDS = 10.0
 RECONNECT_SECONDS = 5.0
 RECONNECTS = 12
-"""Tries in a row; a minute without an answer ends the following, not the job."""
+"""Tries in a row; a minute without an answer ends the following. It need not end the job."""
 NO_AGENT = "No available agent"
 """What the server says that is up before the process of its node that starts jobs."""
 AGENT_TRIES = 12
@@ -185,7 +185,7 @@ def follow(
         How the job ended.
 
     Raises:
-        RunError: If the server has not answered for a minute; the job goes on.
+        RunError: If the server has not answered for a minute; the job goes on if the head does.
     """
     import aiohttp
     import requests
@@ -213,8 +213,9 @@ def follow(
             failures += 1
             if failures > RECONNECTS:
                 raise RunError(
-                    f"the job server no longer answers ({' '.join(str(error).split())}); the job "
-                    f"goes on: {later}"
+                    f"the job server no longer answers ({' '.join(str(error).split())}); if the "
+                    f"cluster's head lives, the job goes on: {later}; if it does not, neither does "
+                    "the job: submit it again with the same run_dir"
                 ) from error
             time.sleep(RECONNECT_SECONDS)
             continue
