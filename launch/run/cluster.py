@@ -8,11 +8,12 @@ import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import ray
 from ray._common.utils import get_default_ray_temp_dir
-from ray._private import ray_constants, utils, worker
+from ray._private import ray_constants, services, utils, worker
 from ray.exceptions import RayError
 
 from conf.resources import ResourcesConfig
@@ -156,13 +157,20 @@ def _start(**options: Any) -> None:
 
 
 def _init(**options: Any) -> None:
-    """Call `ray.init`, which would put handlers of its own for SIGTERM in the place of ours."""
+    """Call `ray.init`, which would put handlers of its own for SIGTERM in the place of ours.
+
+    What it starts gets process groups of its own: `timeout` and `kill %1` signal whole groups, and
+    a cluster that ends at once leaves no step to finish and no checkpoint to write.
+    """
     handle, utils.set_sigterm_handler = utils.set_sigterm_handler, lambda handler: None
+    popen = services.ConsolePopen
+    services.ConsolePopen = partial(popen, process_group=0)  # type: ignore[misc, assignment]
     try:
         with hangups_held():
             ray.init(**options)
     finally:
         utils.set_sigterm_handler = handle
+        services.ConsolePopen = popen  # type: ignore[misc]
 
 
 def _require_answer(address: str) -> None:

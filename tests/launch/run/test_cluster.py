@@ -4,11 +4,12 @@ import inspect
 import mmap
 import os
 import signal
+import subprocess
 from pathlib import Path
 
 import pytest
 import ray
-from ray._private import node, utils, worker
+from ray._private import node, services, utils, worker
 
 from conf.resources import ResourcesConfig
 from launch.cli.refusals import RunError, UserError
@@ -88,6 +89,23 @@ def test_signals_are_handled_by_us_whatever_ray_asks_for(monkeypatch, started, l
     monkeypatch.undo()
     source = inspect.getsource(utils.set_sigterm_handler)
     assert "signal.signal(signal.SIGTERM" in source, "Ray handles it in another way"
+
+
+def test_a_signal_to_the_group_of_the_program_does_not_reach_ray(monkeypatch, started):
+    groups = []
+
+    def init(**_):
+        process = services.ConsolePopen(["cat"], stdin=subprocess.PIPE)
+        groups.append((os.getpgid(process.pid), process.pid))
+        process.communicate()
+
+    monkeypatch.setattr(cluster.ray, "init", init)
+    before = services.ConsolePopen
+    cluster.connect(ResourcesConfig())
+    [(group, started_process)] = groups
+    assert group == started_process
+    assert services.ConsolePopen is before
+    assert "process = ConsolePopen(" in inspect.getsource(services.start_ray_process)
 
 
 def test_a_signal_while_it_starts_says_so_and_what_was_started_is_ended(monkeypatch, started, left):
