@@ -14,6 +14,8 @@ settings.register_profile("untimed", deadline=None, suppress_health_check=[Healt
 settings.load_profile("untimed")
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+# Or a call of Ray's before `ray.init` starts a cluster, or waits for one that this user once had.
+os.environ["RAY_ENABLE_AUTO_CONNECT"] = "0"
 
 # Until all is collected: imports make millions of objects, and none is garbage.
 gc.disable()
