@@ -160,7 +160,10 @@ def test_fitted_exponents_are_found_again(responses):
         (["temperature=0"], "temperature must be positive"),
         (["aggregations=[median]"], "aggregations must be some of"),
         (["task=nothing"], "nothing"),
-        (["task=chain", "+task.colour=1"], "unexpected keyword argument 'colour'"),
+        (
+            ["task=chain", "+task.colour=1"],
+            "task.colour must be left out: ChainTask has no such setting",
+        ),
         (["task=dataset"], "task.path must be set"),
         (["out=/nowhere/x.json"], "out must be a file in a folder that exists"),
         (["out=tests"], "out must be a file that can be written, got 'tests'"),
