@@ -140,8 +140,8 @@ class RolloutConfig:
     """Time limit for scoring one response; beyond it the process is killed."""
     reward_max_crashed_share: float = 0.5
     """The run ends if the reward crashes for a larger share of a batch's responses, in [0, 1]; 1
-    for never. Responses whose play or scoring crashed are left
-    out of their group, counted and reported."""
+    for never. Responses whose play or scoring crashed are left out of their group, counted and
+    reported."""
     reward_max_timed_out_share: float = 0.5
     """The same for responses whose scoring takes longer than `reward_timeout_seconds`."""
     environment_timeout_seconds: float = 600.0

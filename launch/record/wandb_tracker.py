@@ -144,14 +144,14 @@ def _require_end(path: Path) -> None:
         OSError: If its file ends before, as on a full disk.
     """
     until = time.monotonic() + FLUSH_SECONDS
-    while not _has_end(path.read_bytes()):
+    while not _has_end(path):
         if time.monotonic() >= until:
             raise OSError(f"{path} lacks the last steps and the results, as where the disk is full")
         time.sleep(0.1)
 
 
-def _has_end(content: bytes) -> bool:
-    """Whether the last record is the one of a run's end.
+def _has_end(path: Path) -> bool:
+    """Whether the last record is the one of a run's end, which fits into the last two blocks.
 
     Behind 7 bytes blocks hold parts of records: checksum (4 bytes), length (2), kind (1: all of a
     record, 2: its first part, 3, 4: a further one), then the part. None begins in a block's last 6
@@ -160,7 +160,11 @@ def _has_end(content: bytes) -> bool:
     from google.protobuf.message import DecodeError
     from wandb.proto.wandb_internal_pb2 import Record
 
-    position, last = 7, b""
+    with path.open("rb") as file:
+        begin = max(path.stat().st_size // BLOCK - 1, 0) * BLOCK
+        file.seek(begin)
+        content = file.read()
+    position, last = 0 if begin else 7, b""
     while position + 7 <= len(content):
         if (left := BLOCK - position % BLOCK) < 7:
             position += left
