@@ -4,7 +4,7 @@ Its modules in the order in which a run goes through them, those that lead first
 
     before it     inputs, model_folder, hub_model, kept_paths, rewards, rehearsal, preview, resume
     its plan      plan_text, memory_plan, memory, zero_memory, packing_memory
-    the cluster   cluster, machine, auth_token, cluster_watch, cluster_shutdown
+    the cluster   cluster, machine, auth_token, cluster_watch, cluster_shutdown, standstill
     its parts     system, placement, layout, node_checks, engines, remote, sleeping
     the loop      training, loop, parts, drawing, learning, scoring, reusing
     its accounts  budget, compute, clocks

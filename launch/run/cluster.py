@@ -26,11 +26,15 @@ from launch.run.cluster_shutdown import begin_watch, leave, watch_of_cluster
 from launch.run.interruption import stopped
 from launch.run.machine import STORE_PART, raise_open_files, require_addresses, store_options
 from launch.run.parity import ParityError
+from launch.run.standstill import ended_after
 from rollout.places import EngineError, ray_logs
 from rollout.rewards.pool import HopelessRewardError
 
 CONNECT_SECONDS = 10.0
 START_TRIES = 3
+JOIN_SECONDS = 180.0
+"""For one call of `ray.init`. The first program on a cluster is taken in when as many workers run
+as its node has CPUs, each of which Ray gives 60 s; where one dies instead, it never returns."""
 NO_ANSWER = (ConnectionError, TimeoutError)
 """Of the errors that are OSErrors, those that are of no file."""
 TOO_SLOW = ("timed out during startup", "Timed out waiting for file")
@@ -165,8 +169,14 @@ def _init(**options: Any) -> None:
     handle, utils.set_sigterm_handler = utils.set_sigterm_handler, lambda handler: None
     popen = services.ConsolePopen
     services.ConsolePopen = partial(popen, process_group=0)  # type: ignore[misc, assignment]
+    logs = f"{get_default_ray_temp_dir()}/session_latest/logs"  # type: ignore[no-untyped-call]
+    hopeless = (
+        f"error: Ray did not take this program in within {JOIN_SECONDS:.0f} s, as where its "
+        f"workers die while they start: raylet.err in {logs} of the cluster's node says why; a "
+        "PYTHONPATH, a limit of memory or of processes that they inherit can be the cause"
+    )
     try:
-        with hangups_held():
+        with hangups_held(), ended_after(JOIN_SECONDS, hopeless):
             ray.init(**options)
     finally:
         utils.set_sigterm_handler = handle
