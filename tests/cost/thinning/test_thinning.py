@@ -15,6 +15,7 @@ from cost.thinning.thinning import (
     CostAware,
     KeepAll,
     NonZero,
+    sampled,
     systematic_sample,
 )
 from tests.cost.thinning.candidates import candidates, group_of, policy_gradients
@@ -275,3 +276,17 @@ def test_penalties_of_the_size_of_rewards_count_as_rewards(rule):
     # Where no reward tells anything there is nothing that a penalty is small against.
     none = replace(with_penalties(), signal=np.zeros(32, dtype=bool))
     assert rule(0.5).probabilities(none) @ none.costs == pytest.approx(0.5 * none.costs.sum())
+
+
+def test_metrics_count_those_that_had_a_chance():
+    costs, q = np.array([30.0, 10.0, 40.0, 20.0, 50.0]), np.array([1.0, 0.5, 0.02, 0.02, 0.0])
+    for seed in range(20):
+        thinned = sampled(costs, q, 0.02, np.random.default_rng(seed))
+        assert thinned.metrics == pytest.approx({
+            "cost/thinning_target_cost": 30 + 5 + 0.8 + 0.4,
+            "cost/thinning_realised_share": costs[thinned.keep].sum() / 36.2,
+            "cost/thinning_capped_share": 1 / 4,
+            "cost/thinning_floored_share": 2 / 4,
+        })  # fmt: skip
+    none = sampled(costs, np.zeros(5), 0.02, np.random.default_rng(0)).metrics
+    assert none["cost/thinning_realised_share"] == 1.0 and sum(none.values()) == 1.0

@@ -75,12 +75,14 @@ def test_update_leaves_the_given_state_alone(visits_of):
     assert state.streaks.tolist() == [0, 0]
 
 
-def test_a_group_with_one_usable_reward_tells_nothing(visits_of):
+def test_a_group_with_one_usable_reward_tells_nothing_and_one_with_two_does(visits_of):
     allocator, pool = Greso(), pool_of(2)
     state = state_of([3, -2], num_walked=99)
     (visit,) = visits_of((0, EASY))
     single = replace(visit, usable=np.arange(8) == 2)
     assert allocator.update(state, pool, [single]) is state
+    pair = replace(visit, usable=np.arange(8) >= 6)
+    assert allocator.update(state, pool, [pair]).streaks.tolist() == [4, -2]
 
 
 def test_streaks_do_not_overflow(visits_of):
