@@ -248,14 +248,14 @@ def test_rewarded_responses_are_kept_with_their_reward_and_failed_ones_count(
 ):
     plugs = Plugs.of(make_config(), pool)
     ticket = exploring_ticket()
-    rewards = np.array([1.0, 0.0, -0.5, np.nan])
+    rewards = np.array([0.25, 0.0, -0.5, np.nan])
     report = make_report(ticket, rewards=rewards, status=np.array([0, 0, 0, 2]))
     failed = replace(ticket, ticket_id=8)
     chosen, empty = select_exploring(
         plugs, CONTROL, [ticket, failed], [report, empty_report(failed)], 8, 100.0
     )
     assert chosen.keep.tolist() == [True, False, False, False]
-    assert chosen.advantages.tolist() == [1.0, 0.0, 0.0, 0.0]
+    assert chosen.advantages.tolist() == [0.25, 0.0, 0.0, 0.0]
     # coefficient * weight * P / E; the learner divides by P.
     assert chosen.weight.tolist() == [0.5 * 2.5 * 8 / 2, 0.0, 0.0, 0.0]
     assert chosen.factors == pytest.approx(1 / report.lengths)
