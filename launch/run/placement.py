@@ -61,14 +61,18 @@ class Placement:
     def engine_options(self, index: int, cpus: float) -> dict[str, Any]:
         """Return the options of `ray.remote` for the engine with this index.
 
-        One that joins has its group from then on, which waits until the cluster has room for it.
+        One that joins has its group from then on, which waits until the cluster has room for it;
+        so does one in the place of an engine whose node was lost.
         """
         shared = self.layout.num_shared
         if index < shared:
             return self._in_bundle(index, cpus, 0.5)
+        bundle = _bundle(cpus, self.layout.engine_gpus)
         if index == shared + len(self.engines):
-            bundle = _bundle(cpus, self.layout.engine_gpus)
             self.engines.append(placement_group([bundle], strategy="PACK"))
+        elif _lost_its_node(self.engines[index - shared]):
+            _remove(self.engines[index - shared])
+            self.engines[index - shared] = placement_group([bundle], strategy="PACK")
         return {
             "num_cpus": cpus,
             "num_gpus": self.layout.engine_gpus,
@@ -117,6 +121,15 @@ class Placement:
     def groups(self) -> list[PlacementGroup]:
         """All placement groups, those of engines first."""
         return [*self.engines, *([self.learners] if self.learners else [])]
+
+
+def _lost_its_node(group: PlacementGroup) -> bool:
+    """Return whether a group that had room waits for other room.
+
+    Ray's head looks for that without a pause, and takes all of a core as long as there is none; for
+    a new group it pauses.
+    """
+    return bool(placement_group_table(group).get("state") == "RESCHEDULING")
 
 
 def _remove(group: PlacementGroup) -> None:

@@ -15,7 +15,7 @@ def reserve(*arguments, **options):
 
 class Group:
     def __init__(self, bundles, strategy):
-        self.bundle_specs, self.id = bundles, None
+        self.bundle_specs, self.id, self.state = bundles, None, "CREATED"
 
     def wait(self, seconds):
         return True
@@ -31,6 +31,7 @@ def cluster_of(monkeypatch):
         monkeypatch.setattr("ray.cluster_resources", lambda: has)
         monkeypatch.setattr(module, "built_for_cpus", lambda: False)
         monkeypatch.setattr(module, "placement_group", Group)
+        monkeypatch.setattr(module, "placement_group_table", lambda group: {"state": group.state})
         monkeypatch.setattr(
             module,
             "PlacementGroupSchedulingStrategy",
@@ -118,6 +119,19 @@ def test_an_engine_that_joins_has_a_group_of_its_own_from_then_on(cluster_of, mo
     monkeypatch.setattr(module, "remove_placement_group", removed.append)
     placed.give_back(2)
     assert removed == [group]
+
+
+def test_an_engine_whose_node_is_lost_waits_for_room_with_a_new_group(cluster_of, monkeypatch):
+    cluster_of(4)
+    removed = []
+    monkeypatch.setattr(module, "remove_placement_group", removed.append)
+    placed = reserve(ResourcesConfig(num_engines=2), say=lambda _: None)
+    first, second = placed.engines
+    second.state = "RESCHEDULING"
+    assert placed.engine_options(0, 1)["scheduling_strategy"][0] is first
+    (group, _) = placed.engine_options(1, 1)["scheduling_strategy"]
+    assert removed == [second] and group is not second
+    assert placed.engines == [first, group] and group.bundle_specs == second.bundle_specs
 
 
 def test_engines_cannot_join_where_gpus_are_shared(cluster_of):
