@@ -138,6 +138,7 @@ class RolloutActor:
             self._reward,
             num_processes=self._config.reward_processes,
             timeout_seconds=self._config.reward_timeout_seconds,
+            concurrency=self._config.reward_concurrency,
             max_late_in_a_row=self._config.reward_max_late_in_a_row,
             max_dead_in_a_row=self._config.reward_max_dead_in_a_row,
         )

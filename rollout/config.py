@@ -136,6 +136,9 @@ class RolloutConfig:
     recomputes their KV cache, `keep_kv` keeps it, `drain` lets them finish first."""
     reward_processes: int = 1
     """Processes per rollout actor that score responses."""
+    reward_concurrency: int = 16
+    """Responses that such a process scores at the same time where the reward is asynchronous; one
+    that does not wait is done before the next begins."""
     reward_timeout_seconds: float = 10.0
     """Time limit for scoring one response; beyond it the process is killed."""
     reward_max_crashed_share: float = 0.5
@@ -171,6 +174,7 @@ class RolloutConfig:
             "max_tokens": count(1e8),
             "temperature": positive(100),
             "reward_processes": count(512),
+            "reward_concurrency": count(10_000),
             "max_retries": amount(1000),
             "reward_timeout_seconds": SECONDS,
             "reward_max_crashed_share": Range(0, 1),

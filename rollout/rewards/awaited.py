@@ -1,15 +1,22 @@
-"""What asynchronous rewards return, waited for.
-
-    async def score(...) -> coroutine -> finished -> what it returns
-
-A reward process scores one response at a time, in its main thread, so that the coroutine may have
-the process to itself. Its event loop stays from one response to the next: clients that a reward
-keeps open belong to it.
-"""
+"""What asynchronous rewards return: used once it is there, or waited for."""
 
 import inspect
+from collections.abc import Awaitable, Callable
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar
+
+_Used = TypeVar("_Used")
+
+
+def after(returned: Any, use: Callable[[Any], _Used]) -> _Used | Awaitable[_Used]:
+    """Return `use(returned)`; of an awaitable, a coroutine that uses what that comes to."""
+    if not inspect.isawaitable(returned):
+        return use(returned)
+
+    async def used() -> _Used:
+        return use(await returned)
+
+    return used()
 
 
 def finished(returned: Any) -> Any:
@@ -23,11 +30,12 @@ def finished(returned: Any) -> Any:
     async def whole() -> Any:
         return await returned
 
-    return _loop().run_until_complete(whole())
+    return own_loop().run_until_complete(whole())
 
 
 @cache
-def _loop() -> Any:
+def own_loop() -> Any:
+    """Return this process's event loop for rewards: clients that one keeps open belong to it."""
     # Most rewards need none, and each of their processes would take longer to start.
     import asyncio
 

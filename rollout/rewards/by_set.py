@@ -4,9 +4,11 @@ Engines score with a single reward. A prompt of a set with its own names that se
 which only the reward reads; every other prompt, and so all of training, goes to the run's reward.
 """
 
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 
+from rollout.rewards.awaited import after
 from rollout.rewards.returned import as_score
 from rollout.rewards.types import NO_COLUMNS, Columns, Reward, Score, check_of, load, score_with
 from rollout.types import Prompt
@@ -26,14 +28,14 @@ class RewardBySet:
 
     def score(
         self, prompt_text: str, response_text: str, answer: str, columns: Columns = NO_COLUMNS
-    ) -> Score:
+    ) -> Score | Awaitable[Score]:
         """Score a response with the reward that its answer is addressed to."""
         name, separator, own_answer = answer.partition(SEPARATOR)
         chosen = self.default
         if separator and name in self.of_set:
             chosen, answer = self.of_set[name], own_answer
         returned = score_with(chosen, prompt_text, response_text, answer, columns)
-        return as_score(returned, chosen.score)
+        return after(returned, partial(as_score, scorer=chosen.score))
 
     def load(self) -> None:
         """Let all of them load what they need."""

@@ -1,4 +1,4 @@
-"""A process that scores responses one after the other until its parent hangs up.
+"""A process that scores responses until its parent hangs up.
 
     caller (an actor) -> supervisor -> worker: the reward, its children, whatever it starts
 
@@ -10,10 +10,16 @@ kills its parent kills the supervisor, and the caller lives on to notice.
 On the socket FD the worker reads the pickled reward once and answers {} when it is ready, then
 reads requests and writes answers as JSON. Each message is four bytes of length, most significant
 first, and the body. What a reward prints goes to stderr, where no message passes.
+
+    [number, [prompt_text, response_text, answer, columns]]
+                           -> {"number", "score"} or {"number", "error", "summary"}; before, if it
+                              is asynchronous and waits, {"number", "awaits"}: ask for another
+    [number]               -> {"number", "given_up"}: what waits is cancelled, others go on
 """
 
 import contextlib
 import ctypes
+import inspect
 import json
 import os
 import pickle
@@ -22,12 +28,14 @@ import signal
 import socket
 import sys
 import traceback
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
 from rollout.processes import die_with
 from rollout.raised import own_frames
+from rollout.rewards.awaited import own_loop
 from rollout.rewards.returned import NoScoreError, as_score
 from rollout.rewards.types import load, score_with
 
@@ -147,35 +155,120 @@ def _load(connection: socket.socket) -> Any:
     return reward
 
 
-def _score(reward: Any, request: list[Any]) -> dict[str, Any]:
-    worker = os.getpid()
+class _Scoring:
+    """Scores what is asked for: one response after the other, and meanwhile those that wait.
+
+    Args:
+        connection: To the caller.
+        reward: It is called in the main thread, outside any event loop.
+    """
+
+    def __init__(self, connection: socket.socket, reward: Any) -> None:
+        self._connection = connection
+        self._reward = reward
+        self._worker = os.getpid()
+        self._loop: Any = None
+        self._tasks: dict[int, Any] = {}
+        """What is awaited, by number."""
+
+    def serve(self) -> NoReturn:
+        """Answer requests until the caller hangs up, which raises an EOFError."""
+        home = os.open(".", os.O_RDONLY | os.O_CLOEXEC)
+        while True:
+            self._go_on_until_asked()
+            number, *item = json.loads(_receive(self._connection))
+            if not item:
+                self._give_up(number)
+                continue
+            if not self._tasks:
+                # A reward may have changed the folder, and left an alarm to go off in the next.
+                os.fchdir(home)
+                signal.setitimer(signal.ITIMER_REAL, 0)
+            self._score(number, item[0])
+
+    def _score(self, number: int, item: list[Any]) -> None:
+        try:
+            returned = score_with(self._reward, *item)
+            answer = None if inspect.isawaitable(returned) else self._scored(returned)
+        # Not `Exception`: no way out of a reward but the one through its return value is a score.
+        except BaseException as error:
+            answer = failure(error)
+        if answer is None:
+            self._await(number, returned)
+        else:
+            self._answer(number, answer)
+
+    def _scored(self, returned: object) -> dict[str, Any]:
+        return {"score": asdict(as_score(returned, self._reward.score))}
+
+    def _await(self, number: int, returned: Any) -> None:
+        """Begin with a coroutine; what it does before its first wait holds up no other."""
+        self._loop = self._loop or own_loop()
+        self._tasks[number] = self._loop.create_task(self._finish(number, returned))
+        self._run(_one_turn())
+        if number in self._tasks:
+            self._answer(number, {"awaits": True})
+
+    async def _finish(self, number: int, returned: Any) -> None:
+        try:
+            answer = self._scored(await returned)
+        except BaseException as error:
+            answer = failure(error)
+        # It may have been given up, and have gone on all the same.
+        if self._tasks.pop(number, None):
+            self._answer(number, answer)
+
+    def _give_up(self, number: int) -> None:
+        task = self._tasks.pop(number, None)
+        if task is not None:
+            task.cancel()
+            self._answer(number, {"given_up": True})
+
+    def _go_on_until_asked(self) -> None:
+        if self._loop is not None:
+            self._run(_readable(self._connection, self._loop))
+
+    def _run(self, waiting: Any) -> None:
+        """Let the coroutines go on until something has come about."""
+        task = self._loop.create_task(waiting)
+        while not task.done():
+            # Tasks that a reward has started may raise it; it reaches who waits for them, too.
+            with contextlib.suppress(SystemExit, KeyboardInterrupt):
+                self._loop.run_until_complete(task)
+
+    def _answer(self, number: int, answer: Mapping[str, Any]) -> None:
+        if os.getpid() != self._worker:
+            # A reward that forks and lets both go on must not answer twice.
+            os._exit(0)
+        _send(self._connection, {"number": number, **answer})
+
+
+async def _one_turn() -> None:
+    """Wait until every coroutine that could go on has done so once."""
+    import asyncio
+
+    await asyncio.sleep(0)
+
+
+async def _readable(connection: socket.socket, loop: Any) -> None:
+    there = loop.create_future()
+    loop.add_reader(connection, lambda: there.done() or there.set_result(None))
     try:
-        returned = score_with(reward, *request)
-        answer: dict[str, Any] = {"score": asdict(as_score(returned, reward.score))}
-    # Not `Exception`: no way out of a reward but the one through its return value is a score.
-    except BaseException as error:
-        answer = failure(error)
-    if os.getpid() != worker:
-        # A reward that forks and lets both go on must not answer twice.
-        os._exit(0)
-    return answer
+        await there
+    finally:
+        loop.remove_reader(connection)
 
 
 def _work(connection: socket.socket) -> None:
     connection.set_inheritable(False)
-    worker, home = os.getpid(), os.open(".", os.O_RDONLY | os.O_CLOEXEC)
+    worker = os.getpid()
     reward = _load(connection)
     if os.getpid() != worker:
         os._exit(0)
     if reward is None:
         return
     _send(connection, {})
-    while True:
-        # A reward may have changed the folder, and may have left an alarm to go off in the next.
-        os.fchdir(home)
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        request = json.loads(_receive(connection))
-        _send(connection, _score(reward, request))
+    _Scoring(connection, reward).serve()
 
 
 def main() -> None:

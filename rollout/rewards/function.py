@@ -19,12 +19,13 @@ Responses are plain text, not conversations. Functions may be asynchronous, and 
 """
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 from rollout.own_code import OwnCode
-from rollout.rewards.awaited import finished
+from rollout.rewards.awaited import after
 from rollout.rewards.returned import NoScoreError, as_score, first_line
 from rollout.rewards.types import NO_COLUMNS, Columns, Score, check_of, load, score_with
 
@@ -66,13 +67,14 @@ class FunctionReward(OwnCode):
 
     def score(
         self, prompt_text: str, response_text: str, answer: str, columns: Columns = NO_COLUMNS
-    ) -> Score:
+    ) -> Score | Awaitable[Score]:
         """Score a response; see `rollout.rewards.types.Reward`."""
         made = self.made()
         if hasattr(made, "score"):
             returned = score_with(made, prompt_text, response_text, answer, columns)
-            return as_score(returned, made.score)
-        return as_score(made(prompt_text, response_text, answer, columns), made)
+            return after(returned, partial(as_score, scorer=made.score))
+        returned = made(prompt_text, response_text, answer, columns)
+        return after(returned, partial(as_score, scorer=made))
 
     def load(self) -> None:
         """Import what the path names; a class may have a `load` of its own."""
@@ -142,8 +144,8 @@ def adapted(function: Callable[..., Any], settings: Mapping[str, Any]) -> Scorer
         arguments |= further
         if batched:
             arguments = {name: [value] for name, value in arguments.items()}
-        returned = finished(function(**arguments, **settings))
-        return _only(returned, function) if batched else returned
+        returned = function(**arguments, **settings)
+        return after(returned, partial(_only, function)) if batched else returned
 
     # Where a complaint about what was returned points to.
     score.__wrapped__ = function  # type: ignore[attr-defined]
@@ -177,7 +179,7 @@ def _further(
     return found
 
 
-def _only(returned: Any, function: Callable[..., Any]) -> object:
+def _only(function: Callable[..., Any], returned: Any) -> object:
     """The one element of what a function of lists returned for one response."""
     try:
         (one,) = returned

@@ -1,6 +1,6 @@
 """Scores responses in processes of their own, each response against the clock.
 
-    score(items) -> idle process -> reward.score -> ScoredResponse
+    score(items) -> free process -> reward.score -> ScoredResponse
                         |
                         +-- too late or dead: killed and replaced, the others go on
 
@@ -9,31 +9,25 @@ reward and nothing of the caller (a pool would import the caller's main module, 
 of Ray), the reward runs in their main thread, and waiting never blocks the caller's event loop.
 Each is a session of its own with a supervisor (`rollout.rewards.child`), so that what a reward does
 to its process, its parent or its group stays there.
+
+A process whose asynchronous reward waits, say for a server, is free for further responses. Where
+one of several is too late it alone is given up; where their process ends, or is deaf to that, each
+is scored once more by itself, and so none is charged with what another did.
 """
 
 import asyncio
-import contextlib
-import json
-import os
 import pickle
-import signal
-import socket
-import subprocess
-import sys
-import time
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from cost.types import RewardStatus
-from rollout.rewards.types import Columns, Reward, Score
+from rollout.rewards.process import Item, Message, RewardProcess
+from rollout.rewards.types import Reward, Score
 
-Item = tuple[str, str, str] | tuple[str, str, str, Columns]
 _START_SECONDS = 120.0
 _UNREAD_SECONDS = 0.1
 """For which an answer that is there may go unread after a deadline that the event loop missed."""
-_END_SECONDS = 1.0
-"""A supervisor that has not ended all within this time is itself killed."""
 
 
 class HopelessRewardError(RuntimeError):
@@ -53,6 +47,24 @@ class ScoredResponse:
     """The same in one line, file and line of the reward first where they are known."""
 
 
+@dataclass(slots=True, eq=False)
+class _Place:
+    """Where a process is, or has to be started."""
+
+    most: int
+    """Responses that its process may score at the same time, as far as it waits; 0 for a place
+    that is never offered."""
+    process: RewardProcess | None = None
+    is_offered: bool = False
+    is_taken: bool = False
+    """Whether somebody starts its process, or keeps that busy."""
+
+    @property
+    def is_free(self) -> bool:
+        num_open = self.process.num_open if self.process else 0
+        return not self.is_offered and not self.is_taken and num_open < self.most
+
+
 class RewardPool:
     """A fixed number of reward processes, shared by all calls of `score`.
 
@@ -64,6 +76,7 @@ class RewardPool:
         reward: Reward,
         num_processes: int = 1,
         timeout_seconds: float = 10.0,
+        concurrency: int = 1,
         max_late_in_a_row: int | None = None,
         max_dead_in_a_row: int | None = None,
     ) -> None:
@@ -71,9 +84,11 @@ class RewardPool:
 
         Args:
             reward: Picklable, importable by the processes under the caller's `sys.path`.
-            num_processes: Responses scored at the same time, at least 1.
+            num_processes: At least 1.
             timeout_seconds: Wall-clock limit of one response, positive; waiting for a process
                 does not count.
+            concurrency: Responses that a process may score at the same time where the reward is
+                asynchronous, at least 1.
             max_late_in_a_row: Give up when scoring has timed out for more responses than these
                 and for no other in between; None to go on for ever.
             max_dead_in_a_row: The same for responses whose scoring ended its process.
@@ -83,6 +98,8 @@ class RewardPool:
         """
         if num_processes < 1:
             raise ValueError(f"num_processes must be at least 1, got {num_processes!r}")
+        if concurrency < 1:
+            raise ValueError(f"concurrency must be at least 1, got {concurrency!r}")
         if not timeout_seconds > 0:
             raise ValueError(f"timeout_seconds must be positive, got {timeout_seconds!r}")
         self._reward = pickle.dumps(reward)
@@ -92,11 +109,12 @@ class RewardPool:
         self._late_in_a_row = 0
         self._max_dead_in_a_row = max_dead_in_a_row
         self._dead_in_a_row = 0
-        # Free places: an idle process, or None where one has to be started.
-        self._places: asyncio.Queue[_Child | None] = asyncio.Queue()
+        self._places: asyncio.Queue[_Place] = asyncio.Queue()
         for _ in range(num_processes):
-            self._places.put_nowait(None)
-        self._children: set[_Child] = set()
+            self._offer(_Place(most=concurrency))
+        self._processes: set[RewardProcess] = set()
+        self._by_itself = asyncio.Lock()
+        """Held by the one response that is scored once more."""
         self._closed = False
 
     async def start(self) -> None:
@@ -130,49 +148,100 @@ class RewardPool:
     def close(self) -> None:
         """Kill all processes for good; calls under way fail."""
         self._closed = True
-        for child in tuple(self._children):
-            self._discard(child)
+        for process in tuple(self._processes):
+            self._discard(process)
+
+    def _offer(self, place: _Place) -> None:
+        if place.is_free:
+            place.is_offered = True
+            self._places.put_nowait(place)
+
+    async def _take(self) -> _Place:
+        place = await self._places.get()
+        place.is_offered, place.is_taken = False, True
+        return place
+
+    def _leave(self, place: _Place) -> None:
+        place.is_taken = False
+        self._offer(place)
 
     async def _fill_place(self) -> None:
-        child = await self._places.get()
+        place = await self._take()
         try:
-            child = child or await self._new_child()
+            await self._process_at(place)
         finally:
-            self._places.put_nowait(child)
+            self._leave(place)
+
+    async def _process_at(self, place: _Place) -> RewardProcess:
+        """Return the process of a place; if there is none, or a dead one, start it."""
+        if place.process is not None and place.process.ended():
+            # It died idle, which is no fault of this response.
+            self._discard(place.process)
+            place.process = None
+        if place.process is None:
+            place.process = await self._new_process()
+        return place.process
 
     async def _score_one(self, item: Item) -> ScoredResponse:
-        child = await self._places.get()
-        healthy = False
+        scored = await self._score_at(await self._take(), item)
+        if scored is None:
+            async with self._by_itself:
+                own = _Place(most=0, is_taken=True)
+                try:
+                    scored = await self._score_at(own, item)
+                finally:
+                    if own.process is not None:
+                        self._discard(own.process)
+            assert scored is not None
+        return scored
+
+    async def _score_at(self, place: _Place, item: Item) -> ScoredResponse | None:
+        """Score a response at a place that was taken for it.
+
+        Returns:
+            None if the process ended and scored others too, any of which may be why.
+        """
         try:
-            if child is not None and child.ended():
-                # It died idle, which is no fault of this response.
-                self._discard(child)
-                child = None
-            if child is None:
-                child = await self._new_child()
-            answer = await self._in_time(child.ask(item))
+            process = await self._process_at(place)
+        except BaseException:
+            self._leave(place)
+            raise
+        asked, healthy = process.ask(item), False
+        try:
+            answer = await self._in_time(asked.answer(lambda: self._leave(place)))
             healthy = True
             self._late_in_a_row = self._dead_in_a_row = 0
         except TimeoutError:
+            several = process.num_open > 1
+            healthy = several and asked.waits and await asked.give_up()
+            if several and not healthy:
+                return None
             self._dead_in_a_row = 0
-            self._count_late(item)
+            self._count_late(item, process.most_at_once)
             message = f"scoring took longer than {self._timeout_seconds} seconds"
             return ScoredResponse(None, RewardStatus.TIMED_OUT, message, message)
         except (EOFError, ConnectionError):
-            assert child is not None
+            message = f"the reward process {await process.end_text()}"
+            if process.ended_with_several:
+                return None
             self._late_in_a_row = 0
-            message = f"the reward process {_end_text(await child.exit_code())}"
             self._count_dead(message, item)
             return ScoredResponse(None, RewardStatus.CRASHED, message, message)
         finally:
-            if child is not None and not healthy:
-                self._discard(child)
-            self._places.put_nowait(child if healthy else None)
+            if not healthy:
+                self._discard(process)
+                if place.process is process:
+                    place.process = None
+            asked.close()
+            if asked.waits:
+                self._offer(place)
+            else:
+                self._leave(place)
         if "error" in answer:
             return ScoredResponse(None, RewardStatus.CRASHED, answer["error"], answer["summary"])
         return ScoredResponse(Score(**answer["score"]), RewardStatus.OK, "")
 
-    async def _in_time(self, asking: Coroutine[Any, Any, dict[str, Any]]) -> dict[str, Any]:
+    async def _in_time(self, asking: Coroutine[Any, Any, Message]) -> Message:
         """Wait for an answer, and look once more for one that has come before giving up.
 
         Where something else held the event loop until after the deadline, the answer lies unread.
@@ -187,10 +256,11 @@ class RewardPool:
             task.cancel()
         raise TimeoutError
 
-    def _count_late(self, item: Item) -> None:
+    def _count_late(self, item: Item, at_once: int) -> None:
         self._late_in_a_row += 1
         most = self._max_late_in_a_row
-        if most is not None and self._late_in_a_row > most:
+        # Those that were scored side by side were late in the time of one.
+        if most is not None and self._late_in_a_row > most * at_once:
             raise HopelessRewardError(
                 f"scoring took longer than rollout.reward_timeout_seconds = "
                 f"{self._timeout_seconds:g} for {self._late_in_a_row} responses in a row; make the "
@@ -207,121 +277,34 @@ class RewardPool:
                 f"rollout.reward_max_crashed_share=1; the last response: {item[1][-500:]!r}"
             )
 
-    async def _new_child(self) -> "_Child":
+    async def _new_process(self) -> RewardProcess:
         if self._closed:
             raise RuntimeError("the reward pool is closed")
-        child = await _Child.start()
-        self._children.add(child)
+        process = await RewardProcess.start()
+        self._processes.add(process)
         try:
             async with asyncio.timeout(_START_SECONDS):
-                answer = await child.load(self._reward)
+                answer = await process.load(self._reward)
         except TimeoutError:
-            self._discard(child)
+            self._discard(process)
             raise RuntimeError(
                 f"a reward process took longer than {_START_SECONDS} seconds to load the reward"
             ) from None
         except (EOFError, ConnectionError):
-            text = _end_text(await child.exit_code())
-            self._discard(child)
+            text = await process.end_text()
+            self._discard(process)
             raise RuntimeError(f"a reward process {text} while it loaded the reward") from None
         except BaseException:
-            self._discard(child)
+            self._discard(process)
             raise
         if self._closed:
-            self._discard(child)
+            self._discard(process)
             raise RuntimeError("the reward pool is closed")
         if "error" in answer:
-            self._discard(child)
+            self._discard(process)
             raise RuntimeError(f"a reward process cannot load the reward:\n{answer['error']}")
-        return child
+        return process
 
-    def _discard(self, child: "_Child") -> None:
-        self._children.discard(child)
-        child.kill()
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Child:
-    """A running `rollout.rewards.child` and the parent's end of its socket."""
-
-    process: subprocess.Popen[bytes]
-    reader: asyncio.StreamReader
-    writer: asyncio.StreamWriter
-
-    @classmethod
-    async def start(cls) -> "_Child":
-        ours, theirs = socket.socketpair()
-        with theirs:
-            descriptor = theirs.fileno()
-            arguments = [f"{__package__}.child", str(descriptor), str(os.getpid())]
-            import_path = os.pathsep.join(folder or os.getcwd() for folder in sys.path)
-            process = subprocess.Popen(
-                [sys.executable, "-m", *arguments],
-                pass_fds=[descriptor],
-                stdin=subprocess.DEVNULL,
-                # Programs print results on stdout, and a reward must not print among them.
-                stdout=sys.__stderr__.fileno() if sys.__stderr__ else subprocess.DEVNULL,
-                env={**os.environ, "PYTHONPATH": import_path},
-                # Ctrl-C is the parent's to handle.
-                start_new_session=True,
-            )
-        ours.setblocking(False)
-        reader, writer = await asyncio.open_unix_connection(sock=ours)
-        return cls(process, reader, writer)
-
-    async def load(self, reward: bytes) -> dict[str, Any]:
-        return await self._exchange(reward)
-
-    async def ask(self, request: Item) -> dict[str, Any]:
-        return await self._exchange(json.dumps(request).encode())
-
-    async def _exchange(self, body: bytes) -> dict[str, Any]:
-        self.writer.write(len(body).to_bytes(4, "big") + body)
-        await self.writer.drain()
-        size = int.from_bytes(await self.reader.readexactly(4), "big")
-        answer: dict[str, Any] = json.loads(await self.reader.readexactly(size))
-        return answer
-
-    def ended(self) -> bool:
-        """Say whether the process is dead; it is not collected, so that its id stays its own."""
-        if self.process.returncode is not None:
-            return True
-        options = os.WEXITED | os.WNOWAIT | os.WNOHANG
-        try:
-            return os.waitid(os.P_PID, self.process.pid, options) is not None
-        except ChildProcessError:
-            # Where SIGCHLD is ignored the system collects children itself.
-            return True
-
-    async def exit_code(self) -> int:
-        # Python closes the socket a moment before the process ends.
-        for _ in range(100):
-            if self.ended():
-                break
-            await asyncio.sleep(0.01)
-        self.kill()
-        return self.process.wait()
-
-    def kill(self) -> None:
-        """End the process and all that it started; harmless when it is dead."""
-        if self.process.returncode is None:
-            # The supervisor ends what it started, daemons included.
-            # Not `send_signal`, which would collect it first.
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self.process.pid, signal.SIGTERM)
-            deadline = time.monotonic() + _END_SECONDS
-            while not self.ended() and time.monotonic() < deadline:
-                time.sleep(0.001)
-            # A dead supervisor holds the number of its group until it is collected.
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
-        self.writer.close()
-
-
-def _end_text(code: int) -> str:
-    """Say how a process ended, from its exit code or, if negative, its signal."""
-    if code >= 0:
-        return f"ended with exit code {code}"
-    hint = " (by itself, or for want of memory)" if code == -signal.SIGKILL else ""
-    return f"was ended by {signal.Signals(-code).name}{hint}"
+    def _discard(self, process: RewardProcess) -> None:
+        self._processes.discard(process)
+        process.kill()

@@ -8,8 +8,6 @@ from functools import cache
 from types import MappingProxyType
 from typing import Any, Protocol, runtime_checkable
 
-from rollout.rewards.awaited import finished
-
 Columns = Mapping[str, Any]
 """The further columns of a task's row, by name: plain values, as in JSON."""
 NO_COLUMNS: Columns = MappingProxyType({})
@@ -43,7 +41,7 @@ class Reward(Protocol):
     It runs in the main thread of a process of its own (`rollout.rewards.pool`), which is killed
     when it takes too long. An exception marks the response as crashed, which is not the same as
     wrong: a response without an answer in it is to get a number too. `score` may be asynchronous:
-    the process waits for it, one response at a time.
+    while it waits, the process scores others (`rollout.reward_concurrency`).
 
     It may have a method `check(answer)` as well, which raises a ValueError for an answer of the
     task that no response could ever be compared with, before anything is generated; a method
@@ -88,11 +86,15 @@ def load(reward: object) -> None:
 
 def score_with(
     reward: Any, prompt_text: str, response_text: str, answer: str, columns: Columns = NO_COLUMNS
-) -> object:
-    """Let a reward score a response, with the row's further columns if it takes them."""
+) -> Any:
+    """Let a reward score a response, with the row's further columns if it takes them.
+
+    Returns:
+        What it returned; see `rollout.rewards.awaited` for what asynchronous ones return.
+    """
     kind: type = type(reward)
     further = {"columns": columns} if takes_columns(kind) else {}
-    return finished(reward.score(prompt_text, response_text, answer, **further))
+    return reward.score(prompt_text, response_text, answer, **further)
 
 
 @cache

@@ -26,6 +26,7 @@ def test_sampling_that_would_falsify_logprobs_is_refused(key, value):
         ("temperature", float("nan")),
         ("update_mode", "sometimes"),
         ("reward_processes", 0),
+        ("reward_concurrency", 0),
         ("reward_timeout_seconds", 0.0),
         ("reward_max_crashed_share", -0.1),
         ("reward_max_crashed_share", float("nan")),

@@ -28,6 +28,7 @@ from launch.run.model_folder import load_tokenizer, resolve_model
 from launch.study.bench import PROCESS_START
 from launch.study.bench.peer_settings import require_matched, settings
 from learner.schedule import learning_rate
+from rollout.rewards.awaited import finished
 from rollout.rewards.returned import as_score
 from rollout.rewards.types import score_with
 from rollout.stopping import stopping_of
@@ -108,7 +109,7 @@ def train(config: RunConfig, folder: Path) -> dict[str, Any]:
     def score(prompt: Prompt, token_ids: list[int]) -> float:
         text = stopping.text(tokenizer, token_ids)
         given = score_with(config.reward, prompt.text, text, prompt.answer, prompt.columns)
-        return as_score(given).reward
+        return as_score(finished(given)).reward
 
     class Clock(TrainerCallback):  # type: ignore[misc]
         """Takes down when training begins and ends."""

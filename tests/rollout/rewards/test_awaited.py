@@ -8,13 +8,16 @@ from cost.types import RewardStatus
 from rollout.rewards.awaited import finished
 from rollout.rewards.by_set import RewardBySet
 from rollout.rewards.function import FunctionReward
-from rollout.rewards.pool import RewardPool
+from rollout.rewards.pool import HopelessRewardError, RewardPool
 from rollout.rewards.types import Score
 
 FILE = """
 import asyncio
+import os
+import time
 
 LOOPS = set()
+HERE = []
 
 async def scores(response_text, answer):
     LOOPS.add(asyncio.get_running_loop())
@@ -38,6 +41,35 @@ async def of_lists(completions, answer, **others):
 class Judge:
     async def score(self, prompt_text, response_text, answer):
         return await scores(response_text, answer)
+
+async def in_company(response_text):
+    # All that may be scored beside it have begun by the time it ends.
+    HERE.append(response_text)
+    at_once = len(HERE)
+    await asyncio.sleep(0.5)
+    if response_text == "late":
+        await asyncio.sleep(1000)
+    if response_text == "deaf":
+        time.sleep(1000)
+    if response_text == "dies":
+        os._exit(3)
+    if response_text == "exits within":
+        await asyncio.gather(exits())
+    HERE.remove(response_text)
+    return {"score": 1.0, "at_once": at_once, "pid": os.getpid()}
+
+async def exits():
+    raise SystemExit(3)
+
+async def blocks(response_text):
+    time.sleep(0.4)
+    return 1.0
+
+async def leaves_late(response_text):
+    try:
+        await asyncio.sleep(1000)
+    finally:
+        await asyncio.sleep(1000)
 """
 
 
@@ -49,9 +81,9 @@ def reward(tmp_path):
     return lambda name: FunctionReward(f"{file}:{name}")
 
 
-def scored(reward, *responses, seconds=20.0):
+def scored(reward, *responses, seconds=20.0, **settings):
     async def main():
-        pool = RewardPool(reward, timeout_seconds=seconds)
+        pool = RewardPool(reward, timeout_seconds=seconds, **settings)
         try:
             return await pool.score([("2+3", response, "5") for response in responses])
         finally:
@@ -96,3 +128,59 @@ def test_what_is_not_awaitable_stays_and_what_is_raises_here():
     assert finished(3.0) == 3.0
     with pytest.raises(ValueError, match=r"^broken$"):
         finished(broken())
+
+
+def test_a_process_scores_several_that_wait_but_no_more_than_it_may(reward):
+    found = scored(reward("in_company"), *"abcdefgh", concurrency=4)
+    assert max(one.score.components["at_once"] for one in found) == 4
+    assert len({one.score.components["pid"] for one in found}) == 1
+    found = scored(reward("in_company"), *"abcdefgh", concurrency=4, num_processes=2)
+    assert len({one.score.components["pid"] for one in found}) == 2
+    found = scored(reward("in_company"), *"ab")
+    assert [one.score.components["at_once"] for one in found] == [1.0, 1.0]
+
+
+def test_of_several_a_late_one_is_given_up_and_its_process_goes_on(reward):
+    found = scored(reward("in_company"), "a", "late", "b", "c", concurrency=3, seconds=2.0)
+    assert [one.status for one in found] == [
+        RewardStatus.OK,
+        RewardStatus.TIMED_OUT,
+        RewardStatus.OK,
+        RewardStatus.OK,
+    ]
+    assert len({one.score.components["pid"] for one in found if one.score}) == 1
+
+
+@pytest.mark.parametrize(
+    ("response", "status", "told"),
+    [
+        ("dies", RewardStatus.CRASHED, "the reward process ended with exit code 3"),
+        ("deaf", RewardStatus.TIMED_OUT, "scoring took longer than 2.0 seconds"),
+        ("exits within", RewardStatus.CRASHED, "SystemExit: 3"),
+    ],
+)
+def test_of_several_only_the_one_that_ends_or_blocks_their_process_is_charged(
+    reward, response, status, told
+):
+    found = scored(reward("in_company"), "a", response, "b", "c", concurrency=4, seconds=2.0)
+    ok = RewardStatus.OK
+    assert [one.status for one in found] == [ok, status, ok, ok]
+    assert told in found[1].summary
+
+
+def test_what_blocks_before_it_waits_is_scored_alone_and_in_its_own_time(reward):
+    found = scored(reward("blocks"), *"abcde", concurrency=16, seconds=1.5)
+    assert [one.score for one in found] == [Score(1.0)] * 5
+
+
+def test_one_that_will_not_be_cancelled_is_given_up_all_the_same(reward):
+    found = scored(reward("leaves_late"), "a", "b", concurrency=2, seconds=1.0)
+    assert [one.status for one in found] == [RewardStatus.TIMED_OUT] * 2
+
+
+def test_those_that_are_late_side_by_side_count_as_one_in_a_row(reward):
+    late = reward("leaves_late")
+    found = scored(late, *"abcdefgh", concurrency=4, seconds=1.0, max_late_in_a_row=2)
+    assert [one.status for one in found] == [RewardStatus.TIMED_OUT] * 8
+    with pytest.raises(HopelessRewardError, match="for 9 responses in a row"):
+        scored(late, *"abcdefghi", concurrency=4, seconds=1.0, max_late_in_a_row=2)

@@ -255,8 +255,10 @@ def test_printing_disturbs_neither_answers_nor_what_the_program_prints(rewards, 
     assert capfd.readouterr().out == ""
 
 
-def test_waiting_for_a_process_does_not_count(rewards):
-    scored = run(rewards.Obedient(), lambda p: p.score(items(*["nap"] * 4)), timeout_seconds=0.8)
+@pytest.mark.parametrize("concurrency", [1, 16])
+def test_waiting_for_a_process_does_not_count(rewards, concurrency):
+    settings = {"timeout_seconds": 0.8, "concurrency": concurrency}
+    scored = run(rewards.Obedient(), lambda p: p.score(items(*["nap"] * 4)), **settings)
     assert {s.status for s in scored} == {RewardStatus.OK}
 
 
@@ -351,6 +353,7 @@ def test_processes_die_with_their_parent():
     ("settings", "message"),
     [
         ({"num_processes": 0}, "num_processes must be at least 1, got 0"),
+        ({"concurrency": 0}, "concurrency must be at least 1, got 0"),
         ({"timeout_seconds": 0.0}, "timeout_seconds must be positive, got 0.0"),
     ],
 )
