@@ -3,10 +3,13 @@
 import ast
 import asyncio
 import importlib.util
+import json
 import re
 import shlex
 import sys
+import threading
 from functools import cache
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import ModuleType
 
 import numpy as np
@@ -265,8 +268,9 @@ def test_every_page_is_in_the_navigation():
 
 
 @pytest.fixture
-def own():
+def own(monkeypatch):
     """The modules of docs/own.md, as one."""
+    monkeypatch.setenv("JUDGE_KEY", "the key")
     blocks = re.findall(r"^```python\n(.*?)^```", text_of("docs/own.md"), re.MULTILINE | re.DOTALL)
     module = ModuleType("own")
     sys.modules["own"] = module
@@ -286,6 +290,37 @@ def test_what_the_page_on_own_code_shows_works(own):
     call, answer = own.turns("so it is", "so")
     (found,) = find_calls(call)
     assert asyncio.run(as_tool(own.longest).call(found.arguments)) == answer == "so"
+
+
+class Judge(BaseHTTPRequestHandler):
+    """A server of OpenAI's kind that says yes to a response of 12."""
+
+    def do_POST(self):
+        asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        said = "Yes" if "Response: 12\n" in asked["messages"][-1]["content"] else " no"
+        choice = {"index": 0, "message": {"role": "assistant", "content": said}}
+        answer = json.dumps({"object": "chat.completion", "choices": [choice]}).encode()
+        self.send_response(200 if self.headers["Authorization"] == "Bearer the key" else 401)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(answer)))
+        self.end_headers()
+        self.wfile.write(answer)
+
+    def log_message(self, *_):
+        pass
+
+
+def test_the_judge_of_the_page_gives_what_its_server_says(own, monkeypatch):
+    with ThreadingHTTPServer(("127.0.0.1", 0), Judge) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        client = own.client.copy(base_url=f"http://127.0.0.1:{server.server_port}/v1")
+        monkeypatch.setattr(own, "client", client)
+
+        async def judged():
+            return await asyncio.gather(*(own.judged("6+6", said, "12") for said in ("12", "13")))
+
+        assert asyncio.run(judged()) == [1.0, 0.0]
+        server.shutdown()
 
 
 def test_objective_of_the_page_is_a_policy_gradient_where_nothing_has_moved(own):

@@ -76,7 +76,7 @@ class RewardPool:
         reward: Reward,
         num_processes: int = 1,
         timeout_seconds: float = 10.0,
-        concurrency: int = 1,
+        concurrency: int = 16,
         max_late_in_a_row: int | None = None,
         max_dead_in_a_row: int | None = None,
     ) -> None:

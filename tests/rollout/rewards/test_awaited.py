@@ -136,7 +136,7 @@ def test_a_process_scores_several_that_wait_but_no_more_than_it_may(reward):
     assert len({one.score.components["pid"] for one in found}) == 1
     found = scored(reward("in_company"), *"abcdefgh", concurrency=4, num_processes=2)
     assert len({one.score.components["pid"] for one in found}) == 2
-    found = scored(reward("in_company"), *"ab")
+    found = scored(reward("in_company"), *"ab", concurrency=1)
     assert [one.score.components["at_once"] for one in found] == [1.0, 1.0]
 
 
