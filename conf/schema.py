@@ -49,6 +49,8 @@ class ModelConfig:
     products with it. No effect in float32."""
     max_model_len: int = 2048
     """Longest prompt plus response, tokens."""
+    chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
+    """Variables of the chat template, by name, e.g. {enable_thinking: false} for Qwen3."""
 
     def __post_init__(self) -> None:
         require(

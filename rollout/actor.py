@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from cost.types import LengthReport, RewardStatus, Ticket
+from rollout.chat_template import set_variables
 from rollout.clocks import between_calls
 from rollout.config import RolloutConfig
 from rollout.cores import OwnCores
@@ -99,6 +100,7 @@ class RolloutActor:
         reward: Plug that scores one response.
         scheduler: Handle of the SchedulerActor, or None when only evaluating.
         seed: Run seed; requests derive theirs from it: see `request_seed`.
+        chat_template_kwargs: Variables of the chat template by name; None for none.
     """
 
     def __init__(
@@ -109,6 +111,7 @@ class RolloutActor:
         reward: Any,
         scheduler: Any,
         seed: int,
+        chat_template_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         self._config = config
         self._engine_arguments = engine_arguments
@@ -116,6 +119,7 @@ class RolloutActor:
         self._reward = reward
         self._scheduler = scheduler
         self._seed = seed
+        self._chat_template_kwargs = chat_template_kwargs or {}
         self._attempts = Attempts()
         self._processes = EngineProcesses()
         self._cores = OwnCores(config.engine.num_threads)
@@ -167,6 +171,7 @@ class RolloutActor:
         self._tokenizer = AutoTokenizer.from_pretrained(
             path, local_files_only=True, trust_remote_code=False
         )
+        set_variables(self._tokenizer, self._chat_template_kwargs)
         self._stopping = stopping_of(path, self._tokenizer)
         self._environment = for_policy(self._environment, self._tokenizer, self._stopping)
         self._engine = VLLMEngine(

@@ -118,7 +118,7 @@ def read_inputs(composed: DictConfig) -> Prepared:
     require_token(config.loop.push_to_hub)
     check_model(config.model.path, config.rollout.engine, config.learner.lora)
     compute_of(config)
-    tokenizer = load_tokenizer(config.model.path)
+    tokenizer = load_tokenizer(config.model.path, config.model.chat_template_kwargs)
     asking = check_environment(config, tokenizer)
     prompts = load_prompts(
         config.task,
@@ -193,7 +193,12 @@ def prepare_evaluation(composed: DictConfig) -> tuple[EvaluateConfig, Sets]:
     """
     config: EvaluateConfig = _build(composed)
     check_model(config.model.path, config.rollout.engine)
-    sets = load_sets(config, check_environment(config, load_tokenizer(config.model.path)))
+    sets = load_sets(
+        config,
+        check_environment(
+            config, load_tokenizer(config.model.path, config.model.chat_template_kwargs)
+        ),
+    )
     check_tokens(config.model.path, sets.values())
     try_rewards(config, sets[HELD_OUT][0], sets)
     prepare_run_dir(Path(config.run_dir), composed, "evaluate")

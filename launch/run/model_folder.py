@@ -18,6 +18,7 @@ from launch.cli.refusals import UserError, reading, refusing
 from launch.run.hub_model import fetched, is_hub_id
 from learner.architecture import check_architecture, check_token_ids
 from learner.lora import LoraConfig, check_targets
+from rollout.chat_template import set_variables
 from rollout.config import EngineConfig
 from rollout.engines.arguments import check_names
 from rollout.engines.versions import check_vllm
@@ -214,11 +215,15 @@ def check_model(path: str, engine: EngineConfig, lora: LoraConfig | None = None)
             check_targets(path, lora)
 
 
-def load_tokenizer(path: str) -> Any:
+def load_tokenizer(path: str, chat_template_kwargs: Mapping[str, Any] | None = None) -> Any:
     """Load the tokenizer of a local model folder.
 
+    Args:
+        path: The folder.
+        chat_template_kwargs: Of the model's settings.
+
     Raises:
-        UserError: If it has none that loads.
+        UserError: If it has none that loads, or its chat template has no such variable.
     """
     from transformers import AutoTokenizer
 
@@ -229,6 +234,13 @@ def load_tokenizer(path: str) -> Any:
             path, local_files_only=True, trust_remote_code=False
         )
     check_vocabulary(Path(path), tokenizer, read_settings(Path(path)))
+    try:
+        set_variables(tokenizer, chat_template_kwargs or {})
+    except ValueError as error:
+        raise UserError(
+            "model.chat_template_kwargs must name variables of the model's chat template: "
+            f"{error}, got {dict(chat_template_kwargs or {})!r} for {path!r}"
+        ) from error
     return tokenizer
 
 

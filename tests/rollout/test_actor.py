@@ -24,6 +24,7 @@ from rollout.rewards.pool import ScoredResponse
 from rollout.rewards.types import Score
 from rollout.stopping import Stopping
 from rollout.types import Completion, Sampling, VersionSpan
+from tests.places import CHAIN_MODEL
 from tests.rollout.groups import PROMPT, TICKET, make_group, make_trajectory
 
 
@@ -296,3 +297,17 @@ def test_an_engine_that_does_not_leave_its_transfer_group_is_of_no_use(monkeypat
     with pytest.raises(RuntimeError, match=f"cannot take other weights: {reason}"):
         asyncio.run(actor.leave_weight_transfer())
     assert actor.fault(1.0).endswith(reason)
+
+
+def test_the_chat_template_of_engines_has_the_variables_that_are_set(monkeypatch):
+    bound = []
+    environment = SimpleNamespace(for_policy=lambda tokenizer, _: bound.append(tokenizer))
+    engine = SimpleNamespace(VLLMEngine=lambda *_, **__: None)
+    monkeypatch.setitem(sys.modules, "rollout.engines.vllm_engine", engine)
+    monkeypatch.setattr("rollout.engines.importing.begin_importing", lambda *_: None)
+    arguments, kwargs = {"model": str(CHAIN_MODEL)}, {"add_generation_prompt": True}
+    actor = RolloutActor(RolloutConfig(), arguments, environment, None, None, 3, kwargs)
+    actor._build()
+    question = [{"role": "user", "content": "2+3"}]
+    text = bound[0].apply_chat_template(question, tokenize=False)
+    assert text == "<|user|>2+3<|end|><|assistant|>"

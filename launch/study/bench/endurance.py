@@ -193,7 +193,9 @@ class LongRun:
         inputs = Inputs(
             config=self._config,
             resolved={},
-            tokenizer=load_tokenizer(self._config.model.path),
+            tokenizer=load_tokenizer(
+                self._config.model.path, self._config.model.chat_template_kwargs
+            ),
             prompts=self._prompts,
             sets={HELD_OUT: self._prompts[:NUM_HELD_OUT]},
             about={},

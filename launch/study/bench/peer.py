@@ -269,7 +269,9 @@ def scored(config: RunConfig, policies: Mapping[str, str]) -> dict[str, Evaluati
         for name, path in policies.items():
             shared = {each.name: getattr(config, each.name) for each in fields(EvaluateConfig)}
             of_policy = EvaluateConfig(**shared | {"model": replace(config.model, path=path)})
-            tokenizer = check_environment(of_policy, load_tokenizer(path))
+            tokenizer = check_environment(
+                of_policy, load_tokenizer(path, config.model.chat_template_kwargs)
+            )
             found[name] = asyncio.run(evaluate(of_policy, load_sets(of_policy, tokenizer)))
     return found
 

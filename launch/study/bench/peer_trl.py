@@ -100,7 +100,7 @@ def train(config: RunConfig, folder: Path) -> dict[str, Any]:
     from transformers import AutoModelForCausalLM, TrainerCallback
     from trl import GRPOConfig, GRPOTrainer
 
-    tokenizer = load_tokenizer(config.model.path)
+    tokenizer = load_tokenizer(config.model.path, config.model.chat_template_kwargs)
     prompts = load_prompts(config.task, tokenizer, config.reward, config.max_prompt_tokens)
     conversations = messages_of(prompts, tokenizer)
     rows = [{"prompt": each, "index": index} for index, each in enumerate(conversations)]

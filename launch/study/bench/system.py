@@ -38,7 +38,7 @@ def measure_on_system(
     """
     seconds = {"imports_and_config": time.monotonic() - PROCESS_START}
     began = time.monotonic()
-    tokenizer = load_tokenizer(config.model.path)
+    tokenizer = load_tokenizer(config.model.path, config.model.chat_template_kwargs)
     prompts = load_prompts(config.task, tokenizer, config.reward, config.max_prompt_tokens)
     seconds["tokenizer_and_prompts"] = time.monotonic() - began
     began = time.monotonic()

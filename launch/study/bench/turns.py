@@ -206,7 +206,7 @@ def bench_turns(config: RunConfig, *, repetitions: int, warm_ups: int) -> dict[s
     from rollout.engines.arguments import engine_arguments
     from rollout.engines.vllm_engine import VLLMEngine
 
-    tokenizer = load_tokenizer(config.model.path)
+    tokenizer = load_tokenizer(config.model.path, config.model.chat_template_kwargs)
     plays = {
         name: plans(NUM_PLAYS, len(tokenizer), turn_tokens, config.seed)
         for name, turn_tokens in TURN_TOKENS.items()

@@ -39,7 +39,8 @@ def fit_profile(folder: str, out: str) -> Profile:
         raise UserError(f"out must be a new file ending in .yaml, got {out!r}")
     run = MeasuredRun.read(folder)
     config = OmegaConf.create(run.config)
-    tokenizer = load_tokenizer(resolve_model(config.model.path))
+    variables = config.model.get("chat_template_kwargs")
+    tokenizer = load_tokenizer(resolve_model(config.model.path), variables)
     room = config.model.max_model_len - config.rollout.max_tokens
     try:
         require_own_settings(run.config.get("task"), "task", "rollout.tasks")

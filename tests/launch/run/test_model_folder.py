@@ -102,6 +102,17 @@ def test_an_index_that_does_not_fit_is_refused(model, index, part):
     assert_refused(model, part)
 
 
+def test_variables_are_set_in_the_chat_template_and_unknown_ones_refused(model):
+    file = model / "chat_template.jinja"
+    file.write_text(file.read_text() + "{% if thinks %}hm{% endif %}")
+    assert load_tokenizer(str(model), {"thinks": True}).chat_template.endswith(file.read_text())
+    told = (
+        r"^model\.chat_template_kwargs must name .*: .* no enable_thinking, got \{'enable_thinking'"
+    )
+    with pytest.raises(UserError, match=told):
+        load_tokenizer(str(model), {"enable_thinking": False})
+
+
 @pytest.mark.parametrize("content", [None, b"", b"{", b"{}", b"[]", b"\xff", b'{"model": 3}'])
 def test_a_tokenizer_that_does_not_load_is_refused(model, content):
     (model / "tokenizer.json").unlink()
