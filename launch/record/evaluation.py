@@ -3,7 +3,9 @@
     reports of a set -> SetResult -> Evaluation -> metrics, files, table
 
 avg@n is the mean over prompts of the share of a prompt's n responses that pass, which is pass@1;
-pass@k is estimated without bias from the same responses (`launch.record.outcomes.pass_at_k`).
+pass@k is estimated without bias from the same responses (`launch.record.outcomes.pass_at_k`), and
+maj@n says how often the answer that most of them give passes (`majority_passes`). Rewards that say
+no answer (`Score.extracted`) have no maj@n.
 Responses to one prompt are alike, so the interval of each figure is over prompts: Student's t, 95%,
 cut to [0, 1] where the figure is a share. It speaks of other prompts of the same kind. Where all
 prompts agree it has no width, which says nothing about prompts that were not asked.
@@ -32,13 +34,14 @@ from launch.record.outcomes import (
     PromptOutcome,
     count_of,
     evaluate_statistics,
+    majority_passes,
     outcomes,
     pass_at_k,
 )
 from launch.record.statistics import MARGIN, Estimate, t_quantile
 from rollout.types import Prompt
 
-UNCUT_COLUMNS = 140
+UNCUT_COLUMNS = 160
 """Characters that hold every column of the table."""
 NAMED_PROMPTS = 20
 """Lost prompts that are named on the terminal; `evaluation.json` names all."""
@@ -61,6 +64,9 @@ class Figures:
     """Mean over prompts of the share of responses that pass (avg@n), in [0, 1]."""
     pass_at: dict[int, Estimate]
     """pass@k by k, each over the prompts with at least k scored responses, in [0, 1]."""
+    majority: Estimate | None
+    """Share of prompts where the answer that most responses give passes (maj@n), in [0, 1]; None
+    where no two responses to a prompt gave different answers."""
     length: Estimate
     """Mean over prompts of the mean response length, tokens."""
     truncated_share: float
@@ -81,6 +87,7 @@ class Figures:
         prompts = outcomes(reports)
         num_responses = sum(report.num_responses for report in reports)
         truncated = sum(int(report.truncated.sum()) for report in reports)
+        differ = any(len(set(report.answer_codes.tolist())) > 1 for report in reports)
         return cls(
             num_prompts=len(prompts),
             num_lost=sum(not prompt.num_scored for prompt in prompts),
@@ -92,6 +99,9 @@ class Figures:
                 )
                 for k in pass_at
             },
+            majority=Estimate.of([majority_passes(r) for r in reports if r.usable.any()])
+            if differ
+            else None,
             length=Estimate.of([p.length_mean for p in prompts if math.isfinite(p.length_mean)]),
             truncated_share=truncated / num_responses if num_responses else math.nan,
             timed_out=count_of(reports, RewardStatus.TIMED_OUT),
@@ -112,6 +122,7 @@ class Figures:
             "num_responses": self.num_responses,
             "avg": _share_json(self.avg),
             "pass_at": {k: _share_json(found) for k, found in self.pass_at.items()},
+            "majority": _share_json(self.majority) if self.majority else None,
             "length_tokens": _json(self.length, self.length.low, self.length.high),
             "truncated_share": self.truncated_share,
             "timed_out": self.timed_out,
@@ -265,7 +276,9 @@ def table(evaluation: Evaluation) -> Table:
     """
     figures = evaluation.sampled[HELD_OUT].overall
     ks = [k for k in figures.pass_at if k > 1]
+    votes = any(result.overall.majority for result in evaluation.sampled.values())
     headings = [f"avg@{evaluation.num_samples}", *(f"pass@{k}" for k in ks)]
+    headings += [f"maj@{evaluation.num_samples}"] * votes
     if evaluation.greedy is not None:
         headings.append("greedy")
     out = Table(
@@ -277,11 +290,15 @@ def table(evaluation: Evaluation) -> Table:
         out.add_column(heading, justify="right")
 
     def add(label: str, sampled: Figures, greedy: Figures | None) -> None:
-        shares = [sampled.avg, *(sampled.pass_at[k] for k in ks), *([greedy.avg] if greedy else [])]
+        shares: list[Estimate | None] = [sampled.avg, *(sampled.pass_at[k] for k in ks)]
+        shares += [sampled.majority] * votes + ([greedy.avg] if greedy else [])
         out.add_row(
             Text(label),
             f"{sampled.num_prompts:,}",
-            *(_share_text(share) + _over(share, sampled.num_prompts) for share in shares),
+            *(
+                _share_text(share) + _over(share, sampled.num_prompts) if share else "-"
+                for share in shares
+            ),
             number_text(sampled.length.mean, 1) + _over(sampled.length, sampled.num_prompts),
             share_text(sampled.truncated_share),
             f"{sampled.timed_out + sampled.crashed:,}",
@@ -308,6 +325,9 @@ def _metrics(prefix: str, figures: Figures) -> dict[str, float]:
         if k > 1:
             found[f"{prefix}/pass_at_{k}"] = estimate.mean
             found[f"{prefix}/pass_at_{k}_stderr"] = _stderr(estimate)
+    if figures.majority is not None:
+        found[f"{prefix}/majority"] = figures.majority.mean
+        found[f"{prefix}/majority_stderr"] = _stderr(figures.majority)
     return found
 
 

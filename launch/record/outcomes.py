@@ -65,6 +65,27 @@ def pass_at_k(num_responses: int, num_successes: int, k: int) -> float:
     return 1 - math.comb(num_responses - num_successes, k) / math.comb(num_responses, k)
 
 
+def majority_passes(report: LengthReport) -> float:
+    """Return the chance that the answer which most responses give passes (maj@n, cons@n).
+
+    The vote is of all scored responses; those without an answer vote as if that were one (Wang et
+    al. 2022, arXiv:2203.11171, section 2). Between answers with equally many votes chance decides.
+
+    Args:
+        report: Of one prompt.
+
+    Returns:
+        In [0, 1]; NaN without a scored response.
+    """
+    codes, votes = np.unique(report.answer_codes[report.usable], return_counts=True)
+    if not len(codes):
+        return math.nan
+    passed = successes(report)
+    most = codes[votes == votes.max()]
+    shares = [passed[report.usable & (report.answer_codes == code)].mean() for code in most]
+    return float(np.mean(shares))
+
+
 @dataclass(frozen=True, slots=True)
 class PromptOutcome:
     """What all responses to one prompt came to."""

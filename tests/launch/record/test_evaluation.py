@@ -3,6 +3,7 @@
 import io
 import json
 import math
+import re
 
 import numpy as np
 import pytest
@@ -28,12 +29,12 @@ from rollout.types import Prompt
 HELD_OUT_RATES, OWN_RATES = (0.0, 0.25, 1.0), (0.5, 0.5)
 
 
-def report(ticket_id, prompt_index, rewards, status=None):
+def report(ticket_id, prompt_index, rewards, status=None, answers=None):
     count = len(rewards)
     return LengthReport(
         ticket_id, prompt_index, 3, 3, np.full(count, 4), np.zeros(count, bool),
         np.asarray(rewards, float), np.asarray(status or [RewardStatus.OK] * count),
-        np.ones(count), np.arange(count), 0.1, 0,
+        np.ones(count), np.asarray(answers or range(count), int), 0.1, 0,
     )  # fmt: skip
 
 
@@ -138,6 +139,28 @@ def test_responses_without_a_reward_are_counted_and_in_no_rate():
     assert (found.num_scored, found.num_lost) == (1, 2)
     assert found.avg.mean == 1.0 and found.avg.count == 1
     assert math.isnan(found.pass_at[2].mean) and found.pass_at[2].count == 0
+
+
+def test_a_majority_is_told_where_answers_are_said_and_by_who_was_scored(capsys, tmp_path):
+    asked = prompts([0.5] * 3, ["file"] * 3)
+    says = [report(0, 0, [1, 1, 0], answers=[0, 0, 2]), report(1, 1, [1, 0, 0], answers=[0, 1, 1])]
+    silent = [report(i, i, [1, 0, 0], answers=[0, 0, 0]) for i in range(3)]
+    found = {
+        "held_out": SetResult.of(asked, [*says, report(2, 2, [])], [1, 3]),
+        "silent": SetResult.of(asked, silent, [1, 3]),
+    }
+    evaluated = Evaluation(0, 0, 3, 0.5, found, None)
+    metrics = evaluated.metrics()
+    assert metrics["evaluation/held_out/majority"] == 0.5
+    assert "evaluation/silent/majority" not in metrics
+    content = evaluated.to_json()["sampled"]
+    assert content["held_out"]["majority"]["num_prompts"] == 2
+    assert content["silent"]["majority"] is None
+    text = shown(capsys, evaluated, tmp_path)
+    assert "maj@3" in text and re.search(r"held_out .* 0\.500 \+- \d\.\d+ \(2\) │ +4\.0", text)
+    assert re.search(r"silent .* 1\.000 \+- 0\.000 │ +- │", text)
+    alone = Evaluation(0, 0, 3, 0.5, {"held_out": found["silent"]}, None)
+    assert "maj@" not in shown(capsys, alone, tmp_path)
 
 
 def test_metrics_name_set_source_and_versions(sets):

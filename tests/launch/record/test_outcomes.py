@@ -11,13 +11,14 @@ from launch.record.outcomes import (
     PromptOutcome,
     changes,
     evaluate_statistics,
+    majority_passes,
     outcomes,
     pass_at_k,
 )
 from launch.record.statistics import Estimate
 
 
-def report(prompt_index, rewards, *, lengths=None, status=None, truncated=None):
+def report(prompt_index, rewards, *, lengths=None, status=None, truncated=None, answers=None):
     count = len(rewards)
     return LengthReport(
         ticket_id=prompt_index,
@@ -29,7 +30,7 @@ def report(prompt_index, rewards, *, lengths=None, status=None, truncated=None):
         rewards=np.array(rewards, dtype=np.float64),
         status=np.array(status or [RewardStatus.OK] * count, dtype=np.int64),
         surprise=np.zeros(count),
-        answer_codes=np.arange(count),
+        answer_codes=np.array(answers or range(count), dtype=np.int64),
         engine_seconds=1.0,
         version=0,
     )
@@ -55,6 +56,43 @@ def test_pass_at_k_is_unbiased_over_independent_draws():
 def test_pass_at_k_refuses_more_draws_than_responses(k):
     with pytest.raises(ValueError, match=f"k must lie in .*got {k}"):
         pass_at_k(2, 1, k)
+
+
+@pytest.mark.parametrize(
+    ("rewards", "answers", "wanted"),
+    [
+        ([1, 0, 0, 1], [0, 1, 2, 0], 1.0),
+        ([1, 0, 0, 1], [0, 1, 1, 3], 0.0),
+        # Two answers with two votes each, and three with one each.
+        ([1, 0, 0, 1], [0, 1, 1, 0], 0.5),
+        ([0.5, 1, 0], [0, 1, 2], 1 / 3),
+        # The same answer may pass or not, as where a reward asks for a form as well.
+        ([1, 0, 1, 0], [0, 0, 0, 3], 2 / 3),
+        ([1], [0], 1.0),
+        ([], [], math.nan),
+    ],
+)
+def test_the_majority_is_of_the_answer_with_the_most_votes(rewards, answers, wanted):
+    assert majority_passes(report(0, rewards, answers=answers)) == pytest.approx(
+        wanted, nan_ok=True
+    )
+
+
+def test_responses_without_a_reward_have_no_vote():
+    status = [RewardStatus.CRASHED, RewardStatus.TIMED_OUT, RewardStatus.OK]
+    rewards = [math.nan, math.nan, 1.0]
+    assert majority_passes(report(0, rewards, answers=[0, 0, 2], status=status)) == 1.0
+    assert math.isnan(majority_passes(report(0, rewards[:2], answers=[0, 0], status=status[:2])))
+
+
+@pytest.mark.parametrize("rate", [0.2, 0.6])
+def test_the_majority_of_three_votes_for_two_answers_is_right_as_often_as_two_of_them(rate):
+    mean = 0.0
+    for said in itertools.product([0, 1], repeat=3):
+        answers = [said.index(one) for one in said]
+        chance = math.prod(rate if one else 1 - rate for one in said)
+        mean += chance * majority_passes(report(0, said, answers=answers))
+    assert mean == pytest.approx(rate**3 + 3 * rate**2 * (1 - rate))
 
 
 def test_statistics_are_means_over_prompts_with_errors_over_prompts():
