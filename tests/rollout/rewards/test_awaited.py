@@ -174,13 +174,13 @@ def test_what_blocks_before_it_waits_is_scored_alone_and_in_its_own_time(reward)
 
 
 def test_one_that_will_not_be_cancelled_is_given_up_all_the_same(reward):
-    found = scored(reward("leaves_late"), "a", "b", concurrency=2, seconds=1.0)
+    found = scored(reward("leaves_late"), "a", "b", concurrency=2, seconds=0.4)
     assert [one.status for one in found] == [RewardStatus.TIMED_OUT] * 2
 
 
 def test_those_that_are_late_side_by_side_count_as_one_in_a_row(reward):
     late = reward("leaves_late")
-    found = scored(late, *"abcdefgh", concurrency=4, seconds=1.0, max_late_in_a_row=2)
+    found = scored(late, *"abcdefgh", concurrency=4, seconds=0.4, max_late_in_a_row=2)
     assert [one.status for one in found] == [RewardStatus.TIMED_OUT] * 8
     with pytest.raises(HopelessRewardError, match="for 9 responses in a row"):
-        scored(late, *"abcdefghi", concurrency=4, seconds=1.0, max_late_in_a_row=2)
+        scored(late, *"abcdefghi", concurrency=4, seconds=0.4, max_late_in_a_row=2)
