@@ -166,6 +166,8 @@ def send(
                     "folder of logs says; where another Ray on that machine holds the agent's "
                     "port, start the head with another `ray start --dashboard-agent-listen-port`"
                 ) from error
+            if tries_left == AGENT_TRIES - 1:
+                print("waiting, at most two minutes, for the head's process that starts jobs")
 
 
 def follow(

@@ -165,9 +165,10 @@ def again(
     """
     job = found(client, name)
     if not job.status.is_terminal():
+        where = f" address={config.address}" if config.address else ""
         raise UserError(
             f"the job to go on with must have ended, and {name!r} is {job.status.value}; stop it "
-            f"with `python -m launch.submit stop {name}`"
+            f"with `python -m launch.submit stop {name}{where}`"
         )
     sent = read_metadata(job.metadata)
     if sent is None:

@@ -127,7 +127,9 @@ class Client:
             raise RuntimeError(f"Request failed with status code 500: {self.said}")
 
 
-def test_a_job_is_sent_once_the_server_that_has_just_started_can_start_it(tmp_path, monkeypatch):
+def test_a_job_is_sent_once_the_server_that_has_just_started_can_start_it(
+    tmp_path, monkeypatch, capsys
+):
     monkeypatch.setenv("RAY_RUNTIME_ENV_IGNORE_GITIGNORE", "1")
     no_agent = "No available agent to submit job, please try again later."
     for up_at, tries in ((1, 1), (3, 3), (99, AGENT_TRIES)):
@@ -138,6 +140,7 @@ def test_a_job_is_sent_once_the_server_that_has_just_started_can_start_it(tmp_pa
             with pytest.raises(RunError, match=r"dashboard_agent\.log .*ray start --dashboard-"):
                 send(client, "mine", "true", tmp_path, {}, {})
         assert client.tries == tries
+        assert capsys.readouterr().out.count("waiting, at most two minutes") == (tries > 1)
     client = Client(99, "Permission denied")
     with pytest.raises(RunError, match="Permission denied"):
         send(client, "mine", "true", tmp_path, {}, {})

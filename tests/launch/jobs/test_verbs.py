@@ -142,9 +142,12 @@ def test_what_others_sent_is_not_sent_again(metadata):
         again(server, "first", SubmitConfig(name="second"), [])
 
 
-def test_a_job_that_runs_is_not_sent_again():
-    with pytest.raises(UserError, match=r"must have ended, and 'first' is RUNNING; stop it with"):
-        again(Server(details()), "first", SubmitConfig(name="second"), [])
+@pytest.mark.parametrize(
+    ("address", "told"), [(None, "stop first`"), ("http://h:1", "stop first address=http://h:1`")]
+)
+def test_a_job_that_runs_is_not_sent_again(address, told):
+    with pytest.raises(UserError, match=rf"must have ended, and 'first' is RUNNING; .*{told}$"):
+        again(Server(details()), "first", SubmitConfig(name="second", address=address), [])
 
 
 def test_a_job_goes_on_with_what_it_ran_and_where_but_for_what_is_changed():
