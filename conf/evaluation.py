@@ -49,6 +49,9 @@ class EvaluationConfig:
     """Also evaluate every so many steps, sampled responses only; 0 for never. Learning waits for it
     and its time does not count as the run's, but with `loop.max_staleness` > 0 engines continue
     with batches in flight meanwhile."""
+    write_responses: bool = False
+    """Write every response with its reward: `launch.evaluate` to `responses.jsonl`, which it does
+    by default, a training to `responses/step-N.jsonl`, N being the version."""
     target: float | None = None
     """Held-out pass@1 that ends the run: after the first evaluation of `every` that reaches it, no
     batch is drawn any more, and those in flight are still trained on. To resume such a run, raise

@@ -205,12 +205,19 @@ class RolloutActor:
         return report, group
 
     async def evaluate(self, ticket: Ticket, prompt: Prompt, sampling: Sampling) -> LengthReport:
+        """Make and score a group that nobody learns from, and return its report."""
+        report, _ = await self.evaluate_group(ticket, prompt, sampling)
+        return report
+
+    async def evaluate_group(
+        self, ticket: Ticket, prompt: Prompt, sampling: Sampling
+    ) -> tuple[LengthReport, Group]:
         """Make and score a group that nobody learns from.
 
         Rewards are not shaped: an evaluation measures what the reward plug says.
         """
         group = await self._sample(ticket, prompt, sampling)
-        return make_report(ticket, prompt, group)
+        return make_report(ticket, prompt, group), group
 
     async def progress(self, known: int, patience_seconds: float) -> tuple[int, dict[Key, int]]:
         """Return which attempts this actor has, and how many responses of each are generated.

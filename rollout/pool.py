@@ -154,6 +154,13 @@ class RolloutPool:
         answer = await self._retry(ticket, _ask_report, prompt, sampling)
         return answer[0] if answer is not None else empty_report(ticket, prompt)
 
+    async def evaluate_group(self, ticket: Ticket, prompt: Prompt, sampling: Sampling) -> GroupRef:
+        """Do the same, and keep the responses."""
+        answer = await self._retry(ticket, _ask_evaluated, prompt, sampling)
+        if answer is None:
+            return GroupRef(report=empty_report(ticket, prompt), data=None)
+        return GroupRef(*answer)
+
     async def _retry(
         self, ticket: Ticket, ask: Callable[..., tuple[Any, Any]], *asked: Any
     ) -> tuple[LengthReport, Any] | None:
@@ -281,3 +288,11 @@ def _ask_report(
     handle: Any, ticket: Ticket, prompt: Prompt, sampling: Sampling
 ) -> tuple[Any, None]:
     return handle.evaluate.remote(ticket, prompt, sampling), None
+
+
+def _ask_evaluated(
+    handle: Any, ticket: Ticket, prompt: Prompt, sampling: Sampling
+) -> tuple[Any, Any]:
+    asked = handle.evaluate_group.options(num_returns=2)
+    report, data = asked.remote(ticket, prompt, sampling)
+    return report, data

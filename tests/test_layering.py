@@ -54,6 +54,7 @@ SHELLS = {
     "launch/jobs/check.py": {"ray"},
     "launch/jobs/server.py": {"ray"},
     "launch/run/system.py": {"ray"},
+    "launch/record/responses.py": {"ray"},
     "launch/record/wandb_tracker.py": {"wandb"},
     "launch/models/smollm2.py": {"torch"},
     "launch/models/warmstart.py": {"torch"},

@@ -73,6 +73,7 @@ def with_measured(arguments: Sequence[str]) -> list[str]:
     # In the configuration these are the training's.
     own_folder = f"run_dir=runs/evaluate-{time.strftime('%Y%m%d-%H%M%S')}"
     own = [f"model.path={quoted(str(policy))}", "name=evaluate", own_folder]
+    own += ["++evaluation.write_responses=true"]
     return [*of_record(run, others, f"launch.evaluate {word}"), *own, *others]
 
 

@@ -30,6 +30,7 @@ from launch.record.run_folder import (
     EVALUATIONS,
     METRICS,
     PICTURE,
+    RESPONSES_FOLDER,
     RESTARTS,
     SAMPLES,
     SUMMARY,
@@ -197,6 +198,9 @@ def _cut_back(run_dir: Path, step: int, going_on: bool) -> None:
     of_whole_run = (RESTARTS, BEST) if step < 0 else ()
     for name in (SUMMARY, PICTURE, *of_whole_run):
         (run_dir / name).unlink(missing_ok=True)
+    for file in (run_dir / RESPONSES_FOLDER).glob("step-*.jsonl"):
+        if file.stem[5:].isdecimal() and int(file.stem[5:]) > step:
+            file.unlink()
     for name, stays in LINES.items():
         if (run_dir / name).exists():
             _cut_lines(run_dir / name, partial(stays, step=step))

@@ -9,7 +9,7 @@ a signal cut off, is made from its beginning when the run continues.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import astuple
 from functools import partial
 from pathlib import Path
@@ -18,12 +18,15 @@ from typing import Any
 from launch.record.evaluation import Evaluation
 from launch.record.evaluation_file import EvaluationFile
 from launch.record.outcomes import PromptOutcome, changes
+from launch.record.responses import Responses
+from launch.record.run_folder import RESPONSES_FOLDER
 from launch.record.statistics import Estimate
 from launch.record.summary import RunSummary
 from launch.run.inputs import Inputs
 from launch.run.measuring import measure
 from launch.run.rewards import RewardWatch
 from launch.run.system import System
+from rollout.stopping import stopping_of
 
 
 class Evaluations:
@@ -56,6 +59,7 @@ class Evaluations:
             max_tokens=config.rollout.max_tokens,
             version=lambda: system.version,
             label=label,
+            responses=self._responses(inputs) if config.evaluation.write_responses else None,
         )
         self._summary = summary
         self._file = EvaluationFile(Path(config.run_dir))
@@ -64,6 +68,14 @@ class Evaluations:
         self._again = False
         # Of the evaluation before the run, sampled and greedy: what changes are measured against.
         self._before: tuple[Sequence[PromptOutcome], Sequence[PromptOutcome]] = ((), ())
+
+    @staticmethod
+    def _responses(inputs: Inputs) -> Callable[[int], Responses]:
+        folder, tokenizer = Path(inputs.config.run_dir), inputs.tokenizer
+        stopping = stopping_of(inputs.config.model.path, tokenizer)
+        return lambda version: Responses(
+            folder / RESPONSES_FOLDER / f"step-{version}.jsonl", tokenizer, stopping
+        )
 
     async def take(self, when: str) -> dict[str, float]:
         """Measure the policy while nothing else goes on; `when` is "before" or "after".

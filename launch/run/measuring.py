@@ -8,23 +8,28 @@ When a training run makes one, and who is told of it, is `launch.run.evaluations
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, ExitStack
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from conf.evaluation import EvaluationConfig
 from conf.schema import EvaluateConfig
 from cost.types import LengthReport, Ticket
 from launch.record.counter import Counter
 from launch.record.evaluation import Evaluation, SetResult
+from launch.record.responses import Responses
+from launch.record.run_folder import RESPONSES
 from launch.record.startup import Startup
 from launch.record.startup_times import StartupTimes
 from launch.run.engines import ask, make_pool
 from launch.run.inputs import Sets
+from launch.run.model_folder import load_tokenizer
 from launch.run.node_checks import NodeChecks
 from launch.run.placement import reserve
 from launch.run.remote import Watch
 from rollout.pool import RolloutPool
+from rollout.stopping import stopping_of
 from rollout.types import Prompt, Sampling
 
 GREEDY = Sampling(temperature=0.0)
@@ -62,6 +67,12 @@ async def _start_and_measure(config: EvaluateConfig, sets: Sets, pool: RolloutPo
     with startup.part("engines", config.resources.num_engines) as ready:
         await pool.start(ready)
     pool.actors.join()
+
+    def responses(_: int) -> Responses:
+        tokenizer = load_tokenizer(config.model.path, config.model.chat_template_kwargs)
+        stopping = stopping_of(config.model.path, tokenizer)
+        return Responses(Path(config.run_dir) / RESPONSES, tokenizer, stopping)
+
     return await measure(
         pool,
         sets,
@@ -69,6 +80,7 @@ async def _start_and_measure(config: EvaluateConfig, sets: Sets, pool: RolloutPo
         max_tokens=config.rollout.max_tokens,
         greedy=config.evaluation.greedy,
         version=lambda: 0,
+        responses=responses if config.evaluation.write_responses else None,
     )
 
 
@@ -82,6 +94,7 @@ async def measure(
     version: Callable[[], int],
     label: str = "",
     quiet: bool = False,
+    responses: Callable[[int], Responses] | None = None,
 ) -> Evaluation:
     """Sample responses to every prompt of every set, and show how many are there.
 
@@ -94,6 +107,7 @@ async def measure(
         version: Returns the version that the engines hold when it is called.
         label: Of what it is, where that is not clear.
         quiet: Whether to show nothing.
+        responses: Makes the file of responses for a version; None for none.
     """
     began, first = time.monotonic(), version()
     sampling = Sampling(settings.temperature, settings.top_p, settings.top_k)
@@ -101,8 +115,11 @@ async def measure(
     num_prompts = sum(map(len, sets.values()))
     total = num_prompts * (settings.num_samples + greedy)
     name = f"{label}: evaluation" if label else "evaluation"
-    with Counter(name, total, "responses", quiet=quiet) as counter:
-        counted = _Counted(rollouts, counter)
+    with Counter(name, total, "responses", quiet=quiet) as counter, ExitStack() as opened:
+        file = responses(first) if responses is not None else None
+        if file is not None:
+            opened.callback(file.close)
+        counted = _Counted(rollouts, counter, _places(sets), file)
         sampled = await _ask_all(counted, sets, settings.num_samples, sampling, max_tokens, pass_at)
         best = await _ask_all(counted, sets, 1, GREEDY, max_tokens, [1]) if greedy else None
     return Evaluation(
@@ -110,16 +127,34 @@ async def measure(
     )
 
 
+def _places(sets: Sets) -> list[dict[str, object]]:
+    """Return the set and the place in it of every prompt, in the order in which all are asked."""
+    return [
+        {"set": name, "index": index}
+        for name, prompts in sets.items()
+        for index in range(len(prompts))
+    ]
+
+
 @dataclass(slots=True)
 class _Counted:
-    """Engines, and a counter that is told of every response that is finished."""
+    """Engines; a counter and a file are told of every response that is finished."""
 
     rollouts: RolloutPool
     counter: Counter
+    places: Sequence[Mapping[str, object]]
+    """Where each prompt is from, by its index."""
+    file: Responses | None
     done: int = 0
 
     async def evaluate(self, ticket: Ticket, prompt: Prompt, sampling: Sampling) -> LengthReport:
-        report = await self.rollouts.evaluate(ticket, prompt, sampling)
+        if self.file is None:
+            report = await self.rollouts.evaluate(ticket, prompt, sampling)
+        else:
+            found = await self.rollouts.evaluate_group(ticket, prompt, sampling)
+            report = found.report
+            place = {**self.places[prompt.index], "greedy": sampling == GREEDY}
+            await self.file.add(place, found.data)
         self.done += ticket.num_samples
         self.counter.to(self.done)
         return report

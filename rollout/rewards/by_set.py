@@ -52,3 +52,8 @@ class RewardBySet:
 def address(prompt: Prompt, name: str) -> Prompt:
     """Return the prompt with its answer addressed to the reward of a set."""
     return replace(prompt, answer=f"{name}{SEPARATOR}{prompt.answer}")
+
+
+def own_answer(answer: str) -> str:
+    """Return a prompt's answer as it is without the name of a set."""
+    return answer.rpartition(SEPARATOR)[2]

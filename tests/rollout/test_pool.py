@@ -299,6 +299,7 @@ class InProcess:
         self.actor = actor
         self.run = Call(self._run)
         self.evaluate = Call(lambda *a: asyncio.ensure_future(actor.evaluate(*a)))
+        self.evaluate_group = Call(self._evaluate_group)
         self.progress = Call(lambda *a: asyncio.ensure_future(actor.progress(*a)))
         self.start = self.close = Call(self._start)
 
@@ -311,6 +312,14 @@ class InProcess:
             return found
 
         return asyncio.ensure_future(report()), "data"
+
+    def _evaluate_group(self, *asked):
+        made = asyncio.ensure_future(self.actor.evaluate_group(*asked))
+
+        async def part(number):
+            return (await made)[number]
+
+        return asyncio.ensure_future(part(0)), asyncio.ensure_future(part(1))
 
 
 def slow_pool(seconds_of, *, reward_seconds=0.0, environment=None, num_engines=1, **settings):
@@ -471,3 +480,18 @@ def test_giving_up_an_evaluation_takes_it_from_the_engine(monkeypatch):
         assert len(cancelled) == 20
 
     clock.run(scenario())
+
+
+def test_an_evaluated_group_is_there_beside_its_report():
+    async def main():
+        made = slow_pool(lambda *_: 0.0)
+        await made.pool.start()
+        ticket = Ticket(3, 0, 4, 1.0, 1.0, 9999)
+        found = await made.pool.evaluate_group(ticket, prompts(1)[0], Sampling(1.0))
+        group = await found.data
+        await made.pool.close()
+        return found.report, group
+
+    report, group = asyncio.run(main())
+    assert report.rewards.tolist() == group.rewards.tolist() and report.num_responses == 4
+    assert len(group.trajectories) == 4

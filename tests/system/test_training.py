@@ -100,6 +100,10 @@ def test_a_run_with_two_learners_survives_a_stopped_engine_and_names_a_stopped_s
 
     # Greedy responses of engines that hold the same weights earn the same.
     assert evaluated.held_out()[1].pass_rate == summary["greedy_after"]
+    lines = (Path(evaluation.run_dir) / "responses.jsonl").read_text().splitlines()
+    greedy = [row for row in map(json.loads, lines) if row["greedy"]]
+    assert len(lines) == 3 * len(greedy) == 3 * evaluated.held_out()[1].num_prompts
+    assert np.mean([row["reward"] for row in greedy]) == pytest.approx(summary["greedy_after"])
     assert_checkpoint_holds_the_policy(
         run_dir / "policy", inputs.config.model.path, probe, logprobs
     )

@@ -98,6 +98,17 @@ def test_a_folder_is_cut_back_to_what_it_was_whatever_is_in_it(tmp_path, seed, m
     assert (folder / "policy").is_dir()
 
 
+def test_what_was_answered_at_later_steps_goes(tmp_path):
+    folder = tmp_path / "responses"
+    folder.mkdir()
+    names = [f"step-{step}.jsonl" for step in (0, 2, 3, 10)] + ["step-mine.jsonl", "notes.jsonl"]
+    for name in names:
+        (folder / name).write_text("{}\n")
+    cut_back(tmp_path, 2)
+    left = {file.name for file in folder.iterdir()}
+    assert left == {"step-0.jsonl", "step-2.jsonl", "step-mine.jsonl", "notes.jsonl"}
+
+
 class Killed(BaseException):
     """The process is no more: nothing that it would have done on the way out is done."""
 

@@ -54,14 +54,38 @@ def sets():
     }
 
 
-def evaluation(sets, rollouts=None, *, greedy=True, versions=(3, 3), **settings):
+def evaluation(sets, rollouts=None, *, greedy=True, versions=(3, 3), responses=None, **settings):
     told = iter(versions)
     return asyncio.run(
         measure(
             rollouts or FakeRollouts(), sets, EvaluationConfig(num_samples=4, **settings),
-            max_tokens=8, greedy=greedy, version=lambda: next(told),
+            max_tokens=8, greedy=greedy, version=lambda: next(told), responses=responses,
         )
     )  # fmt: skip
+
+
+def test_what_is_answered_goes_to_the_file_of_the_version_with_its_place(sets):
+    class Rollouts(FakeRollouts):
+        async def evaluate_group(self, ticket, prompt, sampling):
+            found = await self.evaluate(ticket, prompt, sampling)
+            return SimpleNamespace(report=found, data=prompt.text)
+
+    class File:
+        added, closed = [], 0
+
+        async def add(self, place, data):
+            self.added.append((place["set"], place["index"], place["greedy"], data))
+
+        def close(self):
+            self.closed += 1
+
+    file, versions = File(), []
+    found = evaluation(sets, Rollouts(), responses=lambda version: versions.append(version) or file)
+    places = [(name, i, p.text) for name, asked in sets.items() for i, p in enumerate(asked)]
+    wanted = [(name, i, greedy, text) for greedy in (False, True) for name, i, text in places]
+    assert sorted(file.added) == sorted(wanted)
+    assert versions == [3] and file.closed == 1
+    assert found.metrics() == evaluation(sets).metrics() | {"evaluation/seconds": found.seconds}
 
 
 def test_responses_are_drawn_as_is_set_and_greedy_ones_are_greedy(sets):
