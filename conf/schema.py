@@ -51,6 +51,9 @@ class ModelConfig:
     """Longest prompt plus response, tokens."""
     chat_template_kwargs: dict[str, Any] = field(default_factory=dict)
     """Variables of the chat template, by name, e.g. {enable_thinking: false} for Qwen3."""
+    stop_strings: list[str] = field(default_factory=list)
+    """Texts that end a response, besides what ends it by the model's own files. They are part of
+    the response that is trained on, and of no text that a reward sees."""
 
     def __post_init__(self) -> None:
         require(
@@ -59,6 +62,9 @@ class ModelConfig:
             self.dtype,
         )
         require_ranges("model.", self, {"max_model_len": Range(2, 1e8)})
+        require(
+            all(self.stop_strings), "model.stop_strings must not be empty texts", self.stop_strings
+        )
 
 
 @dataclass(kw_only=True, slots=True)

@@ -101,6 +101,7 @@ class RolloutActor:
         scheduler: Handle of the SchedulerActor, or None when only evaluating.
         seed: Run seed; requests derive theirs from it: see `request_seed`.
         chat_template_kwargs: Variables of the chat template by name; None for none.
+        stop_strings: Texts that end a response, besides those of the model.
     """
 
     def __init__(
@@ -112,6 +113,7 @@ class RolloutActor:
         scheduler: Any,
         seed: int,
         chat_template_kwargs: Mapping[str, Any] | None = None,
+        stop_strings: Sequence[str] = (),
     ) -> None:
         self._config = config
         self._engine_arguments = engine_arguments
@@ -120,6 +122,7 @@ class RolloutActor:
         self._scheduler = scheduler
         self._seed = seed
         self._chat_template_kwargs = chat_template_kwargs or {}
+        self._stop_strings = stop_strings
         self._attempts = Attempts()
         self._processes = EngineProcesses()
         self._cores = OwnCores(config.engine.num_threads)
@@ -172,7 +175,7 @@ class RolloutActor:
             path, local_files_only=True, trust_remote_code=False
         )
         set_variables(self._tokenizer, self._chat_template_kwargs)
-        self._stopping = stopping_of(path, self._tokenizer)
+        self._stopping = stopping_of(path, self._tokenizer, self._stop_strings)
         self._environment = for_policy(self._environment, self._tokenizer, self._stopping)
         self._engine = VLLMEngine(
             self._engine_arguments,

@@ -11,7 +11,7 @@ and trained like any other.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -59,17 +59,18 @@ class Stopping:
         return text
 
 
-def stopping_of(model_path: str, tokenizer: Any) -> Stopping:
+def stopping_of(model_path: str, tokenizer: Any, stop_strings: Sequence[str] = ()) -> Stopping:
     """Read what ends a response.
 
     It is every end-of-sequence token of config.json (a nested text_config's included),
     generation_config.json and the tokenizer, the token with which the chat template ends the
-    assistant's turn, and generation_config.json's `stop_strings`; one that is a single token of its
-    own counts as that token.
+    assistant's turn, and generation_config.json's `stop_strings` and those given; one that is a
+    single token of its own counts as that token.
 
     Args:
         model_path: Local Hugging Face folder.
         tokenizer: Its tokenizer.
+        stop_strings: Further texts.
     """
     config, generation = (
         _settings(Path(model_path) / name) for name in ("config.json", "generation_config.json")
@@ -82,12 +83,12 @@ def stopping_of(model_path: str, tokenizer: Any) -> Stopping:
         *_tokens_of(end_of_turn(tokenizer)),
     }
     strings = generation.get("stop_strings") or []
-    texts = []
-    for string in [strings] if isinstance(strings, str) else strings:
+    texts: list[str] = []
+    for string in [*([strings] if isinstance(strings, str) else strings), *stop_strings]:
         token = tokenizer.get_added_vocab().get(string)
         if token is not None:
             found.add(token)
-        elif string:
+        elif string and string not in texts:
             texts.append(string)
     return Stopping(tuple(sorted(found)), tuple(texts))
 

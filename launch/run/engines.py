@@ -87,6 +87,7 @@ def make_pool(
             scheduler,
             seed,
             run.model.chat_template_kwargs,
+            run.model.stop_strings,
         )
 
     room = _room(run.resources, placement, look_at)

@@ -72,7 +72,8 @@ class Evaluations:
     @staticmethod
     def _responses(inputs: Inputs) -> Callable[[int], Responses]:
         folder, tokenizer = Path(inputs.config.run_dir), inputs.tokenizer
-        stopping = stopping_of(inputs.config.model.path, tokenizer)
+        model = inputs.config.model
+        stopping = stopping_of(model.path, tokenizer, model.stop_strings)
         return lambda version: Responses(
             folder / RESPONSES_FOLDER / f"step-{version}.jsonl", tokenizer, stopping
         )

@@ -239,7 +239,8 @@ def check_environment(config: RunConfig | EvaluateConfig, tokenizer: Any) -> Any
         UserError: If the policy cannot play the environment, or this machine not run its tools.
     """
     with refusing((ValueError, SandboxError)):
-        for_policy(config.environment, tokenizer, stopping_of(config.model.path, tokenizer))
+        stopping = stopping_of(config.model.path, tokenizer, config.model.stop_strings)
+        for_policy(config.environment, tokenizer, stopping)
         return prompt_tokenizer(config.environment, tokenizer)
 
 

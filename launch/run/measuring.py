@@ -69,8 +69,9 @@ async def _start_and_measure(config: EvaluateConfig, sets: Sets, pool: RolloutPo
     pool.actors.join()
 
     def responses(_: int) -> Responses:
-        tokenizer = load_tokenizer(config.model.path, config.model.chat_template_kwargs)
-        stopping = stopping_of(config.model.path, tokenizer)
+        model = config.model
+        tokenizer = load_tokenizer(model.path, model.chat_template_kwargs)
+        stopping = stopping_of(model.path, tokenizer, model.stop_strings)
         return Responses(Path(config.run_dir) / RESPONSES, tokenizer, stopping)
 
     return await measure(

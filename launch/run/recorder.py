@@ -127,7 +127,8 @@ class Recorder:
                 group: Group = await reference.data
                 responses = [trajectory.token_ids for trajectory in group.trajectories]
                 tokenizer = self._inputs.tokenizer
-                stopping = stopping_of(self._config.model.path, tokenizer)
+                model = self._config.model
+                stopping = stopping_of(model.path, tokenizer, model.stop_strings)
                 texts = [stopping.text(tokenizer, ids) for ids in responses]
                 return samples_of(group, selection, texts, tokenizer.decode)
         return []

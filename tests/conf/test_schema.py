@@ -87,6 +87,7 @@ def test_engines_that_cannot_join_are_refused(settings, message):
     ("overrides", "message"),
     [
         (["rollout.max_tokens=512"], r"^rollout\.max_tokens .*model\.max_model_len = 512, got 512"),
+        (["model.stop_strings=['####','']"], r"^model\.stop_strings must not be empty texts, got"),
         (["learner.row_tokens=511"], r"^learner\.row_tokens .*model\.max_model_len = 512.*got 511"),
         (
             ["learner.num_minibatches=17"],

@@ -299,15 +299,16 @@ def test_an_engine_that_does_not_leave_its_transfer_group_is_of_no_use(monkeypat
     assert actor.fault(1.0).endswith(reason)
 
 
-def test_the_chat_template_of_engines_has_the_variables_that_are_set(monkeypatch):
+def test_engines_take_the_chat_template_and_the_stops_that_are_set(monkeypatch):
     bound = []
     environment = SimpleNamespace(for_policy=lambda tokenizer, _: bound.append(tokenizer))
     engine = SimpleNamespace(VLLMEngine=lambda *_, **__: None)
     monkeypatch.setitem(sys.modules, "rollout.engines.vllm_engine", engine)
     monkeypatch.setattr("rollout.engines.importing.begin_importing", lambda *_: None)
     arguments, kwargs = {"model": str(CHAIN_MODEL)}, {"add_generation_prompt": True}
-    actor = RolloutActor(RolloutConfig(), arguments, environment, None, None, 3, kwargs)
+    actor = RolloutActor(RolloutConfig(), arguments, environment, None, None, 3, kwargs, ["####"])
     actor._build()
+    assert actor._stopping.strings == ("####",)
     question = [{"role": "user", "content": "2+3"}]
     text = bound[0].apply_chat_template(question, tokenize=False)
     assert text == "<|user|>2+3<|end|><|assistant|>"

@@ -51,6 +51,15 @@ def test_every_place_that_names_a_stop_token_counts(tmp_path, template, config, 
     assert (arguments["stop"], arguments["detokenize"]) == ([], False)
 
 
+def test_texts_that_a_run_names_end_a_response_like_those_of_the_model(tmp_path):
+    model = {"stop_strings": "User:"}
+    path, tokenizer = write_folder(tmp_path, make_tokenizer("ends_with_turn"), {}, model)
+    found = stopping_of(path, tokenizer, ["</answer>", "User:", TURN])
+    assert found.strings == ("User:", "</answer>")
+    assert found.token_ids == stopping_of(path, tokenizer).token_ids
+    assert tokenizer.convert_tokens_to_ids(TURN) in found.token_ids
+
+
 def test_a_tokenizer_without_end_of_sequence_names_none(tmp_path):
     bare = make_tokenizer("has_no_end")
     bare.eos_token = None

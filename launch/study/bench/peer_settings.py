@@ -58,6 +58,7 @@ VALUES: dict[str, Any] = {
     "learner.reference.kl_coefficient": 0,
     "learner.lora.rank": 0,
     "model.float32_head": False,
+    "model.stop_strings": [],
 }
 """The same of its other settings."""
 

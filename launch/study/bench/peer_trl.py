@@ -104,7 +104,7 @@ def train(config: RunConfig, folder: Path) -> dict[str, Any]:
     prompts = load_prompts(config.task, tokenizer, config.reward, config.max_prompt_tokens)
     conversations = messages_of(prompts, tokenizer)
     rows = [{"prompt": each, "index": index} for index, each in enumerate(conversations)]
-    stopping = stopping_of(config.model.path, tokenizer)
+    stopping = stopping_of(config.model.path, tokenizer, config.model.stop_strings)
 
     def score(prompt: Prompt, token_ids: list[int]) -> float:
         text = stopping.text(tokenizer, token_ids)

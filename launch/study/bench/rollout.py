@@ -26,7 +26,7 @@ from typing import Any
 
 import ray
 
-from conf.schema import RunConfig
+from conf.schema import ModelConfig, RunConfig
 from cost.types import Ticket
 from launch.run.model_folder import load_tokenizer
 from launch.run.placement import use_gpu
@@ -150,7 +150,7 @@ async def bench_rollout(
         "temperature": config.rollout.temperature,
         "max_tokens": config.rollout.max_tokens,
         "logprobs": 0,
-        **_stops(config.model.path),
+        **_stops(config.model),
     }
     alone = _no_gpu_left(config)
     arguments, llm = (None, None) if alone else await _start_llm(config, sampling)
@@ -226,11 +226,10 @@ def _no_gpu_left(config: RunConfig) -> str | None:
     return None
 
 
-def _stops(model_path: str) -> dict[str, Any]:
+def _stops(model: ModelConfig) -> dict[str, Any]:
     """End responses as the actor path does; the LLM takes text from its engine all the same."""
-    return stop_arguments(stopping_of(model_path, load_tokenizer(model_path))) | {
-        "detokenize": True
-    }
+    stopping = stopping_of(model.path, load_tokenizer(model.path), model.stop_strings)
+    return stop_arguments(stopping) | {"detokenize": True}
 
 
 async def _start_llm(config: RunConfig, sampling: dict[str, Any]) -> tuple[dict[str, Any], Any]:

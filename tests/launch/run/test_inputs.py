@@ -107,7 +107,7 @@ def test_a_machine_without_a_sandbox_is_told_before_code_is_run(task, tokenizer,
         load_prompts(one, tokenizer, CodeReward(), 100)
     config = SimpleNamespace(
         environment=ToolEnvironment([PythonTool()], role="user", describe="none"),
-        model=SimpleNamespace(path=str(CHAIN_MODEL)),
+        model=SimpleNamespace(path=str(CHAIN_MODEL), stop_strings=[]),
     )
     with pytest.raises(UserError, match=told):
         check_environment(config, tokenizer)
