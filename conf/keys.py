@@ -59,6 +59,17 @@ def keys_of(schema: type) -> list[str]:
     return [key for key, *_ in fields_of(schema)]
 
 
+def defaults_of(schema: type) -> dict[str, Any]:
+    """Return the default of every setting of a schema that has one, sections taken apart."""
+    found: dict[str, Any] = {}
+    for key, _, field in fields_of(schema):
+        if field.default is not dataclasses.MISSING:
+            found[key] = field.default
+        elif field.default_factory in (list, dict):
+            found[key] = field.default_factory()
+    return found
+
+
 def flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     """Return a configuration's values by their full keys; an empty group counts as a value."""
     found: dict[str, Any] = {}

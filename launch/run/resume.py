@@ -14,7 +14,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from conf.keys import flat
+from conf.keys import defaults_of, flat
 from conf.schema import RunConfig
 from cost.state_file import load_state
 from launch.cli.refusals import NothingToDoError, UserError
@@ -109,6 +109,8 @@ def find_checkpoint(resume: str, run_dir: Path) -> Checkpoint | None:
 def changes(saved: Checkpoint, now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """Return the settings that differ from a checkpoint's, by key the old and the new value.
 
+    One that there was not when the run began had, and has, its default.
+
     Args:
         saved: The checkpoint.
         now: From `about`.
@@ -116,11 +118,13 @@ def changes(saved: Checkpoint, now: Mapping[str, Any]) -> dict[str, tuple[Any, A
     Raises:
         UserError: If one of them may not change, or the task's prompts have.
     """
-    old, new = saved.about["settings"], now["settings"]
+    new = now["settings"]
+    old = {key: value for key, value in defaults_of(RunConfig).items() if key in new}
+    old |= saved.about["settings"]
     changed = {
         key: (old.get(key, ABSENT), new.get(key, ABSENT))
         for key in sorted({*old, *new})
-        if old.get(key, ABSENT) != new.get(key, ABSENT)
+        if not _same(old.get(key, ABSENT), new.get(key, ABSENT))
     }
     for key, (before, after) in changed.items():
         if not MAY_CHANGE.fullmatch(key) or _names_another(key, before, after):
@@ -134,6 +138,11 @@ def changes(saved: Checkpoint, now: Mapping[str, Any]) -> dict[str, tuple[Any, A
             f"its files are others now than at the checkpoint {saved.path}"
         )
     return changed
+
+
+def _same(old: Any, new: Any) -> bool:
+    # NaN is no other than itself here.
+    return bool(old == new or (old != old and new != new))
 
 
 def _names_another(key: str, before: Any, after: Any) -> bool:

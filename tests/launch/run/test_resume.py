@@ -8,6 +8,8 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from conf.keys import defaults_of
+from conf.schema import RunConfig
 from launch.cli.refusals import UserError
 from launch.record.checkpoint import MANIFEST, RUN, SCHEDULER, partial_folder, seal
 from launch.run.resume import ABSENT, AUTO, about, changes, check_stays, find_checkpoint
@@ -61,8 +63,23 @@ def test_the_same_run_has_no_changes(saved, tmp_path):
     ],
 )  # fmt: skip
 def test_how_long_a_run_is_and_where_it_runs_may_change(saved, key):
-    old = saved.about["settings"].get(key, ABSENT)
-    assert changed(saved, key, "other") == {key: (old, "other")}
+    ((found, (_, new)),) = changed(saved, key, "other").items()
+    assert (found, new) == (key, "other")
+
+
+def test_a_setting_that_the_run_did_not_have_is_as_it_is_by_itself(saved):
+    assert changed(saved, "model.stop_strings", []) == {}
+    assert changed(saved, "rollout.reward_concurrency", 16) == {}
+    with pytest.raises(UserError, match=r"^model\.stop_strings must stay \[\] in a run"):
+        changed(saved, "model.stop_strings", ["User:"])
+    with pytest.raises(UserError, match=r"^reward\.own must stay '\(not set\)' in a run"):
+        changed(saved, "reward.own", 1)
+
+
+def test_a_setting_that_is_no_number_stays_what_it_is(tmp_path):
+    settings = SETTINGS | {"learner": {"lr": float("nan")}}
+    saved = write_checkpoint(tmp_path / "run", 4, about(settings, PROMPTS))
+    assert changes(saved, about(SETTINGS | {"learner": {"lr": float("nan")}}, PROMPTS)) == {}
 
 
 @pytest.mark.parametrize(
@@ -93,7 +110,7 @@ def test_a_function_may_move_and_not_become_another(tmp_path, key, new, may):
     ],
 )  # fmt: skip
 def test_what_is_learned_and_how_may_not_change(saved, key):
-    old = saved.about["settings"].get(key, ABSENT)
+    old = saved.about["settings"].get(key, defaults_of(RunConfig).get(key, ABSENT))
     sentence = (
         f"{key} must stay {old!r} in a run that goes on, got 'other'; begin a new run to change it"
     )
