@@ -21,6 +21,8 @@ from cost.draws.allocators.types import Allocator, Estimates
 from launch.cli.previewed import KEY as PREVIEW
 from launch.program import build, compose_run
 from learner.objectives.cispo import Cispo
+from rollout.rewards.returned import as_score
+from rollout.rewards.types import Score
 from rollout.tools.calls import find_calls
 from rollout.tools.function import as_tool
 from rollout.types import Completion, Prompt, VersionSpan
@@ -283,6 +285,8 @@ def own(monkeypatch):
 def test_what_the_page_on_own_code_shows_works(own):
     assert own.ends_with("so it is 12.", "12") == 1.0
     assert own.EndsWith().score("", "so it is 12.", "12").reward == 1.0
+    score = as_score(own.right_and_tagged("", r"4 + 8</think> \boxed{12}", "12.0"))
+    assert score == Score(1.1, {"right": 1.0, "form": 1.0}, "12")
     with pytest.raises(ValueError, match="must not be empty"):
         own.EndsWith().check("")
     prompts = own.Sums().prompts(LetterTokenizer(), max_tokens=256, check=own.EndsWith().check)
