@@ -97,6 +97,11 @@ class LoopConfig:
     """Save the policy every so many steps; 0 for only at the end."""
     save_final: bool = True
     """Save the policy at the end."""
+    samples_every: int = 10
+    """Write responses of every so many steps to `samples.jsonl`, and to trackers that show some,
+    beginning with the first step; 0 for never."""
+    samples_tickets: int = 1
+    """Tickets of such a step whose responses are written, the first ones; 1,000,000 for all."""
     push_to_hub: str | None = None
     """OWNER/NAME on the Hugging Face hub, to which the final policy is uploaded, or the best one if
     `checkpoint.keep_best` keeps one. The token is that in HF_TOKEN."""
@@ -113,6 +118,8 @@ class LoopConfig:
             "max_compute_flops": positive(1e30),
             "max_seconds": positive(),
             "save_every": amount(),
+            "samples_every": amount(),
+            "samples_tickets": count(1e6),
             "batch_deadline_seconds": SECONDS,
             "publish_deadline_seconds": SECONDS,
         }

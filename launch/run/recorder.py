@@ -6,12 +6,14 @@ state_dict <-> checkpoint
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from cost.types import Selection
 from launch.record.json_file import write_json
 from launch.record.metrics import step_metrics
 from launch.record.notices import Unwritten
@@ -29,9 +31,6 @@ from launch.run.rewards import RewardWatch
 from launch.run.system import System
 from rollout.stopping import stopping_of
 from rollout.types import Group
-
-SAMPLES_EVERY = 10
-"""Steps between groups that are kept for people to read."""
 
 
 class Recorder:
@@ -96,7 +95,7 @@ class Recorder:
         found |= self._counts()
         found |= metrics
         cells = await scheduler.call("draw_cells")
-        rows = await self._read_samples(result) if result.step % SAMPLES_EVERY == 1 else None
+        rows = await self._read_samples(result) if self._has_samples(result.step) else None
         # From here on nothing waits: a step is written down as a whole.
         self._summary.step(found)
         assert self._tracker is not None, "open() comes first"
@@ -120,18 +119,29 @@ class Recorder:
         }
         return {key: self._earlier_counts.get(key, 0.0) + own for key, own in counts.items()}
 
+    def _has_samples(self, step: int) -> bool:
+        every = self._config.loop.samples_every
+        return every > 0 and step % every == 1 % every
+
     async def _read_samples(self, result: StepResult) -> list[Sample]:
-        """Read the first group of a step that has responses to learn from."""
-        for reference, selection in zip(result.groups, result.selections, strict=True):
-            if reference.data is not None:
-                group: Group = await reference.data
-                responses = [trajectory.token_ids for trajectory in group.trajectories]
-                tokenizer = self._inputs.tokenizer
-                model = self._config.model
-                stopping = stopping_of(model.path, tokenizer, model.stop_strings)
-                texts = [stopping.text(tokenizer, ids) for ids in responses]
-                return samples_of(group, selection, texts, tokenizer.decode)
-        return []
+        """Read the first groups of a step that have responses to learn from."""
+        tokenizer, model = self._inputs.tokenizer, self._config.model
+        stopping = stopping_of(model.path, tokenizer, model.stop_strings)
+
+        def read(group: Group, selection: Selection) -> list[Sample]:
+            texts = [stopping.text(tokenizer, each.token_ids) for each in group.trajectories]
+            return samples_of(group, selection, texts, tokenizer.decode)
+
+        there = [
+            (reference.data, selection)
+            for reference, selection in zip(result.groups, result.selections, strict=True)
+            if reference.data is not None
+        ]
+        rows: list[Sample] = []
+        for data, selection in there[: self._config.loop.samples_tickets]:
+            # Many long responses take a while, in which heartbeats are to be heard.
+            rows += await asyncio.to_thread(read, await data, selection)
+        return rows
 
     def stop(self) -> None:
         """Let go of the files, to be opened again at an earlier step."""

@@ -32,7 +32,7 @@ _PLACE_AND_LENGTH = (
 )
 MAY_CHANGE = re.compile(
     rf"{_PLACE_AND_LENGTH}"
-    r"|loop\.(save_every|save_final|push_\w+)"
+    r"|loop\.(save_every|save_final|samples_\w+|push_\w+)"
     r"|(evaluation|held_out|resources|tracker|checkpoint|parity)(\..*)?"
     r"|rollout\.(engine\..*|max_retries|max_queued_responses)"
     r"|.*(\.path|_deadline_seconds|_timeout_seconds|silence_seconds|num_threads)"

@@ -6,6 +6,7 @@ import re
 import shutil
 import signal
 import time
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -106,6 +107,20 @@ def metrics_in(folder):
 
 def run_to_end(run):
     asyncio.run(run.run(Startup(quiet=True)))
+
+
+@pytest.mark.parametrize(
+    ("every", "tickets", "steps", "groups"),
+    [(10, 1, [1], 1), (3, 2, [1, 4, 7], 2), (1, 1_000_000, range(1, 9), 4), (0, 1, [], 0)],
+)
+def test_responses_are_written_as_often_and_as_many_as_is_set(
+    begin, tmp_path, every, tickets, steps, groups
+):
+    run, _ = begin(f"loop.samples_every={every}", f"loop.samples_tickets={tickets}")
+    run_to_end(run)
+    file = tmp_path / "run" / "samples.jsonl"
+    rows = [json.loads(line) for line in file.open()] if file.exists() else []
+    assert Counter(row["step"] for row in rows) == dict.fromkeys(steps, 4 * groups)
 
 
 @pytest.mark.parametrize("staleness", [0, 1])
