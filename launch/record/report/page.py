@@ -244,7 +244,7 @@ def _samples(runs: Sequence[Run]) -> str:
         only_last = places[-1:] if len(runs) == 1 else []
         blocks += [_sample_group(groups[at], opened=at in only_last) for at in places]
     return (
-        '<section id="samples"><h2>Samples</h2><p class="note">One group of the step, every '
+        '<section id="samples"><h2>Samples</h2><p class="note">A group holds every '
         "response to one prompt. The weight undoes the probabilities of draw and thinning; 0 was "
         f"not trained on.</p>{''.join(blocks)}</section>"
     )
