@@ -33,13 +33,16 @@ class Waited:
 
 
 def by_step(samples: Sequence[Mapping[str, Any]]) -> dict[int, list[list[Mapping[str, Any]]]]:
-    """Return the policy's turns of each response of the group that was kept of a step.
+    """Return the policy's turns of each response of the first group that was kept of a step.
 
     Args:
         samples: Lines of `samples.jsonl`, each with `NEEDED`.
     """
     found: dict[int, list[list[Mapping[str, Any]]]] = {}
+    first: dict[int, object] = {}
     for sample in samples:
+        if first.setdefault(int(sample["step"]), sample.get("prompt")) != sample.get("prompt"):
+            continue
         own = [turn for turn in sample.get("turns", ()) if turn["trained"]]
         found.setdefault(int(sample["step"]), []).append(own)
     return found

@@ -82,6 +82,13 @@ def test_tools_have_a_lane_a_response_within_the_engines_slice():
     )
 
 
+def test_of_several_groups_of_a_step_the_first_has_lanes():
+    rows = [sample(step, (10, 0.5)) | {"prompt": p} for step in (1, 2) for p in ("a", "a", "b")]
+    found = step_slices([record(1, 8.0, 4, 3, 1, 4), record(2, 16.0, 4, 3, 1, 4)], samples=rows)
+    lanes = {each.lane for each in found if each.lane.startswith("tools")}
+    assert lanes == {"tools of response 0", "tools of response 1"}
+
+
 def test_a_run_folder_gives_its_tools(tmp_path):
     lines = {"metrics.jsonl": record(1, 8.0, 4, 3, 1, 4), "samples.jsonl": sample(1, (5, 1.5))}
     for name, line in lines.items():
