@@ -42,7 +42,7 @@ from rollout.rewards.types import load, score_with
 _PR_SET_CHILD_SUBREAPER = 36
 _SUPERVISED = {signal.SIGCHLD, signal.SIGTERM}
 MAX_TRACEBACK = 4000
-"""Characters of a traceback that are kept, its end."""
+"""Characters of a traceback that are kept, its last lines."""
 
 
 def _supervise(worker: int) -> NoReturn:
@@ -137,8 +137,12 @@ def failure(error: BaseException) -> dict[str, str]:
     place = f"{own[-1].filename}:{own[-1].lineno}" if own else ""
     if isinstance(error, SyntaxError) and error.filename:
         place = f"{error.filename}:{error.lineno}"
-    text = "".join(lines)[-MAX_TRACEBACK:]
-    return {"error": text, "summary": f"{place}: {what}" if place else what}
+    text, summary = "".join(lines), f"{place}: {what}" if place else what
+    if len(text) > MAX_TRACEBACK:
+        # The reward's own lines are at the beginning, the packages' that it calls at the end.
+        kept = text[-MAX_TRACEBACK:].partition("\n")[2]
+        text = f"{summary}\n  ...\n{kept}"
+    return {"error": text, "summary": summary}
 
 
 def _load(connection: socket.socket) -> Any:

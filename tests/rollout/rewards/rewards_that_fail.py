@@ -27,6 +27,8 @@ class Obedient:
                 time.sleep(3600)
             case "raise":
                 raise KeyError("lost")
+            case "raise far below":
+                raise_far_below(60)
             case "exit":
                 os._exit(3)
             case "sys.exit":
@@ -80,6 +82,11 @@ class Obedient:
         if response_text == "where":
             return Score(1.0, components, os.getcwd())
         return Score(1.0, components, response_text)
+
+
+def raise_far_below(depth):
+    # Lines that differ, which a traceback does not take together.
+    return exec(f"#{depth}\nraise_far_below({depth} - 1)" if depth else "raise KeyError('lost')")
 
 
 def daemon(own_session=False):

@@ -243,6 +243,14 @@ def test_a_crash_says_in_one_line_where_and_what(rewards, response, told):
     assert "rollout/rewards/child.py" not in scored.error
 
 
+def test_a_long_traceback_is_cut_to_whole_lines_below_where_and_what(rewards):
+    scored = run(rewards.Obedient(), lambda pool: pool.score(items("raise far below")))[0]
+    first, dots, second, *_ = scored.error.splitlines()
+    assert first == scored.summary and first.endswith("KeyError: 'lost'")
+    assert dots == "  ..." and second.startswith(("  File", "    "))
+    assert 3000 < len(scored.error) < 5000
+
+
 def test_a_score_that_is_not_finite_is_a_crash(rewards):
     scored = run(rewards.Obedient(), lambda pool: pool.score(items("not a number")))[0]
     assert scored.status == RewardStatus.CRASHED
