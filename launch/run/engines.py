@@ -79,16 +79,8 @@ def make_pool(
             name=f"rollout-{index}-{run.name}", max_concurrency=10_000, **options
         )
         reward = run.evaluation.engine_reward(run.reward)
-        return actor.remote(
-            config,
-            arguments,
-            run.environment,
-            reward,
-            scheduler,
-            seed,
-            run.model.chat_template_kwargs,
-            run.model.stop_strings,
-        )
+        texts = (run.model.chat_template_kwargs, run.model.stop_strings)
+        return actor.remote(config, arguments, run.environment, reward, scheduler, seed, *texts)
 
     room = _room(run.resources, placement, look_at)
     return RolloutPool(make_actor, run.resources.num_engines, config, scheduler, run.seed, room)
