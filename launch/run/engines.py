@@ -57,8 +57,7 @@ def make_pool(
     def make_actor(index: int, config: RolloutConfig, scheduler: Any, seed: int) -> Any:
         engine = config.engine
         if index < layout.num_shared:
-            share = run.resources.engine_memory_share
-            engine = replace(engine, gpu_memory_utilization=share)
+            engine = replace(engine, gpu_memory_utilization=run.resources.engine_memory_share)
         with refusing():
             arguments = engine_arguments(
                 engine,
