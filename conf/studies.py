@@ -247,6 +247,7 @@ BENCHES = {
     "endurance": ("endurance",),
     "memory": ("memory",),
     "turns": ("turns",),
+    "rewards": ("rewards",),
     "scaling": ("scaling",),
     "peer": ("peer",),
     "all": ("startup", "rollout", "publish", "learner", "gradient_norms", "cost"),

@@ -9,8 +9,9 @@
                                scaling, the driver with many simulated engines
                                memory, learners' beside what the plan predicts
                                turns, several with a slow tool against single ones
+                               rewards, scored one at a time and side by side
                                peer, or peer=trl, a training beside one by TRL's GRPOTrainer
-    all but the last eight:     all, which is what is measured when no bench is named
+    all but the last nine:      all, which is what is measured when no bench is named
 
 One JSON object on stdout, everything else on stderr. The configuration is that of
 `launch.train experiment=quickstart`; overrides are hydra's, e.g. `learner.row_tokens=2048`.

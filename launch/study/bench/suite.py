@@ -12,7 +12,7 @@ from hydra.core.hydra_config import HydraConfig
 from conf.studies import BenchConfig
 from launch.study.bench.timing import load_average
 
-TIMED = ("learner", "kernels", "gradient_norms", "long_context", "turns")
+TIMED = ("learner", "kernels", "gradient_norms", "long_context", "turns", "rewards")
 """Benches that take the configuration and how often."""
 
 
@@ -83,6 +83,10 @@ def _timed(name: str) -> Callable[..., dict[str, Any]]:
         from launch.study.bench.long_context import bench_long_context
 
         return bench_long_context
+    if name == "rewards":
+        from launch.study.bench.rewards import bench_rewards
+
+        return bench_rewards
     from launch.study.bench.turns import bench_turns
 
     return bench_turns
