@@ -11,12 +11,14 @@ responses under way over the seconds of one.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from conf.studies import BenchConfig
-from launch.study.bench.timing import ratio_of_medians, time_in_turns
+from launch.study.bench.timing import Timed, ratio_of_medians, time_in_turns
 from rollout.rewards.pool import RewardPool
 
 WAIT_SECONDS = 0.1
@@ -46,6 +48,15 @@ class Answers:
         return 1.0
 
 
+@dataclass(frozen=True)
+class Contestant:
+    """A reward, how many responses a process scores at a time, and how many a turn has."""
+
+    reward: Any
+    concurrency: int
+    number: int
+
+
 def bench_rewards(config: BenchConfig, *, repetitions: int, warm_ups: int) -> dict[str, Any]:
     """Score responses in reward processes as rollout actors do.
 
@@ -54,56 +65,51 @@ def bench_rewards(config: BenchConfig, *, repetitions: int, warm_ups: int) -> di
         what waiting allows at best.
     """
     processes, concurrency = config.rollout.reward_processes, config.rollout.reward_concurrency
+    at_once = processes * concurrency
     contestants = {
-        "waits_one_at_a_time": (Waits(WAIT_SECONDS), 1, ROUNDS * processes),
-        "waits_together": (
-            Waits(WAIT_SECONDS), concurrency, ROUNDS * processes * concurrency,
-        ),
-        "answers_at_once": (Answers(), concurrency, ROUNDS * processes * concurrency),
-    }  # fmt: skip
-    with asyncio.Runner() as runner:
-        pools: list[RewardPool] = []
-
-        async def start(reward: Any, at_once: int) -> RewardPool:
-            pool = RewardPool(reward, num_processes=processes, concurrency=at_once)
-            pools.append(pool)
-            await pool.start()
-            return pool
-
-        def scoring(pool: RewardPool, number: int) -> Callable[[], None]:
-            def score() -> None:
-                scored = runner.run(pool.score([("question", "response", "answer")] * number))
-                assert all(one.score is not None for one in scored), scored[0].error
-
-            return score
-
-        try:
-            timed = time_in_turns(
-                {
-                    name: scoring(runner.run(start(reward, at_once)), number)
-                    for name, (reward, at_once, number) in contestants.items()
-                },
-                repetitions=repetitions,
-                warm_ups=warm_ups,
-            )
-        finally:
-            for pool in pools:
-                pool.close()
-    per_second = {
-        name: [contestants[name][2] / seconds for seconds in taken]
+        "waits_one_at_a_time": Contestant(Waits(WAIT_SECONDS), 1, ROUNDS * processes),
+        "waits_together": Contestant(Waits(WAIT_SECONDS), concurrency, ROUNDS * at_once),
+        "answers_at_once": Contestant(Answers(), concurrency, ROUNDS * at_once),
+    }
+    timed = _timed(contestants, processes, repetitions=repetitions, warm_ups=warm_ups)
+    rates = {
+        name: [contestants[name].number / seconds for seconds in taken]
         for name, taken in timed.seconds.items()
     }
-    together = per_second["waits_together"]
-    best = [processes * concurrency / WAIT_SECONDS] * len(together)
+    together = rates["waits_together"]
+    best = [at_once / WAIT_SECONDS] * len(together)
     return {
         "wait_seconds": WAIT_SECONDS,
         "reward_processes": processes,
         "reward_concurrency": concurrency,
         "responses_per_second": {
-            name: contestants[name][2] / seconds for name, seconds in timed.medians().items()
+            name: contestants[name].number / seconds for name, seconds in timed.medians().items()
         },
-        "together_over_one_at_a_time": ratio_of_medians(
-            together, per_second["waits_one_at_a_time"]
-        ),
+        "together_over_one_at_a_time": ratio_of_medians(together, rates["waits_one_at_a_time"]),
         "together_over_the_best": ratio_of_medians(together, best),
     }
+
+
+def _timed(
+    contestants: Mapping[str, Contestant], processes: int, *, repetitions: int, warm_ups: int
+) -> Timed[None]:
+    with asyncio.Runner() as runner, ExitStack() as opened:
+
+        async def start(each: Contestant) -> RewardPool:
+            pool = RewardPool(each.reward, processes, concurrency=each.concurrency)
+            opened.callback(pool.close)
+            await pool.start()
+            return pool
+
+        def score(pool: RewardPool, number: int) -> None:
+            scored = runner.run(pool.score([("question", "response", "answer")] * number))
+            assert all(one.score is not None for one in scored), scored[0].error
+
+        return time_in_turns(
+            {
+                name: partial(score, runner.run(start(each)), each.number)
+                for name, each in contestants.items()
+            },
+            repetitions=repetitions,
+            warm_ups=warm_ups,
+        )
