@@ -140,7 +140,8 @@ class RolloutConfig:
     """Responses that such a process scores at the same time where the reward is asynchronous; one
     that does not wait is done before the next begins."""
     reward_timeout_seconds: float = 10.0
-    """Time limit for scoring one response; beyond it the process is killed."""
+    """Time limit for scoring one response; beyond it the process is killed, or the one response
+    given up where the process scores others too."""
     reward_max_crashed_share: float = 0.5
     """The run ends if the reward crashes for a larger share of a batch's responses, in [0, 1]; 1
     for never. Responses whose play or scoring crashed are left out of their group, counted and

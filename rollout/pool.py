@@ -155,7 +155,7 @@ class RolloutPool:
         return answer[0] if answer is not None else empty_report(ticket, prompt)
 
     async def evaluate_group(self, ticket: Ticket, prompt: Prompt, sampling: Sampling) -> GroupRef:
-        """Do the same, and keep the responses."""
+        """Do the same, and return the group beside its report."""
         answer = await self._retry(ticket, _ask_evaluated, prompt, sampling)
         if answer is None:
             return GroupRef(report=empty_report(ticket, prompt), data=None)

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from conf.schema import LoopConfig
+from conf.loop import LoopConfig
 from launch.record.checkpoint import steps_of_checkpoints
 from launch.record.hub import push_policy
 from launch.record.json_file import write_json

@@ -29,7 +29,7 @@ ENGINES = ["quickstart_check", "quickstart_engine", "smollm2_engine"]
 """Experiments that set an engine and no learner."""
 STEPS = [
     "environment=steps",
-    "environment.game.make={_target_: hydra.utils.get_class, path: conf.schema.LoopConfig}",
+    "environment.game.make={_target_: hydra.utils.get_class, path: conf.loop.LoopConfig}",
 ]
 """Where anything stands for an environment with reset and step: building one calls it not."""
 NOT_SET = {

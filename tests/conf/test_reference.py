@@ -4,9 +4,10 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from conf.keys import meanings
+from conf.loop import LoopConfig
 from conf.programs import register
 from conf.reference import Key, Member, groups, keys_of, members_of, programs
-from conf.schema import LoopConfig, RunConfig
+from conf.schema import RunConfig
 from tests.examples import example
 from tests.places import CONF
 

@@ -4,8 +4,9 @@ import pytest
 
 from conf.checkpoint import CheckpointConfig
 from conf.evaluation import EvaluationConfig
+from conf.loop import LoopConfig
 from conf.resources import ResourcesConfig
-from conf.schema import LoopConfig, ModelConfig, ParityConfig, RunConfig
+from conf.schema import ModelConfig, ParityConfig, RunConfig
 from launch.cli.refusals import UserError
 from launch.program import build
 from tests.composing import composed
