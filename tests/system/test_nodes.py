@@ -1,4 +1,7 @@
-"""A cluster of several nodes on this machine: one comes and one is killed while a run goes on."""
+"""A cluster of several nodes on this machine: one comes and one is killed while a run goes on.
+
+What the run publishes are adapters, of which an engine that joins has none.
+"""
 
 import contextlib
 import os
@@ -14,12 +17,23 @@ import pytest
 
 from rollout.processes import belongs, every
 from tests.places import PROJECT
+from tests.processes import engine_of, titled
 from tests.system.program import PATIENCE_SECONDS, SMALL, lines_of
 from tests.system.ray_node import RayNode, environment, free_ports
 
 pytestmark = pytest.mark.system
 
 STEPS = 16
+MODEL = PROJECT / "rollout" / "tasks" / "chain_model"
+ADAPTERS = [
+    "learner.lora.rank=3",
+    "learner.lora.target_modules=[q_proj, v_proj, down_proj]",
+    "learner.lora.publish=adapters",
+    "learner.lr=1e-2",
+    "learner.zero_stage=3",
+    "rollout.update_mode=keep_kv",
+    "loop.max_staleness=1",
+]
 REWARD = """
 import os, time
 
@@ -88,6 +102,29 @@ def nodes():
             cluster.close()
 
 
+def assert_no_part_has_imported_scikit_learn():
+    """Where transformers is imported first, it does at once: see `rollout.loading`."""
+    found = {titled("ray::LearnerWorker"), titled("ray::RolloutActor"), engine_of()}
+    assert not [pid for pid in found if "sklearn" in Path(f"/proc/{pid}/maps").read_text()]
+
+
+def log_probabilities(path):
+    """Of all tokens after those of an arbitrary text, under the model in this folder."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
+    with torch.no_grad():
+        return model(torch.arange(3, 20)[None]).logits.log_softmax(-1)
+
+
+def assert_the_policy_has_changed(run_dir):
+    """Had engines kept the adapters that they had, parity would have found this difference."""
+    first, last = (log_probabilities(path) for path in (MODEL, run_dir / "policy"))
+    assert (first - last).abs().max() > 0.05
+    assert (run_dir / "policy" / "adapter" / "adapter_model.safetensors").exists()
+
+
 def test_an_engine_joins_with_a_node_and_the_run_goes_on_without_one_that_is_killed(
     nodes, tmp_path
 ):
@@ -100,6 +137,7 @@ def test_an_engine_joins_with_a_node_and_the_run_goes_on_without_one_that_is_kil
                 f"resources.address=127.0.0.1:{nodes.port}",
                 *("resources.engine_cpus=2", "resources.learner_cpus=1"),
                 *("resources.max_engines=2", f"loop.num_steps={STEPS}", "parity.self_test=false"),
+                *ADAPTERS,
                 *(f"reward={tmp_path / 'gated.py'}:score", f"reward.settings.gate={gate}"),
                 "rollout.reward_timeout_seconds=300",
             ],
@@ -117,6 +155,7 @@ def test_an_engine_joins_with_a_node_and_the_run_goes_on_without_one_that_is_kil
 
     try:
         until(lambda: len(engines()) >= 2)
+        assert_no_part_has_imported_scikit_learn()
         # From here on rewards wait, and so does the next step, but for what others do meanwhile.
         gate.touch()
         nodes.begin("further", 2)
@@ -135,3 +174,9 @@ def test_an_engine_joins_with_a_node_and_the_run_goes_on_without_one_that_is_kil
     assert engines()[:2] == [1, 1] and 2 in engines() and engines()[-1] == 1
     assert found[-1]["cost/failed_tickets"] == 0
     assert found[-1]["rollout/replaced_actors"] == 0
+    checked = [line for line in found if "parity/flops" in line]
+    assert len(checked) > STEPS // 2
+    assert max(line["parity/max_logprob_difference"] for line in checked) < 1e-4
+    model_bytes = (MODEL / "model.safetensors").stat().st_size
+    assert all(0 < line["publish/bytes"] < model_bytes / 5 for line in found)
+    assert_the_policy_has_changed(run_dir)

@@ -86,18 +86,9 @@ def test_a_job_trains_and_one_that_resumes_it_ends_the_same_to_the_bit(job_serve
     (restart,) = read_restarts(folder)
     assert (restart.step, restart.lost_steps) == (step, NUM_STEPS - step)
 
-    # The job's name and the run's folder are taken: neither is touched.
-    (other := tmp_path / "somebody's").mkdir()
-    (other / "notes.txt").write_text("not a run")
     again = submit(*job, *run_of(tmp_path / "other"))
     assert again.returncode == 2
     assert "name must be new on the cluster" in again.stderr
-    taken = submit(f"address={job_server}", "name=second", *run_of(other))
-    assert taken.returncode == 1
-    assert "has no config.yaml" in taken.stdout
-    assert "job second ended as FAILED" in taken.stderr
-    assert [each.name for each in other.iterdir()] == ["notes.txt"]
-    assert (other / "notes.txt").read_text() == "not a run"
 
 
 def leave_as_a_kill_would(run_dir, before_step):

@@ -132,12 +132,6 @@ def names_in(stacks):
     return sorted(path.name.split("-", 2)[2] for path in Path(stacks).iterdir())
 
 
-def assert_no_part_has_imported_scikit_learn():
-    """Where transformers is imported first, it does at once: see `rollout.loading`."""
-    found = {titled("ray::LearnerWorker"), titled("ray::RolloutActor"), engine_of()}
-    assert not [pid for pid in found if "sklearn" in Path(f"/proc/{pid}/maps").read_text()]
-
-
 def assert_nothing_is_open_to_others(run_dir):
     """What the run started listens on loopback alone, asks for a token and shows it to nobody."""
     pids = descendants()
@@ -172,46 +166,3 @@ def assert_checkpoint_holds_the_policy(path, start, probe, logprobs):
         np.testing.assert_allclose(scores[index].numpy(), expected, atol=1e-4)
         changed |= not torch.allclose(scores[index], before[index], atol=1e-6)
     assert changed
-
-
-def test_engines_follow_adapters_that_are_published_by_themselves(prepared, on_cluster):
-    """Tied model, ZeRO 3, staleness 1, keys and values kept over updates, some layers adapted."""
-    from launch.record.startup import Startup
-    from launch.run.system import System
-    from launch.run.training import TrainingRun
-
-    inputs = prepared(
-        "learner.lora.rank=3",
-        "learner.lora.target_modules=[q_proj, v_proj, down_proj]",
-        "learner.lora.publish=adapters",
-        "learner.lr=1e-2",
-        "learner.zero_stage=3",
-        "loop.num_steps=3",
-        "loop.max_staleness=1",
-        "rollout.update_mode=keep_kv",
-        "evaluation.before=false",
-        "evaluation.after=false",
-    )
-    probe = [(prompt.token_ids, prompt.token_ids[:5]) for prompt in inputs.prompts[:3]]
-
-    async def main():
-        system = await System.create(inputs.config, inputs.prompts, Startup())
-        try:
-            before = await system.learners.logprobs(probe)
-            await TrainingRun(inputs, system, began=time.monotonic()).run(Startup())
-            assert_no_part_has_imported_scikit_learn()
-            return before, await system.learners.logprobs(probe)
-        finally:
-            await system.close()
-
-    before, after = on_cluster(inputs.config.resources, main)
-    # Had engines kept their adapters, the difference would be of the size of the change.
-    changes = np.abs(np.concatenate(after) - np.concatenate(before))
-    assert changes.max() > 0.05
-    run_dir = Path(inputs.config.run_dir)
-    metrics = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    assert [m["step"] for m in metrics] == [1, 2, 3]
-    assert max(m["parity/max_logprob_difference"] for m in metrics) < 1e-4
-    model_bytes = (Path(inputs.config.model.path) / "model.safetensors").stat().st_size
-    assert all(0 < m["publish/bytes"] < model_bytes / 10 for m in metrics)
-    assert (run_dir / "policy" / "adapter" / "adapter_model.safetensors").exists()
