@@ -50,7 +50,7 @@ test: $(READY)
 
 lint: $(READY)
 	"$(VENV)/bin/ruff" check .
-	"$(VENV)/bin/mypy" rollout learner cost conf launch
+	"$(VENV)/bin/mypy" -n 2 rollout learner cost conf launch
 
 # The theme would announce its successor on every build.
 docs: $(READY)

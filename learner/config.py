@@ -28,6 +28,8 @@ _OURS = {
     "fp16.hysteresis": "model.dtype",
 }
 """Settings of DeepSpeed that follow from one of ours, which must be set instead."""
+_FALLS = (("min_lr_share", "0"), ("stable_share", "0"), ("schedule_steps", "null"))
+"""Settings of a schedule that falls, and what they are with one that does not."""
 
 
 @dataclass(kw_only=True, slots=True)
@@ -54,6 +56,9 @@ class LearnerConfig:
     reach it at the end of the run, by `loop.num_steps` or a budget, whichever ends it."""
     min_lr_share: float = 0.0
     """Share of `lr` at which a schedule that falls ends, in [0, 1]."""
+    stable_share: float = 0.0
+    """Share of the way to the minimum, after the warm-up, for which the learning rate stays at `lr`
+    before it falls, in [0, 0.999]: warm-up, stable, decay."""
     max_grad_norm: float = 1.0
     """DeepSpeed clips the norm of the whole gradient to this, positive. Where it clips, a step is
     not linear in the gradient, so that an unbiased gradient does not make the expected step
@@ -117,6 +122,7 @@ class LearnerConfig:
             "warmup_steps": amount(),
             "schedule_steps": count(),
             "min_lr_share": Range(0, 1),
+            "stable_share": Range(0, 0.999),
             "max_grad_norm": positive(),
             "row_tokens": count(),
             "logits_chunk_tokens": count(),
@@ -161,7 +167,7 @@ class LearnerConfig:
             raise ValueError(
                 f"learner.schedule must be one of {', '.join(SCHEDULES)}, got {self.schedule!r}"
             )
-        for key, none in (("min_lr_share", "0"), ("schedule_steps", "null")):
+        for key, none in _FALLS:
             if self.schedule == "constant" and (value := getattr(self, key)):
                 raise ValueError(
                     f"learner.{key} must be {none} with learner.schedule=constant, which never "

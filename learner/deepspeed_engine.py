@@ -281,6 +281,7 @@ class DeepSpeedEngine:
             warmup=self.config.warmup_steps,
             num_steps=self.config.schedule_steps,
             minimum=self.config.min_lr_share,
+            stable=self.config.stable_share,
         )
 
     def _counted(self, outcome: StepOutcome) -> StepOutcome:

@@ -1,11 +1,13 @@
 """The learning rate over the optimiser steps: a linear warm-up times a fall to the run's end.
 
-    rate   lr min(1, (k + 1) / warmup_steps) (m + (1 - m) f(p))
-    f      1 for "constant", 1 - p for "linear", (1 + cos(pi p)) / 2 for "cosine"
+    rate   lr min(1, (k + 1) / warmup_steps) (m + (1 - m) f(q))
+    q      max(0, p - s) / (1 - s)
+    f      1 for "constant", 1 - q for "linear", (1 + cos(pi q)) / 2 for "cosine"
 
 k counts the steps that were applied. p is the share of the run that is over, whichever bound ends
 it, or the share of `schedule_steps` after the warm-up where those are given. Neither is part of a
-run's state: a run that goes on knows both.
+run's state: a run that goes on knows both. s is the share for which the rate stays: warm-up,
+stable, decay (WSD; Hu et al., arXiv 2404.06395).
 """
 
 import math
@@ -22,6 +24,7 @@ def learning_rate(
     warmup: int,
     num_steps: int | None,
     minimum: float,
+    stable: float = 0.0,
 ) -> float:
     """Return the learning rate of an optimiser step.
 
@@ -34,11 +37,14 @@ def learning_rate(
         num_steps: Steps until the minimum is reached, warm-up included; later steps stay there.
             None to reach it with the run's end.
         minimum: Share of `lr` at the end, in [0, 1].
+        stable: Share of what is counted by `progress` or, after the warm-up, by `num_steps` before
+            the fall begins, in [0, 1).
     """
     risen = min(1.0, (step + 1) / max(warmup, 1))
     if num_steps is not None:
         progress = min(max(step + 1 - warmup, 0) / (num_steps + 1 - warmup), 1.0)
-    return lr * risen * (minimum + (1.0 - minimum) * _left(schedule, progress))
+    fallen = max(progress - stable, 0.0) / (1.0 - stable)
+    return lr * risen * (minimum + (1.0 - minimum) * _left(schedule, fallen))
 
 
 def _left(schedule: str, progress: float) -> float:

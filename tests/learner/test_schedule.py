@@ -61,6 +61,23 @@ def test_without_steps_it_falls_with_the_run(schedule, left):
     assert rate(9, 1.0) == pytest.approx(0.4)
 
 
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_it_stays_for_a_share_of_the_way_and_falls_over_the_rest(schedule):
+    def rate(progress, stable, num_steps=None, step=9):
+        return learning_rate(
+            step, progress, lr=2.0, schedule=schedule, warmup=2, num_steps=num_steps, minimum=0.2,
+            stable=stable,
+        )  # fmt: skip
+
+    assert [rate(progress, 0.8) for progress in (0.0, 0.5, 0.8)] == [2.0] * 3
+    assert rate(0.95, 0.8) == pytest.approx(rate(0.75, 0.0))
+    assert rate(1.0, 0.8) == pytest.approx(0.4)
+    # By steps: 2 of warm-up, 9 to the minimum, 4.5 of them stable.
+    found = [rate(0.0, 0.5, num_steps=10, step=step) for step in range(11)]
+    assert found[:6] == [1.0] + [2.0] * 5 and found[10] == pytest.approx(0.4)
+    assert all(one > other for one, other in pairwise(found[5:]))
+
+
 @pytest.mark.parametrize(
     ("settings", "told"),
     [
@@ -71,6 +88,11 @@ def test_without_steps_it_falls_with_the_run(schedule, left):
         ),
         ({"min_lr_share": 1.5}, r"learner\.min_lr_share must lie in \[0, 1\]"),
         ({"min_lr_share": 0.1}, r"min_lr_share must be 0 with learner\.schedule=constant, .* 0\.1"),
+        ({"stable_share": 0.9}, r"stable_share must be 0 with learner\.schedule=constant, .* 0\.9"),
+        (
+            {"schedule": "cosine", "stable_share": 1.0},
+            r"learner\.stable_share must lie in \[0, 0\.999\], got 1\.0",
+        ),
         # Its rate was 0 / 0.
         (
             {"schedule_steps": 4, "warmup_steps": 5},

@@ -178,6 +178,7 @@ def our_schedule(config: RunConfig, optimizer: Any) -> Any:
         warmup=learner.warmup_steps,
         num_steps=learner.schedule_steps,
         minimum=learner.min_lr_share,
+        stable=learner.stable_share,
     )
     return LambdaLR(optimizer, lambda step: rate(step, min(step / config.loop.num_steps, 1.0)))
 
