@@ -31,6 +31,7 @@ from rollout.config import RolloutConfig
 from rollout.environments import Environment
 from rollout.rewards.code import CodeReward
 from rollout.rewards.types import Reward
+from rollout.rewards.weighted_sum import with_parts
 from rollout.sandbox.config import SandboxConfig
 from rollout.tasks.prompts import Task
 
@@ -118,7 +119,8 @@ def check_seconds(config: "RunConfig | EvaluateConfig") -> None:
     """
     sets = config.evaluation.sets.items()
     own = {f"evaluation.sets.{name}.reward": chosen.reward for name, chosen in sets}
-    for key, reward in {"reward": config.reward, **own}.items():
+    rewards = {"reward": config.reward, **own}.items()
+    for key, reward in (each for pair in rewards for each in with_parts(*pair)):
         seconds = reward.seconds if isinstance(reward, CodeReward) else 0.0
         require(
             seconds < config.rollout.reward_timeout_seconds,

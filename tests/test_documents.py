@@ -153,7 +153,15 @@ def is_key(name):
         pattern = re.escape(key).replace(r"\*", r"[\w-]+")
         if re.fullmatch(pattern, name) or key.startswith(f"{name}."):
             return True
-    open_ended = ("reward.settings", "learner.deepspeed", "resources.labels", "profile.", "arms.")
+    open_ended = (
+        "reward.settings",
+        "reward.parts",
+        "reward.weights",
+        "learner.deepspeed",
+        "resources.labels",
+        "profile.",
+        "arms.",
+    )
     below = r"(evaluation\.sets|tracker)(\.[\w-]+)*(\.task\.\w+|\.reward)?|.*\._target_"
     return name.startswith(open_ended) or re.fullmatch(below, name) is not None
 

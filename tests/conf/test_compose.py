@@ -73,6 +73,8 @@ def overrides_for(group: str, name: str) -> list[str]:
         return [f"task={train}", *held_out, *NOT_SET.get(train, [])]
     if (group, name) == ("reward", "reasoning_gym"):
         return ["reward=reasoning_gym", *overrides_for("task", "reasoning_gym_arithmetic")]
+    if (group, name) == ("reward", "sum"):
+        return ["reward=sum", "+reward@reward.parts.right=math"]
     if name == "function":
         return [f"{group}=function", f"{group}.path={OWN[group]}"]
     if (group, name) == ("environment", "steps"):
