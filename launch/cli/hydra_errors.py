@@ -91,7 +91,8 @@ def _no_setting(sentence: str) -> str:
         return f"{key} is a group, of which this configuration takes no member; leave {key} out"
     if "; Key '" not in sentence:
         return ""
-    if key.startswith(_PASSED_ON):
+    missing = sentence.rpartition("Key '")[2].partition("'")[0]
+    if key.startswith(_PASSED_ON) or _is_named_freely(key, missing):
         return f"{key} is not there yet; add it with a plus, +{key}=VALUE"
     if told := _no_setting_of_plug(key):
         return told
@@ -124,6 +125,16 @@ def _meant(key: str, sentence: str) -> str:
     own = [each for each in schemas if each and f"not in '{each.__name__}'" in sentence]
     keys = {each for schema in own or schemas if schema for each in keys_of(schema)}
     return nearest(key, sorted(keys))
+
+
+def _is_named_freely(key: str, missing: str) -> bool:
+    """Say whether what is missing is of a mapping that the user is to fill."""
+    above, _, name = key.rpartition(".")
+    plug, _, mapping = above.rpartition(".")
+    group = plug.rpartition(".")[2]
+    folder = CONF / ("task" if group == "held_out" else group)
+    members: list[Any] = [OmegaConf.to_container(OmegaConf.load(x)) for x in folder.glob("*.yaml")]
+    return name == missing and any(member.get(mapping) == {} for member in members)
 
 
 def _no_setting_of_plug(key: str) -> str:

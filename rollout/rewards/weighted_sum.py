@@ -54,8 +54,8 @@ class WeightedSum:
                 raise ValueError(
                     f"reward.weights must name parts, one of {', '.join(self.parts)}, got {name!r}"
                 )
-            if not math.isfinite(weight):
-                raise ValueError(f"reward.weights.{name} must be finite, got {weight!r}")
+            if not isinstance(weight, int | float) or not math.isfinite(weight):
+                raise ValueError(f"reward.weights.{name} must be a number, got {weight!r}")
 
     def score(
         self, prompt_text: str, response_text: str, answer: str, columns: Columns = NO_COLUMNS

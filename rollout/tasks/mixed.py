@@ -42,7 +42,7 @@ class MixedTask:
                 raise ValueError(
                     f"task.weights must name sets, one of {', '.join(self.sets)}, got {name!r}"
                 )
-            if not 0 < weight <= 1e9:
+            if not isinstance(weight, int | float) or not 0 < weight <= 1e9:
                 raise ValueError(f"task.weights.{name} must be positive, got {weight!r}")
 
     def prompts(

@@ -73,6 +73,21 @@ def test_a_mapping_without_a_key_says_how_to_add_it():
 
 
 @pytest.mark.parametrize(
+    ("choices", "key"),
+    [
+        (["reward=sum", "+reward@reward.parts.x=math"], "reward.weights.x"),
+        (["task=mixed", "+task@task.sets.x=chain"], "task.weights.x"),
+        (["task@held_out=mixed"], "held_out.sets.x"),
+    ],
+)
+def test_what_the_user_names_in_a_mapping_of_a_plug_is_added(choices, key):
+    added = f"{key} is not there yet; add it with a plus, +{key}=VALUE"
+    assert refusal_of("experiment=quickstart", *choices, f"{key}=2") == added
+    # Where the plug has no such mapping, nothing can be added to it.
+    assert "is not a setting" in refusal_of("experiment=quickstart", "reward.weights.x=2")
+
+
+@pytest.mark.parametrize(
     "key", ["learner.deepspeed.zero_optimization.sub_group_size", "rollout.engine.vllm.block_size"]
 )
 def test_a_setting_that_is_passed_on_says_how_to_add_it(key):

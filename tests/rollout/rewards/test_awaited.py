@@ -10,6 +10,7 @@ from rollout.rewards.by_set import RewardBySet
 from rollout.rewards.function import FunctionReward
 from rollout.rewards.pool import HopelessRewardError, RewardPool
 from rollout.rewards.types import Score
+from rollout.rewards.weighted_sum import WeightedSum
 
 FILE = """
 import asyncio
@@ -100,6 +101,16 @@ def test_what_a_coroutine_returns_is_the_score(reward, name, wrapped):
     assert [one.score for one in found] == [
         Score(reward, {"loops": 1.0}) for reward in (1.0, 0.0, 1.0)
     ]
+
+
+def test_parts_of_a_sum_fail_and_come_late_as_the_sum(reward):
+    both = WeightedSum(parts={"one": reward("scores"), "two": reward("Judge")}, weights={"two": 2})
+    found = scored(both, "it is 5", "wrong", "late", "it is 5", seconds=3.0)
+    assert [one.status for one in found] == [
+        RewardStatus.OK, RewardStatus.CRASHED, RewardStatus.TIMED_OUT, RewardStatus.OK,
+    ]  # fmt: skip
+    assert found[0].score.reward == 3.0 and found[1].summary.endswith("KeyError: 'no such thing'")
+    assert found[0].score.components.keys() == {"one", "one/loops", "two", "two/loops"}
 
 
 def test_a_function_of_lists_may_be_asynchronous(reward):

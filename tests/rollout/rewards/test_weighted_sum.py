@@ -139,7 +139,7 @@ def test_it_checks_loads_and_shows_examples_as_its_parts_do():
         ),
         (
             {"parts": {"x": Length()}, "weights": {"x": float("nan")}},
-            r"reward\.weights\.x must be finite, got nan",
+            r"reward\.weights\.x must be a number, got nan",
         ),
     ],
 )
