@@ -63,7 +63,7 @@ def _parse_once(parser: OverridesParser, text: str, rule: str) -> Any:
 
 
 def _copied(metadata: Metadata, memo: dict[int, Any]) -> Metadata:
-    """A node's metadata without a look at its types, which are most of it and copies of nothing."""
+    """A node's metadata, whose types are shared: a deep copy looks at each, and shares them too."""
     made = object.__new__(type(metadata))
     made.__dict__ |= metadata.__dict__
     made.flags = None if metadata.flags is None else dict(metadata.flags)
