@@ -175,8 +175,10 @@ def test_an_engine_joins_with_a_node_and_the_run_goes_on_without_one_that_is_kil
     assert found[-1]["cost/failed_tickets"] == 0
     assert found[-1]["rollout/replaced_actors"] == 0
     checked = [line for line in found if "parity/flops" in line]
-    assert len(checked) > STEPS // 2
+    # Not the versions that an engine missed that died.
+    assert len(checked) >= STEPS // 4
     assert max(line["parity/max_logprob_difference"] for line in checked) < 1e-4
+    # To one engine or two.
     model_bytes = (MODEL / "model.safetensors").stat().st_size
     assert all(0 < line["publish/bytes"] < model_bytes / 5 for line in found)
     assert_the_policy_has_changed(run_dir)
